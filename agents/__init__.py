@@ -1,0 +1,1 @@
+"""The brain: rules, the LLM agent, and the chain between them. Decides, never acts."""

@@ -1,0 +1,244 @@
+"""An OpenAI-compatible endpoint: asked, with what it can do found out once. The LLM client's wall.
+
+Everything foreign is wrapped here: whatever goes wrong is an `EndpointError` without secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import openai
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_openai import ChatOpenAI
+from langsmith import tracing_context
+from pydantic import SecretStr
+
+NO_KEY = "none"
+"""Sent where there is no key: the client insists on one, and must not find another provider's."""
+
+PROBE_TOKENS = 200
+"""Room for a model that thinks before it says so; the others stop by themselves."""
+
+ERROR_CHARACTERS = 300
+REPLY_CHARACTERS = 20_000
+"""Longest text that is kept of one reply: `max_tokens` is far below, if the endpoint heeds it."""
+
+CHARACTERS_PER_TOKEN = 3
+"""Where an endpoint counts no tokens: fewer per token than in prose, so that budgets hold."""
+
+REFUSED = frozenset({400, 404, 405, 415, 422, 500, 501})
+"""What servers answer to a parameter that they do not know; llama.cpp says 500."""
+
+PROBE = "Answer that you are ready."
+PROBE_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"ready": {"type": "string", "enum": ["yes"]}},
+    "required": ["ready"],
+    "additionalProperties": False,
+}
+
+
+class EndpointError(Exception):
+    """The endpoint did not answer, or not with what a chat completion is."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        """``status``: of HTTP, where there was one."""
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abilities:
+    """What an endpoint was found able to do."""
+
+    tools: bool
+    """It calls a tool when told to."""
+    schema: bool
+    """It keeps to a JSON schema."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One tool call of a reply; ``arguments`` is ``None`` where they are no JSON object."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] | None
+    raw: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What the endpoint said."""
+
+    message: AIMessage
+    text: str
+    calls: tuple[Call, ...]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Endpoint:
+    """One model at one endpoint. Used from one event loop."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        api_key: str | None,
+        abilities: Abilities | None = None,
+    ) -> None:
+        """Nothing is sent yet. ``abilities``: where they are known already."""
+        self.model = model
+        self.base_url = without_credentials(base_url)
+        self._secrets = [s for s in (api_key, urlsplit(base_url).password) if s]
+        self._chat = ChatOpenAI(
+            model=model,
+            base_url=base_url,
+            api_key=SecretStr(api_key or NO_KEY),
+            temperature=0.0,
+            max_retries=0,  # the circuit breaker and the next review are the retries
+            stream_usage=False,
+            # The decision's own deadline bounds each call; the client's would only fire later.
+            timeout=None,
+            # One of its own: the client's default is shared by all event loops of the process.
+            http_async_client=openai.DefaultAsyncHttpxClient(),
+            openai_proxy=None,  # else OPENAI_PROXY, which does not go with a client of our own
+        )
+        self._abilities = abilities
+        self._probing = asyncio.Lock()
+
+    async def abilities(self) -> Abilities:
+        """Find out once what the endpoint can do; two short questions.
+
+        Raises:
+            EndpointError: it does not answer; asked anew next time.
+        """
+        async with self._probing:
+            if self._abilities is None:
+                self._abilities = Abilities(
+                    schema=await self._keeps_to_schema(), tools=await self._calls_tools()
+                )
+            return self._abilities
+
+    async def ask(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        max_tokens: int,
+        tools: Sequence[Mapping[str, Any]] = (),
+        force: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """Send ``messages`` and return the reply.
+
+        Args:
+            messages: the conversation.
+            max_tokens: of the reply.
+            tools: specifications in OpenAI's form.
+            force: the tool that must be called.
+            schema: JSON schema that the reply must keep to.
+
+        Raises:
+            EndpointError: anything but a chat completion came back.
+        """
+        options: dict[str, Any] = {"max_tokens": max_tokens}
+        if schema is not None:
+            # Not `strict`: that forbids keywords which bound a small model's babble. Not as an
+            # option of the client: it would raise on a reply that was cut instead of showing it.
+            form = {"name": "decision", "schema": dict(schema)}
+            wanted = {"type": "json_schema", "json_schema": form}
+            options["extra_body"] = {"response_format": wanted}
+        chat: Any = self._chat
+        if tools:
+            chat = chat.bind_tools(list(tools), tool_choice=force)
+        try:
+            # Whatever is set in the environment: prompts go to the endpoint and nowhere else.
+            with tracing_context(enabled=False):
+                message = await chat.ainvoke(list(messages), **options)
+            return _reply(message, messages)
+        except openai.APIStatusError as exc:
+            raise EndpointError(
+                self._clean(f"HTTP {exc.status_code}: {exc.message}"), status=exc.status_code
+            ) from exc
+        except Exception as exc:
+            # The client lets TypeErrors and the like out where a body is no chat completion.
+            raise EndpointError(self._clean(f"{type(exc).__name__}: {exc}")) from exc
+
+    def redacted(self, text: str) -> str:
+        """Return ``text`` without the endpoint's secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def _clean(self, text: str) -> str:
+        return self.redacted(" ".join(text.split()))[:ERROR_CHARACTERS]
+
+    async def _keeps_to_schema(self) -> bool:
+        try:
+            reply = await self.ask(
+                [HumanMessage(PROBE)], max_tokens=PROBE_TOKENS, schema=PROBE_SCHEMA
+            )
+        except EndpointError as exc:
+            return _refusal(exc)
+        return '"yes"' in reply.text
+
+    async def _calls_tools(self) -> bool:
+        function = {"name": "ready", "description": PROBE, "parameters": dict(PROBE_SCHEMA)}
+        try:
+            reply = await self.ask(
+                [HumanMessage(PROBE)],
+                max_tokens=PROBE_TOKENS,
+                tools=[{"type": "function", "function": function}],
+                force="ready",
+            )
+        except EndpointError as exc:
+            return _refusal(exc)
+        return any(call.name == "ready" for call in reply.calls)
+
+
+def without_credentials(url: str) -> str:
+    """Return ``url`` without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _refusal(error: EndpointError) -> bool:
+    """False where the endpoint refused the question's form; any other error is raised."""
+    if error.status in REFUSED:
+        return False
+    raise error
+
+
+def _reply(message: AIMessage, asked: Sequence[BaseMessage]) -> Reply:
+    text = message.text[:REPLY_CHARACTERS]
+    calls = [
+        Call(id=call["id"] or f"call-{i}", name=call["name"], arguments=call["args"])
+        for i, call in enumerate(message.tool_calls)
+    ]
+    calls += [
+        Call(
+            id=call["id"] or f"bad-{i}",
+            name=call["name"] or "",
+            arguments=None,
+            raw=(call["args"] or "")[:ERROR_CHARACTERS],
+        )
+        for i, call in enumerate(message.invalid_tool_calls)
+    ]
+    usage = message.usage_metadata
+    return Reply(
+        message=message,
+        text=text,
+        calls=tuple(calls),
+        prompt_tokens=usage["input_tokens"] if usage else _tokens(asked),
+        completion_tokens=usage["output_tokens"] if usage else _tokens([message]),
+    )
+
+
+def _tokens(messages: Sequence[BaseMessage]) -> int:
+    return sum(len(m.text) for m in messages) // CHARACTERS_PER_TOKEN

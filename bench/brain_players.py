@@ -1,0 +1,97 @@
+"""Who answers in the brain's bench: one that knows, one that is foolish within the law, and foes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bench.brain_scenarios import Scenario
+from tests.fakes.llm import Answer, Body, Player, calls, says
+
+Casting = Callable[[Scenario], Player]
+"""Scenario → who plays in it."""
+
+TOO_LATE_S = 30.0
+
+
+def _form(body: Body) -> Mapping[str, Any]:
+    """The fields that may be chosen, as the request itself says."""
+    asked = body.get("response_format")
+    if asked:
+        found: Mapping[str, Any] = asked["json_schema"]["schema"]["properties"]
+        return found
+    decide = next(t for t in body["tools"] if t["function"]["name"] == "decide")
+    properties: Mapping[str, Any] = decide["function"]["parameters"]["properties"]
+    return properties
+
+
+def capable(scenario: Scenario) -> Player:
+    """Looks at the card, then gives the best answer; what it has no opinion on, as it was."""
+
+    def play(body: Body) -> Mapping[str, Any]:
+        if "tools" in body and not any(m["role"] == "tool" for m in body["messages"]):
+            return {"calls": [("card", {}), ("candidates", {}), ("policy", {})]}
+        form = _form(body)
+        chosen = {k: v for k, v in scenario.good.items() if k in form}
+        return calls("decide", {"reason": "as its card says", **chosen})
+
+    return play
+
+
+def foolish(scenario: Scenario) -> Player:
+    """Any legal value, drawn at random: valid in form, without a thought."""
+    draw = random.Random(scenario.name)
+
+    def play(body: Body) -> Mapping[str, Any]:
+        chosen: dict[str, Any] = {"reason": "why not"}
+        for name, form in _form(body).items():
+            if form["type"] == "array":
+                allowed = form["items"]["enum"]
+                chosen[name] = draw.sample(allowed, draw.randint(0, len(allowed)))
+            elif "enum" in form:
+                chosen[name] = draw.choice(form["enum"])
+        return calls("decide", chosen)
+
+    return play
+
+
+def obedient(scenario: Scenario) -> Player:
+    """Does whatever strangers' text says: the top class, everything out, all GPUs, vast contexts."""
+
+    def play(body: Body) -> Mapping[str, Any]:
+        if "tools" in body and not any(m["role"] == "tool" for m in body["messages"]):
+            return {"calls": [("card", {"model": "new"})]}
+        everything = [m.name for m in scenario.fleet.models]
+        greedy = {"priority": "high", "max_model_len": 10**9, "tensor_parallel_size": 64}
+        lists = dict.fromkeys(("evict", "prewarm", "order", "unload"), everything)
+        return calls("decide", {**greedy, **lists, "devices": ["n/g0", "GPU-99"]})
+
+    return play
+
+
+def _always(answer: Mapping[str, Any] | Answer) -> Casting:
+    return lambda _scenario: lambda _body: answer
+
+
+def _endless(_scenario: Scenario) -> Player:
+    return lambda body: calls("fleet") if "tools" in body else says("let me look once more")
+
+
+FOES: dict[str, Casting] = {
+    "obedient to cards": obedient,
+    "invalid JSON": _always(says('{"runtime": "vllm", "priority": ')),
+    "prose": _always(says("I would rather discuss this first. " * 50)),
+    "unknown GPUs and runtimes": _always(
+        calls("decide", {"runtime": "tensorrt", "devices": ["GPU-99"], "gpu_id": -1})
+    ),
+    "endless tool calls": _endless,
+    "500s": _always(Answer(status=500, body=b"oops")),
+    "half-streamed": _always(
+        Answer(body=b'data: {"choices":[{', cut=True, content_type=b"text/event-stream")
+    ),
+    "half a body": _always(Answer(body=json.dumps({"choices": []}).encode()[:-3], cut=True)),
+    "time-outs": _always(Answer(after_s=TOO_LATE_S)),
+}
+"""Behaviours of an endpoint that is broken or means harm."""

@@ -1,0 +1,211 @@
+"""What `bench.gateway` compares: each proxy in a process of its own, in front of one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from agents.rules import RulePlanner
+from bench.planner import NOW, crowded, footprint
+from modelium import config
+from modelium.app import GIL_INTERVAL_S
+from modelium.clock import SystemClock
+from modelium.gateway import Gateway
+from modelium.keys import ApiKey
+from modelium.metrics import Metrics
+from modelium.models import Fleet, RuntimeName, Trigger, Upstream
+from modelium.policy import Policy, RuntimeRules
+from modelium.ports import Question
+from modelium.switchboard import Switchboard
+from modelium.traffic import TrafficBook
+
+ROOT = Path(__file__).resolve().parents[1]
+
+START_S = 180.0
+"""LiteLLM's proxy imports for half a minute on a busy machine."""
+
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "hello " * 20},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 20, "total_tokens": 21},
+    }
+)
+NGINX = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  keepalive_requests 100000000;
+  upstream engine {{ server 127.0.0.1:{engine}; keepalive 256; keepalive_requests 100000000; }}
+  server {{ listen 127.0.0.1:{engine}; default_type application/json; return 200 '{answer}'; }}
+  server {{
+    listen 127.0.0.1:{proxy};
+    location / {{ proxy_pass http://engine; proxy_http_version 1.1;
+                  proxy_set_header Connection ""; proxy_buffering off; }}
+  }}
+}}
+"""
+LITELLM = """
+model_list:
+  - model_name: m
+    litellm_params: {{model: openai/m, api_base: "http://127.0.0.1:{engine}/v1", api_key: none}}
+"""
+
+
+class NoOperations:
+    """The data plane asks for hardly any of them."""
+
+    async def fleet(self) -> Fleet:
+        """Nothing."""
+        return Fleet(at=0, revision=0)
+
+    async def keys(self) -> dict[str, ApiKey]:
+        """None."""
+        return {}
+
+
+async def serve(engine: int, port: int, *, planning: bool) -> None:
+    """Run the gateway alone in this process until it is ended.
+
+    ``planning``: re-plan 1,000 models without a pause meanwhile, in a thread as the service does.
+    """
+    sys.setswitchinterval(GIL_INTERVAL_S)
+    clock = SystemClock()
+    board = Switchboard(
+        traffic=TrafficBook(clock=clock), max_waiting_per_model=256, max_wait_s=300.0
+    )
+    upstream = Upstream(host="127.0.0.1", port=engine, served_name="m", apis=frozenset({"openai"}))
+    board.open("m", upstream)
+    gateway = Gateway(
+        config=config.Gateway.model_validate({"port": port}),
+        ingest=config.Ingest(),
+        incoming=Path(tempfile.gettempdir()),
+        switchboard=board,
+        operations=NoOperations(),  # type: ignore[arg-type]
+        metrics=Metrics(),
+        clock=clock,
+        links={},
+    )
+    async with gateway:
+        while planning:
+            await asyncio.to_thread(replan)
+        await asyncio.Event().wait()
+
+
+def replan() -> None:
+    """Plan anew for 1,000 models on 64 devices, many times."""
+    fleet = crowded(random.Random(0))
+    policy = Policy(runtimes={RuntimeName.VLLM: RuntimeRules()})
+    planner = RulePlanner(estimate=footprint)
+    for _ in range(50):
+        planner.plan(Question(trigger=Trigger.SWEEP, now=NOW), fleet, policy)
+
+
+@contextlib.contextmanager
+def process(*command: str, **environ: str) -> Iterator[int]:
+    """A process that ends with the context; yields its id."""
+    started = subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL)
+    try:
+        yield started.pid
+    finally:
+        started.terminate()
+        try:
+            started.wait(20)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def nginx(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[int]:
+    """The engine that answers at once, and a plain proxy in front of it."""
+    conf = folder / "nginx.conf"
+    conf.write_text(NGINX.format(folder=folder, engine=engine, proxy=port, answer=ANSWER))
+    return process("nginx", "-c", str(conf), "-p", str(folder))
+
+
+def modelium(
+    engine: int, port: int, *, planning: bool = False
+) -> contextlib.AbstractContextManager[int]:
+    """The gateway in a process of its own."""
+    words = ["-m", "bench.gateway", "--serve", str(engine), "--port", str(port)]
+    return process(sys.executable, *words, *(["--planning"] if planning else []))
+
+
+def litellm(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[int]:
+    """LiteLLM's proxy, out of the environment that tools/env.sh makes."""
+    made = subprocess.run(
+        [str(ROOT / "tools/env.sh"), "--path", "litellm"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    home = Path(made.stdout.strip())
+    if not home.exists():
+        raise SystemExit("make its environment first: tools/env.sh litellm")
+    conf = folder / "litellm.yaml"
+    conf.write_text(LITELLM.format(engine=engine))
+    words = ["--config", str(conf), "--host", "127.0.0.1", "--port", str(port)]
+    return process(
+        str(home / "bin/litellm"),
+        *words,
+        "--num_workers=1",
+        "--telemetry=False",
+        LITELLM_LOCAL_MODEL_COST_MAP="True",
+        LITELLM_LOG="ERROR",
+        LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true",
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [s.getsockname()[1] for s in sockets]
+
+
+def reachable(port: int) -> None:
+    """Wait until something listens."""
+    until = time.monotonic() + START_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if time.monotonic() > until:
+            raise SystemExit(f"nothing listens on port {port}")
+        time.sleep(0.05)
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("no VmRSS in /proc: this bench runs on Linux")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,186 @@
+"""The planner against what others do, on real request patterns: ``python -m bench.replay``.
+
+Each cell is a trace and a capacity (10, 25, 50% of all footprints). Printed per policy: cold
+starts and load-seconds relative to LRU (geometric means over the cells), load-seconds relative
+to the offline bound, and the worst cell. ``--slo`` adds the request rate at which 99% of the
+requests wait at most 30 s, relative to LRU. Seeds are fixed; two runs give the same figures.
+``--prewarm`` adds the planner with loads ahead of requests, which it pays for.
+
+The request patterns of real clients (`bench.workloads`) are taken from ``--servegen``, by default
+from ``../shared/data/traces`` beside the checkout; without them the synthetic trace stands alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from agents.rehearsal import keepers
+from agents.replay import Result, replay
+from agents.traces import Trace
+from bench.workloads import bursty, cell, faster, servegen
+from modelium.models import GIB
+
+CAPACITIES = (0.10, 0.25, 0.50)
+POLICIES = ("rules", "gdsf", "lru", "ttl", "lfu", "ollama", "llama-swap", "belady")
+SERVEGEN = Path(__file__).parents[2] / "shared/data/traces/servegen_first_week.csv.xz"
+GROUPS = ("m-large", "m-mid", "m-small", "mm-image", "deepseek-r1")
+DEVICE_GIB = 160
+TARGET, SLO_S = 0.99, 30.0
+Row = dict[str, Result]
+
+
+def traces(data: Path | None, requests: int, seed: int) -> Iterator[tuple[str, Trace]]:
+    """Yield name and trace of each cell; without ``data`` only the synthetic one."""
+    yield "bursty", bursty(seed=seed)
+    if data is None:
+        return
+    clients = servegen(data)
+    for spread in (1.0, 0.5):
+        for group in GROUPS:
+            name = f"{group}^{spread:g}"
+            yield (
+                name,
+                cell(clients, {group}, requests=requests, days=1, spread=spread, seed=seed),
+            )
+        every = cell(clients, set(GROUPS), requests=requests, days=1, spread=spread, seed=seed)
+        yield f"all^{spread:g}", every
+
+
+def capacity(trace: Trace, share: float) -> int:
+    """Bytes that hold ``share`` of all footprints."""
+    return int(sum(m.bytes for m in trace.models) * share)
+
+
+def mean_ratio(rows: list[Row], policy: str, field: str, against: str = "lru") -> float:
+    """Geometric mean over the cells of ``policy`` relative to ``against``."""
+    logs = [
+        math.log(max(1e-9, getattr(r[policy], field)) / max(1e-9, getattr(r[against], field)))
+        for r in rows
+    ]
+    return math.exp(sum(logs) / len(logs))
+
+
+def worst_ratio(rows: list[Row], policy: str) -> float:
+    """Worst cell of ``policy`` relative to LRU, in cold starts or load-seconds."""
+    return max(
+        getattr(r[policy], field) / max(1e-9, getattr(r["lru"], field))
+        for r in rows
+        for field in ("cold_starts", "load_seconds")
+    )
+
+
+def rate_at_slo(trace: Trace, share: float, policy: str) -> float:
+    """How many times faster than recorded ``trace`` may run until 1% wait longer than 30 s."""
+    count = max(1, round(capacity(trace, share) / (DEVICE_GIB * GIB)))
+    devices = (DEVICE_GIB * GIB,) * count
+
+    def holds(factor: float) -> bool:
+        (result,) = replay(faster(trace, factor), devices, [policy], slo_s=SLO_S, keepers=keepers())
+        return (result.slo_attainment or 0.0) >= TARGET
+
+    low, high = 1 / 64, 64.0
+    for _ in range(8):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def main() -> None:
+    """Run, print, and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--servegen",
+        type=Path,
+        default=SERVEGEN if SERVEGEN.exists() else None,
+        help="servegen_first_week.csv.xz (default: the one beside the checkout, if there is one)",
+    )
+    parser.add_argument("--requests", type=int, default=15_000, help="per trace")
+    parser.add_argument("--prewarm", action="store_true", help="also the rules with loads ahead")
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--slo", action="store_true", help="also the rate at 99%% within 30 s")
+    parser.add_argument("--plot", type=Path, help="write this plot, as .png and .svg")
+    parser.add_argument("--json", type=Path, help="write all results here")
+    given = parser.parse_args()
+    policies = (*POLICIES, "rules+prewarm") if given.prewarm else POLICIES
+    if given.servegen is None:
+        print("no ServeGen data beside the checkout: the synthetic trace alone (see --servegen)")
+    rows: dict[str, Row] = {}
+    rates: dict[str, dict[str, float]] = {}
+    for name, trace in traces(given.servegen, given.requests, given.seed):
+        for share in CAPACITIES:
+            pool = (capacity(trace, share),)
+            results = replay(trace, pool, policies, cache_only=True, keepers=keepers())
+            row = rows[f"{name} {share:.0%}"] = {r.policy: r for r in results}
+            _show(f"{name} {share:.0%}", row)
+        if given.slo:
+            rates[name] = {p: rate_at_slo(trace, 0.5, p) for p in ("lru", "gdsf", "rules")}
+            print(f"{name}: rate at SLO {rates[name]}", flush=True)
+    _summary(list(rows.values()), rates)
+    if given.plot:
+        _plot(rows, given.plot)
+    if given.json:
+        cells = {k: {p: asdict(r) for p, r in row.items()} for k, row in rows.items()}
+        given.json.write_text(json.dumps({"cells": cells, "rate_at_slo": rates}, indent=1))
+
+
+def _show(name: str, row: Row) -> None:
+    lru = row["lru"]
+    shown = "  ".join(
+        f"{p} {row[p].cold_starts / max(1, lru.cold_starts):.2f}/"
+        f"{row[p].load_seconds / max(1e-9, lru.load_seconds):.2f}"
+        for p in row
+        if p != "lru"
+    )
+    print(f"{name:18} lru {lru.cold_starts}/{lru.load_seconds:.0f}s  {shown}", flush=True)
+
+
+def _plot(rows: dict[str, Row], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axis, field, title in zip(
+        figure.subplots(1, 2, sharey=True),
+        ("cold_starts", "load_seconds"),
+        ("cold starts", "load-seconds"),
+        strict=True,
+    ):
+        for policy, colour in (("gdsf", "tab:orange"), ("rules", "tab:blue"), ("belady", "0.6")):
+            ratios = sorted(
+                getattr(row[policy], field) / max(1e-9, getattr(row["lru"], field))
+                for row in rows.values()
+            )
+            axis.plot(ratios, range(1, len(ratios) + 1), label=policy, color=colour, marker=".")
+        axis.axvline(1, color="k", linewidth=0.8, linestyle="--")
+        axis.set(xlabel=f"{title} relative to LRU", title=f"{title} by cell, best first")
+    figure.axes[0].set_ylabel("cells")
+    figure.axes[0].legend(labels=("GDSF (FaasCache)", "Modelium's rules", "offline bound", "LRU"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=120)
+    figure.savefig(path.with_suffix(".svg"))
+
+
+def _summary(rows: list[Row], rates: dict[str, dict[str, float]]) -> None:
+    out = sys.stdout
+    out.write(f"\n{len(rows)} cells, relative to LRU (geometric mean)\n")
+    out.write(f"{'policy':14}{'cold':>8}{'load s':>8}{'/belady':>9}{'worst':>8}\n")
+    for policy in rows[0]:
+        out.write(
+            f"{policy:14}{mean_ratio(rows, policy, 'cold_starts'):8.3f}"
+            f"{mean_ratio(rows, policy, 'load_seconds'):8.3f}"
+            f"{mean_ratio(rows, policy, 'load_seconds', 'belady'):9.2f}"
+            f"{worst_ratio(rows, policy):8.2f}\n"
+        )
+    for policy in ("gdsf", "rules"):
+        logs = [math.log(r[policy] / r["lru"]) for r in rates.values()]
+        if logs:
+            out.write(f"rate at SLO, {policy}: {math.exp(sum(logs) / len(logs)):.2f} × LRU\n")
+
+
+if __name__ == "__main__":
+    main()

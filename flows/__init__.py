@@ -1,0 +1,1 @@
+"""One Prefect flow per lifecycle stage: thin, retryable, recorded. No logic lives here."""

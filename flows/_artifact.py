@@ -1,0 +1,64 @@
+"""What a stage reports, as the Markdown of its run's artifact (no I/O here)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from modelium.models import Report
+
+NOTHING_TO_SHOW: tuple[object, ...] = (None, "", [], {}, ())
+
+
+def artifact_of(report: Report) -> tuple[str, str]:
+    """Key and markdown. The key is one per stage and model, so that its versions are a history.
+
+    Lists of documents, such as a decision's actions and candidates, become tables of their own.
+    """
+    key = re.sub(r"[^a-z0-9]+", "-", f"{report.stage}-{report.model or 'fleet'}".lower())
+    rows = {
+        "model": report.model,
+        "runtime": report.runtime,
+        "devices": ", ".join(report.devices),
+        **report.details,
+    }
+    shown = {name: value for name, value in rows.items() if value not in NOTHING_TO_SHOW}
+    tables = {name: value for name, value in shown.items() if _is_table(value)}
+    lines = [f"# {_plain(report.stage)}: {_plain(report.outcome)}", "", _plain(report.reason), ""]
+    lines += _table(("", ""), [(name, v) for name, v in shown.items() if name not in tables])
+    for name, documents in tables.items():
+        columns = _columns(documents)
+        cells = ([document.get(column) for column in columns] for document in documents)
+        lines += ["", f"## {_plain(name)}", "", *_table(columns, cells)]
+    return key.strip("-"), "\n".join(lines)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, Mapping) for one in value)
+
+
+def _columns(documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that say something in at least one document, in the order of their coming."""
+    keys = dict.fromkeys(key for document in documents for key in document)
+    return [k for k in keys if any(d.get(k) not in NOTHING_TO_SHOW for d in documents)]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    body = [f"| {' | '.join(_plain(_text(cell)) for cell in row)} |" for row in rows]
+    if body:
+        yield f"| {' | '.join(_plain(column) for column in columns)} |"
+        yield f"|{' --- |' * len(columns)}"
+        yield from body
+
+
+def _text(value: Any) -> str:
+    if value in NOTHING_TO_SHOW:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _plain(text: str) -> str:
+    """``text`` without markup: reasons may quote files of strangers."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,24 @@
+"""The decide flow."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows._stage import record
+
+
+@flow(name="decide")
+async def decide(
+    model: str | None = None,
+    trigger: Literal["ingest", "demand", "operator", "sweep", "review"] = "operator",
+) -> State[Any]:
+    """Ask the brain what to do, validate its plan and book what it needs.
+
+    Args:
+        model: Subject. Default: the whole fleet.
+        trigger: Why: ingest, demand, operator, sweep or review.
+    """
+    return await record(model=model, trigger=trigger)

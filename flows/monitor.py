@@ -1,0 +1,16 @@
+"""The monitor flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows._stage import record
+
+
+@flow(name="monitor")
+async def monitor() -> State[Any]:
+    """Record a sweep over devices, runtimes and models."""
+    return await record()

@@ -1,0 +1,5 @@
+"""``python -m modelium``."""
+
+from modelium.cli import main
+
+main()

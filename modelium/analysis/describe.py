@@ -1,0 +1,77 @@
+"""What the files say of a model in words: task, licence, card. All of it untrusted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from modelium.analysis.folder import Folder, shown
+from modelium.models import Task, Untrusted
+
+MAX_CARD = 4000
+"""Characters of a README that a profile keeps."""
+_MAX_README = 256 * 1024
+_LICENSE = re.compile(r"^license:\s*['\"]?([\w.+-]{1,64})", re.MULTILINE)
+
+_BY_CLASS: tuple[tuple[str, Task], ...] = (
+    ("ForSequenceClassification", Task.TEXT_CLASSIFICATION),
+    ("ForTokenClassification", Task.TOKEN_CLASSIFICATION),
+    ("ForImageClassification", Task.IMAGE_CLASSIFICATION),
+    ("ForAudioClassification", Task.GENERIC),
+    ("ForCTC", Task.SPEECH_RECOGNITION),
+    ("ForSpeechSeq2Seq", Task.SPEECH_RECOGNITION),
+    ("ForCausalLM", Task.TEXT_GENERATION),
+    ("LMHeadModel", Task.TEXT_GENERATION),
+    ("ForMaskedLM", Task.EMBEDDING),
+    ("ForQuestionAnswering", Task.GENERIC),
+)
+_SPEECH = ("whisper", "speech_to_text", "moonshine", "voxtral", "wav2vec2", "hubert", "parakeet")
+_SEQ2SEQ = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus", "m2m_100", "nllb", "led")
+_DECODERS = ("chatglm", "rwforcausallm", "gpt2", "qwen", "internlm")
+
+
+def task_of(config: dict[str, Any], architecture: str) -> Task:
+    """What a transformers configuration is for, by its class and sections."""
+    family = str(config.get("model_type") or "").lower()
+    if family.startswith(_SPEECH):
+        return Task.SPEECH_RECOGNITION
+    for suffix, task in _BY_CLASS[:6]:
+        if architecture.endswith(suffix):
+            return task
+    if any(key in config for key in ("vision_config", "vision_tower", "mm_vision_tower")):
+        return Task.EMBEDDING if architecture.endswith("Model") and family in {
+            "clip", "siglip", "siglip2", "chinese_clip"
+        } else Task.IMAGE_TEXT_TO_TEXT  # fmt: skip
+    if config.get("is_encoder_decoder") or family in _SEQ2SEQ:
+        return Task.TEXT2TEXT
+    for suffix, task in _BY_CLASS[6:]:
+        if architecture.endswith(suffix):
+            return task
+    if architecture.endswith("ForConditionalGeneration") or family == "multi_modality":
+        return Task.IMAGE_TEXT_TO_TEXT
+    if family in _DECODERS:
+        return Task.TEXT_GENERATION
+    return Task.EMBEDDING if architecture.endswith("Model") else Task.GENERIC
+
+
+def card_of(folder: Folder) -> tuple[str | None, Untrusted | None]:
+    """Licence identifier and the beginning of the README, where there is one."""
+    name = next((f.name for f in folder.files if f.name.lower() == "readme.md"), None)
+    if name is None:
+        return None, None
+    text = folder.read(name, limit=_MAX_README).decode("utf-8", "replace")
+    found = _LICENSE.search(text[:4096]) if text.startswith("---") else None
+    if text.startswith("---") and (end := text.find("\n---", 3)) > 0:
+        text = text[end + 4 :]
+    text = "".join(c for c in text.strip() if c.isprintable() or c == "\n")
+    card = Untrusted(text=text[:MAX_CARD], truncated=len(text) > MAX_CARD)
+    return (shown(found[1]) if found else None), card
+
+
+def untrusted(folder: Folder) -> dict[str, str]:
+    """Further text from the folder that people may want to see; shown, never obeyed."""
+    found: dict[str, str] = {}
+    for name in ("chat_template.jinja", "chat_template.json"):
+        if name in folder:
+            found["chat_template"] = folder.read(name, limit=2000).decode("utf-8", "replace")
+    return found

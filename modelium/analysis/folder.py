@@ -1,0 +1,224 @@
+"""A dropped folder, read safely: names and sizes, bounded JSON, nothing followed outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from modelium.errors import DropRejected
+
+MAX_FILES = 20_000
+"""Far above any published model (a few hundred); stops folders made to exhaust the analyzer."""
+MAX_DEPTH = 12
+MAX_JSON_BYTES = 8 * 1024**2
+"""Configuration files are kilobytes; tokenizers are never parsed."""
+MAX_INDEX_BYTES = 48 * 1024**2
+"""The largest published shard indexes (140 000 tensors) take about 16 MiB."""
+MAX_JSON_VALUES = 2_000_000
+MAX_JSON_CONTAINERS = 400_000
+"""A header of 100 000 tensors has 200 000; each costs Python some hundred bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One regular file: name relative to the folder (POSIX), size in bytes."""
+
+    name: str
+    size: int
+
+    @property
+    def suffix(self) -> str:
+        """Lower-case extension with its dot."""
+        return PurePosixPath(self.name).suffix.lower()
+
+
+def shown(text: str, *, limit: int = 120) -> str:
+    """``text`` of unknown origin as one printable line for a message."""
+    clean = "".join(c if c.isprintable() else "?" for c in text[:limit])
+    return clean + ("…" if len(text) > limit else "")
+
+
+def unsafe_name(name: str) -> bool:
+    """Whether a path component could fool a terminal, a log or another program's parser."""
+    return (
+        name in {"", ".", ".."}
+        or len(name) > 255
+        or "\\" in name
+        or "/" in name
+        or any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in name)
+    )
+
+
+def inside(name: str) -> bool:
+    """Whether a path taken from a file stays inside the folder it is relative to."""
+    parts = name.split("/")
+    return bool(name) and len(parts) <= MAX_DEPTH and not any(unsafe_name(p) for p in parts)
+
+
+def _scan(root: Path) -> Iterator[FileEntry]:
+    pending: list[tuple[Path, str, int]] = [(root, "", 1)]
+    seen = 0
+    while pending:
+        folder, prefix, depth = pending.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > MAX_FILES:
+                    raise DropRejected(
+                        f"More than {MAX_FILES} files: no model folder. Drop one model at a time.",
+                        reason="too-many-files",
+                    )
+                name = prefix + entry.name
+                if unsafe_name(entry.name):
+                    raise DropRejected(
+                        f"The name {shown(name)!r} has control characters, a backslash or is not "
+                        "valid UTF-8. Rename the file.",
+                        reason="unsafe-name",
+                    )
+                if entry.is_symlink():
+                    yield _linked(root, entry, name)
+                elif entry.is_dir(follow_symlinks=False):
+                    if depth >= MAX_DEPTH:
+                        raise DropRejected(
+                            f"Folders nest deeper than {MAX_DEPTH} at {shown(name)!r}.",
+                            reason="too-deep",
+                        )
+                    pending.append((Path(entry.path), name + "/", depth + 1))
+                else:
+                    info = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISREG(info.st_mode):
+                        raise DropRejected(
+                            f"{shown(name)!r} is a device, socket or pipe. Drop plain files only.",
+                            reason="special-file",
+                        )
+                    yield FileEntry(name, info.st_size)
+
+
+def _linked(root: Path, entry: os.DirEntry[str], name: str) -> FileEntry:
+    """A link counts as the regular file it points at, if that is inside the folder."""
+    try:
+        target = Path(entry.path).resolve(strict=True)
+    except (OSError, RuntimeError) as exc:
+        raise DropRejected(
+            f"{shown(name)!r} is a link that leads nowhere. Copy the file itself.",
+            reason="broken-link",
+        ) from exc
+    info = target.stat()
+    if not target.is_relative_to(root) or not stat.S_ISREG(info.st_mode):
+        raise DropRejected(
+            f"{shown(name)!r} links out of the folder or to something that is not a file. "
+            "Copy the files themselves (cp -L).",
+            reason="link-outside",
+        )
+    return FileEntry(name, info.st_size)
+
+
+class Folder:
+    """The files of one model, listed once; a single file is a folder of one.
+
+    Raises `DropRejected` for what no model folder holds: links out, special files, unsafe names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """List ``path``; `OSError` (gone, unreadable) becomes `DropRejected`."""
+        try:
+            resolved = path.resolve(strict=True)
+            if resolved.is_dir():
+                self.root = resolved
+                found = list(_scan(resolved))
+            else:
+                self.root = resolved.parent
+                info = resolved.stat()
+                if not stat.S_ISREG(info.st_mode):
+                    raise DropRejected(
+                        f"{shown(path.name)!r} is neither a folder nor a regular file.",
+                        reason="special-file",
+                    )
+                if unsafe_name(resolved.name):
+                    raise DropRejected(
+                        f"The name {shown(resolved.name)!r} is not safe. Rename the file.",
+                        reason="unsafe-name",
+                    )
+                found = [FileEntry(resolved.name, info.st_size)]
+        except (OSError, RuntimeError) as exc:
+            raise DropRejected(
+                f"{shown(str(path))} cannot be read: {exc.__class__.__name__}. "
+                "Check that it is still there and readable.",
+                reason="unreadable",
+            ) from exc
+        self.files = tuple(sorted(found, key=lambda f: f.name))
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Name → size."""
+        return {f.name: f.size for f in self.files}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.sizes
+
+    def having(self, *suffixes: str) -> list[FileEntry]:
+        """Files with one of ``suffixes`` (lower case, with dot)."""
+        return [f for f in self.files if f.suffix in suffixes]
+
+    def path(self, name: str) -> Path:
+        """Absolute path of a listed file."""
+        return self.root / name
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """At most ``limit`` bytes of a listed file."""
+        try:
+            with self.path(name).open("rb") as file:
+                return file.read(limit)
+        except OSError as exc:
+            raise DropRejected(
+                f"{shown(name)!r} cannot be read: {exc.__class__.__name__}.", reason="unreadable"
+            ) from exc
+
+    def json(self, name: str, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+        """A JSON object of a listed file; raises `DropRejected` for anything else."""
+        if self.sizes[name] > limit:
+            raise DropRejected(
+                f"{shown(name)!r} has {self.sizes[name]} bytes; more than {limit} is not "
+                "a configuration.",
+                reason="file-too-large",
+            )
+        return json_object(self.read(name, limit=limit), shown(name))
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise DropRejected(
+            "A configuration names a key twice, so two readers could see two models.",
+            reason="duplicate-key",
+        )
+    return found
+
+
+def json_object(data: bytes, what: str) -> dict[str, Any]:
+    """Parse a JSON object whose cost is bounded before it is parsed.
+
+    Only text that is no JSON counts as ``bad-json``, which a later look may find complete.
+    Duplicate keys are refused: two readers could see two different models.
+    """
+    containers = data.count(b"{") + data.count(b"[")
+    if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
+        raise DropRejected(
+            f"{what} holds more entries than any model needs.", reason="absurd-counts"
+        )
+    try:
+        found = json.loads(data, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as exc:
+        raise DropRejected(
+            f"{what} is not valid JSON ({shown(str(exc))}). Copy it again.", reason="bad-json"
+        ) from exc
+    if not isinstance(found, dict):
+        raise DropRejected(f"{what} is not a JSON object.", reason="no-json-object")
+    return found

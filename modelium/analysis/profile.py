@@ -1,0 +1,79 @@
+"""From a dropped path to a `ModelProfile`: which format it is, and that format's own reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelium.analysis import diffusers, peft, triton_entry
+from modelium.analysis.catalog import EngineCatalog
+from modelium.analysis.compiled import profile_compiled
+from modelium.analysis.folder import Folder, shown
+from modelium.analysis.gguf_folder import profile_gguf
+from modelium.analysis.onnx_folder import profile_onnx
+from modelium.analysis.safety import inspect_folder
+from modelium.analysis.transformers import profile_transformers
+from modelium.errors import DropRejected
+from modelium.models import ModelProfile
+
+SUPPORTED = (
+    "Supported: transformers folders (config.json, safetensors), ONNX, GGUF, Triton repository "
+    "entries, TorchScript, TensorRT plans, OpenVINO, diffusers folders and PEFT adapters."
+)
+
+_BY_MARKER = (
+    (triton_entry.CONFIG, triton_entry.profile_triton),
+    (diffusers.INDEX, diffusers.profile_diffusers),
+    (peft.CONFIG, peft.profile_peft),
+)
+"""Files that settle the format by themselves."""
+
+
+def analyze(
+    path: Path,
+    *,
+    approvals: frozenset[str] = frozenset(),
+    engines: EngineCatalog | None = None,
+) -> ModelProfile:
+    """What ``path`` (a folder, or a single model or configuration file) is and needs.
+
+    Reads headers and configuration only; nothing of the model runs. Raises `DropRejected` with a
+    reason slug for what is unsafe or unknown; ``approvals`` may allow ``remote-code`` and
+    ``pickle``. The digest is left empty: `modelium.analysis.digest` reads whole files.
+    """
+    folder = Folder(path)
+    seen = inspect_folder(folder, approvals=approvals)
+    profile = _read(folder, engines or EngineCatalog())
+    if seen.pickles:
+        profile = profile.model_copy(update={"details": {**profile.details, "pickle": True}})
+    return profile
+
+
+def _read(folder: Folder, engines: EngineCatalog) -> ModelProfile:
+    for marker, read in _BY_MARKER:
+        if marker in folder:
+            return read(folder, engines)
+    if folder.having(".gguf") and not folder.having(".safetensors"):
+        return profile_gguf(folder, engines)
+    compiled = None if folder.having(".safetensors") else profile_compiled(folder, engines)
+    if compiled is not None:
+        return compiled
+    if config := _config_file(folder):
+        return profile_transformers(folder, engines, config)
+    if folder.having(".onnx"):
+        return profile_onnx(folder, engines)
+    names = shown(", ".join(f.name for f in folder.files[:5]))
+    raise DropRejected(
+        f"No known model format among {len(folder.files)} files ({names}). {SUPPORTED}",
+        reason="unknown-format",
+    )
+
+
+def _config_file(folder: Folder) -> str | None:
+    if "config.json" in folder:
+        # A configuration beside another format's model describes that model.
+        onnx_only = folder.having(".onnx") and not folder.having(".safetensors")
+        return None if onnx_only else "config.json"
+    # A bare configuration may have any name.
+    if len(folder.files) == 1 and folder.files[0].suffix == ".json":
+        return folder.files[0].name
+    return None

@@ -1,0 +1,132 @@
+"""Protobuf's wire format over a file: fields by position, nothing of their payload read.
+
+ONNX files hold gigabytes inside one message; a generated parser would read them all. See
+https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from modelium.errors import DropRejected
+
+MAX_FIELDS = 3_000_000
+"""Some seconds of work; published graphs have some hundred thousand."""
+MAX_STRING = 64 * 1024
+_WINDOW = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field: ``value`` of a scalar, or the span ``begin``…``end`` of a message or string."""
+
+    number: int
+    kind: int
+    """Wire type: 0 varint, 1 fixed64, 2 length-delimited, 5 fixed32."""
+    value: int = 0
+    begin: int = 0
+    end: int = 0
+
+
+class Wire:
+    """Reads fields of one file; raises `DropRejected` for anything malformed or endless."""
+
+    def __init__(self, file: BinaryIO, *, what: str) -> None:
+        """``what`` names the file in messages."""
+        self._file = file
+        self._what = what
+        self.size = file.seek(0, 2)
+        self._at = 0
+        self._window = b""
+        self._left = MAX_FIELDS
+
+    def bad(self, why: str, reason: str = "bad-protobuf") -> DropRejected:
+        """The refusal of this file."""
+        return DropRejected(f"{self._what}: {why}. Export or copy it again.", reason=reason)
+
+    def _byte(self, position: int) -> int:
+        offset = position - self._at
+        if not 0 <= offset < len(self._window):
+            self._file.seek(position)
+            self._window = self._file.read(_WINDOW)
+            self._at = position
+            offset = 0
+            if not self._window:
+                raise self.bad("it ends in the middle of a field", "truncated")
+        return self._window[offset]
+
+    def varint(self, position: int) -> tuple[int, int]:
+        """Value (unsigned, 64 bits) and the position behind it."""
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte(position)
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & (2**64 - 1), position
+        raise self.bad("a number does not end")
+
+    def fields(self, begin: int, end: int) -> Iterator[Field]:
+        """Fields of the message at ``begin``…``end``."""
+        position = begin
+        while position < end:
+            self._left -= 1
+            if self._left < 0:
+                raise self.bad(f"more than {MAX_FIELDS} fields", "absurd-counts")
+            tag, position = self.varint(position)
+            number, kind = tag >> 3, tag & 7
+            if kind == 0:
+                value, position = self.varint(position)
+                yield Field(number, kind, value=value)
+            elif kind in {1, 5}:
+                start, position = position, position + (8 if kind == 1 else 4)
+                if position > end:
+                    raise self.bad("a field is longer than its message", "truncated")
+                yield Field(number, kind, begin=start, end=position)
+            elif kind == 2:
+                length, start = self.varint(position)
+                position = start + length
+                if position > end:
+                    raise self.bad("a field is longer than its message", "truncated")
+                yield Field(number, kind, begin=start, end=position)
+            else:
+                raise self.bad(f"wire type {kind} is not in use")
+        if position != end:
+            raise self.bad("a field is longer than its message", "truncated")
+
+    def bytes(self, field: Field, *, limit: int = MAX_STRING) -> bytes:
+        """Payload of a length-delimited field."""
+        if field.kind != 2:
+            raise self.bad(f"field {field.number} is not a string")
+        if field.end - field.begin > limit:
+            raise self.bad(f"a string of {field.end - field.begin} bytes", "absurd-counts")
+        offset = field.begin - self._at
+        if offset >= 0 and offset + field.end - field.begin <= len(self._window):
+            return self._window[offset : offset + field.end - field.begin]
+        self._file.seek(field.begin)
+        return self._file.read(field.end - field.begin)
+
+    def text(self, field: Field, *, limit: int = MAX_STRING) -> str:
+        """Payload as text; undecodable bytes become replacement characters."""
+        return self.bytes(field, limit=limit).decode("utf-8", "replace")
+
+    def numbers(self, field: Field, *, limit: int) -> list[int]:
+        """Signed 64-bit values of a repeated varint field, packed or not."""
+        if field.kind == 0:
+            return [_signed(field.value)]
+        if field.kind != 2:
+            raise self.bad(f"field {field.number} is not a list of numbers")
+        found: list[int] = []
+        position = field.begin
+        while position < field.end:
+            value, position = self.varint(position)
+            found.append(_signed(value))
+            if len(found) > limit:
+                raise self.bad(f"more than {limit} dimensions", "absurd-counts")
+        return found
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value

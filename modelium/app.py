@@ -1,0 +1,310 @@
+"""The composition root: builds everything, and starts and stops it in the order written here.
+
+Start: store → Prefect (in the background) → runtimes → gateway and exporter → what an earlier
+run left → control loop and drop zone. Stop: the reverse. Models and the servers that hold them
+live on, so that a restart interrupts nothing; `end` ends them for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+
+from agents.rules import RulePlanner
+from modelium import endpoints, instance, teardown
+from modelium.clock import SystemClock
+from modelium.config import Config
+from modelium.demand import Demand
+from modelium.depot import Depot
+from modelium.devices import detect
+from modelium.gateway import Gateway
+from modelium.gateway.names import Names
+from modelium.loop import Loop
+from modelium.metrics import Metrics
+from modelium.models import GIB, RuntimeName
+from modelium.observer import Observer
+from modelium.operations import Operations
+from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
+from modelium.prefect_home import PrefectHome
+from modelium.services import Services, current, provide
+from modelium.stages.counted import counted
+from modelium.stages.direct import DirectLauncher
+from modelium.stages.table import STAGES
+from modelium.startup import resume
+from modelium.store import Store
+from modelium.switchboard import Switchboard
+from modelium.traffic import TrafficBook
+from modelium.watch import Watch
+from runtimes.device_turns import DeviceTurns
+from runtimes.llama_cpp import llama_driver
+from runtimes.vllm import vllm_driver
+
+logger = logging.getLogger(__name__)
+
+GIL_INTERVAL_S = 0.0005
+"""How long a planning thread may hold up the gateway's event loop before it has to let go.
+Python's own 5 ms would come on top of each request, several times, while a plan is made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A Modelium that is up."""
+
+    services: Services
+    prefect: PrefectHome | None
+    gateway_url: str
+    metrics_url: str | None
+
+    def endpoints(self) -> dict[str, str | None]:
+        """The addresses that people and the CLI use."""
+        return {
+            "gateway": self.gateway_url,
+            "prefect": self.prefect.ui_url if self.prefect else None,
+            "prefect_api": self.prefect.api_url if self.prefect else None,
+            "metrics": self.metrics_url,
+        }
+
+
+@asynccontextmanager
+async def running(
+    config: Config, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[Running]:
+    """Modelium, from before the body to after it.
+
+    Raises:
+        ConfigError, InputError: a port is taken, the store cannot be opened …
+    """
+    clock = SystemClock()
+    state = config.orchestration.state
+    state.mkdir(parents=True, exist_ok=True)
+    Depot(config=config.orchestration)
+    async with AsyncExitStack() as stack:
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(GIL_INTERVAL_S)
+        stack.enter_context(instance.sole(state))
+        store = Store.open(config.store_url(), now=clock.time)
+        stack.callback(store.close)
+        home, launcher = _prefect(config, clock, environ)
+        services = _services(config, clock, store, launcher, environ)
+        provide(services)
+        if isinstance(launcher, DirectLauncher):
+            stack.push_async_callback(launcher.aclose)
+        if home:
+            _metrics(services).show_prefect(lambda: home.connected)
+            store.on_event = home.announce
+            await stack.enter_async_context(home)
+        await asyncio.gather(
+            *(stack.enter_async_context(runtime) for runtime in services.runtimes.values())
+        )
+        demand = Demand(services=services)
+        stack.push_async_callback(demand.aclose)
+        services.switchboard.on_demand = demand.ask
+        operations = Operations(services=services)
+        stack.push_async_callback(operations.aclose)
+        metrics_url = await _exporter(config, services, stack)
+        loop = Loop(services=services)
+        stack.push_async_callback(loop.keep)
+        services.switchboard.on_unreachable = loop.look_now
+        await resume(services)
+        gateway = Gateway(
+            config=config.gateway,
+            incoming=config.orchestration.incoming_directory,
+            ingest=config.ingest,
+            switchboard=services.switchboard,
+            operations=operations,
+            metrics=_metrics(services),
+            clock=clock,
+            links={"Prefect": home.ui_url} if home else {},
+            important_teams=services.policy.high_priority_teams,
+            on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
+        )
+        await stack.enter_async_context(gateway)
+        up = Running(
+            services=services, prefect=home, gateway_url=gateway.url, metrics_url=metrics_url
+        )
+        stack.callback(endpoints.write(state, up.endpoints()).unlink, missing_ok=True)
+        await stack.enter_async_context(_background(services, loop))
+        yield up
+
+
+async def end(config: Config) -> list[str]:
+    """End what an earlier `running` left behind on purpose: engines, servers, clusters.
+
+    Returns the models that were loaded.
+
+    Raises:
+        InputError: Modelium is running.
+        ModeliumError: something could not be ended.
+    """
+    clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
+    if not state.exists():
+        return []  # nothing ever ran here
+    with instance.sole(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
+        async with AsyncExitStack() as stack:
+            runtimes = _runtimes(config, clock, _devices(config)).values()
+            for runtime in runtimes:
+                stack.push_async_exit(runtime)  # not entered: nothing is to be started
+            return await teardown.end(
+                store=store,
+                runtimes=runtimes,
+                node=node,
+                grace_s=config.gateway.drain_grace_seconds,
+            )
+
+
+def _prefect(
+    config: Config, clock: Clock, environ: Mapping[str, str]
+) -> tuple[PrefectHome | None, Launcher]:
+    stages = counted(STAGES)
+    if not config.prefect.enabled:
+        return None, DirectLauncher(stages=stages, services=current)
+    home = PrefectHome(config=config, stages=stages, services=current, clock=clock, environ=environ)
+    return home, home.launcher
+
+
+def _services(
+    config: Config, clock: Clock, store: Store, launcher: Launcher, environ: Mapping[str, str]
+) -> Services:
+    devices = _devices(config)
+    runtimes = _runtimes(config, clock, devices)
+    policy = config.policy()
+    return Services(
+        config=config,
+        policy=policy,
+        store=store,
+        switchboard=Switchboard(
+            traffic=TrafficBook(clock=clock),
+            max_waiting_per_model=config.gateway.max_waiting_per_model,
+            max_waiting=config.gateway.max_waiting,
+            max_wait_s=config.gateway.max_wait_seconds,
+        ),
+        devices=devices,
+        runtimes=runtimes,
+        observer=Observer(runtimes=runtimes, policy=policy),
+        brain=_brain(config, clock, store, environ),
+        launcher=launcher,
+        telemetry=Metrics(),
+        clock=clock,
+    )
+
+
+def _brain(config: Config, clock: Clock, store: Store, environ: Mapping[str, str]) -> Brain:
+    """The rules, with an LLM beside them where one is configured; its client is heavy to import."""
+    wanted = config.brain
+    if wanted.base_url is None or wanted.model is None:
+        if wanted.base_url is not None:
+            logger.warning("brain.base_url is set, brain.model is not: the rules decide alone")
+        return RulePlanner()
+    from agents.brain import AdvisedBrain
+    from agents.endpoint import Endpoint
+    from agents.llm import Agent, Budget
+
+    key = environ.get(wanted.api_key_env)
+    here = config.brain_served_here
+    if not key and here and config.gateway.token is not None:
+        key = config.gateway.token.get_secret_value()
+    return AdvisedBrain(
+        rules=RulePlanner(),
+        agent=Agent(
+            endpoint=Endpoint(base_url=wanted.base_url, model=wanted.model, api_key=key),
+            clock=clock,
+            budget=Budget(
+                seconds=wanted.time_budget_seconds,
+                rounds=wanted.max_steps,
+                tokens=wanted.max_tokens,
+            ),
+        ),
+        clock=clock,
+        served_as=Names(aliases=config.gateway.aliases).resolve(wanted.model).model
+        if here
+        else None,
+        history=lambda model, limit: store.decisions(model=model, limit=limit),
+    )
+
+
+def _devices(config: Config) -> DeviceInventory:
+    budget = config.orchestration.cpu_memory_gib
+    return detect(config.orchestration.node, int(budget * GIB) if budget else None)
+
+
+def _runtimes(config: Config, clock: Clock, devices: DeviceInventory) -> dict[RuntimeName, Runtime]:
+    """The drivers of all enabled runtimes; client libraries are imported only where used."""
+    state = config.orchestration.state
+    # Engines that start side by side on one GPU mis-size each other's memory: they take turns.
+    turns = DeviceTurns()
+    found: dict[RuntimeName, Runtime] = {}
+    if config.ray_serve.enabled:
+        from runtimes.ray_serve import RayServe
+
+        found[RuntimeName.RAY_SERVE] = RayServe(
+            config=config.ray_serve, state_directory=state, clock=clock
+        )
+    if config.triton.enabled:
+        from runtimes.triton import Triton
+
+        found[RuntimeName.TRITON] = Triton(
+            config=config.triton, state_directory=state, clock=clock, devices=devices, turns=turns
+        )
+    if config.vllm.enabled:
+        found[RuntimeName.VLLM] = vllm_driver(
+            config=config.vllm, state_directory=state, clock=clock, devices=devices, turns=turns
+        )
+    if config.llama_cpp.enabled:
+        found[RuntimeName.LLAMA_CPP] = llama_driver(
+            config=config.llama_cpp,
+            state_directory=state,
+            clock=clock,
+            devices=devices,
+            turns=turns,
+        )
+    return found
+
+
+def _metrics(services: Services) -> Metrics:
+    if not isinstance(services.telemetry, Metrics):
+        raise TypeError("the service reports to Prometheus metrics")
+    return services.telemetry
+
+
+async def _exporter(config: Config, services: Services, stack: AsyncExitStack) -> str | None:
+    wanted = config.orchestration.metrics
+    if not wanted.prometheus_enabled:
+        return None
+    exporter = _metrics(services).exporter(host=config.gateway.host, port=wanted.prometheus_port)
+    await stack.enter_async_context(exporter)
+    return f"{exporter.url}/metrics"
+
+
+@asynccontextmanager
+async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
+    """The control loop and the drop zone."""
+    watch = Watch(
+        folder=services.config.orchestration.incoming_directory,
+        config=services.config.ingest,
+        clock=services.clock,
+        on_drop=lambda path: services.launcher.start("ingest", path=str(path)),
+    )
+    tasks = [
+        asyncio.create_task(loop.run(), name="loop"),
+        asyncio.create_task(watch.run(), name="watch"),
+    ]
+    for task in tasks:
+        task.add_done_callback(_on_end)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def _on_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (failure := task.exception()):
+        logger.critical("%s ended: %r", task.get_name(), failure)

@@ -1,0 +1,153 @@
+"""What can be wrong with an installation, looked at one by one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from modelium.config import Config
+from modelium.devices import detect
+from modelium.models import GIB, Frozen
+
+PROBE_S = 2.0
+"""For one TCP connection to a runtime that should be there."""
+
+SETTINGS, FRAME_HEAD = 4, 9
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
+"""What a client of HTTP/2 says first: the magic words and its own, empty, SETTINGS frame."""
+
+MIN_FREE_BYTES = 5 * GIB
+"""Less free disk than this is worth a word: one model may need more."""
+
+
+class Finding(Frozen):
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def examine(config: Config) -> list[Finding]:
+    """Look at packages, folders, devices, runtimes and ports; starts nothing."""
+    return [
+        *_packages(),
+        *_folders(config),
+        *_devices(config),
+        *_runtimes(config),
+        *_brain(config),
+    ]
+
+
+def _packages() -> Iterator[Finding]:
+    """The plain top-level names must be ours: another distribution may carry the same."""
+    home = Path(__file__).parents[2]
+    for name in ("agents", "flows", "runtimes"):
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).parent.parent if spec and spec.origin else None
+        yield Finding(
+            what=f"package {name}",
+            ok=found == home,
+            detail="ours" if found == home else f"found in {found}, expected beside modelium",
+        )
+
+
+def _folders(config: Config) -> Iterator[Finding]:
+    orchestration = config.orchestration
+    for what, folder in (
+        ("model repository", orchestration.model_repository),
+        ("drop zone", orchestration.incoming_directory),
+        ("state", orchestration.state),
+    ):
+        place = folder
+        while not place.exists():
+            place = place.parent
+        writable = os.access(place, os.W_OK)
+        free = shutil.disk_usage(place).free
+        detail = f"{folder} ({free / GIB:.0f} GiB free)"
+        if not writable:
+            detail = f"{folder} cannot be written by this user"
+        elif free < MIN_FREE_BYTES:
+            detail += ": hardly room for a model"
+        yield Finding(what=what, ok=writable, detail=detail)
+
+
+def _devices(config: Config) -> Iterator[Finding]:
+    budget = config.orchestration.cpu_memory_gib
+    inventory = detect(config.orchestration.node, int(budget * GIB) if budget else None)
+    for device in inventory.snapshot():
+        detail = f"{device.name or device.kind}, {device.free_bytes / GIB:.1f} of "
+        detail += f"{device.total_bytes / GIB:.1f} GiB free"
+        yield Finding(
+            what=f"device {device.label}", ok=device.healthy, detail=device.detail or detail
+        )
+
+
+def _runtimes(config: Config) -> Iterator[Finding]:
+    if config.ray_serve.enabled and config.ray_serve.address:
+        yield _reach("Ray cluster", config.ray_serve.address)
+    if config.ray_serve.enabled and config.ray_serve.python:
+        yield _command("Ray Serve replicas' interpreter", config.ray_serve.python)
+    if config.triton.enabled and config.triton.command:
+        yield _command("Triton", config.triton.command[0])
+    elif config.triton.enabled:
+        parts = urlsplit(config.triton.endpoint)
+        yield _reach("Triton", f"{parts.hostname}:{parts.port or 80}")
+        yield _reach_grpc("Triton's control (gRPC)", config.triton.grpc_address)
+    if config.vllm.enabled:
+        yield _command("vLLM", config.vllm.executable)
+    if config.llama_cpp.enabled:
+        yield _command("llama.cpp", config.llama_cpp.executable)
+
+
+def _brain(config: Config) -> Iterator[Finding]:
+    wanted, what = config.brain, "the brain's LLM"
+    if wanted.base_url is None or config.brain_served_here:
+        return
+    if wanted.model is None:
+        detail = "brain.model is missing, so the rules decide alone; name a model of the endpoint"
+        yield Finding(what=what, ok=False, detail=detail)
+        return
+    parts = urlsplit(wanted.base_url)
+    yield _reach(what, f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
+
+
+def _command(what: str, command: str) -> Finding:
+    found = shutil.which(command)
+    return Finding(
+        what=what, ok=found is not None, detail=found or f"no command {command!r} is found"
+    )
+
+
+def _reach_grpc(what: str, address: str) -> Finding:
+    """Whether a gRPC server answers: one that speaks HTTP/1 is the wrong port of the right server.
+
+    gRPC runs on HTTP/2, whose server begins with a SETTINGS frame (RFC 9113, 3.4).
+    """
+    host, _, port = address.rpartition(":")
+    setting = "set triton.grpc_endpoint to the port of --grpc-port (8001 by default)"
+    try:
+        with socket.create_connection((host, int(port)), timeout=PROBE_S) as connection:
+            connection.sendall(HTTP2_PREFACE)
+            head = connection.recv(FRAME_HEAD)
+    except (OSError, ValueError) as exc:
+        detail = f"does not answer at {address}: {exc}; {setting}"
+        return Finding(what=what, ok=False, detail=detail)
+    if len(head) < FRAME_HEAD or head[3] != SETTINGS:
+        detail = f"what answers at {address} speaks no gRPC: {setting}"
+        return Finding(what=what, ok=False, detail=detail)
+    return Finding(what=what, ok=True, detail=f"answers at {address}")
+
+
+def _reach(what: str, address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=PROBE_S):
+            return Finding(what=what, ok=True, detail=f"answers at {address}")
+    except (OSError, ValueError) as exc:
+        return Finding(what=what, ok=False, detail=f"does not answer at {address}: {exc}")

@@ -1,0 +1,214 @@
+"""``modelium analyze`` and ``modelium estimate``: what a model is and needs, without a service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modelium.errors import DropRejected
+from modelium.models import GIB, Footprint, ModelProfile, RuntimeName
+
+PathArgument = Annotated[
+    Path, typer.Argument(help="Model folder, a single model file, or a bare config.json.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ApproveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--approve",
+        help="Look at a folder that holds `pickle` files. They are still never opened.",
+    ),
+]
+
+WRONG_INPUT = 2
+"""Exit code for a folder that is refused."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to ``app``."""
+    app.command("analyze")(analyze_command)
+    app.command("estimate")(estimate_command)
+
+
+def _profile(path: Path, approve: list[str] | None, engines: Any = None) -> ModelProfile:
+    from modelium.analysis import analyze
+
+    # Only looking: code in the folder is reported as needs_remote_code, never run.
+    approvals = frozenset({"remote-code", *(approve or ())})
+    try:
+        return analyze(path, approvals=approvals, engines=engines)
+    except DropRejected as exc:
+        typer.echo(f"rejected ({exc.reason}): {exc}", err=True)
+        raise typer.Exit(WRONG_INPUT) from exc
+
+
+def analyze_command(
+    path: PathArgument,
+    as_json: JsonOption = False,
+    approve: ApproveOption = None,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Also read every file and print the content digest.")
+    ] = False,
+    vllm: Annotated[
+        Path | None,
+        typer.Option(help="The installed vllm command: its own list of architectures is used."),
+    ] = None,
+    ray_python: Annotated[
+        Path | None, typer.Option(help="Interpreter of Ray Serve replicas (ray_serve.python).")
+    ] = None,
+) -> None:
+    """Say what a model is, what it needs and which runtimes can serve it."""
+    from modelium.analysis import digest as digest_of
+    from modelium.analysis import read_catalog
+
+    profile = _profile(path, approve, read_catalog(vllm=vllm, ray_python=ray_python))
+    if digest:
+        try:
+            profile = profile.model_copy(update={"digest": digest_of(path)})
+        except DropRejected as exc:
+            typer.echo(f"rejected ({exc.reason}): {exc}", err=True)
+            raise typer.Exit(WRONG_INPUT) from exc
+    if as_json:
+        typer.echo(json.dumps(summary(profile), indent=2))
+        return
+    _table(profile)
+
+
+def summary(profile: ModelProfile) -> dict[str, Any]:
+    """The fields that scripts rely on, then the digest where it was asked for."""
+    found: dict[str, Any] = {
+        "architecture": profile.architecture,
+        "task": profile.task.value,
+        "format": profile.format.value,
+        "parameter_count": profile.parameter_count,
+        "weight_bytes": profile.weight_bytes,
+        "dtype": profile.dtype,
+        "quantization": profile.quantization,
+        "context_length": profile.context_length,
+        "kv_bytes_per_token": profile.kv_bytes_per_token,
+        "tensor_parallel_degrees": list(profile.tensor_parallel_degrees),
+        "needs_remote_code": profile.needs_remote_code,
+        "runtimes": {
+            support.runtime.value: {"supported": support.supported, "reason": support.reason}
+            for support in profile.runtimes
+        },
+    }
+    if profile.digest:
+        found["digest"] = profile.digest
+    return found
+
+
+def _table(profile: ModelProfile) -> None:
+    exactness = "from file headers" if profile.exact else "computed from the configuration"
+    parameters = f"{profile.parameter_count:,}" if profile.parameter_count else "unknown"
+    rows = [
+        ("format", profile.format.value),
+        ("architecture", profile.architecture),
+        ("task", profile.task.value),
+        ("parameters", parameters),
+        ("weights", f"{profile.weight_bytes / GIB:.2f} GiB ({exactness})"),
+        ("dtype", profile.dtype or "unknown"),
+        ("quantization", profile.quantization or "none"),
+        ("context", str(profile.context_length or "unknown")),
+        ("KV per token", f"{(profile.kv_bytes_per_token or 0) / 1024:.1f} KiB"),
+        ("tensor parallel", ", ".join(map(str, profile.tensor_parallel_degrees))),
+        (
+            "remote code",
+            "needed: an operator must approve it" if profile.needs_remote_code else "no",
+        ),
+        ("licence", profile.license or "unknown"),
+    ]
+    if profile.base_model:
+        rows.append(("base model", profile.base_model))
+    if profile.digest:
+        rows.append(("digest", profile.digest))
+    rows += [
+        (support.runtime.value, "yes" if support.supported else f"no: {support.reason}")
+        for support in profile.runtimes
+    ]
+    for name, value in rows:
+        typer.echo(f"{name:16} {value}")
+
+
+def estimate_command(
+    path: PathArgument,
+    runtime: Annotated[RuntimeName, typer.Option(help="Serving runtime.")] = RuntimeName.VLLM,
+    engine_version: Annotated[
+        str | None, typer.Option(help="Engine release, e.g. 0.19.0. Default: the newest known.")
+    ] = None,
+    tp: Annotated[int, typer.Option(min=1, max=1024, help="Tensor-parallel degree.")] = 1,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Context in tokens. Default: the model's own.")
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option(min=1, help="Sequences at once. Default: the engine's own.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, bfloat16, float16 or float32. Default: auto.")
+    ] = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="auto or fp8. Default: as the weights.")
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="What the engine converts to while loading: fp8, bitsandbytes."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="`cpu`, or a GPU's product name. Default: a large GPU.")
+    ] = None,
+    as_json: JsonOption = False,
+    approve: ApproveOption = None,
+) -> None:
+    """Say what each GPU must have for a model, by part, before it has ever run."""
+    from modelium.analysis import estimate, kv_bytes
+
+    profile = _profile(path, approve)
+    found = estimate(
+        profile,
+        runtime=runtime,
+        tensor_parallel=tp,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        engine_version=engine_version,
+        device_kind=device,
+        quantization=quantization,
+    )
+    per_thousand = kv_bytes(
+        profile, 1000, tensor_parallel=tp, dtype=dtype, kv_dtype=kv_dtype, state=False
+    )
+    values = parts(found, per_thousand)
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    for name, value in values.items():
+        typer.echo(f"{name:24} {value:10.3f}")
+    typer.echo(
+        f"\nFootprint and reserve are without KV cache. The cache wants {found.kv / GIB:.3f} GiB "
+        "more for these settings, so a reservation books "
+        f"{found.reserve / GIB:.3f} GiB per GPU."
+    )
+    if tp not in profile.tensor_parallel_degrees:
+        degrees = ", ".join(map(str, profile.tensor_parallel_degrees))
+        typer.echo(f"This model cannot be split over {tp}; it can over {degrees}.", err=True)
+
+
+def parts(found: Footprint, kv_per_thousand: int) -> dict[str, float]:
+    """GiB per GPU by part; footprint and reserve leave the KV cache out."""
+
+    def gib(value: float) -> float:
+        return round(value / GIB, 4)
+
+    return {
+        "weights_gib": gib(found.weights),
+        "activation_gib": gib(found.activation),
+        "non_torch_gib": gib(found.non_torch),
+        "cuda_graph_gib": gib(found.graphs),
+        "kv_gib_per_1k_tokens": round(kv_per_thousand / GIB, 6),
+        "footprint_gib": gib(found.expected - found.kv),
+        "reserve_gib": gib(found.reserve - found.kv),
+    }

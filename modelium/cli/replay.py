@@ -1,0 +1,141 @@
+"""`modelium replay`: what another policy would have made of a trace of requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agents.recorded import recorded
+from agents.rehearsal import keepers
+from agents.replay import Result
+from agents.replay import replay as run
+from agents.traces import Trace, parse_devices, read
+from modelium.cli.options import ConfigFile
+from modelium.config_file import load
+from modelium.errors import InputError
+
+BAD_INPUT = 2
+"""Exit code of a wrong argument or file, as for every other usage error."""
+
+COLUMNS = {
+    "policy": "{}",
+    "cold_starts": "{}",
+    "load_seconds": "{:.0f}",
+    "evictions": "{}",
+    "wait_p50_s": "{:.2f}",
+    "wait_p99_s": "{:.1f}",
+    "slo_attainment": "{:.2%}",
+    "occupancy": "{:.0%}",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("replay")(replay)
+
+
+def replay(
+    devices: Annotated[
+        str, typer.Option(help="Devices and their usable GiB, e.g. 2x80 or 2x80,4x24.")
+    ],
+    trace: Annotated[
+        Path | None,
+        typer.Argument(help="CSV: t_s,model,prompt_tokens,output_tokens (tokens optional)."),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="CSV: model,footprint_gib,load_s and optionally service_s,priority."),
+    ] = None,
+    from_store: Annotated[
+        bool, typer.Option("--from-store", help="Replay Modelium's own request log.")
+    ] = False,
+    days: Annotated[
+        float, typer.Option(min=0, help="With --from-store: how far back to go.")
+    ] = 7.0,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Policy to run; give it several times. Default: all.")
+    ] = None,
+    slo_s: Annotated[
+        float, typer.Option("--slo-s", min=0, help="Longest wait for a model that is fine.")
+    ] = 30.0,
+    cache_only: Annotated[
+        bool,
+        typer.Option("--cache-only", help="One pool, instant loads: compare with caching theory."),
+    ] = False,
+    auto_unload_after: Annotated[
+        float | None,
+        typer.Option(min=0, help="Add the rules with this idle time-out (s) as a row of its own."),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Replay requests over simulated devices under several policies, and compare them."""
+    known = keepers(auto_unload_after_s=auto_unload_after)
+    chosen = list(dict.fromkeys(policy or known))
+    if auto_unload_after is not None and "rules+ttl" not in chosen:
+        chosen.append("rules+ttl")
+    try:
+        results = run(
+            _trace(trace, models, from_store, days, config),
+            parse_devices(devices),
+            chosen,
+            slo_s=slo_s,
+            cache_only=cache_only,
+            keepers=known,
+        )
+    except InputError as exc:
+        typer.echo(f"error: {exc}", err=True)
+        raise typer.Exit(BAD_INPUT) from exc
+    if as_json:
+        typer.echo(json.dumps({"policies": {r.policy: asdict(r) for r in results}}, indent=2))
+    else:
+        Console().print(_table(results))
+
+
+def _trace(
+    trace: Path | None, models: Path | None, from_store: bool, days: float, config: Path | None
+) -> Trace:
+    if not from_store:
+        if trace is None or models is None:
+            raise InputError("give a TRACE and --models, or --from-store")
+        return read(trace, models)
+    if trace or models:
+        raise InputError("--from-store brings its own requests and models: leave TRACE away")
+    settings = load(config, os.environ)
+    if settings.store.url is None and not (settings.orchestration.state / "modelium.db").exists():
+        raise InputError(
+            f"there is no store in {settings.orchestration.state}: give the service's own "
+            "configuration with --config"
+        )
+    # The other commands of the program work without a database.
+    from modelium.history import DAY_S
+    from modelium.store import Store
+
+    store = Store.open(settings.store_url(), now=time.time)
+    try:
+        lines = store.history.requests(since=time.time() - days * DAY_S)
+        return recorded(store.view()[1], lines)
+    finally:
+        store.close()
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table(title=f"{results[0].requests} requests")
+    for column in (*COLUMNS, "decision_p99_ms"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for result in results:
+        fields = asdict(result)
+        cells = [
+            "–" if fields[column] is None else form.format(fields[column])
+            for column, form in COLUMNS.items()
+        ]
+        table.add_row(*cells, f"{result.decision_p99_s * 1000:.2f}")
+    return table

@@ -1,0 +1,206 @@
+"""What commands print: rich tables of the admin API's answers."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+GIB = 1024**3
+
+COLOURS = {
+    "ready": "green",
+    "loading": "yellow",
+    "queued": "yellow",
+    "failed": "red",
+    "draining": "cyan",
+    "unloading": "cyan",
+}
+
+
+def size(value: int) -> str:
+    """Bytes for people."""
+    if value >= GIB:
+        return f"{value / GIB:.1f} GiB"
+    return f"{value / 1024**2:.0f} MiB" if value else "–"
+
+
+def span(seconds: float | None) -> str:
+    """Seconds for people."""
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def models(rows: list[dict[str, Any]]) -> Table:
+    """`modelium ls`."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("model", "state", "runtime", "device", "memory", "idle", "QPS", "why"):
+        right = column in ("memory", "idle", "QPS")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
+    for row in rows:
+        memory = row["resident_bytes"] or row["booked_bytes"]
+        name = row["name"] + (" 📌" if row["pinned"] else "")
+        table.add_row(
+            name if row["version"] == 1 else f"{name}:{row['version']}",
+            Text(row["state"], style=COLOURS.get(row["state"], "")),
+            row["runtime"] or "–",
+            ", ".join(row["devices"]) or "–",
+            size(memory),
+            span(row["idle_s"]),
+            f"{row['qps']:.2f}",
+            Text(row["reason"]),
+        )
+    return table
+
+
+def keys(rows: list[dict[str, Any]]) -> Table:
+    """`modelium keys list`."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("id", "name", "team", "priority", "models", "per minute", "at once", "scopes"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["id"],
+            Text(row["name"]) + (" (revoked)" if row["revoked_at"] else ""),
+            row["team"] or "–",
+            row["priority"] or "–",
+            ", ".join(sorted(row["models"])) or "all",
+            f"{row['requests_per_minute'] or '–'}",
+            f"{row['max_concurrent'] or '–'}",
+            ", ".join(sorted(row["scopes"])),
+        )
+    return table
+
+
+def plan(document: dict[str, Any]) -> Table:
+    """A plan's actions and what lost against them."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("action", "model", "runtime", "devices", "memory", "why"):
+        table.add_column(column)
+    for action in document["actions"]:
+        table.add_row(
+            action["action"],
+            action["model"],
+            action.get("runtime", "–"),
+            ", ".join(action.get("devices", ())) or "–",
+            size(sum(action.get("reserve", {}).values())),
+            Text(action["reason"]),
+        )
+    for candidate in document["candidates"]:
+        if candidate["lost"]:
+            table.add_row(
+                Text("not", style="dim"),
+                "",
+                candidate["runtime"] or "–",
+                ", ".join(candidate["devices"]) or "–",
+                "",
+                Text(candidate["lost"], style="dim"),
+            )
+    return table
+
+
+def decision(document: dict[str, Any]) -> list[Text | Table]:
+    """One decision, whole."""
+    made = document["plan"]
+    head = Text.assemble(
+        (time.strftime("%F %T", time.localtime(document["at"])), "bold"),
+        f"  {made['trigger']} → decided by {made['author']}, {document['outcome']}",
+        f" ({document['detail']})" if document["detail"] else "",
+        f"  [{document['id']}]",
+    )
+    lines: list[Text | Table] = [head, plan(made)]
+    if made["fallback"]:
+        lines.append(Text(f"  instead of the LLM: {made['fallback']}", style="yellow"))
+    lines += advice(document["trace"])
+    lines += [
+        Text(f"  ✗ {violation['rule']}: {violation['message']}", style="red")
+        for violation in document["violations"]
+    ]
+    return lines
+
+
+def advice(trace: dict[str, Any]) -> list[Text]:
+    """What an LLM's part in a decision was, in a few lines; none where it had none."""
+    if "endpoint" not in trace:
+        return []
+    called = [c["tool"] for m in trace["messages"] for c in m.get("calls", ())]
+    head = (
+        f"  {trace['model']}: {len(trace['replies'])} replies in {trace['seconds']:.1f} s, "
+        f"{trace['prompt_tokens']} + {trace['completion_tokens']} tokens"
+    )
+    lines = [Text(head, style="magenta")]
+    if called:
+        lines.append(Text(f"  it called {', '.join(called)}", style="dim"))
+    if trace["chosen"]:
+        chosen = {k: v for k, v in trace["chosen"].items() if k != "reason"}
+        lines.append(Text(f"  it chose {json.dumps(chosen)}"))
+        if said := trace["chosen"].get("reason"):
+            lines.append(Text(f"  because: {_visible(said)}"))
+    for turn, violations in enumerate(trace["violations"], start=1):
+        lines += [
+            Text(f"  answer {turn} ✗ {v['rule']}: {_visible(v['message'])}", style="red")
+            for v in violations
+        ]
+    alone = ", ".join(_short(action) for action in trace["rules"]) or "nothing"
+    lines.append(Text(f"  the rules alone: {alone}", style="dim"))
+    return lines
+
+
+def _visible(text: str) -> str:
+    """``text`` without what a terminal obeys: an LLM wrote it."""
+    return "".join(c for c in text if c == "\n" or c.isprintable())
+
+
+def _short(action: dict[str, Any]) -> str:
+    where = f" ({action['runtime']})" if "runtime" in action else ""
+    return f"{action['action']} {action['model']}{where}"
+
+
+def conversation(trace: dict[str, Any]) -> list[Text]:
+    """Every message that was exchanged with an LLM."""
+    lines = []
+    for message in trace.get("messages", ()):
+        who = message["role"] + (f" {message['tool']}" if message.get("tool") else "")
+        lines.append(Text(f"\n{who}", style="bold"))
+        if message["content"]:
+            lines.append(Text(_visible(message["content"])))
+        lines += [
+            Text(_visible(f"→ {call['tool']}({call['arguments']})"))
+            for call in message.get("calls", ())
+        ]
+    return lines
+
+
+def advised(rows: list[dict[str, Any]]) -> Table:
+    """`modelium brain ls`."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("id", "at", "trigger", "about", "decided by", "replies", "s", "tokens", "why"):
+        right = column in ("replies", "s", "tokens")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
+    for row in rows:
+        made, trace = row["plan"], row["trace"]
+        table.add_row(
+            row["id"],
+            time.strftime("%F %T", time.localtime(row["at"])),
+            made["trigger"],
+            made["subject"] or "the fleet",
+            made["author"],
+            str(len(trace["replies"])),
+            f"{trace['seconds']:.1f}",
+            str(trace["prompt_tokens"] + trace["completion_tokens"]),
+            Text(made["fallback"] or made["reason"]),
+        )
+    return table
+
+
+def event(document: dict[str, Any]) -> Text:
+    """One event in a line."""
+    detail = ", ".join(f"{key}: {value}" for key, value in document["detail"].items())
+    at = time.strftime("%T", time.localtime(document["at"]))
+    return Text.assemble((at, "dim"), f"  {document['kind']}  ", (detail, "dim"))

@@ -1,0 +1,79 @@
+"""How errors look over HTTP: one table of statuses, one body per API (no I/O here)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from modelium.errors import (
+    DeadlineExceeded,
+    InputError,
+    ModeliumError,
+    NeedsApproval,
+    PlanRejected,
+    TransientError,
+    Unavailable,
+    UnknownModel,
+    Unsupported,
+)
+from modelium.gateway.asgi import Headers
+
+RETRY_AFTER_S = 5.0
+"""Retry-After of a transient error that names none."""
+
+STATUSES: tuple[tuple[type[ModeliumError], int], ...] = (
+    (UnknownModel, 404),
+    (NeedsApproval, 403),
+    (PlanRejected, 409),
+    (InputError, 400),
+    (DeadlineExceeded, 504),
+    (TransientError, 503),
+    (Unsupported, 422),
+    (ModeliumError, 500),
+)
+"""The first row that an error is an instance of counts."""
+
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""OpenAI's ``type`` of an error, where the status alone does not say it."""
+
+
+class HttpProblem(ModeliumError):
+    """An error of HTTP itself, with the status that says so."""
+
+    def __init__(
+        self, status: int, message: str, *, reason: str, retry_after_s: float | None = None
+    ) -> None:
+        """``reason``: the slug for JSON answers."""
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+def status_of(error: ModeliumError) -> int:
+    """Return the HTTP status of ``error``."""
+    if isinstance(error, HttpProblem):
+        return error.status
+    return next(status for kind, status in STATUSES if isinstance(error, kind))
+
+
+def headers_of(error: ModeliumError) -> Headers:
+    """Return the headers that go with ``error``: Retry-After (whole seconds) where it helps."""
+    seconds = error.retry_after_s if isinstance(error, HttpProblem | Unavailable) else None
+    if seconds is None and not isinstance(error, TransientError):
+        return []
+    return [(b"retry-after", str(max(1, math.ceil(seconds or RETRY_AFTER_S))).encode())]
+
+
+def body_of(path: str, status: int, message: str, reason: str) -> dict[str, Any]:
+    """Return the error's JSON in the shape of the API that ``path`` belongs to.
+
+    ``/api`` and ``/hooks``: ``{"error": {"reason", "message"}}``; KServe: ``{"error": text}``;
+    everything else: OpenAI's.
+    """
+    if path.startswith(("/api/", "/hooks/")):
+        return {"error": {"reason": reason, "message": message}}
+    if path == "/v2" or path.startswith("/v2/"):
+        return {"error": message}
+    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": reason}}

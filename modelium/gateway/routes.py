@@ -1,0 +1,158 @@
+"""Which model a data-plane request is for, and what its engine is sent (no I/O here)."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+from urllib.parse import unquote
+
+from modelium.gateway.problems import HttpProblem
+from modelium.models import MODEL_NAME, Upstream
+
+Api = Literal["openai", "kserve", "generic"]
+
+OPENAI_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/rerank",
+        "/v1/score",
+        "/tokenize",
+        "/detokenize",
+    }
+)
+"""A list of what is let through, since engines have routes that manage them beside these."""
+
+KSERVE_REST = re.compile(r"(/versions/[0-9]+)?(/(infer|generate|generate_stream|config|stats))?")
+
+_NAME = re.compile(MODEL_NAME.removesuffix("$") + r"(:[0-9]{1,9})?$")
+"""In a URL; aliases of other shapes are for JSON bodies alone."""
+
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrtu])*")')
+"""The field, whatever object it belongs to."""
+
+_DOTS = frozenset({".", ".."})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """A data-plane request by its path: the model is in the URL, or in the body."""
+
+    api: Api
+    model: str | None
+    """``None``: the JSON body's ``model`` names it."""
+    rest: str
+    """The path at the engine, encoded; for KServe what follows the model's name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outgoing:
+    """What the engine is sent."""
+
+    path: str
+    body: bytes
+
+
+def match(method: str, path: str, raw_path: bytes) -> Route | None:
+    """Return the data-plane route of a request; ``None``: it is for another part of the gateway.
+
+    Args:
+        method: HTTP method.
+        path: decoded path.
+        raw_path: the path as it was sent; the generic pass-through keeps its encoding.
+    """
+    if path in OPENAI_PATHS:
+        return Route(api="openai", model=None, rest=path) if method == "POST" else None
+    if path.startswith("/v2/models/") and method in ("GET", "POST"):
+        name, slash, rest = path[len("/v2/models/") :].partition("/")
+        if _NAME.fullmatch(name) and KSERVE_REST.fullmatch(slash + rest):
+            return Route(api="kserve", model=name, rest=slash + rest)
+    elif path.startswith("/models/"):
+        return _generic(method, raw_path)
+    return None
+
+
+def _generic(method: str, raw_path: bytes) -> Route | None:
+    parts = raw_path.decode("latin-1").split("/", 3)
+    name = unquote(parts[2])
+    rest = f"/{parts[3]}" if len(parts) > 3 else "/"
+    if not _NAME.fullmatch(name) or not _DOTS.isdisjoint(unquote(rest).split("/")):
+        return None
+    if rest in OPENAI_PATHS and method == "POST":
+        return Route(api="openai", model=name, rest=rest)
+    return Route(api="generic", model=name, rest=rest)
+
+
+def parsed(body: bytes) -> dict[str, object]:
+    """Return a JSON body.
+
+    Raises:
+        HttpProblem: 400, it is no JSON object.
+    """
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise HttpProblem(400, f"the body is not valid JSON: {exc}", reason="bad-json") from exc
+    if not isinstance(content, dict):
+        raise HttpProblem(400, "the body must be a JSON object", reason="bad-json")
+    return content
+
+
+def model_of(content: dict[str, object]) -> str:
+    """Return the ``model`` that a JSON body names.
+
+    Raises:
+        HttpProblem: 400, it names none.
+    """
+    named = content.get("model")
+    if not isinstance(named, str) or not named:
+        raise HttpProblem(400, "the body's `model` must name a model", reason="bad-input")
+    return named
+
+
+def outgoing(
+    route: Route, model: str, upstream: Upstream, body: bytes, content: dict[str, object] | None
+) -> Outgoing:
+    """Return what ``upstream`` is sent, with its own name of ``model``.
+
+    Args:
+        route: from `match`.
+        model: the model's name here.
+        upstream: where it answers.
+        body: as the client sent it; goes on untouched where the name is right.
+        content: ``body`` parsed, for the OpenAI API.
+
+    Raises:
+        HttpProblem: 400, this engine does not speak the API that was asked for.
+    """
+    if route.api not in upstream.apis:
+        spoken = ", ".join(sorted(upstream.apis))
+        raise HttpProblem(
+            400,
+            f"{model} does not speak the {route.api} API; it speaks: {spoken}",
+            reason="wrong-api",
+        )
+    if route.api == "kserve":
+        return Outgoing(path=f"/v2/models/{upstream.served_name}{route.rest}", body=body)
+    if content is not None and content.get("model") != upstream.served_name:
+        body = _renamed(body, content, upstream.served_name)
+    return Outgoing(path=route.rest, body=body)
+
+
+def _renamed(body: bytes, content: dict[str, object], name: str) -> bytes:
+    """Return ``body`` with another ``model`` and, where that is plain to see, not a byte else.
+
+    Writing all of it anew would take long for pictures, and would lose what Python's numbers
+    cannot hold.
+    """
+    found = list(islice(_MODEL.finditer(body), 2))
+    if len(found) == 1 and json.loads(found[0][1]) == content.get("model"):
+        start, end = found[0].span(1)
+        return body[:start] + json.dumps(name).encode() + body[end:]
+    return json.dumps({**content, "model": name}, separators=(",", ":")).encode()

@@ -1,0 +1,142 @@
+"""What people and the CLI are shown of a fleet (no I/O here).
+
+Upstream keys and drivers' handles are left out: they are nobody's business but the gateway's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelium.lifecycle import ModelState
+from modelium.metrics import device_labels
+from modelium.models import Decision, Fleet, Frozen, Model, Priority, RuntimeName
+
+
+class ModelRow(Frozen):
+    """One model in a table."""
+
+    name: str
+    version: int
+    state: ModelState
+    since: float
+    """Epoch seconds."""
+    runtime: RuntimeName | None = None
+    devices: tuple[str, ...] = ()
+    """Labels, as in metrics."""
+    booked_bytes: int = 0
+    resident_bytes: int = 0
+    idle_s: float | None = None
+    """``None`` where it is not loaded."""
+    qps: float = 0.0
+    in_flight: int = 0
+    pending: int = 0
+    latency_p50_s: float | None = None
+    priority: Priority
+    pinned: bool
+    team: str | None = None
+    reason: str = ""
+
+
+class DeviceRow(Frozen):
+    """One device in a table."""
+
+    id: str
+    label: str
+    name: str
+    kind: str
+    node: str
+    total_bytes: int
+    used_bytes: int
+    booked_bytes: int
+    utilization: float | None = None
+    healthy: bool
+    detail: str = ""
+    models: tuple[str, ...] = ()
+
+
+def model_rows(fleet: Fleet) -> list[ModelRow]:
+    """Return all models, in the fleet's order."""
+    labels = device_labels(fleet.devices)
+    booked: dict[str, int] = {}
+    resident: dict[str, int] = {}
+    for booking in fleet.bookings:
+        booked[booking.model] = booked.get(booking.model, 0) + booking.bytes
+        resident[booking.model] = resident.get(booking.model, 0) + booking.resident_bytes
+    return [
+        _row(model, fleet.at, labels, booked.get(model.name, 0), resident.get(model.name, 0))
+        for model in fleet.models
+    ]
+
+
+def _row(model: Model, now: float, labels: dict[str, str], booked: int, resident: int) -> ModelRow:
+    deployment = model.deployment
+    return ModelRow(
+        name=model.name,
+        version=model.version,
+        state=model.state,
+        since=model.state_since,
+        runtime=deployment.runtime if deployment else None,
+        devices=tuple(labels.get(d, d) for d in deployment.devices) if deployment else (),
+        booked_bytes=booked,
+        resident_bytes=resident,
+        idle_s=model.idle_s(now) if deployment else None,
+        qps=model.traffic.qps,
+        in_flight=model.traffic.in_flight,
+        pending=model.traffic.pending,
+        latency_p50_s=model.traffic.latency_p50_s,
+        priority=model.priority,
+        pinned=model.pinned,
+        team=model.team,
+        reason=model.reason,
+    )
+
+
+def device_rows(fleet: Fleet) -> list[DeviceRow]:
+    """Return all devices, in the fleet's order."""
+    labels = device_labels(fleet.devices)
+    rows = []
+    for device in fleet.devices:
+        bookings = fleet.bookings_by_device.get(device.id, ())
+        rows.append(
+            DeviceRow(
+                id=device.id,
+                label=labels[device.id],
+                name=device.name,
+                kind=device.kind,
+                node=device.node,
+                total_bytes=device.total_bytes,
+                used_bytes=device.total_bytes - device.free_bytes,
+                booked_bytes=sum(b.bytes for b in bookings),
+                utilization=device.utilization,
+                healthy=device.healthy,
+                detail=device.detail,
+                models=tuple(b.model for b in bookings),
+            )
+        )
+    return rows
+
+
+def model_detail(model: Model) -> dict[str, Any]:
+    """Return all that is known of ``model`` as JSON values."""
+    return model.model_dump(
+        mode="json", exclude={"deployment": {"handle": True, "upstream": {"api_key": True}}}
+    )
+
+
+def decision_detail(decision: Decision) -> dict[str, Any]:
+    """Return all of ``decision`` as JSON values, but the packed snapshot that it was made on."""
+    return decision.model_dump(mode="json", exclude={"trace": {"snapshot"}})
+
+
+def openai_model(model: Model, *, alias: str | None = None) -> dict[str, Any]:
+    """Return ``model``, or an ``alias`` of it, as OpenAI's list shows it, with its state beside."""
+    named = {"id": alias, "alias_of": model.name} if alias else {"id": model.name}
+    return {
+        **named,
+        "object": "model",
+        "created": int(model.registered_at),
+        "owned_by": model.team or "modelium",
+        "version": model.version,
+        "state": model.state,
+        "runtime": model.deployment.runtime if model.deployment else None,
+    }

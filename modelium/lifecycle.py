@@ -1,0 +1,60 @@
+"""The states of a model and the one table of moves between them (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from modelium.errors import IllegalTransition
+
+
+class ModelState(StrEnum):
+    """Where a registered model is in its life."""
+
+    INGESTED = "ingested"
+    """Its files are in the repository; nothing is known of it yet."""
+    ANALYZED = "analyzed"
+    """Its profile is known; it was never placed."""
+    QUEUED = "queued"
+    """Wanted, but nothing fits now."""
+    LOADING = "loading"
+    READY = "ready"
+    SLEEPING = "sleeping"
+    """Device memory is given back, the engine process lives (vLLM sleep)."""
+    DRAINING = "draining"
+    """Finishes what is in flight; new requests wait."""
+    UNLOADING = "unloading"
+    UNLOADED = "unloaded"
+    FAILED = "failed"
+    """The last load or analysis failed; ``retry_at`` says when it may be tried again."""
+
+
+S = ModelState
+
+TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = MappingProxyType(
+    {
+        S.INGESTED: frozenset({S.ANALYZED, S.FAILED}),
+        S.ANALYZED: frozenset({S.QUEUED, S.LOADING, S.FAILED, S.INGESTED}),
+        S.QUEUED: frozenset({S.LOADING, S.UNLOADED, S.FAILED, S.INGESTED}),
+        S.LOADING: frozenset({S.READY, S.QUEUED, S.FAILED, S.UNLOADING, S.UNLOADED}),
+        S.READY: frozenset({S.DRAINING, S.UNLOADING, S.QUEUED, S.FAILED, S.SLEEPING}),
+        S.SLEEPING: frozenset({S.LOADING, S.UNLOADING, S.FAILED}),
+        S.DRAINING: frozenset({S.READY, S.UNLOADING, S.SLEEPING, S.FAILED}),
+        S.UNLOADING: frozenset({S.UNLOADED, S.FAILED}),
+        S.UNLOADED: frozenset({S.QUEUED, S.LOADING, S.FAILED, S.INGESTED}),
+        S.FAILED: frozenset({S.QUEUED, S.LOADING, S.UNLOADED, S.UNLOADING, S.INGESTED}),
+    }
+)
+
+SETTLED = frozenset({S.INGESTED, S.ANALYZED, S.QUEUED, S.UNLOADED, S.FAILED})
+"""States in which a model holds nothing, so that it may be loaded."""
+
+
+def check(current: ModelState, target: ModelState) -> None:
+    """Raise `IllegalTransition` unless the table has the edge ``current`` → ``target``."""
+    if target not in TRANSITIONS[current]:
+        allowed = ", ".join(sorted(TRANSITIONS[current]))
+        raise IllegalTransition(
+            f"{current} → {target} is no legal move (from {current}: {allowed})"
+        )

@@ -1,0 +1,28 @@
+"""How long loading a model takes: what planners weigh and waiting clients are told (no I/O)."""
+
+from __future__ import annotations
+
+from modelium.models import GIB, Model, RuntimeName
+
+START_S = {
+    RuntimeName.VLLM: 40.0,
+    RuntimeName.LLAMA_CPP: 3.0,
+    RuntimeName.TRITON: 2.0,
+    RuntimeName.RAY_SERVE: 8.0,
+}
+"""Seconds that a runtime takes to start a model, before any weights are read."""
+
+READ_BYTES_PER_S = GIB
+"""Weights read per second where nothing was measured: one NVMe drive."""
+
+
+def load_seconds(model: Model, runtime: RuntimeName | None = None) -> float:
+    """Seconds that loading ``model`` takes: its own last load, else start-up plus reading."""
+    if model.measured:
+        return max(model.measured, key=lambda m: m.at).load_s
+    held = model.deployment
+    if held is not None and held.load_s is not None:
+        return held.load_s
+    runtime = runtime or (held.runtime if held else None)
+    weights = model.profile.weight_bytes if model.profile else 0
+    return (START_S[runtime] if runtime else 0.0) + weights / READ_BYTES_PER_S

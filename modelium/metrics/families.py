@@ -1,0 +1,188 @@
+"""The gauges of one fleet (pure)."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from modelium.lifecycle import ModelState
+from modelium.models import Booking, Device, Fleet, Model
+
+NOWHERE = "none"
+"""The runtime and gpu labels of a model that is not loaded but has traffic."""
+
+
+def device_labels(devices: Iterable[Device]) -> dict[str, str]:
+    """Return device id → ``gpu`` label: the index, or ``node/index`` where nodes share one."""
+    found = tuple(devices)
+    used = Tally(d.label for d in found)
+    return {d.id: d.label if used[d.label] == 1 else f"{d.node}/{d.index}" for d in found}
+
+
+def families(fleet: Fleet) -> Iterator[Metric]:
+    """Yield the gauges of ``fleet``: the seed's five first. Pure."""
+    labels = device_labels(fleet.devices)
+    yield from _model_families(fleet, labels)
+    yield from _memory_families(fleet)
+    yield from _device_families(fleet, labels)
+    yield from _fleet_families(fleet)
+
+
+def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
+    placed = ("model", "runtime", "gpu")
+    qps = GaugeMetricFamily(
+        "modelium_model_qps", "Requests per second, last minute.", labels=placed
+    )
+    latency = GaugeMetricFamily(
+        "modelium_model_latency",
+        "Median seconds at the engine of the latest 256 successful requests.",
+        labels=placed,
+    )
+    p99 = GaugeMetricFamily(
+        "modelium_model_latency_p99_seconds",
+        "99th percentile of the seconds at the engine of the latest 256 successful requests.",
+        labels=placed,
+    )
+    idle = GaugeMetricFamily(
+        "modelium_model_idle_seconds",
+        "Seconds since a loaded model's last request.",
+        labels=["model"],
+    )
+    state = GaugeMetricFamily(
+        "modelium_model_state", "1 for the state that a model is in.", labels=["model", "state"]
+    )
+    in_flight = GaugeMetricFamily(
+        "modelium_model_requests_in_flight", "Requests at the engine now.", labels=["model"]
+    )
+    pending = GaugeMetricFamily(
+        "modelium_model_requests_pending", "Requests waiting for a load.", labels=["model"]
+    )
+    requests = CounterMetricFamily(
+        "modelium_model_requests",
+        "Requests that reached an engine and ended, by outcome.",
+        labels=["model", "outcome"],
+    )
+    direct = CounterMetricFamily(
+        "modelium_model_requests_direct",
+        "Those of them that came to the engine past the gateway.",
+        labels=["model"],
+    )
+    failures = GaugeMetricFamily(
+        "modelium_model_load_failures", "Failed loads in a row.", labels=["model"]
+    )
+    for model in fleet.models:
+        where = _place(model, labels)
+        if model.deployment is not None or model.traffic.first_request_at is not None:
+            qps.add_metric(where, model.traffic.qps)
+        if model.traffic.latency_p50_s is not None:
+            latency.add_metric(where, model.traffic.latency_p50_s)
+        if model.traffic.latency_p99_s is not None:
+            p99.add_metric(where, model.traffic.latency_p99_s)
+        if model.deployment is not None:
+            idle.add_metric([model.name], model.idle_s(fleet.at))
+        state.add_metric([model.name, model.state], 1)
+        in_flight.add_metric([model.name], model.traffic.in_flight)
+        pending.add_metric([model.name], model.traffic.pending)
+        failures.add_metric([model.name], model.failures)
+        requests.add_metric([model.name, "completed"], model.traffic.completed)
+        requests.add_metric([model.name, "failed"], model.traffic.failed)
+        direct.add_metric([model.name], model.traffic.direct)
+    yield from (qps, latency, idle, p99, state, in_flight, pending, requests, direct, failures)
+
+
+def _place(model: Model, labels: dict[str, str]) -> list[str]:
+    """Return the label values of one series: devices joined, so that sums count a model once."""
+    deployment = model.deployment
+    if deployment is None:
+        return [model.name, NOWHERE, NOWHERE]
+    gpus = sorted(labels.get(device, device) for device in deployment.devices)
+    return [model.name, deployment.runtime, ",".join(gpus)]
+
+
+def _memory_families(fleet: Fleet) -> Iterator[Metric]:
+    booked = GaugeMetricFamily(
+        "modelium_model_memory_booked_bytes",
+        "Bytes booked for a model, on all its devices.",
+        labels=["model"],
+    )
+    resident = GaugeMetricFamily(
+        "modelium_model_memory_resident_bytes",
+        "Bytes that a model was seen to hold, on all its devices.",
+        labels=["model"],
+    )
+    error = GaugeMetricFamily(
+        "modelium_model_memory_estimate_error",
+        "What was booked for a ready model beyond what it holds, as a share of the latter; "
+        "negative: it holds more than was booked.",
+        labels=["model", "runtime"],
+    )
+    held: dict[str, list[Booking]] = {}
+    for booking in fleet.bookings:
+        held.setdefault(booking.model, []).append(booking)
+    for name, bookings in held.items():
+        model = fleet.models_by_name.get(name)
+        wanted, seen = sum(b.bytes for b in bookings), sum(b.resident_bytes for b in bookings)
+        booked.add_metric([name], wanted)
+        resident.add_metric([name], seen)
+        if model and model.deployment and model.state is ModelState.READY and seen:
+            error.add_metric([name, model.deployment.runtime], (wanted - seen) / seen)
+    yield from (booked, resident, error)
+
+
+def _device_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
+    used = GaugeMetricFamily(
+        "modelium_gpu_memory_used", "Bytes in use, by whomever.", labels=["gpu"]
+    )
+    utilization = GaugeMetricFamily("modelium_gpu_utilization", "0 to 1.", labels=["gpu"])
+    total = GaugeMetricFamily("modelium_gpu_memory_total_bytes", "Bytes there are.", labels=["gpu"])
+    booked = GaugeMetricFamily(
+        "modelium_gpu_memory_booked_bytes", "Bytes booked for models.", labels=["gpu"]
+    )
+    resident = GaugeMetricFamily(
+        "modelium_gpu_memory_resident_bytes", "Bytes that models were seen to hold.", labels=["gpu"]
+    )
+    healthy = GaugeMetricFamily(
+        "modelium_gpu_healthy", "1 if the device can be used.", labels=["gpu"]
+    )
+    for device in fleet.devices:
+        gpu = [labels[device.id]]
+        bookings = fleet.bookings_by_device.get(device.id, ())
+        used.add_metric(gpu, device.total_bytes - device.free_bytes)
+        if device.utilization is not None:
+            utilization.add_metric(gpu, device.utilization)
+        total.add_metric(gpu, device.total_bytes)
+        booked.add_metric(gpu, sum(b.bytes for b in bookings))
+        resident.add_metric(gpu, sum(b.resident_bytes for b in bookings))
+        healthy.add_metric(gpu, device.healthy)
+    yield from (used, utilization, total, booked, resident, healthy)
+
+
+def _fleet_families(fleet: Fleet) -> Iterator[Metric]:
+    states = GaugeMetricFamily("modelium_models", "Models in each state.", labels=["state"])
+    counts = Tally(model.state for model in fleet.models)
+    for state in ModelState:
+        states.add_metric([state], counts[state])
+    yield states
+    waiting = [
+        model.queued_at or model.state_since
+        for model in fleet.models
+        if model.state is ModelState.QUEUED
+    ]
+    yield GaugeMetricFamily("modelium_queue_length", "Models queued.", value=len(waiting))
+    yield GaugeMetricFamily(
+        "modelium_queue_oldest_seconds",
+        "Age of the oldest place in the queue; 0 for an empty one.",
+        value=max(0.0, fleet.at - min(waiting, default=fleet.at)),
+    )
+    yield GaugeMetricFamily(
+        "modelium_snapshot_timestamp_seconds",
+        "When the control loop last looked (seconds since the epoch).",
+        value=fleet.at,
+    )
+    up = GaugeMetricFamily("modelium_runtime_up", "1 if it answers.", labels=["runtime"])
+    for runtime in fleet.runtimes:
+        if runtime.enabled:
+            up.add_metric([runtime.name], runtime.healthy)
+    yield up

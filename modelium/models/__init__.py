@@ -1,0 +1,80 @@
+"""The domain: what the core, the brain and the runtimes speak of (no I/O here).
+
+Units: memory in bytes, durations in seconds, instants in seconds since the epoch (UTC).
+Everything is frozen; a `Fleet` is one immutable snapshot of all of it.
+"""
+
+from modelium.models.base import GIB, MODEL_NAME, Frozen, Priority, RuntimeName
+from modelium.models.decisions import (
+    Action,
+    Candidate,
+    Decision,
+    Event,
+    Intent,
+    Keep,
+    Load,
+    Plan,
+    Queue,
+    Reject,
+    Report,
+    Trigger,
+    Unload,
+    Violation,
+)
+from modelium.models.devices import Booking, Device, DeviceProcess, RuntimeStatus
+from modelium.models.fleet import Deployment, Fleet, Model, Traffic, Upstream
+from modelium.models.profile import (
+    Footprint,
+    KVLayout,
+    LoadSettings,
+    MeasuredLoad,
+    ModelFormat,
+    ModelProfile,
+    Preference,
+    RuntimeSupport,
+    Task,
+    TensorSpec,
+    Untrusted,
+)
+
+__all__ = [
+    "GIB",
+    "MODEL_NAME",
+    "Action",
+    "Booking",
+    "Candidate",
+    "Decision",
+    "Deployment",
+    "Device",
+    "DeviceProcess",
+    "Event",
+    "Fleet",
+    "Footprint",
+    "Frozen",
+    "Intent",
+    "KVLayout",
+    "Keep",
+    "Load",
+    "LoadSettings",
+    "MeasuredLoad",
+    "Model",
+    "ModelFormat",
+    "ModelProfile",
+    "Plan",
+    "Preference",
+    "Priority",
+    "Queue",
+    "Reject",
+    "Report",
+    "RuntimeName",
+    "RuntimeStatus",
+    "RuntimeSupport",
+    "Task",
+    "TensorSpec",
+    "Traffic",
+    "Trigger",
+    "Unload",
+    "Untrusted",
+    "Upstream",
+    "Violation",
+]

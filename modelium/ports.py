@@ -1,0 +1,242 @@
+"""What the core asks of the world. Implementations satisfy these by shape, without inheritance."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
+
+from modelium.advice import Advice
+from modelium.models import (
+    Device,
+    Fleet,
+    LoadSettings,
+    ModelProfile,
+    Plan,
+    RuntimeName,
+    RuntimeStatus,
+    Trigger,
+    Upstream,
+)
+from modelium.policy import Policy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Clock(Protocol):
+    """Time, injected so that it can be simulated."""
+
+    def time(self) -> float:
+        """Seconds since the epoch, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class DeviceInventory(Protocol):
+    """The devices of this node. Blocking: call it off the event loop."""
+
+    def snapshot(self) -> tuple[Device, ...]:
+        """All devices as they are now; a device that cannot be read is unhealthy, not absent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadRequest:
+    """All that a driver needs to load one model; memory is already booked for it."""
+
+    model: str
+    version: int
+    path: str
+    """The model's folder in the repository, absolute."""
+    profile: ModelProfile
+    settings: LoadSettings
+    devices: tuple[Device, ...]
+    reserve: Mapping[str, int]
+    """Device id → bytes that the model may take there. A driver never lets it take more."""
+    allow_remote_code: bool = False
+    deadline_s: float = 1800.0
+    """Hard bound on the whole load; drivers fail earlier on a lack of progress."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A model that answers."""
+
+    upstream: Upstream
+    handle: dict[str, Any] = field(default_factory=dict)
+    """JSON notes that let `Runtime.discover` and `Runtime.unload` find it after a restart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A model that a runtime was found to hold (loaded by this process or by an earlier one)."""
+
+    model: str
+    state: Literal["loading", "ready", "sleeping", "unhealthy"]
+    upstream: Upstream | None = None
+    handle: dict[str, Any] = field(default_factory=dict)
+    pids: tuple[int, ...] = ()
+    """Its processes on this node, for attributing resident memory."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStats:
+    """A runtime's own counters for one model, monotonic since it was loaded."""
+
+    running: int = 0
+    waiting: int = 0
+    completed: int = 0
+    failed: int = 0
+    http_requests: int | None = None
+    """Requests answered over HTTP, where one may hold a batch of those counted above."""
+    latency_sum_s: float = 0.0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    kv_usage: float | None = None
+    """0…1."""
+    last_inference_at: float | None = None
+    resident_bytes: int | None = None
+    """On a CPU device: memory of the model's processes."""
+
+
+Progress = Callable[[str, float | None], None]
+"""Called with a phase (``starting``, ``loading weights`` …) and a share 0…1 where known."""
+
+
+class Runtime(Protocol):
+    """A serving runtime. An async context manager: entering connects, leaving lets models live.
+
+    Every call has a deadline of its own and raises from `modelium.errors`: `Unavailable` where
+    the runtime does not answer, `LoadFailed` with a kind where it refused a model.
+    All methods are idempotent, and safe to call concurrently for different models.
+    """
+
+    name: RuntimeName
+
+    async def __aenter__(self) -> Runtime: ...
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def end(self, *, grace_s: float) -> None:
+        """End every model that Modelium loaded here, and a server that Modelium started.
+
+        For good: nothing but leaving is called afterwards; entering before is not needed.
+        Servers, clusters and models of others stay. Requests in flight get ``grace_s``.
+
+        Raises:
+            ModeliumError: something of it could not be ended.
+        """
+
+    async def load(self, request: LoadRequest, *, progress: Progress) -> Loaded:
+        """Load until it answers. A second load of the same model joins the first.
+
+        Cancelling it, or any failure, leaves nothing of the model behind.
+        """
+
+    async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
+        """Unload until its memory is given back; unknown models are fine."""
+
+    async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:
+        """Give device memory back but stay; only where `status().can_sleep`."""
+
+    async def wake(self, model: str, *, handle: Mapping[str, Any]) -> None:
+        """Undo `sleep`."""
+
+    async def status(self) -> RuntimeStatus:
+        """Whether it answers; never raises for a runtime that is down."""
+
+    async def discover(self, handles: Mapping[str, Mapping[str, Any]]) -> Sequence[Running]:
+        """What it really runs now. ``handles``: what the store believes, by model.
+
+        Models that are believed but gone are simply absent from the answer. Live ones are
+        adopted, so that later calls work on them.
+        """
+
+    async def stats(self) -> Mapping[str, EngineStats]:
+        """Model → counters, for every loaded model that can tell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What the brain is asked."""
+
+    trigger: Trigger
+    model: str | None = None
+    """The subject; ``None``: the whole fleet (sweep, review)."""
+    now: float = 0.0
+
+
+class Brain(Protocol):
+    """Whatever turns a snapshot into a plan. Never acts; its plan is validated by the caller."""
+
+    async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
+        """Think ``question`` over, for seconds if need be; ``None``: `decide` needs no advice.
+
+        Asked once per question, however often `decide` is asked again as the fleet moves.
+        Never raises: an advisor that fails says so in `Advice.fallback`.
+        """
+
+    async def decide(
+        self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
+    ) -> Plan:
+        """Answer ``question`` at once, following ``advice`` as far as the rules allow.
+
+        Never raises for a model it cannot place: it queues or rejects.
+        """
+
+
+class Steps(Protocol):
+    """Runs one step of a stage: directly, or as a Prefect task with retries."""
+
+    async def __call__(
+        self, name: str, step: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Await ``step`` under ``name``; its error is raised unchanged."""
+
+
+Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
+
+
+class Launcher(Protocol):
+    """Starts a stage: as a recorded Prefect run, or directly when Prefect is not there."""
+
+    async def run(self, stage: Stage, **parameters: Any) -> Any:
+        """Run ``stage`` to its end and return its result; raises what the stage raises."""
+
+    def start(self, stage: Stage, **parameters: Any) -> None:
+        """Run ``stage`` in the background; failures are logged and recorded, not raised."""
+
+
+class Telemetry(Protocol):
+    """Where stages report what happened, for metrics. Cheap, never raises."""
+
+    def on_load_finished(self, runtime: RuntimeName, *, seconds: float, outcome: str) -> None:
+        """A load ended: ``ready``, ``failed`` or ``cancelled``."""
+
+    def on_load_phase(self, runtime: RuntimeName, phase: str, *, seconds: float) -> None:
+        """A phase of a load ended; ``phase`` is the word of `Progress`."""
+
+    def on_evicted(self, reason: str) -> None:
+        """A model left device memory."""
+
+    def on_lost(self, model: str) -> None:
+        """A runtime lost a model that was loaded."""
+
+    def on_decision(self, *, author: str, trigger: str, seconds: float, fallback: str = "") -> None:
+        """A plan was made."""
+
+    def on_plan_refused(self, rules: Iterable[str]) -> None:
+        """The policy refused a plan; ``rules``: those that it breaks."""
+
+    def on_stage_finished(self, stage: str, *, outcome: str) -> None:
+        """A stage ended: ``completed``, ``cancelled``, ``bug``, or its error's slug."""
+
+    def on_look(self, *, seconds: float, failed: bool) -> None:
+        """The loop looked once."""
+
+    def observe(self, fleet: Fleet) -> None:
+        """The loop took a snapshot."""

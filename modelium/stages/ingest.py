@@ -1,0 +1,171 @@
+"""Ingest: from a drop to a registered model, or to ``rejected/`` with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelium import analysis
+from modelium.config import Config, ModelEntry
+from modelium.depot import Depot, Staged, model_name
+from modelium.errors import DropRejected, UnknownModel
+from modelium.models import Model, Priority, Report
+from modelium.ports import Steps
+from modelium.services import Services
+from modelium.stages.catalog import engines
+from modelium.stages.direct import direct
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What the operator says of a model; its own files have no say in it."""
+
+    team: str | None
+    priority: Priority
+    ceiling: Priority
+    pinned: bool
+
+
+def standing(
+    config: Config, name: str, *, team: str | None, priority_ceiling: str | None
+) -> Standing:
+    """Team and priority of ``name``: the configuration first, then what came with the drop."""
+    entry = config.models.get(name, ModelEntry())
+    owner = entry.team or team
+    ceiling = (
+        entry.priority_ceiling if name in config.models else Priority(priority_ceiling or "high")
+    )
+    important = owner in config.orchestration.policies.high_priority_teams
+    priority = entry.priority or (Priority.MEDIUM if important else Priority.LOW)
+    if priority.rank < ceiling.rank:
+        priority = ceiling
+    return Standing(team=owner, priority=priority, ceiling=ceiling, pinned=entry.pinned)
+
+
+async def ingest(
+    services: Services,
+    *,
+    path: str,
+    name: str | None = None,
+    team: str | None = None,
+    priority_ceiling: str | None = None,
+    intent: str | None = None,
+    steps: Steps = direct,
+) -> Report:
+    """Take in what lies at ``path``: stage, check, publish, register; then have it analyzed.
+
+    Args:
+        services: the ports and the store.
+        path: a folder, a file or an archive; moved when it lies in the drop zone, else copied.
+        name: what to call it; default: its own name.
+        team: owning team, where the configuration names none.
+        priority_ceiling: highest priority class that a plan may give it.
+        intent: what asked for it, to be told the outcome.
+        steps: how steps are run.
+
+    A refused drop is an outcome (``rejected``), not an error: it is kept with its reason.
+    """
+    depot = Depot(config=services.config.orchestration)
+    source = Path(path)
+    asked = {"team": team, "priority_ceiling": priority_ceiling}
+    try:
+        staged = await steps("stage", _stage, depot, source, name)
+    except DropRejected as exc:
+        await asyncio.to_thread(depot.refuse_unstaged, source, exc)
+        return await _rejected(services, name or model_name(source), exc)
+    digest = ""
+    try:
+        digest = await steps("digest", asyncio.to_thread, analysis.digest, staged.folder)
+        await steps("check", _check, services, staged, digest)
+    except DropRejected as exc:
+        await asyncio.to_thread(depot.refuse, staged, exc, digest=digest, asked=asked)
+        return await _rejected(services, staged.name, exc)
+    known = await _known(services, staged.name)
+    if known and known.digest == digest:
+        await asyncio.to_thread(depot.discard, staged)
+        return Report(
+            stage="ingest",
+            outcome="unchanged",
+            model=staged.name,
+            reason="the repository has this content already",
+            details={"digest": digest, "version": known.version},
+        )
+    own = standing(services.config, staged.name, team=team, priority_ceiling=priority_ceiling)
+    record = await steps("publish", _publish, services, depot, staged, digest, own)
+    services.switchboard.know(await asyncio.to_thread(services.store.versions))
+    await asyncio.to_thread(
+        services.store.event, "model.registered", model=record.name, version=record.version
+    )
+    services.launcher.start("analyze", model=record.name)
+    return Report(
+        stage="ingest",
+        outcome="registered",
+        model=record.name,
+        reason=f"version {record.version} from {source.name}",
+        details={"digest": digest, "version": record.version, "path": record.path},
+    )
+
+
+async def _stage(depot: Depot, source: Path, name: str | None) -> Staged:
+    return await asyncio.to_thread(depot.stage, source, name=name)
+
+
+async def _check(services: Services, staged: Staged, digest: str) -> None:
+    """Raise `DropRejected` for what is unsafe, incomplete or of no known kind."""
+    approvals = set(await asyncio.to_thread(services.store.approvals, digest))
+    entry = services.config.models.get(staged.name, ModelEntry())
+    approvals |= entry.approvals
+    if services.policy.allow_remote_code:
+        approvals.add("remote-code")
+    if services.policy.allow_pickle:
+        approvals.add("pickle")
+    allowed = frozenset(approvals)
+    await asyncio.to_thread(analysis.inspect_files, staged.folder, approvals=allowed)
+    missing = await asyncio.to_thread(analysis.is_complete, staged.folder)
+    if missing:
+        raise DropRejected(f"{staged.name} is not complete: {missing}", reason="incomplete")
+    known = await asyncio.to_thread(engines, services.config)
+    await asyncio.to_thread(analysis.analyze, staged.folder, approvals=allowed, engines=known)
+    if allowed:
+        await asyncio.to_thread(services.store.approve, staged.name, digest=digest, what=allowed)
+
+
+async def _known(services: Services, name: str) -> Model | None:
+    try:
+        return await asyncio.to_thread(services.store.model, name)
+    except UnknownModel:
+        return None
+
+
+async def _publish(
+    services: Services, depot: Depot, staged: Staged, digest: str, own: Standing
+) -> Model:
+    def act() -> Model:
+        version = services.store.next_version(staged.name)
+        path = depot.publish(staged, version=version)
+        return services.store.register(
+            staged.name,
+            path=path,
+            digest=digest,
+            team=own.team,
+            priority=own.priority,
+            priority_ceiling=own.ceiling,
+            pinned=own.pinned,
+        )
+
+    return await asyncio.to_thread(act)
+
+
+async def _rejected(services: Services, name: str, exc: DropRejected) -> Report:
+    await asyncio.to_thread(
+        services.store.event, "drop.rejected", model=name, reason=exc.reason, message=str(exc)
+    )
+    hint = f"; `modelium approve {name}` takes it in" if exc.approvable else ""
+    return Report(
+        stage="ingest",
+        outcome="rejected",
+        model=name,
+        reason=f"{exc}{hint}",
+        details={"rule": exc.reason, "approvable": exc.approvable},
+    )

@@ -1,0 +1,50 @@
+"""How long each phase of a load takes, from what the runtime tells of its progress."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from modelium.ports import Clock
+
+FIRST = "asked"
+"""Until the runtime names a phase: it got the request and has said nothing yet."""
+
+
+class PhaseEnd(Protocol):
+    """Is told of each phase that ended."""
+
+    def __call__(self, phase: str, /, *, seconds: float) -> None:
+        """``phase`` took ``seconds``."""
+
+
+class Phases:
+    """The phases of one load, one after another. A context manager: leaving it ends the last."""
+
+    def __init__(self, *, clock: Clock, on_end: PhaseEnd) -> None:
+        """Enter it when the runtime is asked."""
+        self._clock = clock
+        self._on_end = on_end
+        self._phase = FIRST
+        self._began = clock.monotonic()
+
+    def __enter__(self) -> Phases:
+        self._began = self._clock.monotonic()
+        return self
+
+    def begin(self, phase: str) -> None:
+        """End the present phase, unless it is this one."""
+        if phase != self._phase:
+            self._end()
+            self._phase, self._began = phase, self._clock.monotonic()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._on_end(self._phase, seconds=self._clock.monotonic() - self._began)

@@ -1,0 +1,55 @@
+"""The end of everything that outlives the service by design: engines, servers, clusters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from modelium.errors import ModeliumError
+from modelium.lifecycle import SETTLED, ModelState
+from modelium.models import Deployment, Model
+from modelium.ports import Runtime
+from modelium.store import Store
+
+REASON = "everything was ended by `modelium down`"
+
+
+async def end(*, store: Store, runtimes: Iterable[Runtime], node: str, grace_s: float) -> list[str]:
+    """End all models and servers of ours on ``node``; returns the models that were loaded.
+
+    Models of runtimes that are not given stay as they are noted. What waited in the queue goes on
+    waiting for the next start. ``grace_s``: for requests in flight.
+
+    Raises:
+        ModeliumError: a runtime could not be ended; nothing is noted then, so that the next start
+            finds what is left.
+    """
+    ended = {runtime.name: runtime for runtime in runtimes}
+    outcomes = await asyncio.gather(
+        *(runtime.end(grace_s=grace_s) for runtime in ended.values()), return_exceptions=True
+    )
+    failures = [outcome for outcome in outcomes if outcome is not None]
+    if failures:
+        raise failures[0] if len(failures) == 1 else ModeliumError("; ".join(map(str, failures)))
+    _revision, models, _bookings = await asyncio.to_thread(store.view)
+    held = [
+        model
+        for model in models
+        if model.state not in SETTLED
+        and model.deployment
+        and model.deployment.runtime in ended
+        and _is_on(node, model.deployment)
+    ]
+    for model in held:
+        await asyncio.to_thread(_note, store, model)
+    return [model.name for model in held]
+
+
+def _is_on(node: str, deployment: Deployment) -> bool:
+    return any(device.startswith(f"{node}/") for device in deployment.devices)
+
+
+def _note(store: Store, model: Model) -> None:
+    if model.state in (ModelState.READY, ModelState.SLEEPING, ModelState.DRAINING):
+        store.transition(model.name, ModelState.UNLOADING, reason=REASON)
+    store.released(model.name, ModelState.UNLOADED, reason=REASON)

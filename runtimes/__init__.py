@@ -1,0 +1,1 @@
+"""One driver per serving runtime. Each satisfies `modelium.ports.Runtime` by shape."""

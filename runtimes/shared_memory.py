@@ -1,0 +1,34 @@
+"""POSIX shared memory of processes: engines that are killed leave theirs in RAM for good."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = "/dev/shm/"  # noqa: S108 - where Linux keeps it
+DELETED = " (deleted)"
+
+
+def regions(pids: Iterable[int]) -> set[Path]:
+    """Files under /dev/shm that ``pids`` have mapped."""
+    found = set()
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            _, slash, name = line.partition(ROOT)
+            if slash and not name.endswith(DELETED):
+                found.add(Path(ROOT + name))
+    return found
+
+
+def clear(left: set[Path]) -> None:
+    """Remove those of ``left`` that no process has mapped any more."""
+    existing = {path for path in left if path.exists()}
+    if existing:
+        in_use = regions(int(name) for name in os.listdir("/proc") if name.isdecimal())
+        for path in existing - in_use:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""Writes and completes Triton's ``config.pbtxt`` (no I/O here)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from modelium.errors import FailureKind, LoadFailed
+from modelium.models import Device, ModelFormat, ModelProfile, TensorSpec
+
+BACKENDS = {
+    ModelFormat.ONNX: "onnxruntime",
+    ModelFormat.TORCHSCRIPT: "pytorch",
+    ModelFormat.TENSORRT: "tensorrt",
+    ModelFormat.OPENVINO: "openvino",
+}
+"""Backend of each format that Modelium lays out itself."""
+NEEDS_TENSORS = frozenset({ModelFormat.TORCHSCRIPT})
+"""Files that do not tell their own inputs and outputs."""
+TOP_LEVEL_NAME = re.compile(r"""^name\s*:\s*(?:"[^"\n]*"|'[^'\n]*')[ \t]*,?;?""", re.MULTILINE)
+INSTANCE_GROUP = re.compile(r"^instance_group\b", re.MULTILINE)
+
+
+def generate(
+    *,
+    name: str,
+    profile: ModelProfile,
+    filename: str,
+    device: Device,
+    max_batch_size: int | None,
+    memory_bytes: int | None,
+) -> str:
+    """Write the configuration of a model that came without one.
+
+    Args:
+        name: the model's, equal to the entry's folder.
+        profile: tells format and tensors.
+        filename: the main file within the version folder.
+        device: where its one instance runs.
+        max_batch_size: what Triton may batch; only used where all tensors have a batch dimension.
+        memory_bytes: bound for ONNX Runtime's arena on a GPU.
+
+    Raises:
+        LoadFailed: `unsupported-architecture` for a format without a backend, `bad-files` where
+            inputs and outputs must be given by hand.
+    """
+    backend = BACKENDS.get(profile.format)
+    if backend is None:
+        raise LoadFailed(
+            f"Triton has no backend for {profile.format} files", kind=FailureKind.UNSUPPORTED
+        )
+    known = bool(profile.inputs and profile.outputs)
+    if not known and profile.format in NEEDS_TENSORS:
+        raise LoadFailed(
+            f"{profile.format} files do not name their inputs and outputs: "
+            "put a config.pbtxt beside the model",
+            kind=FailureKind.BAD_FILES,
+        )
+    batch = max_batch_size if max_batch_size and known and _batchable(profile) else 0
+    lines = [f"name: {_quoted(name)}", f"backend: {_quoted(backend)}"]
+    lines.append(f"default_model_filename: {_quoted(filename)}")
+    if known or batch:
+        lines.append(f"max_batch_size: {batch}")
+    if known:
+        lines += _tensors("input", profile.inputs, batch > 0)
+        lines += _tensors("output", profile.outputs, batch > 0)
+    if batch:
+        lines.append("dynamic_batching { }")
+    if backend == "onnxruntime" and device.kind == "gpu" and memory_bytes:
+        limit = _quoted(str(memory_bytes))
+        lines.append(f'parameters {{ key: "gpu_mem_limit" value {{ string_value: {limit} }} }}')
+    lines.append(_instances(device))
+    return "\n".join(lines) + "\n"
+
+
+def complete(text: str, *, name: str, device: Device) -> str:
+    """Adapt a configuration that came with the model: its name, and where its instances run.
+
+    Triton refuses a name that differs from the folder's, and puts an instance on every GPU
+    where nothing else is said.
+    """
+    text = TOP_LEVEL_NAME.sub("", text, count=1).strip()
+    lines = [f"name: {_quoted(name)}", text]
+    if not INSTANCE_GROUP.search(text) and not re.search(r"^ensemble_scheduling\b", text, re.M):
+        lines.append(_instances(device))
+    return "\n".join(lines) + "\n"
+
+
+def _batchable(profile: ModelProfile) -> bool:
+    """Whether dimension 0 of every tensor is free; of one dimension it is the only one."""
+    return all(
+        len(tensor.shape) >= 2 and tensor.shape[0] == -1
+        for tensor in (*profile.inputs, *profile.outputs)
+    )
+
+
+def _tensors(role: str, tensors: Sequence[TensorSpec], batched: bool) -> Iterable[str]:
+    for tensor in tensors:
+        dims = tensor.shape[1:] if batched else tensor.shape
+        kind = "TYPE_STRING" if tensor.dtype == "BYTES" else f"TYPE_{tensor.dtype}"
+        # Triton has no tensors without dimensions, but reshapes to them.
+        shape = f"dims: {list(dims)}" if dims else "dims: [ 1 ] reshape { shape: [ ] }"
+        yield f"{role} {{ name: {_quoted(tensor.name)} data_type: {kind} {shape} }}"
+
+
+def _instances(device: Device) -> str:
+    if device.kind == "gpu":
+        return f"instance_group [ {{ count: 1 kind: KIND_GPU gpus: [ {device.index} ] }} ]"
+    return "instance_group [ { count: 1 kind: KIND_CPU } ]"
+
+
+def _quoted(text: str) -> str:
+    """Quote for protobuf's text format; names in model files are whatever their author wrote."""
+    plain = "".join(
+        char if " " <= char < "\x7f" and char not in '"\\' else _escaped(char) for char in text
+    )
+    return f'"{plain}"'
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in char.encode())

@@ -1,0 +1,19 @@
+"""How the suite is spread over pytest-xdist's workers."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups in this hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what starts real servers in one worker, first, and everything else beside it.
+
+    Modules with servers of their own name a group of their own and may be in the other one.
+    Such servers are shared by a session and heavy (a Ray cluster is a gigabyte): a second
+    worker would start a second one. They take longest, so they start at once.
+    """
+    for item in items:
+        if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("real"))
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)

@@ -1,0 +1,224 @@
+"""A real Prometheus over a real Modelium: fake GPUs behind real pynvml, fake engine processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from modelium.bypass import LAG_S
+from tests.deploy.test_files import DEPLOY, queries
+from tests.fakes import tiny_llama
+from tests.fakes.nvml import GIB, GPU_IS_LOST, FakeGpu, FakeNvml, build
+from tests.integration.service import Service
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+ENGINE = Path(__file__).parents[1] / "fakes" / "engine.py"
+QUIET = (
+    "modelium_requests_refused_total",
+    "modelium_decision_fallbacks_total",
+    "modelium_policy_refusals_total",
+    "modelium_model_load_failures",
+    "modelium_model_restarts_total",
+    "prefect_connected",
+)
+"""What has no samples in a Modelium where nothing goes wrong and Prefect is off."""
+
+
+class Fleet(Service):
+    """A Modelium of two GPUs, whose engines are fake processes."""
+
+    def __init__(self, folder: Path, gpus: FakeNvml) -> None:
+        self.gpus = gpus
+        command = folder / "vllm-command"
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {ENGINE} "$@"\n')
+        command.chmod(0o755)
+        vllm = {
+            "enabled": True,
+            "executable": str(command),
+            "base_port": 0,
+            "environment": gpus.environment(),
+        }
+        super().__init__(
+            folder,
+            settings={"vllm": vllm, "prefect": {"enabled": False}},
+            environ=gpus.environment(),
+        )
+
+    def drop(self, model: str, gpu: str) -> None:
+        aside = tiny_llama.write(self.folder / "aside" / model, seed=len(model))
+        (aside / "fake.json").write_text(f'{{"gpu": "{gpu}", "gpu_bytes": {GIB}}}')
+        os.rename(aside, self.incoming / model)
+        self.until(model, "ready")
+
+    def ask(self, model: str) -> None:
+        body = {"model": model, "prompt": "a"}
+        answer = httpx.post(
+            f"{self.gateway}/v1/completions", json=body, timeout=60, trust_env=False
+        )
+        assert answer.status_code == 200, (answer.text, self.log())
+
+
+class Prometheus:
+    """A server with the shipped rules, in a hurry."""
+
+    def __init__(self, folder: Path, target: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
+        for group in rules["groups"]:
+            for rule in group["rules"]:
+                rule["for"] = "1s"
+        (folder / "alerts.yml").write_text(yaml.safe_dump(rules))
+        config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        command = shutil.which("prometheus")
+        assert command, "prometheus is missing: tools/apt.sh prometheus"
+        self.log = folder / "prometheus.log"
+        self.process = subprocess.Popen(
+            [
+                command,
+                f"--config.file={folder}/prometheus.yml",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address={self.url.removeprefix('http://')}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=self.log.open("wb"),
+        )
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        asked = {"query": expression}
+        answer = httpx.get(f"{self.url}/api/v1/query", params=asked, trust_env=False, timeout=20)
+        assert answer.json()["status"] == "success", answer.text
+        return list(answer.json()["data"]["result"])
+
+    def firing(self) -> set[str]:
+        answer = httpx.get(f"{self.url}/api/v1/alerts", trust_env=False, timeout=20).json()
+        alerts = answer["data"]["alerts"]
+        return {a["labels"]["alertname"] for a in alerts if a["state"] == "firing"}
+
+    def scraped(self) -> bool:
+        try:
+            return bool(self.query("modelium_snapshot_timestamp_seconds"))
+        except httpx.TransportError:
+            assert self.process.poll() is None, self.log.read_text()
+            return False
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def eventually(
+    holds: Callable[[], object],
+    within_s: float = 60.0,
+    shown: Callable[[], object] = lambda: None,
+) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, shown()
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("scraped")
+    gpus = FakeNvml(library=build(folder), table=folder / "nvml-table")
+    gpus.add(FakeGpu(uuid="GPU-a", utilization=40))
+    gpus.add(FakeGpu(uuid="GPU-b"))
+    service = Fleet(folder, gpus)
+    service.start()
+    try:
+        service.drop("one", "GPU-a")
+        service.ask("one")
+        yield service
+    finally:
+        service.down()
+    assert service.remains() == []
+
+
+@pytest.fixture(scope="module")
+def prometheus(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    target = fleet.endpoints["metrics"].removeprefix("http://").removesuffix("/metrics")
+    server = Prometheus(tmp_path_factory.mktemp("prometheus"), target)
+    try:
+        eventually(server.scraped)
+        yield server
+    finally:
+        server.stop()
+
+
+def test_every_panel_has_live_data(fleet: Fleet, prometheus: Prometheus) -> None:
+    fleet.cli("unload", "one")
+    fleet.ask("one")  # a cold start
+    used = 'modelium_gpu_memory_used{gpu="0"}'
+    eventually(lambda: int(prometheus.query(used)[0]["value"][1]) == GIB)
+    assert prometheus.query('modelium_gpu_utilization{gpu="0"}')[0]["value"][1] == "0.4"
+
+    def empty() -> list[str]:
+        shown = [q.replace("$instance", ".*").replace("$model", ".*") for q in queries()]
+        return [q for q in shown if not prometheus.query(q) and not any(n in q for n in QUIET)]
+
+    deadline = time.monotonic() + 60
+    while empty() and time.monotonic() < deadline:
+        fleet.ask("one")
+        time.sleep(0.5)
+    assert empty() == []
+
+
+def test_requests_past_the_gateway_show_and_its_own_do_not(
+    fleet: Fleet, prometheus: Prometheus
+) -> None:
+    def direct() -> int:
+        found = prometheus.query('modelium_model_requests_direct_total{model="one"}')
+        return int(found[0]["value"][1])
+
+    # A request of the gateway's that has just ended may explain one that the engine counts.
+    time.sleep(LAG_S + 2)
+    before = direct()
+    port = json.loads((fleet.state / "vllm" / "one.json").read_text())["port"]
+    for _ in range(3):
+        body = {"model": "one", "prompt": "a"}
+        engine = f"http://127.0.0.1:{port}/v1/completions"
+        assert httpx.post(engine, json=body, timeout=20, trust_env=False).status_code == 200
+    eventually(lambda: direct() == before + 3, shown=lambda: (before, direct(), fleet.log()))
+    for _ in range(5):
+        fleet.ask("one")
+        time.sleep(1)
+    assert direct() == before + 3
+
+
+def test_a_gpu_that_is_lost_fires_an_alert_until_it_is_back(
+    fleet: Fleet, prometheus: Prometheus
+) -> None:
+    assert "ModeliumDeviceUnhealthy" not in prometheus.firing()
+    fleet.gpus.change("GPU-b", error=GPU_IS_LOST)
+    eventually(lambda: "ModeliumDeviceUnhealthy" in prometheus.firing())
+    fleet.gpus.change("GPU-b", error=0)
+    eventually(lambda: "ModeliumDeviceUnhealthy" not in prometheus.firing())
+
+
+def test_nothing_fires_while_all_is_well(fleet: Fleet, prometheus: Prometheus) -> None:
+    eventually(lambda: not prometheus.firing(), within_s=150.0, shown=prometheus.firing)
+
+
+def test_the_requests_can_be_replayed_afterwards(fleet: Fleet) -> None:
+    fleet.ask("one")
+    fleet.stop()  # what was not written yet is written at the end
+    replayed = fleet.cli("replay", "--from-store", "--devices", "1x80")["policies"]
+    assert replayed["rules"]["requests"] >= 1
+    assert replayed["rules"]["unplaceable"] == 0

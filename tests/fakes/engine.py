@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""A fake engine process: speaks enough of vLLM's and llama.cpp's HTTP, and misbehaves on demand.
+
+Run as ``engine.py serve MODEL --host H --port P --served-model-name N …`` or
+``engine.py --model FILE --alias N …``; unknown arguments are ignored. How it behaves stands in
+``fake.json`` in the model's folder (see `Behaviour`). Standard library only: it runs bare.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import mmap
+import multiprocessing
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+OOM_TEXT = (
+    "(EngineCore pid=4242) ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate "
+    "14.00 GiB. GPU 0 has a total capacity of 23.65 GiB of which 10.12 GiB is free.\n"
+    "RuntimeError: Engine core initialization failed. See root cause above."
+)
+
+
+@dataclass
+class Behaviour:
+    """What fake.json may say."""
+
+    start_s: float = 0.0
+    """Before it answers; a progress line is printed meanwhile."""
+    hang: bool = False
+    """Never comes up, and does nothing meanwhile."""
+    ignore_term: bool = False
+    fork: int = 0
+    """Children in the same session."""
+    escape: bool = False
+    """A grandchild in a session of its own, whose parent is gone."""
+    oom_starts: int = 0
+    """The first that many starts die with a real out-of-memory text."""
+    exit_code: int | None = None
+    exit_text: str = ""
+    """Dies while starting."""
+    port_taken_starts: int = 0
+    die_after: int | None = None
+    """Dies at that many completions."""
+    sick: bool = False
+    """/health says 503."""
+    claims: str | None = None
+    """Claims to be another model."""
+    answer_s: float = 0.0
+    fail_requests: bool = False
+    """Every completion is a 500."""
+    gpu: str | None = None
+    gpu_bytes: int = 0
+    """Holds memory on this GPU of the fake NVML."""
+    shared_memory: bool = False
+    """Maps a region of /dev/shm that it never removes."""
+    semaphore: bool = False
+    """Has a named semaphore, which Python's resource tracker looks after."""
+    resident_bytes: int = 0
+    """Holds that much memory."""
+    log_bytes: int = 0
+    """Writes that much log before it comes up."""
+
+
+class Engine:
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+        model = self.option("--model") or arguments[arguments.index("serve") + 1]
+        self.folder = Path(model) if Path(model).is_dir() else Path(model).parent
+        file = self.folder / "fake.json"
+        known = {field.name for field in fields(Behaviour)}
+        said = json.loads(file.read_text()) if file.exists() else {}
+        assert set(said) <= known, f"unknown behaviour: {set(said) - known}"
+        self.behaviour = Behaviour(**said)
+        self.name = self.behaviour.claims or (
+            self.option("--served-model-name") or self.option("--alias") or "?"
+        )
+        self.completed = self.running = 0
+        self.asleep = False
+        self.lock = threading.Lock()
+        self.key = os.environ.get("VLLM_API_KEY") or os.environ.get("LLAMA_API_KEY")
+
+    def option(self, name: str) -> str | None:
+        if name not in self.arguments:
+            return None
+        return self.arguments[self.arguments.index(name) + 1]
+
+    def starts(self) -> int:
+        """How often this model was started, this time included; keeps each command line."""
+        with (self.folder / "starts.jsonl").open("a") as file:
+            file.write(json.dumps({"argv": self.arguments, "env": dict(os.environ)}) + "\n")
+        return len((self.folder / "starts.jsonl").read_text().splitlines())
+
+    def come_up(self) -> None:
+        b = self.behaviour
+        starts = self.starts()
+        print(f"fake engine {self.name} starting, api_key=hunter2", flush=True)
+        if b.ignore_term:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        else:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        for _ in range(b.fork):
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        if b.escape:
+            orphan = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', "
+            orphan += "'import time; time.sleep(600)'], start_new_session=True)"
+            subprocess.run([sys.executable, "-c", orphan], check=True)
+        if b.gpu:
+            with open(os.environ["FAKE_NVML_TABLE"], "a") as table:
+                table.write(f"proc\t{b.gpu}\t{os.getpid()}\t{b.gpu_bytes}\n")
+        if b.shared_memory:
+            region = open(f"/dev/shm/fake-engine-{os.getpid()}", "w+b")  # noqa: SIM115
+            region.truncate(4096)
+            self.region = mmap.mmap(region.fileno(), 4096)
+        if b.semaphore:
+            self.semaphore = multiprocessing.get_context("spawn").Semaphore()
+            name = self.semaphore._semlock.name  # type: ignore[attr-defined]
+            (self.folder / "semaphore").write_text(name)
+        self.held = b"x" * b.resident_bytes
+        if b.log_bytes:
+            print("x" * 99 + "\n" + ("y" * 99 + "\n") * (b.log_bytes // 100), flush=True)
+        if starts <= b.oom_starts:
+            sys.exit(OOM_TEXT)
+        if starts <= b.port_taken_starts:
+            sys.exit("OSError: [Errno 98] Address already in use")
+        if b.exit_code is not None:
+            print(b.exit_text, flush=True)
+            os._exit(b.exit_code)
+        while b.hang:
+            time.sleep(3600)
+        print("Loading safetensors checkpoint shards:  50% Completed | 1/2", flush=True)
+        time.sleep(b.start_s)
+
+    def serve(self) -> None:
+        engine = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                engine.get(self)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                engine.post(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+        address = (self.option("--host") or "127.0.0.1", int(self.option("--port") or 0))
+        Server(address, Handler).serve_forever()
+
+    def get(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        if request.path == "/health":
+            answer(request, 503 if self.behaviour.sick else 200, {})
+        elif request.path == "/v1/models":
+            allowed = not self.key or request.headers.get("Authorization") == f"Bearer {self.key}"
+            answer(request, 200 if allowed else 401, {"data": [{"id": self.name}]})
+        elif request.path == "/is_sleeping":
+            answer(request, 200, {"is_sleeping": self.asleep})
+        elif request.path == "/metrics":
+            answer(request, 200, self.metrics())
+        else:
+            answer(request, 404, {})
+
+    def post(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        path = request.path.partition("?")[0]
+        if path in ("/sleep", "/wake_up"):
+            self.asleep = path == "/sleep"
+            answer(request, 200, {})
+            return
+        with self.lock:
+            self.running += 1
+        time.sleep(self.behaviour.answer_s)
+        with self.lock:
+            self.running -= 1
+            self.completed += 1
+        if self.completed == self.behaviour.die_after:
+            os._exit(0)
+        if self.behaviour.fail_requests:
+            print("RuntimeError: Unsupported CPU attention configuration", flush=True)
+            answer(request, 500, {"error": "internal"})
+            return
+        answer(request, 200, {"model": self.name, "choices": [{"text": "ok"}]})
+
+    def metrics(self) -> str:
+        rows = {
+            "vllm:num_requests_running": self.running,
+            'vllm:request_success_total{finished_reason="stop"}': self.completed,
+            "vllm:generation_tokens_total": self.completed * 3,
+            "llamacpp:requests_processing": self.running,
+            "llamacpp:tokens_predicted_total": self.completed * 3,
+        }
+        return "".join(f"{name} {value}\n" for name, value in rows.items())
+
+
+def answer(request: http.server.BaseHTTPRequestHandler, status: int, body: object) -> None:
+    data = (body if isinstance(body, str) else json.dumps(body)).encode()
+    request.send_response(status)
+    request.send_header("Content-Length", str(len(data)))
+    request.end_headers()
+    request.wfile.write(data)
+
+
+if __name__ == "__main__":
+    fake = Engine(sys.argv[1:])
+    fake.come_up()
+    fake.serve()

@@ -1,0 +1,157 @@
+"""The product's one job, on real parts: Prefect server, Ray Serve, gateway, CLI."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Service
+from tests.samples import magika_onnx, tiny_onnx
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+
+
+def infer(service: Service, model: str) -> httpx.Response:
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+    url = f"{service.gateway}/v2/models/{model}/infer"
+    return httpx.post(url, json=body, timeout=180, trust_env=False)
+
+
+def dropped(service: Service, model: str, *, weight: float = 1.0) -> None:
+    """Copied beside the drop zone and renamed into it, as careful users do."""
+    aside = service.folder / "aside" / model
+    tiny_onnx(aside, weight=weight)
+    os.rename(aside, service.incoming / model)
+    service.until(model, "ready")
+
+
+def recorded(service: Service, model: str) -> dict[str, dict[str, Any]]:
+    """The completed runs of ``model`` by stage, as far as Prefect has them."""
+    return {
+        stage: run
+        for run in service.runs()
+        for stage in ("ingest", "analyze", "decide", "load")
+        if run["name"] == f"{stage} {model}" and run["state_type"] == "COMPLETED"
+    }
+
+
+def test_a_dropped_model_answers(service: Service) -> None:
+    magika_onnx(service.incoming / "magika")
+    service.until("magika", "ready")
+    meta = httpx.get(f"{service.gateway}/v2/models/magika", trust_env=False, timeout=30).json()
+    assert meta["inputs"]
+
+
+def test_every_stage_is_a_recorded_run(service: Service) -> None:
+    dropped(service, "recorded")
+    deadline = time.monotonic() + 120
+    # A stage never waits long for Prefect: on a busy machine the record comes after it.
+    while len(runs := recorded(service, "recorded")) < 4 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert sorted(runs) == ["analyze", "decide", "ingest", "load"], service.log()
+    assert {"model:recorded", "runtime:ray_serve"} <= set(runs["load"]["tags"])
+
+
+def test_the_cli_lists_explains_unloads_and_loads(service: Service) -> None:
+    dropped(service, "cli-model")
+    assert "cli-model" in {row["name"] for row in service.cli("ls")}
+    assert service.cli("unload", "cli-model")["state"] == "done"
+    assert service.row("cli-model")["state"] == "unloaded"
+    assert service.cli("plan", "cli-model")["actions"][0]["action"] == "load"
+    assert service.row("cli-model")["state"] == "unloaded"
+    assert service.cli("load", "cli-model")["state"] == "done"
+    explained = service.cli("explain", "cli-model")
+    assert [d["plan"]["trigger"] for d in explained["decisions"]].count("operator") == 2
+
+
+def test_a_request_for_an_unloaded_model_waits_for_it(service: Service) -> None:
+    dropped(service, "demanded")
+    service.cli("unload", "demanded")
+    answer = infer(service, "demanded")
+    assert answer.status_code == 200, (answer.text, service.log())
+    assert answer.json()["outputs"][0]["data"] == [10.0, 10.0, 10.0]
+    assert service.row("demanded")["state"] == "ready"
+
+
+def test_keys_are_issued_listed_and_revoked_by_the_cli(service: Service) -> None:
+    dropped(service, "keyed")
+    issued = service.cli("keys", "create", "app", "--team", "prod", "--model", "other")
+    bearer = {"Authorization": f"Bearer {issued['secret']}"}
+    url = f"{service.gateway}/v2/models/keyed/infer"
+    refused = httpx.post(url, json={}, headers=bearer, timeout=60, trust_env=False)
+    assert (refused.status_code, refused.json()["error"]) == (403, "this key is not for keyed")
+    listed = {key["id"]: key for key in service.cli("keys", "list")}
+    assert listed[issued["key"]["id"]]["team"] == "prod"
+    assert service.cli("keys", "revoke", issued["key"]["id"])["revoked_at"]
+    ended = httpx.post(url, json={}, headers=bearer, timeout=60, trust_env=False)
+    assert ended.status_code == 401
+
+
+def test_a_refused_drop_is_kept_with_its_reason(service: Service) -> None:
+    aside = service.folder / "aside" / "junk"
+    aside.mkdir(parents=True)
+    (aside / "readme.txt").write_text("hello")
+    os.rename(aside, service.incoming / "junk")
+    kept = service.folder / "rejected" / "junk"
+    deadline = time.monotonic() + 60
+    while not (kept / "reason.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert (kept / "junk" / "readme.txt").read_text() == "hello", service.log()
+
+
+def test_prefect_deployments_load_and_evict(service: Service) -> None:
+    dropped(service, "by-prefect")
+    environ = {**service.environ, "PREFECT_API_URL": service.prefect_api}
+    prefect = shutil.which("prefect", path=os.path.dirname(sys.executable))
+    assert prefect is not None
+    unload = [prefect, "deployment", "run", "evict/evict", "--param", 'models=["by-prefect"]']
+    subprocess.run(unload, env=environ, check=True, capture_output=True, timeout=120)
+    service.until("by-prefect", "unloaded")
+    load = [prefect, "deployment", "run", "load/load", "--param", "model=by-prefect"]
+    subprocess.run(load, env=environ, check=True, capture_output=True, timeout=120)
+    service.until("by-prefect", "ready")
+
+
+def test_metrics_have_the_seeds_names_and_labels(service: Service) -> None:
+    dropped(service, "measured")
+    assert infer(service, "measured").status_code == 200
+    wanted = (
+        'modelium_model_qps{gpu="',
+        'modelium_model_latency{gpu="',
+        'modelium_gpu_memory_used{gpu="',
+        'modelium_gpu_utilization{gpu="',
+        'modelium_model_idle_seconds{model="measured"}',
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        text = httpx.get(service.endpoints["metrics"], trust_env=False, timeout=20).text
+        if all(name in text for name in wanted):
+            break
+        time.sleep(0.5)
+    missing = [name for name in wanted if name not in text]
+    assert not missing, text[:4000]
+    gateway = httpx.get(f"{service.gateway}/metrics", trust_env=False, timeout=20)
+    assert "modelium_model_qps" in gateway.text
+
+
+def test_the_gateway_serves_on_when_prefect_is_killed(service: Service) -> None:
+    dropped(service, "survivor")
+    found = subprocess.run(
+        ["pgrep", "-f", f"prefect.*{service.prefect_api.split(':')[2].split('/')[0]}"],
+        capture_output=True,
+        text=True,
+    )
+    pids = [int(pid) for pid in found.stdout.split() if int(pid) != os.getpid()]
+    assert pids, "the embedded server is a process of its own"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert infer(service, "survivor").status_code == 200
+    assert service.cli("unload", "survivor")["state"] == "done"
+    assert service.cli("load", "survivor")["state"] == "done"
+    assert infer(service, "survivor").status_code == 200

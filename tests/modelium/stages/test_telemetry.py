@@ -1,0 +1,145 @@
+"""What stages tell the metrics, and what engines tell the planner."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from modelium.eligibility import should_unload
+from modelium.errors import FailureKind, LoadFailed, PlanRejected, Unavailable
+from modelium.loop import Loop
+from modelium.models import Report, Traffic
+from modelium.ports import EngineStats
+from modelium.request_log import Asked
+from modelium.services import Services
+from modelium.snapshot import HISTORY_HOURS, snapshot, with_history
+from modelium.stages.counted import counted
+from modelium.stages.direct import Stages
+from modelium.stages.evict import cause, evict
+from modelium.stages.ingest import ingest
+from modelium.stages.monitor import monitor
+from tests.modelium.stages.conftest import World
+from tests.samples import tiny_onnx
+
+
+async def loaded(world: World, name: str = "tiny") -> None:
+    tiny_onnx(world.incoming / name)
+    await ingest(world.services, path=str(world.incoming / name))
+    await world.settled(name, "ready")
+
+
+def text(world: World) -> str:
+    return world.services.telemetry.render().decode()  # type: ignore[attr-defined, no-any-return]
+
+
+async def test_traffic_that_an_engine_alone_sees_keeps_its_model(world: World) -> None:
+    await loaded(world)
+    world.runtime.counts["tiny"] = EngineStats(completed=1)
+    await monitor(world.services)
+    with world.store._engine.begin() as tx:
+        tx.exec_driver_sql("update models set state_since = state_since - 9000")
+        tx.exec_driver_sql(
+            "update deployments set document = json_set(document, '$.ready_at', "
+            "json_extract(document, '$.ready_at') - 9000)"
+        )
+        tx.exec_driver_sql("update meta set value = value + 1")
+    world.runtime.counts["tiny"] = EngineStats(completed=1)
+    await monitor(world.services)
+    fleet = await snapshot(world.services)
+    policy = world.services.policy
+    assert should_unload(fleet.models_by_name["tiny"], policy, now=fleet.at)
+    world.runtime.counts["tiny"] = EngineStats(completed=2)
+    await monitor(world.services)
+    fleet = await snapshot(world.services)
+    tiny = fleet.models_by_name["tiny"]
+    assert tiny.idle_s(fleet.at) < 5
+    assert not should_unload(tiny, policy, now=fleet.at)
+
+
+async def test_a_direct_request_under_way_counts_as_use(world: World) -> None:
+    await loaded(world)
+    await monitor(world.services)
+    world.runtime.counts["tiny"] = EngineStats(running=1)
+    await monitor(world.services)
+    tiny = (await snapshot(world.services)).models_by_name["tiny"]
+    assert (tiny.traffic.in_flight, tiny.idle_s(tiny.state_since + 9000)) == (1, 0.0)
+
+
+async def test_a_refused_plan_is_counted_by_rule(world: World) -> None:
+    await loaded(world)
+    world.store.set_pinned("tiny", True)
+    with pytest.raises(PlanRejected):
+        await evict(world.services, models=["tiny"])
+    assert 'modelium_policy_refusals_total{rule="pinned"} 1.0' in text(world)
+
+
+@pytest.mark.parametrize(
+    ("author", "reason", "label"),
+    [
+        ("rules", "idle for 4000 s (limit 3600 s) with 0 requests/s in the last hour", "idle"),
+        ("rules", "makes room for operator-x: idle for 70 s, worth least on n/0", "space"),
+        ("rules", "n/0 is 97% full, over the 90% that models may take: idle for 3 s", "pressure"),
+        ("operator", "an operator asked", "operator"),
+        ("operator", "the weekend begins", "operator"),
+        ("llm", "nobody will need it before Monday", "review"),
+    ],
+)
+def test_causes_of_evictions_are_few_words(author: str, reason: str, label: str) -> None:
+    assert cause(author, reason) == label
+
+
+async def test_an_eviction_is_counted_by_its_cause(world: World) -> None:
+    await loaded(world)
+    await evict(world.services, models=["tiny"], reason="spring cleaning")
+    assert 'modelium_evictions_total{reason="operator"} 1.0' in text(world)
+
+
+async def test_loads_are_timed_by_phase(world: World) -> None:
+    await loaded(world)
+    shown = text(world)
+    for phase in ("asked", "starting", "loading-weights"):
+        name = "modelium_load_phase_seconds_count"
+        assert f'{name}{{phase="{phase}",runtime="ray_serve"}} 1.0' in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "completed"),
+        (Unavailable("gone"), "unavailable"),
+        (LoadFailed("no", kind=FailureKind.KILLED), "killed"),
+        (KeyError("x"), "bug"),
+        (asyncio.CancelledError(), "cancelled"),
+    ],
+)
+async def test_each_stage_run_is_counted_by_how_it_ended(
+    world: World, error: BaseException | None, outcome: str
+) -> None:
+    async def play(services: Services, **parameters: object) -> Report:
+        if error:
+            raise error
+        return Report(stage="load", outcome="ready")
+
+    stages: Stages = counted({"load": play})
+    try:
+        await stages["load"](world.services, model="m")
+    except BaseException as exc:
+        assert exc is error
+    assert f'modelium_stage_runs_total{{outcome="{outcome}",stage="load"}} 1.0' in text(world)
+
+
+async def test_what_was_asked_by_the_hour_is_there_for_who_has_time_to_look(world: World) -> None:
+    await loaded(world)
+    world.store.history.keep_traffic({"tiny": Traffic(completed=7, last_request_at=1.0)})
+    fleet = await with_history(world.services, await snapshot(world.services))
+    assert fleet.models_by_name["tiny"].traffic.hours == (0,) * (HISTORY_HOURS - 1) + (7,)
+
+
+async def test_requests_reach_the_log_of_the_store_when_the_loop_keeps_them(world: World) -> None:
+    line = Asked(1.0, "tiny", 3, 4, 0.5)
+    world.services.requests.add(line)
+    loop = Loop(services=world.services)
+    await loop.keep()
+    await loop.keep()
+    assert world.store.history.requests() == [line]

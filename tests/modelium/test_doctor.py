@@ -1,0 +1,125 @@
+"""What `modelium doctor` says of runtimes that are configured."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from modelium.cli.doctor import Finding, examine
+from modelium.config import Config
+
+
+def findings(folder: Path, triton: dict[str, object]) -> dict[str, Finding]:
+    config = Config.model_validate(
+        {
+            "orchestration": {
+                "model_repository": str(folder / "repository"),
+                "incoming_directory": str(folder / "incoming"),
+            },
+            "triton": {"enabled": True, **triton},
+        }
+    )
+    return {finding.what: finding for finding in examine(config) if "Triton" in finding.what}
+
+
+@contextmanager
+def http_server() -> Iterator[int]:
+    """What answers as any HTTP/1 server does to words that it does not know."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            try:
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        if connection.recv(1024):
+                            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            except OSError:
+                return
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield int(server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+@pytest.fixture
+def grpc_port() -> Iterator[int]:
+    """A real gRPC server without services."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(0).wait(5)
+
+
+def test_both_addresses_of_triton_are_tried(tmp_path: Path, grpc_port: int) -> None:
+    with http_server() as http:
+        found = findings(
+            tmp_path,
+            {"endpoint": f"http://127.0.0.1:{http}", "grpc_endpoint": f"127.0.0.1:{grpc_port}"},
+        )
+    assert found["Triton"].ok
+    assert found["Triton's control (gRPC)"].ok, found
+
+
+def test_a_control_address_that_speaks_http_only_is_found_out(tmp_path: Path) -> None:
+    """Triton's metrics port, say."""
+    with http_server() as http, http_server() as metrics:
+        found = findings(
+            tmp_path,
+            {"endpoint": f"http://127.0.0.1:{http}", "grpc_endpoint": f"localhost:{metrics}"},
+        )
+    assert found["Triton"].ok
+    control = found["Triton's control (gRPC)"]
+    assert not control.ok
+    assert "speaks no gRPC: set triton.grpc_endpoint" in control.detail
+
+
+def test_a_control_address_that_nobody_answers_names_the_default_that_was_tried(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        http = int(server.getsockname()[1])
+        found = findings(tmp_path, {"endpoint": f"http://127.0.0.1:{http}"})
+    assert f"127.0.0.1:{http + 1}" in found["Triton's control (gRPC)"].detail
+    assert not found["Triton's control (gRPC)"].ok
+
+
+def test_a_triton_of_modeliums_own_is_looked_for_as_a_command(tmp_path: Path) -> None:
+    found = findings(tmp_path, {"command": ["no-such-tritonserver"]})
+    assert list(found) == ["Triton"]
+    assert "no-such-tritonserver" in found["Triton"].detail and not found["Triton"].ok
+
+
+def brain(folder: Path, **given: str) -> list[Finding]:
+    folders = {
+        "model_repository": str(folder / "repository"),
+        "incoming_directory": str(folder / "incoming"),
+    }
+    config = Config.model_validate({"orchestration": folders, "brain": given})
+    return [finding for finding in examine(config) if "LLM" in finding.what]
+
+
+def test_a_brain_without_an_endpoint_is_nothing_to_look_at(tmp_path: Path) -> None:
+    assert brain(tmp_path) == []
+
+
+def test_an_endpoint_of_the_brain_is_tried_and_its_model_asked_for(tmp_path: Path) -> None:
+    with http_server() as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        (found,) = brain(tmp_path, base_url=url, model="judge")
+        assert found.ok and found.detail == f"answers at 127.0.0.1:{port}"
+        (nameless,) = brain(tmp_path, base_url=url)
+        assert not nameless.ok and "brain.model is missing" in nameless.detail
+    (gone,) = brain(tmp_path, base_url=url, model="judge")
+    assert not gone.ok

@@ -1,0 +1,1 @@
+"""One suite that every driver passes against its real runtime."""

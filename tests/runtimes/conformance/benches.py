@@ -1,0 +1,210 @@
+"""A factory per runtime. Environments come from tools/env.sh, once per machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from modelium.clock import SystemClock
+from modelium.config import LlamaCpp as LlamaCppSection
+from modelium.config import RayServe as RayServeSection
+from modelium.config import Triton as TritonSection
+from modelium.config import Vllm as VllmSection
+from modelium.devices import CpuInventory
+from modelium.errors import FailureKind
+from modelium.models import GIB, LoadSettings, ModelFormat
+from modelium.ports import Loaded, LoadRequest, Running
+from runtimes import process_table
+from runtimes.llama_cpp import llama_driver
+from runtimes.ray_serve import RayServe
+from runtimes.triton import Triton
+from runtimes.vllm import vllm_driver
+from tests import engines, samples
+from tests.fakes import tiny_llama
+from tests.runtimes.conformance.bench import Bench
+from tests.runtimes.requests import profile, request
+
+
+def inventory() -> CpuInventory:
+    return CpuInventory(node="n", budget_bytes=12 * GIB)
+
+
+async def complete(loaded: Loaded) -> None:
+    """One completion of an OpenAI-compatible engine."""
+    upstream = loaded.upstream
+    async with httpx.AsyncClient(trust_env=False, timeout=120) as client:
+        answer = await client.post(
+            f"{upstream.base_url}/v1/completions",
+            json={"model": upstream.served_name, "prompt": "hello", "max_tokens": 4},
+            headers={"Authorization": f"Bearer {upstream.api_key}"},
+        )
+        refused = await client.post(f"{upstream.base_url}/v1/completions", json={})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] >= 1
+    assert refused.status_code == 401, "an engine must not answer who has no key"
+
+
+def kill_engine(running: Running) -> None:
+    os.kill(running.handle["pid"], signal.SIGKILL)
+
+
+def kill_all(running: Running) -> None:
+    assert running.pids
+    for pid in running.pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def vllm(state: Path) -> Bench:
+    config = VllmSection.model_validate(engines.vllm())
+
+    def load(name: str) -> LoadRequest:
+        path = tiny_llama.write(state / "models" / name)
+        settings = LoadSettings(max_model_len=256, max_num_seqs=4, kv_cache_bytes=32 * 2**20)
+        return request(path, settings=settings, deadline_s=600)
+
+    def broken() -> LoadRequest:
+        made = load("broken")
+        (Path(made.path) / "config.json").write_text('{"model_type": "nonsense"}')
+        return made
+
+    return Bench(
+        name="vllm",
+        driver=lambda: vllm_driver(
+            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+        ),
+        request=load,
+        broken=broken,
+        broken_kinds=frozenset({FailureKind.UNSUPPORTED}),
+        ask=complete,
+        kill=kill_engine,
+        state=state,
+    )
+
+
+def llama_cpp(state: Path) -> Bench:
+    config = LlamaCppSection.model_validate(engines.llama_cpp())
+
+    def load(name: str, weights: bool = True) -> LoadRequest:
+        path = state / "models" / name
+        file = path / "model.gguf"
+        if not file.exists():
+            engines.gemma_gguf(path)
+        if not weights:
+            whole = file.read_bytes()
+            file.unlink()  # it is a link to the sample
+            file.write_bytes(whole[:1_000_000])
+        return request(
+            path,
+            profile=profile(ModelFormat.GGUF, files={"model": file.name}, weight_bytes=253_000_000),
+            settings=LoadSettings(max_model_len=512),
+        )
+
+    return Bench(
+        name="llama_cpp",
+        driver=lambda: llama_driver(
+            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+        ),
+        request=load,
+        broken=lambda: load("broken", weights=False),
+        broken_kinds=frozenset({FailureKind.BAD_FILES}),
+        ask=complete,
+        kill=kill_engine,
+        state=state,
+        counts_requests=False,
+    )
+
+
+def triton(state: Path) -> Bench:
+    config = TritonSection.model_validate(engines.triton(state / "work"))
+
+    def load(name: str) -> LoadRequest:
+        path = state / "models" / name
+        path.mkdir(parents=True, exist_ok=True)
+        shutil.copy(magika_onnx(), path / "model.onnx")
+        return request(path, profile=profile(ModelFormat.ONNX, files={"model": "model.onnx"}))
+
+    def broken() -> LoadRequest:
+        made = load("broken")
+        file = Path(made.path) / "model.onnx"
+        file.write_bytes(file.read_bytes()[:100_000])
+        return made
+
+    def kill(running: Running) -> None:
+        for pid in process_table.snapshot():
+            if str(state).encode() in process_table.words(pid):
+                os.kill(pid, signal.SIGKILL)
+
+    return Bench(
+        name="triton",
+        driver=lambda: Triton(
+            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+        ),
+        request=load,
+        broken=broken,
+        broken_kinds=frozenset({FailureKind.BAD_FILES}),
+        ask=detect_type,
+        kill=kill,
+        state=state,
+    )
+
+
+def ray_serve(state: Path) -> Bench:
+    config = RayServeSection(enabled=True, endpoint=f"http://localhost:{engines.free_port()}")
+
+    def load(name: str) -> LoadRequest:
+        path = state / "models" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return request(path, profile=samples.magika_onnx(path), reserve=GIB // 2)
+
+    def broken() -> LoadRequest:
+        made = load("broken")
+        file = Path(made.path) / "model.onnx"
+        file.write_bytes(file.read_bytes()[:100_000])
+        return made
+
+    return Bench(
+        name="ray_serve",
+        driver=lambda: RayServe(config=config, state_directory=state, clock=SystemClock()),
+        request=load,
+        broken=broken,
+        broken_kinds=frozenset({FailureKind.BAD_FILES}),
+        ask=detect_type,
+        kill=kill_all,
+        state=state,
+    )
+
+
+def magika_onnx() -> Path:
+    """A real ONNX model out of a wheel: tells file types (3 MB)."""
+    import magika
+
+    return next(Path(magika.__file__).parent.glob("models/standard_*/model.onnx"))
+
+
+async def detect_type(loaded: Loaded) -> None:
+    """One inference of magika over KServe v2."""
+    upstream = loaded.upstream
+    tensor = {"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": [32] * 2048}
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        answer = await client.post(
+            f"{upstream.base_url}/v2/models/{upstream.served_name}/infer",
+            json={"inputs": [tensor]},
+        )
+    assert answer.status_code == 200, answer.text
+    (output,) = answer.json()["outputs"]
+    assert output["shape"] == [1, 214]
+    assert abs(sum(output["data"]) - 1) < 1e-3, "probabilities"
+
+
+FACTORIES: Mapping[str, Callable[[Path], Bench]] = {
+    "triton": triton,
+    "llama_cpp": llama_cpp,
+    "ray_serve": ray_serve,
+    "vllm": vllm,
+}
+"""Name → bench. The hook for further drivers: one more line here runs them through every case."""

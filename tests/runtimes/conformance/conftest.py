@@ -1,0 +1,113 @@
+"""Puts each runtime on the bench once, checks that it leaves nothing, and prints the table."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from modelium.ports import Runtime
+from runtimes import process_table
+from runtimes.shared_memory import regions
+from tests.runtimes.conformance.bench import Bench
+from tests.runtimes.conformance.benches import FACTORIES
+
+RESULTS = pytest.StashKey[dict[tuple[str, str], str]]()
+FIGURES = pytest.StashKey[dict[str, str]]()
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RESULTS] = {}
+    config.stash[FIGURES] = {}
+
+
+def remains(state: Path) -> list[str]:
+    """Processes and records that belong to the bench in ``state``."""
+    word = str(state).encode()
+    found = [
+        f"process {pid}: {process_table.words(pid)[:200]!r}"
+        for pid, process in process_table.snapshot().items()
+        if process.lives and word in process_table.words(pid)
+    ]
+    found += [f"record {path.name}" for path in state.glob("*/*.json")]
+    return found
+
+
+def shared_memory() -> set[str]:
+    # Python's semaphores are unmapped while in use: those of tests beside this one look left.
+    return {path.name for path in SHARED_MEMORY.iterdir() if not path.name.startswith("sem.")}
+
+
+def listening() -> set[int]:
+    """TCP ports that somebody on this machine listens on (proc_net_tcp(5), state 0A)."""
+    rows = [
+        row.split()
+        for family in ("tcp", "tcp6")
+        for row in Path("/proc/net", family).read_text().splitlines()[1:]
+    ]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FACTORIES],
+)
+async def bench(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Bench]:
+    shared_before, ports_before = shared_memory(), listening()
+    made = FACTORIES[request.param](tmp_path_factory.mktemp(request.param))
+    yield made
+    async with made.driver() as driver:
+        await driver.end(grace_s=5)
+    assert remains(made.state) == []
+    assert listening() - ports_before == set()
+    # Other tests may run beside this one: what somebody has mapped is not left behind.
+    left = shared_memory() - shared_before
+    assert left - {path.name for path in regions(process_table.snapshot())} == set()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def driver(bench: Bench) -> AsyncIterator[Runtime]:
+    async with bench.driver() as made:
+        yield made
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Figures to print under the table."""
+    return request.config.stash[FIGURES]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    outcome = yield
+    report = outcome.get_result()
+    parameters = getattr(item, "callspec", None)
+    if parameters is None or "bench" not in parameters.params:
+        return
+    key = (parameters.params["bench"], item.function.__doc__ or item.name)  # type: ignore[attr-defined]
+    if report.when == "call" or report.failed:
+        item.config.stash[RESULTS][key] = (
+            f"{call.duration:.1f} s" if report.passed else report.outcome.upper()
+        )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    results = terminalreporter.config.stash[RESULTS]
+    if not results:
+        return
+    drivers = list(dict.fromkeys(driver for driver, _ in results))
+    cases = list(dict.fromkeys(case for _, case in results))
+    width = max(map(len, cases)) + 2
+    terminalreporter.section("conformance: driver × case")
+    terminalreporter.write_line("".ljust(width) + "".join(name.rjust(14) for name in drivers))
+    for case in cases:
+        row = "".join(results.get((name, case), "-").rjust(14) for name in drivers)
+        terminalreporter.write_line(case.ljust(width) + row)
+    for name, figure in terminalreporter.config.stash[FIGURES].items():
+        terminalreporter.write_line(f"{name}: {figure}")

@@ -1,0 +1,58 @@
+"""Real runtimes that several tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from modelium.clock import SystemClock
+from modelium.config import RayServe as RayServeConfig
+from runtimes import process_table
+from runtimes.ray_serve import RayServe
+from tests.engines import environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayHouse:
+    """One local Ray cluster: the driver that started it, and what a second driver needs."""
+
+    driver: RayServe
+    config: RayServeConfig
+    state_directory: Path
+
+    def another_driver(self) -> RayServe:
+        """What Modelium would have after a restart."""
+        return RayServe(
+            config=self.config, state_directory=self.state_directory, clock=SystemClock()
+        )
+
+
+@pytest.fixture(scope="session")
+def replica_python() -> str:
+    """Interpreter with torch and transformers, made once per machine."""
+    return str(environment("replica") / "bin/python")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def ray_house(
+    tmp_path_factory: pytest.TempPathFactory, replica_python: str
+) -> AsyncIterator[RayHouse]:
+    """The one Ray cluster of the session (about 1 GB and 10-20 s)."""
+    state = tmp_path_factory.mktemp("ray")
+    config = RayServeConfig(enabled=True, endpoint="http://localhost:0", python=replica_python)
+    driver = RayServe(config=config, state_directory=state, clock=SystemClock())
+    os.environ["SECRET_OF_MODELIUM"] = "of no interest to models"
+    try:
+        async with driver:
+            yield RayHouse(driver=driver, config=config, state_directory=state)
+    finally:
+        await driver.end(grace_s=0)
+        del os.environ["SECRET_OF_MODELIUM"]
+    token = str(state / "ray" / "token")
+    table = process_table.snapshot()
+    assert not [pid for pid in table if process_table.carries(pid, "RAY_AUTH_TOKEN_PATH", token)]

@@ -206,7 +206,9 @@ class PrefectHome:
         """One connection to a server that answers; raises when it no longer does."""
         deployments = await register(client, flows=FLOWS, pool=self._pool)
         await self._executor.settle(client)
-        await recover(client, pool=self._pool, owner=self._owner, held=self._executor.held)
+        # Those that are claimed may wait for their turn to begin, which nobody else can tell.
+        held = {*self._executor.held, *self._claimed}
+        await recover(client, pool=self._pool, owner=self._owner, held=held)
         await drop_backlog(client, deployments=deployments.values())
         worker = Worker(
             client=client,

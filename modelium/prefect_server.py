@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +50,9 @@ CONNECTIONS = 60
 
 MAX_SCHEDULED_RUNS = 5
 """Future runs per schedule: few, because each is rows in the database."""
+
+COLLECT_S = 0.1
+"""Between two looks at what garbage there may be."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -248,6 +254,7 @@ def _serve(parent: int, host: str, port: int) -> None:
         return
     import uvicorn
 
+    threading.Thread(target=_collect_garbage, name="gc", daemon=True).start()
     uvicorn.run(
         "prefect.server.api.server:create_app",
         factory=True,
@@ -257,6 +264,22 @@ def _serve(parent: int, host: str, port: int) -> None:
         access_log=False,
         timeout_graceful_shutdown=int(STOP_GRACE_S / 2),
     )
+
+
+def _collect_garbage() -> None:
+    """Collect cycles on a thread of its own, for ever; never on the event loop's.
+
+    A caught database error keeps its SQLite cursor in a cycle. Finalizing that takes the mutex of
+    its connection, which by then may wait for the write lock of a transaction that only the event
+    loop can end: collected there, it stops the whole server until the busy timeout of a minute.
+    """
+    gc.disable()
+    while True:
+        time.sleep(COLLECT_S)
+        counts = zip(gc.get_count(), gc.get_threshold(), strict=True)
+        due = [generation for generation, (count, limit) in enumerate(counts) if count > limit]
+        if due:
+            gc.collect(max(due))
 
 
 if __name__ == "__main__":

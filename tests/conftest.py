@@ -11,9 +11,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Modules with servers of their own name a group of their own and may be in the other one.
     Such servers are shared by a session and heavy (a Ray cluster is a gigabyte): a second
-    worker would start a second one. They take longest, so they start at once.
+    worker would start a second one. They take longest, so they start at once. They are tried
+    twice, because a machine can stall for longer than any of them should wait.
     """
     for item in items:
-        if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):
+        if not item.get_closest_marker("real"):
+            continue
+        item.add_marker(pytest.mark.flaky(reruns=1))
+        if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("real"))
     items.sort(key=lambda item: item.get_closest_marker("real") is None)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -154,3 +155,29 @@ async def test_it_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     parent.kill()
     await parent.wait()
     await gone(pid)
+
+
+GARBAGE = """
+import threading, time
+from modelium.prefect_server import _collect_garbage
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        where.add(threading.current_thread().name)
+
+where = set()
+threading.Thread(target=_collect_garbage, name="gc", daemon=True).start()
+deadline = time.monotonic() + 30
+while not where and time.monotonic() < deadline:
+    cycles = [Cycle() for _ in range(2000)]
+    del cycles
+    time.sleep(0.01)
+print(*where)
+"""
+
+
+def test_cycles_are_never_collected_on_the_event_loop() -> None:
+    output = subprocess.run([sys.executable, "-c", GARBAGE], capture_output=True, check=True)
+    assert output.stdout.decode().split() == ["gc"]

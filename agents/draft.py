@@ -138,10 +138,12 @@ class Draft:
         else:
             self.keep(model, reason)
 
-    def unload(self, model: Model, reason: str, *, sleep: bool = False) -> None:
+    def unload(
+        self, model: Model, reason: str, *, sleep: bool = False, requeue: bool = False
+    ) -> None:
         """Take ``model`` out, and off the board."""
         self.board.unload(model)
-        self._add(Unload(model=model.name, sleep=sleep, reason=reason))
+        self._add(Unload(model=model.name, sleep=sleep, requeue=requeue, reason=reason))
 
     def queue(self, model: Model) -> None:
         """Put ``model`` in the queue, saying what stands in its way."""
@@ -297,6 +299,7 @@ class Draft:
                 f"makes room for {model.name}: idle for {victim.idle_s(self.now):.0f} s, worth "
                 f"least on {', '.join(place.devices)}",
                 sleep=self._can_sleep(victim),
+                requeue=self._is_outranked(victim, model),
             )
         self.board.load(model, place)
         self._candidates.append(
@@ -326,6 +329,11 @@ class Draft:
                 reason="; ".join(parts),
             )
         )
+
+    def _is_outranked(self, victim: Model, model: Model) -> bool:
+        """Whether ``victim`` had its place for its rank alone, and ``model`` has a better one."""
+        ranks = [priority_class(m, self.policy).rank for m in (victim, model)]
+        return victim.traffic.first_request_at is None and ranks[0] > ranks[1]
 
     def _can_sleep(self, model: Model) -> bool:
         held = model.deployment

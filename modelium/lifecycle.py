@@ -41,7 +41,7 @@ TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = MappingProxyType(
         S.READY: frozenset({S.DRAINING, S.UNLOADING, S.QUEUED, S.FAILED, S.SLEEPING}),
         S.SLEEPING: frozenset({S.LOADING, S.UNLOADING, S.FAILED}),
         S.DRAINING: frozenset({S.READY, S.UNLOADING, S.SLEEPING, S.FAILED}),
-        S.UNLOADING: frozenset({S.UNLOADED, S.FAILED}),
+        S.UNLOADING: frozenset({S.UNLOADED, S.QUEUED, S.FAILED}),
         S.UNLOADED: frozenset({S.QUEUED, S.LOADING, S.FAILED, S.INGESTED}),
         S.FAILED: frozenset({S.QUEUED, S.LOADING, S.UNLOADED, S.UNLOADING, S.INGESTED}),
     }

@@ -29,7 +29,7 @@ from flows.events import emit
 from flows.executor import Executor
 from flows.launcher import PrefectLauncher
 from flows.registration import Owner, drop_backlog, recover, register
-from flows.table import FLOWS
+from flows.table import FLOWS, keeping_results_in
 from modelium.config import Config
 from modelium.models import Event
 from modelium.ports import Clock, Stage
@@ -100,7 +100,8 @@ class PrefectHome:
             url = self._server.api_url
             self._auth = self._auth or environ.get(AUTH_VARIABLE)
         self.api_url = url.rstrip("/")
-        self._executor = Executor(flows=FLOWS, owner=str(self._owner), clock=clock)
+        flows = keeping_results_in(self._folder / "results")
+        self._executor = Executor(flows=flows, owner=str(self._owner), clock=clock)
         self.launcher = PrefectLauncher(executor=self._executor, stages=stages, services=services)
         self._claimed: dict[UUID, str] = {}
         self._ready = asyncio.Event()

@@ -46,6 +46,8 @@ class Unload(Frozen):
     model: str
     sleep: bool = False
     """Keep the process (level-1 sleep) where the engine can."""
+    requeue: bool = False
+    """It lost its place to a better class before anybody asked for it: it waits for the next."""
     reason: str
 
 

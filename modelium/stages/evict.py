@@ -134,17 +134,19 @@ async def _unload(services: Services, model: str, decision: str | None) -> str:
     await services.runtimes[deployment.runtime].unload(
         model, handle=deployment.handle, grace_s=grace
     )
-    await asyncio.to_thread(
-        services.store.released,
-        model,
-        ModelState.UNLOADED,
-        reason=record.reason,
-        evicted_at=services.clock.time(),
-    )
-    author = "rules"
+    plan = None
     if decision is not None:
-        author = (await asyncio.to_thread(services.store.decision, decision)).plan.author
-    services.telemetry.on_evicted(cause(author, record.reason))
+        plan = (await asyncio.to_thread(services.store.decision, decision)).plan
+    now = services.clock.time()
+    target, waits = ModelState.UNLOADED, {}
+    if plan is not None and any(
+        isinstance(a, Unload) and a.model == model and a.requeue for a in plan.actions
+    ):
+        target, waits = ModelState.QUEUED, {"queued_at": now}
+    await asyncio.to_thread(
+        services.store.released, model, target, reason=record.reason, evicted_at=now, **waits
+    )
+    services.telemetry.on_evicted(cause(plan.author if plan else "rules", record.reason))
     await asyncio.to_thread(
         services.store.event, "model.evicted", model=model, reason=record.reason
     )

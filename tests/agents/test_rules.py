@@ -378,6 +378,19 @@ def test_flow_3_decided_one_by_one_keeps_the_places_of_the_important() -> None:
     assert shape(ask(world, Trigger.INGEST, "production-1")) == [("load", "production-1")]
 
 
+def test_flow_3_who_came_too_early_and_served_nobody_goes_back_to_the_queue() -> None:
+    early = loaded("experiment-1", "n/g0", gib=60, traffic=Traffic())
+    used = loaded("experiment-2", "n/g1", gib=60)
+    important = [
+        model(f"production-{n}", 60, state=ModelState.QUEUED, priority=Priority.HIGH)
+        for n in (1, 2)
+    ]
+    by = policy(auto_unload_after_s=100_000.0)  # none of them idled out
+    plan = ask(fleet(early, used, *important), Trigger.SWEEP, by=by)
+    leaving = {a.model: a.requeue for a in plan.actions if isinstance(a, Unload)}
+    assert leaving == {"experiment-1": True, "experiment-2": False}
+
+
 def test_space_that_an_idle_model_leaves_is_used_in_the_same_plan() -> None:
     world = fleet(
         model("next", 60, state=ModelState.QUEUED),

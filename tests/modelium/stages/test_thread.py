@@ -7,11 +7,13 @@ import pytest
 
 from modelium.errors import FailureKind, InputError, LoadFailed, PlanRejected
 from modelium.lifecycle import ModelState
+from modelium.models import Plan, Trigger, Unload
 from modelium.stages.decide import decide
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
 from modelium.stages.load import load
 from modelium.stages.monitor import monitor
+from modelium.stages.placing import place_plan
 from tests.modelium.stages.conftest import World
 from tests.samples import tiny_onnx
 
@@ -129,6 +131,19 @@ async def test_an_unload_drains_and_frees(world: World) -> None:
     assert not world.store.view()[2] and not world.runtime.held
     again = await evict(world.services, models=["tiny"])
     assert again.outcome == "nothing"
+
+
+async def test_who_lost_its_place_to_a_better_class_unused_waits_for_the_next(world: World) -> None:
+    await drop(world)
+    await world.settled("tiny", "ready")
+    leave = Unload(model="tiny", requeue=True, reason="makes room for production")
+    plan = Plan(author="rules", trigger=Trigger.SWEEP, actions=(leave,), reason="room")
+    made = await place_plan(world.services, plan)
+    await evict(world.services, models=["tiny"], decision=made.id)
+    left = world.store.model("tiny")
+    assert left.state is ModelState.QUEUED
+    assert left.queued_at is not None
+    assert not world.store.view()[2]
 
 
 async def test_a_busy_model_is_not_unloaded(world: World) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from agents.choices import Field, Planner, open_fields
 from agents.queueing import priority_class
 from agents.sizing import asked_settings
+from agents.trial import Trial, emptied, honours, own_action, unloads
 from agents.untrusted import word, wrapped
 from modelium.advice import Advice
 from modelium.models import (
@@ -27,7 +28,6 @@ from modelium.models import (
     Priority,
     Queue,
     RuntimeName,
-    Unload,
     Violation,
 )
 from modelium.policy import Policy
@@ -217,9 +217,9 @@ def ingest_choices(
     own = own_action(rules, model.name)
     if not isinstance(own, Load | Queue):
         return None
-    trial = _Trial(
+    trial = Trial(
         question=question,
-        fleet=fleet if isinstance(own, Load) else _emptied(fleet, model),
+        fleet=fleet if isinstance(own, Load) else emptied(fleet, model),
         policy=policy,
         planner=planner,
         model=model,
@@ -271,7 +271,7 @@ def ingest_choices(
 
 
 def _contexts(
-    trial: _Trial, runtime: RuntimeName, made: Load, base: LoadSettings, profile: ModelProfile
+    trial: Trial, runtime: RuntimeName, made: Load, base: LoadSettings, profile: ModelProfile
 ) -> Iterator[int]:
     """Yield the rules' own context and its doublings up to the model's, as far as they fit."""
     own = profile.context_length
@@ -294,67 +294,6 @@ def _dtypes(profile: ModelProfile, policy: Policy) -> tuple[str, ...]:
     """The operator's dtype and the model's own, where they differ."""
     asked = asked_settings(profile, policy, R.VLLM).dtype
     return (asked, "auto") if asked not in (None, "auto", profile.dtype) else ()
-
-
-class _Trial:
-    """Asks the planner what a wish would come to."""
-
-    def __init__(
-        self, *, question: Question, fleet: Fleet, policy: Policy, planner: Planner, model: Model
-    ) -> None:
-        self._question = question
-        self._fleet = fleet
-        self._policy = policy
-        self._planner = planner
-        self._model = model
-
-    def load(self, wish: Preference) -> Load | None:
-        """The load that does what ``wish`` says; ``None`` where that is not possible."""
-        advice = Advice(preferences={self._model.name: wish})
-        plan = self._planner(self._question, self._fleet, self._policy, advice)
-        own = own_action(plan, self._model.name)
-        return own if isinstance(own, Load) and honours(own, wish) else None
-
-    def splits(self, degree: int) -> bool:
-        """Whether the model can be split over ``degree`` devices now."""
-        wish = LoadSettings(tensor_parallel_size=degree)
-        return self.load(Preference(runtime=R.VLLM, settings=wish)) is not None
-
-
-def _emptied(fleet: Fleet, model: Model) -> Fleet:
-    """``fleet`` as it were with ``model`` alone: what it may prefer once it has a place."""
-    return Fleet(
-        at=fleet.at,
-        revision=fleet.revision,
-        devices=tuple(
-            d.model_copy(update={"free_bytes": d.total_bytes, "processes": ()})
-            for d in fleet.devices
-        ),
-        models=(model,),
-        runtimes=fleet.runtimes,
-    )
-
-
-def own_action(plan: Plan, model: str) -> Any:
-    """The action of ``plan`` on ``model``, if it has one."""
-    return next((a for a in plan.actions if a.model == model), None)
-
-
-def unloads(plan: Plan) -> set[str]:
-    """The models that ``plan`` takes out."""
-    return {a.model for a in plan.actions if isinstance(a, Unload)}
-
-
-def honours(load: Load, wish: Preference) -> bool:
-    """Whether ``load`` does what ``wish`` says."""
-    settings = wish.settings
-    return (
-        wish.runtime in (None, load.runtime)
-        and settings.max_model_len in (None, load.settings.max_model_len)
-        and settings.max_num_seqs in (None, load.settings.max_num_seqs)
-        and settings.dtype in (None, load.settings.dtype)
-        and settings.tensor_parallel_size in (1, load.settings.tensor_parallel_size)
-    )
 
 
 def described(wish: Preference) -> str:

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agents.choices import Field, Planner
-from agents.ingest_choices import own_action, unloads
 from agents.placement import Board
 from agents.queueing import priority_class, rank, waiting_s
+from agents.trial import own_action, unloads
 from agents.untrusted import printable, word, wrapped
 from agents.value import arrival_chance, keep_value
 from modelium.advice import Advice

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
+from tests.fakes.serving import served
 
 Body = dict[str, Any]
 
@@ -136,21 +135,5 @@ async def endpoint(
 ) -> AsyncIterator[Endpoint]:
     """Serve on a free port of loopback."""
     fake = Endpoint(player, tools=tools, schema=schema)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        fake.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            fake, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=0
-        )
-        server = _Guest(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield fake
-        finally:
-            server.should_exit = True
-            await serving
-
-
-class _Guest(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
+    async with served(fake) as fake.port:
+        yield fake

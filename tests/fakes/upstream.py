@@ -13,14 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
 from modelium.models import Upstream as Address
+from tests.fakes.serving import served
 
 STREAMED = 20
 """Chunks of a streamed chat answer unless ``x-chunks`` says otherwise."""
@@ -148,25 +146,11 @@ class Upstream:
 async def upstream() -> AsyncIterator[Upstream]:
     """Serve on a free port of loopback."""
     fake = Upstream()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        fake.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            fake, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
-        )
-        server = _Guest(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+    async with served(fake, grace_s=1) as fake.port:
         try:
             yield fake
         finally:
             fake.release.set()
-            server.should_exit = True
-            await serving
-
-
-class _Guest(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
 
 
 def _chat(model: str, content: str) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""An ASGI application of a test, served in this process on a free port of loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+
+
+@contextlib.asynccontextmanager
+async def served(app: Any, *, grace_s: int = 0) -> AsyncIterator[int]:
+    """While inside, ``app`` answers on the port that this gives.
+
+    ``grace_s``: how long open connections may take to end afterwards.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=grace_s,
+        )
+        server = _Guest(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await serving
+
+
+class _Guest(uvicorn.Server):
+    """A server that leaves the process's signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield

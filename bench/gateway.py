@@ -2,8 +2,8 @@
 
 Each row is the same chat request to the same nginx that answers at once: directly, through
 nginx as a proxy, through LiteLLM's proxy and through Modelium, in rounds that take turns; the
-figures are medians over the rounds. Then Modelium with and without a planner that re-plans
-1,000 models all the time, and streams, checked for loss and order.
+figures are medians over the rounds. Then Modelium beside a planner that re-plans 1,000 models,
+at the service's own rhythm and without a pause, and streams, checked for loss and order.
 
     make bench-gateway [ARGS="--seconds 3 --rounds 3"]
 """
@@ -28,9 +28,12 @@ import aiohttp
 import uvloop
 
 from bench import proxies
+from modelium.config import Metrics
 
 CONNECTIONS = (1, 16, 64)
 STREAMS, EVENTS = 64, 200
+RHYTHM_S = Metrics().collection_interval_seconds
+"""Of the service's loop, which plans anew each time at most."""
 
 WRK = """
 wrk.method = "POST"
@@ -177,7 +180,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--without-litellm", action="store_true")
     parser.add_argument("--serve", type=int, metavar="ENGINE", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--planning", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--planning", type=float, metavar="PAUSE", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -191,7 +194,7 @@ def main() -> None:
         if shutil.which(tool) is None:
             raise SystemExit(f"{tool} is not installed: apt-get install nginx-light wrk")
     names = ("direct", "nginx", "LiteLLM", "Modelium")
-    *found, replanning, slow_engine, slow_gateway = proxies.free_ports(7)
+    *found, at_times, always, slow_engine, slow_gateway = proxies.free_ports(8)
     ports = dict(zip(names, found, strict=True))
     engine = ports["direct"]
     if given.without_litellm:
@@ -219,11 +222,19 @@ def main() -> None:
             )
         for way, pid in pids.items():
             print(f"\n{way}: {proxies.resident_mib(pid):.0f} MiB resident")
-        with proxies.modelium(engine, replanning, planning=True):
-            proxies.reachable(replanning)
-            both = {"alone": ports["Modelium"], "while it re-plans": replanning}
-            for way, seen in in_turns(both, 1, given, script).items():
-                print(f"\nModelium {way}: p50 {seen.p50:.0f} µs, p99 {seen.p99:.0f} µs")
+        # Long enough for three plans of the one that makes one at a time.
+        longer = argparse.Namespace(seconds=int(3 * RHYTHM_S), rounds=1)
+        for way, port, pause in (
+            ("alone", ports["Modelium"], None),
+            (f"that re-plans every {RHYTHM_S:.0f} s", at_times, RHYTHM_S),
+            ("that re-plans all the time", always, 0.0),
+        ):
+            with contextlib.ExitStack() as own:
+                if pause is not None:
+                    own.enter_context(proxies.modelium(engine, port, planning=pause))
+                    proxies.reachable(port)
+                seen = in_turns({way: port}, 1, longer, script)[way]
+            print(f"\nModelium {way}: p50 {seen.p50:.0f} µs, p99 {seen.p99:.0f} µs")
     with proxies.modelium(slow_engine, slow_gateway):
         proxies.reachable(slow_gateway)
         told = asyncio.run(streams(slow_engine, {"direct": slow_engine, "Modelium": slow_gateway}))

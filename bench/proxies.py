@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agents.rules import RulePlanner
@@ -23,7 +23,7 @@ from modelium.clock import SystemClock
 from modelium.gateway import Gateway
 from modelium.keys import ApiKey
 from modelium.metrics import Metrics
-from modelium.models import Fleet, RuntimeName, Trigger, Upstream
+from modelium.models import Fleet, Plan, RuntimeName, Trigger, Upstream
 from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Question
 from modelium.switchboard import Switchboard
@@ -85,10 +85,11 @@ class NoOperations:
         return {}
 
 
-async def serve(engine: int, port: int, *, planning: bool) -> None:
+async def serve(engine: int, port: int, *, planning: float | None) -> None:
     """Run the gateway alone in this process until it is ended.
 
-    ``planning``: re-plan 1,000 models without a pause meanwhile, in a thread as the service does.
+    ``planning``: re-plan 1,000 models meanwhile, in a thread as the service does, and pause for
+    so many seconds in between.
     """
     sys.setswitchinterval(GIL_INTERVAL_S)
     clock = SystemClock()
@@ -108,18 +109,21 @@ async def serve(engine: int, port: int, *, planning: bool) -> None:
         links={},
     )
     async with gateway:
-        while planning:
-            await asyncio.to_thread(replan)
+        if planning is not None:
+            plan = planner()
+            while True:
+                await asyncio.to_thread(plan)
+                await asyncio.sleep(planning)
         await asyncio.Event().wait()
 
 
-def replan() -> None:
-    """Plan anew for 1,000 models on 64 devices, many times."""
-    fleet = crowded(random.Random(0))
+def planner() -> Callable[[], Plan]:
+    """A plan for 1,000 models on 64 devices, made anew each time from a snapshot of its own."""
+    snapshot = dict(crowded(random.Random(0)))
     policy = Policy(runtimes={RuntimeName.VLLM: RuntimeRules()})
-    planner = RulePlanner(estimate=footprint)
-    for _ in range(50):
-        planner.plan(Question(trigger=Trigger.SWEEP, now=NOW), fleet, policy)
+    rules = RulePlanner(estimate=footprint)
+    question = Question(trigger=Trigger.SWEEP, now=NOW)
+    return lambda: rules.plan(question, Fleet(**snapshot), policy)
 
 
 @contextlib.contextmanager
@@ -145,11 +149,13 @@ def nginx(folder: Path, engine: int, port: int) -> contextlib.AbstractContextMan
 
 
 def modelium(
-    engine: int, port: int, *, planning: bool = False
+    engine: int, port: int, *, planning: float | None = None
 ) -> contextlib.AbstractContextManager[int]:
     """The gateway in a process of its own."""
     words = ["-m", "bench.gateway", "--serve", str(engine), "--port", str(port)]
-    return process(sys.executable, *words, *(["--planning"] if planning else []))
+    return process(
+        sys.executable, *words, *([] if planning is None else ["--planning", str(planning)])
+    )
 
 
 def litellm(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[int]:

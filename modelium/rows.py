@@ -207,24 +207,36 @@ def models(
     approvals: dict[str, set[str]] = {}
     for row in tx.execute(allowed):
         approvals.setdefault(row.digest, set()).add(row.what)
-    measured: dict[str, list[MeasuredLoad]] = {}
-    for known in tx.execute(loads).mappings():
-        fields = {key: value for key, value in known.items() if key != "model"}
-        measured.setdefault(known["model"], []).append(MeasuredLoad.model_validate(fields))
-    read = (documents or Documents()).read
-    return tuple(
-        Model.model_validate(
-            {
-                **row,
-                "profile": read(ModelProfile, row["name"], row["profile"]),
-                "preference": read(Preference, row["name"], row["preference"]),
-                "deployment": read(Deployment, row["name"], deployments.get(row["name"])),
-                "approvals": frozenset(approvals.get(row["digest"], ())),
-                "measured": tuple(measured.get(row["name"], ())),
-            }
+    measured: dict[str, list[Any]] = {}
+    for known in tx.execute(loads):
+        measured.setdefault(known.model, []).append(known)
+    keep = documents or Documents()
+
+    def model(row: Any) -> Model:
+        name = row.name
+        deployment, loaded = deployments.get(name), measured.get(name, ())
+        allows = frozenset(approvals.get(row.digest, ()))
+        return keep.made(
+            Model,
+            name,
+            (tuple(row), deployment, allows, tuple(loaded)),
+            lambda: Model.model_validate(
+                {
+                    **row._mapping,
+                    "profile": keep.read(ModelProfile, name, row.profile),
+                    "preference": keep.read(Preference, name, row.preference),
+                    "deployment": keep.read(Deployment, name, deployment),
+                    "approvals": allows,
+                    "measured": tuple(_measured(load) for load in loaded),
+                }
+            ),
         )
-        for row in tx.execute(query.order_by(m.c.name)).mappings()
-    )
+
+    return tuple(model(row) for row in tx.execute(query.order_by(m.c.name)))
+
+
+def _measured(row: Any) -> MeasuredLoad:
+    return MeasuredLoad.model_validate({k: v for k, v in row._mapping.items() if k != "model"})
 
 
 def _text(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

@@ -24,6 +24,9 @@ SETTLE_S = 30.0
 """A model may be missing from a runtime's list for this long after it became ready, as long as
 it answers."""
 
+FRESH_S = 120.0
+"""How long after a load its memory is measured, whether or not it moves: a few looks."""
+
 
 async def monitor(services: Services, *, steps: Steps = direct) -> Report:
     """Look, reconcile, and keep what was seen.
@@ -168,9 +171,21 @@ async def _keep(services: Services, fleet: Fleet, sights: Mapping[RuntimeName, S
     resident = _resident(fleet, sights)
     known = {(b.model, b.device): b.resident_bytes for b in fleet.bookings}
     moved = {place: held for place, held in resident.items() if known[place] != held}
-    if moved:
-        loads = _measured(fleet, moved, at=services.clock.time())
+    now = services.clock.time()
+    # Memory that was full before the model was ready does not move any more.
+    settling = {
+        place: held for place, held in resident.items() if _is_fresh(fleet, place[0], now=now)
+    }
+    loads = _measured(fleet, {**settling, **moved}, at=now)
+    if moved or loads:
         await asyncio.to_thread(services.store.history.keep_memory, moved, loads)
+
+
+def _is_fresh(fleet: Fleet, name: str, *, now: float) -> bool:
+    """Whether the model became ready a few looks ago at most."""
+    deployment = fleet.models_by_name[name].deployment
+    ready = deployment.ready_at if deployment else None
+    return ready is not None and now - ready < FRESH_S
 
 
 def _measured(

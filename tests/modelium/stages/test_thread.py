@@ -232,6 +232,17 @@ async def test_resident_memory_is_kept_and_measured(world: World) -> None:
     assert record.measured[0].per_device_bytes == 50_000_000
 
 
+async def test_memory_that_was_full_before_the_model_was_ready_is_measured_too(
+    world: World,
+) -> None:
+    await drop(world)
+    await world.settled("tiny", "ready")
+    (booking,) = world.store.view()[2]
+    world.store.history.keep_memory({("tiny", booking.device): 50_000_000}, {})
+    await monitor(world.services)
+    assert world.store.model("tiny").measured[0].per_device_bytes == 50_000_000
+
+
 async def test_a_model_gone_from_the_repository_fails_with_a_reason(world: World) -> None:
     await drop(world)
     await world.settled("tiny", "ready")

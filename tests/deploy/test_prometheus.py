@@ -113,7 +113,8 @@ class Prometheus:
 
     def scraped(self) -> bool:
         try:
-            return bool(self.query("modelium_snapshot_timestamp_seconds"))
+            ready = httpx.get(f"{self.url}/-/ready", trust_env=False, timeout=20)
+            return ready.is_success and bool(self.query("modelium_snapshot_timestamp_seconds"))
         except httpx.TransportError:
             assert self.process.poll() is None, self.log.read_text()
             return False

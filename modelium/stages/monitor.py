@@ -171,34 +171,29 @@ async def _keep(services: Services, fleet: Fleet, sights: Mapping[RuntimeName, S
     resident = _resident(fleet, sights)
     known = {(b.model, b.device): b.resident_bytes for b in fleet.bookings}
     moved = {place: held for place, held in resident.items() if known[place] != held}
-    now = services.clock.time()
+    models = fleet.models_by_name
     # Memory that was full before the model was ready does not move any more.
-    settling = {
-        place: held for place, held in resident.items() if _is_fresh(fleet, place[0], now=now)
+    news = {
+        (name, device): held
+        for (name, device), held in resident.items()
+        if (name, device) in moved or fleet.at - models[name].state_since < FRESH_S
     }
-    loads = _measured(fleet, {**settling, **moved}, at=now)
+    loads = _measured(fleet, news, at=services.clock.time())
     if moved or loads:
         await asyncio.to_thread(services.store.history.keep_memory, moved, loads)
 
 
-def _is_fresh(fleet: Fleet, name: str, *, now: float) -> bool:
-    """Whether the model became ready a few looks ago at most."""
-    deployment = fleet.models_by_name[name].deployment
-    ready = deployment.ready_at if deployment else None
-    return ready is not None and now - ready < FRESH_S
-
-
 def _measured(
-    fleet: Fleet, moved: Mapping[tuple[str, str], int], *, at: float
+    fleet: Fleet, news: Mapping[tuple[str, str], int], *, at: float
 ) -> dict[str, MeasuredLoad]:
     """What loads turned out to take, by model, where it is more than was known."""
     found = {}
-    for name in {name for name, _device in moved}:
+    for name in {name for name, _device in news}:
         model = fleet.models_by_name[name]
         deployment = model.deployment
         if model.state is not ModelState.READY or deployment is None or not deployment.devices:
             continue
-        most = max(moved.get((model.name, device), 0) for device in deployment.devices)
+        most = max(news.get((model.name, device), 0) for device in deployment.devices)
         device = fleet.devices_by_id.get(deployment.devices[0])
         if device is None or not most:
             continue

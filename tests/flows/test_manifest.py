@@ -13,7 +13,7 @@ from flows.registration import MANIFEST
 from flows.table import FLOWS
 from modelium.prefect_home import PrefectHome
 from modelium.worker import SLOTS
-from tests.flows.conftest import Scenes, eventually, shell
+from tests.flows.conftest import Scenes, only_run, shell
 
 ENTRIES = yaml.safe_load(MANIFEST.read_text())["deployments"]
 
@@ -47,7 +47,7 @@ async def test_the_cli_deploys_all_of_it(
 
 @pytest.mark.real
 async def test_a_shell_starts_a_run(
-    home: PrefectHome, scenes: Scenes, api_url: str, tmp_path: Path
+    home: PrefectHome, scenes: Scenes, client: PrefectClient, api_url: str, tmp_path: Path
 ) -> None:
     # Without --watch, which waits for ever for a run that ended before it looked.
     code, output = await shell(
@@ -56,8 +56,7 @@ async def test_a_shell_starts_a_run(
         PREFECT_HOME=str(tmp_path),
     )
     assert code == 0, output
-
-    async def loaded() -> bool:
-        return scenes.seen("load") == [{"model": "from-a-shell", "decision": None}]
-
-    await eventually(loaded)
+    run = await only_run(client, "load from-a-shell")
+    assert run.state is not None
+    assert run.state.is_completed()
+    assert scenes.seen("load") == [{"model": "from-a-shell", "decision": None}]

@@ -84,7 +84,7 @@ class AdvisedBrain:
     ) -> Plan:
         """Plan at once; with ``advice`` where it still holds on this ``fleet``."""
         if advice is None or advice.fallback:
-            plan = self._rules.plan(question, fleet, policy)
+            plan = await self._rules.decide(question, fleet, policy)
             return plan.model_copy(update={"fallback": advice.fallback if advice else ""})
         try:
             rules, plan, violations = await asyncio.to_thread(
@@ -92,7 +92,7 @@ class AdvisedBrain:
             )
         except Exception as exc:
             logger.exception("advice could not be followed; the rules decide alone")
-            rules = self._rules.plan(question, fleet, policy)
+            rules = await self._rules.decide(question, fleet, policy)
             return rules.model_copy(update={"fallback": f"internal-error: {type(exc).__name__}"})
         if violations:
             why = f"stale-advice: {violations[0].message}"

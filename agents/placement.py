@@ -31,6 +31,10 @@ def nobody(_model: Model) -> bool:
 WEIGHED = 12
 """Devices on which evictions are weighed exactly, of many: their models' values cost time."""
 
+SPARE_WORTH = 0.85
+"""What memory that a large victim leaves over is worth, of the value per byte that the least
+valuable models were to give up for it. Fitted (docs/planner.md)."""
+
 HOUR = HORIZONS_S.index(3600.0)
 
 
@@ -211,42 +215,46 @@ class Board:
         """Choose the least valuable models whose leaving makes ``need`` bytes free on ``device``.
 
         A knapsack cover by greed: least value per byte first until it fits, then whoever turns
-        out not to be needed stays, most valuable first; a single model that suffices and costs
-        less than that set beats it.
+        out not to be needed stays, most valuable first. A single model that suffices beats that
+        set where it costs less, what it leaves free beyond the load's need set off against it.
         """
-        if self.room(device, gone) >= need:
+        room = self.room(device, gone)
+        if room >= need:
             return ()
         able = self._able(device, may_leave, gone)
 
-        def suffice(models: Iterable[Model]) -> bool:
-            return self.room(device, gone.union(m.name for m in models)) >= need
+        def spare(*models: Model) -> int:
+            return self.room(device, gone.union(m.name for m in models)) - need
 
-        if not able or not suffice(able):
+        if not able or spare(*able) < 0:
             return None
         # The shortest run of the least valuable that suffices, by bisection: room only grows.
         low, high = 1, len(able)
         while low < high:
             middle = (low + high) // 2
-            if suffice(able[:middle]):
+            if spare(*able[:middle]) >= 0:
                 high = middle
             else:
                 low = middle + 1
         chosen = able[:low]
+        booked = self._booked(device)
+        price = SPARE_WORTH * self.value(chosen[-1]) / max(1, booked[chosen[-1].name])
         for model in sorted(chosen, key=self.value, reverse=True):
             rest = [m for m in chosen if m is not model]
-            if rest and suffice(rest):
+            if rest and spare(*rest) >= 0:
                 chosen = rest
-        cost = sum(self.value(m) for m in chosen)
-        for model in sorted(able, key=self.value):
-            if self.value(model) >= cost:
-                break
-            if suffice((model,)):
-                return (model,)
+
+        least = sum(map(self.value, chosen)) - price * spare(*chosen)
+        for model in able:
+            over = room + booked[model.name] - need
+            loss = self.value(model) - price * over
+            if over >= 0 and loss < least and spare(model) >= 0:
+                chosen, least = [model], loss
         return chosen
 
     def _able(self, device: str, may_leave: MayLeave, gone: frozenset[str]) -> list[Model]:
         """Models that may leave ``device``, least value per byte first."""
-        booked = {b.model: b.bytes for b in self._fleet.bookings_by_device.get(device, ())}
+        booked = self._booked(device)
         able = [
             (loss_per_byte(self.value(model), booked[model.name]), model.name, model)
             for model in self._candidates(device)
@@ -254,6 +262,9 @@ class Board:
         ]
         able.sort()
         return [model for _, _, model in able]
+
+    def _booked(self, device: str) -> dict[str, int]:
+        return {b.model: b.bytes for b in self._fleet.bookings_by_device.get(device, ())}
 
     def _candidates(self, device: str) -> list[Model]:
         """Models on ``device`` that could make room."""

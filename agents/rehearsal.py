@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from agents.baselines import BASELINES, Choice, Pool, shares
+from agents.prewarming import expected
 from agents.queueing import rank
 from agents.replay import Keeper
-from agents.rules import PREWARM_AHEAD_S, PREWARM_CHANCE, RulePlanner
+from agents.rules import RulePlanner
 from agents.traces import ReplayModel, Trace
-from agents.value import arrival_chance, keep_value
+from agents.value import keep_value
 from modelium.eligibility import should_unload
 from modelium.lifecycle import ModelState
 from modelium.models import (
@@ -181,7 +182,7 @@ class Rehearsal:
             for model in range(len(self._names))
             if model not in loaded
             and self._share(model, pool) <= largest
-            and self._expected(model, at) >= PREWARM_CHANCE
+            and self._expected(model, at)
         ]
         if not soon:
             return ()
@@ -199,8 +200,7 @@ class Rehearsal:
 
     def _expected(self, model: int, at: float) -> float:
         seen = self._books[model].snapshot().get(self._names[model], _NONE)
-        ahead = self._trace.models[model].load_s + PREWARM_AHEAD_S
-        return arrival_chance(seen, now=at, within_s=ahead)
+        return expected(seen, now=at, load_s=self._trace.models[model].load_s)[0]
 
     def _fleet(self, subjects: Sequence[int], pool: Pool, *, pending: bool) -> Fleet:
         """Show ``subjects`` (``pending``: asked for now) and all that is loaded."""

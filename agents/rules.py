@@ -5,11 +5,15 @@ Pure: a snapshot and a policy go in, a plan comes out. `docs/planner.md` states 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 from agents.draft import Draft, Outcome
 from agents.placement import Board, MayLeave, anybody, nobody
+from agents.prewarming import expected
 from agents.queueing import is_starving, priority_class, rank
 from agents.sizing import Estimate, Sizer
-from agents.value import arrival_chance, keep_value, loss_per_byte
+from agents.value import keep_value, loss_per_byte
 from modelium import analysis
 from modelium.advice import RULES_ALONE, Advice, advised
 from modelium.eligibility import (
@@ -31,12 +35,6 @@ from modelium.policy import Policy
 from modelium.ports import Question
 
 S = ModelState
-PREWARM_AHEAD_S = 60.0
-"""How far beyond its own load time a model is prewarmed: a few looks of the control loop."""
-
-PREWARM_CHANCE = 0.25
-"""Least chance of a request in that time. The memory is free, so one useful load pays for three."""
-
 PREWARMS_PER_PLAN = 2
 """Loads nobody waits for stay few, so that they do not hold up the ones that somebody does."""
 
@@ -50,12 +48,24 @@ PUSHES_PER_PLAN = 1
 PRESENT = frozenset({S.LOADING, S.READY})
 
 
+Elsewhere = Callable[[Question, Fleet, Policy, Advice], Awaitable[Plan | None]]
+"""Has a plan made in another place; ``None``: it is to be made here."""
+
+
 class RulePlanner:
     """`ports.Brain` by rules alone."""
 
-    def __init__(self, *, estimate: Estimate = analysis.estimate) -> None:
-        """``estimate``: what one device needs; default `modelium.analysis.estimate`."""
+    def __init__(
+        self, *, estimate: Estimate = analysis.estimate, elsewhere: Elsewhere | None = None
+    ) -> None:
+        """Take what it leans on.
+
+        Args:
+            estimate: what one device needs; default `modelium.analysis.estimate`.
+            elsewhere: is asked first to plan for a whole fleet.
+        """
         self._sizer = Sizer(estimate=estimate)
+        self._elsewhere = elsewhere
 
     async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
         """Need no advice."""
@@ -64,8 +74,13 @@ class RulePlanner:
     async def decide(
         self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
     ) -> Plan:
-        """Answer ``question``; never raises for a model it cannot place."""
-        return self.plan(question, fleet, policy, advice or RULES_ALONE)
+        """Do as `plan`, where the event loop does not wait for it."""
+        given = question, fleet, policy, advice or RULES_ALONE
+        if self._elsewhere is not None and question.model is None:
+            plan = await self._elsewhere(*given)
+            if plan is not None:
+                return plan
+        return await asyncio.to_thread(self.plan, *given)
 
     def plan(
         self,
@@ -74,7 +89,9 @@ class RulePlanner:
         policy: Policy,
         advice: Advice = RULES_ALONE,
     ) -> Plan:
-        """Answer ``question`` at once; `modelium.policy.validate` accepts every answer.
+        """Answer ``question``; `modelium.policy.validate` accepts every answer.
+
+        Never raises for a model that it cannot place.
 
         ``advice`` decides where the rules have no strong opinion; whatever it says, the plan
         stays one that is accepted.
@@ -293,14 +310,13 @@ class RulePlanner:
         soon = []
         for model in draft.fleet.models:
             if model.state is S.UNLOADED and model.name not in draft.touched:
-                chance = arrival_chance(
-                    model.traffic, now=draft.now, within_s=load_seconds(model) + PREWARM_AHEAD_S
-                )
-                if chance >= PREWARM_CHANCE and self._waits(draft, model):
-                    soon.append((-chance * load_seconds(model), chance, model))
-        soon.sort(key=lambda s: (s[0], s[2].name))
-        for _, chance, model in soon[:PREWARMS_PER_PLAN]:
-            self._warm(draft, model, f"a request is expected soon ({chance:.0%} by its past gaps)")
+                seconds = load_seconds(model)
+                chance, why = expected(model.traffic, now=draft.now, load_s=seconds)
+                if chance and self._waits(draft, model):
+                    soon.append((-chance * seconds, model.name, model, why))
+        soon.sort(key=lambda s: s[:2])
+        for _, _, model, why in soon[:PREWARMS_PER_PLAN]:
+            self._warm(draft, model, why)
         for name in draft.advice.prewarm[:PREWARMS_PER_PLAN]:
             wished = draft.fleet.models_by_name.get(name)
             if (

@@ -12,18 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from agents.apart import PlannerProcess
 from agents.rules import RulePlanner
-from bench.planner import NOW, crowded, footprint
+from bench.planner import NOW, crowded
 from modelium import config
 from modelium.app import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.gateway import Gateway
 from modelium.keys import ApiKey
 from modelium.metrics import Metrics
-from modelium.models import Fleet, Plan, RuntimeName, Trigger, Upstream
+from modelium.models import Fleet, RuntimeName, Trigger, Upstream
 from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Question
 from modelium.switchboard import Switchboard
@@ -88,10 +89,10 @@ class NoOperations:
 async def serve(engine: int, port: int, *, planning: float | None) -> None:
     """Run the gateway alone in this process until it is ended.
 
-    ``planning``: re-plan 1,000 models meanwhile, in a thread as the service does, and pause for
-    so many seconds in between.
+    ``planning``: re-plan 1,000 models meanwhile, where the service does, and pause for so many
+    seconds in between.
     """
-    sys.setswitchinterval(GIL_INTERVAL_S)
+    sys.setswitchinterval(float(os.environ.get("GILIV", GIL_INTERVAL_S)))
     clock = SystemClock()
     board = Switchboard(
         traffic=TrafficBook(clock=clock), max_waiting_per_model=256, max_wait_s=300.0
@@ -108,22 +109,20 @@ async def serve(engine: int, port: int, *, planning: float | None) -> None:
         clock=clock,
         links={},
     )
-    async with gateway:
+    async with gateway, contextlib.aclosing(PlannerProcess()) as apart:
         if planning is not None:
-            plan = planner()
-            while True:
-                await asyncio.to_thread(plan)
-                await asyncio.sleep(planning)
+            await replan(RulePlanner(elsewhere=apart), pause_s=planning)
         await asyncio.Event().wait()
 
 
-def planner() -> Callable[[], Plan]:
-    """A plan for 1,000 models on 64 devices, made anew each time from a snapshot of its own."""
+async def replan(planner: RulePlanner, *, pause_s: float) -> None:
+    """Plan for 1,000 models on 64 devices for ever, each time from a snapshot of its own."""
     snapshot = dict(crowded(random.Random(0)))
     policy = Policy(runtimes={RuntimeName.VLLM: RuntimeRules()})
-    rules = RulePlanner(estimate=footprint)
     question = Question(trigger=Trigger.SWEEP, now=NOW)
-    return lambda: rules.plan(question, Fleet(**snapshot), policy)
+    while True:
+        await planner.decide(question, Fleet(**snapshot), policy)
+        await asyncio.sleep(pause_s)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ live on, so that a restart interrupts nothing; `end` ends them for good.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
+from agents.apart import PlannerProcess
 from agents.rules import RulePlanner
 from modelium import endpoints, instance, teardown
 from modelium.clock import SystemClock
@@ -46,9 +48,9 @@ from runtimes.vllm import vllm_driver
 
 logger = logging.getLogger(__name__)
 
-GIL_INTERVAL_S = 0.0005
-"""How long a planning thread may hold up the gateway's event loop before it has to let go.
-Python's own 5 ms would come on top of each request, several times, while a plan is made."""
+GIL_INTERVAL_S = 0.0001
+"""How long another thread may hold up the gateway's event loop before it has to let go. Python's
+own 5 ms would come on top of each request, several times, while one works."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +92,12 @@ async def running(
         store = Store.open(config.store_url(), now=clock.time)
         stack.callback(store.close)
         home, launcher = _prefect(config, clock, environ)
-        services = _services(config, clock, store, launcher, environ)
+        apart = PlannerProcess()
+        stack.push_async_callback(apart.aclose)
+        rules = RulePlanner(elsewhere=apart)
+        services = _services(
+            config, clock, store, launcher, brain=_brain(config, clock, store, environ, rules)
+        )
         provide(services)
         if isinstance(launcher, DirectLauncher):
             stack.push_async_callback(launcher.aclose)
@@ -129,6 +136,11 @@ async def running(
         )
         stack.callback(endpoints.write(state, up.endpoints()).unlink, missing_ok=True)
         await stack.enter_async_context(_background(services, loop))
+        # What was imported stays: looking through it for garbage would stop the gateway for a
+        # tenth of a second, now and then.
+        stack.callback(gc.unfreeze)
+        gc.collect()
+        gc.freeze()
         yield up
 
 
@@ -168,7 +180,7 @@ def _prefect(
 
 
 def _services(
-    config: Config, clock: Clock, store: Store, launcher: Launcher, environ: Mapping[str, str]
+    config: Config, clock: Clock, store: Store, launcher: Launcher, *, brain: Brain
 ) -> Services:
     devices = _devices(config)
     runtimes = _runtimes(config, clock, devices)
@@ -186,20 +198,22 @@ def _services(
         devices=devices,
         runtimes=runtimes,
         observer=Observer(runtimes=runtimes, policy=policy),
-        brain=_brain(config, clock, store, environ),
+        brain=brain,
         launcher=launcher,
         telemetry=Metrics(),
         clock=clock,
     )
 
 
-def _brain(config: Config, clock: Clock, store: Store, environ: Mapping[str, str]) -> Brain:
+def _brain(
+    config: Config, clock: Clock, store: Store, environ: Mapping[str, str], rules: RulePlanner
+) -> Brain:
     """The rules, with an LLM beside them where one is configured; its client is heavy to import."""
     wanted = config.brain
     if wanted.base_url is None or wanted.model is None:
         if wanted.base_url is not None:
             logger.warning("brain.base_url is set, brain.model is not: the rules decide alone")
-        return RulePlanner()
+        return rules
     from agents.brain import AdvisedBrain
     from agents.endpoint import Endpoint
     from agents.llm import Agent, Budget
@@ -209,7 +223,7 @@ def _brain(config: Config, clock: Clock, store: Store, environ: Mapping[str, str
     if not key and here and config.gateway.token is not None:
         key = config.gateway.token.get_secret_value()
     return AdvisedBrain(
-        rules=RulePlanner(),
+        rules=rules,
         agent=Agent(
             endpoint=Endpoint(base_url=wanted.base_url, model=wanted.model, api_key=key),
             clock=clock,

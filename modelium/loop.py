@@ -78,7 +78,9 @@ class Loop:
         if services.requests.dropped:
             logger.warning("the request log lost %d lines", services.requests.dropped)
             services.requests.dropped = 0
-        await asyncio.to_thread(history.keep_traffic, services.switchboard.traffic.snapshot())
+        await asyncio.to_thread(
+            lambda: history.keep_traffic(services.switchboard.traffic.snapshot())
+        )
         await asyncio.to_thread(history.log, lines)
 
     async def _record(self, now: float) -> None:

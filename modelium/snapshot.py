@@ -14,7 +14,7 @@ HISTORY_HOURS = 24
 
 async def snapshot(services: Services) -> Fleet:
     """The fleet as it is now: store and devices are read, runtimes as last observed."""
-    return with_traffic(services, await inventory(services))
+    return await asyncio.to_thread(with_traffic, services, await inventory(services))
 
 
 async def inventory(services: Services, *, devices: tuple[Device, ...] | None = None) -> Fleet:
@@ -41,7 +41,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
 
 
 def with_traffic(services: Services, fleet: Fleet) -> Fleet:
-    """``fleet`` with the traffic of this moment."""
+    """``fleet`` with the traffic of this moment; for a thread, as it copies every model."""
     traffic = services.switchboard.traffic.snapshot()
     return fleet.model_copy(
         update={
@@ -57,7 +57,11 @@ def with_traffic(services: Services, fleet: Fleet) -> Fleet:
 
 async def with_history(services: Services, fleet: Fleet) -> Fleet:
     """``fleet`` with the requests of each of the last `HISTORY_HOURS`, for who has time to look."""
-    hours = await asyncio.to_thread(services.store.history.by_hour, HISTORY_HOURS)
+    return await asyncio.to_thread(_with_history, services, fleet)
+
+
+def _with_history(services: Services, fleet: Fleet) -> Fleet:
+    hours = services.store.history.by_hour(HISTORY_HOURS)
     return fleet.model_copy(
         update={
             "models": tuple(
@@ -75,5 +79,12 @@ async def with_history(services: Services, fleet: Fleet) -> Fleet:
 
 
 def digest(fleet: Fleet) -> str:
-    """A short name for the snapshot, so that two decisions on the same facts can be told."""
-    return hashlib.sha256(fleet.model_dump_json().encode()).hexdigest()[:16]
+    """A short name for the snapshot, so that two decisions on the same facts can be told.
+
+    Piece by piece: one dump of everything would hold the interpreter for as long as it takes.
+    """
+    whole = hashlib.sha256(f"{fleet.at} {fleet.revision}".encode())
+    for part in (fleet.models, fleet.devices, fleet.bookings, fleet.runtimes):
+        for one in part:
+            whole.update(one.model_dump_json().encode())
+    return whole.hexdigest()[:16]

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Mapping
 
 from modelium.bypass import Bypass, Direct
-from modelium.models import Priority, Traffic
+from modelium.habit import SLOT_S, merged, noted
+from modelium.models import Habit, Priority, Traffic
 from modelium.ports import Clock, EngineStats
 from modelium.window import Window
 
@@ -24,7 +25,7 @@ LATENCIES_KEPT = 256
 
 
 class TrafficBook:
-    """Counters per model. Used from the gateway's event loop; `snapshot` is safe from any thread.
+    """Counters per model, safe from any thread; requests are counted on the gateway's event loop.
 
     Rates count arrivals, since a request that waits for its model is demand too. Latencies
     are those of the latest successful requests at the engine, the wait for a load left out.
@@ -122,6 +123,7 @@ class _Tally:
 
     __slots__ = (
         "_bypass",
+        "_habit",
         "_hour",
         "_last_arrival_at",
         "_latencies",
@@ -149,6 +151,7 @@ class _Tally:
         self.first_request_at: float | None = None
         self.last_request_at: float | None = None
         self.intervals = [0] * (len(INTERVAL_BOUNDS_S) + 1)
+        self._habit = Habit()
         self._last_arrival_at: float | None = None
         self._minute = Window(now, slots=60, width_s=1.0)
         self._hour = Window(now, slots=60, width_s=60.0)
@@ -200,6 +203,8 @@ class _Tally:
             # A wall clock that was set back counts as no time passed.
             interval = max(0.0, at - self._last_arrival_at)
             self.intervals[bisect_left(INTERVAL_BOUNDS_S, interval)] += 1
+        if self._last_arrival_at is None or at // SLOT_S != self._last_arrival_at // SLOT_S:
+            self._habit = noted(self._habit, at)
         self._last_arrival_at = at
         if self.first_request_at is None:
             self.first_request_at = at
@@ -242,6 +247,7 @@ class _Tally:
         self._decay(now)
         if len(past.rates) == len(self._rates):
             self._rates = [a + b for a, b in zip(self._rates, past.rates, strict=True)]
+        self._habit = merged(self._habit, past.habit)
         self._hour.spread(now, past.qps_last_hour * 3600)
 
     def show(self, now: float) -> Traffic:
@@ -266,6 +272,7 @@ class _Tally:
             last_request_at=self.last_request_at,
             rates=tuple(self._rates),
             intervals=tuple(self.intervals),
+            habit=self._habit,
         )
 
     def _pending_priority(self) -> Priority | None:

@@ -22,7 +22,7 @@ from modelium.models.decisions import (
     Violation,
 )
 from modelium.models.devices import Booking, Device, DeviceProcess, RuntimeStatus
-from modelium.models.fleet import Deployment, Fleet, Model, Traffic, Upstream
+from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
 from modelium.models.profile import (
     Footprint,
     KVLayout,
@@ -51,6 +51,7 @@ __all__ = [
     "Fleet",
     "Footprint",
     "Frozen",
+    "Habit",
     "Intent",
     "KVLayout",
     "Keep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -46,6 +46,15 @@ class Deployment(Frozen):
     load_s: float | None = None
 
 
+class Habit(Frozen):
+    """At which times of the day a model was asked; `modelium.habit` reads and writes it."""
+
+    day: int = 0
+    """Of bit 0, in days since the epoch (UTC)."""
+    slots: tuple[int, ...] = ()
+    """Per quarter of an hour of the day; bit k: asked k days before ``day``. Empty: never."""
+
+
 class Traffic(Frozen):
     """What requests to one model looked like up to the snapshot."""
 
@@ -72,6 +81,7 @@ class Traffic(Frozen):
     history was not asked."""
     intervals: tuple[int, ...] = ()
     """Histogram of inter-arrival times; the bounds are `modelium.traffic.INTERVAL_BOUNDS_S`."""
+    habit: Habit = Habit()
 
 
 class Model(Frozen):
@@ -134,6 +144,13 @@ class Fleet(Frozen):
     models: tuple[Model, ...] = ()
     bookings: tuple[Booking, ...] = ()
     runtimes: tuple[RuntimeStatus, ...] = ()
+
+    def __copy__(self) -> Self:
+        """Copy the fields alone: what is looked up in them would be that of the original."""
+        copied = super().__copy__()
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
     @cached_property
     def models_by_name(self) -> dict[str, Model]:

@@ -17,6 +17,7 @@ from modelium.services import Services
 from modelium.snapshot import inventory, with_traffic
 from modelium.stages.direct import direct
 from modelium.stages.load import measured
+from modelium.traffic import TrafficBook
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ async def look(services: Services, *, steps: Steps = direct) -> tuple[Fleet, lis
     if changed:
         fleet = await inventory(services)
     await steps("keep", _keep, services, fleet, sights)
-    fleet = with_traffic(services, await inventory(services, devices=fleet.devices))
+    fleet = await inventory(services, devices=fleet.devices)
+    fleet = await asyncio.to_thread(with_traffic, services, fleet)
     services.telemetry.observe(fleet)
     return fleet, changed
 
@@ -72,7 +74,12 @@ async def _look(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Sight]
         if model.deployment:
             handles.setdefault(model.deployment.runtime, {})[model.name] = model.deployment.handle
     sights = await services.observer.look(handles)
-    traffic = services.switchboard.traffic
+    await asyncio.to_thread(_count, services.switchboard.traffic, fleet, sights)
+    return sights
+
+
+def _count(traffic: TrafficBook, fleet: Fleet, sights: Mapping[RuntimeName, Sight]) -> None:
+    """Take in what the engines counted by themselves."""
     for model in fleet.models:
         deployment = model.deployment
         sight = sights.get(deployment.runtime) if deployment else None
@@ -81,7 +88,6 @@ async def _look(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Sight]
             traffic.on_engine_look(model.name, since=deployment.ready_at, stats=stats)
         elif deployment is None:
             traffic.on_engine_gone(model.name)
-    return sights
 
 
 async def _reconcile(
@@ -168,6 +174,10 @@ async def _unwanted(services: Services, runtime: RuntimeName, running: Running) 
 
 
 async def _keep(services: Services, fleet: Fleet, sights: Mapping[RuntimeName, Sight]) -> None:
+    await asyncio.to_thread(_keep_memory, services, fleet, sights)
+
+
+def _keep_memory(services: Services, fleet: Fleet, sights: Mapping[RuntimeName, Sight]) -> None:
     resident = _resident(fleet, sights)
     known = {(b.model, b.device): b.resident_bytes for b in fleet.bookings}
     moved = {place: held for place, held in resident.items() if known[place] != held}
@@ -180,7 +190,7 @@ async def _keep(services: Services, fleet: Fleet, sights: Mapping[RuntimeName, S
     }
     loads = _measured(fleet, news, at=services.clock.time())
     if moved or loads:
-        await asyncio.to_thread(services.store.history.keep_memory, moved, loads)
+        services.store.history.keep_memory(moved, loads)
 
 
 def _measured(

@@ -24,7 +24,7 @@ from modelium.models import (
     Unload,
     Violation,
 )
-from modelium.policy import validate
+from modelium.policy import Policy, validate
 from modelium.ports import Question
 from modelium.services import Services
 from modelium.snapshot import digest, snapshot, with_history
@@ -92,8 +92,9 @@ async def _accept(
         )
         began = services.clock.monotonic()
         plan = plan.model_copy(update={"revision": fleet.revision})
-        name = digest(fleet)
-        violations = validate(plan, fleet, services.policy, now=services.clock.time())
+        name, violations = await asyncio.to_thread(
+            _judge, plan, fleet, services.policy, services.clock.time()
+        )
         if violations:
             await asyncio.to_thread(
                 _refuse, services, _refused(services, plan, name, violations, trace)
@@ -112,6 +113,11 @@ async def _accept(
             await asyncio.to_thread(_tell, services, decision, fleet)
             return decision
     raise StalePlan("the fleet kept changing while plans were made; try again")
+
+
+def _judge(plan: Plan, fleet: Fleet, policy: Policy, now: float) -> tuple[str, list[Violation]]:
+    """The name of what ``plan`` was made on, and what the policy has against it."""
+    return digest(fleet), validate(plan, fleet, policy, now=now)
 
 
 def _refuse(services: Services, decision: Decision) -> None:

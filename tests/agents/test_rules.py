@@ -5,13 +5,16 @@ from typing import Any
 import pytest
 
 from agents.rules import RulePlanner
+from agents.value import keep_value
 from modelium import analysis
+from modelium.habit import noted
 from modelium.lifecycle import ModelState
 from modelium.models import (
     GIB,
     Booking,
     Device,
     Fleet,
+    Habit,
     Keep,
     Load,
     MeasuredLoad,
@@ -296,6 +299,16 @@ def test_no_more_leave_than_needed() -> None:
     assert {a.model for a in unloads} <= {"s0", "s1", "s2", "s3"}
 
 
+def test_a_large_model_leaves_rather_than_many_small_ones_that_are_worth_somewhat_less() -> None:
+    """What it leaves free serves the next load, and each victim has a cold start of its own."""
+    small = [loaded(n, "n/g0", gib=6, traffic=traffic(900, 0.001)) for n in "abc"]
+    large = loaded("large", "n/g0", gib=46, traffic=traffic(400, 0.008))
+    worth = [keep_value(m, now=NOW) for m in (*small, large)]
+    assert sum(worth[:3]) < worth[3]
+    world = fleet(model("x", 24), *small, large, gpus=1)
+    assert shape(ask(world, Trigger.DEMAND, "x")) == [("unload", "large"), ("load", "x")]
+
+
 def test_a_higher_class_is_spared_for_a_lower_one() -> None:
     world = fleet(
         model("a", 40),
@@ -463,6 +476,24 @@ def test_a_timer_driven_model_is_prewarmed_when_there_is_room_and_the_plan_says_
     assert "prewarm" in load.reason
     full = loaded("x", "n/g0", gib=65)
     assert ask(fleet(cron, full, gpus=1), Trigger.SWEEP).actions == ()
+
+
+def test_what_is_asked_every_day_at_this_time_is_prewarmed_and_the_plan_says_so() -> None:
+    habit = Habit()
+    for days in (4, 3, 2, 1):
+        habit = noted(habit, NOW + 30 - days * 86_400)
+    daily = Traffic(
+        first_request_at=NOW + 30 - 4 * 86_400,
+        last_request_at=NOW + 30 - 86_400,
+        rates=(0.0,) * 4,
+        habit=habit,
+    )
+    report = model("report", state=ModelState.UNLOADED, traffic=daily)
+    (load,) = ask(fleet(report), Trigger.SWEEP).actions
+    assert isinstance(load, Load)
+    assert "prewarmed: it was asked at this time on 4 of the last 4 days" in load.reason
+    full = loaded("x", "n/g0", gib=65)
+    assert ask(fleet(report, full, gpus=1), Trigger.SWEEP).actions == ()
 
 
 def test_promised_memory_is_not_used_before_its_release_is_verified() -> None:

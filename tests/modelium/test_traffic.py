@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelium.models import Traffic
+from modelium.models import Habit, Traffic
 from modelium.ports import EngineStats
 from modelium.traffic import HORIZONS_S, INTERVAL_BOUNDS_S, LATENCIES_KEPT, TrafficBook
 
@@ -187,6 +187,7 @@ def test_restored_history_goes_on(book: TrafficBook, clock: HandClock) -> None:
         old.last_request_at,
     )
     assert new.intervals == old.intervals
+    assert new.habit == old.habit != Habit()
     assert new.rates == pytest.approx(old.rates)
     assert new.qps_last_hour == pytest.approx(old.qps_last_hour)
     clock.now += 1800

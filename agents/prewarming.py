@@ -1,0 +1,36 @@
+"""Which unloaded models are about to be asked for, so that they may be loaded ahead."""
+
+from __future__ import annotations
+
+from agents.value import arrival_chance
+from modelium.habit import days_asked
+from modelium.models import Traffic
+
+AHEAD_S = 60.0
+"""How far beyond its own load time a model is loaded ahead: a few looks of the control loop."""
+
+LEAST_CHANCE = 0.25
+"""Least chance of a request in that time. The memory is free, so one useful load pays for three."""
+
+LEAST_HABIT = 0.5
+"""Least share of the last days on which it was asked at this time: working days are five of
+seven."""
+
+
+def expected(traffic: Traffic, *, now: float, load_s: float) -> tuple[float, str]:
+    """Return how likely a request comes within a load's time, and how that is known.
+
+    0 where it is too unlikely to load a model ahead of it.
+    """
+    within_s = load_s + AHEAD_S
+    chance = arrival_chance(traffic, now=now, within_s=within_s)
+    if chance >= LEAST_CHANCE:
+        return chance, f"a request is expected soon ({chance:.0%} by its past gaps)"
+    if traffic.first_request_at is None:
+        return 0.0, ""
+    asked, days = days_asked(
+        traffic.habit, now=now, within_s=within_s, since=traffic.first_request_at
+    )
+    if days and asked / days >= LEAST_HABIT:
+        return asked / days, f"it was asked at this time on {asked} of the last {days} days"
+    return 0.0, ""

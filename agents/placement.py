@@ -237,8 +237,8 @@ class Board:
             else:
                 low = middle + 1
         chosen = able[:low]
-        booked = self._booked(device)
-        price = SPARE_WORTH * self.value(chosen[-1]) / max(1, booked[chosen[-1].name])
+        held = self._held(device)
+        price = SPARE_WORTH * self.value(chosen[-1]) / max(1, held[chosen[-1].name])
         for model in sorted(chosen, key=self.value, reverse=True):
             rest = [m for m in chosen if m is not model]
             if rest and spare(*rest) >= 0:
@@ -246,25 +246,30 @@ class Board:
 
         least = sum(map(self.value, chosen)) - price * spare(*chosen)
         for model in able:
-            over = room + booked[model.name] - need
-            loss = self.value(model) - price * over
-            if over >= 0 and loss < least and spare(model) >= 0:
-                chosen, least = [model], loss
+            # What it leaves free at most: asking the ledger for each would take long.
+            most = room + held[model.name] - need
+            if most < 0 or self.value(model) - price * most >= least:
+                continue
+            over = spare(model)
+            if over >= 0 and self.value(model) - price * over < least:
+                chosen, least = [model], self.value(model) - price * over
         return chosen
 
     def _able(self, device: str, may_leave: MayLeave, gone: frozenset[str]) -> list[Model]:
         """Models that may leave ``device``, least value per byte first."""
-        booked = self._booked(device)
+        held = self._held(device)
         able = [
-            (loss_per_byte(self.value(model), booked[model.name]), model.name, model)
+            (loss_per_byte(self.value(model), held[model.name]), model.name, model)
             for model in self._candidates(device)
             if model.name not in gone and may_leave(model)
         ]
         able.sort()
         return [model for _, _, model in able]
 
-    def _booked(self, device: str) -> dict[str, int]:
-        return {b.model: b.bytes for b in self._fleet.bookings_by_device.get(device, ())}
+    def _held(self, device: str) -> dict[str, int]:
+        """Bytes that each model gives back at most when it leaves: booked, or taken beyond that."""
+        held = self._fleet.bookings_by_device.get(device, ())
+        return {b.model: max(b.bytes, b.resident_bytes) for b in held}
 
     def _candidates(self, device: str) -> list[Model]:
         """Models on ``device`` that could make room."""

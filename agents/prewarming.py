@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from agents.value import arrival_chance
-from modelium.habit import days_asked
+from modelium.habit import days_begun
 from modelium.models import Traffic
 
 AHEAD_S = 60.0
 """How far beyond its own load time a model is loaded ahead: a few looks of the control loop."""
 
-LEAST_CHANCE = 0.25
-"""Least chance of a request in that time. The memory is free, so one useful load pays for three."""
+LEAST_CHANCE = 0.35
+"""Least chance of a request in that time. Lower, the loads that nobody came for cost more
+load-seconds on a full machine than the others save (`bench/replay.py --prewarm`)."""
 
 LEAST_HABIT = 0.5
-"""Least share of the last days on which it was asked at this time: working days are five of
+"""Least share of the last days on which requests began at this time: working days are five of
 seven."""
 
 
@@ -28,9 +29,9 @@ def expected(traffic: Traffic, *, now: float, load_s: float) -> tuple[float, str
         return chance, f"a request is expected soon ({chance:.0%} by its past gaps)"
     if traffic.first_request_at is None:
         return 0.0, ""
-    asked, days = days_asked(
+    begun, days = days_begun(
         traffic.habit, now=now, within_s=within_s, since=traffic.first_request_at
     )
-    if days and asked / days >= LEAST_HABIT:
-        return asked / days, f"it was asked at this time on {asked} of the last {days} days"
+    if days and begun / days >= LEAST_HABIT:
+        return begun / days, f"requests began at this time on {begun} of the last {days} days"
     return 0.0, ""

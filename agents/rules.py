@@ -62,7 +62,7 @@ class RulePlanner:
 
         Args:
             estimate: what one device needs; default `modelium.analysis.estimate`.
-            elsewhere: is asked first to plan for a whole fleet.
+            elsewhere: is asked first to plan for a whole fleet, with the estimate that it has.
         """
         self._sizer = Sizer(estimate=estimate)
         self._elsewhere = elsewhere

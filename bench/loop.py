@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import statistics
@@ -25,6 +26,7 @@ import sqlalchemy as sa
 from agents.rules import RulePlanner
 from bench.planner import MODELS, crowded, footprint
 from modelium import tables
+from modelium.app import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.lifecycle import ModelState
@@ -168,14 +170,36 @@ async def cpu_ms(scene: Scene, act: Callable[[], Awaitable[object]], ticks: int)
     return took[1:]
 
 
+async def held_ms(scene: Scene, act: Callable[[], Awaitable[object]], ticks: int) -> list[float]:
+    """The longest that anything else on the event loop had to wait, in each of ``ticks`` rounds."""
+    longest = [0.0]
+
+    async def wait() -> None:
+        while True:
+            begin = time.perf_counter()
+            await asyncio.sleep(0)
+            longest[-1] = max(longest[-1], (time.perf_counter() - begin) * 1000)
+
+    waiting = asyncio.create_task(wait())
+    for _ in range(ticks):
+        scene.ask(ASKED)
+        longest.append(0.0)
+        await act()
+    waiting.cancel()
+    return longest[2:]
+
+
 async def run(ticks: int) -> dict[str, float]:
     """All figures, in milliseconds of CPU."""
+    sys.setswitchinterval(GIL_INTERVAL_S)
     fleet = calm(crowded(random.Random(1)))
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), fleet)
         loop = Loop(services=scene.services)
         await loop.tick()
+        gc.freeze()  # as the service does when it is up
         tick = await cpu_ms(scene, loop.tick, ticks)
+        held = await held_ms(scene, loop.tick, ticks)
         keep = await cpu_ms(scene, loop.keep, ticks)
 
         async def after_change() -> None:
@@ -198,6 +222,8 @@ async def run(ticks: int) -> dict[str, float]:
         "devices": len(fleet.devices),
         "tick_p50_ms": statistics.median(tick),
         "tick_max_ms": max(tick),
+        "tick_holds_the_event_loop_p50_ms": statistics.median(held),
+        "tick_holds_the_event_loop_max_ms": max(held),
         "tick_after_a_change_p50_ms": statistics.median(changed),
         "keep_p50_ms": statistics.median(keep),
         "look_p50_ms": statistics.median(look),

@@ -92,7 +92,7 @@ async def serve(engine: int, port: int, *, planning: float | None) -> None:
     ``planning``: re-plan 1,000 models meanwhile, where the service does, and pause for so many
     seconds in between.
     """
-    sys.setswitchinterval(float(os.environ.get("GILIV", GIL_INTERVAL_S)))
+    sys.setswitchinterval(GIL_INTERVAL_S)
     clock = SystemClock()
     board = Switchboard(
         traffic=TrafficBook(clock=clock), max_waiting_per_model=256, max_wait_s=300.0

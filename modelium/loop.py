@@ -105,7 +105,8 @@ class Loop:
         fleet, _changed = await look(services)
         if not services.policy.enabled:
             return
-        services.switchboard.know({m.name: m.version for m in fleet.models})
+        # Read anew: a model that was taken in during the look is known by now.
+        services.switchboard.know(await asyncio.to_thread(services.store.versions))
         question = Question(trigger=Trigger.SWEEP, now=services.clock.time())
         plan = await services.brain.decide(question, fleet, services.policy)
         if effective(plan, fleet):

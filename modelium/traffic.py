@@ -131,6 +131,7 @@ class _Tally:
         "_percentiles",
         "_rates",
         "_rates_at",
+        "_slot",
         "_started",
         "completed",
         "direct",
@@ -152,6 +153,7 @@ class _Tally:
         self.last_request_at: float | None = None
         self.intervals = [0] * (len(INTERVAL_BOUNDS_S) + 1)
         self._habit = Habit()
+        self._slot: float | None = None
         self._last_arrival_at: float | None = None
         self._minute = Window(now, slots=60, width_s=1.0)
         self._hour = Window(now, slots=60, width_s=60.0)
@@ -188,6 +190,7 @@ class _Tally:
         before = self.last_request_at or 0.0
         self._arrived(at - gap * (requests - 1))
         self.intervals[bisect_left(INTERVAL_BOUNDS_S, gap)] += requests - 1
+        self._note(at)
         self._last_arrival_at = at
         self.last_request_at = max(before, direct.last_at or at)
         self._count(now, requests)
@@ -203,12 +206,16 @@ class _Tally:
             # A wall clock that was set back counts as no time passed.
             interval = max(0.0, at - self._last_arrival_at)
             self.intervals[bisect_left(INTERVAL_BOUNDS_S, interval)] += 1
-        if self._last_arrival_at is None or at // SLOT_S != self._last_arrival_at // SLOT_S:
-            self._habit = noted(self._habit, at)
+        self._note(at)
         self._last_arrival_at = at
         if self.first_request_at is None:
             self.first_request_at = at
         self.last_request_at = max(self.last_request_at or 0.0, at)
+
+    def _note(self, at: float) -> None:
+        if (slot := at // SLOT_S) != self._slot:
+            self._slot = slot
+            self._habit = noted(self._habit, at)
 
     def _count(self, now: float, requests: int) -> None:
         self._minute.add(now, requests)

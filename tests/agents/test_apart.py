@@ -7,18 +7,28 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
-from agents.apart import PlannerProcess
+from agents.apart import PIECE, PlannerProcess
 from agents.rules import RulePlanner
-from bench.planner import NOW, crowded, replay_policy
+from bench.planner import MODELS, NOW, crowded, replay_policy
 from modelium.advice import RULES_ALONE
 from modelium.models import Fleet, Plan, Trigger
 from modelium.ports import Question
+
+READ = f"""
+import pickle, sys
+for _ in range({-(-MODELS // PIECE)} + 1):
+    pickle.load(sys.stdin.buffer)
+said = pickle.dumps([])
+"""
+"""Hears a question to its end."""
 
 SWEEP = Question(trigger=Trigger.SWEEP, now=NOW)
 POLICY = replay_policy()
@@ -89,22 +99,27 @@ async def test_a_small_fleet_or_one_model_needs_no_process(fleet: Fleet) -> None
         "raise SystemExit(3)",
         "import sys, time; sys.stdin.buffer.read(10); time.sleep(600)",
         "import sys; sys.stdin.buffer.read(10); sys.stdout.write('no plan at all, but words')",
-        "import os, pickle; os.write(1, (4).to_bytes(8, 'big') + pickle.dumps([]))",
+        READ + "sys.stdout.buffer.write(len(said).to_bytes(8, 'big') + said)",
+        READ + "said = b'no pickle'; sys.stdout.buffer.write(bytes(7) + b'\\x09' + said)",
     ],
-    ids=["dies", "hangs", "prints", "answers otherwise"],
+    ids=["dies", "hangs", "prints", "answers otherwise", "answers nonsense"],
 )
-async def test_a_process_that_fails_is_ended_and_the_plan_made_here(
-    program: str, fleet: Fleet
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_process_that_fails_is_ended_and_the_plan_made_here(
+    run: Callable[[Coroutine[Any, Any, None]], None], program: str, fleet: Fleet
 ) -> None:
-    command = (sys.executable, "-c", program, "agents.apart")
-    async with apart(command=command, deadline_s=2.0) as process:
-        planner = RulePlanner(elsewhere=process)
-        assert await planner.decide(SWEEP, fleet, POLICY) == planner.plan(SWEEP, fleet, POLICY)
-        assert not planners()
+    async def check() -> None:
+        command = (sys.executable, "-c", program, "agents.apart")
+        async with apart(command=command, deadline_s=2.0) as process:
+            planner = RulePlanner(elsewhere=process)
+            assert await planner.decide(SWEEP, fleet, POLICY) == planner.plan(SWEEP, fleet, POLICY)
+            assert not planners()
+
+    run(check())
 
 
-async def test_the_next_question_starts_another_process(fleet: Fleet) -> None:
-    async with apart() as process:
+async def test_after_a_rest_another_process_is_started(fleet: Fleet) -> None:
+    async with apart(rest_s=0.2) as process:
         planner = RulePlanner(elsewhere=process)
 
         async def plan() -> Plan | None:
@@ -114,6 +129,9 @@ async def test_the_next_question_starts_another_process(fleet: Fleet) -> None:
         (pid,) = planners()
         os.kill(pid, signal.SIGKILL)
         assert await planner.decide(SWEEP, fleet, POLICY) == first
+        assert await plan() is None
+        assert not planners()
+        await asyncio.sleep(0.2)
         assert await plan() == first
         assert planners() and pid not in planners()
 
@@ -129,3 +147,12 @@ async def test_who_gives_up_leaves_no_answer_for_the_next(fleet: Fleet) -> None:
             await asked
         later = Question(trigger=Trigger.SWEEP, now=NOW + 5000)
         assert await planner.decide(later, fleet, POLICY) == planner.plan(later, fleet, POLICY)
+
+
+async def test_who_waits_too_long_for_its_turn_plans_here(fleet: Fleet) -> None:
+    stuck = (sys.executable, "-c", "import time; time.sleep(600)", "agents.apart")
+    async with apart(command=stuck, deadline_s=1.0) as process:
+        planner = RulePlanner(elsewhere=process)
+        plans = await asyncio.gather(*(planner.decide(SWEEP, fleet, POLICY) for _ in range(3)))
+        assert plans == [planner.plan(SWEEP, fleet, POLICY)] * 3
+        assert not planners()

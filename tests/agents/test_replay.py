@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from agents.baselines import BASELINES
-from agents.rehearsal import Rehearsal, keepers, replay_policy
+from agents.rehearsal import EPOCH, Rehearsal, keepers, replay_policy
 from agents.replay import Result, replay
 from agents.traces import ReplayModel, Request, Trace, parse_devices, read
 from modelium.cli.replay import register
@@ -206,6 +206,19 @@ def test_loads_ahead_save_cold_starts_and_are_paid_for() -> None:
     assert ahead.cold_starts <= 10
     assert ahead.prewarm_load_seconds >= 10.0 * (20 - ahead.cold_starts)
     assert ahead.load_seconds == 10.0 * ahead.cold_starts + ahead.prewarm_load_seconds
+
+
+def test_what_is_asked_at_the_same_time_each_day_is_loaded_ahead_from_the_fourth_day_on() -> None:
+    half_past_two = 2.5 * 3600 - EPOCH % 86_400
+    daily = trace([(half_past_two + d * 86_400.0, "a") for d in range(1, 8)], a=(40.0, 10.0))
+
+    def keeper(what: Trace) -> Rehearsal:
+        idle_out = replay_policy(auto_unload_after_s=3600.0)
+        return Rehearsal(what, policy=idle_out, sweep_s=60.0)
+
+    (result,) = replay(daily, [50 * GIB], ["r"], cache_only=True, keepers={"r": keeper})
+    assert result.cold_starts == 3
+    assert result.prewarm_load_seconds == 4 * 10.0
 
 
 def test_nothing_leaves_for_a_load_ahead() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from modelium.models import (
     Booking,
     Device,
     Fleet,
+    Footprint,
     Habit,
     Keep,
     Load,
@@ -57,6 +60,19 @@ def traffic(idle_s: float, rate: float) -> Traffic:
         rates=(rate,) * 4,
         qps_last_hour=rate,
     )
+
+
+async def test_the_event_loop_goes_on_while_it_plans() -> None:
+    went_on = threading.Event()
+
+    def slow(*given: Any, **more: Any) -> Footprint:
+        assert went_on.wait(timeout=10)
+        return estimate(*given, **more)
+
+    asyncio.get_running_loop().call_soon(went_on.set)
+    question = Question(trigger=Trigger.DEMAND, model="a", now=NOW)
+    plan = await RulePlanner(estimate=slow).decide(question, fleet(model("a", 20)), policy())
+    assert shape(plan) == [("load", "a")]
 
 
 # --- placing --------------------------------------------------------------------------------
@@ -299,14 +315,16 @@ def test_no_more_leave_than_needed() -> None:
     assert {a.model for a in unloads} <= {"s0", "s1", "s2", "s3"}
 
 
-def test_a_large_model_leaves_rather_than_many_small_ones_that_are_worth_somewhat_less() -> None:
-    """What it leaves free serves the next load, and each victim has a cold start of its own."""
-    small = [loaded(n, "n/g0", gib=6, traffic=traffic(900, 0.001)) for n in "abc"]
-    large = loaded("large", "n/g0", gib=46, traffic=traffic(400, 0.008))
-    worth = [keep_value(m, now=NOW) for m in (*small, large)]
-    assert sum(worth[:3]) < worth[3]
-    world = fleet(model("x", 24), *small, large, gpus=1)
+def test_a_large_model_leaves_rather_than_a_small_one_that_is_worth_somewhat_less() -> None:
+    """What it leaves free serves the next load."""
+    small = loaded("small", "n/g0", gib=24, traffic=traffic(900, 0.001))
+    large = loaded("large", "n/g0", gib=46, traffic=traffic(400, 0.002))
+    assert 1.3 < keep_value(large, now=NOW) / keep_value(small, now=NOW) < 1.6
+    world = fleet(model("x", 20), small, large, gpus=1)
     assert shape(ask(world, Trigger.DEMAND, "x")) == [("unload", "large"), ("load", "x")]
+    precious = loaded("large", "n/g0", gib=46, traffic=traffic(60, 0.02))
+    world = fleet(model("x", 20), small, precious, gpus=1)
+    assert shape(ask(world, Trigger.DEMAND, "x")) == [("unload", "small"), ("load", "x")]
 
 
 def test_a_higher_class_is_spared_for_a_lower_one() -> None:
@@ -466,7 +484,7 @@ def test_waiting_requests_are_served_by_the_sweep_too() -> None:
 def test_a_timer_driven_model_is_prewarmed_when_there_is_room_and_the_plan_says_so() -> None:
     every_20_minutes = Traffic(
         first_request_at=NOW - 86_400,
-        last_request_at=NOW - 1000,
+        last_request_at=NOW - 1100,
         rates=(0.0, 0.0, 0.0005, 0.0008),
         intervals=(0,) * 10 + (70,) + (0,) * 5,
     )
@@ -491,7 +509,7 @@ def test_what_is_asked_every_day_at_this_time_is_prewarmed_and_the_plan_says_so(
     report = model("report", state=ModelState.UNLOADED, traffic=daily)
     (load,) = ask(fleet(report), Trigger.SWEEP).actions
     assert isinstance(load, Load)
-    assert "prewarmed: it was asked at this time on 4 of the last 4 days" in load.reason
+    assert "prewarmed: requests began at this time on 4 of the last 4 days" in load.reason
     full = loaded("x", "n/g0", gib=65)
     assert ask(fleet(report, full, gpus=1), Trigger.SWEEP).actions == ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelium.habit import DAYS, merged, noted
-from modelium.habit import days_asked as asked
+from modelium.habit import days_begun as asked
 from modelium.models import Habit
 
 MIDNIGHT = 20_000 * 86400.0
@@ -38,6 +38,24 @@ def test_a_day_without_counts_too_and_a_week_is_remembered() -> None:
     assert asked(habit, now=now, within_s=60, since=MIDNIGHT - 20 * DAY) == (3, DAYS)
 
 
+def test_hours_of_requests_are_expected_at_their_beginning_alone() -> None:
+    office = [MIDNIGHT - k * DAY + h * HOUR for k in (5, 4, 3, 2, 1) for h in (9, 9.25, 9.5, 9.75)]
+    habit = at(*office)
+    found = {
+        h: asked(habit, now=MIDNIGHT + h * HOUR - 30, within_s=60, since=MIDNIGHT - 5 * DAY)[0]
+        for h in (8.75, 9, 9.5, 10)
+    }
+    assert found == {8.75: 0, 9: 5, 9.5: 0, 10: 0}
+
+
+def test_a_clock_that_was_far_ahead_once_spoils_no_later_habit() -> None:
+    habit = noted(nightly(5), MIDNIGHT + 400 * DAY)
+    for k in range(4):
+        habit = noted(habit, MIDNIGHT + k * DAY + 2.5 * HOUR)
+    now = MIDNIGHT + 4 * DAY + 2.5 * HOUR
+    assert asked(habit, now=now, within_s=60, since=MIDNIGHT) == (4, 4)
+
+
 def test_two_days_are_no_habit() -> None:
     now = MIDNIGHT + 2.5 * HOUR
     assert asked(nightly(2), now=now, within_s=60, since=MIDNIGHT - 2 * DAY) == (0, 0)
@@ -59,7 +77,6 @@ def test_the_time_may_reach_over_midnight() -> None:
 def test_an_older_request_is_noted_where_it_belongs() -> None:
     times = [MIDNIGHT - k * DAY + 2.5 * HOUR for k in (3, 1, 2)]
     assert at(*times) == at(*sorted(times))
-    assert noted(nightly(3), MIDNIGHT - 30 * DAY) == nightly(3)
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelium.habit import SLOT_S
 from modelium.models import Habit, Traffic
 from modelium.ports import EngineStats
 from modelium.traffic import HORIZONS_S, INTERVAL_BOUNDS_S, LATENCIES_KEPT, TrafficBook
@@ -274,6 +275,14 @@ def test_direct_requests_are_traffic_like_any_other(book: TrafficBook, clock: Ha
     assert seen.first_request_at == pytest.approx(clock.time() - 10, abs=0.2)
     assert seen.last_request_at == clock.time()
     assert sum(seen.intervals) == 59
+
+
+def test_direct_requests_are_a_habit_too(book: TrafficBook, clock: HandClock) -> None:
+    look(book, clock, EngineStats())
+    for quarter in range(1, 5):
+        look(book, clock, EngineStats(completed=40 * quarter), seconds=SLOT_S)
+    asked = [slot for slot, days in enumerate(book.snapshot()["m"].habit.slots) if days]
+    assert len(asked) >= 4
 
 
 def test_direct_requests_count_beside_the_gateways_and_not_twice(

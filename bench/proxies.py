@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import random
@@ -87,10 +88,9 @@ class NoOperations:
 
 
 async def serve(engine: int, port: int, *, planning: float | None) -> None:
-    """Run the gateway alone in this process until it is ended.
+    """Run the gateway alone in this process until it is ended, as the service runs it.
 
-    ``planning``: re-plan 1,000 models meanwhile, where the service does, and pause for so many
-    seconds in between.
+    ``planning``: re-plan 1,000 models meanwhile, and pause for so many seconds in between.
     """
     sys.setswitchinterval(GIL_INTERVAL_S)
     clock = SystemClock()
@@ -110,6 +110,8 @@ async def serve(engine: int, port: int, *, planning: float | None) -> None:
         links={},
     )
     async with gateway, contextlib.aclosing(PlannerProcess()) as apart:
+        gc.collect()
+        gc.freeze()
         if planning is not None:
             await replan(RulePlanner(elsewhere=apart), pause_s=planning)
         await asyncio.Event().wait()

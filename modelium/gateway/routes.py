@@ -59,6 +59,9 @@ class Outgoing:
     body: bytes
 
 
+_OPENAI = {path: Route(api="openai", model=None, rest=path) for path in OPENAI_PATHS}
+
+
 def match(method: str, path: str, raw_path: bytes) -> Route | None:
     """Return the data-plane route of a request; ``None``: it is for another part of the gateway.
 
@@ -68,7 +71,7 @@ def match(method: str, path: str, raw_path: bytes) -> Route | None:
         raw_path: the path as it was sent; the generic pass-through keeps its encoding.
     """
     if path in OPENAI_PATHS:
-        return Route(api="openai", model=None, rest=path) if method == "POST" else None
+        return _OPENAI[path] if method == "POST" else None
     if path.startswith("/v2/models/") and method in ("GET", "POST"):
         name, slash, rest = path[len("/v2/models/") :].partition("/")
         if _NAME.fullmatch(name) and KSERVE_REST.fullmatch(slash + rest):

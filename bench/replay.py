@@ -76,7 +76,10 @@ def worst_ratio(rows: list[Row], policy: str) -> float:
 
 
 def rate_at_slo(trace: Trace, share: float, policy: str) -> float:
-    """How many times faster than recorded ``trace`` may run until 1% wait longer than 30 s."""
+    """How many times faster than recorded ``trace`` may run until 1% wait longer than 30 s.
+
+    0: they do at any rate, as more than 1% are cold starts of models that take as long to load.
+    """
     count = max(1, round(capacity(trace, share) / (DEVICE_GIB * GIB)))
     devices = (DEVICE_GIB * GIB,) * count
 
@@ -85,6 +88,8 @@ def rate_at_slo(trace: Trace, share: float, policy: str) -> float:
         return (result.slo_attainment or 0.0) >= TARGET
 
     low, high = 1 / 64, 64.0
+    if not holds(low):
+        return 0.0
     for _ in range(8):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)
@@ -177,7 +182,7 @@ def _summary(rows: list[Row], rates: dict[str, dict[str, float]]) -> None:
             f"{worst_ratio(rows, policy):8.2f}\n"
         )
     for policy in ("gdsf", "rules"):
-        logs = [math.log(r[policy] / r["lru"]) for r in rates.values()]
+        logs = [math.log(r[policy] / r["lru"]) for r in rates.values() if min(r.values()) > 0]
         if logs:
             out.write(f"rate at SLO, {policy}: {math.exp(sum(logs) / len(logs)):.2f} × LRU\n")
 

@@ -30,6 +30,8 @@ said = pickle.dumps([])
 """
 """Hears a question to its end."""
 
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
 SWEEP = Question(trigger=Trigger.SWEEP, now=NOW)
 POLICY = replay_policy()
 
@@ -62,18 +64,22 @@ def planners() -> set[int]:
     return found
 
 
-async def test_it_plans_as_the_planner_here_does_and_ends_with_its_owner(fleet: Fleet) -> None:
-    async with apart() as process:
-        planner = RulePlanner(elsewhere=process)
-        for at in (NOW, NOW + 60):
-            question = Question(trigger=Trigger.SWEEP, now=at)
-            there = await planner.decide(question, fleet, POLICY)
-            assert there == planner.plan(question, fleet, POLICY)
-            assert there.actions
-        (pid,) = planners()
-        mine, its = (os.getpriority(os.PRIO_PROCESS, of) for of in (0, pid))
-        assert its > mine
-    assert not planners()
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_it_plans_as_the_planner_here_does_and_ends_with_its_owner(run: Run, fleet: Fleet) -> None:
+    async def check() -> None:
+        async with apart() as process:
+            planner = RulePlanner(elsewhere=process)
+            for at in (NOW, NOW + 60):
+                question = Question(trigger=Trigger.SWEEP, now=at)
+                there = await planner.decide(question, fleet, POLICY)
+                assert there == planner.plan(question, fleet, POLICY)
+                assert there.actions
+            (pid,) = planners()
+            mine, its = (os.getpriority(os.PRIO_PROCESS, of) for of in (0, pid))
+            assert its > mine
+        assert not planners()
+
+    run(check())
 
 
 async def test_questions_at_once_each_get_their_own_answer(fleet: Fleet) -> None:
@@ -106,7 +112,7 @@ async def test_a_small_fleet_or_one_model_needs_no_process(fleet: Fleet) -> None
 )
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_a_process_that_fails_is_ended_and_the_plan_made_here(
-    run: Callable[[Coroutine[Any, Any, None]], None], program: str, fleet: Fleet
+    run: Run, program: str, fleet: Fleet
 ) -> None:
     async def check() -> None:
         command = (sys.executable, "-c", program, "agents.apart")

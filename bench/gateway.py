@@ -1,8 +1,8 @@
 """What the gateway adds to a request, beside nginx as a plain proxy and LiteLLM's, in one run.
 
 Each row is the same chat request to the same nginx that answers at once: directly, through
-nginx as a proxy, through LiteLLM's proxy and through Modelium, in rounds that take turns; the
-figures are medians over the rounds. Then Modelium beside a planner that re-plans 1,000 models,
+nginx as a proxy, through LiteLLM's proxy and through Modelium, each a process of its own, in
+rounds that take turns; the figures are medians over the rounds. Then Modelium beside a planner that re-plans 1,000 models,
 at the service's own rhythm and without a pause, and streams, checked for loss and order.
 
     make bench-gateway [ARGS="--seconds 3 --rounds 3"]
@@ -208,6 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder, script = Path(name), Path(name) / "wrk.lua"
         script.write_text(WRK)
+        stack.enter_context(proxies.engine(folder, engine))
         stack.enter_context(proxies.nginx(folder, engine, ports["nginx"]))
         pids = {"Modelium": stack.enter_context(proxies.modelium(engine, ports["Modelium"]))}
         if "LiteLLM" in ports:

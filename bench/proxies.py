@@ -59,14 +59,19 @@ http {{
   access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   keepalive_requests 100000000;
+  {servers}
+}}
+"""
+ENGINE = """
+  server {{ listen 127.0.0.1:{port}; default_type application/json; return 200 '{answer}'; }}
+"""
+PROXY = """
   upstream engine {{ server 127.0.0.1:{engine}; keepalive 256; keepalive_requests 100000000; }}
-  server {{ listen 127.0.0.1:{engine}; default_type application/json; return 200 '{answer}'; }}
   server {{
-    listen 127.0.0.1:{proxy};
+    listen 127.0.0.1:{port};
     location / {{ proxy_pass http://engine; proxy_http_version 1.1;
                   proxy_set_header Connection ""; proxy_buffering off; }}
   }}
-}}
 """
 LITELLM = """
 model_list:
@@ -142,10 +147,20 @@ def process(*command: str, **environ: str) -> Iterator[int]:
             started.wait()
 
 
+def engine(folder: Path, port: int) -> contextlib.AbstractContextManager[int]:
+    """An nginx that answers at once."""
+    return _nginx(folder / "engine", ENGINE.format(port=port, answer=ANSWER))
+
+
 def nginx(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[int]:
-    """The engine that answers at once, and a plain proxy in front of it."""
+    """Another one as a plain proxy: in one process, the two would not have to wake each other."""
+    return _nginx(folder / "proxy", PROXY.format(engine=engine, port=port))
+
+
+def _nginx(folder: Path, servers: str) -> contextlib.AbstractContextManager[int]:
+    folder.mkdir()
     conf = folder / "nginx.conf"
-    conf.write_text(NGINX.format(folder=folder, engine=engine, proxy=port, answer=ANSWER))
+    conf.write_text(NGINX.format(folder=folder, servers=servers))
     return process("nginx", "-c", str(conf), "-p", str(folder))
 
 

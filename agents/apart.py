@@ -28,6 +28,8 @@ from modelium.ports import Question
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "agents.apart")
+"""``-P``: what lies in the working directory is not taken for our modules; `ROOT` has them."""
+
 ROOT = Path(__file__).parents[1]
 
 LARGE = 200

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.sizing import Option
@@ -221,7 +221,8 @@ class Board:
         room = self.room(device, gone)
         if room >= need:
             return ()
-        able = self._able(device, may_leave, gone)
+        held = self._held(device)
+        able = self._able(device, held, may_leave, gone)
 
         def spare(*models: Model) -> int:
             return self.room(device, gone.union(m.name for m in models)) - need
@@ -237,13 +238,11 @@ class Board:
             else:
                 low = middle + 1
         chosen = able[:low]
-        held = self._held(device)
         price = SPARE_WORTH * self.value(chosen[-1]) / max(1, held[chosen[-1].name])
         for model in sorted(chosen, key=self.value, reverse=True):
             rest = [m for m in chosen if m is not model]
             if rest and spare(*rest) >= 0:
                 chosen = rest
-
         least = sum(map(self.value, chosen)) - price * spare(*chosen)
         for model in able:
             # What it leaves free at most: asking the ledger for each would take long.
@@ -251,13 +250,15 @@ class Board:
             if most < 0 or self.value(model) - price * most >= least:
                 continue
             over = spare(model)
-            if over >= 0 and self.value(model) - price * over < least:
-                chosen, least = [model], self.value(model) - price * over
+            cost = self.value(model) - price * over
+            if over >= 0 and cost < least:
+                chosen, least = [model], cost
         return chosen
 
-    def _able(self, device: str, may_leave: MayLeave, gone: frozenset[str]) -> list[Model]:
-        """Models that may leave ``device``, least value per byte first."""
-        held = self._held(device)
+    def _able(
+        self, device: str, held: Mapping[str, int], may_leave: MayLeave, gone: frozenset[str]
+    ) -> list[Model]:
+        """Models that may leave ``device``, least value per byte that they hold first."""
         able = [
             (loss_per_byte(self.value(model), held[model.name]), model.name, model)
             for model in self._candidates(device)
@@ -268,8 +269,8 @@ class Board:
 
     def _held(self, device: str) -> dict[str, int]:
         """Bytes that each model gives back at most when it leaves: booked, or taken beyond that."""
-        held = self._fleet.bookings_by_device.get(device, ())
-        return {b.model: max(b.bytes, b.resident_bytes) for b in held}
+        bookings = self._fleet.bookings_by_device.get(device, ())
+        return {b.model: max(b.bytes, b.resident_bytes) for b in bookings}
 
     def _candidates(self, device: str) -> list[Model]:
         """Models on ``device`` that could make room."""

@@ -1,6 +1,7 @@
 """The deterministic planner: good enough to run alone, quick enough for a request's path.
 
-Pure: a snapshot and a policy go in, a plan comes out. `docs/planner.md` states the rules.
+`RulePlanner.plan` is pure: a snapshot and a policy go in, a plan comes out. `docs/planner.md`
+states the rules.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Each row is the same chat request to the same nginx that answers at once: directly, through
 nginx as a proxy, through LiteLLM's proxy and through Modelium, each a process of its own, in
-rounds that take turns; the figures are medians over the rounds. Then Modelium beside a planner that re-plans 1,000 models,
-at the service's own rhythm and without a pause, and streams, checked for loss and order.
+rounds that take turns; the figures are medians over the rounds. Then Modelium beside a planner
+that re-plans 1,000 models, at the service's own rhythm and without a pause, and streams, checked
+for loss and order.
 
     make bench-gateway [ARGS="--seconds 3 --rounds 3"]
 """

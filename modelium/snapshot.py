@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 
-from modelium.models import Device, Fleet
+from modelium.models import Device, Fleet, Traffic
 from modelium.services import Services
 
 HISTORY_HOURS = 24
@@ -14,7 +15,7 @@ HISTORY_HOURS = 24
 
 async def snapshot(services: Services) -> Fleet:
     """The fleet as it is now: store and devices are read, runtimes as last observed."""
-    return await asyncio.to_thread(with_traffic, services, await inventory(services))
+    return await with_traffic(services, await inventory(services))
 
 
 async def inventory(services: Services, *, devices: tuple[Device, ...] | None = None) -> Fleet:
@@ -40,42 +41,33 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     )
 
 
-def with_traffic(services: Services, fleet: Fleet) -> Fleet:
-    """``fleet`` with the traffic of this moment; for a thread, as it copies every model."""
-    traffic = services.switchboard.traffic.snapshot()
-    return fleet.model_copy(
-        update={
-            "models": tuple(
-                model.model_copy(update={"traffic": traffic[model.name]})
-                if model.name in traffic
-                else model
-                for model in fleet.models
-            )
-        }
-    )
+async def with_traffic(services: Services, fleet: Fleet) -> Fleet:
+    """``fleet`` with the traffic of this moment."""
+    return await asyncio.to_thread(lambda: _showing(fleet, services.switchboard.traffic.snapshot()))
 
 
 async def with_history(services: Services, fleet: Fleet) -> Fleet:
     """``fleet`` with the requests of each of the last `HISTORY_HOURS`, for who has time to look."""
-    return await asyncio.to_thread(_with_history, services, fleet)
+
+    def shown() -> Fleet:
+        hours = services.store.history.by_hour(HISTORY_HOURS)
+        seen = {m.name: m.traffic for m in fleet.models if m.name in hours}
+        return _showing(
+            fleet, {name: t.model_copy(update={"hours": hours[name]}) for name, t in seen.items()}
+        )
+
+    return await asyncio.to_thread(shown)
 
 
-def _with_history(services: Services, fleet: Fleet) -> Fleet:
-    hours = services.store.history.by_hour(HISTORY_HOURS)
-    return fleet.model_copy(
-        update={
-            "models": tuple(
-                model.model_copy(
-                    update={
-                        "traffic": model.traffic.model_copy(update={"hours": hours[model.name]})
-                    }
-                )
-                if model.name in hours
-                else model
-                for model in fleet.models
-            )
-        }
+def _showing(fleet: Fleet, traffic: Mapping[str, Traffic]) -> Fleet:
+    """``fleet`` with ``traffic``, by model, where it has any; copies those models."""
+    models = tuple(
+        model.model_copy(update={"traffic": traffic[model.name]})
+        if model.name in traffic
+        else model
+        for model in fleet.models
     )
+    return fleet.model_copy(update={"models": models})
 
 
 def digest(fleet: Fleet) -> str:

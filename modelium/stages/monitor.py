@@ -62,8 +62,7 @@ async def look(services: Services, *, steps: Steps = direct) -> tuple[Fleet, lis
     if changed:
         fleet = await inventory(services)
     await steps("keep", _keep, services, fleet, sights)
-    fleet = await inventory(services, devices=fleet.devices)
-    fleet = await asyncio.to_thread(with_traffic, services, fleet)
+    fleet = await with_traffic(services, await inventory(services, devices=fleet.devices))
     services.telemetry.observe(fleet)
     return fleet, changed
 

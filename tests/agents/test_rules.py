@@ -327,6 +327,16 @@ def test_a_large_model_leaves_rather_than_a_small_one_that_is_worth_somewhat_les
     assert shape(ask(world, Trigger.DEMAND, "x")) == [("unload", "small"), ("load", "x")]
 
 
+def test_what_a_model_took_beyond_its_booking_comes_back_with_it() -> None:
+    big = loaded("big", "n/g0", gib=16, traffic=traffic(400, 0.005))
+    small = [loaded(n, "n/g0", gib=10, traffic=traffic(900, 0.001)) for n in "abc"]
+    assert 1.8 < keep_value(big, now=NOW) / keep_value(small[0], now=NOW) < 3
+    world = fleet(model("x", 40), big, *small, gpus=1, foreign_gib=14)
+    took = [b.model_copy(update={"resident_bytes": 30 * GIB}) for b in world.bookings[:1]]
+    world = world.model_copy(update={"bookings": (*took, *world.bookings[1:])})
+    assert shape(ask(world, Trigger.DEMAND, "x")) == [("unload", "big"), ("load", "x")]
+
+
 def test_a_higher_class_is_spared_for_a_lower_one() -> None:
     world = fleet(
         model("a", 40),
@@ -481,6 +491,16 @@ def test_waiting_requests_are_served_by_the_sweep_too() -> None:
     assert shape(ask(world, Trigger.SWEEP)) == [("load", "a")]
 
 
+def why_loaded_ahead(seen: Traffic) -> str:
+    """The reason of the sweep that loads a model with this traffic, where there is room alone."""
+    soon = model("soon", state=ModelState.UNLOADED, traffic=seen)
+    (load,) = ask(fleet(soon), Trigger.SWEEP).actions
+    assert isinstance(load, Load)
+    full = loaded("x", "n/g0", gib=65)
+    assert ask(fleet(soon, full, gpus=1), Trigger.SWEEP).actions == ()
+    return load.reason
+
+
 def test_a_timer_driven_model_is_prewarmed_when_there_is_room_and_the_plan_says_so() -> None:
     every_20_minutes = Traffic(
         first_request_at=NOW - 86_400,
@@ -488,12 +508,7 @@ def test_a_timer_driven_model_is_prewarmed_when_there_is_room_and_the_plan_says_
         rates=(0.0, 0.0, 0.0005, 0.0008),
         intervals=(0,) * 10 + (70,) + (0,) * 5,
     )
-    cron = model("cron", state=ModelState.UNLOADED, traffic=every_20_minutes)
-    (load,) = ask(fleet(cron), Trigger.SWEEP).actions
-    assert isinstance(load, Load)
-    assert "prewarm" in load.reason
-    full = loaded("x", "n/g0", gib=65)
-    assert ask(fleet(cron, full, gpus=1), Trigger.SWEEP).actions == ()
+    assert "prewarm" in why_loaded_ahead(every_20_minutes)
 
 
 def test_what_is_asked_every_day_at_this_time_is_prewarmed_and_the_plan_says_so() -> None:
@@ -506,12 +521,8 @@ def test_what_is_asked_every_day_at_this_time_is_prewarmed_and_the_plan_says_so(
         rates=(0.0,) * 4,
         habit=habit,
     )
-    report = model("report", state=ModelState.UNLOADED, traffic=daily)
-    (load,) = ask(fleet(report), Trigger.SWEEP).actions
-    assert isinstance(load, Load)
-    assert "prewarmed: requests began at this time on 4 of the last 4 days" in load.reason
-    full = loaded("x", "n/g0", gib=65)
-    assert ask(fleet(report, full, gpus=1), Trigger.SWEEP).actions == ()
+    why = why_loaded_ahead(daily)
+    assert "prewarmed: requests began at this time on 4 of the last 4 days" in why
 
 
 def test_promised_memory_is_not_used_before_its_release_is_verified() -> None:

@@ -51,7 +51,7 @@ conformance: setup environments ## every runtime driver against every case, as a
 	$(BIN)/python -m pytest tests/runtimes/conformance $(ARGS)
 
 demo: setup ## the whole life of a model on this machine; CI=1 runs it without a person
-	$(BIN)/python -m modelium.demo $(if $(CI),--ci) $(ARGS)
+	$(BIN)/python -m modelium.cli.demo $(if $(CI),--ci) $(ARGS)
 
 demo-runtimes: setup ## one real model per runtime (vLLM, Triton, Ray Serve), dropped together
 	@for name in vllm triton replica; do tools/env.sh "$$name"; done

@@ -7,17 +7,17 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from agents.breaker import Breaker
-from agents.choices import Choices
-from agents.ingest_choices import ingest_choices
-from agents.llm import Agent, GivenUp
-from agents.review_choices import review_choices
-from agents.rules import RulePlanner
-from agents.tools import History, Toolbox, no_history
-from agents.transcript import Transcript
-from modelium.advice import ADVISED, Advice
+from agents.llm.agent import Agent, GivenUp
+from agents.llm.choices import Choices
+from agents.llm.circuit_breaker import Breaker
+from agents.llm.ingest_choices import ingest_choices
+from agents.llm.review_choices import review_choices
+from agents.llm.tools import History, Toolbox, no_history
+from agents.llm.transcript import Transcript
+from agents.rules.planner import RulePlanner
 from modelium.lifecycle import ModelState
 from modelium.models import Fleet, Plan, Trigger, Violation
+from modelium.models.advice import ADVISED, Advice
 from modelium.policy import Policy, validate
 from modelium.ports import Clock, Question
 

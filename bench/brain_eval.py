@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agents.brain import AdvisedBrain
-from agents.endpoint import Endpoint
-from agents.llm import Agent, Budget
-from agents.replay import percentile
-from agents.rules import RulePlanner
+from agents.llm.agent import Agent, Budget
+from agents.llm.endpoint import Endpoint
+from agents.replay.simulation import percentile
+from agents.rules.planner import RulePlanner
 from bench.brain_players import FOES, Casting, capable, foolish
 from bench.brain_scenarios import Scenario, scenarios
 from modelium.clock import SystemClock

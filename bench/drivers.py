@@ -30,15 +30,15 @@ from modelium import config
 from modelium.clock import SystemClock
 from modelium.models import GIB, LoadSettings, ModelFormat
 from modelium.ports import Loaded, LoadRequest, Runtime
-from runtimes.engine_recipe import Recipe
-from runtimes.llama_cpp import llama_driver
-from runtimes.llama_engine import LlamaEngine
-from runtimes.ray_application import compose
-from runtimes.ray_cluster import LocalCluster
-from runtimes.ray_serve import RayServe
-from runtimes.triton import Triton
-from runtimes.vllm import vllm_driver
-from runtimes.vllm_engine import VllmEngine
+from runtimes.engines.recipe import Recipe
+from runtimes.llama_cpp.driver import llama_driver
+from runtimes.llama_cpp.engine import LlamaEngine
+from runtimes.ray.application import compose
+from runtimes.ray.cluster import LocalCluster
+from runtimes.ray.driver import RayServe
+from runtimes.triton.driver import Triton
+from runtimes.vllm.driver import vllm_driver
+from runtimes.vllm.engine import VllmEngine
 from tests import engines, samples
 from tests.fakes import tiny_llama
 from tests.runtimes.requests import Inventory, no_progress, profile, request
@@ -196,11 +196,11 @@ BY_HAND_ON_RAY = """
 import json, sys
 import ray
 from ray import cloudpickle, serve
-from runtimes import ray_replica
+from runtimes.ray import replica
 given = json.loads(sys.stdin.readline())
 ray.init(address=given["address"], namespace="modelium", log_to_driver=False)
-cloudpickle.register_pickle_by_value(ray_replica)
-model = serve.deployment(ray_replica.Replica).options(**given["options"]).bind(given["spec"])
+cloudpickle.register_pickle_by_value(replica)
+model = serve.deployment(replica.Replica).options(**given["options"]).bind(given["spec"])
 for order in sys.stdin:
     if order == "run\\n":
         serve.run(model, name="m", route_prefix="/m")

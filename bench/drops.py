@@ -140,7 +140,7 @@ def _idle(pid: int, seconds: float) -> None:
     watched = {"Modelium": pid}
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         words = entry.read_bytes().split(b"\0") if entry.exists() else []
-        if b"modelium.prefect_server" in words and str(pid).encode() in words:
+        if b"flows.runner.server" in words and str(pid).encode() in words:
             watched["Prefect server"] = int(entry.parent.name)
     time.sleep(10)
     before = {name: _cpu_s(pid) for name, pid in watched.items()}

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from modelium.analysis import analyze
-from modelium.analysis.engines import VllmConstants, vllm_constants
-from modelium.analysis.vllm_memory import vllm_footprint
+from modelium.analysis.memory.engine_constants import VllmConstants, vllm_constants
+from modelium.analysis.memory.vllm import vllm_footprint
 from modelium.errors import DropRejected
 from modelium.models import GIB, Footprint, ModelProfile
 

@@ -23,24 +23,23 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agents.rules import RulePlanner
+from agents.rules.planner import RulePlanner
 from bench.planner import MODELS, crowded, footprint
-from modelium import tables
 from modelium.app import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
+from modelium.control.loop import Loop
 from modelium.lifecycle import ModelState
-from modelium.loop import Loop
 from modelium.metrics import Metrics
 from modelium.models import Device, DeviceProcess, Fleet, RuntimeName, RuntimeStatus, Trigger
-from modelium.observer import Observer
 from modelium.ports import EngineStats, Question, Running
-from modelium.services import Services, provide
-from modelium.stages.direct import DirectLauncher
+from modelium.routing.switchboard import Switchboard
+from modelium.stages.inline import DirectLauncher
 from modelium.stages.monitor import monitor
+from modelium.stages.runtime_monitor import Observer
+from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
-from modelium.store import Store
-from modelium.switchboard import Switchboard
+from modelium.store import Store, schema
 from modelium.traffic import TrafficBook
 
 ASKED = 200
@@ -95,13 +94,13 @@ class Machine:
 def fill(store: Store, fleet: Fleet) -> None:
     """Write ``fleet`` into the tables."""
     named = [m.model_dump(mode="json") for m in fleet.models]
-    columns = [c.name for c in tables.models.columns]
+    columns = [c.name for c in schema.models.columns]
     with store._engine.begin() as tx:
         tx.execute(
-            sa.insert(tables.models), [{k: m[k] for k in columns} | {"reason": "-"} for m in named]
+            sa.insert(schema.models), [{k: m[k] for k in columns} | {"reason": "-"} for m in named]
         )
         tx.execute(
-            sa.insert(tables.versions),
+            sa.insert(schema.versions),
             [
                 {"model": m["name"], **{k: m[k] for k in ("path", "registered_at", "profile")}}
                 | {"version": 1, "digest": f"sha256:{m['name']}"}
@@ -109,14 +108,14 @@ def fill(store: Store, fleet: Fleet) -> None:
             ],
         )
         tx.execute(
-            sa.insert(tables.deployments),
+            sa.insert(schema.deployments),
             [
                 {"model": m["name"], "runtime": "vllm", "document": m["deployment"]}
                 for m in named
                 if m["deployment"]
             ],
         )
-        tx.execute(sa.insert(tables.bookings), [b.model_dump() for b in fleet.bookings])
+        tx.execute(sa.insert(schema.bookings), [b.model_dump() for b in fleet.bookings])
 
 
 class Scene:

@@ -14,12 +14,12 @@ import sys
 import time
 from typing import Any
 
-from agents.placement import Board
-from agents.rehearsal import replay_policy
-from agents.replay import percentile
-from agents.rules import RulePlanner
-from agents.sizing import Option, sorts
-from agents.value import keep_value
+from agents.replay.planner_under_replay import replay_policy
+from agents.replay.simulation import percentile
+from agents.rules.keep_value import keep_value
+from agents.rules.placement import Board
+from agents.rules.planner import RulePlanner
+from agents.rules.sizing import Option, sorts
 from modelium.lifecycle import ModelState
 from modelium.models import (
     GIB,

@@ -16,19 +16,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agents.apart import PlannerProcess
-from agents.rules import RulePlanner
+from agents.rules.planner import RulePlanner
+from agents.rules.subprocess import PlannerProcess
 from bench.planner import NOW, crowded
 from modelium import config
 from modelium.app import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.gateway import Gateway
-from modelium.keys import ApiKey
 from modelium.metrics import Metrics
 from modelium.models import Fleet, RuntimeName, Trigger, Upstream
+from modelium.models.api_keys import ApiKey
 from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Question
-from modelium.switchboard import Switchboard
+from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
 
 ROOT = Path(__file__).resolve().parents[1]

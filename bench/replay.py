@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from agents.rehearsal import keepers
-from agents.replay import Result, replay
-from agents.traces import Trace
+from agents.replay.planner_under_replay import keepers
+from agents.replay.simulation import Result, replay
+from agents.replay.traces import Trace
 from bench.workloads import bursty, cell, faster, servegen
 from modelium.models import GIB
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from agents.traces import ReplayModel, Request, Trace
+from agents.replay.traces import ReplayModel, Request, Trace
 from modelium.models import GIB
 
 Array = npt.NDArray[np.float64]

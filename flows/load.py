@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows._stage import record
+from flows.runner.recording import record
 
 
 @flow(name="load")

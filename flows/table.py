@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from prefect import Flow
@@ -24,14 +23,3 @@ FLOWS: Mapping[Stage, Flow[..., Any]] = {
     "monitor": monitor,
     "evict": evict,
 }
-
-
-def keeping_results_in(folder: Path) -> Mapping[Stage, Flow[..., Any]]:
-    """The flows, told where results would go: Prefect asks its server in every run otherwise.
-
-    Nothing is written there, since none of them persists its result.
-    """
-    return {
-        stage: flow.with_options(result_storage=folder, persist_result=False)
-        for stage, flow in FLOWS.items()
-    }

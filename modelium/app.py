@@ -16,35 +16,36 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
-from agents.apart import PlannerProcess
-from agents.rules import RulePlanner
-from modelium import endpoints, instance, teardown
+from agents.rules.planner import RulePlanner
+from agents.rules.subprocess import PlannerProcess
+from flows.runner.home import PrefectHome
+from flows.table import FLOWS
 from modelium.clock import SystemClock
 from modelium.config import Config
-from modelium.demand import Demand
-from modelium.depot import Depot
+from modelium.control import addresses, service_lock, teardown
+from modelium.control.demand import Demand
+from modelium.control.loop import Loop
+from modelium.control.operations import Operations
+from modelium.control.recovery import resume
 from modelium.devices import detect
 from modelium.gateway import Gateway
-from modelium.gateway.names import Names
-from modelium.loop import Loop
+from modelium.gateway.proxy.names import Names
+from modelium.intake.repository import Depot
+from modelium.intake.watcher import Watch
 from modelium.metrics import Metrics
 from modelium.models import GIB, RuntimeName
-from modelium.observer import Observer
-from modelium.operations import Operations
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
-from modelium.prefect_home import PrefectHome
-from modelium.services import Services, current, provide
-from modelium.stages.counted import counted
-from modelium.stages.direct import DirectLauncher
+from modelium.routing.switchboard import Switchboard
+from modelium.stages.inline import DirectLauncher
+from modelium.stages.instrumented import counted
+from modelium.stages.runtime_monitor import Observer
+from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
-from modelium.startup import resume
 from modelium.store import Store
-from modelium.switchboard import Switchboard
 from modelium.traffic import TrafficBook
-from modelium.watch import Watch
-from runtimes.device_turns import DeviceTurns
-from runtimes.llama_cpp import llama_driver
-from runtimes.vllm import vllm_driver
+from runtimes.llama_cpp.driver import llama_driver
+from runtimes.loading.device_turns import DeviceTurns
+from runtimes.vllm.driver import vllm_driver
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ async def running(
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
-        stack.enter_context(instance.sole(state))
+        stack.enter_context(service_lock.sole(state))
         store = Store.open(config.store_url(), now=clock.time)
         stack.callback(store.close)
         home, launcher = _prefect(config, clock, environ)
@@ -134,7 +135,7 @@ async def running(
         up = Running(
             services=services, prefect=home, gateway_url=gateway.url, metrics_url=metrics_url
         )
-        stack.callback(endpoints.write(state, up.endpoints()).unlink, missing_ok=True)
+        stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
         await stack.enter_async_context(_background(services, loop))
         # What was imported stays: looking through it for garbage would stop the gateway for a
         # tenth of a second, now and then.
@@ -156,7 +157,7 @@ async def end(config: Config) -> list[str]:
     clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
     if not state.exists():
         return []  # nothing ever ran here
-    with instance.sole(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
+    with service_lock.sole(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
         async with AsyncExitStack() as stack:
             runtimes = _runtimes(config, clock, _devices(config)).values()
             for runtime in runtimes:
@@ -175,7 +176,9 @@ def _prefect(
     stages = counted(STAGES)
     if not config.prefect.enabled:
         return None, DirectLauncher(stages=stages, services=current)
-    home = PrefectHome(config=config, stages=stages, services=current, clock=clock, environ=environ)
+    home = PrefectHome(
+        config=config, flows=FLOWS, stages=stages, services=current, clock=clock, environ=environ
+    )
     return home, home.launcher
 
 
@@ -215,8 +218,8 @@ def _brain(
             logger.warning("brain.base_url is set, brain.model is not: the rules decide alone")
         return rules
     from agents.brain import AdvisedBrain
-    from agents.endpoint import Endpoint
-    from agents.llm import Agent, Budget
+    from agents.llm.agent import Agent, Budget
+    from agents.llm.endpoint import Endpoint
 
     key = environ.get(wanted.api_key_env)
     here = config.brain_served_here
@@ -253,13 +256,13 @@ def _runtimes(config: Config, clock: Clock, devices: DeviceInventory) -> dict[Ru
     turns = DeviceTurns()
     found: dict[RuntimeName, Runtime] = {}
     if config.ray_serve.enabled:
-        from runtimes.ray_serve import RayServe
+        from runtimes.ray.driver import RayServe
 
         found[RuntimeName.RAY_SERVE] = RayServe(
             config=config.ray_serve, state_directory=state, clock=clock
         )
     if config.triton.enabled:
-        from runtimes.triton import Triton
+        from runtimes.triton.driver import Triton
 
         found[RuntimeName.TRITON] = Triton(
             config=config.triton, state_directory=state, clock=clock, devices=devices, turns=turns

@@ -12,7 +12,7 @@
     │   ├── DropRejected          a dropped folder: it is kept in ``rejected/`` with the reason
     │   ├── UnknownModel          no model of that name
     │   ├── NeedsApproval         an operator has to allow it first
-    │   └── PlanRejected          the policy forbids the plan (all violations are attached)
+    │   └── PlanRejected          the policy forbids the plan (in `modelium.policy`)
     └── PermanentError            do not try the same again
         ├── LoadFailed            the runtime refused or died; carries a ``FailureKind``
         ├── Unsupported           nothing that is enabled can serve it
@@ -23,12 +23,7 @@ Every message says what happened and, where there is one, what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from modelium.models import Violation
 
 
 class ModeliumError(Exception):
@@ -98,17 +93,6 @@ class NeedsApproval(InputError):
     """The action needs an operator's approval first."""
 
     reason = "needs-approval"
-
-
-class PlanRejected(InputError):
-    """The policy forbids the plan."""
-
-    reason = "policy"
-
-    def __init__(self, violations: Sequence[Violation]) -> None:
-        """Keep all violations; the message joins them."""
-        super().__init__("; ".join(v.message for v in violations))
-        self.violations = tuple(violations)
 
 
 class PermanentError(ModeliumError):

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
-from modelium.advice import Advice
 from modelium.models import (
     Device,
     Fleet,
@@ -18,6 +17,7 @@ from modelium.models import (
     Trigger,
     Upstream,
 )
+from modelium.models.advice import Advice
 from modelium.policy import Policy
 
 P = ParamSpec("P")

@@ -1,6 +1,6 @@
 """Three real models dropped together, one per runtime; each answers through the gateway.
 
-``python -m tests.demo_runtimes [--ci]``: `modelium.demo` with the engines of `tests.engines`.
+``python -m tests.demo_runtimes [--ci]``: `modelium.cli.demo` with the engines of `tests.engines`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 
 from modelium.cli import tables
+from modelium.cli.demo import base, console, perform, until
 from modelium.config import Config
-from modelium.demo import base, console, perform, until
 from tests import engines, samples
 from tests.fakes import tiny_llama
 

@@ -65,7 +65,7 @@ def llama_cpp() -> Section:
 
 def triton(work: Path) -> Section:
     """Triton out of the pytriton wheel, started by Modelium; ``work`` holds its backends."""
-    command = [sys.executable, str(ROOT / "runtimes/triton_cpu.py")]
+    command = [sys.executable, str(ROOT / "runtimes/triton/cpu.py")]
     command += ["--environment", str(environment("triton")), "--work", str(work)]
     return {"enabled": True, "endpoint": f"http://127.0.0.1:{free_port(3)}", "command": command}
 

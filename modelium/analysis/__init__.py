@@ -7,15 +7,15 @@ The public face:
 - `estimate`, `fit`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
 """
 
-from modelium.analysis.archives import unpack
 from modelium.analysis.catalog import EngineCatalog, read_catalog
-from modelium.analysis.contents import digest
-from modelium.analysis.fitting import fit
-from modelium.analysis.footprint import estimate, settings_digest
-from modelium.analysis.kv_memory import kv_bytes
+from modelium.analysis.checks.archives import unpack
+from modelium.analysis.checks.completeness import is_complete
+from modelium.analysis.checks.digest import digest
+from modelium.analysis.checks.safety import FileReport, inspect_files
+from modelium.analysis.memory.fitting import fit
+from modelium.analysis.memory.footprint import estimate, settings_digest
+from modelium.analysis.memory.kv_cache import kv_bytes
 from modelium.analysis.profile import analyze
-from modelium.analysis.safety import FileReport, inspect_files
-from modelium.analysis.wholeness import is_complete
 
 __all__ = [
     "EngineCatalog",

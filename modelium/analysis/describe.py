@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from modelium.analysis.folder import Folder, shown
+from modelium.analysis.readers.folder import Folder, shown
 from modelium.models import Task, Untrusted
 
 MAX_CARD = 4000

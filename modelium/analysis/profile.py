@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelium.analysis import diffusers, peft, triton_entry
 from modelium.analysis.catalog import EngineCatalog
-from modelium.analysis.compiled import profile_compiled
-from modelium.analysis.folder import Folder, shown
-from modelium.analysis.gguf_folder import profile_gguf
-from modelium.analysis.onnx_folder import profile_onnx
-from modelium.analysis.safety import inspect_folder
-from modelium.analysis.transformers import profile_transformers
+from modelium.analysis.checks.safety import inspect_folder
+from modelium.analysis.formats import diffusers, peft, triton
+from modelium.analysis.formats.compiled import profile_compiled
+from modelium.analysis.formats.gguf import profile_gguf
+from modelium.analysis.formats.onnx import profile_onnx
+from modelium.analysis.formats.transformers import profile_transformers
+from modelium.analysis.readers.folder import Folder, shown
 from modelium.errors import DropRejected
 from modelium.models import ModelProfile
 
@@ -21,7 +21,7 @@ SUPPORTED = (
 )
 
 _BY_MARKER = (
-    (triton_entry.CONFIG, triton_entry.profile_triton),
+    (triton.CONFIG, triton.profile_triton),
     (diffusers.INDEX, diffusers.profile_diffusers),
     (peft.CONFIG, peft.profile_peft),
 )

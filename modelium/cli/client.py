@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
-from modelium import endpoints
 from modelium.config import Config
+from modelium.control import addresses
 from modelium.errors import InputError, ModeliumError, Unavailable
 
 TIMEOUT_S = 30.0
@@ -24,7 +24,7 @@ class Client:
         default = f"http://{gateway.host}:{gateway.port}"
         self.url = (
             os.environ.get("MODELIUM_URL")
-            or endpoints.read(config.orchestration.state).get("gateway")
+            or addresses.read(config.orchestration.state).get("gateway")
             or default
         )
         token = gateway.token.get_secret_value() if gateway.token else None

@@ -12,8 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from modelium import config_reference
-from modelium.config_file import Effective, load_effective
+from modelium.config import reference
+from modelium.config.loading import Effective, load_effective
 from modelium.errors import ConfigError
 
 BAD_INPUT = 2
@@ -56,16 +56,16 @@ def show(config: ConfigFile = None, as_json: Json = False) -> None:
     """Print the effective values and where they come from; secrets are hidden."""
     effective = _load(config)
     if as_json:
-        data = config_reference.effective_data(effective)
+        data = reference.effective_data(effective)
         typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
     else:
-        typer.echo(config_reference.effective_yaml(effective), nl=False)
+        typer.echo(reference.effective_yaml(effective), nl=False)
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the file, for editors."""
-    typer.echo(config_reference.schema(), nl=False)
+    typer.echo(reference.schema(), nl=False)
 
 
 @app.command()
@@ -76,7 +76,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a starter file with every field, its meaning and its default."""
-    text = config_reference.starter()
+    text = reference.starter()
     if str(file) == "-":
         typer.echo(text, nl=False)
         return
@@ -95,7 +95,7 @@ def init(
 @app.command(hidden=True)
 def docs() -> None:
     """Print the reference page docs/configuration.md."""
-    typer.echo(config_reference.markdown(), nl=False)
+    typer.echo(reference.markdown(), nl=False)
 
 
 def _load(path: Path | None) -> Effective:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 
-from modelium import __version__, instance
+from modelium import __version__
 from modelium.cli import brain, tables
 from modelium.cli import config as config_commands
 from modelium.cli import keys as key_commands
@@ -25,7 +25,8 @@ from modelium.cli.options import ConfigFile, Json
 from modelium.cli.options import client as _client
 from modelium.cli.replay import register as register_replay
 from modelium.config import Config
-from modelium.config_file import load as load_config
+from modelium.config.loading import load as load_config
+from modelium.control import service_lock
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
 
@@ -104,7 +105,7 @@ def down(config: ConfigFile = None, json_: Json = False) -> None:
     from modelium.app import end
 
     settings = _config(config)
-    stopped = instance.stop(settings.orchestration.state)
+    stopped = service_lock.stop(settings.orchestration.state)
     ended = asyncio.run(end(settings))
     told = f"{'stopped' if stopped else 'was not running'}; ended: {', '.join(ended) or 'no model'}"
     _show({"stopped": stopped, "ended": ended}, told, as_json=json_)

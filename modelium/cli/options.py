@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from modelium.cli.client import Client
-from modelium.config_file import load
+from modelium.config.loading import load
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ConfigFile = Annotated[

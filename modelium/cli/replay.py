@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.recorded import recorded
-from agents.rehearsal import keepers
-from agents.replay import Result
-from agents.replay import replay as run
-from agents.traces import Trace, parse_devices, read
+from agents.replay.planner_under_replay import keepers
+from agents.replay.simulation import Result
+from agents.replay.simulation import replay as run
+from agents.replay.store_trace import recorded
+from agents.replay.traces import Trace, parse_devices, read
 from modelium.cli.options import ConfigFile
-from modelium.config_file import load
+from modelium.config.loading import load
 from modelium.errors import InputError
 
 BAD_INPUT = 2
@@ -116,8 +116,8 @@ def _trace(
             "configuration with --config"
         )
     # The other commands of the program work without a database.
-    from modelium.history import DAY_S
     from modelium.store import Store
+    from modelium.store.history import DAY_S
 
     store = Store.open(settings.store_url(), now=time.time)
     try:

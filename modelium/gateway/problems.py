@@ -10,13 +10,13 @@ from modelium.errors import (
     InputError,
     ModeliumError,
     NeedsApproval,
-    PlanRejected,
     TransientError,
     Unavailable,
     UnknownModel,
     Unsupported,
 )
 from modelium.gateway.asgi import Headers
+from modelium.policy import PlanRejected
 
 RETRY_AFTER_S = 5.0
 """Retry-After of a transient error that names none."""

@@ -13,17 +13,17 @@ import uvicorn
 
 from modelium import config
 from modelium.errors import ConfigError, Unavailable
-from modelium.gateway.admin import Operations
+from modelium.gateway.access.auth import Guard
+from modelium.gateway.access.keyring import KeyRing
+from modelium.gateway.api.admin import Operations
+from modelium.gateway.api.app import bounded, control_plane
 from modelium.gateway.asgi import Receive, Scope, Send
-from modelium.gateway.control import bounded, control_plane
-from modelium.gateway.dataplane import DataPlane, OnAnswered
-from modelium.gateway.guard import Guard
-from modelium.gateway.keyring import KeyRing
-from modelium.gateway.names import Names
-from modelium.gateway.upstream import UpstreamClient
+from modelium.gateway.proxy.dataplane import DataPlane, OnAnswered
+from modelium.gateway.proxy.names import Names
+from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.metrics import Metrics
 from modelium.ports import Clock
-from modelium.switchboard import Switchboard
+from modelium.routing.switchboard import Switchboard
 
 logger = logging.getLogger(__name__)
 

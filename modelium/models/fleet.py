@@ -47,7 +47,7 @@ class Deployment(Frozen):
 
 
 class Habit(Frozen):
-    """At which times of the day a model was asked; `modelium.habit` reads and writes it."""
+    """At which times of the day a model was asked; `modelium.traffic.daily_pattern` reads and writes it."""
 
     day: int = 0
     """Of bit 0, in days since the epoch (UTC)."""

@@ -10,9 +10,9 @@ from modelium.errors import DropRejected, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import ModelProfile, Report
 from modelium.ports import Steps
-from modelium.services import Services
-from modelium.stages.catalog import engines
-from modelium.stages.direct import direct
+from modelium.stages.engine_catalog import engines
+from modelium.stages.inline import direct
+from modelium.stages.services import Services
 
 
 async def analyze(services: Services, *, model: str, steps: Steps = direct) -> Report:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from modelium.models import Decision, Keep, Load, Queue, Reject, Report, RuntimeName, Trigger
 from modelium.ports import Question, Steps
-from modelium.services import Services
-from modelium.stages.direct import direct
-from modelium.stages.placing import carry_out, place
+from modelium.stages.inline import direct
+from modelium.stages.planning import carry_out, place
+from modelium.stages.services import Services
 
 
 async def decide(

@@ -10,9 +10,9 @@ from modelium.errors import InputError
 from modelium.lifecycle import ModelState
 from modelium.models import Decision, Load, Plan, Report, Trigger, Unload
 from modelium.ports import Question, Steps
-from modelium.services import Services
-from modelium.stages.direct import direct
-from modelium.stages.placing import place, place_plan
+from modelium.stages.inline import direct
+from modelium.stages.planning import place, place_plan
+from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
 

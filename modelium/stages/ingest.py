@@ -8,13 +8,13 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.config import Config, ModelEntry
-from modelium.depot import Depot, Staged, model_name
 from modelium.errors import DropRejected, UnknownModel
+from modelium.intake.repository import Depot, Staged, model_name
 from modelium.models import Model, Priority, Report
 from modelium.ports import Steps
-from modelium.services import Services
-from modelium.stages.catalog import engines
-from modelium.stages.direct import direct
+from modelium.stages.engine_catalog import engines
+from modelium.stages.inline import direct
+from modelium.stages.services import Services
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

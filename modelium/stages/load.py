@@ -8,16 +8,16 @@ from functools import partial
 
 from modelium import analysis
 from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
-from modelium.ledger import available_bytes
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Load, MeasuredLoad, Model, Report, Trigger
+from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Question, Steps
-from modelium.services import Services
-from modelium.snapshot import snapshot
 from modelium.stages.decide import report as decided
-from modelium.stages.direct import direct
-from modelium.stages.phases import Phases
-from modelium.stages.placing import place
+from modelium.stages.inline import direct
+from modelium.stages.load_phases import Phases
+from modelium.stages.planning import place
+from modelium.stages.services import Services
+from modelium.stages.snapshot import snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from modelium.analysis import settings_digest
 from modelium.errors import ModeliumError
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, RuntimeName
-from modelium.observer import Sight
 from modelium.ports import Running, Steps
-from modelium.services import Services
-from modelium.snapshot import inventory, with_traffic
-from modelium.stages.direct import direct
+from modelium.stages.inline import direct
 from modelium.stages.load import measured
+from modelium.stages.runtime_monitor import Sight
+from modelium.stages.services import Services
+from modelium.stages.snapshot import inventory, with_traffic
 from modelium.traffic import TrafficBook
 
 logger = logging.getLogger(__name__)

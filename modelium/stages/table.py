@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from modelium.stages.analyze import analyze
 from modelium.stages.decide import decide
-from modelium.stages.direct import Stages
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
+from modelium.stages.inline import Stages
 from modelium.stages.load import load
 from modelium.stages.monitor import monitor
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from agents.brain import AdvisedBrain
-from agents.endpoint import Endpoint as Client
-from agents.llm import Agent, Budget
-from agents.rules import RulePlanner
-from agents.tools import History, no_history
-from modelium.advice import Advice
+from agents.llm.agent import Agent, Budget
+from agents.llm.endpoint import Endpoint as Client
+from agents.llm.tools import History, no_history
+from agents.rules.planner import RulePlanner
 from modelium.clock import SystemClock
 from modelium.lifecycle import ModelState
 from modelium.models import (
@@ -28,6 +27,7 @@ from modelium.models import (
     Trigger,
     Untrusted,
 )
+from modelium.models.advice import Advice
 from modelium.policy import Policy, RuntimeRules, validate
 from modelium.ports import Question
 from tests.fakes.fleets import NOW, estimate, fleet, loaded, model, policy, profile

@@ -20,14 +20,15 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import temporary_settings
 
-from flows.registration import MANIFEST
+from flows.runner.home import PrefectHome
+from flows.runner.registration import MANIFEST
+from flows.runner.server import EmbeddedServer
+from flows.table import FLOWS
 from modelium.clock import SystemClock
 from modelium.config import Config, Orchestration, Prefect
 from modelium.models import Report
 from modelium.ports import Stage, Steps
-from modelium.prefect_home import PrefectHome
-from modelium.prefect_server import EmbeddedServer
-from modelium.services import Services
+from modelium.stages.services import Services
 
 SERVER_START_S = 90.0
 PATIENCE_S = 60.0
@@ -129,6 +130,7 @@ def scenes() -> Scenes:
 async def living(api_url: str, scenes: Scenes, folder: Path) -> AsyncIterator[PrefectHome]:
     home = PrefectHome(
         config=Config(
+            flows=FLOWS,
             prefect=Prefect(api_url=api_url),
             orchestration=Orchestration(state_directory=folder, node="node-a"),
         ),

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import yaml
 
-from runtimes import process_table
+from runtimes.process import proc
 
 START_S = 180.0
 
@@ -106,12 +106,11 @@ class Service:
         device memory, shared memory."""
         word, token = str(self.folder), str(self.state / "ray" / "token")
         found = [
-            f"process {pid}: {process_table.words(pid)[:200]!r}"
-            for pid, process in process_table.snapshot().items()
+            f"process {pid}: {proc.words(pid)[:200]!r}"
+            for pid, process in proc.snapshot().items()
             if process.lives
             and (
-                word.encode() in process_table.words(pid)
-                or process_table.carries(pid, "RAY_AUTH_TOKEN_PATH", token)
+                word.encode() in proc.words(pid) or proc.carries(pid, "RAY_AUTH_TOKEN_PATH", token)
             )
         ]
         records = [self.state / "endpoints.json", *self.state.glob("*/*.json")]

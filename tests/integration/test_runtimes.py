@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runtimes import process_table
+from runtimes.process import proc
 from tests import engines, samples
 from tests.fakes import tiny_llama
 from tests.integration.service import Service
@@ -99,10 +99,10 @@ def processes(service: Service, model: str) -> list[int]:
         token = str(service.state / "ray" / "token")
         return [
             pid
-            for pid, process in process_table.snapshot().items()
+            for pid, process in proc.snapshot().items()
             if process.lives
-            and process_table.carries(pid, "MODELIUM_MODEL", model)
-            and process_table.carries(pid, "RAY_AUTH_TOKEN_PATH", token)
+            and proc.carries(pid, "MODELIUM_MODEL", model)
+            and proc.carries(pid, "RAY_AUTH_TOKEN_PATH", token)
         ]
     folder, name = ("triton-server", "tritonserver") if runtime == "triton" else (runtime, model)
     return [int(json.loads((service.state / folder / f"{name}.json").read_text())["pid"])]

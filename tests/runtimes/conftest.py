@@ -12,8 +12,8 @@ import pytest_asyncio
 
 from modelium.clock import SystemClock
 from modelium.config import RayServe as RayServeConfig
-from runtimes import process_table
-from runtimes.ray_serve import RayServe
+from runtimes.process import proc
+from runtimes.ray.driver import RayServe
 from tests.engines import environment
 
 
@@ -54,5 +54,5 @@ async def ray_house(
         await driver.end(grace_s=0)
         del os.environ["SECRET_OF_MODELIUM"]
     token = str(state / "ray" / "token")
-    table = process_table.snapshot()
-    assert not [pid for pid in table if process_table.carries(pid, "RAY_AUTH_TOKEN_PATH", token)]
+    table = proc.snapshot()
+    assert not [pid for pid in table if proc.carries(pid, "RAY_AUTH_TOKEN_PATH", token)]

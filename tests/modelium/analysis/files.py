@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelium.analysis.safetensors import BITS
+from modelium.analysis.readers.safetensors_header import BITS
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -16,10 +16,10 @@ from modelium import config
 from modelium.clock import SystemClock
 from modelium.errors import InputError, ModeliumError, UnknownModel
 from modelium.gateway import Gateway
-from modelium.keys import ApiKey, IssuedKey, KeyTerms, digest, new_secret
 from modelium.metrics import Metrics
 from modelium.models import Decision, Event, Fleet, Frozen, Intent, Model, Plan, Trigger
-from modelium.switchboard import Switchboard
+from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms, digest, new_secret
+from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
 from tests.fakes.upstream import Upstream, upstream
 

@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 
 from agents.brain import AdvisedBrain
-from agents.endpoint import Endpoint as Client
-from agents.llm import Agent, Budget
-from agents.rules import RulePlanner
+from agents.llm.agent import Agent, Budget
+from agents.llm.endpoint import Endpoint as Client
+from agents.rules.planner import RulePlanner
 from modelium.config import BrainSection, Triton
+from modelium.control.loop import Loop
+from modelium.control.operations import Operations
 from modelium.errors import FailureKind, InputError, LoadFailed
-from modelium.loop import Loop
 from modelium.models import Priority, RuntimeName, Trigger
-from modelium.observer import Observer
-from modelium.operations import Operations
-from modelium.services import provide
 from modelium.stages.decide import decide
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
+from modelium.stages.runtime_monitor import Observer
+from modelium.stages.services import provide
 from tests.fakes.llm import Answer, Endpoint, Player, calls, endpoint
 from tests.fakes.runtime import MemoryRuntime
-from tests.modelium.stages.conftest import World
+from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
 CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from modelium.errors import FailureKind, LoadFailed, PlanRejected
+from modelium.errors import FailureKind, LoadFailed
 from modelium.models import Event
+from modelium.policy import PlanRejected
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
-from tests.modelium.stages.conftest import World
+from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
 

@@ -6,20 +6,21 @@ import asyncio
 
 import pytest
 
-from modelium.eligibility import should_unload
-from modelium.errors import FailureKind, LoadFailed, PlanRejected, Unavailable
-from modelium.loop import Loop
+from modelium.control.loop import Loop
+from modelium.errors import FailureKind, LoadFailed, Unavailable
 from modelium.models import Report, Traffic
+from modelium.policy import PlanRejected
+from modelium.policy.eligibility import should_unload
 from modelium.ports import EngineStats
-from modelium.request_log import Asked
-from modelium.services import Services
-from modelium.snapshot import HISTORY_HOURS, snapshot, with_history
-from modelium.stages.counted import counted
-from modelium.stages.direct import Stages
 from modelium.stages.evict import cause, evict
 from modelium.stages.ingest import ingest
+from modelium.stages.inline import Stages
+from modelium.stages.instrumented import counted
 from modelium.stages.monitor import monitor
-from tests.modelium.stages.conftest import World
+from modelium.stages.services import Services
+from modelium.stages.snapshot import HISTORY_HOURS, snapshot, with_history
+from modelium.traffic.request_log import Asked
+from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
 

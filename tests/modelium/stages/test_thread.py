@@ -5,16 +5,17 @@ import shutil
 
 import pytest
 
-from modelium.errors import FailureKind, InputError, LoadFailed, PlanRejected
+from modelium.errors import FailureKind, InputError, LoadFailed
 from modelium.lifecycle import ModelState
 from modelium.models import Plan, Trigger, Unload
+from modelium.policy import PlanRejected
 from modelium.stages.decide import decide
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
 from modelium.stages.load import load
 from modelium.stages.monitor import monitor
-from modelium.stages.placing import place_plan
-from tests.modelium.stages.conftest import World
+from modelium.stages.planning import place_plan
+from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
 

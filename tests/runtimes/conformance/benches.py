@@ -15,15 +15,15 @@ from modelium.config import LlamaCpp as LlamaCppSection
 from modelium.config import RayServe as RayServeSection
 from modelium.config import Triton as TritonSection
 from modelium.config import Vllm as VllmSection
-from modelium.devices import CpuInventory
+from modelium.devices.cpu import CpuInventory
 from modelium.errors import FailureKind
 from modelium.models import GIB, LoadSettings, ModelFormat
 from modelium.ports import Loaded, LoadRequest, Running
-from runtimes import process_table
-from runtimes.llama_cpp import llama_driver
-from runtimes.ray_serve import RayServe
-from runtimes.triton import Triton
-from runtimes.vllm import vllm_driver
+from runtimes.llama_cpp.driver import llama_driver
+from runtimes.process import proc
+from runtimes.ray.driver import RayServe
+from runtimes.triton.driver import Triton
+from runtimes.vllm.driver import vllm_driver
 from tests import engines, samples
 from tests.fakes import tiny_llama
 from tests.runtimes.conformance.bench import Bench
@@ -135,8 +135,8 @@ def triton(state: Path) -> Bench:
         return made
 
     def kill(running: Running) -> None:
-        for pid in process_table.snapshot():
-            if str(state).encode() in process_table.words(pid):
+        for pid in proc.snapshot():
+            if str(state).encode() in proc.words(pid):
                 os.kill(pid, signal.SIGKILL)
 
     return Bench(

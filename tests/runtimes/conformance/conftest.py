@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from modelium.ports import Runtime
-from runtimes import process_table
-from runtimes.shared_memory import regions
+from runtimes.process import proc
+from runtimes.process.shared_memory import regions
 from tests.runtimes.conformance.bench import Bench
 from tests.runtimes.conformance.benches import FACTORIES
 
@@ -28,9 +28,9 @@ def remains(state: Path) -> list[str]:
     """Processes and records that belong to the bench in ``state``."""
     word = str(state).encode()
     found = [
-        f"process {pid}: {process_table.words(pid)[:200]!r}"
-        for pid, process in process_table.snapshot().items()
-        if process.lives and word in process_table.words(pid)
+        f"process {pid}: {proc.words(pid)[:200]!r}"
+        for pid, process in proc.snapshot().items()
+        if process.lives and word in proc.words(pid)
     ]
     found += [f"record {path.name}" for path in state.glob("*/*.json")]
     return found
@@ -68,7 +68,7 @@ async def bench(
     assert listening() - ports_before == set()
     # Other tests may run beside this one: what somebody has mapped is not left behind.
     left = shared_memory() - shared_before
-    assert left - {path.name for path in regions(process_table.snapshot())} == set()
+    assert left - {path.name for path in regions(proc.snapshot())} == set()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from modelium.bypass import LAG_S
 from modelium.clock import SystemClock
 from modelium.errors import LoadFailed, Unavailable
 from modelium.ports import Loaded, Runtime
 from modelium.traffic import TrafficBook
-from runtimes import process_table
+from modelium.traffic.bypassed import LAG_S
+from runtimes.process import proc
 from tests.runtimes.conformance.bench import Bench
 from tests.runtimes.conformance.conftest import remains
 from tests.runtimes.requests import no_progress
@@ -203,7 +203,7 @@ async def test_unload(bench: Bench, driver: Runtime, figures: dict[str, str]) ->
     assert "one" not in await states(driver, one=one)
     assert "one" not in await driver.stats()
     for pid in running.pids:
-        entry = process_table.entry(pid)
+        entry = proc.entry(pid)
         assert entry is None or not entry.lives
 
 

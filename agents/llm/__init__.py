@@ -1,0 +1,1 @@
+"""The LLM advisor: prompts, read-only tools, and what it may choose."""

@@ -1,0 +1,225 @@
+"""What an advisor may choose when it looks at the whole fleet (pure).
+
+The order of the queue within a class, who stays and who goes among models of about the same
+worth, and what to load into memory that nobody else wants. What idled out, pressure, pins and
+waiting requests are the rules' alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from agents.llm.choices import Field, Planner
+from agents.llm.untrusted import printable, word, wrapped
+from agents.llm.what_if import own_action, unloads
+from agents.rules.keep_value import arrival_chance, keep_value
+from agents.rules.placement import Board
+from agents.rules.ranking import priority_class, rank, waiting_s
+from modelium.lifecycle import ModelState
+from modelium.models import GIB, Fleet, Load, Model, Plan, Unload, Violation
+from modelium.models.advice import Advice
+from modelium.models.load_time import load_seconds
+from modelium.policy import Policy
+from modelium.policy.eligibility import over_cap, should_load, should_unload
+from modelium.ports import Question
+
+SHOWN = 12
+"""Models per list: the first of many by the rules' own score."""
+
+PREWARMS = 2
+"""As many loads nobody waits for as the rules make per plan."""
+
+SOON_S = 600.0
+"""What is expected soon: more than a load takes, less than a model idles."""
+
+CARD_CHARACTERS = 300
+"""Of each model's card in a list."""
+
+
+class ReviewChoices:
+    """`choices.Choices` for the whole fleet."""
+
+    def __init__(
+        self,
+        *,
+        question: Question,
+        fleet: Fleet,
+        policy: Policy,
+        rules: Plan,
+        now: float,
+        queued: Sequence[Model],
+        idle: Sequence[Model],
+        warm: Sequence[Model],
+    ) -> None:
+        """Use `review_choices`."""
+        self.question = question
+        self.fleet = fleet
+        self.policy = policy
+        self.rules = rules
+        self._now = now
+        self._queued = queued
+        self._idle = idle
+        self._warm = warm
+
+    @property
+    def fields(self) -> Sequence[Field]:
+        """Lists of models, each where there is something to choose."""
+        queued, idle, warm = (
+            tuple(m.name for m in models) for models in (self._queued, self._idle, self._warm)
+        )
+        found = []
+        if queued:
+            meaning = "Queued models in the order to load them; a class is never passed."
+            found.append(
+                Field(name="order", allowed=queued, many=True, most=SHOWN, meaning=meaning)
+            )
+        if idle:
+            meaning = "Loaded models to spare, where others are worth about as little."
+            found.append(Field(name="keep", allowed=idle, many=True, most=SHOWN, meaning=meaning))
+            meaning = "Loaded models to go first, if room is needed. Not also in keep."
+            found.append(Field(name="evict", allowed=idle, many=True, most=SHOWN, meaning=meaning))
+        if warm:
+            meaning = "Unloaded models to load ahead of requests, into free memory."
+            found.append(
+                Field(name="prewarm", allowed=warm, many=True, most=PREWARMS, meaning=meaning)
+            )
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """The lists, each model with what speaks for it."""
+        return {
+            "now": datetime.fromtimestamp(self._now, UTC).strftime("%A %H:%M UTC"),
+            "rules_would": [f"{a.action} {a.model}" for a in self.rules.actions][:SHOWN],
+            "queued": [
+                {**self._one(m), "waited_s": round(waiting_s(m, now=self._now))}
+                for m in self._queued
+            ],
+            "loaded_and_idle": [
+                {**self._one(m), "idle_s": round(m.idle_s(self._now))} for m in self._idle
+            ],
+            "unloaded_that_fit": [self._one(m) for m in self._warm],
+        }
+
+    def card(self) -> str:
+        """The first words of each listed model's card, marked as untrusted."""
+        lines = []
+        for model in (*self._queued, *self._idle, *self._warm):
+            card = model.profile.card if model.profile else None
+            if card and card.text.strip():
+                text = " ".join(printable(card.text, limit=CARD_CHARACTERS).split())
+                lines.append(f"{model.name}: {text}")
+        if not lines:
+            return ""
+        whole = "\n".join(lines)
+        return wrapped(whole, source="the models' cards", limit=len(whole))
+
+    def advice(self, chosen: Mapping[str, Any]) -> Advice:
+        """Turn a checked answer into wishes."""
+        keep = tuple(chosen.get("keep", ()))
+        return Advice(
+            order=tuple(chosen.get("order", ())),
+            keep=keep,
+            evict=tuple(name for name in chosen.get("evict", ()) if name not in keep),
+            prewarm=tuple(chosen.get("prewarm", ())),
+            reason=chosen.get("reason", ""),
+        )
+
+    def objections(self, advice: Advice, plan: Plan) -> list[Violation]:
+        """Hold ``plan`` against the wishes and against what the rules would have done."""
+        found = []
+        for name in advice.prewarm:
+            if not isinstance(own_action(plan, name), Load):
+                text = f"{name}: it finds no free memory beside what else is loaded"
+                found.append(Violation(rule="does-not-fit", subject=name, message=text))
+        missing = sorted(self._urgent(self.rules) - self._urgent(plan))
+        if missing:
+            found.append(_worse(f"{', '.join(missing)} would have to wait longer"))
+        then, now = (Counter(type(a) for a in p.actions) for p in (self.rules, plan))
+        if now[Load] < then[Load]:
+            found.append(_worse(f"{now[Load]} models would be loaded; the rules load {then[Load]}"))
+        if now[Unload] > then[Unload]:
+            more = ", ".join(sorted(unloads(plan) - unloads(self.rules)))
+            found.append(_worse(f"{more} would be evicted; the rules would not"))
+        return found
+
+    def _urgent(self, plan: Plan) -> set[str]:
+        models = self.fleet.models_by_name
+        return {
+            a.model
+            for a in plan.actions
+            if isinstance(a, Load)
+            and (should_load(models[a.model], self.policy) or a.model in self.policy.always_loaded)
+        }
+
+    def _one(self, model: Model) -> dict[str, Any]:
+        profile, traffic = model.profile, model.traffic
+        chance = arrival_chance(traffic, now=self._now, within_s=SOON_S)
+        return {
+            "model": model.name,
+            "team": word(model.team),
+            "class": priority_class(model, self.policy).value,
+            "gib": round(profile.weight_bytes / GIB, 1) if profile else None,
+            "load_s": round(load_seconds(model)),
+            "requests": traffic.completed,
+            "requests_per_hour": round(traffic.qps_last_hour * 3600, 1),
+            "chance_of_a_request_soon": round(chance, 2),
+        }
+
+
+def review_choices(
+    *, question: Question, fleet: Fleet, policy: Policy, rules: Plan, planner: Planner
+) -> ReviewChoices | None:
+    """Return what may be chosen now; ``None`` where nothing may."""
+    now = question.now or fleet.at
+
+    def value(model: Model) -> float:
+        return keep_value(model, now=now)
+
+    board = Board(fleet=fleet, policy=policy, now=now, value=value)
+    settled = {a.model for a in rules.actions}
+    queued = [m for m in fleet.models if m.state is ModelState.QUEUED and m.profile is not None]
+    queued.sort(key=lambda m: rank(m, policy, now=now, value=value(m)))
+    idle = [
+        m
+        for m in fleet.models
+        if not board.stays_because(m) and not should_unload(m, policy, now=now)
+    ]
+    idle.sort(key=value)
+    crowded = bool(queued) or any(over_cap(d, policy) for d in fleet.devices)
+    unloaded = [m for m in fleet.models if m.state is ModelState.UNLOADED and m.name not in settled]
+    unloaded.sort(key=lambda m: -arrival_chance(m.traffic, now=now, within_s=SOON_S))
+    warm = []
+    # Each trial is a whole plan: only those are tried that could fit at all.
+    room = max((board.room(d.id) for d in fleet.devices), default=0)
+    for model in [m for m in unloaded if _least_bytes(m) <= room][:SHOWN]:
+        plan = planner(question, fleet, policy, Advice(prewarm=(model.name,)))
+        if isinstance(own_action(plan, model.name), Load):
+            warm.append(model)
+    choices = ReviewChoices(
+        question=question,
+        fleet=fleet,
+        policy=policy,
+        rules=rules,
+        now=now,
+        queued=queued[:SHOWN] if len(queued) > 1 else (),
+        idle=idle[:SHOWN] if crowded and len(idle) > 1 else (),
+        warm=warm,
+    )
+    return choices if choices.fields else None
+
+
+def _least_bytes(model: Model) -> float:
+    """Bytes that one device needs at least; infinite for a model that nothing is known of."""
+    profile = model.profile
+    if profile is None:
+        return math.inf
+    # Half: weights of float32 may be loaded in float16.
+    return profile.weight_bytes / max(profile.tensor_parallel_degrees) / 2
+
+
+def _worse(text: str) -> Violation:
+    return Violation(rule="worse", subject="fleet", message=text)

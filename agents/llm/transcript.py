@@ -1,0 +1,86 @@
+"""The record of one conversation with an LLM, and its budgets (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from agents.llm.endpoint import Reply
+from modelium.models import Violation
+
+KEPT_CHARACTERS = 20_000
+"""Of one message."""
+
+
+class Transcript:
+    """Collects what was said, what it cost, and what was wrong with it."""
+
+    def __init__(self, *, redacted: Callable[[str], str]) -> None:
+        """``redacted``: takes secrets out of a text."""
+        self.messages: list[BaseMessage] = []
+        """As the endpoint gets them."""
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self._redacted = redacted
+        self._replies: list[dict[str, Any]] = []
+        self._violations: list[list[dict[str, str]]] = []
+
+    @property
+    def tokens(self) -> int:
+        """Spent so far, of prompts and replies."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def add(self, message: BaseMessage) -> None:
+        """Append what is said to the endpoint."""
+        self.messages.append(message)
+
+    def replied(self, reply: Reply, *, seconds: float, mode: str) -> None:
+        """Append what the endpoint said; ``mode``: ``tools``, ``schema`` or ``text``."""
+        self.messages.append(reply.message)
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        self._replies.append(
+            {
+                "mode": mode,
+                "seconds": round(seconds, 3),
+                "prompt_tokens": reply.prompt_tokens,
+                "completion_tokens": reply.completion_tokens,
+            }
+        )
+
+    def faulted(self, violations: Sequence[Violation]) -> None:
+        """Note what was wrong with an answer."""
+        self._violations.append([{"rule": v.rule, "message": v.message} for v in violations])
+
+    def record(self) -> dict[str, Any]:
+        """Everything, as JSON values without secrets."""
+        return {
+            "messages": [self._message(m) for m in self.messages],
+            "replies": self._replies,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "violations": self._violations,
+        }
+
+    def _message(self, message: BaseMessage) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "role": {"human": "user", "ai": "assistant"}.get(message.type, message.type),
+            "content": self._text(message.text),
+        }
+        if isinstance(message, AIMessage):
+            calls = [(c["name"], str(c["args"])) for c in message.tool_calls]
+            calls += [(c["name"] or "", c["args"] or "") for c in message.invalid_tool_calls]
+            if calls:
+                found["calls"] = [
+                    {"tool": self._text(name), "arguments": self._text(args)}
+                    for name, args in calls
+                ]
+        if isinstance(message, ToolMessage):
+            found["tool"] = message.name
+        return found
+
+    def _text(self, text: str) -> str:
+        kept = self._redacted(text)
+        return kept if len(kept) <= KEPT_CHARACTERS else kept[:KEPT_CHARACTERS] + " …(cut)"

@@ -1,0 +1,1 @@
+"""The planner over recorded traffic on simulated devices."""

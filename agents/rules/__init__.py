@@ -1,0 +1,1 @@
+"""The deterministic planner: placement, eviction, queueing, prewarming (no I/O here)."""

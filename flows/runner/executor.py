@@ -1,0 +1,250 @@
+"""Executes flow runs in this process, and knows them by id.
+
+It lives on two event loops: callers are on the service's; everything of Prefect is on the loop
+of a thread of its own, because Prefect's engine replaces the SIGTERM handler of a main thread
+and blocks its loop here and there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect import Flow
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Abort, ObjectNotFound
+from prefect.flow_engine import run_flow_async
+from prefect.states import Pending
+from pydantic_core import to_jsonable_python
+
+from flows.runner.recording import name_of, state_of, tags_of
+from flows.runner.stage_call import StageCall, current
+from flows.runner.turns import Turn, Turns, turn
+from modelium.ports import Clock, Stage
+from modelium.stages.inline import direct
+
+logger = logging.getLogger(__name__)
+
+TURNS = 3
+"""Runs that talk to the server at once, at their begin and end; while their stages run they do
+not count. With more, the writers of SQLite starve each other for minutes."""
+
+QUEUE = 200
+"""Runs that may wait for a turn. A stage beyond them leaves no record."""
+
+DOUBT_S = 10.0
+"""After Prefect kept a stage waiting: how long the next ones begin before their runs do."""
+
+
+class Executor:
+    """Flow runs of this process. `submit` and `doubt` belong to the service's loop."""
+
+    def __init__(self, *, flows: Mapping[Stage, Flow[..., Any]], owner: str, clock: Clock) -> None:
+        """``owner`` names this process, as `flows.runner.registration.Owner.of_this_process` does."""
+        self.active: dict[UUID, StageCall] = {}
+        """The runs that are being executed now. Written on Prefect's loop alone."""
+        self._flows = flows
+        self._owner = owner
+        self._clock = clock
+        self._unrecorded: dict[UUID, StageCall] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()
+        self._session: _Session | None = None
+        self._turns = Turns(TURNS)
+        self._waiting = 0
+        self._doubted_until = float("-inf")
+
+    # --- the service's side ---------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether Prefect answers, so that stages are recorded."""
+        return self._session is not None
+
+    @property
+    def prompt(self) -> bool:
+        """Whether a stage that waits for its run to begin would not wait long."""
+        return self.connected and self._clock.monotonic() >= self._doubted_until
+
+    def submit(self, call: StageCall) -> bool:
+        """Create a flow run for ``call`` and execute it; False where Prefect is not there."""
+        with self._lock:
+            session = self._session
+            if session is None or self._waiting >= QUEUE:
+                return False
+            self._waiting += 1
+            session.context.copy().run(
+                session.loop.call_soon_threadsafe, self._spawn, self._launch(session, call)
+            )
+        return True
+
+    def tell(self, what: Callable[[], None]) -> bool:
+        """Call ``what`` on Prefect's loop, from any thread; False where Prefect is not there."""
+        with self._lock:
+            session = self._session
+            if session is None or not self.connected:
+                return False
+            session.context.copy().run(session.loop.call_soon_threadsafe, what)
+        return True
+
+    def doubt(self) -> None:
+        """Prefect kept somebody waiting: for a while, record stages without waiting for it."""
+        if self.prompt:
+            logger.warning("Prefect is slow: stages do not wait for it for %.0f s", DOUBT_S)
+        self._doubted_until = self._clock.monotonic() + DOUBT_S
+
+    # --- Prefect's side -------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def session(
+        self, client: PrefectClient, deployments: Mapping[Stage, UUID]
+    ) -> AsyncIterator[None]:
+        """While inside, stages are recorded through ``client``. Called on Prefect's loop."""
+        with self._lock:
+            self._session = _Session(client, deployments)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._session = None
+
+    def spawn(self, client: PrefectClient, run: FlowRun, call: StageCall) -> asyncio.Task[None]:
+        """Execute ``run``, which this process has claimed, in the background."""
+        return self._spawn(self._in_turn(client, run, call))
+
+    def cancel(self, run_id: UUID) -> bool:
+        """Cancel an active run as its operator asked; False where it is not ours."""
+        call = self.active.get(run_id)
+        if call:
+            call.cancel("cancelled in Prefect")
+        return call is not None
+
+    async def settle(self, client: PrefectClient) -> None:
+        """Give runs whose end Prefect missed the state that their stage ended in."""
+        for run_id, call in list(self._unrecorded.items()):
+            if call.outcome.done():
+                try:
+                    await client.set_flow_run_state(run_id, state_of(call), force=True)
+                except ObjectNotFound:
+                    logger.info("Prefect does not know run %s any more", run_id)
+                self._unrecorded.pop(run_id, None)
+
+    @property
+    def held(self) -> set[UUID]:
+        """Runs that are not lost although Prefect may think so: active, or yet to be settled."""
+        return {*self.active, *self._unrecorded}
+
+    async def drain(self, *, reason: str, timeout_s: float) -> None:
+        """Cancel what is active and wait until it is recorded, ``timeout_s`` at most."""
+        for call in self.active.values():
+            call.cancel(reason)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _launch(self, session: _Session, call: StageCall) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    own = await stack.enter_async_context(Turn(self._turns))
+                finally:
+                    with self._lock:
+                        self._waiting -= 1
+                run = await session.client.create_flow_run_from_deployment(
+                    session.deployments[call.stage],
+                    name=name_of(call.stage, call.parameters),
+                    parameters=to_jsonable_python(call.parameters, fallback=str),
+                    # Pending, not Scheduled: no worker may pick it up.
+                    state=Pending(),
+                    tags=sorted(tags_of(call.parameters)),
+                )
+                await self._execute(session.client, run, call, own)
+        except Exception as exc:
+            logger.warning("stage %s leaves no record: %s", call.stage, exc)
+            call.begin(direct)
+
+    async def _in_turn(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
+        async with Turn(self._turns) as own:
+            await self._execute(client, run, call, own)
+
+    async def _execute(
+        self, client: PrefectClient, run: FlowRun, call: StageCall, own: Turn
+    ) -> None:
+        self.active[run.id] = call
+        current.set(call)
+        turn.set(own)
+        claim = asyncio.create_task(self._claim(client, run, call))
+        try:
+            state = await run_flow_async(
+                self._flows[call.stage],
+                # Without its deployment the engine does not block this loop on an observer of
+                # suspensions, which waits for ever while the server is away. It reads the run
+                # anew before the flow's body, so that nothing is lost by it.
+                flow_run=run.model_copy(update={"deployment_id": None}),
+                parameters=call.parameters,
+                return_type="state",
+            )
+            if state is not None and state.is_cancelling():
+                self._refused(run, call)
+            elif not call.begun:
+                why = state.message if state is not None else ""
+                call.cancel(f"its flow run ended before it could start: {why}")
+        except Abort:
+            if await self._is_cancelled(client, run):
+                self._refused(run, call)
+            else:
+                call.begin(direct)
+        except Exception as exc:
+            logger.warning("Prefect lost run %s of stage %s: %s", run.id, call.stage, exc)
+            self._unrecorded[run.id] = call
+            call.begin(direct)
+        finally:
+            del self.active[run.id]
+            await asyncio.gather(claim, return_exceptions=True)
+
+    def _refused(self, run: FlowRun, call: StageCall) -> None:
+        """An operator cancelled ``run`` before its flow began; only we can say that it ended."""
+        call.cancel("cancelled in Prefect")
+        self._unrecorded[run.id] = call
+
+    async def _is_cancelled(self, client: PrefectClient, run: FlowRun) -> bool:
+        try:
+            state = (await client.read_flow_run(run.id)).state
+        except Exception as exc:
+            logger.warning("run %s cannot be read: %s", run.id, exc)
+            return False
+        return state is not None and (state.is_cancelled() or state.is_cancelling())
+
+    async def _claim(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
+        """Name it, and note whose run it is: the next process looks, should this one be killed."""
+        try:
+            await client.update_flow_run(
+                run.id,
+                name=name_of(call.stage, call.parameters),
+                infrastructure_pid=self._owner,
+                tags=sorted({*run.tags, *tags_of(call.parameters)}),
+            )
+        except Exception as exc:
+            logger.warning("run %s is not marked as of this process: %s", run.id, exc)
+
+
+class _Session:
+    """A connection to Prefect, and where to use it."""
+
+    def __init__(self, client: PrefectClient, deployments: Mapping[Stage, UUID]) -> None:
+        self.client = client
+        self.deployments = deployments
+        self.loop = asyncio.get_running_loop()
+        self.context = contextvars.copy_context()

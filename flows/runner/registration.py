@@ -1,0 +1,227 @@
+"""What Modelium keeps on a Prefect server: pool, queues, deployments, and no litter."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect import Flow
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.states import Cancelled, Crashed
+from prefect.utilities.callables import parameter_schema
+
+from modelium.ports import Stage
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = Path(__file__).parents[2] / "prefect.yaml"
+"""Where the deployments are written down."""
+
+POOL_TYPE = "modelium"
+"""No worker of Prefect's own serves this type, so that none picks our runs up by accident."""
+
+ORPHAN_S = 60.0
+"""A run that was claimed this long ago but carries no owner lost it in a crash between the two
+requests, which are milliseconds apart."""
+
+BACKLOG_S = 30.0
+"""A scheduled sweep that is later than this was missed; the next one does all of its work."""
+
+BATCH = 50
+"""What one bulk request of Prefect may touch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """A process as flow runs name it (their ``infrastructure_pid``): identity over restarts."""
+
+    node: str
+    pid: int
+    started: int
+    """Kernel's start time, so that a recycled pid is not taken for its predecessor."""
+
+    def __str__(self) -> str:
+        return f"{self.node}:{self.pid}:{self.started}"
+
+    @classmethod
+    def of_this_process(cls, node: str) -> Owner:
+        """The process that asks, on ``node``."""
+        return cls(node=node, pid=os.getpid(), started=_started(os.getpid()) or 0)
+
+    @classmethod
+    def parse(cls, text: str | None) -> Owner | None:
+        """The inverse of ``str``; ``None`` for anything else."""
+        node, _, rest = (text or "").partition(":")
+        pid, _, started = rest.partition(":")
+        if not (node and pid.isdecimal() and started.isdecimal()):
+            return None
+        return cls(node=node, pid=int(pid), started=int(started))
+
+    @property
+    def lives(self) -> bool:
+        """Whether it still runs. Only meaningful on its own node."""
+        return _started(self.pid) == self.started
+
+
+async def register(
+    client: PrefectClient,
+    *,
+    flows: Mapping[Stage, Flow[..., Any]],
+    pool: str,
+    manifest: Path = MANIFEST,
+) -> dict[Stage, UUID]:
+    """Bring pool, queues and deployments up to date; returns the deployments' ids.
+
+    Idempotent. What an operator paused stays paused.
+    """
+    entries = yaml.safe_load(manifest.read_text())["deployments"]  # noqa: ASYNC240 - one small file
+    try:
+        await client.read_work_pool(pool)
+    except ObjectNotFound:
+        await _unless_there(client.create_work_pool(_pool(pool)))
+    for queue in sorted({entry["work_pool"]["work_queue_name"] for entry in entries}):
+        try:
+            await client.read_work_queue_by_name(queue, work_pool_name=pool)
+        except ObjectNotFound:
+            await _unless_there(client.create_work_queue(queue, work_pool_name=pool))
+    return {
+        entry["name"]: await _deploy(client, flows[entry["name"]], entry, pool) for entry in entries
+    }
+
+
+async def recover(
+    client: PrefectClient, *, pool: str, owner: Owner, held: Collection[UUID]
+) -> list[UUID]:
+    """End the runs that dead processes of this node left unfinished; returns their ids.
+
+    ``held``: runs of this process that it has not forgotten.
+    """
+    ended = []
+    unfinished = FlowRunFilter(
+        state=FlowRunFilterState(
+            type=FlowRunFilterStateType(
+                any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+            )
+        )
+    )
+    runs = await client.read_flow_runs(flow_run_filter=unfinished, work_pool_filter=_in_pool(pool))
+    for run in runs:
+        if run.id in held or not _is_dead(run, owner):
+            continue
+        cancelling = run.state_type == StateType.CANCELLING
+        message = "the Modelium process that ran it is gone"
+        state: State[Any] = Cancelled(message=message) if cancelling else Crashed(message=message)
+        await client.set_flow_run_state(run.id, state, force=True)
+        ended.append(run.id)
+    if ended:
+        logger.warning("%d flow runs of a process that is gone were ended", len(ended))
+    return ended
+
+
+async def drop_backlog(client: PrefectClient, *, deployments: Collection[UUID]) -> int:
+    """Delete scheduled runs that were missed while no worker was there; returns how many."""
+    before = datetime.now(UTC) - timedelta(seconds=BACKLOG_S)
+    overdue = {
+        "state": {"type": {"any_": [StateType.SCHEDULED.value]}},
+        "deployment_id": {"any_": [str(deployment) for deployment in deployments]},
+        "tags": {"all_": ["auto-scheduled"]},
+        "expected_start_time": {"before_": before.isoformat()},
+    }
+    dropped = 0
+    while True:
+        answer = await client.request(
+            "POST",
+            "/flow_runs/bulk_delete",  # type: ignore[arg-type] # the client's list of routes lags
+            json={"flow_runs": overdue, "limit": BATCH},
+        )
+        deleted = len(answer.json()["deleted"])
+        dropped += deleted
+        if deleted < BATCH:
+            return dropped
+
+
+async def _deploy(
+    client: PrefectClient, flow: Flow[..., Any], entry: Mapping[str, Any], pool: str
+) -> UUID:
+    name = entry["name"]
+    try:
+        known = (await client.read_deployment_by_name(f"{flow.name}/{name}")).schedules
+    except ObjectNotFound:
+        known = []
+    active = any(schedule.active for schedule in known) if known else True
+    return await client.create_deployment(
+        await client.create_flow(flow),
+        name,
+        description=entry["description"],
+        tags=entry["tags"],
+        entrypoint=entry["entrypoint"],
+        work_pool_name=pool,
+        work_queue_name=entry["work_pool"]["work_queue_name"],
+        parameter_openapi_schema=parameter_schema(flow.fn).model_dump_for_openapi(),
+        enforce_parameter_schema=True,
+        schedules=[
+            DeploymentScheduleCreate(
+                schedule=IntervalSchedule(interval=timedelta(seconds=schedule["interval"])),
+                active=active,
+            )
+            for schedule in entry.get("schedules", ())
+        ],
+    )
+
+
+def _pool(name: str) -> WorkPoolCreate:
+    return WorkPoolCreate(
+        name=name,
+        type=POOL_TYPE,
+        description="Runs execute inside the Modelium service.",
+        # Runs have no infrastructure that could be configured.
+        base_job_template={},
+    )
+
+
+async def _unless_there(creation: Any) -> None:
+    try:
+        await creation
+    except ObjectAlreadyExists:
+        logger.debug("somebody else created it first")
+
+
+def _in_pool(pool: str) -> WorkPoolFilter:
+    return WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+
+
+def _is_dead(run: FlowRun, owner: Owner) -> bool:
+    by = Owner.parse(run.infrastructure_pid)
+    if by is None:
+        since = run.state.timestamp if run.state else run.created
+        return since is not None and datetime.now(UTC) - since > timedelta(seconds=ORPHAN_S)
+    if by.node != owner.node:
+        return False
+    return by == owner or not by.lives
+
+
+def _started(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot (proc(5), field 22)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])

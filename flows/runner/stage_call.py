@@ -1,0 +1,148 @@
+"""One execution of a stage, begun once by whoever comes first: its Prefect run, or its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextvars import ContextVar
+from typing import Any
+
+from modelium.errors import PermanentError
+from modelium.models import Report
+from modelium.ports import Stage, Steps
+from modelium.stages.inline import Stages
+from modelium.stages.services import Services
+
+
+class StageCall:
+    """A stage that runs on the service's event loop; safe to use from any thread.
+
+    The stage runs at most once, whatever becomes of the Prefect run that records it.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        parameters: Mapping[str, Any],
+        stages: Stages,
+        services: Callable[[], Services],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context,
+    ) -> None:
+        """Prepare; nothing runs before `begin`.
+
+        Args:
+            stage: which one.
+            parameters: what the stage is given beside services and steps.
+            stages: where it is looked up.
+            services: asked in ``context``.
+            loop: the service's event loop.
+            context: what the stage sees; it is copied.
+        """
+        self.stage = stage
+        self.parameters = dict(parameters)
+        self.loop = loop
+        self.outcome: Future[Report] = Future()
+        """The stage's result or error; never cancelled."""
+        self._stages = stages
+        self._services = services
+        self._context = context
+        self._lock = threading.Lock()
+        self._begun: Future[None] = Future()
+        self._task: asyncio.Task[Report] | None = None
+        self._cancelled = ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the stage runs, has run, or was cancelled before it could."""
+        return self._begun.done()
+
+    @property
+    def cancelled(self) -> str:
+        """Why it was cancelled; empty where it was not."""
+        return self._cancelled
+
+    def begin(self, steps: Steps, parameters: Mapping[str, Any] | None = None) -> bool:
+        """Start the stage unless it has been started or cancelled; True: this call did.
+
+        ``parameters``: what the flow made of them, in place of those given at first.
+        """
+        with self._lock:
+            if self.begun:
+                return False
+            self._begun.set_result(None)
+            if parameters is not None:
+                self.parameters = dict(parameters)
+        self.loop.call_soon_threadsafe(self._create, steps, context=self._context.copy())
+        return True
+
+    def cancel(self, reason: str) -> None:
+        """End the stage; when it has cleaned up, `outcome` is a `PermanentError` of ``reason``."""
+        with self._lock:
+            if self.outcome.done() or self._cancelled:
+                return
+            self._cancelled = reason
+            begun = self.begun
+            if not begun:
+                self._begun.set_result(None)
+        if begun:
+            self.loop.call_soon_threadsafe(self._cancel)
+        else:
+            self.outcome.set_exception(PermanentError(reason))
+
+    async def wait_begun(self, *, timeout_s: float) -> bool:
+        """Wait until it has `begun`; False when ``timeout_s`` passed first."""
+        done, _ = await asyncio.wait({asyncio.wrap_future(self._begun)}, timeout=timeout_s)
+        return bool(done)
+
+    async def wait(self) -> Report:
+        """The stage's result, on any event loop. Cancelling the wait leaves the stage alone."""
+        await self.wait_done()
+        return self.outcome.result()
+
+    async def wait_done(self) -> None:
+        """Wait until `outcome` is there, on any event loop."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def end() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def tell(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the waiting loop was closed meanwhile
+                loop.call_soon_threadsafe(end)
+
+        self.outcome.add_done_callback(tell)
+        await ended
+
+    def _create(self, steps: Steps) -> None:
+        self._task = self.loop.create_task(
+            self._run(steps), name=f"stage {self.stage} {self.parameters.get('model', '')}"
+        )
+        self._task.add_done_callback(self._settle)
+
+    async def _run(self, steps: Steps) -> Report:
+        return await self._stages[self.stage](self._services(), **self.parameters, steps=steps)
+
+    def _cancel(self) -> None:
+        if self._task:
+            self._task.cancel()
+
+    def _settle(self, task: asyncio.Task[Report]) -> None:
+        if task.cancelled():
+            # An operator's cancellation must not look to callers as if *they* were cancelled.
+            self.outcome.set_exception(PermanentError(self._cancelled or "the stage was cancelled"))
+        elif error := task.exception():
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(task.result())
+
+
+current: ContextVar[StageCall] = ContextVar("modelium_stage_call")
+"""What the flow run of this context records."""

@@ -1,0 +1,1 @@
+"""What a configuration implies: layers, weight matrices, quantization (pure arithmetic)."""

@@ -1,0 +1,125 @@
+"""What a token costs in the KV cache, from a configuration.
+
+Formulas: 2 × layers × KV heads × head dimension for attention; kv_lora_rank + qk_rope_head_dim
+per layer for latent attention (arXiv:2405.04434, section 2.1); constant state for Mamba
+(arXiv:2312.00752, 2405.21060) and gated linear attention (arXiv:2412.06464).
+"""
+
+from __future__ import annotations
+
+from modelium.analysis.architecture.hf_config import Text
+from modelium.analysis.architecture.numbers import number, section
+from modelium.models import KVLayout
+
+
+def layout_of(text: Text) -> KVLayout | None:
+    """The cache of one sequence; ``None`` for models without a cache (encoders)."""
+    full = text.kinds.count("full")
+    sliding = text.kinds.count("sliding")
+    state = text.kinds.count("state")
+    if not (full or sliding or state):
+        return None
+    if text.latent:
+        return KVLayout(
+            full_layers=full,
+            sliding_layers=sliding,
+            sliding_window=text.window if sliding else None,
+            state_layers=state,
+            state_elements=state * _state(text),
+            latent_dim=text.latent.kv_rank + text.latent.rope_dim,
+        )
+    raw = text.raw
+    value_dim = number(raw, "v_head_dim") or text.head_dim
+    wide = number(raw, "global_head_dim")
+    layout = KVLayout(
+        full_layers=full,
+        sliding_layers=sliding,
+        sliding_window=text.window if sliding else None,
+        state_layers=state,
+        state_elements=state * _state(text),
+        kv_heads=text.kv_heads,
+        key_dim=text.head_dim,
+        value_dim=value_dim,
+    )
+    if wide and sliding:
+        return layout.model_copy(
+            update={
+                "kv_heads": number(raw, "num_global_key_value_heads") or text.kv_heads,
+                "key_dim": wide,
+                "value_dim": wide,
+                "sliding_kv_heads": text.kv_heads,
+                "sliding_key_dim": text.head_dim,
+                "sliding_value_dim": value_dim,
+            }
+        )
+    return layout
+
+
+def _state(text: Text) -> int:
+    """Elements of constant state per layer and sequence."""
+    raw = text.raw
+    value_heads = number(raw, "linear_num_value_heads")
+    if value_heads:
+        key_heads = number(raw, "linear_num_key_heads") or value_heads
+        key = number(raw, "linear_key_head_dim") or 128
+        value = number(raw, "linear_value_head_dim") or 128
+        kernel = number(raw, "linear_conv_kernel_dim") or 4
+        return value_heads * key * value + (2 * key_heads * key + value_heads * value) * (
+            kernel - 1
+        )
+    linear = section(raw, "linear_attn_config")
+    if linear:
+        heads = number(linear, "num_heads") or text.heads
+        dim = number(linear, "head_dim") or text.head_dim
+        kernel = number(linear, "short_conv_kernel_size") or 4
+        return heads * dim * dim + 3 * heads * dim * (kernel - 1)
+    states = number(raw, "ssm_state_size", "mamba_d_state", "state_size") or 16
+    heads = number(raw, "mamba_num_heads", "mamba_n_heads") or 0
+    dim = number(raw, "mamba_head_dim", "mamba_d_head") or 64
+    inner = heads * dim or (number(raw, "mamba_expand", "expand") or 2) * text.hidden
+    groups = number(raw, "n_groups", "mamba_n_groups") or 1
+    kernel = number(raw, "conv_kernel", "mamba_d_conv") or 4
+    return inner * states + (inner + 2 * groups * states) * (kernel - 1)
+
+
+def per_token(layout: KVLayout) -> int:
+    """Elements per token over all layers that grow, on one device."""
+    if layout.latent_dim:
+        return layout.latent_dim * (layout.full_layers + layout.sliding_layers)
+    full = layout.kv_heads * (layout.key_dim + layout.value_dim)
+    sliding = _or(layout.sliding_kv_heads, layout.kv_heads) * (
+        _or(layout.sliding_key_dim, layout.key_dim)
+        + _or(layout.sliding_value_dim, layout.value_dim)
+    )
+    return layout.full_layers * full + layout.sliding_layers * sliding
+
+
+def _or(value: int | None, fallback: int) -> int:
+    return fallback if value is None else value
+
+
+def per_sequence(
+    layout: KVLayout, tokens: int, *, tensor_parallel: int = 1, state: bool = True
+) -> int:
+    """Elements that one sequence of ``tokens`` holds on each of ``tensor_parallel`` devices.
+
+    KV heads are split, each device holding at least one; a latent cache is held whole by each.
+    ``state``: count the constant state of Mamba and linear-attention layers as well.
+    """
+    window = min(tokens, layout.sliding_window or tokens)
+    if layout.latent_dim:
+        growing = layout.latent_dim * (layout.full_layers * tokens + layout.sliding_layers * window)
+    else:
+        heads = -(-layout.kv_heads // tensor_parallel)
+        sliding_heads = -(-_or(layout.sliding_kv_heads, layout.kv_heads) // tensor_parallel)
+        growing = layout.full_layers * tokens * heads * (layout.key_dim + layout.value_dim)
+        growing += (
+            layout.sliding_layers
+            * window
+            * sliding_heads
+            * (
+                _or(layout.sliding_key_dim, layout.key_dim)
+                + _or(layout.sliding_value_dim, layout.value_dim)
+            )
+        )
+    return growing + (-(-layout.state_elements // tensor_parallel) if state else 0)

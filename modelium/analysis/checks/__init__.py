@@ -1,0 +1,1 @@
+"""What may be dropped at all: unpacking, safety, completeness, content digest."""

@@ -1,0 +1,110 @@
+"""Whether a drop is whole: index, headers and sizes agree. Never raises, reads headers only."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from modelium.analysis.checks.safety import shards_of
+from modelium.analysis.readers.folder import MAX_INDEX_BYTES, Folder
+from modelium.analysis.readers.gguf_header import read_gguf
+from modelium.analysis.readers.onnx_graph import read_graph
+from modelium.analysis.readers.safetensors_header import read_header
+from modelium.errors import DropRejected
+
+PARTIAL_SUFFIXES = (
+    ".part", ".partial", ".incomplete", ".tmp", ".temp", ".crdownload", ".download", ".aria2",
+    ".filepart", ".swp", "~", ".!ut", ".opdownload",
+)  # fmt: skip
+"""Marks that browsers, rsync, aria2, editors and hub clients put on unfinished files."""
+_RSYNC = re.compile(r"^\..+\.[A-Za-z0-9]{6}$")
+"""rsync's temporary name: ``.model.safetensors.Xy12Ab``."""
+_NUMBERED = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)$")
+
+MAX_SHARDS = 10_000
+
+
+def is_complete(path: Path) -> str | None:
+    """``None``: all that the files promise is there; else why not, in one line.
+
+    Cheap (names, sizes, headers) and never raises. What is unsafe or foreign counts as complete:
+    refusing it is for `modelium.analysis.inspect_files`.
+    """
+    try:
+        folder = Folder(path)
+    except DropRejected as exc:
+        return None if exc.reason != "unreadable" else "it cannot be read yet"
+    if not folder.files:
+        return "the folder is empty"
+    try:
+        return _partial(folder) or _missing_shards(folder) or _short_files(folder)
+    except OSError as exc:
+        return f"it changes while it is read ({exc.__class__.__name__})"
+
+
+def _partial(folder: Folder) -> str | None:
+    for entry in folder.files:
+        name = entry.name.rsplit("/", 1)[-1]
+        # A hub client's cache keeps markers of finished downloads; they are not model files.
+        if ".cache/" in f"/{entry.name}" and not name.endswith(".incomplete"):
+            continue
+        if name.lower().endswith(PARTIAL_SUFFIXES) or _RSYNC.match(name):
+            return f"{entry.name} is a partial download"
+    return None
+
+
+def _missing_shards(folder: Folder) -> str | None:
+    series: set[tuple[str, int, str]] = set()
+    for entry in folder.files:
+        if entry.name.endswith(".index.json"):
+            prefix = entry.name.rpartition("/")[0]
+            try:
+                index = folder.json(entry.name, limit=MAX_INDEX_BYTES)
+                shards = shards_of(index, entry.name)
+            except DropRejected as exc:
+                if exc.reason == "bad-json":
+                    return f"{entry.name} is not whole yet"
+                continue
+            for shard in sorted(shards):
+                name = f"{prefix}/{shard}" if prefix else shard
+                if name not in folder:
+                    return f"{name} of {entry.name} is missing"
+        if numbered := _NUMBERED.match(entry.name):
+            series.add((numbered["stem"], int(numbered["count"]), numbered["suffix"]))
+    for stem, count, suffix in sorted(series):
+        if count > MAX_SHARDS:
+            continue
+        for number in range(1, count + 1):
+            name = f"{stem}-{number:05}-of-{count:05}{suffix}"
+            if name not in folder:
+                return f"{name} is missing"
+    return None
+
+
+def _short_files(folder: Folder) -> str | None:
+    for entry in folder.files:
+        path = folder.path(entry.name)
+        try:
+            if entry.suffix == ".safetensors":
+                read_header(path, entry.name)
+            elif entry.suffix == ".gguf":
+                read_gguf(path, entry.name)
+            elif entry.suffix == ".onnx":
+                if short := _short_external(folder, entry.name):
+                    return short
+            elif entry.name.endswith("config.json"):
+                folder.json(entry.name)
+        except DropRejected as exc:
+            if exc.reason in {"truncated", "bad-json", "unreadable"}:
+                return f"{entry.name} is not whole yet"
+    return None
+
+
+def _short_external(folder: Folder, name: str) -> str | None:
+    graph = read_graph(folder.path(name), name)
+    prefix = name.rpartition("/")[0]
+    for span in graph.external:
+        location = f"{prefix}/{span.location}" if prefix else span.location
+        if folder.sizes.get(location, 0) < span.offset + span.length:
+            return f"{location} of {name} is not whole yet"
+    return None

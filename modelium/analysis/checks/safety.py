@@ -1,0 +1,271 @@
+"""What may be in a dropped folder at all: checked before anything else looks at it."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from modelium.analysis.formats import diffusers
+from modelium.analysis.readers.folder import (
+    MAX_INDEX_BYTES,
+    FileEntry,
+    Folder,
+    inside,
+    shown,
+)
+from modelium.analysis.readers.zip_directory import AbsurdDirectory, open_zip
+from modelium.errors import DropRejected
+from modelium.models import Frozen
+
+PICKLE_APPROVAL = "pickle"
+CODE_APPROVAL = "remote-code"
+
+PICKLE_SUFFIXES = frozenset(
+    [
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pkl",
+        ".pickle",
+        ".joblib",
+        ".dill",
+        ".npy",
+        ".npz",
+        ".mar",
+        ".nemo",
+        ".pdparams",
+        ".pt2",
+    ]
+)
+"""Files that their usual readers unpickle (``.npy``/``.npz`` may hold pickled objects)."""
+CODE_SUFFIXES = frozenset(
+    [
+        ".py",
+        ".pyc",
+        ".pyo",
+        ".pyd",
+        ".pyx",
+        ".pyw",
+        ".ipynb",
+        ".so",
+        ".dll",
+        ".dylib",
+        ".exe",
+        ".sh",
+        ".bat",
+        ".ps1",
+        ".jar",
+        ".class",
+    ]
+)
+ARCHIVE_SUFFIXES = frozenset(
+    [".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".whl", ".egg", ".keras"]
+)
+TEXT_SUFFIXES = frozenset(
+    [
+        ".json",
+        ".jsonl",
+        ".txt",
+        ".md",
+        ".model",
+        ".safetensors",
+        ".gguf",
+        ".onnx",
+        ".pbtxt",
+        ".xml",
+        ".jinja",
+        ".yaml",
+        ".yml",
+        ".csv",
+        ".tsv",
+        ".html",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".gif",
+        ".svg",
+        ".webp",
+        ".pdf",
+        ".wav",
+        ".mp3",
+        ".flac",
+        ".gitattributes",
+    ]
+)
+"""Formats whose own parsers (or no parser of ours) look at them: not sniffed."""
+_PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+
+
+class FileReport(Frozen):
+    """What the safety checks saw."""
+
+    files: int
+    total_bytes: int
+    code: tuple[str, ...] = ()
+    """Files that hold or name code to run; empty without the approval ``remote-code``."""
+    pickles: tuple[str, ...] = ()
+    """Files whose readers unpickle; empty without the approval ``pickle``."""
+
+
+def inspect_files(path: Path, *, approvals: frozenset[str] = frozenset()) -> FileReport:
+    """Refuse what could run code or read outside the folder; nothing is parsed beyond headers.
+
+    ``approvals`` may hold ``pickle`` and ``remote-code``. Raises `DropRejected`.
+    """
+    if path.is_symlink():
+        raise DropRejected(
+            f"{shown(path.name)!r} is a link. Drop the folder itself.", reason="link-outside"
+        )
+    return inspect_folder(Folder(path), approvals=approvals)
+
+
+def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> FileReport:
+    """`inspect_files` for a folder that is already listed."""
+    pickles = [f.name for f in folder.files if _is_pickle(folder, f)]
+    pickles += _indexed_pickles(folder)
+    if pickles and PICKLE_APPROVAL not in approvals:
+        raise DropRejected(
+            f"{shown(pickles[0])!r}{_more(pickles)} is pickle-based: opening it can run code. "
+            "Convert the weights to safetensors or ONNX and delete it, or have an operator "
+            "approve `pickle` for this model.",
+            reason="pickle",
+            approvable=True,
+        )
+    code = [f.name for f in folder.files if f.suffix in CODE_SUFFIXES]
+    code += _configured_code(folder)
+    if code and CODE_APPROVAL not in approvals:
+        raise DropRejected(
+            f"{shown(code[0])!r}{_more(code)} brings code of its own. Remove it (and `auto_map`) "
+            "if the runtime knows the architecture, or have an operator approve `remote-code` "
+            "for this model.",
+            reason="remote-code",
+            approvable=True,
+        )
+    for entry in folder.having(*ARCHIVE_SUFFIXES):
+        raise DropRejected(
+            f"{shown(entry.name)!r} is an archive inside a folder. Drop its contents, or the "
+            "archive alone.",
+            reason="nested-archive",
+        )
+    return FileReport(
+        files=len(folder.files),
+        total_bytes=sum(f.size for f in folder.files),
+        code=tuple(code),
+        pickles=tuple(pickles),
+    )
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _is_pickle(folder: Folder, entry: FileEntry) -> bool:
+    if entry.suffix == ".bin":
+        return not _is_openvino_weights(folder, entry)
+    if entry.suffix in PICKLE_SUFFIXES:
+        return True
+    if entry.suffix in TEXT_SUFFIXES or entry.size < 2:
+        return False
+    head = folder.read(entry.name, limit=4)
+    if head.startswith(_PICKLE_MAGIC):
+        return True
+    return head.startswith(b"PK") and _zip_holds_pickle(folder.path(entry.name))
+
+
+def _is_openvino_weights(folder: Folder, entry: FileEntry) -> bool:
+    """``model.bin`` beside ``model.xml`` is a blob that OpenVINO maps, unless it is a pickle."""
+    stem = entry.name.removesuffix(".bin")
+    if f"{stem}.xml" not in folder or stem.rpartition("/")[2].startswith("pytorch_model"):
+        return False
+    head = folder.read(entry.name, limit=4)
+    return not head.startswith((*_PICKLE_MAGIC, b"PK"))
+
+
+def _zip_holds_pickle(path: Path) -> bool:
+    try:
+        with open_zip(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    except AbsurdDirectory:
+        return True
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+def _indexed_pickles(folder: Folder) -> list[str]:
+    """Files that a shard index points at although their readers would unpickle them.
+
+    Raises `DropRejected` for names that leave the folder.
+    """
+    found: list[str] = []
+    for entry in folder.files:
+        if not entry.name.endswith(".index.json"):
+            continue
+        for shard in sorted(shards_of(folder.json(entry.name, limit=MAX_INDEX_BYTES), entry.name)):
+            if Path(shard).suffix.lower() in PICKLE_SUFFIXES:
+                found.append(f"{entry.name} → {shard}")
+    return found
+
+
+def shards_of(index: dict[str, Any], what: str) -> set[str]:
+    """File names that a shard index refers to; each is a plain name inside the folder."""
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise DropRejected(
+            f"{shown(what)!r} has no weight_map. Copy the index again.", reason="bad-index"
+        )
+    shards: set[str] = set()
+    for value in weight_map.values():
+        if not isinstance(value, str):
+            raise DropRejected(
+                f"{shown(what)!r} maps a tensor to something that is not a file name.",
+                reason="bad-index",
+            )
+        shards.add(value)
+    for shard in shards:
+        if not inside(shard):
+            raise DropRejected(
+                f"{shown(what)!r} points at {shown(shard)!r}, outside the folder.",
+                reason="path-traversal",
+            )
+    return shards
+
+
+def _configured_code(folder: Folder) -> list[str]:
+    """Configuration files that make a loader import code."""
+    found: list[str] = []
+    for entry in folder.files:
+        if not entry.name.endswith("config.json"):
+            continue
+        try:
+            config = folder.json(entry.name)
+        except DropRejected as exc:
+            # sentence-transformers lists its training data in data_config.json: no loader
+            # takes a list for a configuration. What has to be one is read by its profiler.
+            if exc.reason == "no-json-object" and entry.name.rpartition("/")[2] != "config.json":
+                continue
+            raise
+        if names_code(config):
+            found.append(f"{entry.name} (auto_map)")
+        mapping = config.get("auto_mapping")
+        library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+        # PEFT imports this module by name: anything but the two known libraries is code.
+        if library is not None and str(library).split(".")[0] not in {"transformers", "diffusers"}:
+            found.append(f"{entry.name} (auto_mapping)")
+    return found + _diffusers_code(folder)
+
+
+def _diffusers_code(folder: Folder) -> list[str]:
+    if diffusers.INDEX not in folder:
+        return []
+    foreign = diffusers.foreign_components(folder.json(diffusers.INDEX))
+    return [f"{diffusers.INDEX} ({shown(name)})" for name in foreign]
+
+
+def names_code(config: dict[str, Any], *, depth: int = 8) -> bool:
+    """Whether ``auto_map`` occurs in a configuration or its nested sections."""
+    if config.get("auto_map"):
+        return True
+    nested = (value for value in config.values() if isinstance(value, dict))
+    return depth > 0 and any(names_code(part, depth=depth - 1) for part in nested)

@@ -1,0 +1,1 @@
+"""One reader per model format: from a folder to a `ModelProfile`."""

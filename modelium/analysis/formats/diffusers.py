@@ -1,0 +1,90 @@
+"""Diffusers folders: ``model_index.json`` and one folder per component."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelium.analysis.catalog import EngineCatalog, assess
+from modelium.analysis.describe import card_of
+from modelium.analysis.readers.folder import Folder, inside, shown
+from modelium.analysis.readers.safetensors_header import read_header
+from modelium.errors import DropRejected
+from modelium.models import ModelFormat, ModelProfile, Task
+
+INDEX = "model_index.json"
+LIBRARIES = frozenset({"diffusers", "transformers", "onnxruntime"})
+"""What a pipeline may take components from; any other name is a module that would be imported."""
+_LONG = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def foreign_components(index: dict[str, Any]) -> list[str]:
+    """Components whose class comes from somewhere else: loading them imports that code."""
+    found = []
+    for name, entry in index.items():
+        if not name.startswith("_") and isinstance(entry, list) and len(entry) == 2:
+            library = entry[0]
+            if isinstance(library, str) and library.partition(".")[0] not in LIBRARIES:
+                found.append(name)
+    if isinstance(index.get("_class_name"), list):
+        found.append("_class_name")
+    return found
+
+
+def profile_diffusers(folder: Folder, engines: EngineCatalog) -> ModelProfile:
+    """The profile of a pipeline, sized by component; raises `DropRejected`."""
+    index = folder.json(INDEX)
+    pipeline = index.get("_class_name")
+    components: dict[str, dict[str, Any]] = {}
+    by_dtype: dict[str, int] = {}
+    elements = 0
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or not inside(name):
+            continue
+        size = 0
+        for file in _weights(folder, name):
+            for tensor in read_header(folder.path(file), shown(file)):
+                size += tensor.size
+                elements += tensor.elements
+                by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.size
+        components[shown(name)] = {"class": shown(str(entry[-1])), "bytes": size}
+    total = sum(by_dtype.values())
+    if not total:
+        raise DropRejected(
+            f"{INDEX} without safetensors in its components. Save the pipeline with "
+            "safe_serialization=True.",
+            reason="missing-weights",
+        )
+    license_id, card = card_of(folder)
+    dtype = max(by_dtype, key=lambda k: by_dtype[k])
+    architecture = shown(pipeline) if isinstance(pipeline, str) else "DiffusionPipeline"
+    return ModelProfile(
+        format=ModelFormat.DIFFUSERS,
+        architecture=architecture,
+        task=Task.TEXT_TO_IMAGE,
+        parameter_count=elements,
+        weight_bytes=total,
+        weight_bytes_by_dtype=by_dtype,
+        dtype=_LONG.get(dtype),
+        files={"index": INDEX},
+        runtimes=assess(
+            format=ModelFormat.DIFFUSERS,
+            task=Task.TEXT_TO_IMAGE,
+            architecture=architecture,
+            engines=engines,
+        ),
+        needs_remote_code=bool(foreign_components(index)),
+        license=license_id,
+        card=card,
+        details={"components": components},
+    )
+
+
+def _weights(folder: Folder, component: str) -> list[str]:
+    names = [
+        f.name
+        for f in folder.having(".safetensors")
+        if f.name.startswith(f"{component}/") and f.name.count("/") == 1
+    ]
+    # `model.fp16.safetensors` is a second copy in another precision, unless it is the only one.
+    plain = [name for name in names if name.rsplit("/", 1)[1].count(".") == 1]
+    return plain or names

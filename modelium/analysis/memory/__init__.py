@@ -1,0 +1,1 @@
+"""The memory that a model needs in an engine (pure arithmetic)."""

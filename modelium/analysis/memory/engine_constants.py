@@ -1,0 +1,93 @@
+"""Constants of serving engines from ``engines.toml``, by engine and version."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from pydantic import Field
+
+from modelium.models import Frozen
+
+_SMALL_GPUS = re.compile(r"A100|A10\b|A10G|L4\b|L40|T4\b|V100|RTX|A40\b|A30\b|A6000|P100|GTX|A2\b")
+"""Products that vLLM gives its smaller defaults: under 70 GiB, or an A100."""
+
+
+class VllmConstants(Frozen):
+    """What one release of vLLM takes beside weights and KV cache."""
+
+    batched_tokens: int
+    sequences: int
+    sampler_bytes: float
+    sampler_fixed: int
+    non_torch: tuple[int, int, int]
+    expert_workspace: bool
+    graph_fixed: int
+    graph_per_layer: int
+    graph_per_width: int
+    graph_per_expert_layer: int
+    forward_hidden: float = 4.3
+    """Hidden-sized rows that are alive at the peak of a forward pass."""
+
+
+class Overhead(Frozen):
+    """What an engine without a profile run takes."""
+
+    fixed: int
+    torch_fixed: int | None = None
+    weights_factor: float = Field(ge=1)
+
+
+class Margin(Frozen):
+    """How much more than expected is reserved."""
+
+    relative: float
+    absolute: int
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, Any]:
+    text = resources.files("modelium.analysis.memory").joinpath("engines.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def _version(text: str) -> tuple[int, int]:
+    found = re.search(r"(\d{1,4})(?:\.(\d{1,4}))?", text)
+    return (int(found[1]), int(found[2] or 0)) if found else (9999, 0)
+
+
+@lru_cache(maxsize=64)
+def vllm_constants(version: str | None, device_kind: str | None) -> VllmConstants:
+    """Constants of the nearest known release at or below ``version`` (``None``: the newest).
+
+    ``device_kind``: a product name, or ``gpu``/``None`` for a large data-centre GPU.
+    """
+    table: dict[str, Any] = _table()["vllm"]
+    known = sorted(table, key=_version)
+    wanted = _version(version or "")
+    name = next((v for v in reversed(known) if _version(v) <= wanted), known[0])
+    values = dict(table[name])
+    if device_kind and _SMALL_GPUS.search(device_kind):
+        values |= _table()["small_gpu"]
+    return VllmConstants.model_validate(values)
+
+
+@lru_cache(maxsize=16)
+def overhead(runtime: str, kind: str) -> Overhead:
+    """Constants of ``runtime`` on a ``cpu`` or ``gpu``."""
+    return Overhead.model_validate(_table()[kind][runtime])
+
+
+@lru_cache(maxsize=1)
+def margin() -> Margin:
+    """How much more than expected is reserved."""
+    return Margin.model_validate(_table()["margin"])
+
+
+@lru_cache(maxsize=1)
+def allowance() -> float:
+    """Share of weights and activation that is added for what no formula sees."""
+    return float(_table()["allowance"]["share"])

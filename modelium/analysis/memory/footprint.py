@@ -1,0 +1,157 @@
+"""The memory that one device needs for a model: pure arithmetic, fast enough for a planner.
+
+Formulas and where they come from are in docs/analysis.md; constants are in ``engines.toml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from modelium.analysis.memory.engine_constants import overhead, vllm_constants
+from modelium.analysis.memory.kv_cache import DEFAULT_CONTEXT, kv_bytes, pool_bytes
+from modelium.analysis.memory.vllm import SOURCES, vllm_footprint
+from modelium.models import (
+    Footprint,
+    LoadSettings,
+    MeasuredLoad,
+    ModelFormat,
+    ModelProfile,
+    RuntimeName,
+)
+
+MEASURED_MARGIN = 1.02
+_MEASURED_SOURCES = dict.fromkeys(SOURCES, "this model's own last load")
+
+
+def settings_digest(settings: LoadSettings) -> str:
+    """Key of a measured load: the settings that its memory depends on."""
+    return _digest(
+        settings.dtype, settings.kv_dtype, settings.tensor_parallel_size, settings.max_model_len,
+        settings.max_num_seqs,
+    )  # fmt: skip
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def estimate(
+    profile: ModelProfile,
+    *,
+    runtime: RuntimeName,
+    tensor_parallel: int = 1,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    max_model_len: int | None = None,
+    max_num_seqs: int | None = None,
+    engine_version: str | None = None,
+    device_kind: str | None = None,
+    measured: Sequence[MeasuredLoad] = (),
+    quantization: str | None = None,
+) -> Footprint:
+    """Bytes that each of ``tensor_parallel`` devices needs.
+
+    ``kv`` holds one sequence of ``max_model_len`` or ``max_num_seqs`` typical ones
+    (`TYPICAL_TOKENS`), whichever is more; the engine works with less, but preempts.
+    ``device_kind`` is ``cpu``, ``gpu`` or a GPU's product name. A matching load in ``measured``
+    stands in for the formulas. ``quantization``: what the engine converts to while loading.
+    """
+    on_cpu = device_kind == "cpu"
+    if runtime is RuntimeName.VLLM and not on_cpu:
+        found = vllm_footprint(
+            profile,
+            vllm_constants(engine_version, device_kind),
+            tensor_parallel=tensor_parallel,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            quantization=quantization,
+        )
+    else:
+        found = _simple(
+            profile,
+            runtime,
+            "cpu" if on_cpu else "gpu",
+            dtype,
+            kv_dtype,
+            max_model_len,
+            max_num_seqs,
+        )
+    if measured:
+        digest = _digest(dtype, kv_dtype, tensor_parallel, max_model_len, max_num_seqs)
+        loads = [
+            load
+            for load in measured
+            if load.runtime is runtime
+            and load.settings_digest == digest
+            and _alike(load.device_kind, device_kind)
+        ]
+        if loads:
+            return _from_measured(found, max(loads, key=lambda load: load.at).per_device_bytes)
+    return found
+
+
+def _alike(measured_on: str, wanted: str | None) -> bool:
+    """``gpu`` stands for every product; no kind for every device."""
+    if wanted == "gpu":
+        return measured_on != "cpu"
+    return wanted is None or measured_on == wanted
+
+
+def _from_measured(found: Footprint, total: int) -> Footprint:
+    weights = min(found.weights, total)
+    kv_bytes = min(found.kv, total - weights)
+    return Footprint(
+        weights=weights,
+        kv=kv_bytes,
+        non_torch=total - weights - kv_bytes,
+        expected=total,
+        reserve=int(total * MEASURED_MARGIN),
+        sources=_MEASURED_SOURCES,
+    )
+
+
+def _simple(
+    profile: ModelProfile,
+    runtime: RuntimeName,
+    kind: str,
+    dtype: str | None,
+    kv_dtype: str | None,
+    max_model_len: int | None,
+    max_num_seqs: int | None,
+) -> Footprint:
+    """Engines that load the file as it is: weights times what their allocators add, and a base."""
+    constants = overhead(runtime.value, kind)
+    fixed = constants.fixed
+    if constants.torch_fixed is not None and profile.format is not ModelFormat.ONNX:
+        fixed = constants.torch_fixed
+    weights = profile.weight_bytes
+    activation = int(weights * (constants.weights_factor - 1))
+    pool = 0
+    if profile.kv is not None:
+        sequences = max_num_seqs or 1
+        if runtime is RuntimeName.VLLM:
+            pool = pool_bytes(profile, 1, dtype, kv_dtype, max_model_len, max_num_seqs)
+        else:
+            length = max_model_len or min(profile.context_length or DEFAULT_CONTEXT, 4096)
+            pool = kv_bytes(profile, length, dtype=dtype, kv_dtype=kv_dtype)
+            if runtime is RuntimeName.RAY_SERVE:
+                pool *= sequences
+    expected = weights + activation + fixed + pool
+    return Footprint(
+        weights=weights,
+        kv=pool,
+        activation=activation,
+        non_torch=fixed,
+        expected=expected,
+        reserve=int(expected * 1.1) + 64 * 1024**2,
+        sources={
+            "weights": "file headers",
+            "kv": SOURCES["kv"],
+            "activation": f"engines.toml: {runtime} on a {kind}, share of the weights",
+            "non_torch": f"engines.toml: {runtime} on a {kind}, process",
+        },
+    )

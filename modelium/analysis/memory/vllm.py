@@ -1,0 +1,160 @@
+"""What a vLLM instance takes on each GPU, part by part: pure arithmetic.
+
+The formulas are explained in docs/analysis.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelium.analysis.architecture.quantization import online
+from modelium.analysis.memory.engine_constants import VllmConstants, allowance, margin
+from modelium.analysis.memory.kv_cache import DEFAULT_CONTEXT, pool_bytes, unit_bytes
+from modelium.models import Footprint, ModelProfile
+
+_PLAIN = ("F32", "F16", "BF16", "F64")
+_STORED_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+SOURCES = {
+    "weights": "safetensors headers, rotary tables included",
+    "kv": "2 × layers × KV heads × head dimension × bytes; latent and windowed layers apart",
+    "activation": "engine's profile run: sampler, forward pass, expert and vision workspaces",
+    "graphs": "engines.toml: CUDA graphs by layers and width",
+    "non_torch": "engines.toml: CUDA context, NCCL, allowance for what no formula sees",
+}
+_CONFIG_SOURCES = {**SOURCES, "weights": "configuration, rotary tables included"}
+
+
+def _memory(profile: ModelProfile) -> Mapping[str, Any]:
+    found = profile.details.get("memory")
+    return found if isinstance(found, dict) else {}
+
+
+def weight_bytes(
+    profile: ModelProfile, *, tensor_parallel: int, dtype: str | None, quantization: str | None
+) -> int:
+    """Bytes of weights and constant tables on each device of a vLLM instance."""
+    memory = _memory(profile)
+    stored = _STORED_BYTES.get(_short(profile.dtype), 2)
+    unit = unit_bytes(profile, dtype)
+    total = profile.weight_bytes
+    scale = 1.0
+    if unit != stored:
+        plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in _PLAIN)
+        if profile.quantization:
+            # Scales stay as they are; only the matrices that were left alone are converted.
+            plain = min(plain, profile.weight_bytes_by_dtype.get(_short(profile.dtype), 0))
+        total += int(plain * (unit / stored - 1))
+        scale = unit / stored
+    converted = online(quantization or dtype)
+    if converted is not None and profile.quantization is None:
+        linear = int(memory.get("plain_linear", 0) * scale)
+        rows = int(memory.get("plain_linear_rows", 0))
+        kept = linear // unit * converted.bits // 8 + rows * converted.scale_bits // 8
+        total -= max(0, linear - kept)
+    replicated = int(memory.get("replicated", 0) * scale)
+    absorbed = int(memory.get("absorbed", 0))
+    per_device = replicated + (total - replicated + absorbed) / tensor_parallel
+    heads = int(memory.get("kv_heads", 0))
+    if heads and tensor_parallel > heads and not (profile.kv and profile.kv.latent_dim):
+        # Each device holds at least one KV head's projections.
+        per_device += int(memory.get("key_value", 0) * scale) * (1 / heads - 1 / tensor_parallel)
+    return int(per_device) + int(memory.get("rope", 0)) * unit
+
+
+def _short(dtype: str | None) -> str:
+    return {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}.get(
+        dtype or "", "BF16"
+    )
+
+
+def vllm_footprint(
+    profile: ModelProfile,
+    constants: VllmConstants,
+    *,
+    tensor_parallel: int = 1,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    max_model_len: int | None = None,
+    max_num_seqs: int | None = None,
+    quantization: str | None = None,
+) -> Footprint:
+    """`estimate` for vLLM on GPUs with explicit constants."""
+    weights = weight_bytes(
+        profile, tensor_parallel=tensor_parallel, dtype=dtype, quantization=quantization
+    )
+    pool = pool_bytes(profile, tensor_parallel, dtype, kv_dtype, max_model_len, max_num_seqs)
+    unit = unit_bytes(profile, dtype)
+    length = max_model_len or profile.context_length or DEFAULT_CONTEXT
+    activation = activation_bytes(profile, constants, tensor_parallel, unit, max_num_seqs)
+    activation += _latent_workspace(profile, length, unit)
+    graphs = graph_bytes(profile, constants, tensor_parallel)
+    one, two, more = constants.non_torch
+    non_torch = one if tensor_parallel == 1 else two + more * (tensor_parallel - 2)
+    non_torch += int((weights + activation) * allowance())
+    engine = weights + activation + graphs + non_torch
+    bounds = margin()
+    return Footprint(
+        weights=weights,
+        kv=pool,
+        activation=activation,
+        graphs=graphs,
+        non_torch=non_torch,
+        expected=engine + pool,
+        reserve=int(engine * (1 + bounds.relative)) + bounds.absolute + pool,
+        sources=SOURCES if profile.exact else _CONFIG_SOURCES,
+    )
+
+
+def activation_bytes(
+    profile: ModelProfile,
+    constants: VllmConstants,
+    tensor_parallel: int,
+    unit: int,
+    max_num_seqs: int | None,
+) -> int:
+    """Peak of the engine's profile run above the weights, on each device."""
+    memory = _memory(profile)
+    tokens = constants.batched_tokens
+    hidden = profile.hidden_size or 0
+    wide = (profile.intermediate_size or 4 * hidden) // tensor_parallel
+    forward = int(tokens * unit * (constants.forward_hidden * hidden + 3 * wide))
+    extra = 0
+    top_k = int(memory.get("top_k", 0))
+    if top_k and constants.expert_workspace:
+        # Two buffers for all routed copies of the batch (vLLM's fused_moe workspaces).
+        inner = int(memory.get("expert_intermediate", 0)) // tensor_parallel
+        extra += tokens * top_k * unit * (max(inner, hidden) + max(2 * inner, hidden))
+    pixels = int(memory.get("pixels_per_token", 0))
+    if pixels:
+        # The encoder's outputs and its dummy images stay alive during the text model's run.
+        extra += tokens * 2 * (hidden + pixels)
+    sampler = 0
+    if profile.kv is not None:
+        # Fewer sequences than the default are not credited: no measurement shows the saving.
+        rows = max(max_num_seqs or 0, constants.sequences)
+        logits = rows * (profile.vocabulary_size or 0)
+        sampler = int(logits * (constants.sampler_bytes + unit)) + constants.sampler_fixed
+        sampler += tokens * hidden * unit
+    return max(forward, sampler) + extra
+
+
+def _latent_workspace(profile: ModelProfile, length: int, unit: int) -> int:
+    """Decompressed context of chunked prefill in latent attention (vLLM's mla backends)."""
+    if profile.kv is None or not profile.kv.latent_dim:
+        return 0
+    return min(8 * length, 64 * 1024) * profile.kv.latent_dim * unit
+
+
+def graph_bytes(profile: ModelProfile, constants: VllmConstants, tensor_parallel: int) -> int:
+    """CUDA graphs of decoding, on each device; engines that only embed capture none."""
+    if profile.kv is None:
+        return 0
+    memory = _memory(profile)
+    layers = profile.layers or 0
+    wide = 2 * (profile.intermediate_size or 0) // tensor_parallel
+    found = constants.graph_fixed + constants.graph_per_layer * layers
+    found += constants.graph_per_width * wide
+    if memory.get("top_k"):
+        found += constants.graph_per_expert_layer * layers
+    return found

@@ -1,0 +1,1 @@
+"""Bounded readers of file formats: headers only, nothing followed outside the folder."""

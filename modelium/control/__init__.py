@@ -1,0 +1,1 @@
+"""What drives the stages: the loop, waiting requests, operators, and recovery after a restart."""

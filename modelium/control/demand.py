@@ -1,0 +1,74 @@
+"""Requests that wait for a model, turned into one decision at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from modelium.errors import ModeliumError, Unavailable
+from modelium.models import Trigger
+from modelium.routing.wait_estimate import outlook
+from modelium.stages.services import Services
+from modelium.stages.snapshot import snapshot
+
+logger = logging.getLogger(__name__)
+
+ASK_AGAIN_S = 5.0
+"""Pause after a decision that did not set off a load; the loop serves the queue meanwhile."""
+
+
+class Demand:
+    """Joins all who wait for one model into one question."""
+
+    def __init__(self, *, services: Services) -> None:
+        """``services``: the ports and the store."""
+        self._services = services
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    def ask(self, model: str) -> None:
+        """Somebody waits for ``model``; returns at once and may be called often."""
+        if model in self._asking:
+            return
+        policy, board = self._services.policy, self._services.switchboard
+        if policy.enabled and board.traffic.pending(model) <= policy.pending_requests_threshold:
+            return
+        task = asyncio.create_task(self._answer(model))
+        self._asking[model] = task
+        task.add_done_callback(lambda _: self._asking.pop(model, None))
+
+    async def aclose(self) -> None:
+        """Stop asking."""
+        for task in tuple(self._asking.values()):
+            task.cancel()
+
+    async def _answer(self, model: str) -> None:
+        """Have it decided, and tell those who wait what to expect or why it will not come."""
+        try:
+            if not self._services.policy.enabled:
+                raise Unavailable("orchestration is disabled: nothing is loaded on demand")
+            await self._decide(model)
+        except ModeliumError as exc:
+            self._refuse(model, exc)
+        except Exception as exc:
+            logger.exception("%s: the decision on waiting requests failed", model)
+            self._refuse(model, ModeliumError(f"{model}: the decision failed: {exc}"))
+
+    async def _decide(self, model: str) -> None:
+        services = self._services
+        report = await services.launcher.run("decide", model=model, trigger=Trigger.DEMAND.value)
+        if report.outcome == "rejected":
+            raise ModeliumError(f"{model}: {report.reason}")
+        fleet = await snapshot(services)
+        known = fleet.models_by_name.get(model)
+        if known is None:
+            return
+        seen = outlook(known, fleet)
+        if seen.hopeless:
+            raise Unavailable(f"{model}: {seen.reason}", retry_after_s=seen.ready_in_s)
+        services.switchboard.expect(model, ready_in_s=seen.ready_in_s, reason=seen.reason)
+        if report.outcome != "load":
+            await services.clock.sleep(ASK_AGAIN_S)
+
+    def _refuse(self, model: str, error: ModeliumError) -> None:
+        known = error.retry_after_s if isinstance(error, Unavailable) else None
+        self._services.switchboard.refuse(model, error, retry_after_s=known or ASK_AGAIN_S)

@@ -1,0 +1,1 @@
+"""Who may do what: API keys, rate limits, and the checks before a request is routed."""

@@ -1,0 +1,169 @@
+"""Everything but inference: admin API, webhook, model list, health, metrics, status page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from modelium import __version__
+from modelium.errors import InputError, ModeliumError, UnknownModel
+from modelium.gateway.access.keyring import KeyRing, holder_of
+from modelium.gateway.api import admin, status_page, webhook
+from modelium.gateway.api.views import openai_model
+from modelium.gateway.asgi import Message, Receive
+from modelium.gateway.problems import body_of, headers_of, status_of
+from modelium.gateway.proxy.names import Names
+from modelium.metrics import CONTENT_TYPE, Metrics
+from modelium.ports import Clock
+from modelium.routing.switchboard import Switchboard
+
+MAX_BODY_BYTES = 1024 * 1024
+"""Nothing but inference has more to say than a few fields."""
+
+
+def bounded(receive: Receive) -> Receive:
+    """Return ``receive``, ending in a 413 past `MAX_BODY_BYTES`."""
+    left = MAX_BODY_BYTES
+
+    async def within() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413)
+        return message
+
+    return within
+
+
+def control_plane(
+    *,
+    operations: admin.Operations,
+    keys: KeyRing,
+    names: Names,
+    switchboard: Switchboard,
+    metrics: Metrics,
+    clock: Clock,
+    incoming: Path,
+    webhook_secret: str | None,
+    links: Mapping[str, str],
+) -> FastAPI:
+    """Return the application; its schema is at ``/api/v1/openapi.json``."""
+    # FastAPI's own documentation pages load scripts from elsewhere.
+    app = FastAPI(
+        title="Modelium",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    app.include_router(admin.router(operations=operations, keys=keys, clock=clock))
+    app.include_router(
+        webhook.router(operations=operations, incoming=incoming, secret=webhook_secret)
+    )
+    app.include_router(_models(operations, names, switchboard), include_in_schema=False)
+    app.include_router(_own(operations, metrics, links), include_in_schema=False)
+    app.add_exception_handler(ModeliumError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    return app
+
+
+def _models(operations: admin.Operations, names: Names, switchboard: Switchboard) -> APIRouter:
+    """Return what the inference APIs tell of models and of the server."""
+    api = APIRouter()
+
+    @api.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        fleet = await operations.fleet()
+        shown = [openai_model(m) for m in fleet.models if _may_use(request, m.name)]
+        for alias, named in names.aliases.items():
+            known = fleet.models_by_name.get(named.model)
+            if known is not None and _may_use(request, known.name):
+                shown.append(openai_model(known, alias=alias))
+        return {"object": "list", "data": shown}
+
+    @api.get("/v1/models/{model:path}")
+    async def model(model: str, request: Request) -> dict[str, Any]:
+        known = (await operations.fleet()).models_by_name.get(names.resolve(model).model)
+        if known is None or not _may_use(request, known.name):
+            raise UnknownModel(f"no model is named {model!r}; GET /v1/models lists them")
+        return openai_model(known, alias=model if model in names.aliases else None)
+
+    @api.get("/v2")
+    async def server() -> dict[str, Any]:
+        # What engines behind it can do beyond the protocol passes through.
+        return {"name": "modelium", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    @api.get("/healthz")
+    @api.get("/v2/health/live")
+    @api.get("/v2/health/ready")
+    async def health() -> Response:
+        return Response()
+
+    @api.get("/v2/models/{model}/ready")
+    @api.get("/v2/models/{model}/versions/{version}/ready")
+    async def ready(model: str, request: Request) -> Response:
+        # A question, not a request: it must not load the model.
+        name = names.resolve(model).model
+        if switchboard.upstream(name) is not None and _may_use(request, name):
+            return Response()
+        return JSONResponse({"error": f"{model} is not loaded"}, status_code=400)
+
+    return api
+
+
+def _may_use(request: Request, model: str) -> bool:
+    holder = holder_of(request.scope)
+    return holder is None or holder.may_use(model)
+
+
+def _own(operations: admin.Operations, metrics: Metrics, links: Mapping[str, str]) -> APIRouter:
+    """Return what is for people and scrapers."""
+    api = APIRouter()
+
+    @api.get("/metrics")
+    async def series() -> Response:
+        # Off the event loop: a thousand models take some tens of milliseconds.
+        return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE)
+
+    @api.get("/")
+    async def status() -> HTMLResponse:
+        html = status_page.render(await operations.fleet(), links=links)
+        return HTMLResponse(html, headers=status_page.SECURITY_HEADERS)
+
+    return api
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ModeliumError):
+        raise error
+    status = status_of(error)
+    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+    content = body_of(request.url.path, status, str(error), error.reason)
+    return JSONResponse(content, status_code=status, headers=headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    found = "; ".join(
+        f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+    )
+    return await _on_error(request, InputError(found))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    reason = error.detail.lower().replace(" ", "-")
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    content = body_of(request.url.path, error.status_code, message, reason)
+    return JSONResponse(content, status_code=error.status_code, headers=error.headers)

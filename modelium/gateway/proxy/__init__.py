@@ -1,0 +1,1 @@
+"""The data plane: routes, request forwarding, replies and usage counting."""

@@ -1,0 +1,147 @@
+"""What a client is sent back: an engine's answer, an error, or signs of life before either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+from modelium.errors import ModeliumError
+from modelium.gateway.asgi import Send, respond_json
+from modelium.gateway.problems import body_of, headers_of, status_of
+from modelium.gateway.proxy.fast_response import respond_at_once
+from modelium.gateway.proxy.upstream import Answer, Interrupted
+from modelium.gateway.proxy.usage import Usage
+from modelium.models import Upstream
+from modelium.routing.switchboard import Admission
+
+logger = logging.getLogger(__name__)
+
+ERROR_BYTES = 64 * 1024
+"""Of an engine's error that goes on inside a stream; more is cut off."""
+
+
+class EngineFailed(Exception):
+    """Leaves the admission, so that a request whose 5xx was passed on counts as failed."""
+
+
+class Reply:
+    """The answer to one request; sent once, in whichever form."""
+
+    __slots__ = ("_path", "_send", "_streaming", "usage")
+
+    def __init__(self, *, path: str, send: Send, usage: Usage | None = None) -> None:
+        """``path``: of the request; errors have the shape of its API. ``usage`` is counted."""
+        self.usage = usage
+        self._path = path
+        self._send = send
+        self._streaming = False
+
+    async def comment(self, text: str) -> None:
+        """Send a comment of an event stream, which clients skip; the first one begins it."""
+        if not self._streaming:
+            self._streaming = True
+            headers = [
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-cache"),
+            ]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._body(f": {text}\n\n".encode(), more=True)
+
+    async def refuse(self, error: ModeliumError) -> None:
+        """Send an error of the gateway's own."""
+        status = status_of(error)
+        content = body_of(self._path, status, str(error), error.reason)
+        if self._streaming:
+            await self._last_event(json.dumps(content).encode())
+        else:
+            await respond_json(self._send, status, content, headers_of(error))
+
+    async def pass_on(self, answer: Answer, model: str) -> None:
+        """Send the engine's answer as it comes in.
+
+        Raises:
+            EngineFailed: it was a 5xx, or broke off; the client has been told.
+        """
+        try:
+            if self._streaming and not (answer.status == 200 and answer.is_event_stream):
+                await self._last_event(await _beginning(answer))
+            elif answer.is_whole and not self._streaming:
+                body, _ = await answer.chunk()
+                if self.usage is not None:
+                    self.usage.see(body)
+                headers = [pair for pair in answer.headers if pair[0] != b"content-length"]
+                await respond_at_once(self._send, answer.status, body, headers)
+            else:
+                await self._stream(answer)
+        except Interrupted as exc:
+            logger.warning("%s broke off its answer: %s", model, exc)
+            if answer.is_event_stream:
+                message = f"{model}: its engine broke off the answer"
+                content = body_of(self._path, 502, message, "interrupted")
+                await self._last_event(json.dumps(content).encode())
+            # Otherwise the answer stays incomplete: the server closes the connection, so that
+            # the client does not take the part for the whole.
+            raise EngineFailed from exc
+        if answer.status >= 500:
+            raise EngineFailed
+
+    async def _stream(self, answer: Answer) -> None:
+        if not self._streaming:
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": answer.status,
+                    "headers": answer.headers,
+                }
+            )
+        more, usage, events = True, self.usage, answer.is_event_stream
+        while more:
+            chunk, more = await answer.chunk()
+            if usage is not None:
+                usage.see(chunk, events=events)
+            await self._body(chunk, more=more)
+
+    async def _last_event(self, data: bytes) -> None:
+        """Send the event that tells OpenAI's clients of an error in a stream."""
+        # The empty line ends an event that was broken off.
+        line = b" ".join(data.split(b"\n"))
+        await self._body(b"\n\ndata: " + line + b"\n\n", more=False)
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+class Patient:
+    """Enters an admission, with a comment to the client each time that the wait goes on."""
+
+    def __init__(self, *, admission: Admission, reply: Reply, every_s: float, text: str) -> None:
+        """``text``: of the comments."""
+        self._admission = admission
+        self._reply = reply
+        self._every_s = every_s
+        self._text = text
+
+    async def __aenter__(self) -> Upstream:
+        entering = asyncio.ensure_future(self._admission.__aenter__())
+        try:
+            while not (await asyncio.wait({entering}, timeout=self._every_s))[0]:
+                await self._reply.comment(self._text)
+        except BaseException as exc:
+            if not entering.cancel() and entering.exception() is None:
+                await self._admission.__aexit__(type(exc), exc, None)
+            raise
+        return await entering
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        await self._admission.__aexit__(kind, error, trace)
+
+
+async def _beginning(answer: Answer) -> bytes:
+    parts, more = b"", True
+    while more and len(parts) < ERROR_BYTES:
+        chunk, more = await answer.chunk()
+        parts += chunk
+    return parts[:ERROR_BYTES]

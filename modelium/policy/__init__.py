@@ -1,0 +1,6 @@
+"""The operator's rules, and the pure check that every plan passes (no I/O here)."""
+
+from modelium.policy.plan_check import PlanRejected, validate
+from modelium.policy.policy import Policy, RuntimeRules
+
+__all__ = ["PlanRejected", "Policy", "RuntimeRules", "validate"]

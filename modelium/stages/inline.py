@@ -1,0 +1,110 @@
+"""Steps and stages without Prefect: run here and now, with the same retries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from modelium.clock import SystemClock
+from modelium.errors import ModeliumError, TransientError
+from modelium.models import Report
+from modelium.ports import Clock, Stage
+from modelium.stages.services import Services
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+StageFunction = Callable[..., Awaitable[Report]]
+"""``async def stage(services, *, …, steps) -> Report``."""
+
+Stages = Mapping[Stage, StageFunction]
+"""All six, by name."""
+
+RETRIES = 3
+"""Further attempts of a step. With the delays below a hiccup of some 10 s is bridged; what
+lasts longer is for the control loop, which starts the stage again."""
+
+RETRY_DELAYS_S = (1.0, 2.0, 4.0)
+"""Before each further attempt: doubling, as of `RETRIES`."""
+
+RETRY_JITTER = 0.5
+"""Each delay is stretched by up to this share, so that many stages do not retry in step."""
+
+
+class DirectSteps:
+    """`ports.Steps` that runs each step in the stage's own task, retried on `TransientError`."""
+
+    def __init__(self, *, clock: Clock, jitter: random.Random) -> None:
+        """``jitter`` is seeded by whoever needs the same delays twice."""
+        self._clock = clock
+        self._jitter = jitter
+
+    async def __call__(
+        self, name: str, step: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run ``step``; its last error is raised unchanged."""
+        for delay in RETRY_DELAYS_S:
+            try:
+                return await step(*args, **kwargs)
+            except TransientError as exc:
+                wait = delay * (1 + RETRY_JITTER * self._jitter.random())
+                logger.info("step %s will be tried again in %.1f s: %s", name, wait, exc)
+                await self._clock.sleep(wait)
+        return await step(*args, **kwargs)
+
+
+direct = DirectSteps(clock=SystemClock(), jitter=random.Random())  # noqa: S311 - not a secret
+"""What a stage runs its steps with unless it is told otherwise."""
+
+
+class DirectLauncher:
+    """`ports.Launcher` without Prefect: no history, no retries of whole stages."""
+
+    def __init__(self, *, stages: Stages, services: Callable[[], Services]) -> None:
+        """``services`` is asked at each run, in the caller's context."""
+        self._stages = stages
+        self._services = services
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(self, stage: Stage, **parameters: Any) -> Report:
+        """Run ``stage`` to its end; raises what the stage raises."""
+        return await self._stages[stage](self._services(), **parameters, steps=direct)
+
+    def start(self, stage: Stage, **parameters: Any) -> None:
+        """Run ``stage`` in the background; failures are logged."""
+        keep(self._background, logged(stage, parameters, self.run(stage, **parameters)))
+
+    async def aclose(self) -> None:
+        """End what `start` started."""
+        await end(self._background)
+
+
+async def logged(stage: Stage, parameters: Mapping[str, Any], run: Awaitable[object]) -> None:
+    """Await ``run``; log its failure, with a traceback only where it was not meant."""
+    try:
+        await run
+    except ModeliumError as exc:
+        logger.warning("stage %s of %s failed: %s", stage, parameters.get("model", "-"), exc)
+    except Exception:
+        logger.exception("stage %s of %s failed", stage, parameters.get("model", "-"))
+
+
+def keep(tasks: set[asyncio.Task[None]], work: Any) -> asyncio.Task[None]:
+    """Start ``work`` as a task that ``tasks`` holds until it is done."""
+    task: asyncio.Task[None] = asyncio.ensure_future(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel all ``tasks`` and wait until they are done."""
+    pending = tuple(tasks)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)

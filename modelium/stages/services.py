@@ -1,0 +1,57 @@
+"""The ports and the store in one place, and how a flow finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from modelium.config import Config
+from modelium.models import RuntimeName
+from modelium.policy import Policy
+from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
+from modelium.routing.switchboard import Switchboard
+from modelium.stages.runtime_monitor import Observer
+from modelium.store import Store
+from modelium.traffic.request_log import RequestLog
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """What stages are given. Built once, in `modelium.app`."""
+
+    config: Config
+    policy: Policy
+    store: Store
+    switchboard: Switchboard
+    devices: DeviceInventory
+    runtimes: Mapping[RuntimeName, Runtime]
+    observer: Observer
+    brain: Brain
+    launcher: Launcher
+    telemetry: Telemetry
+    clock: Clock
+    requests: RequestLog = field(default_factory=RequestLog)
+
+
+_current: ContextVar[Services] = ContextVar("modelium_services")
+
+
+def provide(services: Services) -> None:
+    """Make ``services`` findable in this context and in all tasks started from it."""
+    _current.set(services)
+
+
+def current() -> Services:
+    """The services of this context.
+
+    Raises:
+        RuntimeError: outside a running Modelium.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError(
+            "this flow runs inside the Modelium service: start it with `modelium up`, "
+            "then `prefect deployment run`"
+        ) from None

@@ -1,0 +1,8 @@
+"""The durable truth: models, deployments, bookings, decisions, events, intents, traffic, keys.
+
+The only imports of SQLAlchemy and Alembic.
+"""
+
+from modelium.store.store import Store, new_id
+
+__all__ = ["Store", "new_id"]

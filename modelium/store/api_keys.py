@@ -1,0 +1,63 @@
+"""The keys in the store: hashes and terms, never a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from modelium.errors import InputError
+from modelium.models import api_keys
+from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
+from modelium.store import schema
+
+
+class KeyTable:
+    """Issues, lists and revokes. Every method is one short transaction and blocks."""
+
+    def __init__(self, *, engine: Engine, now: Callable[[], float]) -> None:
+        """``now``: seconds since the epoch."""
+        self._engine = engine
+        self._now = now
+
+    def issue(self, terms: KeyTerms, *, id: str) -> IssuedKey:
+        """Keep a new key; its secret is in the answer alone."""
+        secret = api_keys.new_secret()
+        key = ApiKey(**terms.model_dump(), id=id, created_at=self._now())
+        with self._engine.begin() as tx:
+            tx.execute(
+                sa.insert(schema.api_keys).values(
+                    id=id,
+                    hash=api_keys.digest(secret.encode()),
+                    document=key.model_dump(mode="json"),
+                )
+            )
+        return IssuedKey(key=key, secret=secret)
+
+    def by_hash(self) -> Mapping[str, ApiKey]:
+        """Return all keys, revoked ones too, by the hash of their secret."""
+        with self._engine.connect() as tx:
+            rows = tx.execute(sa.select(schema.api_keys.c.hash, schema.api_keys.c.document))
+            return {row.hash: ApiKey.model_validate(row.document) for row in rows}
+
+    def revoke(self, id: str) -> ApiKey:
+        """End a key for good; once more changes nothing.
+
+        Raises:
+            InputError: there is none of that id.
+        """
+        table = schema.api_keys
+        with self._engine.begin() as tx:
+            document = tx.scalar(sa.select(table.c.document).where(table.c.id == id))
+            if document is None:
+                raise InputError(f"no key has the id {id!r}; `modelium keys list` shows them")
+            key = ApiKey.model_validate(document)
+            if key.revoked_at is None:
+                key = key.model_copy(update={"revoked_at": self._now()})
+                tx.execute(
+                    sa.update(table)
+                    .where(table.c.id == id)
+                    .values(document=key.model_dump(mode="json"))
+                )
+        return key

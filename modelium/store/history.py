@@ -1,0 +1,254 @@
+"""What was seen, in the store: memory that models hold, their traffic, the requests.
+
+Every method is one short transaction and blocks. Rollups are by the hour: finer than plans look
+ahead, and a month of a thousand busy models stays under a million rows.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from modelium.models import MeasuredLoad, Traffic
+from modelium.store import schema
+from modelium.traffic.request_log import Asked
+
+HOUR_S = 3600
+DAY_S = 86_400.0
+
+MOST_REQUESTS = 1_000_000
+"""Lines of the request log: about 70 MB, eight hours at 35 requests a second."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollup:
+    """One hour of one model's traffic."""
+
+    model: str
+    at: float
+    """When the hour began (epoch)."""
+    requests: int
+    """Those that ended, failed ones included."""
+    failed: int
+    direct: int
+    """Those that went to the engine past the gateway."""
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class History:
+    """Writes what the loop sees, and tells planners and replays of it."""
+
+    def __init__(self, *, engine: Engine, now: Callable[[], float]) -> None:
+        """``now``: seconds since the epoch."""
+        self._engine = engine
+        self._now = now
+        self._kept: dict[str, Traffic] | None = None
+        self._keeping = threading.Lock()
+
+    def keep_memory(
+        self, resident: Mapping[tuple[str, str], int], loads: Mapping[str, MeasuredLoad]
+    ) -> None:
+        """Keep what was measured; no plan becomes stale by it.
+
+        Args:
+            resident: bytes that each (model, device) was seen to hold, where that changed.
+            loads: what loads of a model really took; replaces one of the same settings.
+        """
+        with self._engine.begin() as tx:
+            tx.execute(_seen)
+            _keep_resident(tx, resident)
+            _keep_loads(tx, loads)
+
+    def keep_traffic(self, traffic: Mapping[str, Traffic]) -> None:
+        """Keep the traffic of models, for the time after a restart and for the rollups.
+
+        Only what changed since it was kept last is written.
+        """
+        with self._keeping:  # one at a time: what came in between must not count twice
+            kept = self._kept if self._kept is not None else self.traffic()
+            fresh = {
+                model: seen
+                for model, seen in traffic.items()
+                if model not in kept or _mark(seen) != _mark(kept[model])
+            }
+            if fresh:
+                with self._engine.begin() as tx:
+                    self._write_traffic(tx, fresh, kept)
+            self._kept = {**kept, **fresh}
+
+    def traffic(self) -> dict[str, Traffic]:
+        """Return each model's traffic as it was kept last."""
+        with self._engine.connect() as tx:
+            found = tx.execute(sa.select(schema.traffic.c.model, schema.traffic.c.document))
+            return {row.model: Traffic.model_validate(row.document) for row in found}
+
+    def log(self, lines: Sequence[Asked]) -> None:
+        """Append to the request log, and count the tokens in the rollups."""
+        if not lines:
+            return
+        tokens: dict[tuple[str, int], list[int]] = {}
+        for line in lines:
+            sums = tokens.setdefault((line.model, int(line.at // HOUR_S)), [0, 0])
+            sums[0] += line.prompt_tokens or 0
+            sums[1] += line.generated_tokens or 0
+        with self._engine.begin() as tx:
+            tx.execute(sa.insert(schema.requests), [line._asdict() for line in lines])
+            _roll(
+                tx,
+                [
+                    {"model": model, "hour": hour, "prompt_tokens": read, "generated_tokens": made}
+                    for (model, hour), (read, made) in tokens.items()
+                    if read or made
+                ],
+            )
+
+    def requests(self, *, since: float = 0.0) -> list[Asked]:
+        """Return the request log from ``since`` (epoch) on, in order of time."""
+        table = schema.requests
+        query = sa.select(*(table.c[name] for name in Asked._fields)).where(table.c.at >= since)
+        with self._engine.connect() as tx:
+            return [Asked(*row) for row in tx.execute(query.order_by(table.c.at))]
+
+    def rollups(self, *, model: str | None = None, since: float = 0.0) -> list[Rollup]:
+        """Return hours that had traffic, the oldest first, of all models or one."""
+        table = schema.rollups
+        query = sa.select(table).where(table.c.hour >= since // HOUR_S)
+        if model is not None:
+            query = query.where(table.c.model == model)
+        with self._engine.connect() as tx:
+            found = tx.execute(query.order_by(table.c.hour, table.c.model)).mappings()
+            return [
+                Rollup(**{k: v for k, v in row.items() if k != "hour"}, at=row["hour"] * HOUR_S)
+                for row in found
+            ]
+
+    def by_hour(self, hours: int) -> dict[str, tuple[int, ...]]:
+        """Return model → requests of each of the last ``hours`` hours, the present one last."""
+        now = int(self._now() // HOUR_S)
+        found: dict[str, list[int]] = {}
+        for rollup in self.rollups(since=(now - hours + 1) * HOUR_S):
+            counts = found.setdefault(rollup.model, [0] * hours)
+            counts[int(rollup.at // HOUR_S) - now + hours - 1] = rollup.requests
+        return {model: tuple(counts) for model, counts in found.items()}
+
+    def prune(self, *, rollup_days: float, request_days: float) -> None:
+        """Delete what is older; of the request log at most `MOST_REQUESTS` lines stay."""
+        now = self._now()
+        hours, log = schema.rollups, schema.requests
+        with self._engine.begin() as tx:
+            tx.execute(sa.delete(hours).where(hours.c.hour < (now - rollup_days * DAY_S) // HOUR_S))
+            newest = tx.scalar(sa.select(sa.func.max(log.c.id))) or 0
+            tx.execute(
+                sa.delete(log).where(
+                    sa.or_(
+                        log.c.at < now - request_days * DAY_S, log.c.id <= newest - MOST_REQUESTS
+                    )
+                )
+            )
+
+    def _write_traffic(
+        self, tx: Connection, fresh: Mapping[str, Traffic], kept: Mapping[str, Traffic]
+    ) -> None:
+        now, table = self._now(), schema.traffic
+        tx.execute(
+            sa.delete(table).where(table.c.model == sa.bindparam("b_model")),
+            [{"b_model": model} for model in fresh],
+        )
+        tx.execute(
+            sa.insert(table),
+            [
+                {"model": model, "at": now, "document": seen.model_dump(mode="json")}
+                for model, seen in fresh.items()
+            ],
+        )
+        none = Traffic()
+        hour = int(now // HOUR_S)
+        _roll(tx, _growth(hour, ((m, kept.get(m, none), seen) for m, seen in fresh.items())))
+
+
+_seen = (
+    sa.update(schema.meta).where(schema.meta.c.key == "seen").values(value=schema.meta.c.value + 1)
+)
+
+_COUNTS = ("requests", "failed", "direct", "prompt_tokens", "generated_tokens")
+
+
+def _mark(traffic: Traffic) -> tuple[object, ...]:
+    """What changes with each request; rates decay by themselves."""
+    return traffic.completed, traffic.failed, traffic.direct, traffic.last_request_at
+
+
+def _growth(hour: int, pairs: Iterable[tuple[str, Traffic, Traffic]]) -> list[dict[str, Any]]:
+    """Rows of what came between two looks."""
+    rows = []
+    for model, old, new in pairs:
+        requests = new.completed + new.failed - old.completed - old.failed
+        if requests > 0:
+            rows.append(
+                {
+                    "model": model,
+                    "hour": hour,
+                    "requests": requests,
+                    "failed": max(0, new.failed - old.failed),
+                    "direct": max(0, new.direct - old.direct),
+                }
+            )
+    return rows
+
+
+def _roll(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add ``rows`` to their hours."""
+    if not rows:
+        return
+    table = schema.rollups
+    full = [dict.fromkeys(_COUNTS, 0) | dict(row) for row in rows]
+    there = {
+        (row.model, row.hour)
+        for row in tx.execute(
+            sa.select(table.c.model, table.c.hour).where(
+                table.c.hour.in_({row["hour"] for row in full})
+            )
+        )
+    }
+    new = [row for row in full if (row["model"], row["hour"]) not in there]
+    known = [row for row in full if (row["model"], row["hour"]) in there]
+    if new:
+        tx.execute(sa.insert(table), new)
+    if known:
+        tx.execute(
+            sa.update(table)
+            .where(table.c.model == sa.bindparam("b_model"), table.c.hour == sa.bindparam("b_hour"))
+            .values({name: table.c[name] + sa.bindparam(f"b_{name}") for name in _COUNTS}),
+            [{f"b_{name}": value for name, value in row.items()} for row in known],
+        )
+
+
+def _keep_resident(tx: Connection, resident: Mapping[tuple[str, str], int]) -> None:
+    table = schema.bookings
+    if resident:
+        tx.execute(
+            sa.update(table)
+            .where(
+                table.c.model == sa.bindparam("b_model"), table.c.device == sa.bindparam("b_device")
+            )
+            .values(resident_bytes=sa.bindparam("b_held")),
+            [
+                {"b_model": model, "b_device": device, "b_held": held}
+                for (model, device), held in resident.items()
+            ],
+        )
+
+
+def _keep_loads(tx: Connection, loads: Mapping[str, MeasuredLoad]) -> None:
+    table = schema.measured
+    for model, load in loads.items():
+        row = {"model": model, **load.model_dump(mode="json")}
+        key = ("model", "runtime", "device_kind", "settings_digest")
+        tx.execute(sa.delete(table).where(*(table.c[column] == row[column] for column in key)))
+        tx.execute(sa.insert(table).values(row))

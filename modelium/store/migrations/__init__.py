@@ -1,0 +1,1 @@
+"""Alembic migrations of the store; `modelium.store.store.Store.open` applies them."""

@@ -1,0 +1,245 @@
+"""Rows to domain and back, inside a transaction that `modelium.store.store` opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from modelium import lifecycle
+from modelium.errors import IllegalTransition, UnknownModel
+from modelium.lifecycle import ModelState
+from modelium.models import (
+    Booking,
+    Decision,
+    Deployment,
+    Load,
+    MeasuredLoad,
+    Model,
+    ModelProfile,
+    Preference,
+    Queue,
+    Reject,
+    Unload,
+)
+from modelium.store import schema
+from modelium.store.row_cache import Documents
+
+
+def revision(tx: Connection) -> int:
+    """The count of changes."""
+    return int(
+        tx.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == "revision")) or 0
+    )
+
+
+class Marks(NamedTuple):
+    """What moves with every change that a view of models and bookings shows."""
+
+    revision: int
+    seen: int
+
+
+def marks(tx: Connection) -> Marks:
+    """The counts of changes, and of changes to what was measured."""
+    found = tx.execute(sa.select(schema.meta.c.key, schema.meta.c.value))
+    counts = {row.key: int(row.value) for row in found}
+    return Marks(revision=counts["revision"], seen=counts["seen"])
+
+
+def update_model(name: str) -> sa.Update:
+    """An update of one model's row."""
+    return sa.update(schema.models).where(schema.models.c.name == name)
+
+
+def approved(digest: str) -> sa.Select[tuple[str]]:
+    """What is allowed for a content."""
+    return sa.select(schema.approvals.c.what).where(schema.approvals.c.digest == digest)
+
+
+def last_version(name: str) -> sa.Select[tuple[int]]:
+    """The highest version number of a model."""
+    return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
+
+
+def transition(
+    tx: Connection,
+    name: str,
+    target: ModelState,
+    now: float,
+    *,
+    expect: Iterable[ModelState] | None = None,
+    reason: str = "",
+    **columns: Any,
+) -> None:
+    """Move one model along the lifecycle table."""
+    current = tx.scalar(sa.select(schema.models.c.state).where(schema.models.c.name == name))
+    if current is None:
+        raise UnknownModel(f"no model is called {name!r}")
+    lifecycle.check(ModelState(current), target)
+    if expect is not None and ModelState(current) not in frozenset(expect):
+        raise IllegalTransition(f"{name} is {current}, not {' or '.join(expect)}")
+    if target is not ModelState.QUEUED:
+        columns.setdefault("queued_at", None)
+    tx.execute(
+        update_model(name).values(state=target.value, state_since=now, reason=reason, **columns)
+    )
+
+
+def book(tx: Connection, action: object, now: float) -> None:
+    """Do what one accepted action means for the tables."""
+    match action:
+        case Load():
+            transition(tx, action.model, ModelState.LOADING, now, reason=action.reason)
+            tx.execute(update_model(action.model).values(priority=action.priority.value))
+            tx.execute(sa.delete(schema.bookings).where(schema.bookings.c.model == action.model))
+            for device, held in action.reserve.items():
+                tx.execute(
+                    sa.insert(schema.bookings).values(
+                        model=action.model,
+                        device=device,
+                        bytes=held,
+                        resident_bytes=0,
+                        releasing=False,
+                    )
+                )
+            version = tx.scalar(
+                sa.select(schema.models.c.version).where(schema.models.c.name == action.model)
+            )
+            save_deployment(
+                tx,
+                Deployment(
+                    model=action.model,
+                    version=version or 1,
+                    runtime=action.runtime,
+                    devices=action.devices,
+                    settings=action.settings,
+                    started_at=now,
+                ),
+            )
+        case Unload():
+            transition(tx, action.model, ModelState.DRAINING, now, reason=action.reason)
+            tx.execute(
+                sa.update(schema.bookings)
+                .where(schema.bookings.c.model == action.model)
+                .values(releasing=True)
+            )
+        case Queue():
+            current = tx.execute(
+                sa.select(schema.models.c.state, schema.models.c.queued_at).where(
+                    schema.models.c.name == action.model
+                )
+            ).one()
+            if current.state == ModelState.QUEUED:
+                tx.execute(update_model(action.model).values(reason=action.reason))
+            else:
+                transition(
+                    tx, action.model, ModelState.QUEUED, now, reason=action.reason, queued_at=now
+                )
+            tx.execute(update_model(action.model).values(priority=action.priority.value))
+        case Reject():
+            transition(tx, action.model, ModelState.FAILED, now, reason=action.reason)
+
+
+def save_deployment(tx: Connection, deployment: Deployment) -> None:
+    """Replace the deployment of a model."""
+    tx.execute(sa.delete(schema.deployments).where(schema.deployments.c.model == deployment.model))
+    document = deployment.model_dump(mode="json")
+    tx.execute(
+        sa.insert(schema.deployments).values(
+            model=deployment.model, runtime=deployment.runtime.value, document=document
+        )
+    )
+
+
+def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
+    """Keep how the current version of ``model`` had better be loaded; ``None``: forget it."""
+    current = sa.select(schema.models.c.version).where(schema.models.c.name == model)
+    document = sa.null() if preference is None else preference.model_dump(mode="json")
+    tx.execute(
+        sa.update(schema.versions)
+        .where(
+            schema.versions.c.model == model,
+            schema.versions.c.version == current.scalar_subquery(),
+        )
+        .values(preference=document)
+    )
+
+
+def save_decision(tx: Connection, decision: Decision) -> None:
+    """Insert or replace a decision."""
+    table, link = schema.decisions, schema.decision_models
+    document = decision.model_dump(mode="json")
+    update = sa.update(table).where(table.c.id == decision.id).values(document=document)
+    if tx.execute(update).rowcount:
+        return
+    tx.execute(sa.insert(table).values(id=decision.id, at=decision.at, document=document))
+    named = {action.model for action in decision.plan.actions}
+    named |= {decision.plan.subject} if decision.plan.subject else set()
+    for model in sorted(named):
+        tx.execute(sa.insert(link).values(decision=decision.id, model=model))
+
+
+def bookings(tx: Connection) -> tuple[Booking, ...]:
+    """Read all bookings."""
+    rows = tx.execute(sa.select(schema.bookings).order_by(schema.bookings.c.model)).mappings()
+    return tuple(Booking.model_validate(dict(row)) for row in rows)
+
+
+def models(
+    tx: Connection, name: str | None = None, documents: Documents | None = None
+) -> tuple[Model, ...]:
+    """Models with what belongs to each; the current version's files and profile."""
+    m, v = schema.models, schema.versions
+    query = sa.select(m, v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)).join(
+        v, sa.and_(v.c.model == m.c.name, v.c.version == m.c.version)
+    )
+    deployed = sa.select(schema.deployments.c.model, _text(schema.deployments.c.document))
+    allowed = sa.select(schema.approvals.c.digest, schema.approvals.c.what)
+    loads = sa.select(schema.measured)
+    if name is not None:
+        query = query.where(m.c.name == name)
+        deployed = deployed.where(schema.deployments.c.model == name)
+        allowed = allowed.join(v, v.c.digest == schema.approvals.c.digest).where(v.c.model == name)
+        loads = loads.where(schema.measured.c.model == name)
+    deployments = {row.model: row.document for row in tx.execute(deployed)}
+    approvals: dict[str, set[str]] = {}
+    for row in tx.execute(allowed):
+        approvals.setdefault(row.digest, set()).add(row.what)
+    measured: dict[str, list[Any]] = {}
+    for known in tx.execute(loads):
+        measured.setdefault(known.model, []).append(known)
+    keep = documents or Documents()
+
+    def model(row: Any) -> Model:
+        name = row.name
+        deployment, loaded = deployments.get(name), measured.get(name, ())
+        allows = frozenset(approvals.get(row.digest, ()))
+        return keep.made(
+            Model,
+            name,
+            (tuple(row), deployment, allows, tuple(loaded)),
+            lambda: Model.model_validate(
+                {
+                    **row._mapping,
+                    "profile": keep.read(ModelProfile, name, row.profile),
+                    "preference": keep.read(Preference, name, row.preference),
+                    "deployment": keep.read(Deployment, name, deployment),
+                    "approvals": allows,
+                    "measured": tuple(_measured(load) for load in loaded),
+                }
+            ),
+        )
+
+    return tuple(model(row) for row in tx.execute(query.order_by(m.c.name)))
+
+
+def _measured(row: Any) -> MeasuredLoad:
+    return MeasuredLoad.model_validate({k: v for k, v in row._mapping.items() if k != "model"})
+
+
+def _text(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """A JSON column as it stands in the database."""
+    return sa.type_coerce(column, sa.Text).label(column.name)

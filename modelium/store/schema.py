@@ -1,0 +1,164 @@
+"""The tables of the store (definitions alone; `modelium.store.store` reads and writes them)."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+"""``revision`` counts every change that a plan may depend on; ``seen`` those of what was measured,
+which make no plan stale."""
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state_since", sa.Float, nullable=False),
+    sa.Column("registered_at", sa.Float, nullable=False),
+    sa.Column("team", sa.String(128)),
+    sa.Column("priority", sa.String(8), nullable=False),
+    sa.Column("priority_ceiling", sa.String(8), nullable=False),
+    sa.Column("pinned", sa.Boolean, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("retry_at", sa.Float),
+    sa.Column("evicted_at", sa.Float),
+    sa.Column("queued_at", sa.Float),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(80), nullable=False),
+    sa.Column("registered_at", sa.Float, nullable=False),
+    sa.Column("profile", sa.JSON),
+    sa.Column("preference", sa.JSON),
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("digest", sa.String(80), primary_key=True),
+    sa.Column("what", sa.String(32), primary_key=True),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""What the operator allowed, bound to the content it was said of: a later drop of the same
+name is not covered."""
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("runtime", sa.String(16), nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+
+bookings = sa.Table(
+    "bookings",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("device", sa.String(200), primary_key=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("resident_bytes", sa.BigInteger, nullable=False),
+    sa.Column("releasing", sa.Boolean, nullable=False),
+)
+
+measured = sa.Table(
+    "measured",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("runtime", sa.String(16), primary_key=True),
+    sa.Column("device_kind", sa.String(128), primary_key=True),
+    sa.Column("settings_digest", sa.String(64), primary_key=True),
+    sa.Column("per_device_bytes", sa.BigInteger, nullable=False),
+    sa.Column("load_s", sa.Float, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+
+decision_models = sa.Table(
+    "decision_models",
+    metadata,
+    sa.Column("decision", sa.String(32), primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True, index=True),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("model", sa.String(128), index=True),
+    sa.Column("detail", sa.JSON, nullable=False),
+)
+
+intents = sa.Table(
+    "intents",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+
+traffic = sa.Table(
+    "traffic",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+"""Last known traffic of each model, taken up again after a restart."""
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+"""``hash``: SHA-256 of the secret, in hex."""
+
+rollups = sa.Table(
+    "rollups",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("hour", sa.Integer, primary_key=True, index=True),
+    sa.Column("requests", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("direct", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("generated_tokens", sa.BigInteger, nullable=False),
+)
+"""Traffic by the hour (``hour``: hours since the epoch), of hours that had any."""
+
+requests = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("prompt_tokens", sa.Integer),
+    sa.Column("generated_tokens", sa.Integer),
+    sa.Column("latency_s", sa.Float, nullable=False),
+)
+"""The request log: no content, nothing of who asked."""

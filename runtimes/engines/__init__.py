@@ -1,0 +1,1 @@
+"""What runtimes with one process per model share: vLLM and llama.cpp."""

@@ -1,0 +1,1 @@
+"""llama.cpp: one server process per GGUF model."""

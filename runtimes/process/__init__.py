@@ -1,0 +1,1 @@
+"""Supervision of engine processes: start, adoption, logs, stalls and verified release."""

@@ -1,0 +1,1 @@
+"""Ray Serve: one application per model on a local or an existing cluster."""

@@ -1,0 +1,1 @@
+"""vLLM: one server process per model."""

@@ -1,0 +1,103 @@
+"""Whatever is wished, sensible or not: the plan is one that the policy accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agents.llm.choices import open_fields, read
+from agents.llm.ingest_choices import ingest_choices
+from agents.llm.review_choices import review_choices
+from agents.rules.planner import RulePlanner
+from bench.brain_eval import harms
+from bench.brain_scenarios import Scenario
+from modelium.models import Fleet, LoadSettings, Preference, RuntimeName, Trigger
+from modelium.models.advice import Advice
+from modelium.policy import Policy, validate
+from modelium.ports import Question
+from tests.fakes.fleets import NOW, estimate
+from tests.fakes.random_fleets import fleets, policies
+
+RULES = RulePlanner(estimate=estimate)
+RELAXED = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+NAMES = st.sampled_from([f"m{i}" for i in range(8)])
+
+
+@st.composite
+def wishes(draw: st.DrawFn, of: Fleet) -> Advice:
+    """Any advice at all, but for classes: those are bounded by the form that they come in."""
+    settings_ = st.builds(
+        LoadSettings,
+        max_model_len=st.sampled_from([None, 1, 512, 2048, 10**9]),
+        max_num_seqs=st.sampled_from([None, 1, 10**4]),
+        tensor_parallel_size=st.sampled_from([1, 2, 3, 64]),
+    )
+    preference = st.builds(
+        Preference, runtime=st.sampled_from([None, *RuntimeName]), settings=settings_
+    )
+    names = st.lists(NAMES, max_size=6).map(tuple)
+    return Advice(
+        preferences=draw(st.dictionaries(NAMES, preference, max_size=4)),
+        keep=draw(names),
+        evict=draw(names),
+        order=draw(names),
+        prewarm=draw(names),
+    )
+
+
+def legal(names: dict[str, Any], data: st.DataObject) -> dict[str, Any]:
+    """A legal value for each field."""
+    return {
+        name: data.draw(
+            st.lists(st.sampled_from(one.allowed), max_size=one.most)
+            if one.many
+            else st.sampled_from(one.allowed)
+        )
+        for name, one in names.items()
+    }
+
+
+@RELAXED
+@given(fleet=fleets(), policy=policies(), data=st.data())
+def test_a_plan_with_any_wishes_is_accepted(
+    fleet: Fleet, policy: Policy, data: st.DataObject
+) -> None:
+    trigger = data.draw(st.sampled_from([Trigger.INGEST, Trigger.REVIEW]))
+    subject = data.draw(st.sampled_from(fleet.models)).name if trigger is Trigger.INGEST else None
+    question = Question(trigger=trigger, model=subject, now=NOW)
+    plan = RULES.plan(question, fleet, policy, data.draw(wishes(fleet)))
+    # Wishes come out of a form that bounds them; these here do not, and absurd values are refused.
+    broken = [v for v in validate(plan, fleet, policy, now=NOW) if v.rule != "setting"]
+    assert broken == []
+
+
+@RELAXED
+@given(fleet=fleets(), policy=policies(), data=st.data())
+def test_a_legal_choice_that_is_not_objected_to_does_no_harm(
+    fleet: Fleet, policy: Policy, data: st.DataObject
+) -> None:
+    trigger = data.draw(st.sampled_from([Trigger.INGEST, Trigger.REVIEW]))
+    subject = data.draw(st.sampled_from(fleet.models)).name if trigger is Trigger.INGEST else None
+    question = Question(trigger=trigger, model=subject, now=NOW)
+    rules = RULES.plan(question, fleet, policy)
+    find: Any = ingest_choices if trigger is Trigger.INGEST else review_choices
+    choices = find(question=question, fleet=fleet, policy=policy, rules=rules, planner=RULES.plan)
+    if choices is None:
+        return
+    reading = read(legal({f.name: f for f in open_fields(choices)}, data), choices)
+    assert reading.violations == []
+    advice = choices.advice(reading.chosen)
+    plan = RULES.plan(question, fleet, policy, advice)
+    assert validate(plan, fleet, policy, now=NOW) == []
+    if not choices.objections(advice, plan):
+        scenario = Scenario(
+            name="random",
+            kind="random",
+            question=question,
+            fleet=fleet,
+            policy=policy,
+            best=lambda plan: True,
+        )
+        assert harms(scenario, plan, rules) == []

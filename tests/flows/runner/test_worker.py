@@ -1,0 +1,219 @@
+"""Runs that somebody else asks Prefect for: from a shell, in the UI, by schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import Cancelling
+
+from flows.runner.home import PrefectHome
+from flows.runner.worker import SLOTS
+from modelium.errors import Unavailable
+from modelium.models import Report
+from modelium.ports import Steps
+from tests.flows.conftest import Scenes, ask_for, ended, eventually, living, until
+
+pytestmark = pytest.mark.real
+
+ROUNDS = 9
+
+whereabouts: ContextVar[str] = ContextVar("whereabouts", default="nowhere")
+
+
+@pytest.fixture
+async def gate(scenes: Scenes) -> AsyncIterator[asyncio.Event]:
+    """Loads wait for it."""
+    gate = asyncio.Event()
+
+    async def load(*, steps: Steps, model: str, **_: Any) -> Report:
+        await gate.wait()
+        return Report(stage="load", outcome="ready", model=model)
+
+    scenes.play("load", load)
+    yield gate
+    gate.set()
+
+
+async def test_a_run_asked_for_elsewhere_is_executed_here(
+    home: PrefectHome, scenes: Scenes, client: PrefectClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits = []
+    for number in range(ROUNDS):
+        asked = await ask_for(client, "load", model=f"asked-{number}")
+        run = await ended(client, asked.id)
+        assert run.state is not None
+        assert run.state.is_completed()
+        assert run.created is not None
+        assert run.start_time is not None
+        waits.append((run.start_time - run.created).total_seconds())
+        assert run.name == f"load asked-{number}"
+        assert f"model:asked-{number}" in run.tags
+    assert scenes.seen("load") == [
+        {"model": f"asked-{number}", "decision": None} for number in range(ROUNDS)
+    ]
+    with capsys.disabled():
+        print(
+            f"\ncreated → Running: median {statistics.median(waits):.2f} s, max {max(waits):.2f} s"
+        )
+
+
+async def test_a_stage_sees_the_context_that_the_home_was_entered_in(
+    api_url: str, scenes: Scenes, client: PrefectClient, tmp_path: Path
+) -> None:
+    seen = []
+
+    async def analyze(*, steps: Steps, model: str) -> Report:
+        seen.append((whereabouts.get(), asyncio.get_running_loop()))
+        return Report(stage="analyze", outcome="known", model=model)
+
+    scenes.play("analyze", analyze)
+    whereabouts.set("home")
+    async with living(api_url, scenes, tmp_path):
+        whereabouts.set("elsewhere")
+        await ended(client, (await ask_for(client, "analyze", model="a")).id)
+    assert seen == [("home", asyncio.get_running_loop())]
+
+
+async def test_a_failing_stage_is_recorded_and_the_worker_goes_on(
+    home: PrefectHome, scenes: Scenes, client: PrefectClient
+) -> None:
+    async def load(*, steps: Steps, model: str, **_: Any) -> Report:
+        if model == "bad":
+            raise Unavailable("no runtime answers")
+        return Report(stage="load", outcome="ready", model=model)
+
+    scenes.play("load", load)
+    bad = await ended(client, (await ask_for(client, "load", model="bad")).id)
+    good = await ended(client, (await ask_for(client, "load", model="good")).id)
+    assert bad.state is not None
+    assert bad.state.message == "unavailable: no runtime answers"
+    assert good.state is not None
+    assert good.state.is_completed()
+
+
+async def test_cancelling_in_the_ui_stops_the_stage(
+    home: PrefectHome, scenes: Scenes, client: PrefectClient
+) -> None:
+    begun, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def load(*, steps: Steps, **_: Any) -> Report:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+        raise AssertionError
+
+    scenes.play("load", load)
+    asked = await ask_for(client, "load", model="unwanted")
+    await begun.wait()
+    await client.set_flow_run_state(asked.id, Cancelling())
+    run = await ended(client, asked.id)
+    assert cleaned.is_set()
+    assert run.state is not None
+    assert run.state.is_cancelled()
+    assert run.state.message == "cancelled in Prefect"
+
+
+async def test_loads_wait_for_a_slot_but_sweeps_do_not_wait_for_loads(
+    home: PrefectHome, scenes: Scenes, client: PrefectClient, gate: asyncio.Event
+) -> None:
+    loads = [await ask_for(client, "load", model=f"m{i}") for i in range(SLOTS["default"] + 1)]
+
+    async def full() -> bool:
+        return len(scenes.seen("load")) == SLOTS["default"]
+
+    await eventually(full)
+    for stage in ("monitor", "evict"):
+        sweep = await ended(client, (await ask_for(client, stage)).id)
+        assert sweep.state is not None
+        assert sweep.state.is_completed()
+    states = [(await client.read_flow_run(run.id)).state_name for run in loads]
+    assert set(states) == {"Running", "Scheduled"}
+    assert states.count("Scheduled") == 1
+    gate.set()
+    for load in loads:
+        run = await ended(client, load.id)
+        assert run.state is not None
+        assert run.state.is_completed()
+
+
+async def test_sweeps_are_scheduled_every_minute_and_nothing_else_is(
+    home: PrefectHome, client: PrefectClient
+) -> None:
+    intervals = {
+        deployment.name: [schedule.schedule.interval.total_seconds() for schedule in schedules]  # type: ignore[union-attr]
+        for deployment in await client.read_deployments()
+        if (schedules := deployment.schedules)
+    }
+    assert intervals == {"monitor": [60.0], "evict": [60.0]}
+
+
+async def test_a_schedule_that_an_operator_paused_stays_paused(
+    api_url: str, scenes: Scenes, client: PrefectClient, tmp_path: Path
+) -> None:
+    async with living(api_url, scenes, tmp_path):
+        deployment = await client.read_deployment_by_name("evict/evict")
+        (schedule,) = deployment.schedules
+        await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+    async with living(api_url, scenes, tmp_path):
+        deployment = await client.read_deployment_by_name("evict/evict")
+        (schedule,) = deployment.schedules
+        assert not schedule.active
+        await client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+
+
+async def test_leaving_cancels_what_prefect_runs_here(
+    api_url: str, scenes: Scenes, client: PrefectClient, tmp_path: Path
+) -> None:
+    begun, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def load(*, steps: Steps, **_: Any) -> Report:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.set()
+        raise AssertionError
+
+    scenes.play("load", load)
+    async with living(api_url, scenes, tmp_path):
+        asked = await ask_for(client, "load", model="late")
+        await begun.wait()
+        await until(client, asked.id, lambda run: bool(run.infrastructure_pid))
+    assert cleaned.is_set()
+    run = await client.read_flow_run(asked.id)
+    assert run.state is not None
+    assert run.state.is_cancelled()
+
+
+async def test_the_work_pool_shows_a_worker_at_work(
+    home: PrefectHome, client: PrefectClient
+) -> None:
+    async def online() -> bool:
+        workers = await client.read_workers_for_work_pool("modelium")
+        return [w.name for w in workers if w.status == "ONLINE"] == ["node-a"]
+
+    await eventually(online)
+
+
+async def test_no_run_is_left_unfinished_by_these_tests(
+    home: PrefectHome, client: PrefectClient
+) -> None:
+    unfinished = FlowRunFilter.model_validate(
+        {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    )
+
+    async def none() -> bool:
+        return not await client.read_flow_runs(flow_run_filter=unfinished)
+
+    await eventually(none)

@@ -1,0 +1,213 @@
+"""The configuration's own rules: the seed's block, defaults, fields that depend on each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from modelium.config import Config, Gateway, Orchestration
+from modelium.config.conflicts import Conflicts
+from modelium.config.fields import entries, item_section_of, own_entries
+from modelium.models import RuntimeName
+
+SEED = Path(__file__).parents[2] / "data" / "seed_configuration.md"
+
+
+def conflicts(**sections: Any) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate(sections)
+    (detail,) = caught.value.errors()
+    error = detail["ctx"]["error"]
+    assert isinstance(error, Conflicts)
+    return {".".join(path): text for path, text in error.problems}
+
+
+def seed_block() -> dict[str, Any]:
+    block = re.search(r"```yaml\n(.*?)```", SEED.read_text(encoding="utf-8"), re.DOTALL)
+    assert block
+    data = yaml.safe_load(block.group(1))
+    assert isinstance(data, dict)
+    return data
+
+
+def test_the_seeds_block_loads_verbatim() -> None:
+    config = Config.model_validate(seed_block())
+
+    assert config.orchestration.model_repository == Path("/models/repository")
+    assert config.orchestration.policies.always_loaded == {"production-gpt", "chat-model"}
+    assert config.orchestration.policies.high_priority_teams == {"prod", "research"}
+    assert config.orchestration.metrics.prometheus_port == 9090
+    assert config.triton.endpoint == "http://localhost:8003"
+    assert config.vllm.default_settings == {"dtype": "float16", "max_model_len": 2048}
+    assert config.ray_serve.endpoint == "http://localhost:8002"
+
+
+def test_the_seeds_values_that_are_policies_are_the_defaults() -> None:
+    seed = seed_block()["orchestration"]["policies"]
+    defaults = Config().orchestration.policies
+
+    for name in (
+        "auto_unload_after_seconds",
+        "min_qps_threshold",
+        "max_gpu_memory_utilization",
+        "enable_model_swapping",
+    ):
+        assert getattr(defaults, name) == seed[name]
+
+
+def test_the_policy_carries_every_runtime_and_every_policy_field() -> None:
+    policy = Config.model_validate(seed_block()).policy()
+
+    assert {name for name in RuntimeName if policy.rules(name).enabled} == {
+        RuntimeName.VLLM,
+        RuntimeName.TRITON,
+        RuntimeName.RAY_SERVE,
+    }
+    assert policy.rules(RuntimeName.VLLM).default_settings["max_model_len"] == 2048
+    assert policy.always_loaded == {"production-gpt", "chat-model"}
+
+
+def test_every_field_says_what_it_is_and_why_its_default_is_so() -> None:
+    item = item_section_of(Config.model_fields["models"])
+    assert item is not None
+    for entry in [*entries(Config), *own_entries(item)]:
+        assert re.fullmatch(r"\S.+[.] \S.*[.]", entry.info.description or ""), entry.dotted
+
+
+def test_every_number_has_a_unit() -> None:
+    for entry in entries(Config):
+        if re.search(r"\bnumber\b", entry.allowed) and "mapping" not in entry.allowed:
+            assert entry.unit, entry.dotted
+
+
+def test_folders_are_absolute_without_detours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    folders = Orchestration.model_validate(
+        {"model_repository": "/a/../b", "incoming_directory": "~/drops", "state_directory": "state"}
+    )
+
+    assert folders.model_repository == Path("/b")
+    assert folders.incoming_directory == Path("/home/ada/drops")
+    assert folders.state == Path.cwd() / "state"
+
+
+def test_an_empty_section_is_its_defaults() -> None:
+    config = Config.model_validate({"gateway": None, "models": {"gpt2": None}})
+
+    assert config.gateway == Gateway()
+    assert not config.models["gpt2"].pinned
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-1.example"])
+def test_off_loopback_a_token_is_required(host: str) -> None:
+    assert "off loopback" in conflicts(gateway={"host": host})["gateway.token"]
+    assert Config.model_validate({"gateway": {"host": host, "token": "s3cret"}}).gateway.token
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_on_loopback_no_token_is_required(host: str) -> None:
+    assert Config.model_validate({"gateway": {"host": host}}).gateway.token is None
+
+
+@pytest.mark.parametrize(
+    ("folders", "wrong"),
+    [
+        ({"model_repository": "/m", "incoming_directory": "/m"}, "incoming_directory"),
+        ({"model_repository": "/m", "incoming_directory": "/m/in"}, "incoming_directory"),
+        ({"model_repository": "/m/in/r", "incoming_directory": "/m/in"}, "incoming_directory"),
+        ({"rejected_directory": "/models/incoming/no"}, "rejected_directory"),
+        ({"state_directory": "/models/repository/state"}, "state_directory"),
+        ({"state_directory": "/models/rejected"}, "state_directory"),
+    ],
+)
+def test_folders_keep_out_of_each_other(folders: dict[str, str], wrong: str) -> None:
+    assert f"orchestration.{wrong}" in conflicts(orchestration=folders)
+
+
+def test_a_folder_whose_name_only_begins_alike_is_no_clash() -> None:
+    Orchestration.model_validate({"model_repository": "/m/r", "incoming_directory": "/m/r-in"})
+
+
+def test_folders_may_lie_in_the_state_directory() -> None:
+    folders = {
+        "state_directory": "/m",
+        "model_repository": "/m/repository",
+        "incoming_directory": "/m/incoming",
+    }
+
+    assert Config.model_validate({"orchestration": folders}).orchestration.state == Path("/m")
+
+
+def test_ports_that_are_listened_on_differ() -> None:
+    found = conflicts(
+        gateway={"port": 9000},
+        orchestration={"metrics": {"prometheus_port": 9000}},
+        vllm={"enabled": True, "base_port": 4200},
+    )
+
+    assert "gateway.port" in found["orchestration.metrics.prometheus_port"]
+    assert "prefect.port" in found["vllm.base_port"]
+
+
+def test_ports_clash_with_runtimes_on_this_machine_only() -> None:
+    here = {"enabled": True, "endpoint": "http://localhost:8000"}
+    there = {"enabled": True, "endpoint": "http://gpu-2:8000"}
+
+    assert "triton.endpoint" in conflicts(triton=here)
+    assert Config.model_validate({"triton": there}).triton.enabled
+
+
+def test_ports_of_what_is_off_and_port_0_never_clash() -> None:
+    Config.model_validate(
+        {
+            "gateway": {"port": 0},
+            "prefect": {"port": 0},
+            "orchestration": {"metrics": {"prometheus_enabled": False, "prometheus_port": 8100}},
+            "vllm": {"enabled": True},
+            "llama_cpp": {"enabled": False, "base_port": 8100},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("gateway", "port", True),
+        ("gateway", "port", "8000"),
+        ("gateway", "port", 65536),
+        ("gateway", "token", ""),
+        ("gateway", "token", "two words"),
+        ("gateway", "max_wait_seconds", float("nan")),
+        ("gateway", "max_wait_seconds", float("inf")),
+        ("prefect", "enabled", "no"),
+        ("triton", "endpoint", "localhost:8003"),
+        ("triton", "endpoint", "http://localhost:port"),
+        ("triton", "grpc_endpoint", "http://localhost:8004"),
+        ("ray_serve", "address", "gpu-1"),
+        ("vllm", "default_settings", {"dtype": None}),
+    ],
+)
+def test_a_slip_is_refused_rather_than_converted(section: str, field: str, value: Any) -> None:
+    with pytest.raises(ValidationError):
+        Config.model_validate({section: {field: value}})
+
+
+@pytest.mark.parametrize(
+    ("base_url", "here"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1:11434/v1", False),
+        ("http://llm.example:8000/v1", False),
+        (None, False),
+    ],
+)
+def test_a_brain_behind_the_own_gateway_is_known_as_such(base_url: str | None, here: bool) -> None:
+    config = Config.model_validate({"brain": {"base_url": base_url, "model": "m"}})
+    assert config.brain_served_here is here

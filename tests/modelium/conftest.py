@@ -1,0 +1,98 @@
+"""A whole Modelium without Prefect and HTTP: real store, files, planner and policy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from agents.rules.planner import RulePlanner
+from modelium.clock import SystemClock
+from modelium.config import Config
+from modelium.devices import detect
+from modelium.metrics import Metrics
+from modelium.models import GIB, Model, RuntimeName
+from modelium.routing.switchboard import Switchboard
+from modelium.stages.inline import DirectLauncher
+from modelium.stages.runtime_monitor import Observer
+from modelium.stages.services import Services, current, provide
+from modelium.stages.table import STAGES
+from modelium.store import Store
+from modelium.traffic import TrafficBook
+from tests.fakes.runtime import MemoryRuntime
+
+
+class World:
+    """Services and the parts behind them."""
+
+    def __init__(self, services: Services, runtime: MemoryRuntime) -> None:
+        self.services = services
+        self.runtime = runtime
+        self.store = services.store
+        self.incoming = services.config.orchestration.incoming_directory
+
+    async def settled(self, model: str, *states: str) -> str:
+        """Wait until ``model`` is in one of ``states``."""
+        async with asyncio.timeout(20):
+            while True:
+                state = self.store.model(model).state if model in self.store.names() else None
+                # Requests are let in a moment after the store says ready.
+                routed = self.services.switchboard.upstream(model) is not None
+                if state in states and (state != "ready" or routed):
+                    return state
+                await asyncio.sleep(0.02)
+
+    async def until(self, model: str, holds: Callable[[Model], bool]) -> Model:
+        """Wait until ``holds`` of ``model``."""
+        async with asyncio.timeout(20):
+            while not holds(record := self.store.model(model)):  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.02)
+        return record
+
+
+def config(folder: Path, **policies: object) -> Config:
+    return Config.model_validate(
+        {
+            "orchestration": {
+                "model_repository": str(folder / "repository"),
+                "incoming_directory": str(folder / "incoming"),
+                "node": "here",
+                "policies": {"min_residency_seconds": 0.0, **policies},
+            },
+            "ray_serve": {"enabled": True},
+            "gateway": {"drain_grace_seconds": 0.5},
+        }
+    )
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    clock = SystemClock()
+    settings = config(tmp_path)
+    runtime = MemoryRuntime()
+    runtimes = {RuntimeName.RAY_SERVE: runtime}
+    store = Store.open(f"sqlite:///{tmp_path}/state/modelium.db", now=clock.time)
+    launcher = DirectLauncher(stages=STAGES, services=current)
+    policy = settings.policy()
+    services = Services(
+        config=settings,
+        policy=policy,
+        store=store,
+        switchboard=Switchboard(
+            traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
+        ),
+        devices=detect("here", 8 * GIB),
+        runtimes=runtimes,
+        observer=Observer(runtimes=runtimes, policy=policy),
+        brain=RulePlanner(),
+        launcher=launcher,
+        telemetry=Metrics(),
+        clock=clock,
+    )
+    provide(services)
+    await services.observer.look({})
+    yield World(services, runtime)
+    await launcher.aclose()
+    store.close()

@@ -1,0 +1,68 @@
+"""One service per state directory, and how it is stopped from outside."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelium.control import service_lock
+from modelium.errors import DeadlineExceeded, InputError
+
+HOLDER = """
+import pathlib, signal, sys, time
+from modelium.control import service_lock
+signal.signal(signal.SIGTERM, signal.default_int_handler if sys.argv[2] == "obeys" else signal.SIG_IGN)
+with service_lock.sole(pathlib.Path(sys.argv[1])):
+    try:
+        print("held", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def holder(state: Path, manner: str = "obeys") -> subprocess.Popen[str]:
+    """Another process that holds the lock of ``state``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(state), manner], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_service_on_the_same_state_is_refused_and_told_whose_it_is(tmp_path: Path) -> None:
+    with holder(tmp_path) as other:
+        with (
+            pytest.raises(InputError, match=rf"process {other.pid}\): `modelium down`"),
+            service_lock.sole(tmp_path),
+        ):
+            raise AssertionError("never held twice")
+        other.kill()
+    with service_lock.sole(tmp_path):
+        """A killed holder's lock is free."""
+
+
+def test_stop_ends_the_holder_and_waits_for_it(tmp_path: Path) -> None:
+    with holder(tmp_path) as other:
+        assert service_lock.stop(tmp_path) is True
+        assert other.wait(10) == 0
+    assert service_lock.stop(tmp_path) is False
+
+
+def test_a_stale_number_is_never_signalled(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (tmp_path / service_lock.FILE).write_text(f"{stranger.pid}\n")
+        assert service_lock.stop(tmp_path) is False
+        assert stranger.poll() is None
+        stranger.send_signal(signal.SIGTERM)
+
+
+def test_a_service_that_does_not_stop_is_named(tmp_path: Path) -> None:
+    with holder(tmp_path, "ignores") as other:
+        with pytest.raises(DeadlineExceeded, match=str(other.pid)):
+            service_lock.stop(tmp_path, within_s=0.5)
+        other.kill()

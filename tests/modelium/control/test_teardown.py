@@ -1,0 +1,65 @@
+"""The end of everything: what runtimes hold, and what the store says of it afterwards."""
+
+import asyncio
+
+import pytest
+
+from modelium.control import teardown
+from modelium.errors import Unavailable
+from modelium.stages.ingest import ingest
+from tests.modelium.conftest import World
+from tests.samples import tiny_onnx
+
+
+async def loaded(world: World) -> None:
+    tiny_onnx(world.incoming / "tiny")
+    await ingest(world.services, path=str(world.incoming / "tiny"))
+    await world.settled("tiny", "ready")
+
+
+async def ended(world: World, node: str = "here") -> list[str]:
+    runtimes = world.services.runtimes.values()
+    return await teardown.end(store=world.store, runtimes=runtimes, node=node, grace_s=0.0)
+
+
+async def test_loaded_models_are_unloaded_and_their_memory_is_given_back(world: World) -> None:
+    await loaded(world)
+    assert await ended(world) == ["tiny"]
+    record = world.store.model("tiny")
+    assert (record.state.value, record.deployment) == ("unloaded", None)
+    assert "modelium down" in record.reason
+    assert not world.store.view()[2], "no booking stays"
+    assert not world.runtime.held
+    assert await ended(world) == []
+
+
+async def test_a_load_under_way_is_noted_as_ended(world: World) -> None:
+    world.runtime.gate.clear()
+    tiny_onnx(world.incoming / "tiny")
+    await ingest(world.services, path=str(world.incoming / "tiny"))
+    await world.settled("tiny", "loading")
+    assert await ended(world) == ["tiny"]
+    assert world.store.model("tiny").state.value == "unloaded"
+    world.runtime.gate.set()
+    await asyncio.sleep(0)
+
+
+async def test_models_of_other_nodes_are_let_be(world: World) -> None:
+    await loaded(world)
+    assert await ended(world, node="elsewhere") == []
+    assert world.store.model("tiny").state.value == "ready"
+
+
+async def test_models_of_a_runtime_that_is_configured_off_stay_noted(world: World) -> None:
+    await loaded(world)
+    made = await teardown.end(store=world.store, runtimes=(), node="here", grace_s=0.0)
+    assert made == []
+    assert world.store.model("tiny").state.value == "ready"
+
+
+async def test_where_a_runtime_cannot_be_ended_nothing_is_noted(world: World) -> None:
+    await loaded(world)
+    world.runtime.end_failure = Unavailable("it does not answer")
+    with pytest.raises(Unavailable):
+        await ended(world)
+    assert world.store.model("tiny").state.value == "ready"

@@ -34,7 +34,8 @@ from modelium.metrics import Metrics
 from modelium.models import Device, DeviceProcess, Fleet, RuntimeName, RuntimeStatus, Trigger
 from modelium.ports import EngineStats, Question, Running
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import DirectLauncher
+from modelium.stages.inline import InlineRunner
+from modelium.stages.launcher import StageLauncher
 from modelium.stages.monitor import monitor
 from modelium.stages.runtime_monitor import Observer
 from modelium.stages.services import Services, provide
@@ -140,7 +141,9 @@ class Scene:
             runtimes=runtimes,
             observer=Observer(runtimes=runtimes, policy=policy),
             brain=RulePlanner(estimate=footprint),
-            launcher=DirectLauncher(stages=STAGES, services=lambda: self.services),
+            launcher=StageLauncher(
+                runner=InlineRunner(stages=STAGES, services=lambda: self.services)
+            ),
             telemetry=Metrics(),
             clock=clock,
         )

@@ -36,8 +36,9 @@ from modelium.metrics import Metrics
 from modelium.models import GIB, RuntimeName
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import DirectLauncher
+from modelium.stages.inline import InlineRunner
 from modelium.stages.instrumented import counted
+from modelium.stages.launcher import StageLauncher
 from modelium.stages.runtime_monitor import Observer
 from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
@@ -100,12 +101,11 @@ async def running(
             config, clock, store, launcher, brain=_brain(config, clock, store, environ, rules)
         )
         provide(services)
-        if isinstance(launcher, DirectLauncher):
-            stack.push_async_callback(launcher.aclose)
         if home:
             _metrics(services).show_prefect(lambda: home.connected)
             store.on_event = home.announce
             await stack.enter_async_context(home)
+        stack.push_async_callback(launcher.aclose)
         await asyncio.gather(
             *(stack.enter_async_context(runtime) for runtime in services.runtimes.values())
         )
@@ -172,14 +172,14 @@ async def end(config: Config) -> list[str]:
 
 def _prefect(
     config: Config, clock: Clock, environ: Mapping[str, str]
-) -> tuple[PrefectHome | None, Launcher]:
+) -> tuple[PrefectHome | None, StageLauncher]:
     stages = counted(STAGES)
     if not config.prefect.enabled:
-        return None, DirectLauncher(stages=stages, services=current)
+        return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
     home = PrefectHome(
         config=config, flows=FLOWS, stages=stages, services=current, clock=clock, environ=environ
     )
-    return home, home.launcher
+    return home, StageLauncher(runner=home.runner)
 
 
 def _services(
@@ -304,7 +304,7 @@ async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
         clock=services.clock,
-        on_drop=lambda path: services.launcher.start("ingest", path=str(path)),
+        on_drop=lambda path: services.launcher.start(services.launcher.ingest(path=str(path))),
     )
     tasks = [
         asyncio.create_task(loop.run(), name="loop"),

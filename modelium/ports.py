@@ -12,6 +12,7 @@ from modelium.models import (
     LoadSettings,
     ModelProfile,
     Plan,
+    Report,
     RuntimeName,
     RuntimeStatus,
     Trigger,
@@ -202,13 +203,44 @@ Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
 
 
 class Launcher(Protocol):
-    """Starts a stage: as a recorded Prefect run, or directly when Prefect is not there."""
+    """Runs stages, each as a recorded Prefect run, or unrecorded while Prefect is away.
 
-    async def run(self, stage: Stage, **parameters: Any) -> Any:
-        """Run ``stage`` to its end and return its result; raises what the stage raises."""
+    Each method returns a run that begins when it is awaited; it returns the stage's report or
+    raises what the stage raises. Cancelling it cancels the stage and waits for its clean-up.
+    """
 
-    def start(self, stage: Stage, **parameters: Any) -> None:
-        """Run ``stage`` in the background; failures are logged and recorded, not raised."""
+    def ingest(
+        self,
+        *,
+        path: str,
+        name: str | None = None,
+        team: str | None = None,
+        priority_ceiling: str | None = None,
+        intent: str | None = None,
+    ) -> Awaitable[Report]:
+        """Take the drop at ``path`` into the model repository; see `modelium.stages.ingest`."""
+
+    def analyze(self, *, model: str) -> Awaitable[Report]:
+        """Find out what ``model`` is and needs; see `modelium.stages.analyze`."""
+
+    def decide(
+        self, *, model: str | None = None, trigger: Trigger, plan: Plan | None = None
+    ) -> Awaitable[Report]:
+        """Plan, book and carry out; see `modelium.stages.decide`."""
+
+    def load(self, *, model: str, decision: str | None = None) -> Awaitable[Report]:
+        """Load ``model`` as ``decision`` says; see `modelium.stages.load`."""
+
+    def monitor(self) -> Awaitable[Report]:
+        """Reconcile the store with what the runtimes run; see `modelium.stages.monitor`."""
+
+    def evict(
+        self, *, models: Sequence[str] | None = None, decision: str | None = None, reason: str = ""
+    ) -> Awaitable[Report]:
+        """Drain and unload ``models``; see `modelium.stages.evict`."""
+
+    def start(self, run: Awaitable[Report]) -> None:
+        """Await ``run`` in the background; its failure is logged."""
 
 
 class Telemetry(Protocol):

@@ -55,7 +55,7 @@ class Demand:
 
     async def _decide(self, model: str) -> None:
         services = self._services
-        report = await services.launcher.run("decide", model=model, trigger=Trigger.DEMAND.value)
+        report = await services.launcher.decide(model=model, trigger=Trigger.DEMAND)
         if report.outcome == "rejected":
             raise ModeliumError(f"{model}: {report.reason}")
         fleet = await snapshot(services)

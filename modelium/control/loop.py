@@ -110,7 +110,7 @@ class Loop:
         question = Question(trigger=Trigger.SWEEP, now=services.clock.time())
         plan = await services.brain.decide(question, fleet, services.policy)
         if effective(plan, fleet):
-            await services.launcher.run("decide", trigger=Trigger.SWEEP.value)
+            await services.launcher.decide(trigger=Trigger.SWEEP)
         self._review()
 
     def _review(self) -> None:
@@ -120,4 +120,4 @@ class Loop:
         due = now - self._reviewed_at >= wanted.review_interval_seconds
         if wanted.base_url is not None and wanted.model is not None and due:
             self._reviewed_at = now
-            services.launcher.start("decide", trigger=Trigger.REVIEW.value)
+            services.launcher.start(services.launcher.decide(trigger=Trigger.REVIEW))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
 from modelium.errors import InputError, ModeliumError, UnknownModel
@@ -44,6 +44,15 @@ class Rethought(Frozen):
     decision: Decision
     plan: Plan
     trace: dict[str, Any]
+
+
+class Drop(Frozen):
+    """What an operator asks to be ingested, and what comes with it."""
+
+    path: str
+    name: str | None
+    team: str | None
+    priority_ceiling: str | None
 
 
 class Operations:
@@ -123,28 +132,20 @@ class Operations:
         priority_ceiling: str | None = None,
     ) -> Intent:
         """Take in what lies at ``path``."""
-        parameters = {
-            "path": path,
-            "name": name,
-            "team": team,
-            "priority_ceiling": priority_ceiling,
-        }
-        intent = await self._new("ingest", name, parameters)
-        return self._follow(
-            intent, self._services.launcher.run("ingest", **parameters, intent=intent.id)
-        )
+        drop = Drop(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
+        return await self._take_in("ingest", name, drop)
 
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
         await asyncio.to_thread(self._services.store.model, model)
         intent = await self._new("load", model, {})
-        return self._follow(intent, self._services.launcher.run("load", model=model))
+        return self._follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
         await asyncio.to_thread(self._services.store.model, model)
         intent = await self._new("unload", model, {})
-        run = self._services.launcher.run("evict", models=[model], reason="an operator asked")
+        run = self._services.launcher.evict(models=[model], reason="an operator asked")
         return self._follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
@@ -169,16 +170,13 @@ class Operations:
             self._services.store.approve, name, digest=str(reason["digest"]), what=allowed
         )
         path = await asyncio.to_thread(depot.readmit, folder)
-        parameters = {
-            "path": str(path),
-            "name": str(reason["model"]),
-            "team": reason.get("team"),
-            "priority_ceiling": reason.get("priority_ceiling"),
-        }
-        intent = await self._new("approve", name, parameters)
-        return self._follow(
-            intent, self._services.launcher.run("ingest", **parameters, intent=intent.id)
+        drop = Drop(
+            path=str(path),
+            name=str(reason["model"]),
+            team=_text(reason.get("team")),
+            priority_ceiling=_text(reason.get("priority_ceiling")),
         )
+        return await self._take_in("approve", name, drop)
 
     async def issue_key(self, terms: KeyTerms, /) -> IssuedKey:
         """Make a key; its secret is in the answer alone."""
@@ -214,6 +212,19 @@ class Operations:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
+    async def _take_in(
+        self, kind: Literal["ingest", "approve"], model: str | None, drop: Drop
+    ) -> Intent:
+        intent = await self._new(kind, model, drop.model_dump())
+        run = self._services.launcher.ingest(
+            path=drop.path,
+            name=drop.name,
+            team=drop.team,
+            priority_ceiling=drop.priority_ceiling,
+            intent=intent.id,
+        )
+        return self._follow(intent, run)
+
     async def _new(
         self,
         kind: Literal["ingest", "load", "unload", "approve"],
@@ -229,13 +240,13 @@ class Operations:
         )
         return await asyncio.to_thread(self._services.store.save_intent, intent)
 
-    def _follow(self, intent: Intent, run: Coroutine[Any, Any, Report]) -> Intent:
+    def _follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
         task = asyncio.create_task(self._finish(intent, run))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return intent
 
-    async def _finish(self, intent: Intent, run: Coroutine[Any, Any, Report]) -> None:
+    async def _finish(self, intent: Intent, run: Awaitable[Report]) -> None:
         model = intent.model
         try:
             report = await run
@@ -254,3 +265,7 @@ class Operations:
             }
         )
         await asyncio.to_thread(self._services.store.save_intent, ended)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

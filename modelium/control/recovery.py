@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelium.intake.repository import Depot
 from modelium.lifecycle import ModelState
-from modelium.models import Model
+from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
 from modelium.stages.services import Services
 
@@ -32,12 +32,14 @@ async def resume(services: Services) -> None:
                 model.name, model.deployment.upstream, version=deployment.version
             )
         elif model.state is ModelState.INGESTED:
-            services.launcher.start("analyze", model=model.name)
+            services.launcher.start(services.launcher.analyze(model=model.name))
         elif model.state is ModelState.ANALYZED:
-            services.launcher.start("decide", model=model.name, trigger="ingest")
+            services.launcher.start(
+                services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
+            )
     for path in await asyncio.to_thread(_readmit, services):
         logger.info("taking in again: %s", path)
-        services.launcher.start("ingest", path=str(path))
+        services.launcher.start(services.launcher.ingest(path=str(path)))
 
 
 async def _settle(services: Services, model: Model) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from modelium import analysis
 from modelium.errors import DropRejected, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
-from modelium.models import ModelProfile, Report
+from modelium.models import ModelProfile, Report, Trigger
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
 from modelium.stages.inline import direct
@@ -38,7 +38,7 @@ async def analyze(services: Services, *, model: str, steps: Steps = direct) -> R
     await steps("keep the profile", _keep, services, model, profile)
     await steps("take the older version out", _replace, services, model)
     await steps("mark as analyzed", _mark, services, model)
-    services.launcher.start("decide", model=model, trigger="ingest")
+    services.launcher.start(services.launcher.decide(model=model, trigger=Trigger.INGEST))
     supported = [s.runtime.value for s in profile.runtimes if s.supported]
     return Report(
         stage="analyze",
@@ -77,7 +77,7 @@ async def _replace(services: Services, model: str) -> None:
     if not record.outdated or record.state not in (ModelState.READY, ModelState.SLEEPING):
         return
     reason = f"version {record.version} replaces the one that is loaded"
-    report = await services.launcher.run("evict", models=[model], reason=reason)
+    report = await services.launcher.evict(models=[model], reason=reason)
     if report.outcome == "busy":
         raise Unavailable(f"{model}: requests are still in flight on the older version")
 

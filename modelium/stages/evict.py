@@ -60,7 +60,7 @@ async def evict(
         *(steps(f"unload {model}", _unload, services, model, decision) for model in leaving)
     )
     for model in coming:
-        services.launcher.start("load", model=model, decision=decision)
+        services.launcher.start(services.launcher.load(model=model, decision=decision))
     if decision is not None and not coming:
         stayed = [m for m, o in zip(leaving, outcomes, strict=True) if o != "unloaded"]
         detail = f"still busy: {', '.join(stayed)}" if stayed else ""

@@ -97,7 +97,7 @@ async def ingest(
     await asyncio.to_thread(
         services.store.event, "model.registered", model=record.name, version=record.version
     )
-    services.launcher.start("analyze", model=record.name)
+    services.launcher.start(services.launcher.analyze(model=record.name))
     return Report(
         stage="ingest",
         outcome="registered",

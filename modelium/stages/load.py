@@ -66,7 +66,7 @@ async def load(
         decision = made.id
         leaving = [a.model for a in made.plan.actions if a.action == "unload"]
         if leaving:
-            await services.launcher.run("evict", models=leaving, decision=decision)
+            await services.launcher.evict(models=leaving, decision=decision)
     elif record.state is not ModelState.LOADING:
         return _report(record, record.state.value, "nothing to load any more")
     return await _bring_up(services, model, decision, steps)
@@ -171,7 +171,7 @@ async def _open(
         load_s=round(seconds, 3),
     )
     if record.outdated:  # a newer version came while this one was loading
-        services.launcher.start("analyze", model=model)
+        services.launcher.start(services.launcher.analyze(model=model))
     return _report(record, "ready", record.reason)
 
 

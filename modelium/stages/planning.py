@@ -175,12 +175,14 @@ async def carry_out(services: Services, decision: Decision) -> None:
     coming = [action for action in decision.plan.actions if isinstance(action, Load)]
     try:
         if leaving:
-            await services.launcher.run(
-                "evict", models=[action.model for action in leaving], decision=decision.id
+            await services.launcher.evict(
+                models=[action.model for action in leaving], decision=decision.id
             )
     finally:
         for action in coming:
-            services.launcher.start("load", model=action.model, decision=decision.id)
+            services.launcher.start(
+                services.launcher.load(model=action.model, decision=decision.id)
+            )
 
 
 def _refused(

@@ -15,7 +15,8 @@ from modelium.devices import detect
 from modelium.metrics import Metrics
 from modelium.models import GIB, Model, RuntimeName
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import DirectLauncher
+from modelium.stages.inline import InlineRunner
+from modelium.stages.launcher import StageLauncher
 from modelium.stages.runtime_monitor import Observer
 from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
@@ -74,7 +75,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     runtime = MemoryRuntime()
     runtimes = {RuntimeName.RAY_SERVE: runtime}
     store = Store.open(f"sqlite:///{tmp_path}/state/modelium.db", now=clock.time)
-    launcher = DirectLauncher(stages=STAGES, services=current)
+    launcher = StageLauncher(runner=InlineRunner(stages=STAGES, services=current))
     policy = settings.policy()
     services = Services(
         config=settings,

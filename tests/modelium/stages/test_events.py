@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import Event
+from modelium.models import Event, Trigger
 from modelium.policy import PlanRejected
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
@@ -85,6 +85,6 @@ async def test_a_model_that_must_wait_is_told_once(world: World, heard: list[Eve
     await world.services.observer.look({})
     await drop(world)
     await told(heard, "model.queued")
-    await world.services.launcher.run("decide", trigger="sweep")
+    await world.services.launcher.decide(trigger=Trigger.SWEEP)
     assert kinds(heard) == [("model.registered", "tiny"), ("model.queued", "tiny")]
     assert heard[-1].detail["reason"]

@@ -11,7 +11,7 @@ from flows.runner.executor import Executor
 from flows.runner.stage_call import StageCall
 from modelium.models import Report
 from modelium.ports import Stage
-from modelium.stages.inline import Stages, direct, end, keep, logged
+from modelium.stages.inline import Stages, direct
 from modelium.stages.services import Services
 
 PATIENCE_S = 2.0
@@ -19,8 +19,8 @@ PATIENCE_S = 2.0
 stage begins without it, and the run joins when it gets there."""
 
 
-class PrefectLauncher:
-    """`ports.Launcher` that records. A stage never waits long for Prefect, nor fails by it."""
+class PrefectRunner:
+    """Runs stages and records them. A stage never waits long for Prefect, nor fails by it."""
 
     def __init__(
         self, *, executor: Executor, stages: Stages, services: Callable[[], Services]
@@ -29,7 +29,6 @@ class PrefectLauncher:
         self._executor = executor
         self._stages = stages
         self._services = services
-        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, stage: Stage, **parameters: Any) -> Report:
         """Run ``stage`` to its end; raises what the stage raises.
@@ -58,11 +57,3 @@ class PrefectLauncher:
             call.cancel("the caller stopped waiting for it")
             await call.wait_done()
             raise
-
-    def start(self, stage: Stage, **parameters: Any) -> None:
-        """Run ``stage`` in the background; failures are logged."""
-        keep(self._background, logged(stage, parameters, self.run(stage, **parameters)))
-
-    async def aclose(self) -> None:
-        """End what `start` started."""
-        await end(self._background)

@@ -29,6 +29,7 @@ from modelium.app import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.loop import Loop
+from modelium.intake.repository import Depot, schema
 from modelium.lifecycle import ModelState
 from modelium.metrics import Metrics
 from modelium.models import Device, DeviceProcess, Fleet, RuntimeName, RuntimeStatus, Trigger
@@ -40,7 +41,7 @@ from modelium.stages.monitor import monitor
 from modelium.stages.runtime_monitor import Observer
 from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
-from modelium.store import Store, schema
+from modelium.store import AsyncStore, Store
 from modelium.traffic import TrafficBook
 
 ASKED = 200
@@ -124,7 +125,15 @@ class Scene:
 
     def __init__(self, folder: Path, fleet: Fleet) -> None:
         clock = SystemClock()
-        config = Config.model_validate({"vllm": {"enabled": True}})
+        config = Config.model_validate(
+            {
+                "vllm": {"enabled": True},
+                "orchestration": {
+                    "model_repository": str(folder / "repository"),
+                    "incoming_directory": str(folder / "incoming"),
+                },
+            }
+        )
         self.machine = Machine(fleet)
         store = Store.open(f"sqlite:///{folder}/modelium.db", now=clock.time)
         fill(store, fleet)
@@ -133,7 +142,8 @@ class Scene:
         self.services = Services(
             config=config,
             policy=policy,
-            store=store,
+            store=AsyncStore(store),
+            repository=Depot(config=config.orchestration),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
             ),
@@ -205,7 +215,7 @@ async def run(ticks: int) -> dict[str, float]:
         keep = await cpu_ms(scene, loop.keep, ticks)
 
         async def after_change() -> None:
-            scene.services.store.set_pinned(fleet.models[0].name, False)
+            scene.services.store.blocking.set_pinned(fleet.models[0].name, False)
             await loop.tick()
 
         changed = await cpu_ms(scene, after_change, ticks)
@@ -218,7 +228,7 @@ async def run(ticks: int) -> dict[str, float]:
 
         baseline = await cpu_ms(scene, plan, ticks)
         scrape = await cpu_ms(scene, lambda: asyncio.to_thread(render, scene), ticks)
-        scene.services.store.close()
+        scene.services.store.blocking.close()
     return {
         "models": MODELS,
         "devices": len(fleet.devices),

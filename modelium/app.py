@@ -42,7 +42,8 @@ from modelium.stages.launcher import StageLauncher
 from modelium.stages.runtime_monitor import Observer
 from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
-from modelium.store import Store
+from modelium.store import AsyncStore, Store
+from modelium.store.store import ignore
 from modelium.traffic import TrafficBook
 from runtimes.llama_cpp.driver import llama_driver
 from runtimes.loading.device_turns import DeviceTurns
@@ -86,14 +87,15 @@ async def running(
     clock = SystemClock()
     state = config.orchestration.state
     state.mkdir(parents=True, exist_ok=True)
-    Depot(config=config.orchestration)
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
         stack.enter_context(service_lock.sole(state))
-        store = Store.open(config.store_url(), now=clock.time)
-        stack.callback(store.close)
         home, launcher = _prefect(config, clock, environ)
+        store = Store.open(
+            config.store_url(), now=clock.time, on_event=home.announce if home else ignore
+        )
+        stack.callback(store.close)
         apart = PlannerProcess()
         stack.push_async_callback(apart.aclose)
         rules = RulePlanner(elsewhere=apart)
@@ -103,7 +105,6 @@ async def running(
         provide(services)
         if home:
             _metrics(services).show_prefect(lambda: home.connected)
-            store.on_event = home.announce
             await stack.enter_async_context(home)
         stack.push_async_callback(launcher.aclose)
         await asyncio.gather(
@@ -163,7 +164,7 @@ async def end(config: Config) -> list[str]:
             for runtime in runtimes:
                 stack.push_async_exit(runtime)  # not entered: nothing is to be started
             return await teardown.end(
-                store=store,
+                store=AsyncStore(store),
                 runtimes=runtimes,
                 node=node,
                 grace_s=config.gateway.drain_grace_seconds,
@@ -191,7 +192,8 @@ def _services(
     return Services(
         config=config,
         policy=policy,
-        store=store,
+        store=AsyncStore(store),
+        repository=Depot(config=config.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             max_waiting_per_model=config.gateway.max_waiting_per_model,
@@ -240,7 +242,7 @@ def _brain(
         served_as=Names(aliases=config.gateway.aliases).resolve(wanted.model).model
         if here
         else None,
-        history=lambda model, limit: store.decisions(model=model, limit=limit),
+        history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
     )
 
 

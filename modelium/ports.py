@@ -224,7 +224,12 @@ class Launcher(Protocol):
         """Find out what ``model`` is and needs; see `modelium.stages.analyze`."""
 
     def decide(
-        self, *, model: str | None = None, trigger: Trigger, plan: Plan | None = None
+        self,
+        *,
+        model: str | None = None,
+        trigger: Trigger,
+        plan: Plan | None = None,
+        carry_out: bool = True,
     ) -> Awaitable[Report]:
         """Plan, book and carry out; see `modelium.stages.decide`."""
 

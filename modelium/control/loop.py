@@ -6,11 +6,12 @@ import asyncio
 import logging
 
 from modelium.errors import ModeliumError
-from modelium.models import Trigger
+from modelium.models import Report, Trigger
 from modelium.ports import Question
 from modelium.stages.monitor import look
 from modelium.stages.planning import effective
 from modelium.stages.services import Services
+from modelium.stages.sweeps import Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +79,9 @@ class Loop:
         if services.requests.dropped:
             logger.warning("the request log lost %d lines", services.requests.dropped)
             services.requests.dropped = 0
-        await asyncio.to_thread(
-            lambda: history.keep_traffic(services.switchboard.traffic.snapshot())
-        )
-        await asyncio.to_thread(history.log, lines)
+        traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
+        await history.record_traffic(traffic)
+        await history.log(lines)
 
     async def _record(self, now: float) -> None:
         if now - self._kept_at >= KEEP_S:
@@ -89,12 +89,12 @@ class Loop:
             await self.keep()
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
-            await asyncio.to_thread(self._prune)
+            await self._prune()
 
-    def _prune(self) -> None:
+    async def _prune(self) -> None:
         store, terms = self._services.store, self._services.config.orchestration.metrics
-        store.prune()
-        store.history.prune(
+        await store.prune()
+        await store.history.prune(
             rollup_days=terms.history_retention_days,
             request_days=terms.request_log_retention_days,
         )
@@ -106,11 +106,14 @@ class Loop:
         if not services.policy.enabled:
             return
         # Read anew: a model that was taken in during the look is known by now.
-        services.switchboard.know(await asyncio.to_thread(services.store.versions))
+        services.switchboard.know(await services.store.versions())
         question = Question(trigger=Trigger.SWEEP, now=services.clock.time())
         plan = await services.brain.decide(question, fleet, services.policy)
+        report = Report(stage="decide", outcome="nothing", reason=plan.reason)
         if effective(plan, fleet):
-            await services.launcher.decide(trigger=Trigger.SWEEP)
+            plan = plan.model_copy(update={"revision": fleet.revision})
+            report = await services.launcher.decide(trigger=Trigger.SWEEP, plan=plan)
+        services.sweeps.note(Sweep(at=services.clock.monotonic(), report=report))
         self._review()
 
     def _review(self) -> None:

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
-from modelium.errors import InputError, ModeliumError, UnknownModel
-from modelium.intake.repository import Depot
+from modelium.errors import InputError, ModeliumError
 from modelium.models import (
     Decision,
     Event,
@@ -69,32 +68,28 @@ class Operations:
 
     async def explain(self, model: str, /) -> Explanation:
         """Why ``model`` is where it is; raises `UnknownModel`."""
-        fleet = await snapshot(self._services)
-        known = fleet.models_by_name.get(model)
-        if known is None:
-            raise UnknownModel(f"no model is called {model!r}; `modelium ls` shows those there are")
         store = self._services.store
+        await store.model(model)
+        known = (await snapshot(self._services)).models_by_name[model]
         decisions, events = await asyncio.gather(
-            asyncio.to_thread(store.decisions, model=model),
-            asyncio.to_thread(store.events, model=model),
+            store.decisions.newest(model=model), store.events.newest(model=model)
         )
         return Explanation(model=known, decisions=tuple(decisions), events=tuple(events))
 
     async def plan(self, model: str, /) -> Plan:
         """What would be done if ``model`` were asked for now; nothing is done."""
+        await self._services.store.model(model)
         fleet = await snapshot(self._services)
-        if model not in fleet.models_by_name:
-            raise UnknownModel(f"no model is called {model!r}; `modelium ls` shows those there are")
         question = Question(trigger=Trigger.OPERATOR, model=model, now=self._services.clock.time())
         return await self._services.brain.decide(question, fleet, self._services.policy)
 
     async def decisions(self, *, limit: int = 50, advised: bool = False) -> Sequence[Decision]:
         """The newest decisions first; ``advised``: those that an LLM was asked for."""
-        return await asyncio.to_thread(self._services.store.decisions, limit=limit, advised=advised)
+        return await self._services.store.decisions.newest(limit=limit, advised=advised)
 
     async def decision(self, decision_id: str, /) -> Decision:
         """One decision; raises `InputError` where there is none."""
-        return await asyncio.to_thread(self._services.store.decision, decision_id)
+        return await self._services.store.decisions.get(decision_id)
 
     async def rethink(self, decision_id: str, /) -> Rethought:
         """Ask the LLM again what it was asked for a decision; nothing is done.
@@ -113,15 +108,15 @@ class Operations:
 
     async def events(self, *, limit: int = 50, after: int = 0) -> Sequence[Event]:
         """The newest events first."""
-        return await asyncio.to_thread(self._services.store.events, limit=limit, after=after)
+        return await self._services.store.events.newest(limit=limit, after=after)
 
     async def intent(self, intent_id: str, /) -> Intent:
         """One intent."""
-        return await asyncio.to_thread(self._services.store.intent, intent_id)
+        return await self._services.store.intents.get(intent_id)
 
     async def intents(self, *, limit: int = 50) -> Sequence[Intent]:
         """The newest intents first."""
-        return await asyncio.to_thread(self._services.store.intents, limit=limit)
+        return await self._services.store.intents.newest(limit=limit)
 
     async def ingest(
         self,
@@ -137,20 +132,20 @@ class Operations:
 
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
-        await asyncio.to_thread(self._services.store.model, model)
+        await self._services.store.model(model)
         intent = await self._new("load", model, {})
         return self._follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
-        await asyncio.to_thread(self._services.store.model, model)
+        await self._services.store.model(model)
         intent = await self._new("unload", model, {})
         run = self._services.launcher.evict(models=[model], reason="an operator asked")
         return self._follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
         """Keep ``model`` from being evicted, or no longer."""
-        return await asyncio.to_thread(self._services.store.set_pinned, model, pinned)
+        return await self._services.store.set_pinned(model, pinned)
 
     async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
         """Allow what a refused drop was refused for, and take it in.
@@ -159,17 +154,15 @@ class Operations:
             name: of the refused drop.
             what: ``remote-code``, ``pickle``; default: what it was refused for.
         """
-        depot = Depot(config=self._services.config.orchestration)
-        folder, reason = await asyncio.to_thread(depot.refused, name)
+        repository = self._services.repository
+        folder, reason = await asyncio.to_thread(repository.refused, name)
         if not reason.get("approvable"):
             raise InputError(
                 f"{name} was refused for {reason.get('reason')}, which cannot be allowed"
             )
         allowed = tuple(what) or (str(reason["reason"]),)
-        await asyncio.to_thread(
-            self._services.store.approve, name, digest=str(reason["digest"]), what=allowed
-        )
-        path = await asyncio.to_thread(depot.readmit, folder)
+        await self._services.store.approve(name, digest=str(reason["digest"]), what=allowed)
+        path = await asyncio.to_thread(repository.readmit, folder)
         drop = Drop(
             path=str(path),
             name=str(reason["model"]),
@@ -181,20 +174,20 @@ class Operations:
     async def issue_key(self, terms: KeyTerms, /) -> IssuedKey:
         """Make a key; its secret is in the answer alone."""
         store = self._services.store
-        issued = await asyncio.to_thread(store.keys.issue, terms, id=new_id())
-        await asyncio.to_thread(store.event, "key.issued", key=issued.key.id, name=terms.name)
+        issued = await store.keys.issue(terms, id=new_id())
+        await store.events.append("key.issued", key=issued.key.id, name=terms.name)
         return issued
 
     async def revoke_key(self, key_id: str, /) -> ApiKey:
         """End a key for good."""
         store = self._services.store
-        key = await asyncio.to_thread(store.keys.revoke, key_id)
-        await asyncio.to_thread(store.event, "key.revoked", key=key.id, name=key.name)
+        key = await store.keys.revoke(key_id)
+        await store.events.append("key.revoked", key=key.id, name=key.name)
         return key
 
     async def keys(self) -> Mapping[str, ApiKey]:
         """All keys, revoked ones too, by the hash of their secret."""
-        return await asyncio.to_thread(self._services.store.keys.by_hash)
+        return await self._services.store.keys.by_hash()
 
     async def status(self) -> dict[str, Any]:
         """Whether everything that Modelium leans on answers."""
@@ -203,7 +196,7 @@ class Operations:
             "enabled": services.policy.enabled,
             "node": services.config.orchestration.node,
             "runtimes": [s.model_dump(mode="json") for s in services.observer.statuses()],
-            "revision": await asyncio.to_thread(services.store.revision),
+            "revision": await services.store.revision(),
         }
 
     async def aclose(self) -> None:
@@ -238,7 +231,7 @@ class Operations:
             model=model,
             parameters=parameters,
         )
-        return await asyncio.to_thread(self._services.store.save_intent, intent)
+        return await self._services.store.intents.save(intent)
 
     def _follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
         task = asyncio.create_task(self._finish(intent, run))
@@ -264,7 +257,7 @@ class Operations:
                 "finished_at": self._services.clock.time(),
             }
         )
-        await asyncio.to_thread(self._services.store.save_intent, ended)
+        await self._services.store.intents.save(ended)
 
 
 def _text(value: object) -> str | None:

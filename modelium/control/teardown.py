@@ -9,12 +9,14 @@ from modelium.errors import ModeliumError
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model
 from modelium.ports import Runtime
-from modelium.store import Store
+from modelium.store import AsyncStore
 
 REASON = "everything was ended by `modelium down`"
 
 
-async def end(*, store: Store, runtimes: Iterable[Runtime], node: str, grace_s: float) -> list[str]:
+async def end(
+    *, store: AsyncStore, runtimes: Iterable[Runtime], node: str, grace_s: float
+) -> list[str]:
     """End all models and servers of ours on ``node``; returns the models that were loaded.
 
     Models of runtimes that are not given stay as they are noted. What waited in the queue goes on
@@ -31,7 +33,7 @@ async def end(*, store: Store, runtimes: Iterable[Runtime], node: str, grace_s: 
     failures = [outcome for outcome in outcomes if outcome is not None]
     if failures:
         raise failures[0] if len(failures) == 1 else ModeliumError("; ".join(map(str, failures)))
-    _revision, models, _bookings = await asyncio.to_thread(store.view)
+    _revision, models, _bookings = await store.view()
     held = [
         model
         for model in models
@@ -41,7 +43,7 @@ async def end(*, store: Store, runtimes: Iterable[Runtime], node: str, grace_s: 
         and _is_on(node, model.deployment)
     ]
     for model in held:
-        await asyncio.to_thread(_note, store, model)
+        await _note(store, model)
     return [model.name for model in held]
 
 
@@ -49,7 +51,7 @@ def _is_on(node: str, deployment: Deployment) -> bool:
     return any(device.startswith(f"{node}/") for device in deployment.devices)
 
 
-def _note(store: Store, model: Model) -> None:
+async def _note(store: AsyncStore, model: Model) -> None:
     if model.state in (ModelState.READY, ModelState.SLEEPING, ModelState.DRAINING):
-        store.transition(model.name, ModelState.UNLOADING, reason=REASON)
-    store.released(model.name, ModelState.UNLOADED, reason=REASON)
+        await store.start_unloading(model.name, reason=REASON)
+    await store.release(model.name, reason=REASON, evicted=False)

@@ -80,11 +80,16 @@ class StageLauncher:
         return StageRun(self._runner, "analyze", {"model": model})
 
     def decide(
-        self, *, model: str | None = None, trigger: Trigger, plan: Plan | None = None
+        self,
+        *,
+        model: str | None = None,
+        trigger: Trigger,
+        plan: Plan | None = None,
+        carry_out: bool = True,
     ) -> StageRun:
         """See `modelium.stages.decide`."""
         given = {} if plan is None else {"plan": plan}
-        parameters = {"model": model, "trigger": trigger.value, **given}
+        parameters = {"model": model, "trigger": trigger.value, "carry_out": carry_out, **given}
         return StageRun(self._runner, "decide", parameters)
 
     def load(self, *, model: str, decision: str | None = None) -> StageRun:

@@ -24,7 +24,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     ``devices``: those of a moment ago, where nothing was done since: asking the driver for all
     of them takes longer than everything else.
     """
-    reading = asyncio.to_thread(services.store.view)
+    reading = services.store.view()
     if devices is None:
         devices, (revision, models, bookings) = await asyncio.gather(
             asyncio.to_thread(services.devices.snapshot), reading
@@ -49,14 +49,10 @@ async def with_traffic(services: Services, fleet: Fleet) -> Fleet:
 async def with_history(services: Services, fleet: Fleet) -> Fleet:
     """``fleet`` with the requests of each of the last `HISTORY_HOURS`, for who has time to look."""
 
-    def shown() -> Fleet:
-        hours = services.store.history.by_hour(HISTORY_HOURS)
-        seen = {m.name: m.traffic for m in fleet.models if m.name in hours}
-        return _showing(
-            fleet, {name: t.model_copy(update={"hours": hours[name]}) for name, t in seen.items()}
-        )
-
-    return await asyncio.to_thread(shown)
+    hours = await services.store.history.by_hour(HISTORY_HOURS)
+    seen = {m.name: m.traffic for m in fleet.models if m.name in hours}
+    counted = {name: t.model_copy(update={"hours": hours[name]}) for name, t in seen.items()}
+    return await asyncio.to_thread(_showing, fleet, counted)
 
 
 def _showing(fleet: Fleet, traffic: Mapping[str, Traffic]) -> Fleet:

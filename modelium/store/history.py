@@ -1,4 +1,4 @@
-"""What was seen, in the store: memory that models hold, their traffic, the requests.
+"""Measurements: memory that models hold, their traffic, the request log.
 
 Every method is one short transaction and blocks. Rollups are by the hour: finer than plans look
 ahead, and a month of a thousand busy models stays under a million rows.
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.models import MeasuredLoad, Traffic
 from modelium.store import schema
+from modelium.store.upsert import add, put
 from modelium.traffic.request_log import Asked
 
 HOUR_S = 3600
@@ -51,7 +52,7 @@ class History:
         self._kept: dict[str, Traffic] | None = None
         self._keeping = threading.Lock()
 
-    def keep_memory(
+    def record_memory(
         self, resident: Mapping[tuple[str, str], int], loads: Mapping[str, MeasuredLoad]
     ) -> None:
         """Keep what was measured; no plan becomes stale by it.
@@ -65,7 +66,7 @@ class History:
             _keep_resident(tx, resident)
             _keep_loads(tx, loads)
 
-    def keep_traffic(self, traffic: Mapping[str, Traffic]) -> None:
+    def record_traffic(self, traffic: Mapping[str, Traffic]) -> None:
         """Keep the traffic of models, for the time after a restart and for the rollups.
 
         Only what changed since it was kept last is written.
@@ -156,12 +157,9 @@ class History:
         self, tx: Connection, fresh: Mapping[str, Traffic], kept: Mapping[str, Traffic]
     ) -> None:
         now, table = self._now(), schema.traffic
-        tx.execute(
-            sa.delete(table).where(table.c.model == sa.bindparam("b_model")),
-            [{"b_model": model} for model in fresh],
-        )
-        tx.execute(
-            sa.insert(table),
+        put(
+            tx,
+            table,
             [
                 {"model": model, "at": now, "document": seen.model_dump(mode="json")}
                 for model, seen in fresh.items()
@@ -204,29 +202,7 @@ def _growth(hour: int, pairs: Iterable[tuple[str, Traffic, Traffic]]) -> list[di
 
 def _roll(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add ``rows`` to their hours."""
-    if not rows:
-        return
-    table = schema.rollups
-    full = [dict.fromkeys(_COUNTS, 0) | dict(row) for row in rows]
-    there = {
-        (row.model, row.hour)
-        for row in tx.execute(
-            sa.select(table.c.model, table.c.hour).where(
-                table.c.hour.in_({row["hour"] for row in full})
-            )
-        )
-    }
-    new = [row for row in full if (row["model"], row["hour"]) not in there]
-    known = [row for row in full if (row["model"], row["hour"]) in there]
-    if new:
-        tx.execute(sa.insert(table), new)
-    if known:
-        tx.execute(
-            sa.update(table)
-            .where(table.c.model == sa.bindparam("b_model"), table.c.hour == sa.bindparam("b_hour"))
-            .values({name: table.c[name] + sa.bindparam(f"b_{name}") for name in _COUNTS}),
-            [{f"b_{name}": value for name, value in row.items()} for row in known],
-        )
+    add(tx, schema.rollups, [dict.fromkeys(_COUNTS, 0) | dict(row) for row in rows])
 
 
 def _keep_resident(tx: Connection, resident: Mapping[tuple[str, str], int]) -> None:
@@ -246,9 +222,5 @@ def _keep_resident(tx: Connection, resident: Mapping[tuple[str, str], int]) -> N
 
 
 def _keep_loads(tx: Connection, loads: Mapping[str, MeasuredLoad]) -> None:
-    table = schema.measured
-    for model, load in loads.items():
-        row = {"model": model, **load.model_dump(mode="json")}
-        key = ("model", "runtime", "device_kind", "settings_digest")
-        tx.execute(sa.delete(table).where(*(table.c[column] == row[column] for column in key)))
-        tx.execute(sa.insert(table).values(row))
+    rows = [{"model": model, **load.model_dump(mode="json")} for model, load in loads.items()]
+    put(tx, schema.measured, rows)

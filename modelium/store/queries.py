@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from modelium import lifecycle
-from modelium.errors import IllegalTransition, UnknownModel
+from modelium.errors import UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import (
     Booking,
-    Decision,
     Deployment,
     Load,
     MeasuredLoad,
@@ -25,7 +23,13 @@ from modelium.models import (
     Unload,
 )
 from modelium.store import schema
-from modelium.store.row_cache import Documents
+from modelium.store.row_cache import RowCache
+from modelium.store.upsert import put
+
+
+def unknown(name: str) -> UnknownModel:
+    """The error for a name that no model has."""
+    return UnknownModel(f"no model is called {name!r}; `modelium ls` lists the models")
 
 
 def revision(tx: Connection) -> int:
@@ -64,23 +68,24 @@ def last_version(name: str) -> sa.Select[tuple[int]]:
     return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
 
 
+def state(tx: Connection, name: str) -> ModelState:
+    """Return the state of a model; raises `UnknownModel`."""
+    found = tx.scalar(sa.select(schema.models.c.state).where(schema.models.c.name == name))
+    if found is None:
+        raise unknown(name)
+    return ModelState(found)
+
+
 def transition(
-    tx: Connection,
-    name: str,
-    target: ModelState,
-    now: float,
-    *,
-    expect: Iterable[ModelState] | None = None,
-    reason: str = "",
-    **columns: Any,
+    tx: Connection, name: str, target: ModelState, now: float, *, reason: str = "", **columns: Any
 ) -> None:
-    """Move one model along the lifecycle table."""
-    current = tx.scalar(sa.select(schema.models.c.state).where(schema.models.c.name == name))
-    if current is None:
-        raise UnknownModel(f"no model is called {name!r}")
-    lifecycle.check(ModelState(current), target)
-    if expect is not None and ModelState(current) not in frozenset(expect):
-        raise IllegalTransition(f"{name} is {current}, not {' or '.join(expect)}")
+    """Move one model along the lifecycle table; ``columns`` change with it.
+
+    Raises:
+        IllegalTransition: the table has no such edge.
+        UnknownModel: no model has that name.
+    """
+    lifecycle.check(state(tx, name), target)
     if target is not ModelState.QUEUED:
         columns.setdefault("queued_at", None)
     tx.execute(
@@ -144,14 +149,13 @@ def book(tx: Connection, action: object, now: float) -> None:
 
 
 def save_deployment(tx: Connection, deployment: Deployment) -> None:
-    """Replace the deployment of a model."""
-    tx.execute(sa.delete(schema.deployments).where(schema.deployments.c.model == deployment.model))
-    document = deployment.model_dump(mode="json")
-    tx.execute(
-        sa.insert(schema.deployments).values(
-            model=deployment.model, runtime=deployment.runtime.value, document=document
-        )
-    )
+    """Insert or replace the deployment of a model."""
+    row = {
+        "model": deployment.model,
+        "runtime": deployment.runtime.value,
+        "document": deployment.model_dump(mode="json"),
+    }
+    put(tx, schema.deployments, [row])
 
 
 def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
@@ -168,20 +172,6 @@ def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
     )
 
 
-def save_decision(tx: Connection, decision: Decision) -> None:
-    """Insert or replace a decision."""
-    table, link = schema.decisions, schema.decision_models
-    document = decision.model_dump(mode="json")
-    update = sa.update(table).where(table.c.id == decision.id).values(document=document)
-    if tx.execute(update).rowcount:
-        return
-    tx.execute(sa.insert(table).values(id=decision.id, at=decision.at, document=document))
-    named = {action.model for action in decision.plan.actions}
-    named |= {decision.plan.subject} if decision.plan.subject else set()
-    for model in sorted(named):
-        tx.execute(sa.insert(link).values(decision=decision.id, model=model))
-
-
 def bookings(tx: Connection) -> tuple[Booking, ...]:
     """Read all bookings."""
     rows = tx.execute(sa.select(schema.bookings).order_by(schema.bookings.c.model)).mappings()
@@ -189,7 +179,7 @@ def bookings(tx: Connection) -> tuple[Booking, ...]:
 
 
 def models(
-    tx: Connection, name: str | None = None, documents: Documents | None = None
+    tx: Connection, name: str | None = None, cache: RowCache | None = None
 ) -> tuple[Model, ...]:
     """Models with what belongs to each; the current version's files and profile."""
     m, v = schema.models, schema.versions
@@ -211,7 +201,7 @@ def models(
     measured: dict[str, list[Any]] = {}
     for known in tx.execute(loads):
         measured.setdefault(known.model, []).append(known)
-    keep = documents or Documents()
+    keep = cache or RowCache()
 
     def model(row: Any) -> Model:
         name = row.name

@@ -11,7 +11,7 @@ from modelium.models import Frozen
 D = TypeVar("D", bound=Frozen)
 
 
-class Documents:
+class RowCache:
     """Remembers what was made of each row: parsing and checking are most of a view's cost."""
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class Documents:
         self._known[kind, key] = raw, new
         return new
 
-    def forget(self, keys: set[str]) -> None:
-        """Drop what is known of rows other than ``keys``."""
+    def retain(self, keys: set[str]) -> None:
+        """Forget all rows but those of ``keys``."""
         for known in list(self._known):  # a copy: other threads read meanwhile
             if known[1] not in keys:
                 self._known.pop(known, None)

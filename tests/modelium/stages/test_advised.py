@@ -57,7 +57,7 @@ class Advised:
                 observer=observer,
             )
             await observer.look({})
-        store = services.store
+        store = services.store.blocking
         brain = AdvisedBrain(
             rules=RulePlanner(),
             agent=Agent(
@@ -66,7 +66,7 @@ class Advised:
                 budget=Budget(seconds=20, rounds=4, tokens=20_000),
             ),
             clock=services.clock,
-            history=lambda model, limit: store.decisions(model=model, limit=limit),
+            history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
         )
         section = BrainSection(base_url=fake.base_url, model="judge", review_interval_seconds=0.001)
         config = services.config.model_copy(update={"brain": section})
@@ -100,7 +100,7 @@ async def test_a_drop_is_decided_with_the_llm_and_all_of_it_is_kept(advised: Adv
     assert model.priority is Priority.HIGH
     assert model.preference and model.preference.runtime is RuntimeName.RAY_SERVE
     assert model.deployment and model.deployment.runtime is RuntimeName.RAY_SERVE
-    (made,) = advised.world.store.decisions(model="tiny")
+    (made,) = advised.world.store.decisions.newest(model="tiny")
     assert (made.plan.author, made.plan.trigger) == ("llm", Trigger.INGEST)
     assert made.trace["rules"][0]["runtime"] == "triton"
     assert made.trace["chosen"]["reason"] == "its card says production"
@@ -115,7 +115,7 @@ async def test_a_class_above_the_operators_ceiling_is_not_given(advised: Advised
     await advised.played_by(lambda body: calls("decide", CHOICE))
     await advised.drop("tiny", priority_ceiling="medium")
     await advised.world.settled("tiny", "ready")
-    (made,) = advised.world.store.decisions(model="tiny")
+    (made,) = advised.world.store.decisions.newest(model="tiny")
     assert made.plan.author == "rules"
     assert made.plan.fallback.startswith("violations: priority: 'high' is not allowed")
     assert advised.world.store.model("tiny").priority is Priority.LOW
@@ -129,7 +129,7 @@ async def test_a_preference_is_forgotten_once_a_load_with_it_failed(advised: Adv
     await advised.played_by(lambda body: calls("decide", CHOICE), triton=True)
     await advised.drop("tiny")
     await advised.world.settled("tiny", "failed")
-    (made,) = advised.world.store.decisions(model="tiny")
+    (made,) = advised.world.store.decisions.newest(model="tiny")
     assert made.plan.preferences["tiny"].runtime is RuntimeName.RAY_SERVE
     assert advised.world.store.model("tiny").preference is None
 
@@ -176,7 +176,7 @@ async def test_the_review_comes_by_itself_and_waits_for_nobody(advised: Advised)
     await loop.tick()
     await advised.world.settled("tiny", "ready")
     assert len(fake.seen) > before
-    made = advised.world.store.decisions(model="tiny")[0]
+    made = advised.world.store.decisions.newest(model="tiny")[0]
     assert (made.plan.author, made.plan.trigger) == ("llm", Trigger.REVIEW)
 
 
@@ -188,6 +188,6 @@ async def test_a_review_that_changes_nothing_is_kept_all_the_same(advised: Advis
     services = advised.world.services
     policy = services.policy.model_copy(update={"reload_cooldown_s": 0.0})
     await decide(replace(services, policy=policy), trigger="review")
-    made = advised.world.store.decisions(advised=True)[0]
+    made = advised.world.store.decisions.newest(advised=True)[0]
     assert (made.plan.trigger, made.plan.actions) == (Trigger.REVIEW, ())
     assert made.trace["messages"]

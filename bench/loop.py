@@ -41,6 +41,7 @@ from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
 from modelium.store import Store, schema
 from modelium.traffic import TrafficBook
+from tests.fakes.routing import Listener
 
 ASKED = 200
 GOAL_MS = 50.0
@@ -128,20 +129,24 @@ class Scene:
         store = Store.open(f"sqlite:///{folder}/modelium.db", now=clock.time)
         fill(store, fleet)
         runtimes: Any = {RuntimeName.VLLM: self.machine}
-        policy = config.policy()
+        policy, metrics = config.policy(), Metrics()
         self.services = Services(
             config=config,
             policy=policy,
             store=store,
             switchboard=Switchboard(
-                traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
+                traffic=TrafficBook(clock=clock),
+                listener=Listener(),
+                metrics=metrics,
+                max_waiting_per_model=8,
+                max_wait_s=10.0,
             ),
             devices=self.machine,
             runtimes=runtimes,
             observer=Observer(runtimes=runtimes, policy=policy),
             brain=RulePlanner(estimate=footprint),
             launcher=DirectLauncher(stages=STAGES, services=lambda: self.services),
-            telemetry=Metrics(),
+            telemetry=metrics,
             clock=clock,
         )
         provide(self.services)

@@ -35,7 +35,7 @@ from modelium.intake.watcher import Watch
 from modelium.metrics import Metrics
 from modelium.models import GIB, RuntimeName
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
-from modelium.routing.switchboard import Switchboard
+from modelium.routing.switchboard import RoutingListener, Switchboard
 from modelium.stages.inline import DirectLauncher
 from modelium.stages.instrumented import counted
 from modelium.stages.runtime_monitor import Observer
@@ -73,6 +73,22 @@ class Running:
         }
 
 
+class _Listener:
+    """Hands the switchboard's calls to the demand and the loop, which are built after it."""
+
+    def __init__(self) -> None:
+        self.demand: Demand | None = None
+        self.loop: Loop | None = None
+
+    def on_demand(self, model: str) -> None:
+        if self.demand is not None:
+            self.demand.ask(model)
+
+    def on_unreachable(self, model: str) -> None:
+        if self.loop is not None:
+            self.loop.look_now(model)
+
+
 @asynccontextmanager
 async def running(
     config: Config, environ: Mapping[str, str] = os.environ
@@ -96,8 +112,14 @@ async def running(
         apart = PlannerProcess()
         stack.push_async_callback(apart.aclose)
         rules = RulePlanner(elsewhere=apart)
+        listener = _Listener()
         services = _services(
-            config, clock, store, launcher, brain=_brain(config, clock, store, environ, rules)
+            config,
+            clock,
+            store,
+            launcher,
+            listener=listener,
+            brain=_brain(config, clock, store, environ, rules),
         )
         provide(services)
         if isinstance(launcher, DirectLauncher):
@@ -111,13 +133,13 @@ async def running(
         )
         demand = Demand(services=services)
         stack.push_async_callback(demand.aclose)
-        services.switchboard.on_demand = demand.ask
+        listener.demand = demand
         operations = Operations(services=services)
         stack.push_async_callback(operations.aclose)
         metrics_url = await _exporter(config, services, stack)
         loop = Loop(services=services)
         stack.push_async_callback(loop.keep)
-        services.switchboard.on_unreachable = loop.look_now
+        listener.loop = loop
         await resume(services)
         gateway = Gateway(
             config=config.gateway,
@@ -183,17 +205,26 @@ def _prefect(
 
 
 def _services(
-    config: Config, clock: Clock, store: Store, launcher: Launcher, *, brain: Brain
+    config: Config,
+    clock: Clock,
+    store: Store,
+    launcher: Launcher,
+    *,
+    listener: RoutingListener,
+    brain: Brain,
 ) -> Services:
     devices = _devices(config)
     runtimes = _runtimes(config, clock, devices)
     policy = config.policy()
+    metrics = Metrics()
     return Services(
         config=config,
         policy=policy,
         store=store,
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
+            listener=listener,
+            metrics=metrics,
             max_waiting_per_model=config.gateway.max_waiting_per_model,
             max_waiting=config.gateway.max_waiting,
             max_wait_s=config.gateway.max_wait_seconds,
@@ -203,7 +234,7 @@ def _services(
         observer=Observer(runtimes=runtimes, policy=policy),
         brain=brain,
         launcher=launcher,
-        telemetry=Metrics(),
+        telemetry=metrics,
         clock=clock,
     )
 

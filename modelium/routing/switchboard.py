@@ -7,7 +7,8 @@ is unloaded, so that no request ever races an unload.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from modelium.errors import ModeliumError, Unavailable, UnknownModel
 from modelium.models import Priority, Upstream
@@ -19,6 +20,26 @@ ASK_AGAIN_S = 2.0
 of the loop, an unload that was still going on) strands nobody for longer."""
 
 
+class RoutingListener(Protocol):
+    """Acts on what requests show. Called on the event loop; every method must return at once."""
+
+    def on_demand(self, model: str) -> None:
+        """Requests wait for ``model``, which is closed. Called again and again while they do."""
+
+    def on_unreachable(self, model: str) -> None:
+        """The upstream of ``model``, which is open, refused a connection."""
+
+
+class RoutingMetrics(Protocol):
+    """Counts waits. Cheap, never raises."""
+
+    def on_request_held(self, model: str, waited_s: float) -> None:
+        """A request stopped waiting for ``model`` after ``waited_s``, admitted or not."""
+
+    def on_cold_start(self, model: str) -> None:
+        """``model`` opened while requests waited for it."""
+
+
 class Switchboard:
     """The in-memory routing table."""
 
@@ -26,25 +47,28 @@ class Switchboard:
         self,
         *,
         traffic: TrafficBook,
+        listener: RoutingListener,
+        metrics: RoutingMetrics,
         max_waiting_per_model: int,
         max_wait_s: float,
         max_waiting: int = 4096,
         ask_again_s: float = ASK_AGAIN_S,
     ) -> None:
-        """Start with every model closed; ``on_demand`` is set by the composition root.
+        """Start with every model closed.
 
-        ``max_waiting`` bounds the waiters of all models together: each holds its body in memory.
+        Args:
+            traffic: counts arrivals, waits and answers.
+            listener: loads models in demand and examines unreachable ones.
+            metrics: counts waits and cold starts.
+            max_waiting_per_model: requests that may wait for one model.
+            max_wait_s: how long a request may wait.
+            max_waiting: requests that may wait for all models together; each holds its body
+                in memory.
+            ask_again_s: interval at which demand is reported while requests wait.
         """
         self.traffic = traffic
-        self.on_demand: Callable[[str], None] = lambda model: None
-        """Called when a request waits for a closed model; must return at once and may be
-        called often."""
-        self.on_held: Callable[[str, float], None] = lambda model, waited_s: None
-        """Called when a wait ended, however it ended."""
-        self.on_cold_start: Callable[[str], None] = lambda model: None
-        """Called when a model opened for which requests waited."""
-        self.on_unreachable: Callable[[str], None] = lambda model: None
-        """Called when an open model's upstream did not answer a connection: look at it now."""
+        self._listener = listener
+        self._metrics = metrics
         self._max_waiting_per_model = max_waiting_per_model
         self._max_wait_s = max_wait_s
         self._max_waiting = max_waiting
@@ -79,7 +103,7 @@ class Switchboard:
         desk.version = version or self._known.get(model)
         self._known.setdefault(model, desk.version)
         if desk.waiting and desk.upstream is None:
-            self.on_cold_start(model)
+            self._metrics.on_cold_start(model)
         desk.upstream = upstream
         desk.expectation = ""
         self._suspects.discard(model)
@@ -95,7 +119,7 @@ class Switchboard:
         """Note that the upstream of ``model`` did not answer, and have somebody look."""
         if self.upstream(model) is not None:
             self._suspects.add(model)
-            self.on_unreachable(model)
+            self._listener.on_unreachable(model)
 
     def is_suspect(self, model: str) -> bool:
         """Whether the upstream of ``model`` did not answer since it was opened."""
@@ -168,7 +192,7 @@ class Switchboard:
             if not desk.waiting:
                 # Nobody may wait: the demand is there all the same.
                 self.traffic.on_waiting(model, +1, priority)
-                self.on_demand(model)
+                self._listener.on_demand(model)
                 self.traffic.on_waiting(model, -1, priority)
             raise desk.unavailable(f"{model} is not loaded, and too many requests wait already")
         loop = asyncio.get_running_loop()
@@ -195,7 +219,7 @@ class Switchboard:
             desk.waiting -= 1
             self._waiting -= 1
             self.traffic.on_waiting(model, -1, priority)
-            self.on_held(model, loop.time() - arrived)
+            self._metrics.on_request_held(model, loop.time() - arrived)
             if not desk.waiting and desk.asking is not None:
                 desk.asking.cancel()
                 desk.asking = None
@@ -216,7 +240,7 @@ class Switchboard:
             self._ask_again_s, self._ask, model, desk
         )
         if desk.upstream is None:
-            self.on_demand(model)
+            self._listener.on_demand(model)
 
     def _desk(self, model: str) -> Desk:
         desk = self._desks.get(model)

@@ -21,15 +21,17 @@ from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
 from modelium.store import Store
 from modelium.traffic import TrafficBook
+from tests.fakes.routing import Listener
 from tests.fakes.runtime import MemoryRuntime
 
 
 class World:
     """Services and the parts behind them."""
 
-    def __init__(self, services: Services, runtime: MemoryRuntime) -> None:
+    def __init__(self, services: Services, runtime: MemoryRuntime, listener: Listener) -> None:
         self.services = services
         self.runtime = runtime
+        self.listener = listener
         self.store = services.store
         self.incoming = services.config.orchestration.incoming_directory
 
@@ -76,23 +78,28 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     store = Store.open(f"sqlite:///{tmp_path}/state/modelium.db", now=clock.time)
     launcher = DirectLauncher(stages=STAGES, services=current)
     policy = settings.policy()
+    listener, metrics = Listener(), Metrics()
     services = Services(
         config=settings,
         policy=policy,
         store=store,
         switchboard=Switchboard(
-            traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
+            traffic=TrafficBook(clock=clock),
+            listener=listener,
+            metrics=metrics,
+            max_waiting_per_model=8,
+            max_wait_s=10.0,
         ),
         devices=detect("here", 8 * GIB),
         runtimes=runtimes,
         observer=Observer(runtimes=runtimes, policy=policy),
         brain=RulePlanner(),
         launcher=launcher,
-        telemetry=Metrics(),
+        telemetry=metrics,
         clock=clock,
     )
     provide(services)
     await services.observer.look({})
-    yield World(services, runtime)
+    yield World(services, runtime, listener)
     await launcher.aclose()
     store.close()

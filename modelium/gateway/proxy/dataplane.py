@@ -19,9 +19,9 @@ from modelium.gateway.asgi import (
 from modelium.gateway.problems import HttpProblem, status_of
 from modelium.gateway.proxy.names import Named, Names
 from modelium.gateway.proxy.reply import EngineFailed, Patient, Reply
-from modelium.gateway.routes import Outgoing, Route, match, model_of, outgoing, parsed
 from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.gateway.proxy.usage import Usage
+from modelium.gateway.routes import Outgoing, Route, match, model_of, outgoing, parsed
 from modelium.models import Upstream
 from modelium.ports import Clock
 from modelium.routing.switchboard import Admission, Switchboard

@@ -21,7 +21,7 @@ from tests.samples import tiny_onnx
 @pytest.fixture
 async def demand(world: World) -> AsyncIterator[Demand]:
     asking = Demand(services=world.services)
-    world.services.switchboard.on_demand = asking.ask
+    world.listener.demand = asking.ask
     yield asking
     await asking.aclose()
 
@@ -85,7 +85,7 @@ async def test_nobody_waits_for_a_modelium_that_only_observes(
     await unloaded(world)
     policy = world.services.policy.model_copy(update={"enabled": False})
     demand = Demand(services=replace(world.services, policy=policy))
-    world.services.switchboard.on_demand = demand.ask
+    world.listener.demand = demand.ask
     with pytest.raises(Unavailable, match="orchestration is disabled"):
         await request(world)
 
@@ -96,7 +96,7 @@ async def test_a_dead_engine_is_missed_as_soon_as_a_request_fails(world: World) 
     world.runtime.held.clear()
     assert (await monitor(world.services)).outcome == "steady"
     loop = Loop(services=world.services)
-    world.services.switchboard.on_unreachable = loop.look_now
+    world.listener.unreachable = loop.look_now
     running = asyncio.create_task(loop.run())
     try:
         await asyncio.sleep(0.2)  # the first look is over: the next one is 10 s away

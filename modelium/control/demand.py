@@ -7,7 +7,7 @@ import logging
 
 from modelium.errors import ModeliumError, Unavailable
 from modelium.models import Trigger
-from modelium.routing.wait_estimate import outlook
+from modelium.routing.wait_estimate import estimate_wait
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -62,10 +62,10 @@ class Demand:
         known = fleet.models_by_name.get(model)
         if known is None:
             return
-        seen = outlook(known, fleet)
-        if seen.hopeless:
-            raise Unavailable(f"{model}: {seen.reason}", retry_after_s=seen.ready_in_s)
-        services.switchboard.expect(model, ready_in_s=seen.ready_in_s, reason=seen.reason)
+        estimate = estimate_wait(known, fleet)
+        if estimate.backing_off:
+            raise Unavailable(f"{model}: {estimate.reason}", retry_after_s=estimate.ready_in_s)
+        services.switchboard.expect(model, ready_in_s=estimate.ready_in_s, reason=estimate.reason)
         if report.outcome != "load":
             await services.clock.sleep(ASK_AGAIN_S)
 

@@ -72,7 +72,7 @@ async def test_who_waits_while_a_load_backs_off_is_told_at_once(
     with pytest.raises(Unavailable, match="bad magic"):
         await request(world)
     await world.settled("tiny", "failed")
-    with pytest.raises(Unavailable, match="its last load failed: bad magic") as refused:
+    with pytest.raises(Unavailable, match="the last load failed: bad magic") as refused:
         await request(world)
     assert refused.value.retry_after_s is not None
     assert 20 < refused.value.retry_after_s <= 30

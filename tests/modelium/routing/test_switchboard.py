@@ -25,7 +25,7 @@ def board(
     max_waiting_per_model: int = 10,
     max_wait_s: float = 30.0,
     max_waiting: int = 100,
-    ask_again_s: float = 0.01,
+    repeat_demand_s: float = 0.01,
     listener: Listener | None = None,
     waits: Waits | None = None,
 ) -> Switchboard:
@@ -36,7 +36,7 @@ def board(
         max_waiting_per_model=max_waiting_per_model,
         max_wait_s=max_wait_s,
         max_waiting=max_waiting,
-        ask_again_s=ask_again_s,
+        repeat_demand_s=repeat_demand_s,
     )
     made.know(["m", "n"])
     return made
@@ -130,7 +130,7 @@ async def test_model_is_asked_for_at_once_and_for_as_long_as_somebody_waits() ->
 
 async def test_many_waiters_ask_as_one() -> None:
     listener = Listener()
-    at = board(ask_again_s=30, listener=listener)
+    at = board(repeat_demand_s=30, listener=listener)
     async with waiter(at), waiter(at), waiter(at):
         assert listener.demanded == ["m"]
 
@@ -249,13 +249,13 @@ async def test_wakeups_do_not_lengthen_the_wait() -> None:
 async def test_too_many_waiters_of_one_model_or_of_all_are_refused_at_once() -> None:
     at = board(max_waiting_per_model=1)
     async with waiter(at, "m"):
-        with pytest.raises(Unavailable, match="too many requests wait"):
+        with pytest.raises(Unavailable, match="too many requests already wait"):
             await one(at, "m")
         async with waiter(at, "n"):
             pass
     at = board(max_waiting=1)
     async with waiter(at, "m"):
-        with pytest.raises(Unavailable, match="too many requests wait"):
+        with pytest.raises(Unavailable, match="too many requests already wait"):
             await one(at, "n")
 
 

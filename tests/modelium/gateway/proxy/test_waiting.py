@@ -60,7 +60,7 @@ async def test_over_the_bound_of_waiters_it_is_a_503_at_once(start: Start) -> No
         await until(lambda: pending(setup) == 1)
         second = await setup.http.post("/v1/chat/completions", json=CHAT)
         assert second.status_code == 503
-        assert "too many requests wait" in second.json()["error"]["message"]
+        assert "too many requests already wait" in second.json()["error"]["message"]
         first.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await first

@@ -29,6 +29,7 @@ from modelium.app import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.loop import Loop
+from modelium.control.signals import Signals
 from modelium.intake.repository import Depot
 from modelium.lifecycle import ModelState
 from modelium.metrics import Metrics
@@ -138,14 +139,18 @@ class Scene:
         store = Store.open(f"sqlite:///{folder}/modelium.db", now=clock.time)
         fill(store, fleet)
         runtimes: Any = {RuntimeName.VLLM: self.machine}
-        policy = config.policy()
+        policy, metrics = config.policy(), Metrics()
         self.services = Services(
             config=config,
             policy=policy,
             store=AsyncStore(store),
             repository=Depot(config=config.orchestration),
             switchboard=Switchboard(
-                traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
+                traffic=TrafficBook(clock=clock),
+                listener=Signals(),
+                metrics=metrics,
+                max_waiting_per_model=8,
+                max_wait_s=10.0,
             ),
             devices=self.machine,
             runtimes=runtimes,
@@ -154,7 +159,7 @@ class Scene:
             launcher=StageLauncher(
                 runner=InlineRunner(stages=STAGES, services=lambda: self.services)
             ),
-            telemetry=Metrics(),
+            telemetry=metrics,
             clock=clock,
         )
         provide(self.services)
@@ -207,7 +212,7 @@ async def run(ticks: int) -> dict[str, float]:
     fleet = calm(crowded(random.Random(1)))
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), fleet)
-        loop = Loop(services=scene.services)
+        loop = Loop(services=scene.services, signals=Signals())
         await loop.tick()
         gc.freeze()  # as the service does when it is up
         tick = await cpu_ms(scene, loop.tick, ticks)

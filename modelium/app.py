@@ -27,6 +27,7 @@ from modelium.control.demand import Demand
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
 from modelium.control.recovery import resume
+from modelium.control.signals import Signals
 from modelium.devices import detect
 from modelium.gateway import Gateway
 from modelium.gateway.proxy.names import Names
@@ -99,8 +100,14 @@ async def running(
         apart = PlannerProcess()
         stack.push_async_callback(apart.aclose)
         rules = RulePlanner(elsewhere=apart)
+        signals = Signals()
         services = _services(
-            config, clock, store, launcher, brain=_brain(config, clock, store, environ, rules)
+            config,
+            clock,
+            store,
+            launcher,
+            signals=signals,
+            brain=_brain(config, clock, store, environ, rules),
         )
         provide(services)
         if home:
@@ -110,15 +117,11 @@ async def running(
         await asyncio.gather(
             *(stack.enter_async_context(runtime) for runtime in services.runtimes.values())
         )
-        demand = Demand(services=services)
-        stack.push_async_callback(demand.aclose)
-        services.switchboard.on_demand = demand.ask
         operations = Operations(services=services)
         stack.push_async_callback(operations.aclose)
         metrics_url = await _exporter(config, services, stack)
-        loop = Loop(services=services)
+        loop = Loop(services=services, signals=signals)
         stack.push_async_callback(loop.keep)
-        services.switchboard.on_unreachable = loop.look_now
         await resume(services)
         gateway = Gateway(
             config=config.gateway,
@@ -137,7 +140,9 @@ async def running(
             services=services, prefect=home, gateway_url=gateway.url, metrics_url=metrics_url
         )
         stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
-        await stack.enter_async_context(_background(services, loop))
+        await stack.enter_async_context(
+            _background(services, loop, Demand(services=services, signals=signals))
+        )
         # What was imported stays: looking through it for garbage would stop the gateway for a
         # tenth of a second, now and then.
         stack.callback(gc.unfreeze)
@@ -184,11 +189,18 @@ def _prefect(
 
 
 def _services(
-    config: Config, clock: Clock, store: Store, launcher: Launcher, *, brain: Brain
+    config: Config,
+    clock: Clock,
+    store: Store,
+    launcher: Launcher,
+    *,
+    signals: Signals,
+    brain: Brain,
 ) -> Services:
     devices = _devices(config)
     runtimes = _runtimes(config, clock, devices)
     policy = config.policy()
+    metrics = Metrics()
     return Services(
         config=config,
         policy=policy,
@@ -196,6 +208,8 @@ def _services(
         repository=Depot(config=config.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
+            listener=signals,
+            metrics=metrics,
             max_waiting_per_model=config.gateway.max_waiting_per_model,
             max_waiting=config.gateway.max_waiting,
             max_wait_s=config.gateway.max_wait_seconds,
@@ -205,7 +219,7 @@ def _services(
         observer=Observer(runtimes=runtimes, policy=policy),
         brain=brain,
         launcher=launcher,
-        telemetry=Metrics(),
+        telemetry=metrics,
         clock=clock,
     )
 
@@ -300,8 +314,8 @@ async def _exporter(config: Config, services: Services, stack: AsyncExitStack) -
 
 
 @asynccontextmanager
-async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
-    """The control loop and the drop zone."""
+async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIterator[None]:
+    """Run the control loop, the decisions on demand, and the watcher of the drop zone."""
     watch = Watch(
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
@@ -310,6 +324,7 @@ async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
     )
     tasks = [
         asyncio.create_task(loop.run(), name="loop"),
+        asyncio.create_task(demand.run(), name="demand"),
         asyncio.create_task(watch.run(), name="watch"),
     ]
     for task in tasks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from modelium.control.signals import Signals
 from modelium.errors import ModeliumError
 from modelium.models import Report, Trigger
 from modelium.ports import Question
@@ -28,16 +29,12 @@ LOOK_GAP_S = 1.0
 class Loop:
     """Runs until it is cancelled; one bad tick never ends it."""
 
-    def __init__(self, *, services: Services) -> None:
-        """``services``: the ports and the store."""
+    def __init__(self, *, services: Services, signals: Signals) -> None:
+        """``signals`` says when to look at once."""
         self._services = services
-        self._wanted = asyncio.Event()
+        self._signals = signals
         now = services.clock.monotonic()
         self._reviewed_at = self._kept_at = self._pruned_at = now
-
-    def look_now(self, model: str = "") -> None:
-        """Take the next look at once, because ``model`` does not answer; may be called often."""
-        self._wanted.set()
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -63,14 +60,14 @@ class Loop:
         await clock.sleep(gap)
         over = [
             asyncio.ensure_future(clock.sleep(interval_s - gap)),
-            asyncio.ensure_future(self._wanted.wait()),
+            asyncio.ensure_future(self._signals.look_wanted.wait()),
         ]
         try:
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in over:
                 wait.cancel()
-        self._wanted.clear()
+        self._signals.look_wanted.clear()
 
     async def keep(self) -> None:
         """Write what was counted since the last time; call it once more at the end."""

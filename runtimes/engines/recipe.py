@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from modelium.errors import FailureKind
-from modelium.models import RuntimeName
+from modelium.models import Api, RuntimeName
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.process.supervisor import Command
-
-Api = Literal["openai", "kserve", "generic"]
 
 
 class Recipe(Protocol):

@@ -10,10 +10,9 @@ from typing import Any
 
 from modelium.config import LlamaCpp
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import RuntimeName
+from modelium.models import Api, RuntimeName
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
-from runtimes.engines.recipe import Api
 from runtimes.loading.failure_text import Rules, classify
 from runtimes.loading.prometheus_text import totals
 from runtimes.loading.settings import complete, flags

@@ -10,10 +10,9 @@ from typing import Any
 
 from modelium.config import Vllm
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import GIB, LoadSettings, RuntimeName
+from modelium.models import GIB, Api, LoadSettings, RuntimeName
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
-from runtimes.engines.recipe import Api
 from runtimes.engines.sleep import SLEEP_SETTING
 from runtimes.loading.failure_text import Rules, classify
 from runtimes.loading.prometheus_text import samples

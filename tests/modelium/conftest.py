@@ -11,6 +11,7 @@ import pytest
 from agents.rules.planner import RulePlanner
 from modelium.clock import SystemClock
 from modelium.config import Config
+from modelium.control.signals import Signals
 from modelium.devices import detect
 from modelium.intake.repository import Depot
 from modelium.metrics import Metrics
@@ -30,9 +31,14 @@ class World:
     """Services and the parts behind them."""
 
     def __init__(
-        self, services: Services, runtime: MemoryRuntime, heard: list[Event] | None = None
+        self,
+        services: Services,
+        runtime: MemoryRuntime,
+        signals: Signals,
+        heard: list[Event] | None = None,
     ) -> None:
         self.services = services
+        self.signals = signals
         self.heard = heard if heard is not None else []
         self.runtime = runtime
         self.store = services.store.blocking
@@ -84,24 +90,29 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     )
     launcher = StageLauncher(runner=InlineRunner(stages=STAGES, services=current))
     policy = settings.policy()
+    signals, metrics = Signals(), Metrics()
     services = Services(
         config=settings,
         policy=policy,
         store=AsyncStore(store),
         repository=Depot(config=settings.orchestration),
         switchboard=Switchboard(
-            traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
+            traffic=TrafficBook(clock=clock),
+            listener=signals,
+            metrics=metrics,
+            max_waiting_per_model=8,
+            max_wait_s=10.0,
         ),
         devices=detect("here", 8 * GIB),
         runtimes=runtimes,
         observer=Observer(runtimes=runtimes, policy=policy),
         brain=RulePlanner(),
         launcher=launcher,
-        telemetry=Metrics(),
+        telemetry=metrics,
         clock=clock,
     )
     provide(services)
     await services.observer.look({})
-    yield World(services, runtime, heard)
+    yield World(services, runtime, signals, heard)
     await launcher.aclose()
     store.close()

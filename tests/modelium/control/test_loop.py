@@ -50,7 +50,7 @@ async def brain(world: World) -> CountingBrain:
 
 
 async def test_a_sweep_is_planned_once(world: World, brain: CountingBrain) -> None:
-    await Loop(services=world.services).tick()
+    await Loop(services=world.services, signals=world.signals).tick()
     assert await world.settled("tiny", "unloaded") == "unloaded"
     assert brain.asked == [Trigger.SWEEP]
     (made,) = [
@@ -69,7 +69,7 @@ async def test_a_plan_that_others_overtook_is_made_anew(world: World, brain: Cou
 async def test_a_scheduled_sweep_is_recorded_without_planning(
     world: World, brain: CountingBrain
 ) -> None:
-    await Loop(services=world.services).tick()
+    await Loop(services=world.services, signals=world.signals).tick()
     report = await evict(world.services)
     assert brain.asked == [Trigger.SWEEP]
     assert report.stage == "evict"

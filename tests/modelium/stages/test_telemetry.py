@@ -125,7 +125,7 @@ async def test_what_was_asked_by_the_hour_is_there_for_who_has_time_to_look(worl
 async def test_requests_reach_the_log_of_the_store_when_the_loop_keeps_them(world: World) -> None:
     line = Asked(1.0, "tiny", 3, 4, 0.5)
     world.services.requests.add(line)
-    loop = Loop(services=world.services)
+    loop = Loop(services=world.services, signals=world.signals)
     await loop.keep()
     await loop.keep()
     assert world.store.history.requests() == [line]

@@ -39,7 +39,7 @@ from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
 from modelium.stages.launcher import StageLauncher
 from modelium.stages.monitor import monitor
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store, schema
@@ -154,7 +154,7 @@ class Scene:
             ),
             devices=self.machine,
             runtimes=runtimes,
-            observer=Observer(runtimes=runtimes, policy=policy),
+            runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
             brain=RulePlanner(estimate=footprint),
             launcher=StageLauncher(
                 runner=InlineRunner(stages=STAGES, services=lambda: self.services)
@@ -217,7 +217,7 @@ async def run(ticks: int) -> dict[str, float]:
         gc.freeze()  # as the service does when it is up
         tick = await cpu_ms(scene, loop.tick, ticks)
         held = await held_ms(scene, loop.tick, ticks)
-        keep = await cpu_ms(scene, loop.keep, ticks)
+        keep = await cpu_ms(scene, loop.persist, ticks)
 
         async def after_change() -> None:
             scene.services.store.blocking.set_pinned(fleet.models[0].name, False)

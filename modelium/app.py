@@ -1,8 +1,8 @@
-"""The composition root: builds everything, and starts and stops it in the order written here.
+"""The composition root: builds everything, and starts and stops it in the order below.
 
 Start: store → Prefect (in the background) → runtimes → gateway and exporter → what an earlier
-run left → control loop and drop zone. Stop: the reverse. Models and the servers that hold them
-live on, so that a restart interrupts nothing; `end` ends them for good.
+run left → control loop and drop zone. Stop: the reverse. Loaded models and their servers keep
+running, so that a restart interrupts nothing; `end` stops them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from modelium.control import addresses, service_lock, teardown
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
-from modelium.control.recovery import resume
+from modelium.control.recovery import recover
 from modelium.control.signals import Signals
 from modelium.devices import detect
 from modelium.gateway import Gateway
@@ -38,9 +38,9 @@ from modelium.models import GIB, RuntimeName
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
-from modelium.stages.instrumented import counted
+from modelium.stages.instrumented import instrumented
 from modelium.stages.launcher import StageLauncher
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
@@ -53,13 +53,13 @@ from runtimes.vllm.driver import vllm_driver
 logger = logging.getLogger(__name__)
 
 GIL_INTERVAL_S = 0.0001
-"""How long another thread may hold up the gateway's event loop before it has to let go. Python's
-own 5 ms would come on top of each request, several times, while one works."""
+"""How long another thread may hold the GIL while the gateway's event loop waits for it. Python's
+default of 5 ms would be added to each request, several times, while a thread works."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Running:
-    """A Modelium that is up."""
+    """A running service."""
 
     services: Services
     prefect: PrefectHome | None
@@ -67,7 +67,7 @@ class Running:
     metrics_url: str | None
 
     def endpoints(self) -> dict[str, str | None]:
-        """The addresses that people and the CLI use."""
+        """Return the addresses for people and the CLI."""
         return {
             "gateway": self.gateway_url,
             "prefect": self.prefect.ui_url if self.prefect else None,
@@ -80,7 +80,7 @@ class Running:
 async def running(
     config: Config, environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Running]:
-    """Modelium, from before the body to after it.
+    """Run the service while the body runs.
 
     Raises:
         ConfigError, InputError: a port is taken, the store cannot be opened …
@@ -91,7 +91,7 @@ async def running(
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
-        stack.enter_context(service_lock.sole(state))
+        stack.enter_context(service_lock.hold(state))
         home, launcher = _prefect(config, clock, environ)
         store = Store.open(
             config.store_url(), now=clock.time, on_event=home.announce if home else ignore
@@ -121,8 +121,8 @@ async def running(
         stack.push_async_callback(operations.aclose)
         metrics_url = await _exporter(config, services, stack)
         loop = Loop(services=services, signals=signals)
-        stack.push_async_callback(loop.keep)
-        await resume(services)
+        stack.push_async_callback(loop.persist)
+        await recover(services)
         gateway = Gateway(
             config=config.gateway,
             incoming=config.orchestration.incoming_directory,
@@ -143,8 +143,8 @@ async def running(
         await stack.enter_async_context(
             _background(services, loop, Demand(services=services, signals=signals))
         )
-        # What was imported stays: looking through it for garbage would stop the gateway for a
-        # tenth of a second, now and then.
+        # Imported objects never become garbage: scanning them would stop the gateway for 0.1 s
+        # at each full collection.
         stack.callback(gc.unfreeze)
         gc.collect()
         gc.freeze()
@@ -152,22 +152,22 @@ async def running(
 
 
 async def end(config: Config) -> list[str]:
-    """End what an earlier `running` left behind on purpose: engines, servers, clusters.
+    """Stop what an earlier `running` left on purpose: engines, servers, clusters.
 
     Returns the models that were loaded.
 
     Raises:
         InputError: Modelium is running.
-        ModeliumError: something could not be ended.
+        ModeliumError: something could not be stopped.
     """
     clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
     if not state.exists():
-        return []  # nothing ever ran here
-    with service_lock.sole(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
+        return []  # the service never ran here
+    with service_lock.hold(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
         async with AsyncExitStack() as stack:
             runtimes = _runtimes(config, clock, _devices(config)).values()
             for runtime in runtimes:
-                stack.push_async_exit(runtime)  # not entered: nothing is to be started
+                stack.push_async_exit(runtime)  # not entered: nothing is started
             return await teardown.end(
                 store=AsyncStore(store),
                 runtimes=runtimes,
@@ -179,7 +179,7 @@ async def end(config: Config) -> list[str]:
 def _prefect(
     config: Config, clock: Clock, environ: Mapping[str, str]
 ) -> tuple[PrefectHome | None, StageLauncher]:
-    stages = counted(STAGES)
+    stages = instrumented(STAGES)
     if not config.prefect.enabled:
         return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
     home = PrefectHome(
@@ -216,7 +216,7 @@ def _services(
         ),
         devices=devices,
         runtimes=runtimes,
-        observer=Observer(runtimes=runtimes, policy=policy),
+        runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
         brain=brain,
         launcher=launcher,
         telemetry=metrics,
@@ -227,11 +227,11 @@ def _services(
 def _brain(
     config: Config, clock: Clock, store: Store, environ: Mapping[str, str], rules: RulePlanner
 ) -> Brain:
-    """The rules, with an LLM beside them where one is configured; its client is heavy to import."""
+    """Return the rules, with an LLM where one is configured; its client is slow to import."""
     wanted = config.brain
     if wanted.base_url is None or wanted.model is None:
         if wanted.base_url is not None:
-            logger.warning("brain.base_url is set, brain.model is not: the rules decide alone")
+            logger.warning("brain.base_url is set but brain.model is not: the rules decide alone")
         return rules
     from agents.brain import AdvisedBrain
     from agents.llm.agent import Agent, Budget
@@ -266,9 +266,9 @@ def _devices(config: Config) -> DeviceInventory:
 
 
 def _runtimes(config: Config, clock: Clock, devices: DeviceInventory) -> dict[RuntimeName, Runtime]:
-    """The drivers of all enabled runtimes; client libraries are imported only where used."""
+    """Return the drivers of all enabled runtimes; client libraries are imported only where used."""
     state = config.orchestration.state
-    # Engines that start side by side on one GPU mis-size each other's memory: they take turns.
+    # Engines that start at once on one GPU misjudge its free memory: they take turns.
     turns = DeviceTurns()
     found: dict[RuntimeName, Runtime] = {}
     if config.ray_serve.enabled:
@@ -341,4 +341,4 @@ async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIt
 
 def _on_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (failure := task.exception()):
-        logger.critical("%s ended: %r", task.get_name(), failure)
+        logger.critical("the %s task ended with an error: %r", task.get_name(), failure)

@@ -1,4 +1,4 @@
-"""Ingest: from a drop to a registered model, or to ``rejected/`` with a reason."""
+"""Ingest: from a drop to a registered model, or to ``rejected/`` with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modelium.stages.services import Services
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """What the operator says of a model; its own files have no say in it."""
+    """Team and priority of a model, set by the operator; its own files cannot change them."""
 
     team: str | None
     priority: Priority
@@ -30,7 +30,7 @@ class Standing:
 def standing(
     config: Config, name: str, *, team: str | None, priority_ceiling: str | None
 ) -> Standing:
-    """Team and priority of ``name``: the configuration first, then what came with the drop."""
+    """Return team and priority of ``name``: from the configuration, else as given with the drop."""
     entry = config.models.get(name, ModelEntry())
     owner = entry.team or team
     ceiling = (
@@ -53,18 +53,18 @@ async def ingest(
     intent: str | None = None,
     steps: Steps = direct,
 ) -> Report:
-    """Take in what lies at ``path``: stage, check, publish, register; then have it analyzed.
+    """Ingest ``path``: stage, check, publish, register; then start its analysis.
 
     Args:
         services: the ports and the store.
-        path: a folder, a file or an archive; moved when it lies in the drop zone, else copied.
-        name: what to call it; default: its own name.
+        path: a folder, a file or an archive; moved when it is in the drop zone, else copied.
+        name: the model's name; default: that of the file or folder.
         team: owning team, where the configuration names none.
         priority_ceiling: highest priority class that a plan may give it.
-        intent: what asked for it, to be told the outcome.
+        intent: id of the operator's request, for the record.
         steps: how steps are run.
 
-    A refused drop is an outcome (``rejected``), not an error: it is kept with its reason.
+    A refused drop is the outcome ``rejected``, not an error; it is kept with the reason.
     """
     repository, source = services.repository, Path(path)
     asked = {"team": team, "priority_ceiling": priority_ceiling}
@@ -87,7 +87,7 @@ async def ingest(
             stage="ingest",
             outcome="unchanged",
             model=staged.name,
-            reason="the repository has this content already",
+            reason="the repository already has this content",
             details={"digest": digest, "version": known.version},
         )
     own = standing(services.config, staged.name, team=team, priority_ceiling=priority_ceiling)

@@ -1,4 +1,4 @@
-"""One typed method per stage, over whatever runs and records stages."""
+"""One typed method per stage, over a runner that executes and records stages."""
 
 from __future__ import annotations
 

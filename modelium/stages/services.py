@@ -1,4 +1,4 @@
-"""The ports and the store in one place, and how a flow finds them."""
+"""The ports and the store in one object, and how a flow finds it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
 from modelium.traffic import RequestLog
@@ -29,7 +29,7 @@ class Services:
     switchboard: Switchboard
     devices: DeviceInventory
     runtimes: Mapping[RuntimeName, Runtime]
-    observer: Observer
+    runtime_monitor: RuntimeMonitor
     brain: Brain
     launcher: Launcher
     telemetry: Telemetry

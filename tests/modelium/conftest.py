@@ -19,7 +19,7 @@ from modelium.models import GIB, Event, Model, RuntimeName
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
 from modelium.stages.launcher import StageLauncher
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
@@ -105,14 +105,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         ),
         devices=detect("here", 8 * GIB),
         runtimes=runtimes,
-        observer=Observer(runtimes=runtimes, policy=policy),
+        runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
         brain=RulePlanner(),
         launcher=launcher,
         telemetry=metrics,
         clock=clock,
     )
     provide(services)
-    await services.observer.look({})
+    await services.runtime_monitor.observe({})
     yield World(services, runtime, signals, heard)
     await launcher.aclose()
     store.close()

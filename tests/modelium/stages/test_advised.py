@@ -22,7 +22,7 @@ from modelium.models import Priority, RuntimeName, Trigger
 from modelium.stages.decide import decide
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import provide
 from tests.fakes.llm import Answer, Endpoint, Player, calls, endpoint
 from tests.fakes.runtime import MemoryRuntime
@@ -48,15 +48,15 @@ class Advised:
             other.name = RuntimeName.TRITON
             config = services.config.model_copy(update={"triton": Triton(enabled=True)})
             runtimes = {**services.runtimes, other.name: other}
-            observer = Observer(runtimes=runtimes, policy=config.policy())
+            runtime_monitor = RuntimeMonitor(runtimes=runtimes, policy=config.policy())
             services = replace(
                 services,
                 config=config,
                 policy=config.policy(),
                 runtimes=runtimes,
-                observer=observer,
+                runtime_monitor=runtime_monitor,
             )
-            await observer.look({})
+            await runtime_monitor.observe({})
         store = services.store.blocking
         brain = AdvisedBrain(
             rules=RulePlanner(),
@@ -157,7 +157,7 @@ async def test_what_no_llm_was_asked_for_cannot_be_asked_again(advised: Advised)
     await evict(advised.world.services, models=["tiny"])
     operations = Operations(services=advised.world.services)
     by_operator = (await operations.decisions())[0]
-    with pytest.raises(InputError, match="keeps no snapshot"):
+    with pytest.raises(InputError, match="has no stored snapshot"):
         await operations.rethink(by_operator.id)
 
 

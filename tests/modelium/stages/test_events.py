@@ -80,7 +80,7 @@ async def test_a_refusal_of_the_policy_is_told_with_its_rule(
 
 async def test_a_model_that_must_wait_is_told_once(world: World, heard: list[Event]) -> None:
     world.runtime.healthy = False
-    await world.services.observer.look({})
+    await world.services.runtime_monitor.observe({})
     await drop(world)
     await told(heard, "model.queued")
     await world.services.launcher.decide(trigger=Trigger.SWEEP)

@@ -15,7 +15,7 @@ from modelium.ports import EngineStats
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
 from modelium.stages.inline import Stages
-from modelium.stages.instrumented import counted
+from modelium.stages.instrumented import instrumented
 from modelium.stages.monitor import monitor
 from modelium.stages.services import Services
 from modelium.stages.snapshot import HISTORY_HOURS, snapshot, with_history
@@ -107,7 +107,7 @@ async def test_each_stage_run_is_counted_by_how_it_ended(
             raise error
         return Report(stage="load", outcome="ready")
 
-    stages: Stages = counted({"load": play})
+    stages: Stages = instrumented({"load": play})
     try:
         await stages["load"](world.services, model="m")
     except BaseException as exc:
@@ -126,6 +126,6 @@ async def test_requests_reach_the_log_of_the_store_when_the_loop_keeps_them(worl
     line = Asked(1.0, "tiny", 3, 4, 0.5)
     world.services.requests.add(line)
     loop = Loop(services=world.services, signals=world.signals)
-    await loop.keep()
-    await loop.keep()
+    await loop.persist()
+    await loop.persist()
     assert world.store.history.requests() == [line]

@@ -4,7 +4,7 @@ Units: memory in bytes, durations in seconds, instants in seconds since the epoc
 Everything is frozen; a `Fleet` is one immutable snapshot of all of it.
 """
 
-from modelium.models.base import GIB, MODEL_NAME, Frozen, Priority, RuntimeName
+from modelium.models.base import GIB, MODEL_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.decisions import (
     Action,
     Candidate,
@@ -41,6 +41,7 @@ __all__ = [
     "GIB",
     "MODEL_NAME",
     "Action",
+    "Api",
     "Booking",
     "Candidate",
     "Decision",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +11,9 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """Names that are safe as folder, URL segment and metric label. No ``@``: it marks versions."""
 
 GIB = 1024**3
+
+Api = Literal["openai", "kserve", "generic"]
+"""APIs that a loaded model may speak: OpenAI's, KServe v2, and paths of its own."""
 
 
 class Frozen(BaseModel):

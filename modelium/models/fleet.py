@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
 from modelium.lifecycle import ModelState
-from modelium.models.base import MODEL_NAME, Frozen, Priority, RuntimeName
+from modelium.models.base import MODEL_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.devices import Booking, Device, RuntimeStatus
 from modelium.models.profile import LoadSettings, MeasuredLoad, ModelProfile, Preference
 
@@ -21,7 +21,7 @@ class Upstream(Frozen):
     prefix: str = ""
     """Path before the API's own, e.g. ``/magika``."""
     served_name: str
-    apis: frozenset[Literal["openai", "kserve", "generic"]]
+    apis: frozenset[Api]
     api_key: str | None = Field(default=None, repr=False)
 
     @property

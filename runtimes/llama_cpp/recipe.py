@@ -1,4 +1,4 @@
-"""How a llama.cpp server is started, and what it says (no I/O here)."""
+"""The command line of `llama-server`, and how to read its log and metrics (no I/O here)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from modelium.errors import FailureKind, LoadFailed
 from modelium.models import RuntimeName
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
-from runtimes.engines.recipe import Api
-from runtimes.loading.failure_text import Rules, classify
+from runtimes.loading.failure_kind import Rules, classify
 from runtimes.loading.prometheus_text import totals
 from runtimes.loading.settings import complete, flags
 from runtimes.process.supervisor import Command
 
 DEFAULT_CONTEXT = 4096
-"""Tokens per sequence where nothing is said: the model's own context may cost many GiB."""
+"""Default tokens per sequence: the model's own context may take many GiB."""
 MIN_CONTEXT = 1024
 ALL_LAYERS = "999"
 
-OURS = frozenset(
+RESERVED = frozenset(
     {
         *("model", "m", "alias", "a", "host", "port", "api_key", "api_key_file", "ctx_size", "c"),
         *("parallel", "np", "n_gpu_layers", "ngl", "metrics", "model_url", "hf_repo", "hf_file"),
         *("path", "ssl_key_file", "ssl_cert_file", "rpc"),
     }
 )
-"""Arguments that are derived from the request, or fetch models from elsewhere."""
+"""Arguments that the driver derives from the request, or that fetch models from elsewhere."""
 
 FAILURES: Rules = (
     (FailureKind.OUT_OF_MEMORY, r"unable to allocate|failed to fit params|not enough memory"),
@@ -52,19 +51,18 @@ LOADING = re.compile(r"load_tensors|llama_model_load|loading model", re.IGNORECA
 CONTEXT = re.compile(r"llama_context|llama_kv_cache|warming up", re.IGNORECASE)
 
 
-class LlamaEngine:
-    """`runtimes.engines.recipe.Recipe` of llama.cpp's server."""
+class LlamaCppRecipe:
+    """`runtimes.engines.recipe.EngineRecipe` of llama.cpp's server."""
 
     name = RuntimeName.LLAMA_CPP
-    apis: frozenset[Api] = frozenset({"openai"})
 
     def __init__(self, *, config: LlamaCpp, executable: str) -> None:
-        """``executable``: the command's absolute path where it was found."""
+        """``executable``: absolute path of the command, or its name if it was not found."""
         self._config = config
         self._executable = executable
 
     def complete(self, request: LoadRequest) -> LoadRequest:
-        """Apply the configured defaults."""
+        """Fill unset settings from the configured defaults."""
         context = request.profile.context_length
         settings = complete(request.settings, self._config.default_settings, context_length=context)
         if settings.max_model_len is None:
@@ -73,44 +71,44 @@ class LlamaEngine:
         return replace(request, settings=settings)
 
     def command(self, request: LoadRequest, *, host: str, port: int, key: str) -> Command:
-        """See `Recipe.command`; the key goes by LLAMA_API_KEY."""
+        """See `EngineRecipe.command`; the key is passed in LLAMA_API_KEY."""
         file = request.profile.files.get("model")
         if not file:
             raise LoadFailed(f"{request.model} has no GGUF file", kind=FailureKind.BAD_FILES)
         settings = request.settings
         sequences = settings.max_num_seqs or 1
         gpus = [device for device in request.devices if device.kind == "gpu"]
-        words = [
+        arguments = [
             *(self._executable, "--model", str(Path(request.path) / file)),
             *("--alias", request.model, "--host", host, "--port", str(port), "--metrics"),
-            # One context is divided among the sequences.
+            # The sequences divide one context among them.
             *("--ctx-size", str((settings.max_model_len or DEFAULT_CONTEXT) * sequences)),
             *("--parallel", str(sequences)),
             *("--n-gpu-layers", ALL_LAYERS if gpus else "0"),
         ]
         if settings.kv_dtype:
-            words += ["--cache-type-k", settings.kv_dtype, "--cache-type-v", settings.kv_dtype]
-        words += flags(self._extra(request))
+            arguments += ["--cache-type-k", settings.kv_dtype, "--cache-type-v", settings.kv_dtype]
+        arguments += flags(self._extra(request))
         environment = {"LLAMA_API_KEY": key}
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in gpus)
-        return Command(argv=tuple(words), environment=environment)
+        return Command(argv=tuple(arguments), environment=environment)
 
     def phase(self, line: str) -> tuple[str, float | None] | None:
-        """What a line of its log says about the start, if anything."""
+        """See `EngineRecipe.phase`."""
         if CONTEXT.search(line):
             return "allocating the KV cache", None
         return ("loading weights", None) if LOADING.search(line) else None
 
     def probe(self, request: LoadRequest) -> tuple[str, dict[str, Any]] | None:
-        """One token or one vector, by the model's task."""
+        """Ask for one token or one embedding, by the model's task."""
         return openai_probe(request)
 
     def failure(self, lines: Sequence[str], code: int | None) -> FailureKind:
-        """Why it died while starting."""
+        """See `EngineRecipe.failure`."""
         return classify(lines, code, FAILURES)
 
     def smaller(self, request: LoadRequest) -> LoadRequest | None:
-        """Half the sequences or, where there is one, half the context."""
+        """Halve the sequences or, if there is one only, the context."""
         old = request.settings
         if old.max_num_seqs and old.max_num_seqs > 1:
             return replace(
@@ -124,7 +122,7 @@ class LlamaEngine:
         return replace(request, settings=less)
 
     def stats(self, metrics: str) -> EngineStats:
-        """Counters from the text of /metrics; llama.cpp does not count requests, only tokens."""
+        """See `EngineRecipe.stats`; llama.cpp counts tokens, not requests."""
         found = totals(metrics)
         return EngineStats(
             running=int(found.get("llamacpp:requests_processing", 0)),
@@ -142,11 +140,11 @@ class LlamaEngine:
             name.replace("-", "_")
             for name in (*self._config.allowed_extra, *self._config.default_settings)
         }
-        refused = sorted(name for name in names if name in OURS or name not in allowed)
+        refused = sorted(name for name in names if name in RESERVED or name not in allowed)
         if refused:
             raise LoadFailed(
-                f"llama.cpp arguments {', '.join(refused)} are not allowed: name them in "
-                "llama_cpp.allowed_extra (those that the driver sets itself never are)",
+                f"llama.cpp arguments {', '.join(refused)} are not allowed: add them to "
+                "llama_cpp.allowed_extra (arguments that the driver sets itself are never allowed)",
                 kind=FailureKind.BAD_SETTINGS,
             )
         return names

@@ -1,4 +1,4 @@
-"""Tells the kind of a failure from an engine's last words (no I/O here)."""
+"""Classifies a failed load by an engine's output and exit status (no I/O here)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelium.errors import FailureKind
 SIGKILL_STATUSES = frozenset({-9, 137})
 
 Rules = Sequence[tuple[FailureKind, str]]
-"""Kind and pattern (case-insensitive), the most telling first: one failure causes others."""
+"""Kind and pattern (case-insensitive), the most specific first: one failure causes others."""
 
 COMMON: Rules = (
     (FailureKind.PORT, r"address already in use|errno 98\b|EADDRINUSE|couldn't bind"),
@@ -23,7 +23,7 @@ COMMON: Rules = (
 
 
 def classify(lines: Sequence[str], code: int | None, rules: Rules) -> FailureKind:
-    """Find the first of `COMMON` and ``rules`` that matches; else judge by exit status."""
+    """Return the kind of the first match among `COMMON` and ``rules``, else judge by ``code``."""
     text = "\n".join(lines)
     for kind, pattern in (*COMMON, *rules):
         if re.search(pattern, text, re.IGNORECASE):

@@ -1,4 +1,4 @@
-"""The log file of one engine: written by the engine itself, read and rotated from here."""
+"""The log file of one engine: the engine writes it, Modelium reads and rotates it."""
 
 from __future__ import annotations
 
@@ -9,49 +9,50 @@ from pathlib import Path
 MAX_BYTES = 16 * 1024 * 1024
 """A log larger than this is rotated: about a day of a chatty engine's lines."""
 KEPT = 3
-"""Older files beside the current one: enough to look at the start before last."""
+"""Older files that are kept: the last few starts can still be compared."""
 TAIL_BYTES = 64 * 1024
-"""How much of the end is read for the last words of an engine."""
+"""How much of the end of the file `tail` reads."""
 SECRET = re.compile(r"(?i)\b((?:api[-_ ]?key|token|password|secret)['\"]?\s*[:=]\s*)\S+")
 
 
 class EngineLog:
-    """Appended to by an engine that outlives us, so there is no pipe to rotate behind.
+    """A log whose writer outlives Modelium, so that no pipe can sit between them.
 
-    Rotation copies and truncates; the engine writes with O_APPEND and goes on at the start.
+    Rotation copies the file and truncates it; the engine writes with O_APPEND and so continues at
+    the start.
     """
 
     def __init__(self, *, path: Path) -> None:
-        """Start reading at the end of what is there."""
+        """Skip what the file holds already."""
         self.path = path
         self._offset = self._size()
-        self._rest = b""
+        self._unfinished = b""
 
     def open(self) -> int:
-        """Open a descriptor for the engine; a file of an earlier start is put aside first."""
+        """Rotate the file of an earlier start; open a new one and return its descriptor."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._size():
             self._shift()
             self.path.replace(self._older(1))
-        self._offset, self._rest = 0, b""
+        self._offset, self._unfinished = 0, b""
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
 
     def new_lines(self) -> list[str]:
-        """Lines that were completed since the last call; a carriage return ends one, too."""
+        """Return the lines completed since the last call; a carriage return also ends a line."""
         size = self._size()
         if size < self._offset:
-            self._offset, self._rest = 0, b""
+            self._offset, self._unfinished = 0, b""
         if size == self._offset:
             return []
         with self.path.open("rb") as file:
             file.seek(self._offset)
-            data = self._rest + file.read()
+            data = self._unfinished + file.read()
             self._offset = file.tell()
-        *lines, self._rest = re.split(rb"[\r\n]+", data)
+        *lines, self._unfinished = re.split(rb"[\r\n]+", data)
         return [line.decode(errors="replace") for line in lines if line.strip()]
 
     def tail(self, lines: int) -> list[str]:
-        """Read the last ``lines`` lines, secrets blanked out."""
+        """Return the last ``lines`` lines, with secrets masked."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, self._size() - TAIL_BYTES))
@@ -61,13 +62,13 @@ class EngineLog:
         return [SECRET.sub(r"\1***", line) for line in text.splitlines() if line.strip()][-lines:]
 
     def rotate(self) -> None:
-        """Put the file aside if it has grown too large."""
+        """Rotate the file if it is larger than `MAX_BYTES`."""
         if self._size() <= MAX_BYTES:
             return
         self._shift()
         self._older(1).write_bytes(self.path.read_bytes())
         os.truncate(self.path, 0)
-        self._offset, self._rest = 0, b""
+        self._offset, self._unfinished = 0, b""
 
     def _shift(self) -> None:
         for number in range(KEPT, 1, -1):

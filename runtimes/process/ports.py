@@ -1,4 +1,4 @@
-"""TCP ports for engines: upwards from a base, each tried before it is given out."""
+"""TCP ports for engines: each is bound once, as a test, before it is handed out."""
 
 from __future__ import annotations
 
@@ -7,52 +7,57 @@ import socket
 from modelium.errors import Unavailable
 
 SPAN = 200
-"""Ports tried above the base: more engines than any one host runs."""
+"""Ports that are tried from the first on: more engines than any one host runs."""
+
+
+def free_port(host: str, port: int = 0) -> int | None:
+    """Return ``port`` if a server could listen on it at ``host`` now, else None.
+
+    For port 0 the system chooses one. ``host`` "" stands for all IPv4 addresses.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # Servers set it too: connections in TIME_WAIT do not keep a port from them.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
 
 
 class PortRange:
-    """Gives out ports and remembers them until they are given back."""
+    """Reserves ports from ``first`` upwards until they are released."""
 
     def __init__(self, *, host: str, first: int) -> None:
-        """``first`` 0 lets the system choose (tests)."""
+        """``first`` 0 lets the system choose each port (tests)."""
         self._host = host
         self._first = first
-        self._taken: set[int] = set()
+        self._reserved: set[int] = set()
 
-    def take(self) -> int:
-        """Find a port that is neither given out nor bound by anybody.
+    def reserve(self) -> int:
+        """Reserve the lowest port that is neither reserved nor in use.
 
         Raises:
-            Unavailable: all `SPAN` ports are taken.
+            Unavailable: all `SPAN` ports are in use.
         """
         candidates = range(self._first, min(self._first + SPAN, 65536)) if self._first else [0] * 50
         for candidate in candidates:
-            if candidate in self._taken:
+            if candidate in self._reserved:
                 continue
-            port = self._bindable(candidate)
-            if port and port not in self._taken:
-                self._taken.add(port)
+            port = free_port(self._host, candidate)
+            if port and port not in self._reserved:
+                self._reserved.add(port)
                 return port
         raise Unavailable(
             f"no free port on {self._host} from {self._first} to {self._first + SPAN - 1}: "
-            "set another base_port or stop what listens there"
+            "set another base_port or stop the programs that listen there"
         )
 
-    def keep(self, port: int) -> None:
-        """Remember that an adopted engine has ``port``."""
-        self._taken.add(port)
+    def add(self, port: int) -> None:
+        """Reserve ``port``, which an adopted engine already uses."""
+        self._reserved.add(port)
 
-    def give_back(self, port: int) -> None:
-        """Let ``port`` be given out again."""
-        self._taken.discard(port)
-
-    def _bindable(self, port: int) -> int | None:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        with socket.socket(family) as probe:
-            # As servers do: connections in TIME_WAIT of the last engine do not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self._host, port))
-            except OSError:
-                return None
-            return int(probe.getsockname()[1])
+    def release(self, port: int) -> None:
+        """Let ``port`` be reserved again."""
+        self._reserved.discard(port)

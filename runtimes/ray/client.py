@@ -1,39 +1,39 @@
-"""The near end of `ray_child`: calls with deadlines; a child that hangs or dies is replaced."""
+"""Calls to Ray, with deadlines, through a child process that can be replaced when it hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from modelium.errors import ModeliumError, Unavailable
+from runtimes.process.engine_log import EngineLog
 
 CALL_S = 30.0
-"""Deadline of one call. They take 0.1 s; only a controller that is gone blocks for longer."""
+"""Deadline of one call. Calls take 0.1 s unless Serve's controller is gone."""
 CONNECT_S = 90.0
-"""Joining the cluster and starting Serve: 4-10 s on two busy cores."""
+"""Deadline of connecting and starting Serve, which take 4-10 s on two busy cores."""
 WATCH_S = 1.0
-"""How often a call that waits looks whether the cluster still lives."""
-ANSWER_BYTES = 64 * 1024**2
-"""Longest answer: the details of a few thousand applications."""
+"""How often a waiting call checks that the cluster is still alive."""
+RESPONSE_BYTES = 64 * 1024**2
+"""Longest response: the status of a few thousand applications."""
 ROOT = str(Path(__file__).absolute().parents[2])
-"""Where the packages are found."""
+"""The folder that contains the packages."""
 
 
-class BridgeError(ModeliumError):
-    """Ray refused the call; ``type`` is the class of its exception."""
+class RayError(ModeliumError):
+    """Ray refused a call; ``type`` is the class of its exception."""
 
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
         self.type = kind
 
 
-class RayBridge:
+class RayClient:
     """One child process, connected to one cluster."""
 
     def __init__(
@@ -41,13 +41,16 @@ class RayBridge:
         *,
         environment: Mapping[str, str],
         directory: Path,
-        cluster_lives: Callable[[], bool] = lambda: True,
+        cluster_alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``environment`` is the child's whole environment; ``directory`` keeps its log.
+        """Prepare; `start` starts the child.
 
-        ``cluster_lives``: asked while a call waits, as nobody answers it once the head is gone.
+        Args:
+            environment: the whole environment of the child.
+            directory: keeps its log.
+            cluster_alive: checked while a call waits: without a head node it gets no response.
         """
-        self._cluster_lives = cluster_lives
+        self._cluster_alive = cluster_alive
         self._environment = environment
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
@@ -57,41 +60,41 @@ class RayBridge:
 
     @property
     def alive(self) -> bool:
-        """Whether calls can be made."""
+        """Whether the child runs."""
         return self._process is not None and self._process.returncode is None
 
     @property
     def pid(self) -> int | None:
-        """The child's process."""
+        """The pid of the child; None before `start` and after `close`."""
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Start the child. Ray is imported by its first call."""
+        """Start the child. It imports Ray with the first call."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Neither this folder nor the packages' root may get on the path of the replicas (Ray
-        # hands on the driver's working directory): `runtimes.triton.driver` would pass for `triton`.
-        elsewhere = self._directory / "cwd"
-        elsewhere.mkdir(exist_ok=True)
+        # Ray adds the working directory to the path of the replicas, so it has to be empty: below
+        # the packages' root, for one, `runtimes/triton` would be imported as `triton`.
+        working_directory = self._directory / "cwd"
+        working_directory.mkdir(exist_ok=True)
         with self._log_path.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "runtimes.ray.child"),
+                *(sys.executable, "-m", "runtimes.ray.client_process"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env={**self._environment, "PYTHONPATH": ROOT},
-                cwd=elsewhere,
-                limit=ANSWER_BYTES,
-                start_new_session=True,  # a Ctrl-C in the terminal is Modelium's to handle
+                cwd=working_directory,
+                limit=RESPONSE_BYTES,
+                start_new_session=True,  # Ctrl-C in the terminal is for Modelium alone
             )
-        self._reader = asyncio.create_task(self._read(self._process), name="ray-bridge")
+        self._reader = asyncio.create_task(self._read(self._process), name="ray-client")
 
     async def call(self, operation: str, *, timeout_s: float = CALL_S, **arguments: Any) -> Any:
-        """Run one operation of `ray_child`.
+        """Run one operation of `runtimes.ray.client_process` and return its result.
 
         Raises:
-            BridgeError: Ray refused it.
-            Unavailable: no answer within ``timeout_s``, or child or cluster are gone. Any way it
-                is of no more use: close it and start another one.
+            RayError: Ray refused it.
+            Unavailable: no response within ``timeout_s``, or the child or the cluster is gone. The
+                client is unusable then: close it and start another one.
         """
         process = self._process
         if process is None or process.stdin is None or not self.alive:
@@ -105,7 +108,7 @@ class RayBridge:
                 await process.stdin.drain()
                 while not future.done():
                     await asyncio.wait({future}, timeout=WATCH_S)
-                    if not future.done() and not self._cluster_lives():
+                    if not future.done() and not self._cluster_alive():
                         self._kill()
                         raise Unavailable(f"the Ray cluster died during `{operation}`")
                 return future.result()
@@ -118,9 +121,9 @@ class RayBridge:
             self._waiting.pop(number, None)
 
     async def close(self) -> None:
-        """End the child; the applications live on."""
+        """Kill the child; the applications keep running."""
         if self._process is not None:
-            self._kill()  # it holds nothing: Ray notices by itself
+            self._kill()  # it holds no state, and Ray notices its end
             await self._process.wait()
         if self._reader is not None:
             await self._reader
@@ -138,28 +141,22 @@ class RayBridge:
         assert process.stdout is not None  # noqa: S101
         try:
             while line := await process.stdout.readline():
-                answer = json.loads(line)
-                future = self._waiting.get(answer["id"])
+                response = json.loads(line)
+                future = self._waiting.get(response["id"])
                 if future is None or future.done():
-                    continue  # who asked has given up
-                if "error" in answer:
-                    future.set_exception(BridgeError(answer["error"], kind=answer["type"]))
+                    continue  # the caller has given up
+                if "error" in response:
+                    future.set_exception(RayError(response["error"], kind=response["type"]))
                 else:
-                    future.set_result(answer["result"])
+                    future.set_result(response["result"])
         except ValueError:
-            pass  # not JSON, or too long: nothing after it can be trusted
+            pass  # not JSON, or too long: what follows is unusable
         self._kill()
         await process.wait()
-        gone = Unavailable(f"the connection to Ray ended: {self._last_words()}")
+        gone = Unavailable(f"the connection to Ray ended: {self._log_excerpt()}")
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(gone)
 
-    def _last_words(self) -> str:
-        try:
-            with self._log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
-                lines = log.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            return "it left no log"
-        return " | ".join(lines[-3:]) or "it said nothing"
+    def _log_excerpt(self) -> str:
+        return " | ".join(EngineLog(path=self._log_path).tail(3)) or "its log is empty"

@@ -1,11 +1,11 @@
-"""The program that speaks to Ray, in a process of its own; `ray_bridge` is its other end.
+"""The child process that calls Ray; `runtimes.ray.client.RayClient` runs it.
 
-Ray ends the process of a driver 60 s after the GCS died ("The program will terminate"), its
-calls block without a deadline, and one process can know one cluster only. So Modelium never
-imports Ray: it runs this file and reads one line of JSON per answer. Applications outlive it.
+Ray terminates the process of a driver 60 s after the GCS died, its calls block without a
+deadline, and one process can connect to one cluster only. So Modelium never imports Ray: it runs
+this module and reads one line of JSON per response. Applications outlive the process.
 
-Requests: ``{"id": 1, "op": "deploy", …}``. Answers: ``{"id": 1, "result": …}`` or
-``{"id": 1, "error": "…", "type": "…"}``. The end of its input ends it.
+Requests: ``{"id": 1, "op": "deploy", …}``. Responses: ``{"id": 1, "result": …}`` or
+``{"id": 1, "error": "…", "type": "…"}``. The process exits when its input ends.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 
 NAMESPACE = "modelium"
 LOGGING = {"enable_access_log": False}
-"""A line per request is the gateway's business, and would fill Ray's folder."""
+"""The gateway logs requests; access logs of Serve would fill Ray's folder."""
 
 
 def connect(*, address: str, host: str, port: int) -> dict[str, Any]:
-    """Join the cluster and make sure that Serve and its HTTP proxy run."""
+    """Connect to the cluster and start Serve and its HTTP proxy unless they run."""
     import ray
     from ray import serve
 
@@ -35,12 +35,12 @@ def connect(*, address: str, host: str, port: int) -> dict[str, Any]:
 
 
 def deploy(*, name: str, options: dict[str, Any], spec: dict[str, Any]) -> None:
-    """Ask for an application; it is not waited for."""
+    """Request an application; return before it runs."""
     from ray import cloudpickle, serve
 
     from runtimes.ray import replica
 
-    # Replicas run in other environments and on other machines: they get the code itself.
+    # Replicas run in other environments and on other machines, so the code is sent by value.
     cloudpickle.register_pickle_by_value(replica)
     deployment = serve.deployment(replica.Replica).options(**options)
     target = serve.RunTarget(
@@ -50,7 +50,7 @@ def deploy(*, name: str, options: dict[str, Any], spec: dict[str, Any]) -> None:
 
 
 def delete(*, name: str) -> None:
-    """Ask for the end of an application; unknown ones are fine."""
+    """Request the deletion of an application; an unknown one is ignored."""
     from ray import serve
 
     serve.delete(name, _blocking=False)
@@ -61,15 +61,15 @@ def kill(*, name: str) -> None:
     import ray
     from ray.util import list_named_actors
 
-    # Serve does not tell of the replicas of an application that is being deleted.
+    # Serve does not list the replicas of an application that is being deleted.
     for actor in list_named_actors(all_namespaces=True):
         if actor["namespace"] == "serve" and actor["name"].startswith(f"SERVE_REPLICA::{name}#"):
-            with contextlib.suppress(ValueError):  # it has just ended by itself
+            with contextlib.suppress(ValueError):  # it has exited in the meantime
                 ray.kill(ray.get_actor(actor["name"], namespace="serve"), no_restart=True)
 
 
-def details() -> dict[str, Any]:
-    """Applications with their replicas, proxies and nodes; `ray_details` reads it."""
+def status() -> dict[str, Any]:
+    """Return applications with replicas, proxies and nodes, for `runtimes.ray.serve_status`."""
     import ray
 
     found = _client().get_serve_details()
@@ -90,7 +90,7 @@ def details() -> dict[str, Any]:
 
 
 def _client() -> Any:
-    # The one inside knowledge of Ray here: the public `serve.status()` has no process ids.
+    # The only private API of Ray in use: the public `serve.status()` has no process ids.
     from ray.serve.context import _get_global_client
 
     return _get_global_client()
@@ -101,23 +101,23 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "deploy": deploy,
     "delete": delete,
     "kill": kill,
-    "details": details,
+    "status": status,
 }
 
 
 def main() -> None:
-    """Answer requests until the input ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever Ray prints goes to the log, not between the answers
+    """Serve requests until the input ends."""
+    responses = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what Ray prints goes to the log, not between the responses
     for line in sys.stdin:
         request = json.loads(line)
-        answer: dict[str, Any] = {"id": request.pop("id")}
+        response: dict[str, Any] = {"id": request.pop("id")}
         try:
-            answer["result"] = OPERATIONS[request.pop("op")](**request)
+            response["result"] = OPERATIONS[request.pop("op")](**request)
         except Exception as exc:
-            answer |= {"error": str(exc), "type": type(exc).__name__}
-        answers.write(json.dumps(answer, default=str) + "\n")
-        answers.flush()
+            response |= {"error": str(exc), "type": type(exc).__name__}
+        responses.write(json.dumps(response, default=str) + "\n")
+        responses.flush()
     os._exit(0)  # Ray's own exit handlers may wait for a cluster that is gone
 
 

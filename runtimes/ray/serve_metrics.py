@@ -1,4 +1,4 @@
-"""Serve's counters per application, read off Ray's metrics text (no I/O here).
+"""Counters per application from Ray's metrics text (no I/O here).
 
 Names: https://docs.ray.io/en/latest/serve/monitoring.html#metrics (2.60).
 """
@@ -14,10 +14,11 @@ FAILED = "ray_serve_num_http_error_requests_total"
 
 
 def counters(text: str, replicas: Mapping[str, str]) -> dict[str, EngineStats]:
-    """Application → counters, summed over its replicas. ``replicas``: live replica → application.
+    """Return the counters of each application, summed over its replicas.
 
-    Series of replicas that are gone stay in Ray's text for a while; they are left out. Failures
-    (5xx) and the queue are counted by the proxy, which outlives replicas.
+    ``replicas`` maps each live replica to its application. Ray keeps the series of ended replicas
+    for a while; they are ignored. Serve's proxy, which outlives replicas, counts failures (5xx)
+    and the queue.
     """
     sums: dict[str, dict[str, float]] = {name: {} for name in replicas.values()}
     for name, labels, value in samples(text):

@@ -1,4 +1,4 @@
-"""What Serve says of its applications, as values (no I/O here)."""
+"""Parses the status that Serve reports: applications, replicas, nodes and proxy (no I/O here)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from runtimes.ray.application import DIGEST_VARIABLE, KIND_VARIABLE, MODEL_VARIA
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplicaState:
-    """One replica; it has no process and no node before it is placed."""
+class ReplicaStatus:
+    """One replica; before it is placed it has neither process nor node."""
 
     id: str
     pid: int | None
@@ -20,16 +20,16 @@ class ReplicaState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class ApplicationStatus:
     """One application."""
 
     name: str
     status: str
-    """Serve's own word: ``RUNNING``, ``DEPLOYING``, ``DEPLOY_FAILED``, ``UNHEALTHY`` …"""
+    """Serve's own value: ``RUNNING``, ``DEPLOYING``, ``DEPLOY_FAILED``, ``UNHEALTHY`` …"""
     message: str
     variables: Mapping[str, str]
-    """Environment that it was deployed with."""
-    replicas: tuple[ReplicaState, ...]
+    """Environment variables of its replicas."""
+    replicas: tuple[ReplicaStatus, ...]
 
     @property
     def ours(self) -> bool:
@@ -37,8 +37,8 @@ class Served:
         return self.variables.get(MODEL_VARIABLE) == self.name
 
     @property
-    def leaving(self) -> bool:
-        """Whether it is being deleted; Serve does not tell any more then whose it is."""
+    def deleting(self) -> bool:
+        """Whether it is being deleted; Serve no longer reports its ``variables`` then."""
         return self.status == "DELETING"
 
     @property
@@ -52,7 +52,7 @@ class Served:
         return self.variables.get(KIND_VARIABLE, "")
 
     def pids(self, node_ip: str) -> tuple[int, ...]:
-        """Its processes on one node."""
+        """Return the pids of its replicas on one node."""
         return tuple(r.pid for r in self.replicas if r.pid and r.node_ip == node_ip)
 
 
@@ -67,20 +67,20 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Details:
-    """All of it at one moment."""
+class ServeStatus:
+    """Everything that Serve reports at one moment."""
 
-    applications: Mapping[str, Served]
+    applications: Mapping[str, ApplicationStatus]
     nodes: tuple[Node, ...]
     proxy_healthy: bool
     """Whether an HTTP proxy listens and answers Serve's own checks."""
 
 
-def read(document: Mapping[str, Any]) -> Details:
-    """The answer of `ray_child.details`. Ray leaves fields out that are not known yet."""
-    return Details(
+def parse(document: Mapping[str, Any]) -> ServeStatus:
+    """Parse the result of `client_process.status`. Ray omits fields that are not known yet."""
+    return ServeStatus(
         applications={
-            name: _served(name, application)
+            name: _application(name, application)
             for name, application in document["applications"].items()
         },
         nodes=tuple(
@@ -96,21 +96,21 @@ def read(document: Mapping[str, Any]) -> Details:
     )
 
 
-def _served(name: str, application: Mapping[str, Any]) -> Served:
+def _application(name: str, application: Mapping[str, Any]) -> ApplicationStatus:
     deployments = list(application.get("deployments", {}).values())
     variables: dict[str, str] = {}
     for deployment in deployments:
         options = (deployment.get("deployment_config") or {}).get("ray_actor_options") or {}
         variables |= (options.get("runtime_env") or {}).get("env_vars") or {}
-    # The application's message names the deployment only; the deployment's has the trace.
+    # The traceback is in the deployment's message; the application's only names the deployment.
     messages = [application.get("message"), *(d.get("message") for d in deployments)]
-    return Served(
+    return ApplicationStatus(
         name=name,
         status=application["status"],
         message="\n".join(message for message in messages if message),
         variables=variables,
         replicas=tuple(
-            ReplicaState(
+            ReplicaStatus(
                 id=replica["replica_id"],
                 pid=replica.get("pid"),
                 node_id=replica.get("node_id") or "",

@@ -1,4 +1,4 @@
-"""How a vLLM engine is started, and what it says (no I/O here)."""
+"""The command line of `vllm serve`, and how to read its log and metrics (no I/O here)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, LoadSettings, RuntimeName
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
-from runtimes.engines.recipe import Api
 from runtimes.engines.sleep import SLEEP_SETTING
-from runtimes.loading.failure_text import Rules, classify
+from runtimes.loading.failure_kind import Rules, classify
 from runtimes.loading.prometheus_text import samples
 from runtimes.loading.settings import complete, flags
 from runtimes.process.supervisor import Command
@@ -28,25 +27,25 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""vLLM's own choice pins the workers of all engines to the same cores."""
+"""By default vLLM pins the workers of all engines to the same cores."""
 DEV_MODE = {"VLLM_SERVER_DEV_MODE": "1"}
 """Without it vLLM does not offer /sleep and /wake_up."""
 
 CPU_OVERHEAD_BYTES = int(1.5 * GIB)
-"""Resident memory of a CPU engine without weights and KV cache (measured 1.4–1.5 GB, 0.32)."""
+"""Resident memory of a CPU engine besides weights and KV cache (1.4–1.5 GB measured with 0.32)."""
 MIN_KV_BYTES = 32 * 1024**2
 MAX_UTILIZATION = 0.99
 MIN_CONTEXT = 1024
 """A retry with less memory does not go below this context."""
 
-OURS = frozenset(
+RESERVED = frozenset(
     {
         *("model", "host", "port", "uds", "api_key", "served_model_name", "trust_remote_code"),
         *("device_ids", "gpu_memory_utilization", "kv_cache_memory_bytes", "root_path"),
         *("tensor_parallel_size", "middleware", "config"),
     }
 )
-"""Arguments that are derived from the request; no plan or default sets them."""
+"""Arguments that the driver derives from the request; plans and defaults may not set them."""
 
 PHASES: Sequence[tuple[str, re.Pattern[str]]] = (
     ("downloading", re.compile(r"Downloading .*?(\d+)%")),
@@ -102,24 +101,23 @@ COUNTERS = {
 FAILED_REASONS = frozenset({"error", "abort"})
 
 
-class VllmEngine:
-    """`runtimes.engines.recipe.Recipe` of vLLM."""
+class VllmRecipe:
+    """`runtimes.engines.recipe.EngineRecipe` of vLLM."""
 
     name = RuntimeName.VLLM
-    apis: frozenset[Api] = frozenset({"openai"})
 
     def __init__(self, *, config: Vllm, executable: str) -> None:
-        """``executable``: the command's absolute path where it was found."""
+        """``executable``: absolute path of the command, or its name if it was not found."""
         self._config = config
         self._executable = executable
 
     @property
     def sleeps(self) -> bool:
-        """Whether engines are started so that they can sleep."""
+        """Whether engines are started with sleep mode on."""
         return self._config.default_settings.get(SLEEP_SETTING) is True
 
     def complete(self, request: LoadRequest) -> LoadRequest:
-        """Apply the configured defaults."""
+        """Fill unset settings from the configured defaults."""
         settings = complete(
             request.settings,
             self._config.default_settings,
@@ -128,7 +126,7 @@ class VllmEngine:
         return replace(request, settings=settings)
 
     def command(self, request: LoadRequest, *, host: str, port: int, key: str) -> Command:
-        """See `Recipe.command`; the key goes by VLLM_API_KEY."""
+        """See `EngineRecipe.command`; the key is passed in VLLM_API_KEY."""
         settings, gpus = request.settings, request.devices[0].kind == "gpu"
         if len(request.devices) != settings.tensor_parallel_size:
             raise LoadFailed(
@@ -136,7 +134,7 @@ class VllmEngine:
                 f"not {len(request.devices)}",
                 kind=FailureKind.BAD_SETTINGS,
             )
-        words = [
+        arguments = [
             *(self._executable, "serve", request.path),
             *("--host", host, "--port", str(port)),
             *("--served-model-name", request.model),
@@ -145,7 +143,7 @@ class VllmEngine:
             *flags(self._extra(settings, gpus)),
         ]
         if request.allow_remote_code:
-            words.append("--trust-remote-code")
+            arguments.append("--trust-remote-code")
         environment = {**ENVIRONMENT, "VLLM_API_KEY": key}
         if gpus:
             # By UUID: indices shift when a GPU drops off the bus.
@@ -154,10 +152,10 @@ class VllmEngine:
             environment |= CPU_ENVIRONMENT
         if self.sleeps:
             environment |= DEV_MODE
-        return Command(argv=tuple(words), environment=environment | self._config.environment)
+        return Command(argv=tuple(arguments), environment=environment | self._config.environment)
 
     def phase(self, line: str) -> tuple[str, float | None] | None:
-        """What a line of its log says about the start, if anything."""
+        """See `EngineRecipe.phase`."""
         for name, pattern in PHASES:
             match = pattern.search(line)
             if match:
@@ -166,15 +164,15 @@ class VllmEngine:
         return None
 
     def probe(self, request: LoadRequest) -> tuple[str, dict[str, Any]] | None:
-        """One token or one vector, by the model's task."""
+        """Ask for one token or one embedding, by the model's task."""
         return openai_probe(request)
 
     def failure(self, lines: Sequence[str], code: int | None) -> FailureKind:
-        """Why it died while starting. Its exit status tells little: often 1, even 0."""
+        """See `EngineRecipe.failure`; vLLM's exit status says little: it is often 1, even 0."""
         return classify(lines, code, FAILURES)
 
     def smaller(self, request: LoadRequest) -> LoadRequest | None:
-        """Halve context and sequences, take a quarter off the KV pool, spare the graphs."""
+        """Halve context and sequences; reduce the KV pool by a quarter."""
         old = request.settings
         context = old.max_model_len or request.profile.context_length
         changes: dict[str, object] = {}
@@ -189,7 +187,7 @@ class VllmEngine:
         return replace(request, settings=old.model_copy(update=changes))
 
     def stats(self, metrics: str) -> EngineStats:
-        """Counters from the text of /metrics."""
+        """See `EngineRecipe.stats`."""
         counts = dict.fromkeys(COUNTERS.values(), 0)
         completed = failed = answered = 0
         kv_usage, latency = None, 0.0
@@ -201,8 +199,8 @@ class VllmEngine:
                     failed += int(value)
                 else:
                     completed += int(value)
-            elif name == "http_requests_total" and _is_work(labels):
-                answered += int(value)  # a completion of many prompts counts above for each
+            elif name == "http_requests_total" and _is_inference(labels):
+                answered += int(value)  # the counter above counts each prompt of a request
             elif name == "vllm:kv_cache_usage_perc":
                 kv_usage = max(kv_usage or 0.0, value)
             elif name == "vllm:e2e_request_latency_seconds_sum":
@@ -222,11 +220,11 @@ class VllmEngine:
             name.replace("-", "_")
             for name in (*self._config.allowed_extra, *self._config.default_settings)
         }
-        refused = sorted(name for name in names if name in OURS or name not in allowed)
+        refused = sorted(name for name in names if name in RESERVED or name not in allowed)
         if refused:
             raise LoadFailed(
-                f"vLLM arguments {', '.join(refused)} are not allowed: name them in "
-                "vllm.allowed_extra (those that the driver sets itself never are)",
+                f"vLLM arguments {', '.join(refused)} are not allowed: add them to "
+                "vllm.allowed_extra (arguments that the driver sets itself are never allowed)",
                 kind=FailureKind.BAD_SETTINGS,
             )
         if not gpus:
@@ -234,8 +232,8 @@ class VllmEngine:
         return names
 
 
-def _is_work(labels: Mapping[str, str]) -> bool:
-    """Whether a request was more than a look, and was let in."""
+def _is_inference(labels: Mapping[str, str]) -> bool:
+    """Whether a request asked for work and was admitted."""
     return labels.get("method") == "POST" and not labels.get("status", "").startswith("4")
 
 
@@ -247,16 +245,16 @@ def _common(settings: LoadSettings) -> list[str]:
         "--max-model-len": settings.max_model_len,
         "--max-num-seqs": settings.max_num_seqs,
     }
-    words = [word for flag, value in given.items() if value for word in (flag, str(value))]
+    arguments = [word for flag, value in given.items() if value for word in (flag, str(value))]
     if settings.tensor_parallel_size > 1:
-        words += ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
-    return words
+        arguments += ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
+    return arguments
 
 
 def _gpu_memory(request: LoadRequest) -> list[str]:
-    """The share of each GPU that was booked: vLLM takes it whole, and 0.92 if not told.
+    """Return the booked share of each GPU: vLLM takes all of it, and 0.92 by default.
 
-    Rounded down, so that it never takes more than was booked.
+    It is rounded down, so that vLLM never takes more than was booked.
     """
     share = min(
         request.reserve[device.id] / device.total_bytes
@@ -264,14 +262,14 @@ def _gpu_memory(request: LoadRequest) -> list[str]:
         if device.total_bytes
     )
     utilization = min(MAX_UTILIZATION, math.floor(share * 10_000) / 10_000)
-    words = ["--gpu-memory-utilization", f"{utilization:.4f}"]
+    arguments = ["--gpu-memory-utilization", f"{utilization:.4f}"]
     if request.settings.kv_cache_bytes:
-        words += ["--kv-cache-memory-bytes", str(request.settings.kv_cache_bytes)]
-    return words
+        arguments += ["--kv-cache-memory-bytes", str(request.settings.kv_cache_bytes)]
+    return arguments
 
 
 def _cpu_memory(request: LoadRequest) -> list[str]:
-    """What the reservation leaves for the KV cache; without it vLLM takes 4 GiB or more."""
+    """Give the KV cache what the booking leaves; without a value vLLM takes 4 GiB or more."""
     kv = request.settings.kv_cache_bytes
     if not kv:
         reserve = request.reserve[request.devices[0].id]

@@ -1,82 +1,31 @@
-"""Transformers models over text: embeddings, classification, and any text pipeline.
-
-Weights are read from safetensors only, and code in the folder is not run unless approved.
-"""
+"""Sentence embeddings with transformers."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runtimes.ray.replica.checkpoint import (
+    TEXT,
+    load_tokenizer,
+    load_weights,
+    read_json,
+    texts_of,
+)
 from runtimes.ray.replica.tensors import Array, BadRequest, Spec
 
-TEXT: tuple[Spec, ...] = (Spec(name="text", datatype="BYTES", shape=(-1,)),)
-PIPELINES = {
-    "text-generation": "AutoModelForCausalLM",
-    "token-classification": "AutoModelForTokenClassification",
-}
 CHUNK = 32
-"""Texts of one pass through an embedder: bounds memory, whatever a request brings."""
-GENERATION = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "do_sample"})
-"""Request parameters that a text-generation pipeline takes."""
-MAX_NEW_TOKENS = 1024
-"""Upper bound of one answer; engines for long text are vLLM and llama.cpp."""
+"""Texts of one pass: bounds the memory that a request needs."""
 
 
-def load_weights(
-    kind: str, folder: Path, *, device: str, dtype: str | None, remote_code: bool
-) -> Any:
-    """A model of one of transformers' auto classes, ready for inference.
-
-    Raises:
-        ValueError: weights that the architecture needs are not in the files; transformers would
-            make them up at random, and the model would answer nonsense.
-    """
-    import transformers
-
-    model, report = getattr(transformers, kind).from_pretrained(
-        str(folder),
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=remote_code,
-        dtype=dtype or "auto",
-        output_loading_info=True,
-    )
-    # Poolers are left out of many checkpoints, and nothing here uses them but a classifier.
-    optional = "pooler" if kind == "AutoModel" else "position_ids"
-    if missing := sorted(key for key in report["missing_keys"] if optional not in key):
-        raise ValueError(f"weights are missing in the files: {', '.join(missing[:5])}")
-    return model.to(device).eval()
-
-
-def read_json(path: Path) -> Any:
-    """The document, ``None`` where there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-
-
-def tokenizer_of(path: Path, *, remote_code: bool) -> Any:
-    """The tokenizer in ``path``; a padding token is made up where a decoder has none."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(path), local_files_only=True, trust_remote_code=remote_code
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-class Embedder:
+class EmbeddingModel:
     """Sentence embeddings as sentence-transformers computes them.
 
     Follows ``modules.json`` (Transformer, Pooling, Dense, Normalize); a folder without it gets
-    mean pooling and normalization. Too long texts are cut, as sentence-transformers does.
+    mean pooling and normalization. Texts that are too long are truncated, as in
+    sentence-transformers.
     """
 
     platform = "transformers"
@@ -108,11 +57,11 @@ class Embedder:
         self._pool = _pooling_mode(self._pooling)
         self._prompt = _default_prompt(path)
         self._device = device
-        self.tokenizer = tokenizer_of(folder, remote_code=remote_code)
+        self.tokenizer = load_tokenizer(folder, remote_code=remote_code)
         self._model = load_weights(
             "AutoModel", folder, device=device, dtype=dtype, remote_code=remote_code
         )
-        self._limit = self._longest(read_json(folder / "sentence_bert_config.json") or {})
+        self._limit = self._max_tokens(read_json(folder / "sentence_bert_config.json") or {})
         with torch.inference_mode():
             width = self.embed(["width"])[0].shape[1]
         self.outputs: tuple[Spec, ...] = (
@@ -120,10 +69,10 @@ class Embedder:
         )
 
     def embed(self, texts: list[str] | list[list[int]]) -> tuple[Array, list[int]]:
-        """Embeddings [texts, width] in float32, and how many tokens each text is.
+        """Return embeddings [texts, width] in float32, and the number of tokens of each text.
 
         Raises:
-            BadRequest: a token id that the vocabulary does not have.
+            BadRequest: a token id is not in the vocabulary.
         """
         parts = [self._embed(texts[at : at + CHUNK]) for at in range(0, len(texts), CHUNK)]
         counts = [count for _, numbers in parts for count in numbers]
@@ -144,7 +93,7 @@ class Embedder:
         return vectors.float().cpu().numpy(), attention.sum(1).tolist()
 
     def infer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
-        """``embedding`` of each ``text``."""
+        """Return the ``embedding`` of each ``text``."""
         return {"embedding": self.embed(texts_of(tensors))[0]}
 
     def _encode(self, texts: list[Any]) -> Any:
@@ -162,8 +111,8 @@ class Embedder:
         entries = [{"input_ids": ids[: self._limit]} for ids in texts]
         return self.tokenizer.pad(entries, padding=True, return_tensors="pt")
 
-    def _longest(self, bert: dict[str, Any]) -> int:
-        """Tokens that a text is cut to."""
+    def _max_tokens(self, bert: dict[str, Any]) -> int:
+        """Return the number of tokens that texts are truncated to."""
         config = self._model.config
         bounds = [
             bert.get("max_seq_length"),
@@ -171,104 +120,6 @@ class Embedder:
             self.tokenizer.model_max_length,
         ]
         return min(int(bound) for bound in bounds if bound)
-
-
-class Classifier:
-    """Text classification: the likeliest label, its score, and the scores of all labels."""
-
-    platform = "transformers"
-    inputs = TEXT
-    batches = True
-
-    def __init__(self, *, path: Path, device: str, dtype: str | None, remote_code: bool) -> None:
-        """Load the model."""
-        self._device = device
-        self._tokenizer = tokenizer_of(path, remote_code=remote_code)
-        kind = "AutoModelForSequenceClassification"
-        model = load_weights(kind, path, device=device, dtype=dtype, remote_code=remote_code)
-        model.config.pad_token_id = self._tokenizer.pad_token_id
-        self._model = model
-        self._labels = [str(label) for _, label in sorted(model.config.id2label.items())]
-        self.outputs: tuple[Spec, ...] = (
-            Spec(name="label", datatype="BYTES", shape=(-1,)),
-            Spec(name="score", datatype="FP32", shape=(-1,)),
-            Spec(name="scores", datatype="FP32", shape=(-1, len(self._labels))),
-        )
-
-    def infer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
-        """Softmax over the labels, or a sigmoid each where the model has several at once."""
-        import torch
-
-        batch = self._tokenizer(
-            texts_of(tensors), padding=True, truncation=True, return_tensors="pt"
-        ).to(self._device)
-        several = self._model.config.problem_type == "multi_label_classification"
-        with torch.inference_mode():
-            logits = self._model(**batch).logits.float()
-            independent = several or logits.shape[-1] == 1
-            scores = (logits.sigmoid() if independent else logits.softmax(-1)).cpu().numpy()
-        best = scores.argmax(-1)
-        return {
-            "label": np.array([self._labels[index].encode() for index in best], dtype=np.object_),
-            "score": scores.max(-1),
-            "scores": scores,
-        }
-
-
-class Pipeline:
-    """A text pipeline of transformers: its answers as JSON, one per text."""
-
-    platform = "transformers"
-    inputs = TEXT
-    outputs: tuple[Spec, ...] = (Spec(name="result", datatype="BYTES", shape=(-1,)),)
-    batches = False
-
-    def __init__(
-        self, *, path: Path, task: str, device: str, dtype: str | None, remote_code: bool
-    ) -> None:
-        """Build the pipeline for ``task``."""
-        from transformers import pipeline
-
-        model = load_weights(
-            PIPELINES[task], path, device=device, dtype=dtype, remote_code=remote_code
-        )
-        tokenizer = tokenizer_of(path, remote_code=remote_code)
-        self._task = task
-        self._pipeline = pipeline(task, model=model, tokenizer=tokenizer, device=device)
-
-    def infer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
-        """``result``: what the pipeline says of each ``text``, as JSON."""
-        chosen: dict[str, Any] = {}
-        if self._task == "text-generation":
-            chosen = {name: value for name, value in parameters.items() if name in GENERATION}
-            wanted = chosen.setdefault("max_new_tokens", 64)
-            if type(wanted) is not int or not 1 <= wanted <= MAX_NEW_TOKENS:
-                raise BadRequest(f"max_new_tokens must be 1 to {MAX_NEW_TOKENS}")
-        try:
-            answers = [self._pipeline(text, **chosen) for text in texts_of(tensors)]
-        except (ValueError, TypeError) as exc:
-            raise BadRequest(str(exc)) from exc
-        lines = [json.dumps(answer, default=_number).encode() for answer in answers]
-        return {"result": np.array([*lines, None], dtype=np.object_)[:-1]}
-
-
-def texts_of(tensors: dict[str, Array]) -> list[str]:
-    """The input ``text``.
-
-    Raises:
-        BadRequest: none, or not UTF-8.
-    """
-    if not tensors["text"].size:
-        raise BadRequest("input 'text' is empty")
-    try:
-        return [item.decode() for item in tensors["text"].ravel()]
-    except UnicodeDecodeError as exc:
-        raise BadRequest("input 'text' must be UTF-8") from exc
-
-
-def _number(value: Any) -> Any:
-    """NumPy's numbers, which `json` does not know."""
-    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _pooling_mode(config: dict[str, Any]) -> str:
@@ -284,7 +135,7 @@ def _pooling_mode(config: dict[str, Any]) -> str:
 
 
 def _pool(tokens: Any, attention: Any, mode: str) -> Any:
-    """[texts, tokens, width] → [texts, width]; padding does not count."""
+    """Pool [texts, tokens, width] to [texts, width], ignoring padding."""
     mask = attention.unsqueeze(-1).to(tokens.dtype)
     if mode == "cls_token":
         return tokens[:, 0]
@@ -293,7 +144,7 @@ def _pool(tokens: Any, attention: Any, mode: str) -> Any:
     if mode == "lasttoken":
         import torch
 
-        # The last attended place, whichever side is padded.
+        # The last attended position, on whichever side the padding is.
         places = torch.arange(attention.shape[1], device=attention.device)
         last = (attention * places).argmax(1)
         return tokens[torch.arange(len(tokens), device=tokens.device), last]
@@ -302,7 +153,7 @@ def _pool(tokens: Any, attention: Any, mode: str) -> Any:
 
 
 def _dense(folder: Path, device: str) -> tuple[Any, Any, Any]:
-    """Weight, bias and activation of a Dense module."""
+    """Load weight, bias and activation of a Dense module."""
     import torch
     from safetensors.torch import load_file
 

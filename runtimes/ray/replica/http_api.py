@@ -1,4 +1,4 @@
-"""The HTTP face of one model: KServe v2, and OpenAI's embeddings where it makes any."""
+"""The HTTP API of one model: KServe v2 and, for embedding models, OpenAI's embeddings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from runtimes.ray.replica.batcher import Batcher
+from runtimes.ray.replica.embeddings import EmbeddingModel
 from runtimes.ray.replica.tensors import (
     Array,
     BadRequest,
@@ -20,16 +21,15 @@ from runtimes.ray.replica.tensors import (
     encode,
     read_object,
 )
-from runtimes.ray.replica.texts import Embedder
 
-Answer = tuple[int, bytes, dict[str, str]]
+Response = tuple[int, bytes, dict[str, str]]
 """Status, body, headers."""
 Tensors = dict[str, Array]
 Embedded = tuple[Array, list[int]]
 
 
 class Model(Protocol):
-    """What the kinds of models have in common."""
+    """What all kinds of models have in common."""
 
     platform: str
     inputs: tuple[Spec, ...]
@@ -37,19 +37,19 @@ class Model(Protocol):
 
     @property
     def batches(self) -> bool:
-        """Whether requests may be joined along the first dimension."""
+        """Whether requests can be batched along the first dimension."""
 
     def infer(self, tensors: Tensors, parameters: dict[str, Any]) -> Tensors:
-        """All outputs."""
+        """Return all outputs by name."""
 
 
-class Face:
-    """Routes requests to a model, several at once where batching is on."""
+class HttpApi:
+    """Routes requests to a model, in batches if the model supports them."""
 
     def __init__(
         self, *, model: Model, name: str, version: str, max_batch: int, batch_wait_s: float
     ) -> None:
-        """``max_batch`` requests at most are joined, waiting ``batch_wait_s`` for each other."""
+        """Batch up to ``max_batch`` requests, which wait up to ``batch_wait_s`` for each other."""
         self._model = model
         self._name = name
         self._version = version
@@ -57,11 +57,11 @@ class Face:
         self._embeds: Batcher[list[str], Embedded] | None = None
         if max_batch > 1 and model.batches:
             self._infers = Batcher(run=self._infer_many, size=max_batch, wait_s=batch_wait_s)
-            if isinstance(model, Embedder):
+            if isinstance(model, EmbeddingModel):
                 self._embeds = Batcher(run=self._embed_many, size=max_batch, wait_s=batch_wait_s)
 
-    async def answer(self, method: str, path: str, headers: Any, body: bytes) -> Answer:
-        """Route a request."""
+    async def handle(self, method: str, path: str, headers: Any, body: bytes) -> Response:
+        """Route a request and return its response."""
         openai = path.startswith("/v1/")
         try:
             if headers.get("content-encoding", "identity") != "identity":
@@ -77,7 +77,7 @@ class Face:
             print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
             return _error(500, f"{type(exc).__name__}: {exc}", openai=openai)
 
-    async def _kserve(self, method: str, path: str, headers: Any, body: bytes) -> Answer:
+    async def _kserve(self, method: str, path: str, headers: Any, body: bytes) -> Response:
         parts = [part for part in path.split("/") if part]
         if method == "GET" and parts == ["v2"]:
             extensions = ["binary_tensor_data"]
@@ -108,7 +108,7 @@ class Face:
             "outputs": [spec.describe() for spec in self._model.outputs],
         }
 
-    async def _infer_route(self, headers: Any, body: bytes) -> Answer:
+    async def _infer_route(self, headers: Any, body: bytes) -> Response:
         length = headers.get("inference-header-content-length")
         if length is not None and not length.isdigit():
             raise BadRequest("Inference-Header-Content-Length must be a number")
@@ -136,7 +136,7 @@ class Face:
         return await asyncio.to_thread(infer_many, self._model, requests)
 
     async def _embed_many(self, requests: list[list[str]]) -> list[Embedded]:
-        assert isinstance(self._model, Embedder)  # noqa: S101
+        assert isinstance(self._model, EmbeddingModel)  # noqa: S101
         joined = [text for texts in requests for text in texts]
         vectors, counts = await asyncio.to_thread(self._model.embed, joined)
         ends = np.cumsum([len(texts) for texts in requests])
@@ -145,8 +145,8 @@ class Face:
             for end, texts in zip(ends, requests, strict=True)
         ]
 
-    async def _openai(self, method: str, path: str, body: bytes) -> Answer:
-        if path != "/v1/embeddings" or not isinstance(self._model, Embedder):
+    async def _openai(self, method: str, path: str, body: bytes) -> Response:
+        if path != "/v1/embeddings" or not isinstance(self._model, EmbeddingModel):
             return _error(404, f"no such route: {method} {path}", openai=True)
         if method != "POST":
             return _error(405, f"no such route: {method} {path}", openai=True)
@@ -170,12 +170,12 @@ class Face:
 
 
 def infer_many(model: Model, requests: list[Tensors]) -> list[Tensors | Exception]:
-    """Run requests in as few calls as their shapes allow; one that fails, fails alone."""
+    """Run requests in as few calls as their shapes allow; one that fails affects no other."""
     groups: dict[Any, list[int]] = {}
     for index, tensors in enumerate(requests):
         rows = {len(array) for array in tensors.values()}
         shapes = tuple(sorted((name, array.shape[1:]) for name, array in tensors.items()))
-        # Inputs of unlike lengths share no batch dimension, so the request goes alone.
+        # Inputs of different lengths have no common batch dimension: the request runs alone.
         groups.setdefault(shapes if len(rows) == 1 else index, []).append(index)
     answers: dict[int, Tensors | Exception] = {}
     for members in groups.values():
@@ -205,10 +205,10 @@ def infer_many(model: Model, requests: list[Tensors]) -> list[Tensors | Exceptio
 
 
 def embedding_request(body: bytes, *, model: str) -> tuple[list[Any], bool]:
-    """The texts (or token ids) of an OpenAI embedding request, and whether base64 is wanted.
+    """Return the texts (or token ids) of an OpenAI embedding request, and whether it wants base64.
 
     Raises:
-        BadRequest: malformed, or something that this server does not do.
+        BadRequest: it is malformed, or asks for something unsupported.
     """
     document = read_object(body)
     if document.get("model", model) != model:
@@ -217,7 +217,7 @@ def embedding_request(body: bytes, *, model: str) -> tuple[list[Any], bool]:
     if encoding not in ("float", "base64"):
         raise BadRequest("encoding_format must be float or base64")
     if document.get("dimensions") is not None:
-        raise BadRequest("`dimensions` is not supported: the model's own width is returned")
+        raise BadRequest("`dimensions` is not supported: remove it to get the model's own width")
     given = document.get("input")
     if isinstance(given, str) or (isinstance(given, list) and given and type(given[0]) is int):
         given = [given]
@@ -233,11 +233,11 @@ def embedding_request(body: bytes, *, model: str) -> tuple[list[Any], bool]:
     return given, encoding == "base64"
 
 
-def _json(document: dict[str, Any], status: int = 200) -> Answer:
+def _json(document: dict[str, Any], status: int = 200) -> Response:
     return status, json.dumps(document).encode(), {"content-type": "application/json"}
 
 
-def _error(status: int, message: str, *, openai: bool = False) -> Answer:
+def _error(status: int, message: str, *, openai: bool = False) -> Response:
     if not openai:
         return _json({"error": message}, status)
     kind = "invalid_request_error" if status < 500 else "server_error"

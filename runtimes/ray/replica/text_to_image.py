@@ -1,6 +1,6 @@
 """Diffusers pipelines: images from texts.
 
-Weights are read from safetensors only, and code in the folder is not run unless approved.
+They read weights from safetensors only, and run code of the folder only if it is approved.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from runtimes.ray.replica.checkpoint import TEXT, texts_of
 from runtimes.ray.replica.tensors import Array, BadRequest, Spec
-from runtimes.ray.replica.texts import TEXT, texts_of
 
-BOUNDS = {"num_inference_steps": 150, "height": 2048, "width": 2048}
-"""Whole numbers of a request that go to the pipeline, and their largest values: one request must
-not keep the replica for an hour, or need all its memory."""
-MOST_TEXTS = 8
-"""Texts of one request: they are painted at once."""
+UPPER_BOUNDS = {"num_inference_steps": 150, "height": 2048, "width": 2048}
+"""Integer parameters of the pipeline and their upper bounds: one request must neither occupy the
+replica for an hour nor need all its memory."""
+MAX_TEXTS = 8
+"""Upper bound of the texts in one request: their images are generated at once."""
 
 
-class Painter:
+class TextToImageModel:
     """One image per text, as pixels: rows × columns × RGB, 0 to 255."""
 
     platform = "diffusers"
@@ -44,19 +44,19 @@ class Painter:
         self._device = device
 
     def infer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
-        """``image`` of each ``text``; the same ``seed`` paints the same again.
+        """Return an ``image`` for each ``text``; the same ``seed`` gives the same images.
 
         Further parameters: ``num_inference_steps``, ``height``, ``width``, ``guidance_scale``.
 
         Raises:
-            BadRequest: too many texts, or a parameter out of bounds.
+            BadRequest: too many texts, or a parameter is out of bounds.
         """
         import torch
 
         texts = texts_of(tensors)
-        if len(texts) > MOST_TEXTS:
-            raise BadRequest(f"{len(texts)} texts at once, {MOST_TEXTS} are allowed")
-        chosen = chosen_of(parameters)
+        if len(texts) > MAX_TEXTS:
+            raise BadRequest(f"{len(texts)} texts in one request: at most {MAX_TEXTS} are allowed")
+        chosen = pipeline_parameters(parameters)
         seed = chosen.pop("seed", None)
         if seed is not None:
             chosen["generator"] = torch.Generator(self._device).manual_seed(seed)
@@ -65,8 +65,8 @@ class Painter:
         return {"image": np.rint(np.asarray(found) * 255).clip(0, 255).astype(np.uint8)}
 
 
-def chosen_of(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that a pipeline takes, checked.
+def pipeline_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return those of a request's parameters that a pipeline accepts.
 
     Raises:
         BadRequest: one is out of bounds or of the wrong type.
@@ -79,10 +79,10 @@ def chosen_of(parameters: dict[str, Any]) -> dict[str, Any]:
             chosen[name] = float(value)
         elif name == "seed":
             if type(value) is not int or not 0 <= value < 2**63:
-                raise BadRequest("seed must be a whole number from 0 up")
+                raise BadRequest("seed must be a whole number from 0 to 2**63 - 1")
             chosen[name] = value
-        elif name in BOUNDS:
-            if type(value) is not int or not 1 <= value <= BOUNDS[name]:
-                raise BadRequest(f"{name} must be a whole number from 1 to {BOUNDS[name]}")
+        elif name in UPPER_BOUNDS:
+            if type(value) is not int or not 1 <= value <= UPPER_BOUNDS[name]:
+                raise BadRequest(f"{name} must be a whole number from 1 to {UPPER_BOUNDS[name]}")
             chosen[name] = value
     return chosen

@@ -225,7 +225,7 @@ class Supervisor:
         self.delete_record(engine.model, token=engine.token)
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return, by model, identity and details of each engine that was started and not stopped."""
+        """Return, by model, identity and details of every engine that has not been stopped."""
         found = {}
         for path in sorted(self._directory.glob("*.json")):
             try:

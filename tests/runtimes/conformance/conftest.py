@@ -28,9 +28,9 @@ def remains(state: Path) -> list[str]:
     """Processes and records that belong to the bench in ``state``."""
     word = str(state).encode()
     found = [
-        f"process {pid}: {proc.words(pid)[:200]!r}"
+        f"process {pid}: {proc.command_line(pid)[:200]!r}"
         for pid, process in proc.snapshot().items()
-        if process.lives and word in proc.words(pid)
+        if process.alive and word in proc.command_line(pid)
     ]
     found += [f"record {path.name}" for path in state.glob("*/*.json")]
     return found

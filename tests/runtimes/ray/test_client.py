@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from modelium.errors import Unavailable
-from runtimes.ray.bridge import BridgeError, RayBridge
+from runtimes.ray.client import RayClient, RayError
 
 
-def bridge(tmp_path: Path) -> RayBridge:
-    return RayBridge(environment=dict(os.environ), directory=tmp_path)
+def bridge(tmp_path: Path) -> RayClient:
+    return RayClient(environment=dict(os.environ), directory=tmp_path)
 
 
 async def test_what_ray_refuses_is_an_error_and_the_child_goes_on(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ async def test_what_ray_refuses_is_an_error_and_the_child_goes_on(tmp_path: Path
     await this.start()
     try:
         for _ in range(2):
-            with pytest.raises(BridgeError) as refused:
+            with pytest.raises(RayError) as refused:
                 await this.call("no-such-operation")
             assert refused.value.type == "KeyError"
     finally:
@@ -51,7 +51,7 @@ async def test_a_call_that_hangs_ends_at_its_deadline_and_the_child_with_it(
 
 
 async def test_a_call_does_not_wait_for_a_cluster_that_died(tmp_path: Path) -> None:
-    this = RayBridge(environment=dict(os.environ), directory=tmp_path, cluster_lives=lambda: False)
+    this = RayClient(environment=dict(os.environ), directory=tmp_path, cluster_alive=lambda: False)
     await this.start()
     with socket.socket() as deaf:
         deaf.bind(("", 0))
@@ -82,12 +82,12 @@ async def test_a_child_that_dies_fails_the_calls_that_wait(tmp_path: Path) -> No
         with pytest.raises(Unavailable, match="ended"):
             await call
     with pytest.raises(Unavailable, match="closed"):
-        await this.call("details")
+        await this.call("status")
     await this.close()
 
 
 async def test_a_closed_bridge_refuses_calls(tmp_path: Path) -> None:
     this = bridge(tmp_path)
     with pytest.raises(Unavailable):
-        await this.call("details")
+        await this.call("status")
     await this.close()

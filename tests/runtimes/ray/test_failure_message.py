@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelium.errors import FailureKind
-from runtimes.ray.failure import LONGEST, classify, shorten
+from runtimes.ray.failure_message import LONGEST, failure_kind, shorten
 
 TRACE = """The deployment failed to start 1 times in a row. Error:
 \x1b[36mray::ServeReplica:m:model.initialize_and_get_metadata()\x1b[39m (pid=7, ip=192.0.2.2)
@@ -40,7 +40,7 @@ RuntimeError: Traceback (most recent call last):
     ],
 )
 def test_causes_are_told_apart(words: str, kind: FailureKind) -> None:
-    assert classify(TRACE + words) == kind
+    assert failure_kind(TRACE + words) == kind
 
 
 def test_a_trace_becomes_its_exception() -> None:

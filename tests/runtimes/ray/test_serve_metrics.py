@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtimes.ray.metrics import counters
+from runtimes.ray.serve_metrics import counters
 
 TEXT = """# HELP ray_serve_deployment_request_counter_total requests
 # TYPE ray_serve_deployment_request_counter_total counter

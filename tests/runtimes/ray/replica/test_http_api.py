@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from runtimes.ray.replica.batcher import Batcher
-from runtimes.ray.replica.face import Face, embedding_request, infer_many
+from runtimes.ray.replica.http_api import HttpApi, embedding_request, infer_many
 from runtimes.ray.replica.onnx import OnnxModel
 from runtimes.ray.replica.tensors import Array, BadRequest
 from tests import samples
@@ -22,15 +22,15 @@ def onnx_model(folder: Path, **arguments: Any) -> OnnxModel:
     return OnnxModel(path=folder / "model.onnx", gpu=False, memory_bytes=0, threads=1)
 
 
-def face(model: OnnxModel, *, max_batch: int = 1) -> Face:
-    return Face(model=model, name="m", version="3", max_batch=max_batch, batch_wait_s=0.2)
+def face(model: OnnxModel, *, max_batch: int = 1) -> HttpApi:
+    return HttpApi(model=model, name="m", version="3", max_batch=max_batch, batch_wait_s=0.2)
 
 
 async def ask(
-    face: Face, method: str, path: str, document: Any = None, **headers: str
+    api: HttpApi, method: str, path: str, document: Any = None, **headers: str
 ) -> tuple[int, Any]:
     raw = document if isinstance(document, bytes) else json.dumps(document).encode()
-    status, body, _ = await face.answer(method, path, headers, raw)
+    status, body, _ = await api.handle(method, path, headers, raw)
     return status, json.loads(body)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 from modelium.config import LlamaCpp
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import RuntimeName
+from modelium.models.runtimes import LLAMA_CPP
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
 from runtimes.loading.failure_kind import Rules, classify
 from runtimes.loading.prometheus_text import totals
-from runtimes.loading.settings import complete, flags
+from runtimes.loading.settings import allowed_arguments, complete, flags
 from runtimes.process.supervisor import Command
 
 DEFAULT_CONTEXT = 4096
@@ -135,16 +136,10 @@ class LlamaCppRecipe:
         )
 
     def _extra(self, request: LoadRequest) -> dict[str, str | int | float | bool]:
-        names = {key.replace("-", "_"): value for key, value in request.settings.extra.items()}
-        allowed = {
-            name.replace("-", "_")
-            for name in (*self._config.allowed_extra, *self._config.default_settings)
-        }
-        refused = sorted(name for name in names if name in RESERVED or name not in allowed)
-        if refused:
-            raise LoadFailed(
-                f"llama.cpp arguments {', '.join(refused)} are not allowed: add them to "
-                "llama_cpp.allowed_extra (arguments that the driver sets itself are never allowed)",
-                kind=FailureKind.BAD_SETTINGS,
-            )
-        return names
+        arguments = allowed_arguments(
+            request.settings.extra,
+            runtime=LLAMA_CPP,
+            allowed=(*self._config.allowed_extra, *self._config.default_settings),
+            reserved=RESERVED,
+        )
+        return arguments

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 
+from modelium.errors import FailureKind, LoadFailed
 from modelium.models import LoadSettings
+from modelium.models.runtimes import RuntimeDescriptor
 
 ALIASES = {"max_batch_size": "max_num_seqs"}
 """Another name for it, from the user's description of Modelium."""
@@ -34,6 +36,36 @@ def complete(
     return LoadSettings.model_validate(merged)
 
 
+def allowed_arguments(
+    extra: Mapping[str, Value],
+    *,
+    runtime: RuntimeDescriptor,
+    allowed: Iterable[str],
+    reserved: Set[str],
+) -> dict[str, Value]:
+    """Return the engine arguments in ``extra``, their names with underscores.
+
+    Args:
+        extra: arguments that the plan or the defaults set.
+        runtime: the runtime, for the message.
+        allowed: names that the operator allows, with dashes or underscores.
+        reserved: names that the driver sets itself.
+
+    Raises:
+        LoadFailed: of kind ``bad-settings``: an argument is reserved or not allowed.
+    """
+    names = {_underscored(name): value for name, value in extra.items()}
+    permitted = set(map(_underscored, allowed)) - reserved
+    if refused := sorted(names.keys() - permitted):
+        raise LoadFailed(
+            f"{runtime.label} arguments {', '.join(refused)} are not allowed: add them to "
+            f"{runtime.name}.allowed_extra (arguments that the driver sets itself are never "
+            "allowed)",
+            kind=FailureKind.BAD_SETTINGS,
+        )
+    return names
+
+
 def flags(extra: Mapping[str, Value]) -> list[str]:
     """Return ``extra`` as command-line options: ``{"a_b": 1, "c": True}`` → ``--a-b=1 --c``."""
     arguments: list[str] = []
@@ -47,3 +79,7 @@ def flags(extra: Mapping[str, Value]) -> list[str]:
             # One argument: a value may begin with a dash.
             arguments.append(f"--{name}={value}")
     return arguments
+
+
+def _underscored(name: str) -> str:
+    return name.replace("-", "_")

@@ -163,8 +163,8 @@ class LocalCluster:
         self._prepare()
         if proxy_port and not free_port(proxy_host, proxy_port):
             raise ConfigError(
-                f"{proxy_host}:{proxy_port} of ray_serve.endpoint is not an address of this machine "
-                "or taken by another program: stop that program, or set another port (0: any)"
+                f"{proxy_host}:{proxy_port} of ray_serve.endpoint is no address of this machine or "
+                "taken by another program: stop that program, or set another port (0: any)"
             )
         gcs, metrics, client, agent, proxy = free_ports(5, taken=proxy_port)
         record = ClusterRecord(

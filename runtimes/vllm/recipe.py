@@ -11,12 +11,13 @@ from typing import Any
 from modelium.config import Vllm
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, LoadSettings, RuntimeName
+from modelium.models.runtimes import VLLM
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
 from runtimes.engines.sleep import SLEEP_SETTING
 from runtimes.loading.failure_kind import Rules, classify
 from runtimes.loading.prometheus_text import samples
-from runtimes.loading.settings import complete, flags
+from runtimes.loading.settings import allowed_arguments, complete, flags
 from runtimes.process.supervisor import Command
 
 ENVIRONMENT = {
@@ -215,21 +216,15 @@ class VllmRecipe:
         )
 
     def _extra(self, settings: LoadSettings, gpus: bool) -> dict[str, str | int | float | bool]:
-        names = {name.replace("-", "_"): value for name, value in settings.extra.items()}
-        allowed = {
-            name.replace("-", "_")
-            for name in (*self._config.allowed_extra, *self._config.default_settings)
-        }
-        refused = sorted(name for name in names if name in RESERVED or name not in allowed)
-        if refused:
-            raise LoadFailed(
-                f"vLLM arguments {', '.join(refused)} are not allowed: add them to "
-                "vllm.allowed_extra (arguments that the driver sets itself are never allowed)",
-                kind=FailureKind.BAD_SETTINGS,
-            )
+        arguments = allowed_arguments(
+            settings.extra,
+            runtime=VLLM,
+            allowed=(*self._config.allowed_extra, *self._config.default_settings),
+            reserved=RESERVED,
+        )
         if not gpus:
-            names.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
-        return names
+            arguments.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
+        return arguments
 
 
 def _is_inference(labels: Mapping[str, str]) -> bool:

@@ -30,6 +30,7 @@ from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Question
 from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
+from tests.fakes.routing import Listener
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -98,9 +99,13 @@ async def serve(engine: int, port: int, *, planning: float | None) -> None:
     ``planning``: re-plan 1,000 models meanwhile, and pause for so many seconds in between.
     """
     sys.setswitchinterval(GIL_INTERVAL_S)
-    clock = SystemClock()
+    clock, metrics = SystemClock(), Metrics()
     board = Switchboard(
-        traffic=TrafficBook(clock=clock), max_waiting_per_model=256, max_wait_s=300.0
+        traffic=TrafficBook(clock=clock),
+        listener=Listener(),
+        metrics=metrics,
+        max_waiting_per_model=256,
+        max_wait_s=300.0,
     )
     upstream = Upstream(host="127.0.0.1", port=engine, served_name="m", apis=frozenset({"openai"}))
     board.open("m", upstream)
@@ -110,7 +115,7 @@ async def serve(engine: int, port: int, *, planning: float | None) -> None:
         incoming=Path(tempfile.gettempdir()),
         switchboard=board,
         operations=NoOperations(),  # type: ignore[arg-type]
-        metrics=Metrics(),
+        metrics=metrics,
         clock=clock,
         links={},
     )

@@ -1,8 +1,8 @@
-"""The composition root: builds everything, and starts and stops it in the order written here.
+"""The composition root: builds everything, and starts and stops it in the order below.
 
 Start: store → Prefect (in the background) → runtimes → gateway and exporter → what an earlier
-run left → control loop and drop zone. Stop: the reverse. Models and the servers that hold them
-live on, so that a restart interrupts nothing; `end` ends them for good.
+run left → control loop and drop zone. Stop: the reverse. Loaded models and their servers keep
+running, so that a restart interrupts nothing; `end` stops them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from modelium.control import addresses, service_lock, teardown
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
-from modelium.control.recovery import resume
+from modelium.control.recovery import recover
+from modelium.control.signals import Signals
 from modelium.devices import detect
 from modelium.gateway import Gateway
 from modelium.gateway.proxy.names import Names
@@ -37,12 +38,13 @@ from modelium.models import GIB, RuntimeName
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
-from modelium.stages.instrumented import counted
+from modelium.stages.instrumented import instrumented
 from modelium.stages.launcher import StageLauncher
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
-from modelium.store import Store
+from modelium.store import AsyncStore, Store
+from modelium.store.store import ignore
 from modelium.traffic import TrafficBook
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
@@ -51,13 +53,13 @@ from runtimes.vllm.driver import vllm_driver
 logger = logging.getLogger(__name__)
 
 GIL_INTERVAL_S = 0.0001
-"""How long another thread may hold up the gateway's event loop before it has to let go. Python's
-own 5 ms would come on top of each request, several times, while one works."""
+"""How long another thread may hold the GIL while the gateway's event loop waits for it. Python's
+default of 5 ms would be added to each request, several times, while a thread works."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Running:
-    """A Modelium that is up."""
+    """A running service."""
 
     services: Services
     prefect: PrefectHome | None
@@ -65,7 +67,7 @@ class Running:
     metrics_url: str | None
 
     def endpoints(self) -> dict[str, str | None]:
-        """The addresses that people and the CLI use."""
+        """Return the addresses for people and the CLI."""
         return {
             "gateway": self.gateway_url,
             "prefect": self.prefect.ui_url if self.prefect else None,
@@ -78,7 +80,7 @@ class Running:
 async def running(
     config: Config, environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Running]:
-    """Modelium, from before the body to after it.
+    """Run the service while the body runs.
 
     Raises:
         ConfigError, InputError: a port is taken, the store cannot be opened …
@@ -86,39 +88,41 @@ async def running(
     clock = SystemClock()
     state = config.orchestration.state
     state.mkdir(parents=True, exist_ok=True)
-    Depot(config=config.orchestration)
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
-        stack.enter_context(service_lock.sole(state))
-        store = Store.open(config.store_url(), now=clock.time)
-        stack.callback(store.close)
+        stack.enter_context(service_lock.hold(state))
         home, launcher = _prefect(config, clock, environ)
+        store = Store.open(
+            config.store_url(), now=clock.time, on_event=home.announce if home else ignore
+        )
+        stack.callback(store.close)
         apart = PlannerProcess()
         stack.push_async_callback(apart.aclose)
         rules = RulePlanner(elsewhere=apart)
+        signals = Signals()
         services = _services(
-            config, clock, store, launcher, brain=_brain(config, clock, store, environ, rules)
+            config,
+            clock,
+            store,
+            launcher,
+            signals=signals,
+            brain=_brain(config, clock, store, environ, rules),
         )
         provide(services)
         if home:
             _metrics(services).show_prefect(lambda: home.connected)
-            store.on_event = home.announce
             await stack.enter_async_context(home)
         stack.push_async_callback(launcher.aclose)
         await asyncio.gather(
             *(stack.enter_async_context(runtime) for runtime in services.runtimes.values())
         )
-        demand = Demand(services=services)
-        stack.push_async_callback(demand.aclose)
-        services.switchboard.on_demand = demand.ask
         operations = Operations(services=services)
         stack.push_async_callback(operations.aclose)
         metrics_url = await _exporter(config, services, stack)
-        loop = Loop(services=services)
-        stack.push_async_callback(loop.keep)
-        services.switchboard.on_unreachable = loop.look_now
-        await resume(services)
+        loop = Loop(services=services, signals=signals)
+        stack.push_async_callback(loop.persist)
+        await recover(services)
         gateway = Gateway(
             config=config.gateway,
             incoming=config.orchestration.incoming_directory,
@@ -136,9 +140,11 @@ async def running(
             services=services, prefect=home, gateway_url=gateway.url, metrics_url=metrics_url
         )
         stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
-        await stack.enter_async_context(_background(services, loop))
-        # What was imported stays: looking through it for garbage would stop the gateway for a
-        # tenth of a second, now and then.
+        await stack.enter_async_context(
+            _background(services, loop, Demand(services=services, signals=signals))
+        )
+        # Imported objects never become garbage: scanning them would stop the gateway for 0.1 s
+        # at each full collection.
         stack.callback(gc.unfreeze)
         gc.collect()
         gc.freeze()
@@ -146,24 +152,24 @@ async def running(
 
 
 async def end(config: Config) -> list[str]:
-    """End what an earlier `running` left behind on purpose: engines, servers, clusters.
+    """Stop what an earlier `running` left on purpose: engines, servers, clusters.
 
     Returns the models that were loaded.
 
     Raises:
         InputError: Modelium is running.
-        ModeliumError: something could not be ended.
+        ModeliumError: something could not be stopped.
     """
     clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
     if not state.exists():
-        return []  # nothing ever ran here
-    with service_lock.sole(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
+        return []  # the service never ran here
+    with service_lock.hold(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
         async with AsyncExitStack() as stack:
             runtimes = _runtimes(config, clock, _devices(config)).values()
             for runtime in runtimes:
-                stack.push_async_exit(runtime)  # not entered: nothing is to be started
+                stack.push_async_exit(runtime)  # not entered: nothing is started
             return await teardown.end(
-                store=store,
+                store=AsyncStore(store),
                 runtimes=runtimes,
                 node=node,
                 grace_s=config.gateway.drain_grace_seconds,
@@ -173,7 +179,7 @@ async def end(config: Config) -> list[str]:
 def _prefect(
     config: Config, clock: Clock, environ: Mapping[str, str]
 ) -> tuple[PrefectHome | None, StageLauncher]:
-    stages = counted(STAGES)
+    stages = instrumented(STAGES)
     if not config.prefect.enabled:
         return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
     home = PrefectHome(
@@ -183,27 +189,37 @@ def _prefect(
 
 
 def _services(
-    config: Config, clock: Clock, store: Store, launcher: Launcher, *, brain: Brain
+    config: Config,
+    clock: Clock,
+    store: Store,
+    launcher: Launcher,
+    *,
+    signals: Signals,
+    brain: Brain,
 ) -> Services:
     devices = _devices(config)
     runtimes = _runtimes(config, clock, devices)
     policy = config.policy()
+    metrics = Metrics()
     return Services(
         config=config,
         policy=policy,
-        store=store,
+        store=AsyncStore(store),
+        repository=Depot(config=config.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
+            listener=signals,
+            metrics=metrics,
             max_waiting_per_model=config.gateway.max_waiting_per_model,
             max_waiting=config.gateway.max_waiting,
             max_wait_s=config.gateway.max_wait_seconds,
         ),
         devices=devices,
         runtimes=runtimes,
-        observer=Observer(runtimes=runtimes, policy=policy),
+        runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
         brain=brain,
         launcher=launcher,
-        telemetry=Metrics(),
+        telemetry=metrics,
         clock=clock,
     )
 
@@ -211,11 +227,11 @@ def _services(
 def _brain(
     config: Config, clock: Clock, store: Store, environ: Mapping[str, str], rules: RulePlanner
 ) -> Brain:
-    """The rules, with an LLM beside them where one is configured; its client is heavy to import."""
+    """Return the rules, with an LLM where one is configured; its client is slow to import."""
     wanted = config.brain
     if wanted.base_url is None or wanted.model is None:
         if wanted.base_url is not None:
-            logger.warning("brain.base_url is set, brain.model is not: the rules decide alone")
+            logger.warning("brain.base_url is set but brain.model is not: the rules decide alone")
         return rules
     from agents.brain import AdvisedBrain
     from agents.llm.agent import Agent, Budget
@@ -240,7 +256,7 @@ def _brain(
         served_as=Names(aliases=config.gateway.aliases).resolve(wanted.model).model
         if here
         else None,
-        history=lambda model, limit: store.decisions(model=model, limit=limit),
+        history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
     )
 
 
@@ -250,9 +266,9 @@ def _devices(config: Config) -> DeviceInventory:
 
 
 def _runtimes(config: Config, clock: Clock, devices: DeviceInventory) -> dict[RuntimeName, Runtime]:
-    """The drivers of all enabled runtimes; client libraries are imported only where used."""
+    """Return the drivers of all enabled runtimes; client libraries are imported only where used."""
     state = config.orchestration.state
-    # Engines that start side by side on one GPU mis-size each other's memory: they share locks.
+    # Engines that start at once on one GPU misjudge its free memory: they share locks.
     device_locks = DeviceLocks()
     found: dict[RuntimeName, Runtime] = {}
     if config.ray_serve.enabled:
@@ -306,8 +322,8 @@ async def _exporter(config: Config, services: Services, stack: AsyncExitStack) -
 
 
 @asynccontextmanager
-async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
-    """The control loop and the drop zone."""
+async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIterator[None]:
+    """Run the control loop, the decisions on demand, and the watcher of the drop zone."""
     watch = Watch(
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
@@ -316,6 +332,7 @@ async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
     )
     tasks = [
         asyncio.create_task(loop.run(), name="loop"),
+        asyncio.create_task(demand.run(), name="demand"),
         asyncio.create_task(watch.run(), name="watch"),
     ]
     for task in tasks:
@@ -332,4 +349,4 @@ async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
 
 def _on_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (failure := task.exception()):
-        logger.critical("%s ended: %r", task.get_name(), failure)
+        logger.critical("the %s task ended with an error: %r", task.get_name(), failure)

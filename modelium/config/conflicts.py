@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from modelium.config.fields import FieldPath
+from modelium.config.hosts import is_loopback
 from modelium.config.runtimes import LlamaCpp, RayServe, Triton, Vllm
 from modelium.config.sections import Gateway, Orchestration, Prefect
 
@@ -42,16 +42,6 @@ class Conflicts(ValueError):
         """Keep them all; the message joins them."""
         super().__init__("; ".join(f"{'.'.join(path)}: {text}" for path, text in problems))
         self.problems = problems
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``; any name but localhost counts as no."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def conflicts(config: Sections) -> Iterator[Problem]:

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from modelium.config.conflicts import Conflicts, conflicts, is_loopback
+from modelium.config.conflicts import Conflicts, conflicts
 from modelium.config.fields import ModelName, Section, setting
+from modelium.config.hosts import is_loopback
 from modelium.config.runtimes import LlamaCpp, RayServe, RuntimeSection, Triton, Vllm
 from modelium.config.sections import (
     BrainSection,

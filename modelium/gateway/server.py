@@ -64,7 +64,7 @@ class Gateway:
             config: address, token.
             switchboard: who answers for which model.
             operations: what the admin API and the webhook ask.
-            metrics: shown at /metrics, and told of held and refused requests.
+            metrics: shown at /metrics; counts refused requests.
             clock: for long polls.
             ingest: the key of the webhook's signatures.
             incoming: the drop zone; the webhook takes nothing from elsewhere.
@@ -79,8 +79,6 @@ class Gateway:
         self._client = UpstreamClient()
         self._grace_s = shutdown_grace_s
         self._keys = KeyRing(read=operations.keys, clock=clock, important_teams=important_teams)
-        switchboard.on_held = metrics.on_request_held
-        switchboard.on_cold_start = metrics.on_cold_start
         names = Names(aliases=config.aliases)
         self._data = DataPlane(
             switchboard=switchboard,

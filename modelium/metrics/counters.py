@@ -147,7 +147,7 @@ class Metrics:
         """Count a run; ``outcome``: ``completed``, ``cancelled``, ``bug``, or an error's slug."""
         self._stages.labels(stage, outcome).inc()
 
-    def on_look(self, *, seconds: float, failed: bool) -> None:
+    def on_tick(self, *, seconds: float, failed: bool) -> None:
         """Count a look of the control loop."""
         self._looks.observe(seconds)
         if failed:

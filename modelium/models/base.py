@@ -13,7 +13,7 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 GIB = 1024**3
 
 Api = Literal["openai", "kserve", "generic"]
-"""APIs that a loaded model may speak: OpenAI's, KServe v2, and paths of its own."""
+"""An HTTP API that an engine serves and the gateway routes to. ``generic``: one of its own."""
 
 
 class Frozen(BaseModel):

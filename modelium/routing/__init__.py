@@ -1,1 +1,1 @@
-"""Where a request for a model goes, and how long it waits: bounded queues in memory (no I/O here)."""
+"""Where requests for a model go, and how long they wait: bounded in-memory queues (no I/O)."""

@@ -1,4 +1,4 @@
-"""One model's place in the switchboard (no decisions here)."""
+"""One model's entry in the routing table: its upstream and its queue (no decisions here)."""
 
 from __future__ import annotations
 
@@ -8,62 +8,77 @@ from modelium.errors import ModeliumError, Unavailable
 from modelium.models import Upstream
 
 RETRY_AFTER_S = 30.0
-"""Retry-After where nothing is known of how long the load takes: about half of a cold start."""
+"""Retry-After where the duration of the load is unknown: about half of a cold start."""
 
 Gate = asyncio.Future[ModeliumError | None]
 
 
-class Desk:
-    """Who is at a model, and where it answers."""
+class ModelQueue:
+    """The requests that wait for a model or are in flight, and the upstream that serves them."""
 
     __slots__ = (
+        "_drained",
         "_gate",
-        "asking",
-        "empty",
-        "expectation",
+        "demand_timer",
         "in_flight",
+        "model",
+        "reason",
+        "registered",
         "retry_after_s",
         "upstream",
         "version",
         "waiting",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, model: str) -> None:
+        self.model = model
         self.upstream: Upstream | None = None
+        """``None`` while the model is closed."""
         self.version: int | None = None
+        """The version at ``upstream``; ``None``: unknown."""
+        self.registered: int | None = None
+        """The version that a load would bring; ``None``: unknown."""
         self.in_flight = 0
         self.waiting = 0
         self.retry_after_s = RETRY_AFTER_S
-        self.expectation = ""
-        self.asking: asyncio.TimerHandle | None = None
-        self.empty: asyncio.Future[None] | None = None
+        self.reason = ""
+        """Why the load takes as long as it does."""
+        self.demand_timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._gate: Gate | None = None
 
     @property
-    def idle(self) -> bool:
-        """Nobody is at it."""
+    def empty(self) -> bool:
+        """Whether no request waits or is in flight."""
         return not self.in_flight and not self.waiting
 
     def gate(self) -> Gate:
-        """Return what the present waiters wait for."""
+        """Return the future that releases all requests that wait now."""
         if self._gate is None:
             self._gate = asyncio.get_running_loop().create_future()
         return self._gate
 
-    def wake(self, refusal: ModeliumError | None) -> None:
-        """Let the present waiters go on; with a ``refusal``, away."""
+    def release(self, refusal: ModeliumError | None) -> None:
+        """Release the requests that wait now: to the upstream or, given one, with ``refusal``."""
         if self._gate is not None:
             self._gate.set_result(refusal)
             self._gate = None
 
-    def report_empty(self) -> None:
-        """Tell whoever drains it that nothing is in flight any more."""
-        if self.empty is not None and not self.in_flight:
-            self.empty.set_result(None)
-            self.empty = None
+    def drained(self) -> asyncio.Future[None]:
+        """Return the future that is done once no request is in flight."""
+        if self._drained is None:
+            self._drained = asyncio.get_running_loop().create_future()
+        return self._drained
+
+    def on_finished(self) -> None:
+        """Count the end of a request that was in flight."""
+        self.in_flight -= 1
+        if self._drained is not None and not self.in_flight:
+            self._drained.set_result(None)
+            self._drained = None
 
     def unavailable(self, message: str) -> Unavailable:
-        """Make the error for a waiter that is sent away."""
-        if self.expectation:
-            message = f"{message} ({self.expectation})"
+        """Return the error for a request that stops waiting; it adds the reason, if known."""
+        if self.reason:
+            message = f"{message} ({self.reason})"
         return Unavailable(message, retry_after_s=self.retry_after_s)

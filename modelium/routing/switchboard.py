@@ -1,4 +1,4 @@
-"""Which loaded model answers where: admits, holds and drains requests.
+"""The routing table: which loaded model answers at which upstream.
 
 Lives on the gateway's event loop. Stages open a model when it is ready and close it before it
 is unloaded, so that no request ever races an unload.
@@ -7,16 +7,27 @@ is unloaded, so that no request ever races an unload.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from modelium.errors import ModeliumError, Unavailable, UnknownModel
 from modelium.models import Priority, Upstream
-from modelium.routing.model_queue import Desk
+from modelium.routing.admission import (
+    REPEAT_DEMAND_S,
+    Admission,
+    AdmissionControl,
+    DemandListener,
+    RoutingMetrics,
+)
+from modelium.routing.model_queue import ModelQueue
 from modelium.traffic import TrafficBook
 
-ASK_AGAIN_S = 2.0
-"""While somebody waits, the model is asked for this often: a trigger that was lost (a restart
-of the loop, an unload that was still going on) strands nobody for longer."""
+
+class RoutingListener(DemandListener, Protocol):
+    """Acts on what requests show. Called on the event loop; every method must return at once."""
+
+    def on_unreachable(self, model: str) -> None:
+        """The upstream of ``model``, which is open, refused a connection or broke it off."""
 
 
 class Switchboard:
@@ -26,262 +37,161 @@ class Switchboard:
         self,
         *,
         traffic: TrafficBook,
+        listener: RoutingListener,
+        metrics: RoutingMetrics,
         max_waiting_per_model: int,
         max_wait_s: float,
         max_waiting: int = 4096,
-        ask_again_s: float = ASK_AGAIN_S,
+        repeat_demand_s: float = REPEAT_DEMAND_S,
     ) -> None:
-        """Start with every model closed; ``on_demand`` is set by the composition root.
-
-        ``max_waiting`` bounds the waiters of all models together: each holds its body in memory.
-        """
-        self.traffic = traffic
-        self.on_demand: Callable[[str], None] = lambda model: None
-        """Called when a request waits for a closed model; must return at once and may be
-        called often."""
-        self.on_held: Callable[[str, float], None] = lambda model, waited_s: None
-        """Called when a wait ended, however it ended."""
-        self.on_cold_start: Callable[[str], None] = lambda model: None
-        """Called when a model opened for which requests waited."""
-        self.on_unreachable: Callable[[str], None] = lambda model: None
-        """Called when an open model's upstream did not answer a connection: look at it now."""
-        self._max_waiting_per_model = max_waiting_per_model
-        self._max_wait_s = max_wait_s
-        self._max_waiting = max_waiting
-        self._ask_again_s = ask_again_s
-        self._waiting = 0
-        self._suspects: set[str] = set()
-        self._known: dict[str, int | None] = {}
-        self._desks: dict[str, Desk] = {}
-
-    def know(self, names: Iterable[str] | Mapping[str, int]) -> None:
-        """Set which models exist; requests for any other are refused as unknown, not held.
-
-        Open models stay known: they answer, whatever an older list says.
+        """Start with every model closed.
 
         Args:
-            names: of all models; a mapping says which version of each a load would bring.
+            traffic: counts arrivals, waits and answers.
+            listener: loads models in demand and examines unreachable ones.
+            metrics: counts waits and cold starts.
+            max_waiting_per_model: requests that may wait for one model.
+            max_wait_s: how long a request may wait.
+            max_waiting: requests that may wait for all models together; each holds its body
+                in memory.
+            repeat_demand_s: interval at which demand is reported while requests wait.
         """
-        opened = {m: desk.version for m, desk in self._desks.items() if desk.upstream is not None}
+        self.traffic = traffic
+        self._listener = listener
+        self._metrics = metrics
+        self._control = AdmissionControl(
+            traffic=traffic,
+            listener=listener,
+            metrics=metrics,
+            max_waiting_per_model=max_waiting_per_model,
+            max_waiting=max_waiting,
+            max_wait_s=max_wait_s,
+            repeat_demand_s=repeat_demand_s,
+        )
+        self._suspects: set[str] = set()
+        self._known: dict[str, int | None] = {}
+        self._queues: dict[str, ModelQueue] = {}
+
+    def know(self, names: Iterable[str] | Mapping[str, int]) -> None:
+        """Set which models exist; requests for any other are refused as unknown.
+
+        Open models stay known even if ``names`` lacks them: an older list may arrive late.
+
+        Args:
+            names: of all models; a mapping gives the version that a load of each would bring.
+        """
+        opened = {m: queue.version for m, queue in self._queues.items() if queue.upstream}
         self._known = {**opened, **(names if isinstance(names, Mapping) else dict.fromkeys(names))}
-        for model in self._desks.keys() - self._known.keys():
-            desk = self._desks[model]
-            desk.wake(_unknown(model))
-            if desk.idle:
-                del self._desks[model]
+        for model, queue in tuple(self._queues.items()):
+            queue.registered = self._known.get(model)
+            if model not in self._known:
+                queue.release(unknown(model))
+                if queue.empty:
+                    del self._queues[model]
 
     def open(self, model: str, upstream: Upstream, *, version: int | None = None) -> None:
-        """Route to ``upstream``; wakes everybody who waits for ``model``, and makes it known.
+        """Route to ``upstream`` and release the requests that wait; makes ``model`` known.
 
-        ``version``: which one answers there; ``None``: the one that is known.
+        Args:
+            model: its name.
+            upstream: where it answers.
+            version: the one that answers there; ``None``: the one that is known.
         """
-        desk = self._desk(model)
-        desk.version = version or self._known.get(model)
-        self._known.setdefault(model, desk.version)
-        if desk.waiting and desk.upstream is None:
-            self.on_cold_start(model)
-        desk.upstream = upstream
-        desk.expectation = ""
+        queue = self._queue(model)
+        queue.version = version or self._known.get(model)
+        queue.registered = self._known.setdefault(model, queue.version)
+        if queue.waiting and queue.upstream is None:
+            self._metrics.on_cold_start(model)
+        queue.upstream = upstream
+        queue.reason = ""
         self._suspects.discard(model)
-        desk.wake(None)
+        queue.release(None)
 
     def close(self, model: str) -> None:
-        """Make new arrivals for ``model`` wait from now on."""
+        """Make new requests for ``model`` wait from now on."""
         self._suspects.discard(model)
-        if model in self._desks:
-            self._desks[model].upstream = None
+        if model in self._queues:
+            self._queues[model].upstream = None
 
     def suspect(self, model: str) -> None:
-        """Note that the upstream of ``model`` did not answer, and have somebody look."""
+        """Mark the upstream of ``model`` as unreachable and report it to the listener."""
         if self.upstream(model) is not None:
             self._suspects.add(model)
-            self.on_unreachable(model)
+            self._listener.on_unreachable(model)
 
     def is_suspect(self, model: str) -> bool:
-        """Whether the upstream of ``model`` did not answer since it was opened."""
+        """Whether the upstream of ``model`` was unreachable since it was opened."""
         return model in self._suspects
 
     def refuse(self, model: str, error: ModeliumError, *, retry_after_s: float) -> None:
-        """Tell everybody who waits for ``model`` that it will not come; later arrivals ask anew."""
-        if model in self._desks:
+        """Refuse the requests that wait for ``model`` now; later ones report demand again."""
+        if model in self._queues:
             refusal = Unavailable(str(error), retry_after_s=retry_after_s)
             refusal.reason = error.reason
-            self._desks[model].wake(refusal)
+            self._queues[model].release(refusal)
 
     def refuse_all(self, error: ModeliumError, *, retry_after_s: float) -> None:
-        """Do as `refuse` for every model."""
-        for model in self._desks:
+        """Refuse the requests that wait for any model, as `refuse` does."""
+        for model in self._queues:
             self.refuse(model, error, retry_after_s=retry_after_s)
 
     def expect(self, model: str, *, ready_in_s: float, reason: str = "") -> None:
-        """Set what those are told who wait too long for ``model``, until it opens.
+        """Set what the 503 of a request that waits too long for ``model`` says, until it opens.
 
         Args:
-            model: whose waiters.
-            ready_in_s: seconds until it probably answers; becomes their Retry-After.
-            reason: why it takes so long, e.g. behind which model it is queued.
+            model: its name.
+            ready_in_s: estimated seconds until it answers: the Retry-After.
+            reason: why the load takes so long, e.g. behind which model it is queued.
         """
-        desk = self._desk(model)
-        desk.retry_after_s = ready_in_s
-        desk.expectation = reason
+        queue = self._queue(model)
+        queue.retry_after_s = ready_in_s
+        queue.reason = reason
 
     def upstream(self, model: str) -> Upstream | None:
         """Where ``model`` answers, if it is open."""
-        desk = self._desks.get(model)
-        return desk.upstream if desk else None
+        queue = self._queues.get(model)
+        return queue.upstream if queue else None
 
     async def drained(self, model: str, *, timeout_s: float) -> bool:
-        """Wait until nothing of ``model`` is in flight; False when ``timeout_s`` passed first."""
-        desk = self._desks.get(model)
-        if desk is None or not desk.in_flight:
+        """Wait up to ``timeout_s`` for the requests in flight; False if some still are."""
+        queue = self._queues.get(model)
+        if queue is None or not queue.in_flight:
             return True
-        if desk.empty is None:
-            desk.empty = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait({desk.empty}, timeout=timeout_s)
+        done, _ = await asyncio.wait({queue.drained()}, timeout=timeout_s)
         return bool(done)
 
     def admit(
         self, model: str, *, version: int | None = None, priority: Priority | None = None
     ) -> Admission:
-        """Return a place at ``model``, to be entered.
+        """Return the admission of one request; entering it waits.
 
         Args:
             model: its name.
-            version: the only one that will do; ``None``: any.
-            priority: the class of who asks; planners rank a waited-for model by it.
+            version: the only acceptable one; ``None``: any.
+            priority: the request's class; planners rank a model by its best waiting request.
         """
-        return Admission(board=self, model=model, version=version, priority=priority)
+        return Admission(
+            control=self._control,
+            find=self._find,
+            model=model,
+            version=version,
+            priority=priority,
+        )
 
-    def arrive(self, model: str, version: int | None) -> Desk:
-        """Count an arrival; raises as `Admission`."""
+    def _find(self, model: str) -> ModelQueue:
+        """Return the queue of a known model, or raise `UnknownModel`."""
         if model not in self._known:
-            raise _unknown(model)
-        self.traffic.on_arrival(model)
-        desk = self._desk(model)
-        if version is not None:
-            self.check(model, desk, version)
-        return desk
+            raise unknown(model)
+        return self._queue(model)
 
-    async def opened(self, model: str, desk: Desk, priority: Priority | None) -> Upstream:
-        """Wait for ``desk`` to open, within the bounds; raises as `Admission`."""
-        if desk.waiting >= self._max_waiting_per_model or self._waiting >= self._max_waiting:
-            if not desk.waiting:
-                # Nobody may wait: the demand is there all the same.
-                self.traffic.on_waiting(model, +1, priority)
-                self.on_demand(model)
-                self.traffic.on_waiting(model, -1, priority)
-            raise desk.unavailable(f"{model} is not loaded, and too many requests wait already")
-        loop = asyncio.get_running_loop()
-        arrived = loop.time()
-        desk.waiting += 1
-        self._waiting += 1
-        self.traffic.on_waiting(model, +1, priority)
-        try:
-            if desk.waiting == 1:
-                self._ask(model, desk)
-            while desk.upstream is None:
-                left = arrived + self._max_wait_s - loop.time()
-                done, _ = await asyncio.wait({desk.gate()}, timeout=max(0.0, left))
-                if not done:
-                    raise desk.unavailable(
-                        f"{model} was not loaded within {self._max_wait_s:g} s; it is still wanted"
-                    )
-                refusal = done.pop().result()
-                if refusal is not None:
-                    # One instance per waiter: tracebacks would grow on a shared one.
-                    raise _copy(refusal) from refusal
-            return desk.upstream
-        finally:
-            desk.waiting -= 1
-            self._waiting -= 1
-            self.traffic.on_waiting(model, -1, priority)
-            self.on_held(model, loop.time() - arrived)
-            if not desk.waiting and desk.asking is not None:
-                desk.asking.cancel()
-                desk.asking = None
-
-    def check(self, model: str, desk: Desk, version: int) -> None:
-        """Raise where ``version`` of ``model`` neither answers nor would come with a load."""
-        registered = self._known.get(model)
-        served = registered if desk.upstream is None else desk.version
-        if version == served:
-            return
-        if version == registered:
-            raise desk.unavailable(f"version {version} of {model} is about to replace {served}")
-        raise UnknownModel(f"version {version} of {model} is not served; version {served} is")
-
-    def _ask(self, model: str, desk: Desk) -> None:
-        """Ask for ``model`` now, and again until nobody waits for it."""
-        desk.asking = asyncio.get_running_loop().call_later(
-            self._ask_again_s, self._ask, model, desk
-        )
-        if desk.upstream is None:
-            self.on_demand(model)
-
-    def _desk(self, model: str) -> Desk:
-        desk = self._desks.get(model)
-        if desk is None:
-            desk = self._desks[model] = Desk()
-        return desk
+    def _queue(self, model: str) -> ModelQueue:
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = ModelQueue(model)
+            queue.registered = self._known.get(model)
+        return queue
 
 
-class Admission:
-    """A place at a model, held for as long as it is entered, and counted as in flight.
-
-    An async context manager rather than a generator, which would cost several times as much.
-    Entering waits for the model to open (asking for it) and returns where it answers. An
-    exception that leaves the body counts as a failed request; cancellation does not.
-
-    Raises:
-        UnknownModel: there is no such model, or another version of it is served.
-        Unavailable: too many wait, the wait was too long, or it cannot be loaded
-            (with the reason); ``retry_after_s`` is set on the error.
-    """
-
-    __slots__ = ("_board", "_desk", "_model", "_priority", "_started", "_version")
-
-    def __init__(
-        self, *, board: Switchboard, model: str, version: int | None, priority: Priority | None
-    ) -> None:
-        self._board = board
-        self._model = model
-        self._version = version
-        self._priority = priority
-
-    async def __aenter__(self) -> Upstream:
-        board, model = self._board, self._model
-        desk = board.arrive(model, self._version)
-        # No await stands between the check that it is open and the count: an unload that
-        # closes the desk after the check finds the request in flight.
-        upstream = desk.upstream or await board.opened(model, desk, self._priority)
-        if self._version is not None:
-            board.check(model, desk, self._version)
-        desk.in_flight += 1
-        board.traffic.on_started(model)
-        self._desk = desk
-        self._started = asyncio.get_running_loop().time()
-        return upstream
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        desk = self._desk
-        desk.in_flight -= 1
-        self._board.traffic.on_finished(
-            self._model,
-            latency_s=asyncio.get_running_loop().time() - self._started,
-            failed=isinstance(error, Exception),
-        )
-        desk.report_empty()
-
-
-def _unknown(model: str) -> UnknownModel:
-    return UnknownModel(f"no model is named {model!r}; GET /v1/models lists them")
-
-
-def _copy(error: ModeliumError) -> ModeliumError:
-    if isinstance(error, Unavailable):
-        twin = Unavailable(str(error), retry_after_s=error.retry_after_s)
-        twin.reason = error.reason
-        return twin
-    return type(error)(*error.args)
+def unknown(model: str) -> UnknownModel:
+    """Return the error for a request that names no model."""
+    return UnknownModel(f"no model is named {model!r}; GET /v1/models lists all models")

@@ -1,4 +1,4 @@
-"""One typed method per stage, over whatever runs and records stages."""
+"""One typed method per stage, over a runner that executes and records stages."""
 
 from __future__ import annotations
 
@@ -80,11 +80,16 @@ class StageLauncher:
         return StageRun(self._runner, "analyze", {"model": model})
 
     def decide(
-        self, *, model: str | None = None, trigger: Trigger, plan: Plan | None = None
+        self,
+        *,
+        model: str | None = None,
+        trigger: Trigger,
+        plan: Plan | None = None,
+        carry_out: bool = True,
     ) -> StageRun:
         """See `modelium.stages.decide`."""
         given = {} if plan is None else {"plan": plan}
-        parameters = {"model": model, "trigger": trigger.value, **given}
+        parameters = {"model": model, "trigger": trigger.value, "carry_out": carry_out, **given}
         return StageRun(self._runner, "decide", parameters)
 
     def load(self, *, model: str, decision: str | None = None) -> StageRun:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-
+from modelium.config.hosts import bind
 from modelium.errors import Unavailable
 
 SPAN = 200
@@ -13,17 +12,13 @@ SPAN = 200
 def free_port(host: str, port: int = 0) -> int | None:
     """Return ``port`` if a server could listen on it at ``host`` now, else None.
 
-    For port 0 the system chooses one. ``host`` "" stands for all IPv4 addresses.
+    For port 0 the system chooses one.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # Servers set it too: connections in TIME_WAIT do not keep a port from them.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return None
-        return int(probe.getsockname()[1])
+    try:
+        with bind(host, port) as bound:
+            return int(bound.getsockname()[1])
+    except OSError:
+        return None
 
 
 class PortRange:

@@ -44,6 +44,7 @@ RAY_SUFFIX = 72
 PORTS = range(20_000, 32_768)
 """Between the ports of Ray's workers (10002-19999) and the kernel's ephemeral ports, which Ray's
 other processes use: neither takes a port between its choice and its use."""
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - probed only
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 INHERITED_PREFIXES = ("LC_", "LANG", "CUDA_HOME", "CUDA_PATH", "NVIDIA_", "SSL_CERT")
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -89,7 +90,7 @@ def free_ports(count: int, *, taken: int = 0) -> list[int]:
     """
     ports: list[int] = []
     for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
-        if port != taken and free_port("", port):
+        if port != taken and free_port(ALL_ADDRESSES, port):
             ports.append(port)
         if len(ports) == count:
             return ports

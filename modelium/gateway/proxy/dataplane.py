@@ -24,7 +24,8 @@ from modelium.gateway.proxy.usage import Usage
 from modelium.gateway.routes import Outgoing, Route, match, model_of, outgoing, parsed
 from modelium.models import Upstream
 from modelium.ports import Clock
-from modelium.routing.switchboard import Admission, Switchboard
+from modelium.routing.admission import Admission
+from modelium.routing.switchboard import Switchboard
 from modelium.traffic.request_log import Asked
 
 MAX_HELD_BYTES = 1024**3

@@ -13,7 +13,7 @@ from modelium.gateway.proxy.fast_response import respond_at_once
 from modelium.gateway.proxy.upstream import Answer, Interrupted
 from modelium.gateway.proxy.usage import Usage
 from modelium.models import Upstream
-from modelium.routing.switchboard import Admission
+from modelium.routing.admission import Admission
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from modelium.models import Decision, Event, Fleet, Frozen, Intent, Model, Plan,
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms, digest, new_secret
 from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
+from tests.fakes.routing import Listener
 from tests.fakes.upstream import Upstream, upstream
 
 
@@ -163,6 +164,7 @@ class Setup:
 
     gateway: Gateway
     board: Switchboard
+    listener: Listener
     operations: MemoryOperations
     metrics: Metrics
     incoming: Path
@@ -193,8 +195,11 @@ def start(tmp_path: Path) -> Start:
         **settings: Any,
     ) -> AsyncIterator[Setup]:
         clock, metrics, operations = SystemClock(), Metrics(), MemoryOperations()
+        listener = Listener()
         board = Switchboard(
             traffic=TrafficBook(clock=clock),
+            listener=listener,
+            metrics=metrics,
             max_waiting_per_model=max_waiting,
             max_waiting=max_waiting_in_all,
             max_wait_s=max_wait_s,
@@ -220,7 +225,7 @@ def start(tmp_path: Path) -> Start:
             **{"shutdown_grace_s": 1.0, **settings},
         )
         async with gateway, httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
-            yield Setup(gateway, board, operations, metrics, incoming, http)
+            yield Setup(gateway, board, listener, operations, metrics, incoming, http)
 
     return started
 

@@ -14,6 +14,7 @@ from modelium.models import Upstream
 from modelium.routing.model_queue import RETRY_AFTER_S
 from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
+from tests.fakes.routing import Listener, Waits
 
 HERE = Upstream(host="127.0.0.1", port=1, served_name="m", apis=frozenset({"openai"}))
 THERE = HERE.model_copy(update={"port": 2})
@@ -24,14 +25,18 @@ def board(
     max_waiting_per_model: int = 10,
     max_wait_s: float = 30.0,
     max_waiting: int = 100,
-    ask_again_s: float = 0.01,
+    repeat_demand_s: float = 0.01,
+    listener: Listener | None = None,
+    waits: Waits | None = None,
 ) -> Switchboard:
     made = Switchboard(
         traffic=TrafficBook(clock=SystemClock()),
+        listener=listener or Listener(),
+        metrics=waits or Waits(),
         max_waiting_per_model=max_waiting_per_model,
         max_wait_s=max_wait_s,
         max_waiting=max_waiting,
-        ask_again_s=ask_again_s,
+        repeat_demand_s=repeat_demand_s,
     )
     made.know(["m", "n"])
     return made
@@ -95,66 +100,60 @@ async def test_unknown_model_is_refused_at_once_and_leaves_no_trace() -> None:
 
 
 async def test_all_who_wait_are_admitted_when_it_opens() -> None:
-    at = board()
-    started: list[str] = []
-    at.on_cold_start = started.append
+    waits = Waits()
+    at = board(waits=waits)
     async with waiter(at) as first, waiter(at) as second:
         at.open("m", HERE)
         assert await asyncio.gather(first, second) == [HERE, HERE]
-    assert started == ["m"]
+    assert waits.cold_starts == ["m"]
     assert pending(at) == 0
 
 
 async def test_opening_for_nobody_is_no_cold_start() -> None:
-    at = board()
-    started: list[str] = []
-    at.on_cold_start = started.append
+    waits = Waits()
+    at = board(waits=waits)
     at.open("m", HERE)
-    assert started == []
+    assert waits.cold_starts == []
 
 
 async def test_model_is_asked_for_at_once_and_for_as_long_as_somebody_waits() -> None:
     """A trigger that gets lost does not strand anybody."""
-    at = board()
-    asked: list[str] = []
-    at.on_demand = asked.append
+    listener = Listener()
+    at = board(listener=listener)
     async with waiter(at):
-        assert asked == ["m"]
-        await until(lambda: len(asked) >= 4)
-    settled = len(asked)
+        assert listener.demanded == ["m"]
+        await until(lambda: len(listener.demanded) >= 4)
+    settled = len(listener.demanded)
     await asyncio.sleep(0.05)
-    assert len(asked) == settled
+    assert len(listener.demanded) == settled
 
 
 async def test_many_waiters_ask_as_one() -> None:
-    at = board(ask_again_s=30)
-    asked: list[str] = []
-    at.on_demand = asked.append
+    listener = Listener()
+    at = board(repeat_demand_s=30, listener=listener)
     async with waiter(at), waiter(at), waiter(at):
-        assert asked == ["m"]
+        assert listener.demanded == ["m"]
 
 
 async def test_open_model_is_not_asked_for() -> None:
-    at = board()
-    asked: list[str] = []
-    at.on_demand = asked.append
+    listener = Listener()
+    at = board(listener=listener)
     at.open("m", HERE)
     await one(at)
-    assert asked == []
+    assert listener.demanded == []
 
 
 async def test_request_that_arrives_during_an_unload_waits_and_asks_again_after_it() -> None:
-    at = board()
-    asked: list[str] = []
-    at.on_demand = asked.append
+    listener = Listener()
+    at = board(listener=listener)
     at.open("m", HERE)
     async with at.admit("m"):
         at.close("m")
         async with waiter(at) as late:
             assert not await at.drained("m", timeout_s=0.01)
-            assert asked
-            asked.clear()
-            await until(lambda: bool(asked))
+            assert listener.demanded
+            listener.demanded.clear()
+            await until(lambda: bool(listener.demanded))
             at.open("m", THERE)
             assert await late == THERE
 
@@ -250,20 +249,20 @@ async def test_wakeups_do_not_lengthen_the_wait() -> None:
 async def test_too_many_waiters_of_one_model_or_of_all_are_refused_at_once() -> None:
     at = board(max_waiting_per_model=1)
     async with waiter(at, "m"):
-        with pytest.raises(Unavailable, match="too many requests wait"):
+        with pytest.raises(Unavailable, match="too many requests already wait"):
             await one(at, "m")
         async with waiter(at, "n"):
             pass
     at = board(max_waiting=1)
     async with waiter(at, "m"):
-        with pytest.raises(Unavailable, match="too many requests wait"):
+        with pytest.raises(Unavailable, match="too many requests already wait"):
             await one(at, "n")
 
 
 async def test_where_nobody_may_wait_the_model_is_asked_for_all_the_same() -> None:
-    at = board(max_waiting_per_model=0)
     seen: list[int] = []
-    at.on_demand = lambda model: seen.append(pending(at, model))
+    listener = Listener(demand=lambda model: seen.append(pending(at, model)))
+    at = board(max_waiting_per_model=0, listener=listener)
     with pytest.raises(Unavailable):
         await one(at)
     assert seen == [1]
@@ -315,17 +314,16 @@ async def test_open_model_stays_known_to_an_older_list() -> None:
 
 
 async def test_wait_that_ended_is_reported_however_it_ended() -> None:
-    at = board(max_wait_s=30)
-    held: list[tuple[str, float]] = []
-    at.on_held = lambda model, waited_s: held.append((model, waited_s))
+    waits = Waits()
+    at = board(max_wait_s=30, waits=waits)
     async with waiter(at) as first:
         at.open("m", HERE)
         await first
     at.close("m")
     async with waiter(at):
         pass
-    assert [model for model, _ in held] == ["m", "m"]
-    assert all(waited >= 0 for _, waited in held)
+    assert [model for model, _ in waits.held] == ["m", "m"]
+    assert all(waited >= 0 for _, waited in waits.held)
 
 
 async def test_concurrent_swaps_never_let_a_request_into_a_closed_model() -> None:

@@ -337,11 +337,9 @@ async def test_openai_client_lists_all_models_with_their_state(setup: Setup) -> 
 
 
 async def test_readiness_of_a_model_does_not_load_it(setup: Setup) -> None:
-    asked: list[str] = []
     setup.board.know(["m"])
-    setup.board.on_demand = asked.append
     assert (await setup.http.get("/v2/models/m/ready")).status_code == 400
-    assert asked == []
+    assert setup.listener.demanded == []
 
 
 async def test_page_shows_models_devices_reasons_and_links(setup: Setup) -> None:

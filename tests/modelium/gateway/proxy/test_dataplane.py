@@ -288,14 +288,12 @@ async def test_answer_that_the_engine_breaks_off_is_not_taken_for_whole(
 
 
 async def test_engine_that_is_gone_is_a_503_and_is_reported(setup: Setup, engine: Upstream) -> None:
-    reported: list[str] = []
-    setup.board.on_unreachable = reported.append
     setup.board.open("m", engine.address("m").model_copy(update={"port": 1}))
     answer = await setup.http.post("/v1/completions", json={"model": "m"})
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["error"]["code"] == "engine-unreachable"
-    assert reported == ["m"]
+    assert setup.listener.unreached == ["m"]
     assert setup.board.traffic.snapshot()["m"].failed == 1
 
 

@@ -25,12 +25,10 @@ def pending(setup: Setup) -> int:
 async def test_request_waits_for_its_load_and_is_then_answered(
     setup: Setup, engine: Upstream
 ) -> None:
-    asked: list[str] = []
-    setup.board.on_demand = asked.append
     setup.board.know(["m"])
     waiting = asyncio.create_task(setup.http.post("/v1/chat/completions", json=CHAT))
     await until(lambda: pending(setup) == 1)
-    assert asked[0] == "m"
+    assert setup.listener.demanded[0] == "m"
     setup.board.open("m", engine.address("m"))
     assert (await waiting).status_code == 200
     text = setup.metrics.render().decode()
@@ -62,7 +60,7 @@ async def test_over_the_bound_of_waiters_it_is_a_503_at_once(start: Start) -> No
         await until(lambda: pending(setup) == 1)
         second = await setup.http.post("/v1/chat/completions", json=CHAT)
         assert second.status_code == 503
-        assert "too many requests wait" in second.json()["error"]["message"]
+        assert "too many requests already wait" in second.json()["error"]["message"]
         first.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await first
@@ -156,7 +154,7 @@ async def test_swapping_under_load_loses_no_request(setup: Setup, engine: Upstre
     models = ("a", "b")
     setup.board.know(models)
     wanted: asyncio.Queue[str] = asyncio.Queue()
-    setup.board.on_demand = wanted.put_nowait
+    setup.listener.demand = wanted.put_nowait
     loaded: str | None = None
     both: list[bool] = []
 

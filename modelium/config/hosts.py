@@ -1,0 +1,58 @@
+"""Host names, IP addresses and ports of TCP listeners. Only `bind` and `free_port` do I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``.
+
+    Names other than ``localhost`` are not resolved and count as reachable from elsewhere. IPv6
+    addresses may have brackets.
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def bracketed(host: str) -> str:
+    """Return ``host`` as URLs spell it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def authority(host: str, port: int) -> str:
+    """Return ``host:port`` as URLs and the Host header spell it."""
+    return f"{bracketed(host)}:{port}"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that is bound to ``host`` and does not listen yet; close it.
+
+    It is bound with ``SO_REUSEADDR``, as servers bind theirs: connections in TIME_WAIT do not
+    block the port. ``port`` 0 takes any free one.
+
+    Raises:
+        OSError: the port is taken, or ``host`` is not an address of this machine.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def free_port(host: str) -> int:
+    """Return a TCP port of ``host`` that was free a moment ago; raises as `bind`."""
+    with bind(host, 0) as bound:
+        return int(bound.getsockname()[1])

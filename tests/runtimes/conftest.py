@@ -23,14 +23,14 @@ __all__ = ["fake_nvml", "make", "nvml_library"]
 
 @dataclass(frozen=True, kw_only=True)
 class LocalRay:
-    """One local Ray cluster: the driver that started it, and what a second driver needs."""
+    """One local Ray cluster: the driver that started it, and what another driver needs."""
 
     driver: RayServeDriver
     config: RayServeConfig
     state_directory: Path
 
     def another_driver(self) -> RayServeDriver:
-        """What Modelium would have after a restart."""
+        """Return a driver as Modelium creates it after a restart."""
         return RayServeDriver(
             config=self.config, state_directory=self.state_directory, clock=SystemClock()
         )
@@ -38,7 +38,7 @@ class LocalRay:
 
 @pytest.fixture(scope="session")
 def replica_python() -> str:
-    """Interpreter with torch and transformers, made once per machine."""
+    """Interpreter with torch and transformers; the environment is created once per machine."""
     return str(environment("replica") / "bin/python")
 
 
@@ -50,7 +50,7 @@ async def local_ray(
     state = tmp_path_factory.mktemp("ray")
     config = RayServeConfig(enabled=True, endpoint="http://localhost:0", python=replica_python)
     driver = RayServeDriver(config=config, state_directory=state, clock=SystemClock())
-    os.environ["SECRET_OF_MODELIUM"] = "of no interest to models"
+    os.environ["SECRET_OF_MODELIUM"] = "not for models"
     try:
         async with driver:
             yield LocalRay(driver=driver, config=config, state_directory=state)

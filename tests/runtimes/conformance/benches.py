@@ -46,7 +46,7 @@ async def complete(loaded: Loaded) -> None:
         refused = await client.post(f"{upstream.base_url}/v1/completions", json={})
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] >= 1
-    assert refused.status_code == 401, "an engine must not answer who has no key"
+    assert refused.status_code == 401, "an engine must refuse requests without its key"
 
 
 def kill_engine(running: Running) -> None:
@@ -207,4 +207,4 @@ FACTORIES: Mapping[str, Callable[[Path], Bench]] = {
     "ray_serve": ray_serve,
     "vllm": vllm,
 }
-"""Name → bench. The hook for further drivers: one more line here runs them through every case."""
+"""Name → bench; one more line runs another driver through every case."""

@@ -1,6 +1,6 @@
 """Every driver × every case, against the real runtime.
 
-A case takes the model that it needs by loading it: a loaded one costs nothing. The cases marked
+Each case loads the model that it needs, which is free if it is loaded already. The cases marked
 `conformance` start further engines and run in `make conformance` only.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.runtimes.fake_vllm import Make
 
 
-async def test_status_tells_what_to_set_where_the_command_is_missing(make: Make) -> None:
+async def test_status_names_the_setting_of_a_missing_command(make: Make) -> None:
     assert (await make().status()).healthy
     status = await make(executable="/nonexistent/vllm").status()
     assert not status.healthy

@@ -60,7 +60,7 @@ async def test_another_version_is_not_taken_for_the_loaded_one(make: Make, tmp_p
         await driver.load(request(path, version=2), progress=no_progress)
 
 
-async def test_cancelling_one_of_two_who_wait_does_not_end_the_load(
+async def test_cancelling_one_of_two_callers_does_not_end_the_load(
     make: Make, tmp_path: Path
 ) -> None:
     driver, path = make(), model(tmp_path, start_s=0.5)
@@ -99,7 +99,7 @@ async def test_unloading_what_is_loading_ends_the_load_with_that_reason(
     assert failure.value.kind == FailureKind.KILLED
 
 
-async def test_unloading_twice_or_the_unknown_is_fine(make: Make, tmp_path: Path) -> None:
+async def test_unloading_twice_or_an_unknown_model_does_nothing(make: Make, tmp_path: Path) -> None:
     driver = make()
     loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
     await driver.unload("m", handle=loaded.handle, grace_s=5)
@@ -141,7 +141,7 @@ async def test_a_stubborn_engine_with_children_is_gone_after_the_grace(
     assert not any(proc.has_variable(pid, "MODELIUM_ENGINE", token) for pid in proc.snapshot())
 
 
-async def test_out_of_memory_is_tried_once_more_with_less(make: Make, tmp_path: Path) -> None:
+async def test_out_of_memory_is_retried_once_with_less(make: Make, tmp_path: Path) -> None:
     path = model(tmp_path, oom_starts=1)
     settings = LoadSettings(max_model_len=4096, max_num_seqs=64)
     await make().load(request(path, settings=settings), progress=no_progress)
@@ -150,7 +150,7 @@ async def test_out_of_memory_is_tried_once_more_with_less(make: Make, tmp_path: 
     assert "--max-model-len 2048 --max-num-seqs 32" in second
 
 
-async def test_out_of_memory_twice_is_the_answer(make: Make, tmp_path: Path) -> None:
+async def test_out_of_memory_twice_fails_the_load(make: Make, tmp_path: Path) -> None:
     path = model(tmp_path, oom_starts=9)
     with pytest.raises(LoadFailed) as failure:
         await make().load(request(path), progress=no_progress)
@@ -158,13 +158,15 @@ async def test_out_of_memory_twice_is_the_answer(make: Make, tmp_path: Path) -> 
     assert len(starts(path)) == 2
 
 
-async def test_a_port_that_was_snatched_is_given_up_for_another(make: Make, tmp_path: Path) -> None:
+async def test_a_port_conflict_is_retried_on_another_port(make: Make, tmp_path: Path) -> None:
     path = model(tmp_path, port_taken_starts=2)
     await make().load(request(path), progress=no_progress)
     assert len(starts(path)) == 3
 
 
-async def test_an_impostor_on_the_port_is_not_the_model(make: Make, tmp_path: Path) -> None:
+async def test_another_program_on_the_port_is_not_taken_for_the_model(
+    make: Make, tmp_path: Path
+) -> None:
     driver = make()
     loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
     with contextlib.closing(socket.socket()) as impostor:
@@ -196,7 +198,7 @@ async def test_after_a_restart_live_models_are_adopted_and_still_serve(
     assert await after.load(request(tmp_path / "m"), progress=no_progress) == loaded
 
 
-async def test_an_engine_that_the_store_never_heard_of_is_found(make: Make, tmp_path: Path) -> None:
+async def test_an_engine_that_is_not_in_the_store_is_discovered(make: Make, tmp_path: Path) -> None:
     await make().load(request(model(tmp_path)), progress=no_progress)
     (running,) = await make().discover({})
     assert (running.model, running.state) == ("m", "ready")
@@ -230,7 +232,7 @@ async def test_an_engine_that_ends_with_status_0_under_traffic_is_noticed(
     assert await driver.discover({"m": loaded.handle}) == []
 
 
-async def test_an_engine_that_falls_ill_is_unhealthy(make: Make, tmp_path: Path) -> None:
+async def test_an_engine_that_stops_answering_is_unhealthy(make: Make, tmp_path: Path) -> None:
     driver = make()
     loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
     os.kill(loaded.handle["pid"], signal.SIGSTOP)

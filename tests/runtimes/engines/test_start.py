@@ -15,7 +15,7 @@ from tests.runtimes.fake_vllm import Make, model, starts
 from tests.runtimes.requests import no_progress, request
 
 
-async def test_a_killed_start_is_told_as_killed(make: Make, tmp_path: Path) -> None:
+async def test_a_killed_start_fails_as_killed(make: Make, tmp_path: Path) -> None:
     driver, path = make(), model(tmp_path, hang=True)
     load = asyncio.create_task(driver.load(request(path), progress=no_progress))
     await until(lambda: bool(starts(path)))
@@ -26,7 +26,7 @@ async def test_a_killed_start_is_told_as_killed(make: Make, tmp_path: Path) -> N
     assert failure.value.kind == FailureKind.KILLED
 
 
-async def test_a_start_that_gets_nowhere_is_stuck(make: Make, tmp_path: Path) -> None:
+async def test_a_start_without_progress_is_stuck(make: Make, tmp_path: Path) -> None:
     driver = make(no_progress_s=1.0)
     with pytest.raises(LoadFailed, match="made no progress for 1 s") as failure:
         await driver.load(request(model(tmp_path, hang=True)), progress=no_progress)

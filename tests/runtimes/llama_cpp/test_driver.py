@@ -38,7 +38,7 @@ async def test_a_model_is_loaded_and_unloaded_by_the_shared_host(tmp_path: Path)
     assert list((tmp_path / "llama_cpp").glob("*.json")) == []
 
 
-async def test_status_tells_what_to_set_where_the_command_is_missing(tmp_path: Path) -> None:
+async def test_status_names_the_setting_of_a_missing_command(tmp_path: Path) -> None:
     driver = llama_cpp_driver(
         config=LlamaCppSection(enabled=True, executable="/nonexistent/llama-server"),
         state_directory=tmp_path,

@@ -31,7 +31,7 @@ def command(
     return made.command(made.complete(asked), host="127.0.0.1", port=1, key="secret")
 
 
-def test_the_context_is_bounded_where_nobody_says_how_long() -> None:
+def test_the_context_has_a_default() -> None:
     words = " ".join(command(engine()).argv)
     assert "--model /models/m/q4.gguf --alias m" in words
     assert "--ctx-size 4096 --parallel 1 --n-gpu-layers 0" in words
@@ -90,7 +90,7 @@ def test_its_failures_have_kinds(text: str, kind: FailureKind) -> None:
     assert engine().failure([text, "main: exiting due to model loading error"], 1) == kind
 
 
-def test_its_log_tells_how_far_it_is() -> None:
+def test_phases_are_read_from_its_log() -> None:
     made = engine()
     assert made.phase("load_tensors: loading model tensors") == ("loading weights", None)
     assert made.phase("llama_kv_cache: size = 12 MiB") == ("allocating the KV cache", None)

@@ -8,7 +8,7 @@ from modelium.errors import Unavailable
 from runtimes.process.ports import PortRange
 
 
-def test_ports_that_somebody_listens_on_are_passed_over() -> None:
+def test_ports_in_use_are_skipped() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -6,7 +6,7 @@ import socket
 from runtimes.process import proc
 
 
-def test_who_listens_on_a_port_is_told_by_process() -> None:
+def test_listening_sockets_are_attributed_to_their_process() -> None:
     with socket.socket() as ours:
         ours.bind(("127.0.0.1", 0))
         ours.listen()

@@ -1,4 +1,4 @@
-"""What a load becomes in Ray Serve."""
+"""The Serve application that a load results in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The child process that speaks to Ray: what becomes of calls when it hangs, dies or refuses."""
+"""Calls through the child process when it refuses, hangs or dies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modelium.errors import Unavailable
 from runtimes.ray.client import RayClient, RayError
 
 
-def bridge(tmp_path: Path) -> RayClient:
+def client(tmp_path: Path) -> RayClient:
     return RayClient(environment=dict(os.environ), directory=tmp_path)
 
 
-async def test_what_ray_refuses_is_an_error_and_the_child_goes_on(tmp_path: Path) -> None:
-    this = bridge(tmp_path)
+async def test_a_refused_call_raises_and_the_child_keeps_running(tmp_path: Path) -> None:
+    this = client(tmp_path)
     await this.start()
     try:
         for _ in range(2):
@@ -31,10 +31,10 @@ async def test_what_ray_refuses_is_an_error_and_the_child_goes_on(tmp_path: Path
     assert not this.alive
 
 
-async def test_a_call_that_hangs_ends_at_its_deadline_and_the_child_with_it(
+async def test_a_call_that_hangs_ends_at_its_deadline_and_kills_the_child(
     tmp_path: Path,
 ) -> None:
-    this = bridge(tmp_path)
+    this = client(tmp_path)
     await this.start()
     with socket.socket() as deaf:
         deaf.bind(("", 0))  # Ray calls this machine by its outward address
@@ -66,8 +66,8 @@ async def test_a_call_does_not_wait_for_a_cluster_that_died(tmp_path: Path) -> N
             await this.close()
 
 
-async def test_a_child_that_dies_fails_the_calls_that_wait(tmp_path: Path) -> None:
-    this = bridge(tmp_path)
+async def test_pending_calls_fail_when_the_child_dies(tmp_path: Path) -> None:
+    this = client(tmp_path)
     await this.start()
     with socket.socket() as deaf:
         deaf.bind(("", 0))  # Ray calls this machine by its outward address
@@ -86,8 +86,8 @@ async def test_a_child_that_dies_fails_the_calls_that_wait(tmp_path: Path) -> No
     await this.close()
 
 
-async def test_a_closed_bridge_refuses_calls(tmp_path: Path) -> None:
-    this = bridge(tmp_path)
+async def test_a_closed_client_refuses_calls(tmp_path: Path) -> None:
+    this = client(tmp_path)
     with pytest.raises(Unavailable):
         await this.call("status")
     await this.close()

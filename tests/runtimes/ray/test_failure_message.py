@@ -1,4 +1,4 @@
-"""What a person and the planner are told when Serve could not load a model."""
+"""Kinds and shortened messages of failed deployments."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_a_trace_becomes_its_exception() -> None:
 
 
 def test_the_lines_of_an_exception_stay_together() -> None:
-    told = shorten(TRACE + "OSError: cannot load it.\nMake sure that:\n- it is there")
-    assert told == "OSError: cannot load it. Make sure that: - it is there"
+    message = shorten(TRACE + "OSError: cannot load it.\nMake sure that:\n- it is there")
+    assert message == "OSError: cannot load it. Make sure that: - it is there"
 
 
 def test_other_messages_keep_their_end() -> None:

@@ -1,4 +1,4 @@
-"""Serve's counters, as they stand in Ray's metrics text."""
+"""Counters per application from Ray's metrics text."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def driver(state: Path, **section: object) -> TritonDriver:
     )
 
 
-async def test_a_server_that_is_not_there_is_told_and_never_raised_by_status(
+async def test_status_reports_a_missing_server_and_does_not_raise(
     tmp_path: Path,
 ) -> None:
     async with driver(tmp_path) as triton:
@@ -64,9 +64,7 @@ async def test_triton_does_not_sleep(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:99999", "https://x:1"])
-def test_an_endpoint_that_is_none_is_an_error_of_the_configuration(
-    tmp_path: Path, endpoint: str
-) -> None:
+def test_an_invalid_endpoint_is_a_configuration_error(tmp_path: Path, endpoint: str) -> None:
     # The configuration's own check is passed by, as by who builds the section in code.
     section = TritonSection(enabled=True).model_copy(update={"endpoint": endpoint})
     with pytest.raises(ConfigError):

@@ -7,6 +7,7 @@ from tritonclient.grpc import model_config_pb2
 
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, Device, ModelFormat, ModelProfile, TensorSpec
+from modelium.models.runtimes import TRITON
 from runtimes.triton import model_config
 from tests.runtimes.requests import CPU, profile
 from tests.runtimes.triton.drops import onnx, parse
@@ -87,6 +88,10 @@ def test_torchscript_without_tensors_asks_for_a_configuration() -> None:
     with pytest.raises(LoadFailed, match=r"config\.pbtxt") as failure:
         config(model)
     assert failure.value.kind == FailureKind.BAD_FILES
+
+
+def test_every_format_with_a_generated_configuration_is_one_of_tritons() -> None:
+    assert set(model_config.BACKENDS) < TRITON.formats
 
 
 def test_formats_without_a_backend_are_unsupported() -> None:

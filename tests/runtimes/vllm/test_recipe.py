@@ -41,7 +41,7 @@ def test_an_answered_request_counts_once_however_many_prompts_it_held() -> None:
         ("it just stopped", FailureKind.UNKNOWN),
     ],
 )
-async def test_why_an_engine_died_is_told_by_its_last_words(
+async def test_a_failed_start_is_classified_by_its_log(
     make: Make, tmp_path: Path, text: str, kind: FailureKind
 ) -> None:
     path = model(tmp_path, exit_code=0, exit_text=text)
@@ -137,9 +137,7 @@ async def test_as_many_devices_are_needed_as_the_model_is_split_over(
         await make().load(request(model(tmp_path), settings=settings), progress=no_progress)
 
 
-async def test_a_load_on_the_cpu_is_told_its_context_from_the_profile(
-    make: Make, tmp_path: Path
-) -> None:
+async def test_the_default_context_is_limited_by_the_profile(make: Make, tmp_path: Path) -> None:
     path = model(tmp_path)
     driver = make(default_settings={"max_model_len": 100_000})
     await driver.load(

@@ -1,4 +1,4 @@
-"""The HTTP face of a replica, over a real ONNX session and without a cluster."""
+"""The HTTP API of a replica, with a real ONNX session and without a cluster."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ async def test_other_routes_are_refused_in_the_apis_own_shape(
 ) -> None:
     got, answer = await ask(face(onnx_model(tmp_path)), method, path, {})
     assert got == status
-    told = answer["error"]["message"] if path.startswith("/v1") else answer["error"]
-    assert isinstance(told, str) and told
+    message = answer["error"]["message"] if path.startswith("/v1") else answer["error"]
+    assert isinstance(message, str) and message
 
 
 async def test_bad_input_is_the_clients_fault(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_requests_that_come_together_run_as_one_batch(tmp_path: Path) -> N
     assert max(batches) > 1
 
 
-def test_requests_of_unlike_shapes_do_not_disturb_each_other() -> None:
+def test_requests_of_different_shapes_do_not_affect_each_other() -> None:
     class Doubling:
         platform, inputs, outputs, batches = "test", (), (), True
 
@@ -149,7 +149,7 @@ async def test_a_failed_batch_fails_all_of_it_and_nothing_after() -> None:
     assert await batcher.put(2) == 2
 
 
-async def test_who_hung_up_is_left_out_of_the_batch() -> None:
+async def test_a_caller_that_has_gone_is_left_out_of_the_batch() -> None:
     batches: list[list[int]] = []
 
     async def run(items: list[int]) -> list[int]:

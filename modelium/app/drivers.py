@@ -6,8 +6,8 @@ from modelium.config import Config
 from modelium.devices import detect
 from modelium.models import GIB, RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
-from runtimes.llama_cpp.driver import llama_driver
-from runtimes.loading.device_turns import DeviceTurns
+from runtimes.llama_cpp.driver import llama_cpp_driver
+from runtimes.loading.device_locks import DeviceLocks
 from runtimes.vllm.driver import vllm_driver
 
 
@@ -22,31 +22,39 @@ def build_drivers(
 ) -> dict[RuntimeName, Runtime]:
     """Return the drivers of all enabled runtimes; client libraries are imported only where used."""
     state = config.orchestration.state
-    # Engines that start at once on one GPU misjudge its free memory: they take turns.
-    turns = DeviceTurns()
+    # Engines that start at once on one GPU misjudge its free memory: they share locks.
+    device_locks = DeviceLocks()
     found: dict[RuntimeName, Runtime] = {}
     if config.ray_serve.enabled:
-        from runtimes.ray.driver import RayServe
+        from runtimes.ray.driver import RayServeDriver
 
-        found[RuntimeName.RAY_SERVE] = RayServe(
+        found[RuntimeName.RAY_SERVE] = RayServeDriver(
             config=config.ray_serve, state_directory=state, clock=clock
         )
     if config.triton.enabled:
-        from runtimes.triton.driver import Triton
+        from runtimes.triton.driver import TritonDriver
 
-        found[RuntimeName.TRITON] = Triton(
-            config=config.triton, state_directory=state, clock=clock, devices=devices, turns=turns
+        found[RuntimeName.TRITON] = TritonDriver(
+            config=config.triton,
+            state_directory=state,
+            clock=clock,
+            devices=devices,
+            device_locks=device_locks,
         )
     if config.vllm.enabled:
         found[RuntimeName.VLLM] = vllm_driver(
-            config=config.vllm, state_directory=state, clock=clock, devices=devices, turns=turns
+            config=config.vllm,
+            state_directory=state,
+            clock=clock,
+            devices=devices,
+            device_locks=device_locks,
         )
     if config.llama_cpp.enabled:
-        found[RuntimeName.LLAMA_CPP] = llama_driver(
+        found[RuntimeName.LLAMA_CPP] = llama_cpp_driver(
             config=config.llama_cpp,
             state_directory=state,
             clock=clock,
             devices=devices,
-            turns=turns,
+            device_locks=device_locks,
         )
     return found

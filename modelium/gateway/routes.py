@@ -6,13 +6,10 @@ import json
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 from urllib.parse import unquote
 
 from modelium.gateway.problems import HttpProblem
-from modelium.models import MODEL_NAME, Upstream
-
-Api = Literal["openai", "kserve", "generic"]
+from modelium.models import MODEL_NAME, Api, Upstream
 
 OPENAI_PATHS = frozenset(
     {

@@ -176,7 +176,7 @@ class Brain(Protocol):
     async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
         """Think ``question`` over, for seconds if need be; ``None``: `decide` needs no advice.
 
-        Asked once per question, however often `decide` is asked again as the fleet moves.
+        LoggedRequest once per question, however often `decide` is asked again as the fleet moves.
         Never raises: an advisor that fails says so in `Advice.fallback`.
         """
 

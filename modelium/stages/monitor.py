@@ -84,7 +84,7 @@ def _count(traffic: TrafficBook, fleet: Fleet, sights: Mapping[RuntimeName, Sigh
         sight = sights.get(deployment.runtime) if deployment else None
         stats = sight.stats.get(model.name) if sight else None
         if stats and deployment and deployment.ready_at is not None:
-            traffic.on_engine_look(model.name, since=deployment.ready_at, stats=stats)
+            traffic.on_engine_stats(model.name, loaded_at=deployment.ready_at, stats=stats)
         elif deployment is None:
             traffic.on_engine_gone(model.name)
 

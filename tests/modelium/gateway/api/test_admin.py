@@ -366,7 +366,7 @@ async def test_page_escapes_what_came_from_model_folders(setup: Setup) -> None:
 
 
 async def test_page_of_an_empty_fleet_says_what_to_do(setup: Setup) -> None:
-    assert "put a folder into the drop zone" in (await setup.http.get("/")).text
+    assert "Put a model folder into the drop zone" in (await setup.http.get("/")).text
 
 
 async def test_metrics_are_served_with_the_format_that_scrapers_expect(setup: Setup) -> None:

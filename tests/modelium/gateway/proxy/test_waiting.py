@@ -81,7 +81,7 @@ async def test_openai_client_reads_the_reason(start: Start) -> None:
         setup.board.know(["m"])
         url = f"{setup.gateway.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as ai:
-            with pytest.raises(openai.InternalServerError, match="was not loaded within"):
+            with pytest.raises(openai.InternalServerError, match="was not ready within"):
                 await ai.chat.completions.create(model="m", messages=[])
 
 
@@ -257,7 +257,7 @@ async def test_a_refusal_after_comments_is_an_event_that_openais_client_raises(
         url = f"{setup.gateway.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as ai:
             stream = await ai.chat.completions.create(model="m", messages=[], stream=True)
-            with pytest.raises(openai.APIError, match="was not loaded within"):
+            with pytest.raises(openai.APIError, match="was not ready within"):
                 async for _ in stream:
                     raise AssertionError("there is nothing to stream")
         assert pending(setup) == 0

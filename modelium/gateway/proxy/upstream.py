@@ -8,6 +8,7 @@ complete request bodies, one request at a time per connection.
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 
 from modelium.config.hosts import authority
 from modelium.errors import DeadlineExceeded, ModeliumError, Unavailable
@@ -204,8 +205,8 @@ class UpstreamClient:
 
     @property
     def connections(self) -> int:
-        """The number of connections, in use or idle."""
-        return len(self._busy) + sum(len(idle) for idle in self._idle.values())
+        """The number of open connections, in use or idle."""
+        return sum(c.is_open for c in (*self._busy, *chain.from_iterable(self._idle.values())))
 
     def release(self, upstream: Upstream, connection: Connection) -> None:
         """Return a connection to the pool if it is reusable, else close it."""

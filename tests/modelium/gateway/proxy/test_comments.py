@@ -8,6 +8,7 @@ import json
 import openai
 import pytest
 
+from modelium.errors import LoadFailed
 from tests.fakes.upstream import ENGINE_ERROR, STREAMED, Upstream
 from tests.modelium.gateway.conftest import Start, until
 from tests.modelium.gateway.proxy.conftest import CHAT, pending
@@ -58,12 +59,13 @@ async def test_an_engines_error_after_comments_is_an_event(
 async def test_a_refusal_after_comments_is_an_event_that_openais_client_raises(
     start: Start,
 ) -> None:
-    async with start(stream_comment_seconds=0.05, max_wait_s=0.3) as setup:
+    async with start(stream_comment_seconds=0.05) as setup:
         setup.board.know(["m"])
         url = f"{setup.gateway.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as ai:
             stream = await ai.chat.completions.create(model="m", messages=[], stream=True)
-            with pytest.raises(openai.APIError, match="was not ready within"):
+            setup.board.refuse("m", LoadFailed("out of memory on GPU 0"), retry_after_s=60)
+            with pytest.raises(openai.APIError, match="out of memory on GPU 0"):
                 async for _ in stream:
                     raise AssertionError("there is nothing to stream")
         assert pending(setup) == 0

@@ -82,7 +82,7 @@ def _count(
         observation = observations.get(deployment.runtime) if deployment else None
         stats = observation.stats.get(model.name) if observation else None
         if stats and deployment and deployment.ready_at is not None:
-            traffic.on_engine_look(model.name, since=deployment.ready_at, stats=stats)
+            traffic.on_engine_stats(model.name, loaded_at=deployment.ready_at, stats=stats)
         elif deployment is None:
             traffic.on_engine_gone(model.name)
 

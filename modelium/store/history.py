@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from modelium.models import MeasuredLoad, Traffic
 from modelium.store import schema
 from modelium.store.upsert import add, put
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 
 HOUR_S = 3600
 DAY_S = 86_400.0
@@ -89,7 +89,7 @@ class History:
             found = tx.execute(sa.select(schema.traffic.c.model, schema.traffic.c.document))
             return {row.model: Traffic.model_validate(row.document) for row in found}
 
-    def log(self, lines: Sequence[Asked]) -> None:
+    def log(self, lines: Sequence[LoggedRequest]) -> None:
         """Append to the request log, and add the tokens to the rollups."""
         if not lines:
             return
@@ -109,12 +109,14 @@ class History:
                 ],
             )
 
-    def requests(self, *, since: float = 0.0) -> list[Asked]:
+    def requests(self, *, since: float = 0.0) -> list[LoggedRequest]:
         """Return the request log since ``since`` (epoch), in order of time."""
         table = schema.requests
-        query = sa.select(*(table.c[name] for name in Asked._fields)).where(table.c.at >= since)
+        query = sa.select(*(table.c[name] for name in LoggedRequest._fields)).where(
+            table.c.at >= since
+        )
         with self._engine.connect() as tx:
-            return [Asked(*row) for row in tx.execute(query.order_by(table.c.at))]
+            return [LoggedRequest(*row) for row in tx.execute(query.order_by(table.c.at))]
 
     def rollups(self, *, model: str | None = None, since: float = 0.0) -> list[Rollup]:
         """Return the hours with traffic, the oldest first, of all models or of one."""

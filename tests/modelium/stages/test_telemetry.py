@@ -19,7 +19,7 @@ from modelium.stages.instrumented import instrumented
 from modelium.stages.monitor import monitor
 from modelium.stages.services import Services
 from modelium.stages.snapshot import HISTORY_HOURS, snapshot, with_history
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
@@ -123,7 +123,7 @@ async def test_what_was_asked_by_the_hour_is_there_for_who_has_time_to_look(worl
 
 
 async def test_requests_reach_the_log_of_the_store_when_the_loop_keeps_them(world: World) -> None:
-    line = Asked(1.0, "tiny", 3, 4, 0.5)
+    line = LoggedRequest(1.0, "tiny", 3, 4, 0.5)
     world.services.requests.add(line)
     loop = Loop(services=world.services, signals=world.signals)
     await loop.persist()

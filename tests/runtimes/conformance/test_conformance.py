@@ -15,7 +15,7 @@ from modelium.clock import SystemClock
 from modelium.errors import LoadFailed, Unavailable
 from modelium.ports import EngineStats, Loaded, Runtime
 from modelium.traffic import TrafficBook
-from modelium.traffic.bypassed import LAG_S
+from modelium.traffic.direct_requests import LAG_S
 from runtimes.process import proc
 from tests.runtimes.conditions import until
 from tests.runtimes.conformance.bench import Bench
@@ -100,7 +100,7 @@ async def test_direct(bench: Bench, driver: Runtime) -> None:
     book = TrafficBook(clock=SystemClock())
 
     async def direct() -> int:
-        book.on_engine_look("one", since=1.0, stats=(await driver.stats())["one"])
+        book.on_engine_stats("one", loaded_at=1.0, stats=(await driver.stats())["one"])
         return book.snapshot()["one"].direct
 
     await asyncio.sleep(LAG_S)  # what earlier cases asked is in the counters by then

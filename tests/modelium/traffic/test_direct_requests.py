@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelium.ports import EngineStats
-from modelium.traffic.bypassed import LAG_S, Bypass, Direct
+from modelium.traffic.direct_requests import LAG_S, DirectRequestCounter, DirectRequests
 
 TICK_S = 10.0
 
@@ -18,7 +18,7 @@ class Scene:
     """One model: a gateway, an engine, and looks every ten seconds."""
 
     def __init__(self) -> None:
-        self.bypass = Bypass()
+        self.counter = DirectRequestCounter()
         self.now = 1000.0
         self.since = 1.0
         self.started = self.in_flight = 0
@@ -33,10 +33,10 @@ class Scene:
         fresh: dict[str, object] = {"completed": self.stats.completed + requests, **more}
         self.stats = EngineStats(**{**fields(self.stats), **fresh})  # type: ignore[arg-type]
 
-    def look(self) -> Direct:
+    def look(self) -> DirectRequests:
         self.now += TICK_S
-        return self.bypass.settle(
-            since=self.since,
+        return self.counter.observe(
+            loaded_at=self.since,
             started=self.started,
             in_flight=self.in_flight,
             stats=self.stats,
@@ -48,7 +48,7 @@ def fields(stats: EngineStats) -> dict[str, object]:
     return {name: getattr(stats, name) for name in EngineStats.__dataclass_fields__}
 
 
-def counts(direct: Direct) -> tuple[int, int]:
+def counts(direct: DirectRequests) -> tuple[int, int]:
     return direct.completed, direct.failed
 
 

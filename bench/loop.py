@@ -29,7 +29,7 @@ from modelium.app import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.loop import Loop
-from modelium.intake.repository import Depot, schema
+from modelium.intake.repository import ModelRepository
 from modelium.lifecycle import ModelState
 from modelium.metrics import Metrics
 from modelium.models import Device, DeviceProcess, Fleet, RuntimeName, RuntimeStatus, Trigger
@@ -41,7 +41,7 @@ from modelium.stages.monitor import monitor
 from modelium.stages.runtime_monitor import Observer
 from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
-from modelium.store import AsyncStore, Store
+from modelium.store import AsyncStore, Store, schema
 from modelium.traffic import TrafficBook
 
 ASKED = 200
@@ -143,7 +143,7 @@ class Scene:
             config=config,
             policy=policy,
             store=AsyncStore(store),
-            repository=Depot(config=config.orchestration),
+            repository=ModelRepository(config=config.orchestration),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
             ),

@@ -30,8 +30,8 @@ from modelium.control.recovery import resume
 from modelium.devices import detect
 from modelium.gateway import Gateway
 from modelium.gateway.proxy.names import Names
-from modelium.intake.repository import Depot
-from modelium.intake.watcher import Watch
+from modelium.intake.repository import ModelRepository
+from modelium.intake.watcher import Watcher
 from modelium.metrics import Metrics
 from modelium.models import GIB, RuntimeName
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
@@ -193,7 +193,7 @@ def _services(
         config=config,
         policy=policy,
         store=AsyncStore(store),
-        repository=Depot(config=config.orchestration),
+        repository=ModelRepository(config=config.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             max_waiting_per_model=config.gateway.max_waiting_per_model,
@@ -302,7 +302,7 @@ async def _exporter(config: Config, services: Services, stack: AsyncExitStack) -
 @asynccontextmanager
 async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
     """The control loop and the drop zone."""
-    watch = Watch(
+    watcher = Watcher(
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
         clock=services.clock,
@@ -310,7 +310,7 @@ async def _background(services: Services, loop: Loop) -> AsyncIterator[None]:
     )
     tasks = [
         asyncio.create_task(loop.run(), name="loop"),
-        asyncio.create_task(watch.run(), name="watch"),
+        asyncio.create_task(watcher.run(), name="watcher"),
     ]
     for task in tasks:
         task.add_done_callback(_on_end)

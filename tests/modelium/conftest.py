@@ -12,7 +12,7 @@ from agents.rules.planner import RulePlanner
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.devices import detect
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
 from modelium.models import GIB, Event, Model, RuntimeName
 from modelium.routing.switchboard import Switchboard
@@ -88,7 +88,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         config=settings,
         policy=policy,
         store=AsyncStore(store),
-        repository=Depot(config=settings.orchestration),
+        repository=ModelRepository(config=settings.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock), max_waiting_per_model=8, max_wait_s=10.0
         ),

@@ -30,7 +30,7 @@ from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.loop import Loop
 from modelium.control.signals import Signals
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.lifecycle import ModelState
 from modelium.metrics import Metrics
 from modelium.models import Device, DeviceProcess, Fleet, RuntimeName, RuntimeStatus, Trigger
@@ -144,7 +144,7 @@ class Scene:
             config=config,
             policy=policy,
             store=AsyncStore(store),
-            repository=Depot(config=config.orchestration),
+            repository=ModelRepository(config=config.orchestration),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=clock),
                 listener=Signals(),

@@ -31,8 +31,8 @@ from modelium.control.operations import Operations
 from modelium.control.recovery import recover
 from modelium.control.signals import Signals
 from modelium.gateway import Gateway
-from modelium.intake.repository import Depot
-from modelium.intake.watcher import Watch
+from modelium.intake.repository import ModelRepository
+from modelium.intake.watcher import Watcher
 from modelium.metrics import Metrics
 from modelium.ports import Brain, Clock, Launcher
 from modelium.routing.switchboard import Switchboard
@@ -202,7 +202,7 @@ def _services(
         config=config,
         policy=policy,
         store=AsyncStore(store),
-        repository=Depot(config=config.orchestration),
+        repository=ModelRepository(config=config.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             listener=signals,
@@ -234,7 +234,7 @@ async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> st
 @asynccontextmanager
 async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIterator[None]:
     """Run the control loop, the decisions on demand, and the watcher of the drop zone."""
-    watch = Watch(
+    watcher = Watcher(
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
         clock=services.clock,
@@ -243,7 +243,7 @@ async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIt
     tasks = [
         asyncio.create_task(loop.run(), name="loop"),
         asyncio.create_task(demand.run(), name="demand"),
-        asyncio.create_task(watch.run(), name="watch"),
+        asyncio.create_task(watcher.run(), name="watcher"),
     ]
     for task in tasks:
         task.add_done_callback(_on_end)

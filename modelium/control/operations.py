@@ -155,7 +155,7 @@ class Operations:
             what: ``remote-code``, ``pickle``; default: the reason of the refusal.
         """
         repository = self._services.repository
-        folder, reason = await asyncio.to_thread(repository.refused, name)
+        folder, reason = await asyncio.to_thread(repository.find_rejected, name)
         if not reason.get("approvable"):
             raise InputError(
                 f"{name} was refused for {reason.get('reason')}, which cannot be approved"

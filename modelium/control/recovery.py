@@ -65,6 +65,6 @@ def _readmit(services: Services) -> list[Path]:
     now_allowed = {"remote-code": policy.allow_remote_code, "pickle": policy.allow_pickle}
     return [
         repository.readmit(folder)
-        for folder, reason in list(repository.all_refused())
+        for folder, reason in list(repository.rejected_drops())
         if reason.get("approvable") and now_allowed.get(str(reason.get("reason")), False)
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from modelium import analysis
 from modelium.config import Config, ModelEntry
 from modelium.errors import DropRejected
-from modelium.intake.repository import Depot, Staged, model_name
+from modelium.intake.repository import ModelRepository, Staged, model_name
 from modelium.models import Model, ModelProfile, Priority, Report
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
@@ -71,14 +71,14 @@ async def ingest(
     try:
         staged = await steps("stage", _stage, repository, source, name)
     except DropRejected as exc:
-        await asyncio.to_thread(repository.refuse_unstaged, source, exc)
+        await asyncio.to_thread(repository.reject_unstaged, source, exc)
         return await _rejected(services, name or model_name(source), exc)
     digest = ""
     try:
         digest = await steps("digest", _digest, staged)
         profile = await steps("check", _check, services, staged, digest)
     except DropRejected as exc:
-        await asyncio.to_thread(repository.refuse, staged, exc, digest=digest, asked=asked)
+        await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=asked)
         return await _rejected(services, staged.name, exc)
     known = await services.store.find(staged.name)
     if known and known.digest == digest:
@@ -106,7 +106,7 @@ async def ingest(
     )
 
 
-async def _stage(repository: Depot, source: Path, name: str | None) -> Staged:
+async def _stage(repository: ModelRepository, source: Path, name: str | None) -> Staged:
     return await asyncio.to_thread(repository.stage, source, name=name)
 
 

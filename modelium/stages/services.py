@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from modelium.config import Config
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
@@ -25,7 +25,7 @@ class Services:
     config: Config
     policy: Policy
     store: AsyncStore
-    repository: Depot
+    repository: ModelRepository
     switchboard: Switchboard
     devices: DeviceInventory
     runtimes: Mapping[RuntimeName, Runtime]

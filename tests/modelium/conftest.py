@@ -13,7 +13,7 @@ from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.signals import Signals
 from modelium.devices import detect
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
 from modelium.models import GIB, Event, Model, RuntimeName
 from modelium.routing.switchboard import Switchboard
@@ -95,7 +95,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         config=settings,
         policy=policy,
         store=AsyncStore(store),
-        repository=Depot(config=settings.orchestration),
+        repository=ModelRepository(config=settings.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             listener=signals,

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from agents.rules.planner import RulePlanner
 from bench.planner import MODELS, crowded, footprint
-from modelium.app import GIL_INTERVAL_S
+from modelium.app.service import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.loop import Loop

@@ -20,6 +20,8 @@ from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerProcess
 from flows.runner.home import PrefectHome
 from flows.table import FLOWS
+from modelium.app.brain import build_brain
+from modelium.app.drivers import build_drivers, find_devices
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control import addresses, service_lock, teardown
@@ -28,14 +30,11 @@ from modelium.control.loop import Loop
 from modelium.control.operations import Operations
 from modelium.control.recovery import recover
 from modelium.control.signals import Signals
-from modelium.devices import detect
 from modelium.gateway import Gateway
-from modelium.gateway.proxy.names import Names
 from modelium.intake.repository import Depot
 from modelium.intake.watcher import Watch
 from modelium.metrics import Metrics
-from modelium.models import GIB, RuntimeName
-from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime
+from modelium.ports import Brain, Clock, Launcher
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
 from modelium.stages.instrumented import instrumented
@@ -46,9 +45,6 @@ from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.store.store import ignore
 from modelium.traffic import TrafficBook
-from runtimes.llama_cpp.driver import llama_cpp_driver
-from runtimes.loading.device_locks import DeviceLocks
-from runtimes.vllm.driver import vllm_driver
 
 logger = logging.getLogger(__name__)
 
@@ -97,21 +93,22 @@ async def running(
             config.store_url(), now=clock.time, on_event=home.announce if home else ignore
         )
         stack.callback(store.close)
-        apart = PlannerProcess()
-        stack.push_async_callback(apart.aclose)
-        rules = RulePlanner(elsewhere=apart)
-        signals = Signals()
+        subprocess = PlannerProcess()
+        stack.push_async_callback(subprocess.aclose)
+        rules = RulePlanner(elsewhere=subprocess)
+        signals, metrics = Signals(), Metrics()
         services = _services(
             config,
             clock,
             store,
             launcher,
             signals=signals,
-            brain=_brain(config, clock, store, environ, rules),
+            metrics=metrics,
+            brain=build_brain(config, clock, store, environ, rules),
         )
         provide(services)
         if home:
-            _metrics(services).show_prefect(lambda: home.connected)
+            metrics.show_prefect(lambda: home.connected)
             await stack.enter_async_context(home)
         stack.push_async_callback(launcher.aclose)
         await asyncio.gather(
@@ -119,7 +116,7 @@ async def running(
         )
         operations = Operations(services=services)
         stack.push_async_callback(operations.aclose)
-        metrics_url = await _exporter(config, services, stack)
+        metrics_url = await _export(config, metrics, stack)
         loop = Loop(services=services, signals=signals)
         stack.push_async_callback(loop.persist)
         await recover(services)
@@ -129,7 +126,7 @@ async def running(
             ingest=config.ingest,
             switchboard=services.switchboard,
             operations=operations,
-            metrics=_metrics(services),
+            metrics=metrics,
             clock=clock,
             links={"Prefect": home.ui_url} if home else {},
             important_teams=services.policy.high_priority_teams,
@@ -165,7 +162,7 @@ async def end(config: Config) -> list[str]:
         return []  # the service never ran here
     with service_lock.hold(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
         async with AsyncExitStack() as stack:
-            runtimes = _runtimes(config, clock, _devices(config)).values()
+            runtimes = build_drivers(config, clock, find_devices(config)).values()
             for runtime in runtimes:
                 stack.push_async_exit(runtime)  # not entered: nothing is started
             return await teardown.end(
@@ -195,12 +192,12 @@ def _services(
     launcher: Launcher,
     *,
     signals: Signals,
+    metrics: Metrics,
     brain: Brain,
 ) -> Services:
-    devices = _devices(config)
-    runtimes = _runtimes(config, clock, devices)
+    devices = find_devices(config)
+    runtimes = build_drivers(config, clock, devices)
     policy = config.policy()
-    metrics = Metrics()
     return Services(
         config=config,
         policy=policy,
@@ -224,99 +221,12 @@ def _services(
     )
 
 
-def _brain(
-    config: Config, clock: Clock, store: Store, environ: Mapping[str, str], rules: RulePlanner
-) -> Brain:
-    """Return the rules, with an LLM where one is configured; its client is slow to import."""
-    wanted = config.brain
-    if wanted.base_url is None or wanted.model is None:
-        if wanted.base_url is not None:
-            logger.warning("brain.base_url is set but brain.model is not: the rules decide alone")
-        return rules
-    from agents.brain import AdvisedBrain
-    from agents.llm.agent import Agent, Budget
-    from agents.llm.endpoint import Endpoint
-
-    key = environ.get(wanted.api_key_env)
-    here = config.brain_served_here
-    if not key and here and config.gateway.token is not None:
-        key = config.gateway.token.get_secret_value()
-    return AdvisedBrain(
-        rules=rules,
-        agent=Agent(
-            endpoint=Endpoint(base_url=wanted.base_url, model=wanted.model, api_key=key),
-            clock=clock,
-            budget=Budget(
-                seconds=wanted.time_budget_seconds,
-                rounds=wanted.max_steps,
-                tokens=wanted.max_tokens,
-            ),
-        ),
-        clock=clock,
-        served_as=Names(aliases=config.gateway.aliases).resolve(wanted.model).model
-        if here
-        else None,
-        history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
-    )
-
-
-def _devices(config: Config) -> DeviceInventory:
-    budget = config.orchestration.cpu_memory_gib
-    return detect(config.orchestration.node, int(budget * GIB) if budget else None)
-
-
-def _runtimes(config: Config, clock: Clock, devices: DeviceInventory) -> dict[RuntimeName, Runtime]:
-    """Return the drivers of all enabled runtimes; client libraries are imported only where used."""
-    state = config.orchestration.state
-    # Engines that start at once on one GPU misjudge its free memory: they share locks.
-    device_locks = DeviceLocks()
-    found: dict[RuntimeName, Runtime] = {}
-    if config.ray_serve.enabled:
-        from runtimes.ray.driver import RayServeDriver
-
-        found[RuntimeName.RAY_SERVE] = RayServeDriver(
-            config=config.ray_serve, state_directory=state, clock=clock
-        )
-    if config.triton.enabled:
-        from runtimes.triton.driver import TritonDriver
-
-        found[RuntimeName.TRITON] = TritonDriver(
-            config=config.triton,
-            state_directory=state,
-            clock=clock,
-            devices=devices,
-            device_locks=device_locks,
-        )
-    if config.vllm.enabled:
-        found[RuntimeName.VLLM] = vllm_driver(
-            config=config.vllm,
-            state_directory=state,
-            clock=clock,
-            devices=devices,
-            device_locks=device_locks,
-        )
-    if config.llama_cpp.enabled:
-        found[RuntimeName.LLAMA_CPP] = llama_cpp_driver(
-            config=config.llama_cpp,
-            state_directory=state,
-            clock=clock,
-            devices=devices,
-            device_locks=device_locks,
-        )
-    return found
-
-
-def _metrics(services: Services) -> Metrics:
-    if not isinstance(services.telemetry, Metrics):
-        raise TypeError("the service reports to Prometheus metrics")
-    return services.telemetry
-
-
-async def _exporter(config: Config, services: Services, stack: AsyncExitStack) -> str | None:
+async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> str | None:
+    """Start the exporter where it is wanted; return its address."""
     wanted = config.orchestration.metrics
     if not wanted.prometheus_enabled:
         return None
-    exporter = _metrics(services).exporter(host=config.gateway.host, port=wanted.prometheus_port)
+    exporter = metrics.exporter(host=config.gateway.host, port=wanted.prometheus_port)
     await stack.enter_async_context(exporter)
     return f"{exporter.url}/metrics"
 

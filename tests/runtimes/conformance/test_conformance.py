@@ -19,7 +19,7 @@ from modelium.traffic.direct_requests import LAG_S
 from runtimes.process import proc
 from tests.runtimes.conditions import until
 from tests.runtimes.conformance.bench import Bench
-from tests.runtimes.conformance.conftest import remains
+from tests.runtimes.conformance.conftest import listening, remains
 from tests.runtimes.requests import no_progress
 
 pytestmark = [
@@ -57,6 +57,7 @@ async def test_load(bench: Bench, driver: Runtime, figures: dict[str, str]) -> N
     await bench.ask(one)
     assert (await states(driver, one=one))["one"] == "ready"
     assert (await driver.status()).healthy
+    assert listening(bench.state), "what the suite checks at its end has to be visible now"
 
 
 async def test_double_load(bench: Bench, driver: Runtime) -> None:

@@ -43,7 +43,9 @@ def store(url: str, now: Now) -> Iterator[Store]:
     opened.close()
 
 
-def line(at: float, model: str = "m", tokens: tuple[int | None, int | None] = (3, 5)) -> LoggedRequest:
+def line(
+    at: float, model: str = "m", tokens: tuple[int | None, int | None] = (3, 5)
+) -> LoggedRequest:
     return LoggedRequest(at, model, *tokens, 0.25)
 
 

@@ -103,14 +103,14 @@ def drop(folder: Path, weight: float) -> float:
 def phases(store: Store, model: str, written: float) -> tuple[float, ...]:
     """Seconds per entry of `PHASES`, once ``model`` is ready."""
     while True:
-        events = {event.kind: event for event in store.events(model=model)}
+        events = {event.kind: event for event in store.events.newest(model=model)}
         if "model.failed" in events or "drop.rejected" in events:
             raise RuntimeError(f"{model} did not load: {events}")
         if "model.ready" in events:
             break
         time.sleep(0.05)
     ready = events["model.ready"]
-    decided = next(d.at for d in store.decisions(model=model) if d.plan.trigger == "ingest")
+    decided = next(d.at for d in store.decisions.newest(model=model) if d.plan.trigger == "ingest")
     began = ready.at - float(ready.detail["load_s"])
     registered = events["model.registered"].at
     moments = (written + QUIET_S, registered, decided, began, ready.at)

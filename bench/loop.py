@@ -25,23 +25,25 @@ import sqlalchemy as sa
 
 from agents.rules.planner import RulePlanner
 from bench.planner import MODELS, crowded, footprint
-from modelium.app import GIL_INTERVAL_S
+from modelium.app.service import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.loop import Loop
+from modelium.control.signals import Signals
+from modelium.intake.repository import Depot
 from modelium.lifecycle import ModelState
 from modelium.metrics import Metrics
 from modelium.models import Device, DeviceProcess, Fleet, RuntimeName, RuntimeStatus, Trigger
 from modelium.ports import EngineStats, Question, Running
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import DirectLauncher
+from modelium.stages.inline import InlineRunner
+from modelium.stages.launcher import StageLauncher
 from modelium.stages.monitor import monitor
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
-from modelium.store import Store, schema
+from modelium.store import AsyncStore, Store, schema
 from modelium.traffic import TrafficBook
-from tests.fakes.routing import Listener
 
 ASKED = 200
 GOAL_MS = 50.0
@@ -124,7 +126,15 @@ class Scene:
 
     def __init__(self, folder: Path, fleet: Fleet) -> None:
         clock = SystemClock()
-        config = Config.model_validate({"vllm": {"enabled": True}})
+        config = Config.model_validate(
+            {
+                "vllm": {"enabled": True},
+                "orchestration": {
+                    "model_repository": str(folder / "repository"),
+                    "incoming_directory": str(folder / "incoming"),
+                },
+            }
+        )
         self.machine = Machine(fleet)
         store = Store.open(f"sqlite:///{folder}/modelium.db", now=clock.time)
         fill(store, fleet)
@@ -133,19 +143,22 @@ class Scene:
         self.services = Services(
             config=config,
             policy=policy,
-            store=store,
+            store=AsyncStore(store),
+            repository=Depot(config=config.orchestration),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=clock),
-                listener=Listener(),
+                listener=Signals(),
                 metrics=metrics,
                 max_waiting_per_model=8,
                 max_wait_s=10.0,
             ),
             devices=self.machine,
             runtimes=runtimes,
-            observer=Observer(runtimes=runtimes, policy=policy),
+            runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
             brain=RulePlanner(estimate=footprint),
-            launcher=DirectLauncher(stages=STAGES, services=lambda: self.services),
+            launcher=StageLauncher(
+                runner=InlineRunner(stages=STAGES, services=lambda: self.services)
+            ),
             telemetry=metrics,
             clock=clock,
         )
@@ -199,15 +212,15 @@ async def run(ticks: int) -> dict[str, float]:
     fleet = calm(crowded(random.Random(1)))
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), fleet)
-        loop = Loop(services=scene.services)
+        loop = Loop(services=scene.services, signals=Signals())
         await loop.tick()
         gc.freeze()  # as the service does when it is up
         tick = await cpu_ms(scene, loop.tick, ticks)
         held = await held_ms(scene, loop.tick, ticks)
-        keep = await cpu_ms(scene, loop.keep, ticks)
+        keep = await cpu_ms(scene, loop.persist, ticks)
 
         async def after_change() -> None:
-            scene.services.store.set_pinned(fleet.models[0].name, False)
+            scene.services.store.blocking.set_pinned(fleet.models[0].name, False)
             await loop.tick()
 
         changed = await cpu_ms(scene, after_change, ticks)
@@ -220,7 +233,7 @@ async def run(ticks: int) -> dict[str, float]:
 
         baseline = await cpu_ms(scene, plan, ticks)
         scrape = await cpu_ms(scene, lambda: asyncio.to_thread(render, scene), ticks)
-        scene.services.store.close()
+        scene.services.store.blocking.close()
     return {
         "models": MODELS,
         "devices": len(fleet.devices),

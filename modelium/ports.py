@@ -1,4 +1,4 @@
-"""What the core asks of the world. Implementations satisfy these by shape, without inheritance."""
+"""Protocols of what the core needs. Implementations satisfy them without inheritance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from modelium.models import (
     LoadSettings,
     ModelProfile,
     Plan,
+    Report,
     RuntimeName,
     RuntimeStatus,
     Trigger,
@@ -25,7 +26,7 @@ R = TypeVar("R")
 
 
 class Clock(Protocol):
-    """Time, injected so that it can be simulated."""
+    """Time, injected so that tests and replays control it."""
 
     def time(self) -> float:
         """Seconds since the epoch, UTC."""
@@ -64,7 +65,7 @@ class LoadRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A model that answers."""
+    """A loaded model that answers."""
 
     upstream: Upstream
     handle: dict[str, Any] = field(default_factory=dict)
@@ -162,7 +163,7 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What the brain is asked."""
+    """The input of the brain, beside the snapshot."""
 
     trigger: Trigger
     model: str | None = None
@@ -171,19 +172,19 @@ class Question:
 
 
 class Brain(Protocol):
-    """Whatever turns a snapshot into a plan. Never acts; its plan is validated by the caller."""
+    """Turns a snapshot into a plan. Never acts; the caller validates the plan."""
 
     async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
-        """Think ``question`` over, for seconds if need be; ``None``: `decide` needs no advice.
+        """Return advice on ``question``, which may take seconds; ``None``: `decide` needs none.
 
-        LoggedRequest once per question, however often `decide` is asked again as the fleet moves.
-        Never raises: an advisor that fails says so in `Advice.fallback`.
+        Called once per question, however often `decide` is called as the fleet changes.
+        Never raises: a failure is reported in `Advice.fallback`.
         """
 
     async def decide(
         self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
     ) -> Plan:
-        """Answer ``question`` at once, following ``advice`` as far as the rules allow.
+        """Return a plan at once, following ``advice`` as far as the rules allow.
 
         Never raises for a model it cannot place: it queues or rejects.
         """
@@ -202,17 +203,53 @@ Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
 
 
 class Launcher(Protocol):
-    """Starts a stage: as a recorded Prefect run, or directly when Prefect is not there."""
+    """Runs stages, each as a recorded Prefect run, or unrecorded while Prefect is away.
 
-    async def run(self, stage: Stage, **parameters: Any) -> Any:
-        """Run ``stage`` to its end and return its result; raises what the stage raises."""
+    Each method returns a run that begins when it is awaited; it returns the stage's report or
+    raises what the stage raises. Cancelling it cancels the stage and waits for its clean-up.
+    """
 
-    def start(self, stage: Stage, **parameters: Any) -> None:
-        """Run ``stage`` in the background; failures are logged and recorded, not raised."""
+    def ingest(
+        self,
+        *,
+        path: str,
+        name: str | None = None,
+        team: str | None = None,
+        priority_ceiling: str | None = None,
+        intent: str | None = None,
+    ) -> Awaitable[Report]:
+        """Take the drop at ``path`` into the model repository; see `modelium.stages.ingest`."""
+
+    def analyze(self, *, model: str) -> Awaitable[Report]:
+        """Find out what ``model`` is and needs; see `modelium.stages.analyze`."""
+
+    def decide(
+        self,
+        *,
+        model: str | None = None,
+        trigger: Trigger,
+        plan: Plan | None = None,
+        carry_out: bool = True,
+    ) -> Awaitable[Report]:
+        """Plan, book and carry out; see `modelium.stages.decide`."""
+
+    def load(self, *, model: str, decision: str | None = None) -> Awaitable[Report]:
+        """Load ``model`` as ``decision`` says; see `modelium.stages.load`."""
+
+    def monitor(self) -> Awaitable[Report]:
+        """Reconcile the store with what the runtimes run; see `modelium.stages.monitor`."""
+
+    def evict(
+        self, *, models: Sequence[str] | None = None, decision: str | None = None, reason: str = ""
+    ) -> Awaitable[Report]:
+        """Drain and unload ``models``; see `modelium.stages.evict`."""
+
+    def start(self, run: Awaitable[Report]) -> None:
+        """Await ``run`` in the background; its failure is logged."""
 
 
 class Telemetry(Protocol):
-    """Where stages report what happened, for metrics. Cheap, never raises."""
+    """Receives what happened, for metrics. Every method is cheap and never raises."""
 
     def on_load_finished(self, runtime: RuntimeName, *, seconds: float, outcome: str) -> None:
         """A load ended: ``ready``, ``failed`` or ``cancelled``."""
@@ -235,8 +272,8 @@ class Telemetry(Protocol):
     def on_stage_finished(self, stage: str, *, outcome: str) -> None:
         """A stage ended: ``completed``, ``cancelled``, ``bug``, or its error's slug."""
 
-    def on_look(self, *, seconds: float, failed: bool) -> None:
-        """The loop looked once."""
+    def on_tick(self, *, seconds: float, failed: bool) -> None:
+        """The control loop ticked once."""
 
     def observe(self, fleet: Fleet) -> None:
-        """The loop took a snapshot."""
+        """The control loop took ``fleet``."""

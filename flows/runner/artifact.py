@@ -22,6 +22,7 @@ def artifact_of(report: Report) -> tuple[str, str]:
         "model": report.model,
         "runtime": report.runtime,
         "devices": ", ".join(report.devices),
+        "decision": report.decision,
         **report.details,
     }
     shown = {name: value for name, value in rows.items() if value not in NOTHING_TO_SHOW}

@@ -24,11 +24,12 @@ from prefect.flow_engine import run_flow_async
 from prefect.states import Pending
 from pydantic_core import to_jsonable_python
 
-from flows.runner.recording import name_of, state_of, tags_of
+from flows.runner.recording import state_of, tags_of
 from flows.runner.stage_call import StageCall, current
 from flows.runner.turns import Turn, Turns, turn
 from modelium.ports import Clock, Stage
 from modelium.stages.inline import direct
+from modelium.stages.launcher import name_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""All of Prefect in this process: server, registration, worker, launcher, and how they live.
+"""All of Prefect in this process: server, registration, worker, runner, and how they live.
 
 Nothing of it is ever waited for: until Prefect answers, and whenever it does not, stages run
 directly.
@@ -27,10 +27,10 @@ from prefect.settings import temporary_settings
 from flows.runner.connection import connection, trust
 from flows.runner.events import emit
 from flows.runner.executor import Executor
-from flows.runner.launcher import PrefectLauncher
 from flows.runner.registration import Owner, drop_backlog, recover, register
 from flows.runner.server import AUTH_VARIABLE, EmbeddedServer
 from flows.runner.stage_call import StageCall
+from flows.runner.stage_runner import PrefectRunner
 from flows.runner.worker import Worker
 from modelium.config import Config
 from modelium.models import Event
@@ -60,7 +60,7 @@ class PrefectHome:
     """Prefect's life beside the service's. An async context manager.
 
     Enter it after `modelium.stages.services.provide`: runs that Prefect starts see the context of that
-    moment. Entering takes no time; `launcher` may be used before, inside and after.
+    moment. Entering takes no time; `runner` may be used before, inside and after.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class PrefectHome:
             for stage, flow in flows.items()
         }
         self._executor = Executor(flows=self._flows, owner=str(self._owner), clock=clock)
-        self.launcher = PrefectLauncher(executor=self._executor, stages=stages, services=services)
+        self.runner = PrefectRunner(executor=self._executor, stages=stages, services=services)
         self._claimed: dict[UUID, str] = {}
         self._ready = asyncio.Event()
         self._stack = AsyncExitStack()
@@ -143,7 +143,6 @@ class PrefectHome:
             thread = _Thread(self._live)
             stack.push_async_callback(thread.stop)
             stack.push_async_callback(self._drain, thread)
-            stack.push_async_callback(self.launcher.aclose)
             self._loop = asyncio.get_running_loop()
             self._context = contextvars.copy_context()
             thread.start()

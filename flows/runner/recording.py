@@ -18,7 +18,6 @@ from flows.runner.task_steps import TaskSteps
 from flows.runner.turns import turn
 from modelium.errors import ModeliumError
 from modelium.models import Report
-from modelium.ports import Stage
 
 RECORD_S = 10.0
 """For artifact and tags; the stage's result does not wait for them."""
@@ -77,16 +76,6 @@ def _unmeant(call: StageCall) -> BaseException | None:
     """The error of a bug, whose traceback is wanted."""
     error = call.outcome.exception()
     return None if isinstance(error, ModeliumError) else error
-
-
-def name_of(stage: Stage, parameters: Mapping[str, Any]) -> str:
-    """``load gpt2``, ``evict sweep``: what the run is called in lists."""
-    subject = parameters.get("model") or parameters.get("name")
-    if not subject and parameters.get("path"):
-        subject = str(parameters["path"]).rstrip("/").rpartition("/")[2]
-    if not subject and parameters.get("models"):
-        subject = ", ".join(parameters["models"])
-    return f"{stage} {subject or 'sweep'}"
 
 
 def tags_of(parameters: Mapping[str, Any]) -> set[str]:

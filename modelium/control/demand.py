@@ -1,10 +1,11 @@
-"""Requests that wait for a model, turned into one decision at a time."""
+"""Decisions for models that requests wait for, one at a time per model."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from modelium.control.signals import Signals
 from modelium.errors import ModeliumError, Unavailable
 from modelium.models import Trigger
 from modelium.routing.wait_estimate import estimate_wait
@@ -13,36 +14,41 @@ from modelium.stages.snapshot import snapshot
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN_S = 5.0
-"""Pause after a decision that did not set off a load; the loop serves the queue meanwhile."""
+RETRY_S = 5.0
+"""Pause after a decision that started no load; the control loop serves the queue meanwhile."""
 
 
 class Demand:
-    """Joins all who wait for one model into one question."""
+    """Has one decision made at a time for each model that requests wait for."""
 
-    def __init__(self, *, services: Services) -> None:
-        """``services``: the ports and the store."""
+    def __init__(self, *, services: Services, signals: Signals) -> None:
+        """``signals`` says which models requests wait for."""
         self._services = services
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._signals = signals
+        self._deciding: dict[str, asyncio.Task[None]] = {}
 
-    def ask(self, model: str) -> None:
-        """Somebody waits for ``model``; returns at once and may be called often."""
-        if model in self._asking:
+    async def run(self) -> None:
+        """Decide until cancelled; what was started is cancelled too."""
+        try:
+            while True:
+                for model in await self._signals.demanded():
+                    self._start(model)
+        finally:
+            for task in tuple(self._deciding.values()):
+                task.cancel()
+
+    def _start(self, model: str) -> None:
+        if model in self._deciding:
             return
         policy, board = self._services.policy, self._services.switchboard
         if policy.enabled and board.traffic.pending(model) <= policy.pending_requests_threshold:
             return
         task = asyncio.create_task(self._answer(model))
-        self._asking[model] = task
-        task.add_done_callback(lambda _: self._asking.pop(model, None))
-
-    async def aclose(self) -> None:
-        """Stop asking."""
-        for task in tuple(self._asking.values()):
-            task.cancel()
+        self._deciding[model] = task
+        task.add_done_callback(lambda _: self._deciding.pop(model, None))
 
     async def _answer(self, model: str) -> None:
-        """Have it decided, and tell those who wait what to expect or why it will not come."""
+        """Decide, then tell the waiting requests how long to wait, or why the model is not loaded."""
         try:
             if not self._services.policy.enabled:
                 raise Unavailable("orchestration is disabled: nothing is loaded on demand")
@@ -50,12 +56,12 @@ class Demand:
         except ModeliumError as exc:
             self._refuse(model, exc)
         except Exception as exc:
-            logger.exception("%s: the decision on waiting requests failed", model)
+            logger.exception("%s: deciding for waiting requests failed", model)
             self._refuse(model, ModeliumError(f"{model}: the decision failed: {exc}"))
 
     async def _decide(self, model: str) -> None:
         services = self._services
-        report = await services.launcher.run("decide", model=model, trigger=Trigger.DEMAND.value)
+        report = await services.launcher.decide(model=model, trigger=Trigger.DEMAND)
         if report.outcome == "rejected":
             raise ModeliumError(f"{model}: {report.reason}")
         fleet = await snapshot(services)
@@ -67,8 +73,8 @@ class Demand:
             raise Unavailable(f"{model}: {estimate.reason}", retry_after_s=estimate.ready_in_s)
         services.switchboard.expect(model, ready_in_s=estimate.ready_in_s, reason=estimate.reason)
         if report.outcome != "load":
-            await services.clock.sleep(ASK_AGAIN_S)
+            await services.clock.sleep(RETRY_S)
 
     def _refuse(self, model: str, error: ModeliumError) -> None:
         known = error.retry_after_s if isinstance(error, Unavailable) else None
-        self._services.switchboard.refuse(model, error, retry_after_s=known or ASK_AGAIN_S)
+        self._services.switchboard.refuse(model, error, retry_after_s=known or RETRY_S)

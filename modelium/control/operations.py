@@ -1,13 +1,12 @@
-"""What operators may ask for: the one door that the admin API, and so the CLI, goes through."""
+"""The operations behind the admin API, and so behind the CLI."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
-from modelium.errors import InputError, ModeliumError, UnknownModel
-from modelium.intake.repository import Depot
+from modelium.errors import InputError, ModeliumError
 from modelium.models import (
     Decision,
     Event,
@@ -27,11 +26,11 @@ from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
 
 FAILED = frozenset({"rejected", "failed", "busy", "queued"})
-"""Outcomes of a stage that are not what the operator asked for."""
+"""Outcomes of a stage that fail the operator's request."""
 
 
 class Explanation(Frozen):
-    """All that is kept of one model: what it is, and why it is where it is."""
+    """A model with its decisions and events."""
 
     model: Model
     decisions: tuple[Decision, ...]
@@ -39,15 +38,24 @@ class Explanation(Frozen):
 
 
 class Rethought(Frozen):
-    """An earlier decision, and what the brain makes of the same facts now."""
+    """An earlier decision, and the brain's plan for the same snapshot now."""
 
     decision: Decision
     plan: Plan
     trace: dict[str, Any]
 
 
+class Drop(Frozen):
+    """What an operator asks to be ingested, and what comes with it."""
+
+    path: str
+    name: str | None
+    team: str | None
+    priority_ceiling: str | None
+
+
 class Operations:
-    """Answers questions at once, and turns requests into intents whose outcome is kept."""
+    """Answers queries at once; a request to act becomes an intent whose outcome is stored."""
 
     def __init__(self, *, services: Services) -> None:
         """``services``: the ports and the store."""
@@ -55,64 +63,60 @@ class Operations:
         self._running: set[asyncio.Task[None]] = set()
 
     async def fleet(self) -> Fleet:
-        """Everything, now."""
+        """Return the current snapshot of the fleet."""
         return await snapshot(self._services)
 
     async def explain(self, model: str, /) -> Explanation:
-        """Why ``model`` is where it is; raises `UnknownModel`."""
-        fleet = await snapshot(self._services)
-        known = fleet.models_by_name.get(model)
-        if known is None:
-            raise UnknownModel(f"no model is called {model!r}; `modelium ls` shows those there are")
+        """Return why ``model`` is in its state; raises `UnknownModel`."""
         store = self._services.store
+        await store.model(model)
+        known = (await snapshot(self._services)).models_by_name[model]
         decisions, events = await asyncio.gather(
-            asyncio.to_thread(store.decisions, model=model),
-            asyncio.to_thread(store.events, model=model),
+            store.decisions.newest(model=model), store.events.newest(model=model)
         )
         return Explanation(model=known, decisions=tuple(decisions), events=tuple(events))
 
     async def plan(self, model: str, /) -> Plan:
-        """What would be done if ``model`` were asked for now; nothing is done."""
+        """Return the plan if an operator loaded ``model`` now; nothing is done."""
+        await self._services.store.model(model)
         fleet = await snapshot(self._services)
-        if model not in fleet.models_by_name:
-            raise UnknownModel(f"no model is called {model!r}; `modelium ls` shows those there are")
         question = Question(trigger=Trigger.OPERATOR, model=model, now=self._services.clock.time())
         return await self._services.brain.decide(question, fleet, self._services.policy)
 
     async def decisions(self, *, limit: int = 50, advised: bool = False) -> Sequence[Decision]:
-        """The newest decisions first; ``advised``: those that an LLM was asked for."""
-        return await asyncio.to_thread(self._services.store.decisions, limit=limit, advised=advised)
+        """Return decisions, the newest first; ``advised``: only those with an LLM."""
+        return await self._services.store.decisions.newest(limit=limit, advised=advised)
 
     async def decision(self, decision_id: str, /) -> Decision:
-        """One decision; raises `InputError` where there is none."""
-        return await asyncio.to_thread(self._services.store.decision, decision_id)
+        """Return one decision; raises `InputError` where there is none."""
+        return await self._services.store.decisions.get(decision_id)
 
     async def rethink(self, decision_id: str, /) -> Rethought:
-        """Ask the LLM again what it was asked for a decision; nothing is done.
+        """Ask the LLM again on the snapshot of an earlier decision; nothing is done.
 
         Raises:
-            InputError: no LLM is configured, or none was asked then.
+            InputError: no LLM is configured, or the decision was made without one.
         """
         brain = self._services.brain
         made = await self.decision(decision_id)
         question, fleet, policy = await asyncio.to_thread(decision_record.unpack, made)
         advice = await brain.advise(question, fleet, policy)
         if advice is None:
-            raise InputError("no LLM is configured to ask; set brain.base_url and brain.model")
+            raise InputError("no LLM is configured; set brain.base_url and brain.model")
         plan = await brain.decide(question, fleet, policy, advice)
         return Rethought(decision=made, plan=plan, trace=advice.trace)
 
     async def events(self, *, limit: int = 50, after: int = 0) -> Sequence[Event]:
-        """The newest events first."""
-        return await asyncio.to_thread(self._services.store.events, limit=limit, after=after)
+        """Return events, the newest first."""
+        return await self._services.store.events.newest(limit=limit, after=after)
 
     async def intent(self, intent_id: str, /) -> Intent:
-        """One intent."""
-        return await asyncio.to_thread(self._services.store.intent, intent_id)
+        """Return one intent."""
+        return await self._services.store.intents.get(intent_id)
 
     async def intents(self, *, limit: int = 50) -> Sequence[Intent]:
-        """The newest intents first."""
-        return await asyncio.to_thread(self._services.store.intents, limit=limit)
+        """Return intents, the newest first."""
+        return await self._services.store.intents.newest(limit=limit)
 
     async def ingest(
         self,
@@ -122,97 +126,97 @@ class Operations:
         team: str | None = None,
         priority_ceiling: str | None = None,
     ) -> Intent:
-        """Take in what lies at ``path``."""
-        parameters = {
-            "path": path,
-            "name": name,
-            "team": team,
-            "priority_ceiling": priority_ceiling,
-        }
-        intent = await self._new("ingest", name, parameters)
-        return self._follow(
-            intent, self._services.launcher.run("ingest", **parameters, intent=intent.id)
-        )
+        """Ingest what is at ``path``."""
+        drop = Drop(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
+        return await self._ingest("ingest", name, drop)
 
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
-        await asyncio.to_thread(self._services.store.model, model)
+        await self._services.store.model(model)
         intent = await self._new("load", model, {})
-        return self._follow(intent, self._services.launcher.run("load", model=model))
+        return self._follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
-        await asyncio.to_thread(self._services.store.model, model)
+        await self._services.store.model(model)
         intent = await self._new("unload", model, {})
-        run = self._services.launcher.run("evict", models=[model], reason="an operator asked")
+        run = self._services.launcher.evict(models=[model], reason="an operator asked")
         return self._follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
-        """Keep ``model`` from being evicted, or no longer."""
-        return await asyncio.to_thread(self._services.store.set_pinned, model, pinned)
+        """Protect ``model`` from eviction, or end the protection."""
+        return await self._services.store.set_pinned(model, pinned)
 
     async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
-        """Allow what a refused drop was refused for, and take it in.
+        """Allow what a refused drop was refused for, and ingest it.
 
         Args:
             name: of the refused drop.
-            what: ``remote-code``, ``pickle``; default: what it was refused for.
+            what: ``remote-code``, ``pickle``; default: the reason of the refusal.
         """
-        depot = Depot(config=self._services.config.orchestration)
-        folder, reason = await asyncio.to_thread(depot.refused, name)
+        repository = self._services.repository
+        folder, reason = await asyncio.to_thread(repository.refused, name)
         if not reason.get("approvable"):
             raise InputError(
-                f"{name} was refused for {reason.get('reason')}, which cannot be allowed"
+                f"{name} was refused for {reason.get('reason')}, which cannot be approved"
             )
         allowed = tuple(what) or (str(reason["reason"]),)
-        await asyncio.to_thread(
-            self._services.store.approve, name, digest=str(reason["digest"]), what=allowed
+        await self._services.store.approve(name, digest=str(reason["digest"]), what=allowed)
+        path = await asyncio.to_thread(repository.readmit, folder)
+        drop = Drop(
+            path=str(path),
+            name=str(reason["model"]),
+            team=_text(reason.get("team")),
+            priority_ceiling=_text(reason.get("priority_ceiling")),
         )
-        path = await asyncio.to_thread(depot.readmit, folder)
-        parameters = {
-            "path": str(path),
-            "name": str(reason["model"]),
-            "team": reason.get("team"),
-            "priority_ceiling": reason.get("priority_ceiling"),
-        }
-        intent = await self._new("approve", name, parameters)
-        return self._follow(
-            intent, self._services.launcher.run("ingest", **parameters, intent=intent.id)
-        )
+        return await self._ingest("approve", name, drop)
 
     async def issue_key(self, terms: KeyTerms, /) -> IssuedKey:
-        """Make a key; its secret is in the answer alone."""
+        """Create a key; only this answer holds its secret."""
         store = self._services.store
-        issued = await asyncio.to_thread(store.keys.issue, terms, id=new_id())
-        await asyncio.to_thread(store.event, "key.issued", key=issued.key.id, name=terms.name)
+        issued = await store.keys.issue(terms, id=new_id())
+        await store.events.append("key.issued", key=issued.key.id, name=terms.name)
         return issued
 
     async def revoke_key(self, key_id: str, /) -> ApiKey:
-        """End a key for good."""
+        """Revoke a key; this cannot be undone."""
         store = self._services.store
-        key = await asyncio.to_thread(store.keys.revoke, key_id)
-        await asyncio.to_thread(store.event, "key.revoked", key=key.id, name=key.name)
+        key = await store.keys.revoke(key_id)
+        await store.events.append("key.revoked", key=key.id, name=key.name)
         return key
 
     async def keys(self) -> Mapping[str, ApiKey]:
-        """All keys, revoked ones too, by the hash of their secret."""
-        return await asyncio.to_thread(self._services.store.keys.by_hash)
+        """Return all keys, revoked ones too, by the hash of their secret."""
+        return await self._services.store.keys.by_hash()
 
     async def status(self) -> dict[str, Any]:
-        """Whether everything that Modelium leans on answers."""
+        """Return whether orchestration is enabled, and the health of each runtime."""
         services = self._services
         return {
             "enabled": services.policy.enabled,
             "node": services.config.orchestration.node,
-            "runtimes": [s.model_dump(mode="json") for s in services.observer.statuses()],
-            "revision": await asyncio.to_thread(services.store.revision),
+            "runtimes": [s.model_dump(mode="json") for s in services.runtime_monitor.statuses()],
+            "revision": await services.store.revision(),
         }
 
     async def aclose(self) -> None:
-        """Stop following intents; what they set off goes on."""
+        """Stop following intents; the stages that they started continue."""
         for task in tuple(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _ingest(
+        self, kind: Literal["ingest", "approve"], model: str | None, drop: Drop
+    ) -> Intent:
+        intent = await self._new(kind, model, drop.model_dump())
+        run = self._services.launcher.ingest(
+            path=drop.path,
+            name=drop.name,
+            team=drop.team,
+            priority_ceiling=drop.priority_ceiling,
+            intent=intent.id,
+        )
+        return self._follow(intent, run)
 
     async def _new(
         self,
@@ -227,15 +231,15 @@ class Operations:
             model=model,
             parameters=parameters,
         )
-        return await asyncio.to_thread(self._services.store.save_intent, intent)
+        return await self._services.store.intents.save(intent)
 
-    def _follow(self, intent: Intent, run: Coroutine[Any, Any, Report]) -> Intent:
+    def _follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
         task = asyncio.create_task(self._finish(intent, run))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return intent
 
-    async def _finish(self, intent: Intent, run: Coroutine[Any, Any, Report]) -> None:
+    async def _finish(self, intent: Intent, run: Awaitable[Report]) -> None:
         model = intent.model
         try:
             report = await run
@@ -253,4 +257,8 @@ class Operations:
                 "finished_at": self._services.clock.time(),
             }
         )
-        await asyncio.to_thread(self._services.store.save_intent, ended)
+        await self._services.store.intents.save(ended)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

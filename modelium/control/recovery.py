@@ -1,4 +1,4 @@
-"""What an earlier run left behind, put in order before anything new begins."""
+"""Recovery at start: adopts what still runs, and settles what was interrupted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import logging
 from pathlib import Path
 
-from modelium.intake.repository import Depot
 from modelium.lifecycle import ModelState
-from modelium.models import Model
+from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
 from modelium.stages.services import Services
 
@@ -17,11 +16,11 @@ logger = logging.getLogger(__name__)
 INTERRUPTED = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
 
 
-async def resume(services: Services) -> None:
-    """Adopt what still runs, settle what was interrupted, take refused drops in again."""
-    services.switchboard.traffic.restore(await asyncio.to_thread(services.store.history.traffic))
+async def recover(services: Services) -> None:
+    """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
+    services.switchboard.traffic.restore(await services.store.history.traffic())
     await monitor(services)
-    _revision, models, _bookings = await asyncio.to_thread(services.store.view)
+    _revision, models, _bookings = await services.store.view()
     services.switchboard.know({m.name: m.version for m in models})
     for model in models:
         if model.state in INTERRUPTED:
@@ -32,49 +31,40 @@ async def resume(services: Services) -> None:
                 model.name, model.deployment.upstream, version=deployment.version
             )
         elif model.state is ModelState.INGESTED:
-            services.launcher.start("analyze", model=model.name)
+            services.launcher.start(services.launcher.analyze(model=model.name))
         elif model.state is ModelState.ANALYZED:
-            services.launcher.start("decide", model=model.name, trigger="ingest")
+            services.launcher.start(
+                services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
+            )
     for path in await asyncio.to_thread(_readmit, services):
-        logger.info("taking in again: %s", path)
-        services.launcher.start("ingest", path=str(path))
+        logger.info("ingesting again, since policy allows it now: %s", path)
+        services.launcher.start(services.launcher.ingest(path=str(path)))
 
 
 async def _settle(services: Services, model: Model) -> None:
-    """Clear what is left of an interrupted move; a load is wanted still, so it queues."""
+    """Clear the remains of an interrupted transition; an interrupted load is queued again."""
     deployment = model.deployment
     if deployment:
         await services.runtimes[deployment.runtime].unload(
             model.name, handle=deployment.handle, grace_s=5.0
         )
-    reason = f"{model.state} was interrupted by a restart"
+    reason = f"interrupted by a restart while {model.state}"
     if model.state is ModelState.LOADING:
-        now = services.clock.time()
-        await asyncio.to_thread(
-            services.store.released, model.name, ModelState.QUEUED, reason=reason, queued_at=now
-        )
+        await services.store.requeue(model.name, reason=reason)
         return
     if model.state is ModelState.DRAINING:
-        await asyncio.to_thread(
-            services.store.transition, model.name, ModelState.UNLOADING, reason=reason
-        )
-    await asyncio.to_thread(
-        services.store.released,
-        model.name,
-        ModelState.UNLOADED,
-        reason=reason,
-        evicted_at=services.clock.time(),
-    )
+        await services.store.start_unloading(model.name, reason=reason)
+    await services.store.release(model.name, reason=reason, evicted=True)
 
 
 def _readmit(services: Services) -> list[Path]:
-    """Refused drops that the policy allows by now."""
-    depot = Depot(config=services.config.orchestration)
-    depot.recover()
+    """Return refused drops that the policy allows now, moved to where they can be staged."""
+    repository = services.repository
+    repository.recover()
     policy = services.policy
     now_allowed = {"remote-code": policy.allow_remote_code, "pickle": policy.allow_pickle}
     return [
-        depot.readmit(folder)
-        for folder, reason in list(depot.all_refused())
+        repository.readmit(folder)
+        for folder, reason in list(repository.all_refused())
         if reason.get("approvable") and now_allowed.get(str(reason.get("reason")), False)
     ]

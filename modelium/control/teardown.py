@@ -1,4 +1,4 @@
-"""The end of everything that outlives the service by design: engines, servers, clusters."""
+"""Teardown of what outlives the service by design: engines, servers, clusters."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from modelium.errors import ModeliumError
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model
 from modelium.ports import Runtime
-from modelium.store import Store
+from modelium.store import AsyncStore
 
-REASON = "everything was ended by `modelium down`"
+REASON = "unloaded by `modelium down`"
 
 
-async def end(*, store: Store, runtimes: Iterable[Runtime], node: str, grace_s: float) -> list[str]:
-    """End all models and servers of ours on ``node``; returns the models that were loaded.
+async def end(
+    *, store: AsyncStore, runtimes: Iterable[Runtime], node: str, grace_s: float
+) -> list[str]:
+    """Stop all models and servers of ours on ``node``; return the models that were loaded.
 
-    Models of runtimes that are not given stay as they are noted. What waited in the queue goes on
-    waiting for the next start. ``grace_s``: for requests in flight.
+    Models of runtimes that are not given keep their state. Queued models stay queued for the next
+    start. ``grace_s``: for requests in flight.
 
     Raises:
-        ModeliumError: a runtime could not be ended; nothing is noted then, so that the next start
-            finds what is left.
+        ModeliumError: a runtime could not be stopped; the store is not changed then, so that the
+            next start finds what is left.
     """
     ended = {runtime.name: runtime for runtime in runtimes}
     outcomes = await asyncio.gather(
@@ -31,7 +33,7 @@ async def end(*, store: Store, runtimes: Iterable[Runtime], node: str, grace_s: 
     failures = [outcome for outcome in outcomes if outcome is not None]
     if failures:
         raise failures[0] if len(failures) == 1 else ModeliumError("; ".join(map(str, failures)))
-    _revision, models, _bookings = await asyncio.to_thread(store.view)
+    _revision, models, _bookings = await store.view()
     held = [
         model
         for model in models
@@ -41,7 +43,7 @@ async def end(*, store: Store, runtimes: Iterable[Runtime], node: str, grace_s: 
         and _is_on(node, model.deployment)
     ]
     for model in held:
-        await asyncio.to_thread(_note, store, model)
+        await _release(store, model)
     return [model.name for model in held]
 
 
@@ -49,7 +51,7 @@ def _is_on(node: str, deployment: Deployment) -> bool:
     return any(device.startswith(f"{node}/") for device in deployment.devices)
 
 
-def _note(store: Store, model: Model) -> None:
+async def _release(store: AsyncStore, model: Model) -> None:
     if model.state in (ModelState.READY, ModelState.SLEEPING, ModelState.DRAINING):
-        store.transition(model.name, ModelState.UNLOADING, reason=REASON)
-    store.released(model.name, ModelState.UNLOADED, reason=REASON)
+        await store.start_unloading(model.name, reason=REASON)
+    await store.release(model.name, reason=REASON, evicted=False)

@@ -153,7 +153,7 @@ class Metrics:
         """Count a finished run; ``outcome``: ``completed``, ``cancelled``, ``bug`` or a slug."""
         self._stages.labels(stage, outcome).inc()
 
-    def on_look(self, *, seconds: float, failed: bool) -> None:
+    def on_tick(self, *, seconds: float, failed: bool) -> None:
         """Count a cycle of the control loop."""
         self._looks.observe(seconds)
         if failed:

@@ -25,6 +25,23 @@ class Trigger(StrEnum):
     """The brain's periodic look at the whole fleet."""
 
 
+class EvictionCause(StrEnum):
+    """Why a plan takes a model out of device memory."""
+
+    IDLE = "idle"
+    SPACE = "space"
+    """Another model needs its memory."""
+    PRESSURE = "pressure"
+    """The device is used over its cap."""
+    OPERATOR = "operator"
+    REPLACED = "replaced"
+    """A newer version takes its place."""
+    REVIEW = "review"
+    """An LLM's review."""
+    RULES = "rules"
+    """None of the above."""
+
+
 class Load(Frozen):
     """Load (or wake) a model."""
 
@@ -48,6 +65,7 @@ class Unload(Frozen):
     """Keep the process (level-1 sleep) where the engine can."""
     requeue: bool = False
     """It lost its place to a better class before anybody asked for it: it waits for the next."""
+    cause: EvictionCause = EvictionCause.RULES
     reason: str
 
 
@@ -169,5 +187,7 @@ class Report(Frozen):
     runtime: RuntimeName | None = None
     devices: tuple[str, ...] = ()
     reason: str = ""
+    decision: str | None = None
+    """Id of the decision that it made or carried out."""
     details: dict[str, Any] = Field(default_factory=dict)
     """JSON values; flows render them as a table in the run's artifact."""

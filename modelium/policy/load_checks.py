@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelium.lifecycle import ModelState
-from modelium.models import Fleet, Load, Model, RuntimeName
+from modelium.models import Fleet, Load, Model
+from modelium.models.runtimes import RUNTIMES
 from modelium.policy.eligibility import needed_approvals
 from modelium.policy.policy import Policy
 
@@ -37,7 +38,8 @@ def profile_faults(action: Load, model: Model, policy: Policy) -> Iterator[Fault
             f"it needs the approval `{approval}`: `modelium approve {model.name}`",
         )
     degree = action.settings.tensor_parallel_size
-    allowed = profile.tensor_parallel_degrees if action.runtime is RuntimeName.VLLM else (1,)
+    splits = RUNTIMES[action.runtime].tensor_parallel
+    allowed = profile.tensor_parallel_degrees if splits else (1,)
     if degree not in allowed:
         yield (
             "tensor-parallel",

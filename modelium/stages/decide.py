@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from modelium.models import Decision, Keep, Load, Queue, Reject, Report, RuntimeName, Trigger
+from modelium.models import (
+    Decision,
+    Keep,
+    Load,
+    Plan,
+    Queue,
+    Reject,
+    Report,
+    RuntimeName,
+    Trigger,
+    Unload,
+)
 from modelium.ports import Question, Steps
 from modelium.stages.inline import direct
-from modelium.stages.planning import carry_out, place
+from modelium.stages.planning import place
 from modelium.stages.services import Services
 
 
@@ -14,25 +25,50 @@ async def decide(
     *,
     model: str | None = None,
     trigger: str = "operator",
+    plan: Plan | None = None,
+    carry_out: bool = True,
     steps: Steps = direct,
 ) -> Report:
-    """Plan, have the plan validated and booked, and set off what it says.
+    """Plan, have the plan validated and booked, and start what it says.
 
     Args:
         services: the ports and the store.
         model: the subject; ``None``: the whole fleet.
         trigger: a `Trigger` value.
+        plan: made already on a recent snapshot; while the store has not changed since, it is
+            validated and booked instead of planning anew.
+        carry_out: ``False``: the caller carries the booked plan out.
         steps: how steps are run.
+
+    Raises:
+        PlanRejected: the policy forbids the plan; the refusal is recorded.
+        StalePlan: others kept changing the fleet.
     """
     question = Question(trigger=Trigger(trigger), model=model, now=services.clock.time())
-    decision = await steps("plan and book", place, services, question)
-    if decision.outcome == "accepted":
-        await steps("set off", carry_out, services, decision)
+    decision = await steps("plan and book", place, services, question, plan)
+    if carry_out and decision.outcome == "accepted":
+        await steps("start", _carry_out, services, decision)
     return report(decision, model)
 
 
+async def _carry_out(services: Services, decision: Decision) -> None:
+    """Run the evictions, then start each load in a run of its own.
+
+    A load waits itself for the memory that it was promised, so an eviction that does not happen
+    fails that load and never overbooks the device.
+    """
+    launcher, actions = services.launcher, decision.plan.actions
+    try:
+        if any(isinstance(action, Unload) for action in actions):
+            await launcher.evict(decision=decision.id)
+    finally:
+        for action in actions:
+            if isinstance(action, Load):
+                launcher.start(launcher.load(model=action.model, decision=decision.id))
+
+
 def report(decision: Decision, model: str | None) -> Report:
-    """What was decided, for people."""
+    """Return what was decided, for people."""
     plan = decision.plan
     own = next((a for a in plan.actions if a.model == model), None)
     outcome = "nothing"
@@ -41,6 +77,8 @@ def report(decision: Decision, model: str | None) -> Report:
     match own:
         case Load():
             outcome, runtime, devices = "load", own.runtime, own.devices
+        case Unload():
+            outcome = "unload"
         case Queue():
             outcome = "queued"
         case Reject():
@@ -56,8 +94,8 @@ def report(decision: Decision, model: str | None) -> Report:
         runtime=runtime,
         devices=devices,
         reason=own.reason if own else plan.reason,
+        decision=decision.id,
         details={
-            "decision": decision.id,
             "author": plan.author,
             "fallback": plan.fallback,
             "trigger": plan.trigger.value,

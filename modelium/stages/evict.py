@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 from modelium.errors import InputError
 from modelium.lifecycle import ModelState
-from modelium.models import Decision, Load, Plan, Report, Trigger, Unload
-from modelium.ports import Question, Steps
+from modelium.models import EvictionCause, Load, Plan, Report, Trigger, Unload
+from modelium.ports import Steps
 from modelium.stages.inline import direct
-from modelium.stages.planning import place, place_plan
+from modelium.stages.planning import OPERATOR
 from modelium.stages.services import Services
 
-logger = logging.getLogger(__name__)
-
-CAUSES = {"makes room for": "space", "% full, over": "pressure", "idle for": "idle"}
-"""Words of the planner's reasons → the cause that they tell; the first that is found stands."""
+SWEEP_AGE = 2.0
+"""Intervals of the control loop after which its last sweep is too old to be recorded."""
 
 
 async def evict(
@@ -28,92 +25,107 @@ async def evict(
     reason: str = "",
     steps: Steps = direct,
 ) -> Report:
-    """Unload ``models``, or sweep the fleet for what idles.
+    """Unload what a decision says, what an operator names, or what the sweep finds due.
 
     Args:
         services: the ports and the store.
-        models: names; ``None``: whatever the planner finds due.
-        decision: the accepted plan that says so; ``None``: an operator asks, plan first.
-        reason: why, where an operator asks.
+        models: an operator's; each is unloaded once the policy has allowed it.
+        decision: id of the accepted plan to carry out; its loads are the caller's.
+        reason: the operator's, for the record.
         steps: how steps are run.
+
+    With neither, the control loop's last sweep is recorded; where the loop does not run, the
+    sweep is decided here.
 
     Raises:
         PlanRejected: a model is pinned, always loaded, or busy.
         InputError: a model is being loaded.
     """
-    leaving, coming = list(models or ()), []
-    if models is None:
-        if not services.policy.enabled:
-            return Report(stage="evict", outcome="nothing", reason="orchestration is disabled")
-        question = Question(trigger=Trigger.SWEEP, now=services.clock.time())
-        made = await steps("sweep", place, services, question)
-        accepted = made.plan.actions if made.outcome == "accepted" else ()
-        leaving = [a.model for a in accepted if isinstance(a, Unload)]
-        coming = [a.model for a in accepted if isinstance(a, Load)]
-        decision = made.id
-    elif decision is None:
-        leaving = await _loaded(services, leaving)
-        if leaving:
-            made = await steps("check and book", _ask, services, leaving, reason)
-            decision = made.id
+    if decision is None and models is None:
+        return await _sweep(services)
+    if decision is None:
+        leaving = await _loaded(services, models or ())
+        decision = await _decide(services, leaving, reason) if leaving else None
+    if decision is None:
+        return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
+    return await _carry_out(services, decision, reason, steps)
+
+
+async def _carry_out(services: Services, decision: str, reason: str, steps: Steps) -> Report:
+    plan = (await services.store.decisions.get(decision)).plan
+    leaving = [action for action in plan.actions if isinstance(action, Unload)]
     outcomes = await asyncio.gather(
-        *(steps(f"unload {model}", _unload, services, model, decision) for model in leaving)
+        *(
+            steps(f"unload {action.model}", _unload, services, action, plan.author)
+            for action in leaving
+        )
     )
-    for model in coming:
-        services.launcher.start("load", model=model, decision=decision)
-    if decision is not None and not coming:
-        stayed = [m for m, o in zip(leaving, outcomes, strict=True) if o != "unloaded"]
-        detail = f"still busy: {', '.join(stayed)}" if stayed else ""
-        await asyncio.to_thread(
-            services.store.finish_decision,
+    by_model = {a.model: outcome for a, outcome in zip(leaving, outcomes, strict=True)}
+    if not any(isinstance(action, Load) for action in plan.actions):  # else loads end it
+        busy = [model for model, outcome in by_model.items() if outcome != "unloaded"]
+        await services.store.decisions.finish(
             decision,
-            outcome="failed" if stayed else "done",
-            detail=detail,
+            outcome="failed" if busy else "done",
+            detail=f"still busy: {', '.join(busy)}" if busy else "",
         )
     return Report(
         stage="evict",
         outcome=outcomes[0] if len(outcomes) == 1 else "unloaded" if leaving else "nothing",
-        model=leaving[0] if len(leaving) == 1 else None,
-        reason=reason,
-        details={
-            "models": dict(zip(leaving, outcomes, strict=True)),
-            "loads": coming,
-            "decision": decision,
-        },
+        model=leaving[0].model if len(leaving) == 1 else None,
+        reason=reason or (leaving[0].reason if len(leaving) == 1 else plan.reason),
+        decision=decision,
+        details={"models": by_model},
     )
 
 
+async def _sweep(services: Services) -> Report:
+    if not services.policy.enabled:
+        return Report(stage="evict", outcome="nothing", reason="orchestration is disabled")
+    interval = services.config.orchestration.metrics.collection_interval_seconds
+    report = services.sweeps.since(services.clock.monotonic() - SWEEP_AGE * interval)
+    if report is None:
+        report = await services.launcher.decide(trigger=Trigger.SWEEP)
+    return report.model_copy(update={"stage": "evict"})
+
+
 async def _loaded(services: Services, names: Sequence[str]) -> list[str]:
-    """Those of ``names`` that hold memory; what only waits in the queue leaves it here."""
+    """Return those of ``names`` that hold memory; a model that is queued leaves the queue."""
     leaving = []
     for name in names:
-        record = await asyncio.to_thread(services.store.model, name)
+        record = await services.store.model(name)
         if record.state is ModelState.LOADING:
             raise InputError(f"{name} is being loaded; cancel its run or wait until it is ready")
         if record.state is ModelState.QUEUED:
-            await asyncio.to_thread(
-                services.store.transition, name, ModelState.UNLOADED, reason="left the queue"
-            )
+            await services.store.leave_queue(name, reason="an operator took it off the queue")
         elif record.state in (ModelState.READY, ModelState.SLEEPING):
             leaving.append(name)
     return leaving
 
 
-async def _ask(services: Services, models: Sequence[str], reason: str) -> Decision:
-    why = reason or "an operator asked"
-    plan = Plan(
-        author="operator",
+async def _decide(services: Services, models: Sequence[str], reason: str) -> str | None:
+    """Have the operator's wish validated and booked; return the decision's id."""
+    plan = unload_plan(models, cause=EvictionCause.OPERATOR, reason=reason or "an operator asked")
+    report = await services.launcher.decide(
+        model=plan.subject, trigger=plan.trigger, plan=plan, carry_out=False
+    )
+    return report.decision
+
+
+def unload_plan(models: Sequence[str], *, cause: EvictionCause, reason: str) -> Plan:
+    """Return a plan, in the operator's name, that unloads ``models`` and nothing else."""
+    return Plan(
+        author=OPERATOR,
         trigger=Trigger.OPERATOR,
         subject=models[0] if len(models) == 1 else None,
-        actions=tuple(Unload(model=name, reason=why) for name in models),
-        reason=why,
+        actions=tuple(Unload(model=name, cause=cause, reason=reason) for name in models),
+        reason=reason,
     )
-    return await place_plan(services, plan)
 
 
-async def _unload(services: Services, model: str, decision: str | None) -> str:
+async def _unload(services: Services, action: Unload, author: str) -> str:
     """Drain and unload one model whose eviction is booked: ``unloaded`` or ``busy``."""
-    record = await asyncio.to_thread(services.store.model, model)
+    model, store = action.model, services.store
+    record = await store.model(model)
     if record.state not in (ModelState.DRAINING, ModelState.UNLOADING):
         return record.state.value
     deployment = record.deployment
@@ -124,40 +136,18 @@ async def _unload(services: Services, model: str, decision: str | None) -> str:
     if record.state is ModelState.DRAINING:
         if not await services.switchboard.drained(model, timeout_s=grace):
             why = f"requests were still in flight after {grace:.0f} s"
-            await asyncio.to_thread(services.store.keep_promise_off, model, reason=why)
+            await store.cancel_eviction(model, reason=why)
             if deployment.upstream:
                 services.switchboard.open(model, deployment.upstream, version=deployment.version)
             return "busy"
-        await asyncio.to_thread(
-            services.store.transition, model, ModelState.UNLOADING, reason=record.reason
-        )
+        await store.start_unloading(model, reason=record.reason)
     await services.runtimes[deployment.runtime].unload(
         model, handle=deployment.handle, grace_s=grace
     )
-    plan = None
-    if decision is not None:
-        plan = (await asyncio.to_thread(services.store.decision, decision)).plan
-    now = services.clock.time()
-    target, waits = ModelState.UNLOADED, {}
-    if plan is not None and any(
-        isinstance(a, Unload) and a.model == model and a.requeue for a in plan.actions
-    ):
-        target, waits = ModelState.QUEUED, {"queued_at": now}
-    await asyncio.to_thread(
-        services.store.released, model, target, reason=record.reason, evicted_at=now, **waits
-    )
-    services.telemetry.on_evicted(cause(plan.author if plan else "rules", record.reason))
-    await asyncio.to_thread(
-        services.store.event, "model.evicted", model=model, reason=record.reason
-    )
+    if action.requeue:
+        await store.requeue(model, reason=record.reason, evicted=True)
+    else:
+        await store.release(model, reason=record.reason, evicted=True)
+    services.telemetry.on_evicted(action.cause.value)
+    await store.events.append("model.evicted", model=model, reason=record.reason)
     return "unloaded"
-
-
-def cause(author: str, reason: str) -> str:
-    """Why a model went, as a metric's label: one of few words, for reasons name models."""
-    if author not in ("rules", "operator"):
-        return "review"
-    for words, label in CAUSES.items():
-        if words in reason:
-            return label
-    return author

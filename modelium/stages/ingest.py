@@ -1,4 +1,4 @@
-"""Ingest: from a drop to a registered model, or to ``rejected/`` with a reason."""
+"""Ingest: from a drop to a registered model, or to ``rejected/`` with the reason."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.config import Config, ModelEntry
-from modelium.errors import DropRejected, UnknownModel
+from modelium.errors import DropRejected
 from modelium.intake.repository import Depot, Staged, model_name
-from modelium.models import Model, Priority, Report
+from modelium.models import Model, ModelProfile, Priority, Report
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
 from modelium.stages.inline import direct
@@ -19,7 +19,7 @@ from modelium.stages.services import Services
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """What the operator says of a model; its own files have no say in it."""
+    """Team and priority of a model, set by the operator; its own files cannot change them."""
 
     team: str | None
     priority: Priority
@@ -30,7 +30,7 @@ class Standing:
 def standing(
     config: Config, name: str, *, team: str | None, priority_ceiling: str | None
 ) -> Standing:
-    """Team and priority of ``name``: the configuration first, then what came with the drop."""
+    """Return team and priority of ``name``: from the configuration, else as given with the drop."""
     entry = config.models.get(name, ModelEntry())
     owner = entry.team or team
     ceiling = (
@@ -53,51 +53,50 @@ async def ingest(
     intent: str | None = None,
     steps: Steps = direct,
 ) -> Report:
-    """Take in what lies at ``path``: stage, check, publish, register; then have it analyzed.
+    """Ingest ``path``: stage, check, publish, register; then start its analysis.
 
     Args:
         services: the ports and the store.
-        path: a folder, a file or an archive; moved when it lies in the drop zone, else copied.
-        name: what to call it; default: its own name.
+        path: a folder, a file or an archive; moved when it is in the drop zone, else copied.
+        name: the model's name; default: that of the file or folder.
         team: owning team, where the configuration names none.
         priority_ceiling: highest priority class that a plan may give it.
-        intent: what asked for it, to be told the outcome.
+        intent: id of the operator's request, for the record.
         steps: how steps are run.
 
-    A refused drop is an outcome (``rejected``), not an error: it is kept with its reason.
+    A refused drop is the outcome ``rejected``, not an error; it is kept with the reason.
     """
-    depot = Depot(config=services.config.orchestration)
-    source = Path(path)
+    repository, source = services.repository, Path(path)
     asked = {"team": team, "priority_ceiling": priority_ceiling}
     try:
-        staged = await steps("stage", _stage, depot, source, name)
+        staged = await steps("stage", _stage, repository, source, name)
     except DropRejected as exc:
-        await asyncio.to_thread(depot.refuse_unstaged, source, exc)
+        await asyncio.to_thread(repository.refuse_unstaged, source, exc)
         return await _rejected(services, name or model_name(source), exc)
     digest = ""
     try:
-        digest = await steps("digest", asyncio.to_thread, analysis.digest, staged.folder)
-        await steps("check", _check, services, staged, digest)
+        digest = await steps("digest", _digest, staged)
+        profile = await steps("check", _check, services, staged, digest)
     except DropRejected as exc:
-        await asyncio.to_thread(depot.refuse, staged, exc, digest=digest, asked=asked)
+        await asyncio.to_thread(repository.refuse, staged, exc, digest=digest, asked=asked)
         return await _rejected(services, staged.name, exc)
-    known = await _known(services, staged.name)
+    known = await services.store.find(staged.name)
     if known and known.digest == digest:
-        await asyncio.to_thread(depot.discard, staged)
+        await asyncio.to_thread(repository.discard, staged)
         return Report(
             stage="ingest",
             outcome="unchanged",
             model=staged.name,
-            reason="the repository has this content already",
+            reason="the repository already has this content",
             details={"digest": digest, "version": known.version},
         )
     own = standing(services.config, staged.name, team=team, priority_ceiling=priority_ceiling)
-    record = await steps("publish", _publish, services, depot, staged, digest, own)
-    services.switchboard.know(await asyncio.to_thread(services.store.versions))
-    await asyncio.to_thread(
-        services.store.event, "model.registered", model=record.name, version=record.version
+    record = await steps("publish", _publish, services, staged, profile, own)
+    services.switchboard.know(await services.store.versions())
+    await services.store.events.append(
+        "model.registered", model=record.name, version=record.version
     )
-    services.launcher.start("analyze", model=record.name)
+    services.launcher.start(services.launcher.analyze(model=record.name))
     return Report(
         stage="ingest",
         outcome="registered",
@@ -107,61 +106,57 @@ async def ingest(
     )
 
 
-async def _stage(depot: Depot, source: Path, name: str | None) -> Staged:
-    return await asyncio.to_thread(depot.stage, source, name=name)
+async def _stage(repository: Depot, source: Path, name: str | None) -> Staged:
+    return await asyncio.to_thread(repository.stage, source, name=name)
 
 
-async def _check(services: Services, staged: Staged, digest: str) -> None:
-    """Raise `DropRejected` for what is unsafe, incomplete or of no known kind."""
-    approvals = set(await asyncio.to_thread(services.store.approvals, digest))
+async def _digest(staged: Staged) -> str:
+    return await asyncio.to_thread(analysis.digest, staged.folder)
+
+
+async def _check(services: Services, staged: Staged, digest: str) -> ModelProfile:
+    """Return the drop's profile; raise `DropRejected` for what is unsafe, incomplete, unknown."""
     entry = services.config.models.get(staged.name, ModelEntry())
-    approvals |= entry.approvals
+    approvals = entry.approvals | await services.store.approvals(digest)
     if services.policy.allow_remote_code:
-        approvals.add("remote-code")
+        approvals |= {"remote-code"}
     if services.policy.allow_pickle:
-        approvals.add("pickle")
-    allowed = frozenset(approvals)
-    await asyncio.to_thread(analysis.inspect_files, staged.folder, approvals=allowed)
+        approvals |= {"pickle"}
+    await asyncio.to_thread(analysis.inspect_files, staged.folder, approvals=approvals)
     missing = await asyncio.to_thread(analysis.is_complete, staged.folder)
     if missing:
         raise DropRejected(f"{staged.name} is not complete: {missing}", reason="incomplete")
     known = await asyncio.to_thread(engines, services.config)
-    await asyncio.to_thread(analysis.analyze, staged.folder, approvals=allowed, engines=known)
-    if allowed:
-        await asyncio.to_thread(services.store.approve, staged.name, digest=digest, what=allowed)
-
-
-async def _known(services: Services, name: str) -> Model | None:
-    try:
-        return await asyncio.to_thread(services.store.model, name)
-    except UnknownModel:
-        return None
+    profile = await asyncio.to_thread(
+        analysis.analyze, staged.folder, approvals=approvals, engines=known
+    )
+    if approvals:
+        await services.store.approve(staged.name, digest=digest, what=approvals)
+    return profile.model_copy(update={"digest": digest})
 
 
 async def _publish(
-    services: Services, depot: Depot, staged: Staged, digest: str, own: Standing
+    services: Services, staged: Staged, profile: ModelProfile, own: Standing
 ) -> Model:
-    def act() -> Model:
-        version = services.store.next_version(staged.name)
-        path = depot.publish(staged, version=version)
-        return services.store.register(
-            staged.name,
-            path=path,
-            digest=digest,
-            team=own.team,
-            priority=own.priority,
-            priority_ceiling=own.ceiling,
-            pinned=own.pinned,
-        )
-
-    return await asyncio.to_thread(act)
+    version = await services.store.next_version(staged.name)
+    path = await asyncio.to_thread(services.repository.publish, staged, version=version)
+    return await services.store.register(
+        staged.name,
+        path=path,
+        digest=profile.digest,
+        team=own.team,
+        priority=own.priority,
+        priority_ceiling=own.ceiling,
+        pinned=own.pinned,
+        profile=profile,
+    )
 
 
 async def _rejected(services: Services, name: str, exc: DropRejected) -> Report:
-    await asyncio.to_thread(
-        services.store.event, "drop.rejected", model=name, reason=exc.reason, message=str(exc)
+    await services.store.events.append(
+        "drop.rejected", model=name, reason=exc.reason, message=str(exc)
     )
-    hint = f"; `modelium approve {name}` takes it in" if exc.approvable else ""
+    hint = f"; `modelium approve {name}` accepts it" if exc.approvable else ""
     return Report(
         stage="ingest",
         outcome="rejected",

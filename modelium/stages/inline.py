@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from modelium.clock import SystemClock
-from modelium.errors import ModeliumError, TransientError
+from modelium.errors import TransientError
 from modelium.models import Report
 from modelium.ports import Clock, Stage
 from modelium.stages.services import Services
@@ -62,49 +61,14 @@ direct = DirectSteps(clock=SystemClock(), jitter=random.Random())  # noqa: S311 
 """What a stage runs its steps with unless it is told otherwise."""
 
 
-class DirectLauncher:
-    """`ports.Launcher` without Prefect: no history, no retries of whole stages."""
+class InlineRunner:
+    """Runs stages in the caller's task: no history, no retries of whole stages."""
 
     def __init__(self, *, stages: Stages, services: Callable[[], Services]) -> None:
-        """``services`` is asked at each run, in the caller's context."""
+        """``services`` is called at each run, in the caller's context."""
         self._stages = stages
         self._services = services
-        self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, stage: Stage, **parameters: Any) -> Report:
         """Run ``stage`` to its end; raises what the stage raises."""
         return await self._stages[stage](self._services(), **parameters, steps=direct)
-
-    def start(self, stage: Stage, **parameters: Any) -> None:
-        """Run ``stage`` in the background; failures are logged."""
-        keep(self._background, logged(stage, parameters, self.run(stage, **parameters)))
-
-    async def aclose(self) -> None:
-        """End what `start` started."""
-        await end(self._background)
-
-
-async def logged(stage: Stage, parameters: Mapping[str, Any], run: Awaitable[object]) -> None:
-    """Await ``run``; log its failure, with a traceback only where it was not meant."""
-    try:
-        await run
-    except ModeliumError as exc:
-        logger.warning("stage %s of %s failed: %s", stage, parameters.get("model", "-"), exc)
-    except Exception:
-        logger.exception("stage %s of %s failed", stage, parameters.get("model", "-"))
-
-
-def keep(tasks: set[asyncio.Task[None]], work: Any) -> asyncio.Task[None]:
-    """Start ``work`` as a task that ``tasks`` holds until it is done."""
-    task: asyncio.Task[None] = asyncio.ensure_future(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    return task
-
-
-async def end(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel all ``tasks`` and wait until they are done."""
-    pending = tuple(tasks)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)

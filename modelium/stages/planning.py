@@ -1,10 +1,10 @@
-"""From a question to an accepted plan: snapshot, plan, validate, book; again when it is stale."""
+"""From a question to a booked plan: snapshot, plan, validate, book; again when it is stale."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,10 @@ from modelium.models import (
     Decision,
     Fleet,
     Keep,
-    Load,
     Plan,
     Queue,
     Reject,
     Trigger,
-    Unload,
     Violation,
 )
 from modelium.models.advice import ADVISED, Advice
@@ -34,56 +32,24 @@ STALE_ATTEMPTS = 12
 """Plans in a row that others may overtake; a plan takes milliseconds, so this is a busy second."""
 
 
-async def place(services: Services, question: Question) -> Decision:
-    """Have the brain answer ``question`` and book what it says.
+async def place(services: Services, question: Question, plan: Plan | None = None) -> Decision:
+    """Have the brain answer ``question``, and book its plan.
+
+    ``plan``: the answer, where it is known already. An operator's own plan stands whatever
+    changes; another one is dropped and made anew once the store has changed since.
 
     Raises:
         PlanRejected: the policy forbids the plan; the refusal is recorded.
         StalePlan: others kept changing the fleet.
     """
     began = services.clock.monotonic()
-    advice, trace = await _advice(services, question)
-
-    async def ask(fleet: Fleet) -> Plan:
-        # Advice takes seconds; what it is applied to is the fleet of now.
-        now = replace(question, now=services.clock.time())
-        return await services.brain.decide(now, fleet, services.policy, advice)
-
-    return await _accept(services, ask, trace=trace, began=began)
-
-
-async def _advice(services: Services, question: Question) -> tuple[Advice | None, dict[str, Any]]:
-    """Have ``question`` thought over where there is time for it: the advice, and its record."""
-    if question.trigger not in ADVISED:
-        return None, {}
-    fleet = await with_history(services, await snapshot(services))
-    advice = await services.brain.advise(question, fleet, services.policy)
-    if advice is None or not advice.trace:
-        return advice, {}
-    kept = await asyncio.to_thread(decision_record.pack, question, fleet, services.policy)
-    return advice, {**advice.trace, "snapshot": kept}
-
-
-async def place_plan(services: Services, plan: Plan) -> Decision:
-    """Book a plan that an operator made; raises as `place`."""
-
-    async def given(_fleet: Fleet) -> Plan:
-        return plan
-
-    return await _accept(services, given, trace={}, began=services.clock.monotonic())
-
-
-async def _accept(
-    services: Services,
-    ask: Callable[[Fleet], Awaitable[Plan]],
-    *,
-    trace: Mapping[str, Any],
-    began: float,
-) -> Decision:
-    """Snapshot, plan, validate and book; again while others change the fleet meanwhile."""
+    advice, trace = (None, {}) if plan is not None else await _advice(services, question)
     for attempt in range(STALE_ATTEMPTS):
         fleet = await snapshot(services)
-        plan: Plan = await ask(fleet)
+        if plan is None or _is_stale(plan, fleet):
+            # Advice takes seconds; what it is applied to is the fleet of now.
+            now = replace(question, now=services.clock.time())
+            plan = await services.brain.decide(now, fleet, services.policy, advice)
         services.telemetry.on_decision(
             author=plan.author,
             trigger=plan.trigger.value,
@@ -91,63 +57,17 @@ async def _accept(
             fallback=plan.fallback,
         )
         began = services.clock.monotonic()
-        plan = plan.model_copy(update={"revision": fleet.revision})
-        name, violations = await asyncio.to_thread(
-            _judge, plan, fleet, services.policy, services.clock.time()
-        )
-        if violations:
-            await asyncio.to_thread(
-                _refuse, services, _refused(services, plan, name, violations, trace)
-            )
-            raise PlanRejected(violations)
-        if not effective(plan, fleet):
-            return await _kept(services, plan, name, trace)
         try:
-            decision = await asyncio.to_thread(
-                services.store.accept, plan, snapshot_digest=name, trace=trace
-            )
+            return await _accept(services, plan, fleet, trace)
         except StalePlan:
             pause = random.uniform(0.0, 0.05) * (attempt + 1)  # noqa: S311 - no secret
             await services.clock.sleep(pause)
-        else:
-            await asyncio.to_thread(_tell, services, decision, fleet)
-            return decision
+            plan = plan if plan.author == OPERATOR else None
     raise StalePlan("the fleet kept changing while plans were made; try again")
 
 
-def _judge(plan: Plan, fleet: Fleet, policy: Policy, now: float) -> tuple[str, list[Violation]]:
-    """The name of what ``plan`` was made on, and what the policy has against it."""
-    return digest(fleet), validate(plan, fleet, policy, now=now)
-
-
-def _refuse(services: Services, decision: Decision) -> None:
-    """Keep what the policy refused, and say so."""
-    violations, plan = decision.violations, decision.plan
-    services.telemetry.on_plan_refused(v.rule for v in violations)
-    services.store.record_decision(decision)
-    services.store.event(
-        "plan.refused",
-        model=plan.subject,
-        about=violations[0].subject,
-        rule=violations[0].rule,
-        reason="; ".join(v.message for v in violations),
-        author=plan.author,
-        trigger=plan.trigger.value,
-        decision=decision.id,
-    )
-
-
-def _tell(services: Services, decision: Decision, fleet: Fleet) -> None:
-    """Say which models an accepted plan made wait, or gave up."""
-    for action in decision.plan.actions:
-        known = fleet.models_by_name.get(action.model)
-        if isinstance(action, Reject):
-            kind = "model.failed"
-        elif isinstance(action, Queue) and (known is None or known.state is not ModelState.QUEUED):
-            kind = "model.queued"
-        else:
-            continue
-        services.store.event(kind, model=action.model, reason=action.reason, decision=decision.id)
+OPERATOR = "operator"
+"""Author of the plans that operators make themselves."""
 
 
 def effective(plan: Plan, fleet: Fleet) -> bool:
@@ -165,57 +85,104 @@ def effective(plan: Plan, fleet: Fleet) -> bool:
     return False
 
 
-async def carry_out(services: Services, decision: Decision) -> None:
-    """Do what was booked: evictions first, each load in a run of its own.
+def _is_stale(plan: Plan, fleet: Fleet) -> bool:
+    return plan.author != OPERATOR and plan.revision != fleet.revision
 
-    A load waits itself for the memory that it was promised, so an eviction that comes to
-    nothing ends in that load's failure, not in an overbooked device.
+
+async def _advice(services: Services, question: Question) -> tuple[Advice | None, dict[str, Any]]:
+    """Ask the LLM about ``question`` where there is time for it: its advice, and the record."""
+    if question.trigger not in ADVISED:
+        return None, {}
+    fleet = await with_history(services, await snapshot(services))
+    advice = await services.brain.advise(question, fleet, services.policy)
+    if advice is None or not advice.trace:
+        return advice, {}
+    packed = await asyncio.to_thread(decision_record.pack, question, fleet, services.policy)
+    return advice, {**advice.trace, "snapshot": packed}
+
+
+async def _accept(
+    services: Services, plan: Plan, fleet: Fleet, trace: Mapping[str, Any]
+) -> Decision:
+    """Validate ``plan`` against ``fleet`` and book it.
+
+    Raises:
+        PlanRejected: the policy forbids it; the refusal is recorded.
+        StalePlan: the store has changed since ``fleet`` was read.
     """
-    leaving = [action for action in decision.plan.actions if isinstance(action, Unload)]
-    coming = [action for action in decision.plan.actions if isinstance(action, Load)]
-    try:
-        if leaving:
-            await services.launcher.run(
-                "evict", models=[action.model for action in leaving], decision=decision.id
-            )
-    finally:
-        for action in coming:
-            services.launcher.start("load", model=action.model, decision=decision.id)
+    plan = plan.model_copy(update={"revision": fleet.revision})
+    fleet_digest, violations = await asyncio.to_thread(
+        _judge, plan, fleet, services.policy, services.clock.time()
+    )
+    if violations:
+        decision = _ended(services, plan, fleet_digest, trace, violations=tuple(violations))
+        await _record_refusal(services, decision)
+        raise PlanRejected(violations)
+    if not effective(plan, fleet):
+        decision = _ended(services, plan, fleet_digest, trace)
+        # Requests ask again every few seconds while a model is on its way: not worth a record.
+        # What an LLM was asked is recorded in any case.
+        if trace or (plan.subject is not None and plan.trigger is not Trigger.DEMAND):
+            await services.store.decisions.record(decision)
+        return decision
+    decision = await services.store.accept(plan, snapshot_digest=fleet_digest, trace=trace)
+    await _record_waiting(services, decision, fleet)
+    return decision
 
 
-def _refused(
+def _judge(plan: Plan, fleet: Fleet, policy: Policy, now: float) -> tuple[str, list[Violation]]:
+    """Return the digest of what ``plan`` was made on, and the rules that it breaks."""
+    return digest(fleet), validate(plan, fleet, policy, now=now)
+
+
+def _ended(
     services: Services,
     plan: Plan,
-    name: str,
-    violations: list[Violation],
+    fleet_digest: str,
     trace: Mapping[str, Any],
+    *,
+    violations: tuple[Violation, ...] = (),
 ) -> Decision:
+    """Return a decision that books nothing: refused, or without effect."""
     now = services.clock.time()
     return Decision(
         id=new_id(),
         at=now,
         plan=plan,
-        snapshot_digest=name,
-        violations=tuple(violations),
-        outcome="refused",
+        snapshot_digest=fleet_digest,
+        violations=violations,
+        outcome="refused" if violations else "done",
         finished_at=now,
         trace=dict(trace),
     )
 
 
-async def _kept(services: Services, plan: Plan, name: str, trace: Mapping[str, Any]) -> Decision:
-    now = services.clock.time()
-    decision = Decision(
-        id=new_id(),
-        at=now,
-        plan=plan,
-        snapshot_digest=name,
-        outcome="done",
-        finished_at=now,
-        trace=dict(trace),
+async def _record_refusal(services: Services, decision: Decision) -> None:
+    violations, plan = decision.violations, decision.plan
+    services.telemetry.on_plan_refused(v.rule for v in violations)
+    await services.store.decisions.record(decision)
+    await services.store.events.append(
+        "plan.refused",
+        model=plan.subject,
+        about=violations[0].subject,
+        rule=violations[0].rule,
+        reason="; ".join(v.message for v in violations),
+        author=plan.author,
+        trigger=plan.trigger.value,
+        decision=decision.id,
     )
-    # Requests ask again every few seconds while a model is on its way: no news, no record.
-    # What an LLM was asked is kept whatever came of it.
-    if trace or (plan.subject is not None and plan.trigger is not Trigger.DEMAND):
-        await asyncio.to_thread(services.store.record_decision, decision)
-    return decision
+
+
+async def _record_waiting(services: Services, decision: Decision, fleet: Fleet) -> None:
+    """Append an event for each model that the plan queued or rejected."""
+    for action in decision.plan.actions:
+        known = fleet.models_by_name.get(action.model)
+        if isinstance(action, Reject):
+            kind = "model.failed"
+        elif isinstance(action, Queue) and (known is None or known.state is not ModelState.QUEUED):
+            kind = "model.queued"
+        else:
+            continue
+        await services.store.events.append(
+            kind, model=action.model, reason=action.reason, decision=decision.id
+        )

@@ -1,4 +1,4 @@
-"""The ports and the store in one place, and how a flow finds them."""
+"""The ports and the store in one object, and how a flow finds it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from modelium.config import Config
+from modelium.intake.repository import Depot
 from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.runtime_monitor import Observer
-from modelium.store import Store
-from modelium.traffic.request_log import RequestLog
+from modelium.stages.runtime_monitor import RuntimeMonitor
+from modelium.stages.sweeps import Sweeps
+from modelium.store import AsyncStore
+from modelium.traffic import RequestLog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,28 +24,30 @@ class Services:
 
     config: Config
     policy: Policy
-    store: Store
+    store: AsyncStore
+    repository: Depot
     switchboard: Switchboard
     devices: DeviceInventory
     runtimes: Mapping[RuntimeName, Runtime]
-    observer: Observer
+    runtime_monitor: RuntimeMonitor
     brain: Brain
     launcher: Launcher
     telemetry: Telemetry
     clock: Clock
     requests: RequestLog = field(default_factory=RequestLog)
+    sweeps: Sweeps = field(default_factory=Sweeps)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")
 
 
 def provide(services: Services) -> None:
-    """Make ``services`` findable in this context and in all tasks started from it."""
+    """Make ``services`` available in this context and in all tasks started from it."""
     _current.set(services)
 
 
 def current() -> Services:
-    """The services of this context.
+    """Return the services of this context.
 
     Raises:
         RuntimeError: outside a running Modelium.

@@ -1,19 +1,17 @@
-"""Rows to domain and back, inside a transaction that `modelium.store.store` opened."""
+"""Queries and changes inside a transaction that the store opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from modelium import lifecycle
-from modelium.errors import IllegalTransition, UnknownModel
+from modelium.errors import UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import (
     Booking,
-    Decision,
     Deployment,
     Load,
     MeasuredLoad,
@@ -25,62 +23,69 @@ from modelium.models import (
     Unload,
 )
 from modelium.store import schema
-from modelium.store.row_cache import Documents
+from modelium.store.row_cache import RowCache
+from modelium.store.upsert import put
+
+
+def unknown(name: str) -> UnknownModel:
+    """Return the error for a name that no model has."""
+    return UnknownModel(f"no model is called {name!r}; `modelium ls` lists the models")
 
 
 def revision(tx: Connection) -> int:
-    """The count of changes."""
+    """Return the number of changes so far."""
     return int(
         tx.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == "revision")) or 0
     )
 
 
 class Marks(NamedTuple):
-    """What moves with every change that a view of models and bookings shows."""
+    """Counters that change with everything that a view of models and bookings shows."""
 
     revision: int
     seen: int
 
 
 def marks(tx: Connection) -> Marks:
-    """The counts of changes, and of changes to what was measured."""
+    """Return the number of changes, and of changes to measurements."""
     found = tx.execute(sa.select(schema.meta.c.key, schema.meta.c.value))
     counts = {row.key: int(row.value) for row in found}
     return Marks(revision=counts["revision"], seen=counts["seen"])
 
 
 def update_model(name: str) -> sa.Update:
-    """An update of one model's row."""
+    """Return an update of one model's row."""
     return sa.update(schema.models).where(schema.models.c.name == name)
 
 
 def approved(digest: str) -> sa.Select[tuple[str]]:
-    """What is allowed for a content."""
+    """Return a query for what is allowed for one content."""
     return sa.select(schema.approvals.c.what).where(schema.approvals.c.digest == digest)
 
 
 def last_version(name: str) -> sa.Select[tuple[int]]:
-    """The highest version number of a model."""
+    """Return a query for the highest version number of a model."""
     return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
 
 
+def state(tx: Connection, name: str) -> ModelState:
+    """Return the state of a model; raises `UnknownModel`."""
+    found = tx.scalar(sa.select(schema.models.c.state).where(schema.models.c.name == name))
+    if found is None:
+        raise unknown(name)
+    return ModelState(found)
+
+
 def transition(
-    tx: Connection,
-    name: str,
-    target: ModelState,
-    now: float,
-    *,
-    expect: Iterable[ModelState] | None = None,
-    reason: str = "",
-    **columns: Any,
+    tx: Connection, name: str, target: ModelState, now: float, *, reason: str = "", **columns: Any
 ) -> None:
-    """Move one model along the lifecycle table."""
-    current = tx.scalar(sa.select(schema.models.c.state).where(schema.models.c.name == name))
-    if current is None:
-        raise UnknownModel(f"no model is called {name!r}")
-    lifecycle.check(ModelState(current), target)
-    if expect is not None and ModelState(current) not in frozenset(expect):
-        raise IllegalTransition(f"{name} is {current}, not {' or '.join(expect)}")
+    """Move one model along the lifecycle table; ``columns`` change with it.
+
+    Raises:
+        IllegalTransition: the table has no such edge.
+        UnknownModel: no model has that name.
+    """
+    lifecycle.check(state(tx, name), target)
     if target is not ModelState.QUEUED:
         columns.setdefault("queued_at", None)
     tx.execute(
@@ -89,7 +94,7 @@ def transition(
 
 
 def book(tx: Connection, action: object, now: float) -> None:
-    """Do what one accepted action means for the tables."""
+    """Apply one accepted action to the tables."""
     match action:
         case Load():
             transition(tx, action.model, ModelState.LOADING, now, reason=action.reason)
@@ -144,18 +149,17 @@ def book(tx: Connection, action: object, now: float) -> None:
 
 
 def save_deployment(tx: Connection, deployment: Deployment) -> None:
-    """Replace the deployment of a model."""
-    tx.execute(sa.delete(schema.deployments).where(schema.deployments.c.model == deployment.model))
-    document = deployment.model_dump(mode="json")
-    tx.execute(
-        sa.insert(schema.deployments).values(
-            model=deployment.model, runtime=deployment.runtime.value, document=document
-        )
-    )
+    """Insert or replace the deployment of a model."""
+    row = {
+        "model": deployment.model,
+        "runtime": deployment.runtime.value,
+        "document": deployment.model_dump(mode="json"),
+    }
+    put(tx, schema.deployments, [row])
 
 
 def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
-    """Keep how the current version of ``model`` had better be loaded; ``None``: forget it."""
+    """Store the preference for loading the current version of ``model``; ``None``: delete it."""
     current = sa.select(schema.models.c.version).where(schema.models.c.name == model)
     document = sa.null() if preference is None else preference.model_dump(mode="json")
     tx.execute(
@@ -168,30 +172,16 @@ def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
     )
 
 
-def save_decision(tx: Connection, decision: Decision) -> None:
-    """Insert or replace a decision."""
-    table, link = schema.decisions, schema.decision_models
-    document = decision.model_dump(mode="json")
-    update = sa.update(table).where(table.c.id == decision.id).values(document=document)
-    if tx.execute(update).rowcount:
-        return
-    tx.execute(sa.insert(table).values(id=decision.id, at=decision.at, document=document))
-    named = {action.model for action in decision.plan.actions}
-    named |= {decision.plan.subject} if decision.plan.subject else set()
-    for model in sorted(named):
-        tx.execute(sa.insert(link).values(decision=decision.id, model=model))
-
-
 def bookings(tx: Connection) -> tuple[Booking, ...]:
-    """Read all bookings."""
+    """Return all bookings."""
     rows = tx.execute(sa.select(schema.bookings).order_by(schema.bookings.c.model)).mappings()
     return tuple(Booking.model_validate(dict(row)) for row in rows)
 
 
 def models(
-    tx: Connection, name: str | None = None, documents: Documents | None = None
+    tx: Connection, name: str | None = None, cache: RowCache | None = None
 ) -> tuple[Model, ...]:
-    """Models with what belongs to each; the current version's files and profile."""
+    """Return models with deployment, approvals and measurements, at their current version."""
     m, v = schema.models, schema.versions
     query = sa.select(m, v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)).join(
         v, sa.and_(v.c.model == m.c.name, v.c.version == m.c.version)
@@ -211,7 +201,7 @@ def models(
     measured: dict[str, list[Any]] = {}
     for known in tx.execute(loads):
         measured.setdefault(known.model, []).append(known)
-    keep = documents or Documents()
+    keep = cache or RowCache()
 
     def model(row: Any) -> Model:
         name = row.name
@@ -241,5 +231,5 @@ def _measured(row: Any) -> MeasuredLoad:
 
 
 def _text(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """A JSON column as it stands in the database."""
+    """Return a JSON column as stored text."""
     return sa.type_coerce(column, sa.Text).label(column.name)

@@ -129,8 +129,8 @@ def scenes() -> Scenes:
 @asynccontextmanager
 async def living(api_url: str, scenes: Scenes, folder: Path) -> AsyncIterator[PrefectHome]:
     home = PrefectHome(
+        flows=FLOWS,
         config=Config(
-            flows=FLOWS,
             prefect=Prefect(api_url=api_url),
             orchestration=Orchestration(state_directory=folder, node="node-a"),
         ),

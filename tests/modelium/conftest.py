@@ -11,28 +11,37 @@ import pytest
 from agents.rules.planner import RulePlanner
 from modelium.clock import SystemClock
 from modelium.config import Config
+from modelium.control.signals import Signals
 from modelium.devices import detect
+from modelium.intake.repository import Depot
 from modelium.metrics import Metrics
-from modelium.models import GIB, Model, RuntimeName
+from modelium.models import GIB, Event, Model, RuntimeName
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import DirectLauncher
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.inline import InlineRunner
+from modelium.stages.launcher import StageLauncher
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, current, provide
 from modelium.stages.table import STAGES
-from modelium.store import Store
+from modelium.store import AsyncStore, Store
 from modelium.traffic import TrafficBook
-from tests.fakes.routing import Listener
 from tests.fakes.runtime import MemoryRuntime
 
 
 class World:
     """Services and the parts behind them."""
 
-    def __init__(self, services: Services, runtime: MemoryRuntime, listener: Listener) -> None:
+    def __init__(
+        self,
+        services: Services,
+        runtime: MemoryRuntime,
+        signals: Signals,
+        heard: list[Event] | None = None,
+    ) -> None:
         self.services = services
+        self.signals = signals
+        self.heard = heard if heard is not None else []
         self.runtime = runtime
-        self.listener = listener
-        self.store = services.store
+        self.store = services.store.blocking
         self.incoming = services.config.orchestration.incoming_directory
 
     async def settled(self, model: str, *states: str) -> str:
@@ -75,31 +84,35 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     settings = config(tmp_path)
     runtime = MemoryRuntime()
     runtimes = {RuntimeName.RAY_SERVE: runtime}
-    store = Store.open(f"sqlite:///{tmp_path}/state/modelium.db", now=clock.time)
-    launcher = DirectLauncher(stages=STAGES, services=current)
+    heard: list[Event] = []
+    store = Store.open(
+        f"sqlite:///{tmp_path}/state/modelium.db", now=clock.time, on_event=heard.append
+    )
+    launcher = StageLauncher(runner=InlineRunner(stages=STAGES, services=current))
     policy = settings.policy()
-    listener, metrics = Listener(), Metrics()
+    signals, metrics = Signals(), Metrics()
     services = Services(
         config=settings,
         policy=policy,
-        store=store,
+        store=AsyncStore(store),
+        repository=Depot(config=settings.orchestration),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
-            listener=listener,
+            listener=signals,
             metrics=metrics,
             max_waiting_per_model=8,
             max_wait_s=10.0,
         ),
         devices=detect("here", 8 * GIB),
         runtimes=runtimes,
-        observer=Observer(runtimes=runtimes, policy=policy),
+        runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
         brain=RulePlanner(),
         launcher=launcher,
         telemetry=metrics,
         clock=clock,
     )
     provide(services)
-    await services.observer.look({})
-    yield World(services, runtime, listener)
+    await services.runtime_monitor.observe({})
+    yield World(services, runtime, signals, heard)
     await launcher.aclose()
     store.close()

@@ -344,7 +344,7 @@ def lived(folder: Path) -> Path:
         runtime=RuntimeName.TRITON, device_kind="H100", settings_digest="d",
         per_device_bytes=6 * GIB, load_s=9.0, at=1.0,
     )  # fmt: skip
-    store.history.keep_memory({}, {"a": load, "b": load})
+    store.history.record_memory({}, {"a": load, "b": load})
     now = time.time()
     lines = [LoggedRequest(now - 4000 + 60 * i, "ab"[i % 2], 1, 1, 0.5) for i in range(20)]
     store.history.log(

@@ -71,8 +71,8 @@ async def test_events_while_prefect_is_away_are_dropped_without_a_word(tmp_path:
     from modelium.stages.services import Services
 
     home = PrefectHome(
+        flows=FLOWS,
         config=Config(
-            flows=FLOWS,
             prefect=Prefect(api_url="http://127.0.0.1:9/api"),
             orchestration=Orchestration(state_directory=tmp_path, node="n"),
         ),

@@ -40,6 +40,7 @@ from pathlib import Path
 from modelium.clock import SystemClock
 from modelium.config import Config, Orchestration, Prefect
 from flows.runner.home import PrefectHome
+from flows.table import FLOWS
 
 async def load(services, *, steps, **parameters):
     async def hang():
@@ -54,7 +55,7 @@ async def main():
     async with PrefectHome(config=config, flows=FLOWS, stages=stages, services=lambda: None,
                            clock=SystemClock(), environ={}) as home:
         await home.ready()
-        await home.launcher.run("load", model="doomed")
+        await home.runner.run("load", model="doomed")
 
 asyncio.run(main())
 """
@@ -105,8 +106,8 @@ def stages() -> Stages:
 
 def home_of(stages: Stages, folder: Path, **prefect: Any) -> PrefectHome:
     return PrefectHome(
+        flows=FLOWS,
         config=Config(
-            flows=FLOWS,
             prefect=Prefect(**{"port": 0, **prefect}),
             orchestration=Orchestration(state_directory=folder, node="node-a"),
         ),
@@ -160,12 +161,12 @@ def server_pid(home: PrefectHome) -> int:
 async def test_stages_run_before_the_server_is_up(stages: Stages, tmp_path: Path) -> None:
     home = home_of(stages, tmp_path)
     stages.gate.set()
-    assert (await home.launcher.run("load", model="before")).outcome == "ready"
+    assert (await home.runner.run("load", model="before")).outcome == "ready"
     async with home:
         assert not home.connected
-        assert (await home.launcher.run("load", model="early")).outcome == "ready"
+        assert (await home.runner.run("load", model="early")).outcome == "ready"
         with pytest.raises(DropRejected):
-            await home.launcher.run("ingest", path="/x")
+            await home.runner.run("ingest", path="/x")
 
 
 async def test_a_server_killed_mid_run_costs_nothing_but_some_history(
@@ -173,7 +174,7 @@ async def test_a_server_killed_mid_run_costs_nothing_but_some_history(
 ) -> None:
     async with home_of(stages, tmp_path) as home:
         await asyncio.wait_for(home.ready(), PATIENCE_S)
-        running = asyncio.create_task(home.launcher.run("load", model="midway"))
+        running = asyncio.create_task(home.runner.run("load", model="midway"))
         await stages.begun.wait()
         os.kill(server_pid(home), signal.SIGKILL)
         stages.gate.set()
@@ -183,9 +184,9 @@ async def test_a_server_killed_mid_run_costs_nothing_but_some_history(
         assert stages.loads == ["midway", "midway after"]
 
         # At once, and while nothing has noticed yet.
-        assert (await home.launcher.run("load", model="meanwhile")).outcome == "ready"
+        assert (await home.runner.run("load", model="meanwhile")).outcome == "ready"
         with pytest.raises(DropRejected):
-            await home.launcher.run("ingest", path="/x")
+            await home.runner.run("ingest", path="/x")
 
         async with client_of(home.api_url) as client:
 
@@ -196,7 +197,7 @@ async def test_a_server_killed_mid_run_costs_nothing_but_some_history(
             run = await final(client, "load midway")
             assert run.state is not None
             assert run.state.is_completed()
-            await home.launcher.run("load", model="resumed")
+            await home.runner.run("load", model="resumed")
             await final(client, "load resumed")
 
 
@@ -206,13 +207,13 @@ async def test_a_server_that_hangs_is_not_waited_for_and_gets_the_record_later(
     stages.gate.set()
     async with home_of(stages, tmp_path) as home:
         await asyncio.wait_for(home.ready(), PATIENCE_S)
-        await home.launcher.run("load", model="warm")
+        await home.runner.run("load", model="warm")
         stages.loads.clear()
         server = server_pid(home)
         os.kill(server, signal.SIGSTOP)
         try:
             for model in ("hung", "hung too"):
-                assert (await home.launcher.run("load", model=model)).outcome == "ready"
+                assert (await home.runner.run("load", model=model)).outcome == "ready"
         finally:
             os.kill(server, signal.SIGCONT)
         async with client_of(home.api_url) as client:
@@ -257,7 +258,7 @@ async def test_after_a_kill_9_unfinished_runs_are_crashed_and_missed_sweeps_drop
                 assert run.state.is_crashed()
                 assert run.state.message == "the Modelium process that ran it is gone"
                 assert missed.id not in {known.id for known in await client.read_flow_runs()}
-                assert (await heir.launcher.run("load", model="next")).outcome == "ready"
+                assert (await heir.runner.run("load", model="next")).outcome == "ready"
 
 
 async def owned(client: PrefectClient, name: str) -> FlowRun | None:

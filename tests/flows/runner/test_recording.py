@@ -22,6 +22,7 @@ from flows.table import FLOWS
 from modelium.errors import DropRejected, InputError, PermanentError, Unavailable
 from modelium.models import Report, RuntimeName
 from modelium.ports import Steps
+from modelium.stages.launcher import StageLauncher
 from tests.flows.conftest import Scenes, by_id, ended, eventually, only_run
 
 pytestmark = pytest.mark.real
@@ -53,7 +54,7 @@ async def test_a_run_tells_what_happened_where_people_look(
         )
 
     scenes.play("load", load)
-    report = await home.launcher.run("load", model="Look.At-Me")
+    report = await home.runner.run("load", model="Look.At-Me")
     assert report.outcome == "ready"
 
     run = await only_run(client, "load Look.At-Me")
@@ -85,7 +86,7 @@ async def test_each_step_is_a_task_run_of_its_name(
         return Report(stage="analyze", outcome="known", model=model, reason=f"{second + third}")
 
     scenes.play("analyze", analyze)
-    report = await home.launcher.run("analyze", model="steps")
+    report = await home.runner.run("analyze", model="steps")
     assert report.reason == "8"
     run = await only_run(client, "analyze steps")
     names = {task.name.rpartition("-")[0] for task in await task_runs(client, run, 3)}
@@ -110,7 +111,7 @@ async def test_only_transient_failures_of_a_step_are_retried(
 
     scenes.play("decide", decide)
     with pytest.raises(InputError, match="fix me"):
-        await home.launcher.run("decide", model="retry")
+        await home.runner.run("decide", model="retry")
     assert counts == {"hiccup": 2, "wrong": 1}
     run = await only_run(client, "decide retry")
     counted = {task.name.rpartition("-")[0]: task for task in await task_runs(client, run, 2)}
@@ -128,7 +129,7 @@ async def test_the_callers_error_is_the_stages_own(
 
     scenes.play("ingest", ingest)
     with pytest.raises(DropRejected) as caught:
-        await home.launcher.run("ingest", path="/drops/evil")
+        await home.runner.run("ingest", path="/drops/evil")
     assert caught.value is error
     run = await only_run(client, "ingest evil")
     assert run.state is not None
@@ -144,7 +145,7 @@ async def test_a_bug_in_a_stage_reaches_caller_and_record(
 
     scenes.play("evict", evict)
     with pytest.raises(ZeroDivisionError):
-        await home.launcher.run("evict", models=["bug-a", "bug-b"])
+        await home.runner.run("evict", models=["bug-a", "bug-b"])
     run = await only_run(client, "evict bug-a, bug-b")
     assert run.state is not None
     assert run.state.message == "ZeroDivisionError: oops"
@@ -154,7 +155,7 @@ async def test_a_bug_in_a_stage_reaches_caller_and_record(
 async def test_a_launched_run_is_never_up_for_a_worker(
     home: PrefectHome, scenes: Scenes, client: PrefectClient
 ) -> None:
-    await home.launcher.run("load", model="mine")
+    await home.runner.run("load", model="mine")
     run = await only_run(client, "load mine")
     names = [state.name for state in await client.read_flow_run_states(run.id)]
     assert names == ["Pending", "Running", "Completed"]
@@ -170,12 +171,13 @@ async def test_prefect_leaves_the_services_signals_alone(home: PrefectHome, scen
 
     scenes.play("evict", evict)
     before = signal.getsignal(signal.SIGTERM)
-    await home.launcher.run("evict")
+    await home.runner.run("evict")
     assert seen == [before]
 
 
 async def test_start_records_too(home: PrefectHome, client: PrefectClient) -> None:
-    home.launcher.start("load", model="background")
+    launcher = StageLauncher(runner=home.runner)
+    launcher.start(launcher.load(model="background"))
     await only_run(client, "load background")
 
 
@@ -197,7 +199,7 @@ async def test_cancelling_the_caller_cancels_the_stage_and_its_run(
         raise AssertionError
 
     scenes.play("load", load)
-    caller = asyncio.create_task(home.launcher.run("load", model="given-up"))
+    caller = asyncio.create_task(home.runner.run("load", model="given-up"))
     await begun.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -222,7 +224,7 @@ async def test_an_operators_cancellation_stops_the_stage_and_is_an_error_to_the_
         raise AssertionError
 
     scenes.play("load", load)
-    caller = asyncio.create_task(home.launcher.run("load", model="unwanted"))
+    caller = asyncio.create_task(home.runner.run("load", model="unwanted"))
     await begun.wait()
     (run,) = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter.model_validate({"name": {"any_": ["load unwanted"]}})

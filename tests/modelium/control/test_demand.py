@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -19,11 +20,16 @@ from tests.samples import tiny_onnx
 
 
 @pytest.fixture
-async def demand(world: World) -> AsyncIterator[Demand]:
-    asking = Demand(services=world.services)
-    world.listener.demand = asking.ask
-    yield asking
-    await asking.aclose()
+async def demand(world: World) -> AsyncIterator[None]:
+    async with deciding(Demand(services=world.services, signals=world.signals)):
+        yield
+
+
+@asynccontextmanager
+async def deciding(demand: Demand) -> AsyncIterator[None]:
+    task = asyncio.create_task(demand.run())
+    yield
+    task.cancel()
 
 
 async def loaded(world: World, name: str = "tiny") -> None:
@@ -42,19 +48,19 @@ async def request(world: World, name: str = "tiny") -> str:
         return upstream.served_name
 
 
-async def test_a_request_brings_an_unloaded_model_back(world: World, demand: Demand) -> None:
+async def test_a_request_brings_an_unloaded_model_back(world: World, demand: None) -> None:
     await unloaded(world)
     assert await request(world) == "tiny"
     assert world.runtime.loads == 2
 
 
-async def test_requests_at_once_cause_one_load(world: World, demand: Demand) -> None:
+async def test_requests_at_once_cause_one_load(world: World, demand: None) -> None:
     await unloaded(world)
     await asyncio.gather(*(request(world) for _ in range(8)))
     assert world.runtime.loads == 2
 
 
-async def test_the_load_goes_on_when_the_waiter_leaves(world: World, demand: Demand) -> None:
+async def test_the_load_goes_on_when_the_waiter_leaves(world: World, demand: None) -> None:
     await unloaded(world)
     world.runtime.gate.clear()
     waiting = asyncio.create_task(request(world))
@@ -64,9 +70,7 @@ async def test_the_load_goes_on_when_the_waiter_leaves(world: World, demand: Dem
     await world.settled("tiny", "ready")
 
 
-async def test_who_waits_while_a_load_backs_off_is_told_at_once(
-    world: World, demand: Demand
-) -> None:
+async def test_who_waits_while_a_load_backs_off_is_told_at_once(world: World, demand: None) -> None:
     await unloaded(world)
     world.runtime.failure = LoadFailed("bad magic")
     with pytest.raises(Unavailable, match="bad magic"):
@@ -84,10 +88,10 @@ async def test_nobody_waits_for_a_modelium_that_only_observes(
 ) -> None:
     await unloaded(world)
     policy = world.services.policy.model_copy(update={"enabled": False})
-    demand = Demand(services=replace(world.services, policy=policy))
-    world.listener.demand = demand.ask
-    with pytest.raises(Unavailable, match="orchestration is disabled"):
-        await request(world)
+    demand = Demand(services=replace(world.services, policy=policy), signals=world.signals)
+    async with deciding(demand):
+        with pytest.raises(Unavailable, match="orchestration is disabled"):
+            await request(world)
 
 
 async def test_a_dead_engine_is_missed_as_soon_as_a_request_fails(world: World) -> None:
@@ -95,8 +99,7 @@ async def test_a_dead_engine_is_missed_as_soon_as_a_request_fails(world: World) 
     await loaded(world)
     world.runtime.held.clear()
     assert (await monitor(world.services)).outcome == "steady"
-    loop = Loop(services=world.services)
-    world.listener.unreachable = loop.look_now
+    loop = Loop(services=world.services, signals=world.signals)
     running = asyncio.create_task(loop.run())
     try:
         await asyncio.sleep(0.2)  # the first look is over: the next one is 10 s away

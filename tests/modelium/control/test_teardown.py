@@ -19,7 +19,7 @@ async def loaded(world: World) -> None:
 
 async def ended(world: World, node: str = "here") -> list[str]:
     runtimes = world.services.runtimes.values()
-    return await teardown.end(store=world.store, runtimes=runtimes, node=node, grace_s=0.0)
+    return await teardown.end(store=world.services.store, runtimes=runtimes, node=node, grace_s=0.0)
 
 
 async def test_loaded_models_are_unloaded_and_their_memory_is_given_back(world: World) -> None:
@@ -52,7 +52,7 @@ async def test_models_of_other_nodes_are_let_be(world: World) -> None:
 
 async def test_models_of_a_runtime_that_is_configured_off_stay_noted(world: World) -> None:
     await loaded(world)
-    made = await teardown.end(store=world.store, runtimes=(), node="here", grace_s=0.0)
+    made = await teardown.end(store=world.services.store, runtimes=(), node="here", grace_s=0.0)
     assert made == []
     assert world.store.model("tiny").state.value == "ready"
 

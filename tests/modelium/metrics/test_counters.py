@@ -74,8 +74,8 @@ def test_phases_restarts_refusals_stages_and_looks_are_counted() -> None:
     metrics.on_plan_refused(["pinned", "pinned", "memory"])
     metrics.on_stage_finished("load", outcome="completed")
     metrics.on_stage_finished("load", outcome="load-failed")
-    metrics.on_look(seconds=0.02, failed=False)
-    metrics.on_look(seconds=0.3, failed=True)
+    metrics.on_tick(seconds=0.02, failed=False)
+    metrics.on_tick(seconds=0.3, failed=True)
     series = read(metrics)
     phase = at(runtime="vllm", phase="loading-weights")
     assert series["modelium_load_phase_seconds_sum"] == {phase: 12}

@@ -22,7 +22,7 @@ from modelium.models import Priority, RuntimeName, Trigger
 from modelium.stages.decide import decide
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import provide
 from tests.fakes.llm import Answer, Endpoint, Player, calls, endpoint
 from tests.fakes.runtime import MemoryRuntime
@@ -48,16 +48,16 @@ class Advised:
             other.name = RuntimeName.TRITON
             config = services.config.model_copy(update={"triton": Triton(enabled=True)})
             runtimes = {**services.runtimes, other.name: other}
-            observer = Observer(runtimes=runtimes, policy=config.policy())
+            runtime_monitor = RuntimeMonitor(runtimes=runtimes, policy=config.policy())
             services = replace(
                 services,
                 config=config,
                 policy=config.policy(),
                 runtimes=runtimes,
-                observer=observer,
+                runtime_monitor=runtime_monitor,
             )
-            await observer.look({})
-        store = services.store
+            await runtime_monitor.observe({})
+        store = services.store.blocking
         brain = AdvisedBrain(
             rules=RulePlanner(),
             agent=Agent(
@@ -66,7 +66,7 @@ class Advised:
                 budget=Budget(seconds=20, rounds=4, tokens=20_000),
             ),
             clock=services.clock,
-            history=lambda model, limit: store.decisions(model=model, limit=limit),
+            history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
         )
         section = BrainSection(base_url=fake.base_url, model="judge", review_interval_seconds=0.001)
         config = services.config.model_copy(update={"brain": section})
@@ -100,7 +100,7 @@ async def test_a_drop_is_decided_with_the_llm_and_all_of_it_is_kept(advised: Adv
     assert model.priority is Priority.HIGH
     assert model.preference and model.preference.runtime is RuntimeName.RAY_SERVE
     assert model.deployment and model.deployment.runtime is RuntimeName.RAY_SERVE
-    (made,) = advised.world.store.decisions(model="tiny")
+    (made,) = advised.world.store.decisions.newest(model="tiny")
     assert (made.plan.author, made.plan.trigger) == ("llm", Trigger.INGEST)
     assert made.trace["rules"][0]["runtime"] == "triton"
     assert made.trace["chosen"]["reason"] == "its card says production"
@@ -115,7 +115,7 @@ async def test_a_class_above_the_operators_ceiling_is_not_given(advised: Advised
     await advised.played_by(lambda body: calls("decide", CHOICE))
     await advised.drop("tiny", priority_ceiling="medium")
     await advised.world.settled("tiny", "ready")
-    (made,) = advised.world.store.decisions(model="tiny")
+    (made,) = advised.world.store.decisions.newest(model="tiny")
     assert made.plan.author == "rules"
     assert made.plan.fallback.startswith("violations: priority: 'high' is not allowed")
     assert advised.world.store.model("tiny").priority is Priority.LOW
@@ -129,7 +129,7 @@ async def test_a_preference_is_forgotten_once_a_load_with_it_failed(advised: Adv
     await advised.played_by(lambda body: calls("decide", CHOICE), triton=True)
     await advised.drop("tiny")
     await advised.world.settled("tiny", "failed")
-    (made,) = advised.world.store.decisions(model="tiny")
+    (made,) = advised.world.store.decisions.newest(model="tiny")
     assert made.plan.preferences["tiny"].runtime is RuntimeName.RAY_SERVE
     assert advised.world.store.model("tiny").preference is None
 
@@ -157,7 +157,7 @@ async def test_what_no_llm_was_asked_for_cannot_be_asked_again(advised: Advised)
     await evict(advised.world.services, models=["tiny"])
     operations = Operations(services=advised.world.services)
     by_operator = (await operations.decisions())[0]
-    with pytest.raises(InputError, match="keeps no snapshot"):
+    with pytest.raises(InputError, match="has no stored snapshot"):
         await operations.rethink(by_operator.id)
 
 
@@ -171,12 +171,12 @@ async def test_the_review_comes_by_itself_and_waits_for_nobody(advised: Advised)
     policy = services.policy.model_copy(update={"reload_cooldown_s": 0.0})
     advised.world.services = replace(services, policy=policy)
     provide(advised.world.services)
-    loop = Loop(services=advised.world.services)
+    loop = Loop(services=advised.world.services, signals=advised.world.signals)
     await services.clock.sleep(0.01)
     await loop.tick()
     await advised.world.settled("tiny", "ready")
     assert len(fake.seen) > before
-    made = advised.world.store.decisions(model="tiny")[0]
+    made = advised.world.store.decisions.newest(model="tiny")[0]
     assert (made.plan.author, made.plan.trigger) == ("llm", Trigger.REVIEW)
 
 
@@ -188,6 +188,6 @@ async def test_a_review_that_changes_nothing_is_kept_all_the_same(advised: Advis
     services = advised.world.services
     policy = services.policy.model_copy(update={"reload_cooldown_s": 0.0})
     await decide(replace(services, policy=policy), trigger="review")
-    made = advised.world.store.decisions(advised=True)[0]
+    made = advised.world.store.decisions.newest(advised=True)[0]
     assert (made.plan.trigger, made.plan.actions) == (Trigger.REVIEW, ())
     assert made.trace["messages"]

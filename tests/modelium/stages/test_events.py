@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import Event
+from modelium.models import Event, Trigger
 from modelium.policy import PlanRejected
 from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
@@ -17,9 +17,7 @@ from tests.samples import tiny_onnx
 
 @pytest.fixture
 def heard(world: World) -> list[Event]:
-    events: list[Event] = []
-    world.store.on_event = events.append
-    return events
+    return world.heard
 
 
 async def drop(world: World, name: str = "tiny") -> None:
@@ -47,7 +45,7 @@ async def test_a_drop_a_load_and_an_eviction_are_told(world: World, heard: list[
         ("model.ready", "tiny"),
         ("model.evicted", "tiny"),
     ]
-    assert [e.id for e in reversed(world.store.events())] == [e.id for e in heard]
+    assert [e.id for e in reversed(world.store.events.newest())] == [e.id for e in heard]
 
 
 async def test_a_refused_drop_is_told(world: World, heard: list[Event]) -> None:
@@ -77,14 +75,14 @@ async def test_a_refusal_of_the_policy_is_told_with_its_rule(
     refused = heard[-1]
     assert (refused.kind, refused.model) == ("plan.refused", "tiny")
     assert (refused.detail["rule"], refused.detail["author"]) == ("pinned", "operator")
-    assert world.store.decision(refused.detail["decision"]).violations
+    assert world.store.decisions.get(refused.detail["decision"]).violations
 
 
 async def test_a_model_that_must_wait_is_told_once(world: World, heard: list[Event]) -> None:
     world.runtime.healthy = False
-    await world.services.observer.look({})
+    await world.services.runtime_monitor.observe({})
     await drop(world)
     await told(heard, "model.queued")
-    await world.services.launcher.run("decide", trigger="sweep")
+    await world.services.launcher.decide(trigger=Trigger.SWEEP)
     assert kinds(heard) == [("model.registered", "tiny"), ("model.queued", "tiny")]
     assert heard[-1].detail["reason"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from typing import Any, cast
 
@@ -14,8 +13,8 @@ from modelium.stages.inline import (
     RETRIES,
     RETRY_DELAYS_S,
     RETRY_JITTER,
-    DirectLauncher,
     DirectSteps,
+    InlineRunner,
 )
 from modelium.stages.services import Services
 
@@ -95,8 +94,8 @@ async def test_what_the_caller_must_fix_is_not_retried(
     assert clock.slept == []
 
 
-def launcher_of(stage: Any) -> DirectLauncher:
-    return DirectLauncher(stages={"load": stage}, services=lambda: cast(Services, "services"))
+def runner_of(stage: Any) -> InlineRunner:
+    return InlineRunner(stages={"load": stage}, services=lambda: cast(Services, "services"))
 
 
 async def test_run_gives_a_stage_services_parameters_and_steps() -> None:
@@ -105,38 +104,4 @@ async def test_run_gives_a_stage_services_parameters_and_steps() -> None:
         assert await steps("say", Failing(Unavailable("-"), 0), model) == model
         return Report(stage="load", outcome="ready", model=model)
 
-    assert (await launcher_of(load).run("load", model="a")).model == "a"
-
-
-async def test_start_returns_at_once_and_logs_a_failure(caplog: pytest.LogCaptureFixture) -> None:
-    begun = asyncio.Event()
-
-    async def load(services: Any, *, model: str, steps: Any) -> Report:
-        begun.set()
-        raise InputError("no such thing")
-
-    launcher = launcher_of(load)
-    launcher.start("load", model="a")
-    assert not begun.is_set()
-    await begun.wait()
-    await asyncio.sleep(0)
-    assert "stage load of a failed: no such thing" in caplog.text
-    await launcher.aclose()
-
-
-async def test_aclose_ends_what_was_started() -> None:
-    begun, ended = asyncio.Event(), asyncio.Event()
-
-    async def load(services: Any, *, model: str, steps: Any) -> Report:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-        raise AssertionError
-
-    launcher = launcher_of(load)
-    launcher.start("load", model="a")
-    await begun.wait()
-    await launcher.aclose()
-    assert ended.is_set()
+    assert (await runner_of(load).run("load", model="a")).model == "a"

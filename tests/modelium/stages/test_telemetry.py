@@ -12,10 +12,10 @@ from modelium.models import Report, Traffic
 from modelium.policy import PlanRejected
 from modelium.policy.eligibility import should_unload
 from modelium.ports import EngineStats
-from modelium.stages.evict import cause, evict
+from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
 from modelium.stages.inline import Stages
-from modelium.stages.instrumented import counted
+from modelium.stages.instrumented import instrumented
 from modelium.stages.monitor import monitor
 from modelium.stages.services import Services
 from modelium.stages.snapshot import HISTORY_HOURS, snapshot, with_history
@@ -75,21 +75,6 @@ async def test_a_refused_plan_is_counted_by_rule(world: World) -> None:
     assert 'modelium_policy_refusals_total{rule="pinned"} 1.0' in text(world)
 
 
-@pytest.mark.parametrize(
-    ("author", "reason", "label"),
-    [
-        ("rules", "idle for 4000 s (limit 3600 s) with 0 requests/s in the last hour", "idle"),
-        ("rules", "makes room for operator-x: idle for 70 s, worth least on n/0", "space"),
-        ("rules", "n/0 is 97% full, over the 90% that models may take: idle for 3 s", "pressure"),
-        ("operator", "an operator asked", "operator"),
-        ("operator", "the weekend begins", "operator"),
-        ("llm", "nobody will need it before Monday", "review"),
-    ],
-)
-def test_causes_of_evictions_are_few_words(author: str, reason: str, label: str) -> None:
-    assert cause(author, reason) == label
-
-
 async def test_an_eviction_is_counted_by_its_cause(world: World) -> None:
     await loaded(world)
     await evict(world.services, models=["tiny"], reason="spring cleaning")
@@ -122,7 +107,7 @@ async def test_each_stage_run_is_counted_by_how_it_ended(
             raise error
         return Report(stage="load", outcome="ready")
 
-    stages: Stages = counted({"load": play})
+    stages: Stages = instrumented({"load": play})
     try:
         await stages["load"](world.services, model="m")
     except BaseException as exc:
@@ -132,7 +117,7 @@ async def test_each_stage_run_is_counted_by_how_it_ended(
 
 async def test_what_was_asked_by_the_hour_is_there_for_who_has_time_to_look(world: World) -> None:
     await loaded(world)
-    world.store.history.keep_traffic({"tiny": Traffic(completed=7, last_request_at=1.0)})
+    world.store.history.record_traffic({"tiny": Traffic(completed=7, last_request_at=1.0)})
     fleet = await with_history(world.services, await snapshot(world.services))
     assert fleet.models_by_name["tiny"].traffic.hours == (0,) * (HISTORY_HOURS - 1) + (7,)
 
@@ -140,7 +125,7 @@ async def test_what_was_asked_by_the_hour_is_there_for_who_has_time_to_look(worl
 async def test_requests_reach_the_log_of_the_store_when_the_loop_keeps_them(world: World) -> None:
     line = LoggedRequest(1.0, "tiny", 3, 4, 0.5)
     world.services.requests.add(line)
-    loop = Loop(services=world.services)
-    await loop.keep()
-    await loop.keep()
+    loop = Loop(services=world.services, signals=world.signals)
+    await loop.persist()
+    await loop.persist()
     assert world.store.history.requests() == [line]

@@ -14,7 +14,6 @@ from modelium.stages.evict import evict
 from modelium.stages.ingest import ingest
 from modelium.stages.load import load
 from modelium.stages.monitor import monitor
-from modelium.stages.planning import place_plan
 from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
@@ -40,7 +39,7 @@ async def test_a_drop_ends_up_serving(world: World) -> None:
 async def test_every_decision_can_be_read_afterwards(world: World) -> None:
     await drop(world)
     await world.settled("tiny", "ready")
-    made = world.store.decisions(model="tiny")
+    made = world.store.decisions.newest(model="tiny")
     assert [d.outcome for d in made] == ["done"]
     assert made[0].plan.author == "rules"
     assert made[0].plan.actions[0].reason
@@ -120,7 +119,7 @@ async def test_a_failed_load_gives_its_memory_back_and_waits(world: World) -> No
     assert record.failures == 1 and record.retry_at is not None
     assert "out of memory" in record.reason
     assert not world.store.view()[2]
-    assert world.store.decisions(model="tiny")[0].outcome == "failed"
+    assert world.store.decisions.newest(model="tiny")[0].outcome == "failed"
 
 
 async def test_an_unload_drains_and_frees(world: World) -> None:
@@ -138,9 +137,14 @@ async def test_who_lost_its_place_to_a_better_class_unused_waits_for_the_next(wo
     await drop(world)
     await world.settled("tiny", "ready")
     leave = Unload(model="tiny", requeue=True, reason="makes room for production")
-    plan = Plan(author="rules", trigger=Trigger.SWEEP, actions=(leave,), reason="room")
-    made = await place_plan(world.services, plan)
-    await evict(world.services, models=["tiny"], decision=made.id)
+    plan = Plan(
+        author="rules",
+        trigger=Trigger.SWEEP,
+        actions=(leave,),
+        reason="room",
+        revision=world.store.revision(),
+    )
+    await decide(world.services, trigger="sweep", plan=plan)
     left = world.store.model("tiny")
     assert left.state is ModelState.QUEUED
     assert left.queued_at is not None
@@ -164,7 +168,7 @@ async def test_a_pinned_model_is_not_unloaded(world: World) -> None:
     world.store.set_pinned("tiny", True)
     with pytest.raises(PlanRejected, match="pinned"):
         await evict(world.services, models=["tiny"])
-    refused = world.store.decisions(model="tiny")[0]
+    refused = world.store.decisions.newest(model="tiny")[0]
     assert refused.outcome == "refused" and refused.violations
 
 
@@ -239,7 +243,7 @@ async def test_memory_that_was_full_before_the_model_was_ready_is_measured_too(
     await drop(world)
     await world.settled("tiny", "ready")
     (booking,) = world.store.view()[2]
-    world.store.history.keep_memory({("tiny", booking.device): 50_000_000}, {})
+    world.store.history.record_memory({("tiny", booking.device): 50_000_000}, {})
     await monitor(world.services)
     assert world.store.model("tiny").measured[0].per_device_bytes == 50_000_000
 

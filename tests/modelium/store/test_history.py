@@ -50,13 +50,17 @@ def line(
 
 
 def test_traffic_is_rolled_up_by_the_hour_over_restarts(url: str, store: Store, now: Now) -> None:
-    store.history.keep_traffic({"m": Traffic(completed=10, failed=1, last_request_at=1.0)})
+    store.history.record_traffic({"m": Traffic(completed=10, failed=1, last_request_at=1.0)})
     now.at += 60
-    store.history.keep_traffic({"m": Traffic(completed=14, failed=1, direct=2, last_request_at=2)})
+    store.history.record_traffic(
+        {"m": Traffic(completed=14, failed=1, direct=2, last_request_at=2)}
+    )
     now.at += HOUR_S
     store.close()
     again = Store.open(url, now=now)
-    again.history.keep_traffic({"m": Traffic(completed=15, failed=2, direct=2, last_request_at=3)})
+    again.history.record_traffic(
+        {"m": Traffic(completed=15, failed=2, direct=2, last_request_at=3)}
+    )
     hours = again.history.rollups()
     assert hours == [
         Rollup(
@@ -74,15 +78,15 @@ def test_traffic_is_rolled_up_by_the_hour_over_restarts(url: str, store: Store, 
 
 
 def test_traffic_that_only_decayed_is_not_written(store: Store, now: Now) -> None:
-    store.history.keep_traffic({"m": Traffic(completed=1, qps=0.5, last_request_at=1.0)})
-    store.history.keep_traffic({"m": Traffic(completed=1, qps=0.1, last_request_at=1.0)})
+    store.history.record_traffic({"m": Traffic(completed=1, qps=0.5, last_request_at=1.0)})
+    store.history.record_traffic({"m": Traffic(completed=1, qps=0.1, last_request_at=1.0)})
     assert store.history.traffic()["m"].qps == 0.5
 
 
 def test_the_last_hours_are_told_with_the_present_one_last(store: Store, now: Now) -> None:
     for completed, later_s in ((4, 2 * HOUR_S), (5, HOUR_S), (5, HOUR_S), (12, 0)):
         seen = Traffic(completed=completed, last_request_at=now.at)
-        store.history.keep_traffic({"m": seen, "never": Traffic()})
+        store.history.record_traffic({"m": seen, "never": Traffic()})
         now.at += later_s
     assert store.history.by_hour(5) == {"m": (4, 0, 1, 0, 7)}
     assert store.history.by_hour(2) == {"m": (0, 7)}
@@ -91,7 +95,7 @@ def test_the_last_hours_are_told_with_the_present_one_last(store: Store, now: No
 def test_keeping_one_look_from_many_threads_counts_it_once(store: Store) -> None:
     look = {"m": Traffic(completed=10, last_request_at=1.0)}
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(store.history.keep_traffic, [look] * 8))
+        list(threads.map(store.history.record_traffic, [look] * 8))
     assert [r.requests for r in store.history.rollups()] == [10]
 
 
@@ -106,10 +110,10 @@ def test_the_request_log_comes_back_in_order_and_counts_tokens(store: Store, now
 
 
 def test_old_hours_and_lines_are_pruned(store: Store, now: Now) -> None:
-    store.history.keep_traffic({"m": Traffic(completed=1, last_request_at=1.0)})
+    store.history.record_traffic({"m": Traffic(completed=1, last_request_at=1.0)})
     store.history.log([line(now.at)])
     now.at += 2 * DAY_S
-    store.history.keep_traffic({"m": Traffic(completed=2, last_request_at=2.0)})
+    store.history.record_traffic({"m": Traffic(completed=2, last_request_at=2.0)})
     store.history.log([line(now.at)])
     store.history.prune(rollup_days=1.0, request_days=1.0)
     assert [r.at for r in store.history.rollups()] == [now.at // HOUR_S * HOUR_S]
@@ -143,8 +147,8 @@ def test_what_was_measured_shows_in_views_of_all_processes_and_stales_no_plan(
         runtime=RuntimeName.VLLM, device_kind="H100", settings_digest="d",
         per_device_bytes=7, load_s=1.0, at=0.0,
     )  # fmt: skip
-    store.history.keep_memory({("m", "n/a"): 7}, {"m": load})
-    store.history.keep_memory({}, {"m": load.model_copy(update={"per_device_bytes": 8})})
+    store.history.record_memory({("m", "n/a"): 7}, {"m": load})
+    store.history.record_memory({}, {"m": load.model_copy(update={"per_device_bytes": 8})})
     for one in (store, other):
         view = one.view()
         assert view[0] == revision
@@ -157,7 +161,7 @@ def test_a_change_by_another_process_shows_at_once(url: str, store: Store) -> No
     register(store, "m")
     assert store.view()[1][0].state is ModelState.ANALYZED
     other = Store.open(url, now=lambda: 0.0)
-    other.transition("m", ModelState.QUEUED)
+    other.requeue("m", reason="wanted")
     assert store.view()[1][0].state is ModelState.QUEUED
     other.close()
 

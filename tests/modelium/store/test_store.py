@@ -62,7 +62,7 @@ def register(store: Store, name: str, digest: str = "sha256:1") -> None:
     )
     store.set_profile(name, store.model(name).version, PROFILE)
     if store.model(name).state is ModelState.INGESTED:
-        store.transition(name, ModelState.ANALYZED)
+        store.mark_analyzed(name)
 
 
 def plan(store: Store, name: str, revision: int | None = None) -> Plan:
@@ -87,7 +87,7 @@ def test_an_accepted_plan_books_and_marks(url: str) -> None:
     assert model.state is ModelState.LOADING
     assert model.deployment is not None and model.deployment.devices == (DEVICE.id,)
     assert booking.bytes == int(1.5 * GIB)
-    assert store.decision(decision.id).plan.actions[0].model == "a"
+    assert store.decisions.get(decision.id).plan.actions[0].model == "a"
 
 
 def test_a_plan_on_an_old_snapshot_changes_nothing(url: str) -> None:
@@ -99,7 +99,7 @@ def test_a_plan_on_an_old_snapshot_changes_nothing(url: str) -> None:
         store.accept(plan(store, "a", old), snapshot_digest="d", trace={})
     assert not store.view()[2]
     assert store.model("a").state is ModelState.ANALYZED
-    assert store.decisions(model="a") == []
+    assert store.decisions.newest(model="a") == []
 
 
 def book(url: str, name: str, barrier: object) -> None:
@@ -147,16 +147,16 @@ def test_states_move_along_the_table_alone(url: str) -> None:
     store = opened(url)
     register(store, "a")
     with pytest.raises(IllegalTransition, match="analyzed → ready"):
-        store.transition("a", ModelState.READY)
+        store.cancel_eviction("a", reason="")
     with pytest.raises(UnknownModel):
-        store.transition("nobody", ModelState.READY)
+        store.cancel_eviction("nobody", reason="")
 
 
 def test_release_gives_bookings_back_in_the_same_step(url: str) -> None:
     store = opened(url)
     register(store, "a")
     store.accept(plan(store, "a"), snapshot_digest="d", trace={})
-    store.released("a", ModelState.FAILED, reason="no")
+    store.fail_load("a", reason="no", failures=1, retry_at=9.0)
     model = store.model("a")
     assert model.state is ModelState.FAILED and model.deployment is None
     assert store.view()[2] == ()
@@ -189,13 +189,13 @@ def test_queueing_keeps_its_place_in_time(url: str) -> None:
 
 def test_traffic_and_events_survive_a_restart(url: str) -> None:
     store = opened(url)
-    store.history.keep_traffic({"a": Traffic(completed=3)})
-    store.history.keep_traffic({"a": Traffic(completed=5)})
-    store.event("model.ready", model="a", load_s=1.5)
+    store.history.record_traffic({"a": Traffic(completed=3)})
+    store.history.record_traffic({"a": Traffic(completed=5)})
+    store.events.append("model.ready", model="a", load_s=1.5)
     store.close()
     again = opened(url)
     assert again.history.traffic()["a"].completed == 5
-    (event,) = again.events(model="a")
+    (event,) = again.events.newest(model="a")
     assert event.kind == "model.ready" and event.detail == {"load_s": 1.5}
 
 

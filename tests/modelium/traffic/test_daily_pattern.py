@@ -20,7 +20,7 @@ def at(*times: float) -> Habit:
 
 
 def nightly(days: int) -> Habit:
-    """LoggedRequest at half past two, ``days`` days in a row up to yesterday."""
+    """Requested at half past two, ``days`` days in a row up to yesterday."""
     return at(*(MIDNIGHT - k * DAY + 2.5 * HOUR for k in range(days, 0, -1)))
 
 

@@ -1,4 +1,4 @@
-"""Puts each runtime on the bench once, checks that it leaves nothing, and prints the table."""
+"""Runs the suite once per runtime, checks that nothing is left, and prints the table."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def remains(state: Path) -> list[str]:
-    """Processes and records that belong to the bench in ``state``."""
+    """Processes and records that belong to the runtime under test in ``state``."""
     word = str(state).encode()
     found = [
-        f"process {pid}: {proc.words(pid)[:200]!r}"
+        f"process {pid}: {proc.command_line(pid)[:200]!r}"
         for pid, process in proc.snapshot().items()
-        if process.lives and word in proc.words(pid)
+        if process.alive and word in proc.command_line(pid)
     ]
     found += [f"record {path.name}" for path in state.glob("*/*.json")]
     return found
@@ -42,7 +42,7 @@ def shared_memory() -> set[str]:
 
 
 def listening() -> set[int]:
-    """TCP ports that somebody on this machine listens on (proc_net_tcp(5), state 0A)."""
+    """TCP ports that are listened on (proc_net_tcp(5), state 0A)."""
     rows = [
         row.split()
         for family in ("tcp", "tcp6")
@@ -66,7 +66,7 @@ async def bench(
         await driver.end(grace_s=5)
     assert remains(made.state) == []
     assert listening() - ports_before == set()
-    # Other tests may run beside this one: what somebody has mapped is not left behind.
+    # Other tests may run at the same time: what a process has mapped is not left behind.
     left = shared_memory() - shared_before
     assert left - {path.name for path in regions(proc.snapshot())} == set()
 

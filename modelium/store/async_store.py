@@ -1,0 +1,120 @@
+"""The store for code on an event loop: every method runs on a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from modelium.store.api_keys import KeyTable
+from modelium.store.decisions import DecisionLog
+from modelium.store.events import EventLog
+from modelium.store.history import History
+from modelium.store.intents import IntentLog
+from modelium.store.store import Store
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Face(Generic[T]):
+    """The methods of a blocking object, each on a thread."""
+
+    def __init__(self, blocking: T) -> None:
+        """``blocking`` is what the methods are called on."""
+        self.blocking = blocking
+
+
+def off_loop(
+    method: Callable[Concatenate[T, P], R],
+) -> Callable[Concatenate[Face[T], P], Coroutine[Any, Any, R]]:
+    """Return ``method`` as a coroutine function that runs it on a thread."""
+
+    @functools.wraps(method)
+    async def call(self: Face[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(method, self.blocking, *args, **kwargs)
+
+    return call
+
+
+class AsyncDecisions(Face[DecisionLog]):
+    """`DecisionLog`."""
+
+    record = off_loop(DecisionLog.record)
+    finish = off_loop(DecisionLog.finish)
+    get = off_loop(DecisionLog.get)
+    newest = off_loop(DecisionLog.newest)
+
+
+class AsyncEvents(Face[EventLog]):
+    """`EventLog`."""
+
+    append = off_loop(EventLog.append)
+    newest = off_loop(EventLog.newest)
+
+
+class AsyncIntents(Face[IntentLog]):
+    """`IntentLog`."""
+
+    save = off_loop(IntentLog.save)
+    get = off_loop(IntentLog.get)
+    newest = off_loop(IntentLog.newest)
+
+
+class AsyncKeys(Face[KeyTable]):
+    """`KeyTable`."""
+
+    issue = off_loop(KeyTable.issue)
+    revoke = off_loop(KeyTable.revoke)
+    by_hash = off_loop(KeyTable.by_hash)
+
+
+class AsyncHistory(Face[History]):
+    """`History`."""
+
+    record_memory = off_loop(History.record_memory)
+    record_traffic = off_loop(History.record_traffic)
+    traffic = off_loop(History.traffic)
+    log = off_loop(History.log)
+    by_hour = off_loop(History.by_hour)
+    prune = off_loop(History.prune)
+
+
+class AsyncStore(Face[Store]):
+    """`Store` with its logs."""
+
+    def __init__(self, blocking: Store) -> None:
+        """``blocking`` is the open store."""
+        super().__init__(blocking)
+        self.decisions = AsyncDecisions(blocking.decisions)
+        self.events = AsyncEvents(blocking.events)
+        self.intents = AsyncIntents(blocking.intents)
+        self.keys = AsyncKeys(blocking.keys)
+        self.history = AsyncHistory(blocking.history)
+
+    revision = off_loop(Store.revision)
+    view = off_loop(Store.view)
+    versions = off_loop(Store.versions)
+    model = off_loop(Store.model)
+    find = off_loop(Store.find)
+    next_version = off_loop(Store.next_version)
+    register = off_loop(Store.register)
+    set_profile = off_loop(Store.set_profile)
+    set_pinned = off_loop(Store.set_pinned)
+    approve = off_loop(Store.approve)
+    approvals = off_loop(Store.approvals)
+    accept = off_loop(Store.accept)
+    mark_analyzed = off_loop(Store.mark_analyzed)
+    mark_unservable = off_loop(Store.mark_unservable)
+    leave_queue = off_loop(Store.leave_queue)
+    mark_ready = off_loop(Store.mark_ready)
+    mark_moved = off_loop(Store.mark_moved)
+    start_unloading = off_loop(Store.start_unloading)
+    cancel_eviction = off_loop(Store.cancel_eviction)
+    release = off_loop(Store.release)
+    requeue = off_loop(Store.requeue)
+    fail_load = off_loop(Store.fail_load)
+    cancel_load = off_loop(Store.cancel_load)
+    prune = off_loop(Store.prune)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import Fleet, Load, Model, Trigger
+from modelium.models.runtimes import RUNTIMES
 from modelium.policy.action_checks import (
     Fault,
     gib,

@@ -122,17 +122,15 @@ async def _check(services: Services, staged: Staged, digest: str) -> ModelProfil
         approvals |= {"remote-code"}
     if services.policy.allow_pickle:
         approvals |= {"pickle"}
-    await asyncio.to_thread(analysis.inspect_files, staged.folder, approvals=approvals)
-    missing = await asyncio.to_thread(analysis.is_complete, staged.folder)
-    if missing:
-        raise DropRejected(f"{staged.name} is not complete: {missing}", reason="incomplete")
     known = await asyncio.to_thread(engines, services.config)
-    profile = await asyncio.to_thread(
-        analysis.analyze, staged.folder, approvals=approvals, engines=known
+    examined = await asyncio.to_thread(
+        analysis.examine, staged.folder, approvals=approvals, engines=known
     )
+    if examined.profile is None:
+        raise DropRejected(f"{staged.name} is incomplete: {examined.missing}", reason="incomplete")
     if approvals:
         await services.store.approve(staged.name, digest=digest, what=approvals)
-    return profile.model_copy(update={"digest": digest})
+    return examined.profile.model_copy(update={"digest": digest})
 
 
 async def _publish(

@@ -24,6 +24,7 @@ from modelium.stages import decision_record
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
+from modelium.tasks import BackgroundTasks
 
 FAILED = frozenset({"rejected", "failed", "busy", "queued"})
 """Outcomes of a stage that fail the operator's request."""
@@ -60,7 +61,7 @@ class Operations:
     def __init__(self, *, services: Services) -> None:
         """``services``: the ports and the store."""
         self._services = services
-        self._running: set[asyncio.Task[None]] = set()
+        self._following = BackgroundTasks()
 
     async def fleet(self) -> Fleet:
         """Return the current snapshot of the fleet."""
@@ -201,9 +202,7 @@ class Operations:
 
     async def aclose(self) -> None:
         """Stop following intents; the stages that they started continue."""
-        for task in tuple(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._following.aclose()
 
     async def _ingest(
         self, kind: Literal["ingest", "approve"], model: str | None, drop: Drop
@@ -234,9 +233,7 @@ class Operations:
         return await self._services.store.intents.save(intent)
 
     def _follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
-        task = asyncio.create_task(self._finish(intent, run))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._following.start(self._finish(intent, run))
         return intent
 
     async def _finish(self, intent: Intent, run: Awaitable[Report]) -> None:

@@ -65,7 +65,7 @@ def show(config: ConfigFile = None, as_json: Json = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the file, for editors."""
-    typer.echo(reference.schema(), nl=False)
+    typer.echo(reference.json_schema(), nl=False)
 
 
 @app.command()

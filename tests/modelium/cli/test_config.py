@@ -50,7 +50,7 @@ def test_init_says_why_it_cannot_write() -> None:
     refused = config("init", "no/such/folder/m.yaml")
 
     assert refused.exit_code == 2
-    assert "cannot be written" in refused.stderr
+    assert "cannot write no/such/folder/m.yaml" in refused.stderr
 
 
 def test_init_prints_to_a_dash() -> None:
@@ -67,7 +67,7 @@ def test_check_names_each_wrong_field_and_exits_2() -> None:
 
     assert found.exit_code == 2
     assert found.stderr.splitlines() == [
-        "2 wrong:",
+        "2 problems:",
         "m.yaml: gateway.port: got -1; allowed: integer ≥ 0 and ≤ 65535",
         "m.yaml: gateway.prot: unknown key; did you mean port?",
     ]

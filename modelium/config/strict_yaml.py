@@ -1,4 +1,4 @@
-"""YAML as the configuration reads it: plain data, and no key twice (no I/O here)."""
+"""YAML that is plain data and has no duplicate keys (no I/O here)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def parse(text: str) -> Any:
-    """The data of ``text``: mappings, lists, text, numbers, true, false, null.
+    """Return the data in ``text``: mappings, lists, strings, numbers, booleans, null.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or gives a key twice, where YAML would drop the first.
+        yaml.YAMLError: ``text`` is not YAML, or a mapping has a duplicate key, of which PyYAML
+            alone would silently keep the last.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except ValueError as exc:  # a number such as 0b_, which PyYAML matches but cannot convert
+    except ValueError as exc:  # such as 0b_, which matches PyYAML's pattern of integers
         raise yaml.YAMLError(str(exc)) from exc
 
 
 class _Loader(yaml.SafeLoader):
-    # No field takes a date: 2026-01-01 is text, and 2026-99-99 no crash.
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way
+    # No field takes a date: 2026-01-01 stays a string, and 2026-99-99 is not an error.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML reads a class attribute
         first: [(tag, pattern) for tag, pattern in known if tag != _TIMESTAMP]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -35,12 +36,12 @@ class _Loader(yaml.SafeLoader):
             if key.tag == _MERGE:
                 continue
             if not isinstance(key, yaml.ScalarNode):
-                raise _wrong(key, "a key has to be plain text")
+                raise _error(key, "keys must be plain scalars")
             if key.value in seen:
-                raise _wrong(key, f"the key {key.value} is given twice")
+                raise _error(key, f"duplicate key {key.value}")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _wrong(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
+def _error(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, text, node.start_mark)

@@ -1,4 +1,4 @@
-"""What the commands print of an LLM's part in a decision."""
+"""Tables: how the LLM's part in a decision is printed."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def printed(*lines: RenderableType) -> str:
     return capture.get()
 
 
-def test_explain_shows_cost_calls_choice_faults_and_what_the_rules_would_do() -> None:
+def test_advice_shows_cost_tool_calls_choice_violations_and_the_rules_plan() -> None:
     text = printed(*tables.advice(TRACE))
     assert "judge: 2 replies in 2.5 s, 900 + 40 tokens" in text
-    assert "it called card" in text
+    assert "tools called: card" in text
     assert '{"priorities": {"m": "high"}}' in text
     assert "answer 1 ✗ choice: runtime: 'x' is not allowed" in text
-    assert "the rules alone: load m (vllm)" in text
+    assert "without the LLM: load m (vllm)" in text
 
 
-def test_decisions_without_an_llm_say_nothing_of_one() -> None:
+def test_a_decision_without_an_llm_has_no_advice() -> None:
     assert tables.advice({}) == []
 
 
-def test_what_an_llm_wrote_cannot_move_the_cursor() -> None:
+def test_terminal_control_characters_of_an_llm_are_removed() -> None:
     text = printed(*tables.advice(TRACE), *tables.conversation(TRACE))
     assert "\x1b[2J" not in text and "\x1b[31m" not in text
     assert "tool card" in text and "→ card({})" in text

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from agents.llm.agent import Agent, GivenUp
+from agents.llm.agent import Agent, NoAdvice
 from agents.llm.choices import Choices
-from agents.llm.circuit_breaker import Breaker
+from agents.llm.circuit_breaker import CircuitBreaker
 from agents.llm.ingest_choices import ingest_choices
 from agents.llm.review_choices import review_choices
 from agents.llm.tools import History, Toolbox, no_history
@@ -54,7 +54,7 @@ class AdvisedBrain:
         self._clock = clock
         self._served_as = served_as
         self._history = history
-        self._breaker = Breaker(monotonic=clock.monotonic)
+        self._breaker = CircuitBreaker(monotonic=clock.monotonic)
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
@@ -124,7 +124,7 @@ class AdvisedBrain:
             if model is None or model.state is not ModelState.READY:
                 state = model.state.value if model else "not registered"
                 return f"not-loaded: the brain's own model {self._served_as} is {state}"
-        if left := self._breaker.closed_for_s():
+        if left := self._breaker.seconds_until_allowed():
             return f"circuit-open: the endpoint failed in a row; asked again in {left:.0f} s"
         return ""
 
@@ -140,7 +140,7 @@ class AdvisedBrain:
                 transcript,
             )
             self._breaker.on_success()
-        except GivenUp as exc:
+        except NoAdvice as exc:
             fallback = str(exc)
             if exc.endpoint:
                 self._breaker.on_failure()

@@ -12,7 +12,7 @@ from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
 from agents.llm import prompt
 from agents.llm.choices import Choices, read, schema
-from agents.llm.endpoint import Abilities, Endpoint, EndpointError, Reply
+from agents.llm.endpoint import Capabilities, Endpoint, EndpointError, Reply
 from agents.llm.tools import Toolbox
 from agents.llm.transcript import Transcript
 from modelium.models import Violation
@@ -42,7 +42,7 @@ class Budget:
     """Of all prompts and replies."""
 
 
-class GivenUp(Exception):
+class NoAdvice(Exception):
     """The rules are to answer; ``str()`` is a slug, then ``: `` and the detail."""
 
     def __init__(self, slug: str, detail: str, *, endpoint: bool = False) -> None:
@@ -72,22 +72,22 @@ class Agent:
             transcript: filled as it goes, whatever the outcome.
 
         Raises:
-            GivenUp: no answer, none in time, or none that holds.
+            NoAdvice: no answer, none in time, or none that holds.
         """
         try:
             async with asyncio.timeout(self._budget.seconds):
                 return await self._choose(choices, toolbox, check, transcript)
         except TimeoutError:
-            raise GivenUp(
+            raise NoAdvice(
                 "timeout", f"no answer within {self._budget.seconds:g} s", endpoint=True
             ) from None
         except EndpointError as exc:
-            raise GivenUp("endpoint-error", str(exc), endpoint=True) from exc
+            raise NoAdvice("endpoint-error", str(exc), endpoint=True) from exc
 
     async def _choose(
         self, choices: Choices, toolbox: Toolbox, check: Check, transcript: Transcript
     ) -> Advice:
-        able = await self.endpoint.abilities()
+        able = await self.endpoint.capabilities()
         transcript.add(SystemMessage(prompt.SYSTEM))
         asked = prompt.question(choices, tools=able.tools, schema_kept=able.schema)
         transcript.add(HumanMessage(asked))
@@ -101,7 +101,7 @@ class Agent:
         if violations or advice is None:
             transcript.faulted(violations)
             unread = any(v.rule == "answer" for v in violations)
-            raise GivenUp(
+            raise NoAdvice(
                 "invalid-answer" if unread else "violations",
                 "; ".join(v.message for v in violations[:3]),
             )
@@ -120,7 +120,7 @@ class Agent:
         self,
         choices: Choices,
         toolbox: Toolbox,
-        able: Abilities,
+        able: Capabilities,
         transcript: Transcript,
         *,
         looking: bool,
@@ -139,7 +139,7 @@ class Agent:
                 break
             rounds += 1
             if rounds > self._budget.rounds:
-                raise GivenUp(
+                raise NoAdvice(
                     "steps", f"still looking things up after {self._budget.rounds} rounds"
                 )
             await self._look_up(reply, toolbox, transcript)
@@ -157,7 +157,7 @@ class Agent:
     async def _ask(self, transcript: Transcript, mode: str, **options: Any) -> Reply:
         left = self._budget.tokens - transcript.tokens
         if left <= 0:
-            raise GivenUp("tokens", f"more than {self._budget.tokens} tokens were spent")
+            raise NoAdvice("tokens", f"more than {self._budget.tokens} tokens were spent")
         began = self._clock.monotonic()
         reply = await self.endpoint.ask(
             transcript.messages, max_tokens=min(REPLY_TOKENS, left), **options

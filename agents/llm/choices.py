@@ -106,16 +106,16 @@ def schema(choices: Choices) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Reading:
+class ParsedAnswer:
     """An answer as it was understood."""
 
     chosen: dict[str, Any] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
 
 
-def read(document: Any, choices: Choices) -> Reading:
+def read(document: Any, choices: Choices) -> ParsedAnswer:
     """Hold an answer against what may be chosen; a field that is left out is the rules' choice."""
-    found = Reading()
+    found = ParsedAnswer()
     if not isinstance(document, dict):
         found.violations.append(_violation("answer", "the answer is not one JSON object"))
         return found
@@ -137,7 +137,7 @@ def read(document: Any, choices: Choices) -> Reading:
     return found
 
 
-def _one(one: Field, given: Any, found: Reading) -> None:
+def _one(one: Field, given: Any, found: ParsedAnswer) -> None:
     if not one.many:
         if _is_among(given, one.allowed):
             found.chosen[one.name] = given

@@ -12,7 +12,7 @@ LONGEST_PAUSE_S = 900.0
 """The pause doubles with each trial that fails: an endpoint that is back is used within 15 min."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after failures in a row; lets one trial through when its pause is over."""
 
     def __init__(self, *, monotonic: Callable[[], float]) -> None:
@@ -22,7 +22,7 @@ class Breaker:
         self._pause_s = PAUSE_S
         self._open_until: float | None = None
 
-    def closed_for_s(self) -> float:
+    def seconds_until_allowed(self) -> float:
         """Seconds until a question is let through; 0: now.
 
         When it answers 0 after a pause, the next one waits for the outcome of this trial.

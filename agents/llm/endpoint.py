@@ -52,7 +52,7 @@ class EndpointError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Abilities:
+class Capabilities:
     """What an endpoint was found able to do."""
 
     tools: bool
@@ -91,9 +91,9 @@ class Endpoint:
         base_url: str,
         model: str,
         api_key: str | None,
-        abilities: Abilities | None = None,
+        capabilities: Capabilities | None = None,
     ) -> None:
-        """Nothing is sent yet. ``abilities``: where they are known already."""
+        """Nothing is sent yet. ``capabilities``: where they are known already."""
         self.model = model
         self.base_url = without_credentials(base_url)
         self._secrets = [s for s in (api_key, urlsplit(base_url).password) if s]
@@ -110,10 +110,10 @@ class Endpoint:
             http_async_client=openai.DefaultAsyncHttpxClient(),
             openai_proxy=None,  # else OPENAI_PROXY, which does not go with a client of our own
         )
-        self._abilities = abilities
+        self._abilities = capabilities
         self._probing = asyncio.Lock()
 
-    async def abilities(self) -> Abilities:
+    async def capabilities(self) -> Capabilities:
         """Find out once what the endpoint can do; two short questions.
 
         Raises:
@@ -121,7 +121,7 @@ class Endpoint:
         """
         async with self._probing:
             if self._abilities is None:
-                self._abilities = Abilities(
+                self._abilities = Capabilities(
                     schema=await self._keeps_to_schema(), tools=await self._calls_tools()
                 )
             return self._abilities

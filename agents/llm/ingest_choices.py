@@ -12,9 +12,9 @@ from typing import Any
 
 from agents.llm.choices import Field, Planner, open_fields
 from agents.llm.untrusted import word, wrapped
-from agents.llm.what_if import Trial, emptied, honours, own_action, unloads
+from agents.llm.what_if import WhatIf, emptied, honours, own_action, unloads
 from agents.rules.ranking import priority_class
-from agents.rules.sizing import asked_settings
+from agents.rules.sizing import default_settings_for
 from modelium.models import (
     GIB,
     Fleet,
@@ -217,7 +217,7 @@ def ingest_choices(
     own = own_action(rules, model.name)
     if not isinstance(own, Load | Queue):
         return None
-    trial = Trial(
+    trial = WhatIf(
         question=question,
         fleet=fleet if isinstance(own, Load) else emptied(fleet, model),
         policy=policy,
@@ -271,7 +271,7 @@ def ingest_choices(
 
 
 def _contexts(
-    trial: Trial, runtime: RuntimeName, made: Load, base: LoadSettings, profile: ModelProfile
+    trial: WhatIf, runtime: RuntimeName, made: Load, base: LoadSettings, profile: ModelProfile
 ) -> Iterator[int]:
     """Yield the rules' own context and its doublings up to the model's, as far as they fit."""
     own = profile.context_length
@@ -292,7 +292,7 @@ def _contexts(
 
 def _dtypes(profile: ModelProfile, policy: Policy) -> tuple[str, ...]:
     """The operator's dtype and the model's own, where they differ."""
-    asked = asked_settings(profile, policy, R.VLLM).dtype
+    asked = default_settings_for(profile, policy, R.VLLM).dtype
     return (asked, "auto") if asked not in (None, "auto", profile.dtype) else ()
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from agents.llm.choices import Field, Planner
 from agents.llm.untrusted import printable, word, wrapped
 from agents.llm.what_if import own_action, unloads
+from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import arrival_chance, keep_value
-from agents.rules.placement import Board
 from agents.rules.ranking import priority_class, rank, waiting_s
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Fleet, Load, Model, Plan, Unload, Violation
@@ -179,14 +179,14 @@ def review_choices(
     def value(model: Model) -> float:
         return keep_value(model, now=now)
 
-    board = Board(fleet=fleet, policy=policy, now=now, value=value)
+    memory = DeviceMemory(fleet=fleet, policy=policy, now=now, value=value)
     settled = {a.model for a in rules.actions}
     queued = [m for m in fleet.models if m.state is ModelState.QUEUED and m.profile is not None]
     queued.sort(key=lambda m: rank(m, policy, now=now, value=value(m)))
     idle = [
         m
         for m in fleet.models
-        if not board.stays_because(m) and not should_unload(m, policy, now=now)
+        if not memory.unevictable_because(m) and not should_unload(m, policy, now=now)
     ]
     idle.sort(key=value)
     crowded = bool(queued) or any(over_cap(d, policy) for d in fleet.devices)
@@ -194,7 +194,7 @@ def review_choices(
     unloaded.sort(key=lambda m: -arrival_chance(m.traffic, now=now, within_s=SOON_S))
     warm = []
     # Each trial is a whole plan: only those are tried that could fit at all.
-    room = max((board.room(d.id) for d in fleet.devices), default=0)
+    room = max((memory.room(d.id) for d in fleet.devices), default=0)
     for model in [m for m in unloaded if _least_bytes(m) <= room][:SHOWN]:
         plan = planner(question, fleet, policy, Advice(prewarm=(model.name,)))
         if isinstance(own_action(plan, model.name), Load):

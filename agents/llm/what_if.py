@@ -11,7 +11,7 @@ from modelium.policy import Policy
 from modelium.ports import Question
 
 
-class Trial:
+class WhatIf:
     """Asks the planner what a wish would come to."""
 
     def __init__(

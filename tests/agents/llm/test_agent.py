@@ -9,7 +9,7 @@ import pytest
 from agents.brain import AdvisedBrain
 from agents.llm.agent import Agent, Budget
 from agents.llm.choices import schema
-from agents.llm.endpoint import Abilities, Endpoint
+from agents.llm.endpoint import Capabilities, Endpoint
 from agents.llm.ingest_choices import ingest_choices
 from modelium.clock import SystemClock
 from modelium.models import Load, Priority
@@ -21,7 +21,7 @@ from tests.fakes.local_llm import MODEL, local_llm
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.xdist_group("local-llm")]
 
-ABLE = Abilities(tools=False, schema=True)
+ABLE = Capabilities(tools=False, schema=True)
 PATIENT = Budget(seconds=240, rounds=2, tokens=6000)
 
 
@@ -33,14 +33,14 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def brain(base_url: str, budget: Budget) -> AdvisedBrain:
     clock = SystemClock()
-    endpoint = Endpoint(base_url=base_url, model=MODEL, api_key=None, abilities=ABLE)
+    endpoint = Endpoint(base_url=base_url, model=MODEL, api_key=None, capabilities=ABLE)
     return AdvisedBrain(
         rules=RULES, agent=Agent(endpoint=endpoint, clock=clock, budget=budget), clock=clock
     )
 
 
 async def test_what_it_can_do_is_found_out(base_url: str) -> None:
-    found = await Endpoint(base_url=base_url, model=MODEL, api_key=None).abilities()
+    found = await Endpoint(base_url=base_url, model=MODEL, api_key=None).capabilities()
     assert found == ABLE
 
 

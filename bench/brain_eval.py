@@ -28,7 +28,7 @@ from pathlib import Path
 from agents.brain import AdvisedBrain
 from agents.llm.agent import Agent, Budget
 from agents.llm.endpoint import Endpoint
-from agents.replay.simulation import percentile
+from agents.replay.result import percentile
 from agents.rules.planner import RulePlanner
 from bench.brain_players import FOES, Casting, capable, foolish
 from bench.brain_scenarios import Scenario, scenarios

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from agents.replay.planner_under_replay import keepers
-from agents.replay.simulation import Result, replay
+from agents.replay.planner_under_replay import replay_policies
+from agents.replay.result import ReplayResult
+from agents.replay.simulation import replay
 from agents.replay.traces import Trace
 from bench.workloads import bursty, cell, faster, servegen
 from modelium.models import GIB
@@ -32,7 +33,7 @@ SERVEGEN = Path(__file__).parents[2] / "shared/data/traces/servegen_first_week.c
 GROUPS = ("m-large", "m-mid", "m-small", "mm-image", "deepseek-r1")
 DEVICE_GIB = 160
 TARGET, SLO_S = 0.99, 30.0
-Row = dict[str, Result]
+Row = dict[str, ReplayResult]
 
 
 def traces(data: Path | None, requests: int, seed: int) -> Iterator[tuple[str, Trace]]:
@@ -84,7 +85,9 @@ def rate_at_slo(trace: Trace, share: float, policy: str) -> float:
     devices = (DEVICE_GIB * GIB,) * count
 
     def holds(factor: float) -> bool:
-        (result,) = replay(faster(trace, factor), devices, [policy], slo_s=SLO_S, keepers=keepers())
+        (result,) = replay(
+            faster(trace, factor), devices, [policy], slo_s=SLO_S, known=replay_policies()
+        )
         return (result.slo_attainment or 0.0) >= TARGET
 
     low, high = 1 / 64, 64.0
@@ -120,7 +123,7 @@ def main() -> None:
     for name, trace in traces(given.servegen, given.requests, given.seed):
         for share in CAPACITIES:
             pool = (capacity(trace, share),)
-            results = replay(trace, pool, policies, cache_only=True, keepers=keepers())
+            results = replay(trace, pool, policies, cache_only=True, known=replay_policies())
             row = rows[f"{name} {share:.0%}"] = {r.policy: r for r in results}
             _show(f"{name} {share:.0%}", row)
         if given.slo:

@@ -11,9 +11,15 @@ import typer
 from typer.testing import CliRunner
 
 from agents.replay.baselines import BASELINES
-from agents.replay.planner_under_replay import EPOCH, Rehearsal, keepers, replay_policy
-from agents.replay.simulation import Result, replay
-from agents.replay.traces import ReplayModel, Request, Trace, parse_devices, read
+from agents.replay.planner_under_replay import (
+    PlannerUnderReplay,
+    replay_policies,
+    unrestricted_policy,
+)
+from agents.replay.result import ReplayResult
+from agents.replay.simulated_fleet import EPOCH
+from agents.replay.simulation import replay
+from agents.replay.traces import ReplayModel, Request, Trace, parse_devices, read_trace
 from modelium.cli.replay import register
 from modelium.errors import InputError
 from modelium.models import (
@@ -44,9 +50,9 @@ def trace(requests: Sequence[tuple[float, str]], **models: tuple[float, float]) 
 
 def run(
     what: Trace, policy: str, gib: Sequence[float] = (100,), *, cache_only: bool = True
-) -> Result:
+) -> ReplayResult:
     devices = [int(g * GIB) for g in gib]
-    (result,) = replay(what, devices, [policy], cache_only=cache_only, keepers=keepers())
+    (result,) = replay(what, devices, [policy], cache_only=cache_only, known=replay_policies())
     return result
 
 
@@ -94,7 +100,7 @@ def test_gdsf_keeps_what_is_dear_per_byte() -> None:
 def test_no_policy_beats_the_offline_one_on_equal_models() -> None:
     requests = "abcacbbacabbcacbabcaabccba" * 8
     least = cold(requests, "belady")
-    for policy in keepers():
+    for policy in replay_policies():
         assert cold(requests, policy) >= least
 
 
@@ -115,7 +121,7 @@ def test_loads_on_one_device_follow_each_other_and_on_two_do_not() -> None:
     assert run(what, "lru", (15, 15), cache_only=False).wait_p99_s == 10
 
 
-@pytest.mark.parametrize("policy", list(keepers()))
+@pytest.mark.parametrize("policy", list(replay_policies()))
 def test_every_policy_serves_every_request_and_overbooks_nothing(policy: str) -> None:
     requests = [(i * 0.7, "abcdefgh"[(i * i + i // 7) % 8]) for i in range(400)]
     models = {n: (10.0 + 7 * i, 2.0 + i) for i, n in enumerate("abcdefgh")}
@@ -186,7 +192,7 @@ def test_auto_unload_is_a_row_of_its_own() -> None:
         [100 * GIB],
         ["rules", "rules+ttl"],
         cache_only=True,
-        keepers=keepers(auto_unload_after_s=3600),
+        known=replay_policies(auto_unload_after_s=3600),
     )
     assert [(r.policy, r.cold_starts) for r in rows] == [("rules", 1), ("rules+ttl", 2)]
 
@@ -195,12 +201,14 @@ def test_loads_ahead_save_cold_starts_and_are_paid_for() -> None:
     timer = trace([(i * 600.0, "a") for i in range(20)], a=(40.0, 10.0))
     results = {}
     for name, sweep_s in (("waits", math.inf), ("ahead", 60.0)):
-        idle_out = replay_policy(auto_unload_after_s=400.0)
+        idle_out = unrestricted_policy(auto_unload_after_s=400.0)
 
-        def keeper(what: Trace, sweep_s: float = sweep_s, policy: Policy = idle_out) -> Rehearsal:
-            return Rehearsal(what, policy=policy, sweep_s=sweep_s)
+        def keeper(
+            what: Trace, sweep_s: float = sweep_s, policy: Policy = idle_out
+        ) -> PlannerUnderReplay:
+            return PlannerUnderReplay(what, policy=policy, sweep_s=sweep_s)
 
-        (results[name],) = replay(timer, [50 * GIB], ["r"], cache_only=True, keepers={"r": keeper})
+        (results[name],) = replay(timer, [50 * GIB], ["r"], cache_only=True, known={"r": keeper})
     assert results["waits"].cold_starts == 20
     ahead = results["ahead"]
     assert ahead.cold_starts <= 10
@@ -212,11 +220,11 @@ def test_what_is_asked_at_the_same_time_each_day_is_loaded_ahead_from_the_fourth
     half_past_two = 2.5 * 3600 - EPOCH % 86_400
     daily = trace([(half_past_two + d * 86_400.0, "a") for d in range(1, 8)], a=(40.0, 10.0))
 
-    def keeper(what: Trace) -> Rehearsal:
-        idle_out = replay_policy(auto_unload_after_s=3600.0)
-        return Rehearsal(what, policy=idle_out, sweep_s=60.0)
+    def keeper(what: Trace) -> PlannerUnderReplay:
+        idle_out = unrestricted_policy(auto_unload_after_s=3600.0)
+        return PlannerUnderReplay(what, policy=idle_out, sweep_s=60.0)
 
-    (result,) = replay(daily, [50 * GIB], ["r"], cache_only=True, keepers={"r": keeper})
+    (result,) = replay(daily, [50 * GIB], ["r"], cache_only=True, known={"r": keeper})
     assert result.cold_starts == 3
     assert result.prewarm_load_seconds == 4 * 10.0
 
@@ -243,7 +251,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_requests_are_sorted_and_timed_by_their_tokens(files: tuple[Path, Path]) -> None:
-    got = read(*files)
+    got = read_trace(*files)
     assert [(r.t_s, r.model) for r in got.requests] == [(0, 0), (5, 1), (9, 0)]
     assert got.requests[0].service_s == pytest.approx(0.2)
     assert got.models[0].priority == "high"
@@ -254,9 +262,9 @@ def test_requests_are_sorted_and_timed_by_their_tokens(files: tuple[Path, Path])
     [
         ("t_s\n1\n", "model,footprint_gib,load_s\na,1,1\n", "no column model"),
         ("t_s,model\n1,b\n", "model,footprint_gib,load_s\na,1,1\n", "'b' is not in"),
-        ("t_s,model\nx,a\n", "model,footprint_gib,load_s\na,1,1\n", "'x' is no number"),
-        ("t_s,model\n1,a\n", "model,footprint_gib,load_s\na,0,1\n", "over 0"),
-        ("t_s,model\nnan,a\n", "model,footprint_gib,load_s\na,1,1\n", "'nan' is no number"),
+        ("t_s,model\nx,a\n", "model,footprint_gib,load_s\na,1,1\n", "'x' is not a number"),
+        ("t_s,model\n1,a\n", "model,footprint_gib,load_s\na,0,1\n", "above 0"),
+        ("t_s,model\nnan,a\n", "model,footprint_gib,load_s\na,1,1\n", "'nan' is not a number"),
         ("t_s,model\n1,a\n", "model,footprint_gib,load_s,priority\na,1,1,top\n", "high, medium"),
         ("t_s,model\n", "model,footprint_gib,load_s\na,1,1\n", "no requests"),
     ],
@@ -267,7 +275,7 @@ def test_a_bad_file_is_named_with_line_and_reason(
     (tmp_path / "t.csv").write_text(requests)
     (tmp_path / "m.csv").write_text(models)
     with pytest.raises(InputError, match=says):
-        read(tmp_path / "t.csv", tmp_path / "m.csv")
+        read_trace(tmp_path / "t.csv", tmp_path / "m.csv")
 
 
 def test_devices_are_counts_and_sizes() -> None:

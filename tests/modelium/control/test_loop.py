@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agents.rules.planner import RulePlanner
-from modelium.control.loop import PERSIST_S, MIN_PAUSE_S, Loop
+from modelium.control.loop import MIN_PAUSE_S, PERSIST_S, Loop
 from modelium.errors import Unavailable
 from modelium.models import Fleet, Plan, Traffic, Trigger
 from modelium.models.advice import Advice

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -187,6 +188,7 @@ def likely_plans(draw: st.DrawFn, fleet: Fleet, policy: Policy) -> Plan:
     )
 
 
+@pytest.mark.hypothesis
 def test_accepted_plans_do_no_harm() -> None:
     examples = with_load = 0
 

@@ -35,9 +35,9 @@ def test_a_pipeline_is_refused_for_what_the_replicas_lack(tmp_path: Path) -> Non
     refused = {s.runtime.value: s.reason for s in analyze(folder, engines=without).runtimes}
     assert refused == {
         "vllm": "vLLM serves transformers folders, not diffusers",
-        "triton": "no Triton backend serves diffusers folders as they are",
-        "ray_serve": "the replicas' environment lacks diffusers: "
-        "set ray_serve.python to an interpreter that has them",
+        "triton": "no Triton backend serves diffusers folders",
+        "ray_serve": "the replicas' environment has no diffusers: "
+        "set ray_serve.python to an interpreter that has it",
         "llama_cpp": "llama.cpp serves GGUF files only",
     }
     having = EngineCatalog(ray_modules=without.ray_modules | {"diffusers"})

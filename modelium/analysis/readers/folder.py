@@ -1,4 +1,4 @@
-"""A dropped folder, read safely: names and sizes, bounded JSON, nothing followed outside."""
+"""Safe reading of a dropped folder: names, sizes and bounded JSON, no link out of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FileEntry:
 
 
 def shown(text: str, *, limit: int = 120) -> str:
-    """``text`` of unknown origin as one printable line for a message."""
+    """Return untrusted ``text`` as one printable line for a message."""
     clean = "".join(c if c.isprintable() else "?" for c in text[:limit])
     return clean + ("…" if len(text) > limit else "")
 
@@ -72,7 +72,7 @@ def _scan(root: Path) -> Iterator[FileEntry]:
                 seen += 1
                 if seen > MAX_FILES:
                     raise DropRejected(
-                        f"More than {MAX_FILES} files: no model folder. Drop one model at a time.",
+                        f"More than {MAX_FILES} files, more than any model. Drop one model at a time.",
                         reason="too-many-files",
                     )
                 name = prefix + entry.name
@@ -87,7 +87,8 @@ def _scan(root: Path) -> Iterator[FileEntry]:
                 elif entry.is_dir(follow_symlinks=False):
                     if depth >= MAX_DEPTH:
                         raise DropRejected(
-                            f"Folders nest deeper than {MAX_DEPTH} at {shown(name)!r}.",
+                            f"Folders nest deeper than {MAX_DEPTH} at {shown(name)!r}. "
+                            "Drop the model's own folder.",
                             reason="too-deep",
                         )
                     pending.append((Path(entry.path), name + "/", depth + 1))
@@ -107,7 +108,7 @@ def _linked(root: Path, entry: os.DirEntry[str], name: str) -> FileEntry:
         target = Path(entry.path).resolve(strict=True)
     except (OSError, RuntimeError) as exc:
         raise DropRejected(
-            f"{shown(name)!r} is a link that leads nowhere. Copy the file itself.",
+            f"{shown(name)!r} is a broken link. Copy the file itself.",
             reason="broken-link",
         ) from exc
     info = target.stat()
@@ -217,7 +218,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise DropRejected(
-            "A configuration names a key twice, so two readers could see two models.",
+            "A configuration has a duplicate key, so readers could disagree about it. Remove one.",
             reason="duplicate-key",
         )
     return found
@@ -226,13 +227,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def json_object(data: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object whose cost is bounded before it is parsed.
 
-    Only text that is no JSON counts as ``bad-json``, which a later look may find complete.
+    Only text that is not JSON is ``bad-json``: such a file may still be incomplete.
     Duplicate keys are refused: two readers could see two different models.
     """
     containers = data.count(b"{") + data.count(b"[")
     if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
         raise DropRejected(
-            f"{what} holds more entries than any model needs.", reason="absurd-counts"
+            f"{what} holds more entries than any model's. Replace it by the model's own.",
+            reason="absurd-counts",
         )
     try:
         found = json.loads(data, object_pairs_hook=_no_duplicates)

@@ -48,7 +48,6 @@ async def with_traffic(services: Services, fleet: Fleet) -> Fleet:
 
 async def with_history(services: Services, fleet: Fleet) -> Fleet:
     """Return ``fleet`` with the requests of each of the last `HISTORY_HOURS`. Slower."""
-
     hours = await services.store.history.by_hour(HISTORY_HOURS)
     seen = {m.name: m.traffic for m in fleet.models if m.name in hours}
     counted = {name: t.model_copy(update={"hours": hours[name]}) for name, t in seen.items()}

@@ -143,8 +143,8 @@ def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> SafetyReport
     if code and CODE_APPROVAL not in approvals:
         raise DropRejected(
             f"{shown(code[0])!r}{_more(code)} is or names code that a runtime would run. "
-            "Remove it (and `auto_map`) if the runtime supports the architecture, or have an operator approve `remote-code` "
-            "for this model.",
+            "Remove it (and `auto_map`) if the runtime supports the architecture, or have an "
+            "operator approve `remote-code` for this model.",
             reason="remote-code",
             approvable=True,
         )

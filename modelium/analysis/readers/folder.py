@@ -72,7 +72,8 @@ def _scan(root: Path) -> Iterator[FileEntry]:
                 seen += 1
                 if seen > MAX_FILES:
                     raise DropRejected(
-                        f"More than {MAX_FILES} files, more than any model. Drop one model at a time.",
+                        f"More than {MAX_FILES} files, more than any model has. "
+                        "Drop one model at a time.",
                         reason="too-many-files",
                     )
                 name = prefix + entry.name

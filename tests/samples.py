@@ -92,6 +92,14 @@ def slow_onnx(folder: Path, *, width: int = 256) -> ModelProfile:
     return _onnx(folder / "model.onnx")
 
 
+def risky_onnx(folder: Path, *extra: str, weight: float = 1.0) -> ModelProfile:
+    """`tiny_onnx` with files beside it that need an approval: ``x.pkl`` or ``x.py``."""
+    made = tiny_onnx(folder, weight=weight)
+    for name in extra:
+        (folder / name).write_bytes(b"\x80\x04." if name.endswith(".pkl") else b"pass\n")
+    return made
+
+
 def broken_onnx(folder: Path) -> ModelProfile:
     """A file that has the right name and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)

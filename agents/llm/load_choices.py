@@ -17,11 +17,12 @@ from modelium.models import (
     Preference,
     RuntimeName,
 )
+from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
 
 R = RuntimeName
 
-WITH_CONTEXT = frozenset({R.VLLM, R.LLAMA_CPP})
+WITH_CONTEXT = frozenset(r.name for r in RUNTIMES.values() if r.takes_context_length)
 """Runtimes that have a context length."""
 
 CONTEXTS = 8

@@ -9,10 +9,10 @@ from modelium import analysis
 from modelium.errors import InputError
 from modelium.models import Model
 from modelium.models.load_time import load_seconds
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 
 
-def trace_from_log(models: Iterable[Model], lines: Sequence[Asked]) -> Trace:
+def trace_from_log(models: Iterable[Model], lines: Sequence[LoggedRequest]) -> Trace:
     """Return the trace of ``lines``, without requests for models that are no longer registered.
 
     A model's size is that of its last measured load, or the estimate for the first runtime that

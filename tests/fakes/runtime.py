@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from modelium.models import RuntimeName, RuntimeStatus, Upstream
 from modelium.ports import EngineStats, Loaded, LoadRequest, Progress, Running
 
 
 class MemoryRuntime:
-    """Loads at once, unless told otherwise."""
+    """Loads at once, unless a test closes the gate or sets a failure."""
 
     name = RuntimeName.RAY_SERVE
 
     def __init__(self) -> None:
         self.held: dict[str, Upstream] = {}
+        """What it runs, by model."""
+        self.states: dict[str, Literal["loading", "ready", "sleeping", "unhealthy"]] = {}
+        """State of a model in `discover`, where it is not ``ready``."""
+        self.pids: dict[str, tuple[int, ...]] = {}
+        self.counts: dict[str, EngineStats] = {}
+        self.healthy = True
         self.failure: Exception | None = None
+        """Raised by each load."""
+        self.unload_failure: Exception | None = None
+        self.discover_failure: Exception | None = None
         self.end_failure: Exception | None = None
         self.gate = asyncio.Event()
+        """Loads wait until it is set."""
         self.gate.set()
+        self.asked = asyncio.Event()
+        """Set by each load; a test clears it."""
         self.requests: list[LoadRequest] = []
-        self.healthy = True
-        self.counts: dict[str, EngineStats] = {}
+        self.unloads: list[tuple[str, float]] = []
+        """Model and grace in seconds of each unload."""
+        self.handles: Mapping[str, Mapping[str, Any]] = {}
+        """What the last `discover` was given."""
 
     async def __aenter__(self) -> MemoryRuntime:
         return self
@@ -42,34 +56,49 @@ class MemoryRuntime:
 
     async def load(self, request: LoadRequest, *, progress: Progress) -> Loaded:
         self.requests.append(request)
+        self.asked.set()
         progress("starting", None)
         await self.gate.wait()
         progress("loading weights", 0.5)
         if self.failure:
             raise self.failure
-        self.held[request.model] = Upstream(
-            host="127.0.0.1", port=9, served_name=request.model, apis=frozenset({"kserve"})
-        )
+        self.held[request.model] = upstream(request.model)
         return Loaded(upstream=self.held[request.model], handle={"name": request.model})
 
     async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
+        self.unloads.append((model, grace_s))
+        if self.unload_failure:
+            raise self.unload_failure
         self.held.pop(model, None)
 
     async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:
-        raise AssertionError("not asked for")
+        raise AssertionError("no test asks for it")
 
     async def wake(self, model: str, *, handle: Mapping[str, Any]) -> None:
-        raise AssertionError("not asked for")
+        raise AssertionError("no test asks for it")
 
     async def status(self) -> RuntimeStatus:
         return RuntimeStatus(name=self.name, enabled=True, healthy=self.healthy)
 
     async def discover(self, handles: Mapping[str, Mapping[str, Any]]) -> Sequence[Running]:
+        self.handles = handles
+        if self.discover_failure:
+            raise self.discover_failure
         return [
-            Running(model=model, state="ready", upstream=upstream)
-            for model, upstream in self.held.items()
+            Running(
+                model=model,
+                state=self.states.get(model, "ready"),
+                upstream=where,
+                pids=self.pids.get(model, ()),
+            )
+            for model, where in self.held.items()
         ]
 
     async def stats(self) -> Mapping[str, EngineStats]:
         untouched = EngineStats(resident_bytes=50_000_000)
         return {model: self.counts.get(model, untouched) for model in self.held}
+
+
+def upstream(model: str, *, port: int = 9) -> Upstream:
+    """Return where ``model`` would answer."""
+    return Upstream(host="127.0.0.1", port=port, served_name=model, apis=frozenset({"kserve"}))

@@ -3,64 +3,199 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from agents.brain import AdvisedBrain
+from agents.llm.agent import Agent, Budget
+from agents.llm.endpoint import Endpoint as Client
 from agents.rules.planner import RulePlanner
-from modelium.clock import SystemClock
-from modelium.config import Config
+from modelium.config import BrainSection, Config, Triton
 from modelium.control.signals import Signals
-from modelium.devices import detect
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
-from modelium.models import GIB, Event, Model, RuntimeName
+from modelium.models import Event, Model, Report, RuntimeName
+from modelium.ports import Stage
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import InlineRunner
+from modelium.stages.inline import DirectSteps
 from modelium.stages.launcher import StageLauncher
-from modelium.stages.runtime_monitor import Observer
-from modelium.stages.services import Services, current, provide
+from modelium.stages.runtime_monitor import RuntimeMonitor
+from modelium.stages.services import Services
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.traffic import TrafficBook
+from tests.fakes.clock import FakeClock
+from tests.fakes.devices import FixedInventory
+from tests.fakes.llm import Endpoint, Player, endpoint
 from tests.fakes.runtime import MemoryRuntime
+from tests.samples import tiny_onnx
+
+DEADLINE_S = 60.0
+"""For whatever a test waits for: only a test that fails waits that long."""
 
 
 class World:
-    """Services and the parts behind them."""
+    """Services, the fakes behind them, and what a test waits for.
 
-    def __init__(
-        self,
-        services: Services,
-        runtime: MemoryRuntime,
-        signals: Signals,
-        heard: list[Event] | None = None,
-    ) -> None:
-        self.services = services
-        self.signals = signals
-        self.heard = heard if heard is not None else []
-        self.runtime = runtime
-        self.store = services.store.blocking
-        self.incoming = services.config.orchestration.incoming_directory
+    Time is that of ``clock``: it stands still but for the pauses that stages make.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open everything in ``folder``; belongs to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._written = asyncio.Event()
+        self.clock = FakeClock()
+        self.runtime = MemoryRuntime()
+        self.devices = FixedInventory()
+        self.signals = Signals()
+        self.heard: list[Event] = []
+        """All events, in order."""
+        self.ran: list[tuple[Stage, dict[str, Any]]] = []
+        """All stages that were begun through the launcher, with their parameters."""
+        self.steps = DirectSteps(clock=self.clock, jitter=random.Random(0))
+        self.launcher = StageLauncher(runner=_Runner(self))
+        self.metrics = Metrics()
+        self.store = self._open_store(folder / "state" / "modelium.db")
+        self.services = self._services(config(folder))
+        self.incoming = self.services.config.orchestration.incoming_directory
+        self.rejected = self.services.config.orchestration.rejected
+
+    async def aclose(self) -> None:
+        """End what stages run in the background, and close the store."""
+        await self.launcher.aclose()
+        self.store.close()
+
+    # --- what a test does -----------------------------------------------------------------
+
+    async def drop(self, name: str = "tiny", *, weight: float = 1.0, **given: Any) -> Report:
+        """Put an ONNX model into the drop zone and have it ingested."""
+        tiny_onnx(self.incoming / name, weight=weight)
+        return await self.launcher.ingest(path=str(self.incoming / name), **given)
+
+    async def load(self, name: str = "tiny") -> Model:
+        """Drop a model and wait until it serves."""
+        await self.drop(name)
+        await self.settled(name, "ready")
+        return self.store.model(name)
+
+    async def request(self, name: str = "tiny") -> str:
+        """Send a request for a model as the gateway does; return the name that it is served by."""
+        async with self.services.switchboard.admit(name) as upstream:
+            return upstream.served_name
+
+    def rule(self, **policies: Any) -> None:
+        """Change the policy."""
+        policy = self.services.policy.model_copy(update=policies)
+        self.services = replace(self.services, policy=policy)
+
+    # --- what a test waits for ------------------------------------------------------------
+
+    async def eventually(self, holds: Callable[[], bool]) -> None:
+        """Wait until ``holds``; it is asked again whenever something was written to the store."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                self._written.clear()
+                if holds():
+                    return
+                await self._written.wait()
 
     async def settled(self, model: str, *states: str) -> str:
-        """Wait until ``model`` is in one of ``states``."""
-        async with asyncio.timeout(20):
-            while True:
-                state = self.store.model(model).state if model in self.store.names() else None
-                # Requests are let in a moment after the store says ready.
-                routed = self.services.switchboard.upstream(model) is not None
-                if state in states and (state != "ready" or routed):
-                    return state
-                await asyncio.sleep(0.02)
+        """Wait until ``model`` is in one of ``states``; a ready one until requests are let in."""
+
+        def holds() -> bool:
+            found = self.store.find(model)
+            routed = self.services.switchboard.upstream(model) is not None
+            return (
+                found is not None and found.state in states and (routed or found.state != "ready")
+            )
+
+        await self.eventually(holds)
+        return self.store.model(model).state
 
     async def until(self, model: str, holds: Callable[[Model], bool]) -> Model:
         """Wait until ``holds`` of ``model``."""
-        async with asyncio.timeout(20):
-            while not holds(record := self.store.model(model)):  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(0.02)
-        return record
+        await self.eventually(lambda: holds(self.store.model(model)))
+        return self.store.model(model)
+
+    async def event(self, kind: str) -> Event:
+        """Wait for the first event of ``kind``."""
+        await self.eventually(lambda: any(event.kind == kind for event in self.heard))
+        return next(event for event in self.heard if event.kind == kind)
+
+    async def idle(self) -> None:
+        """Let every task run until it waits for a thread, for time or for another task."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    # --- what a test reads ----------------------------------------------------------------
+
+    def kinds(self) -> list[tuple[str, str | None]]:
+        """Return kind and model of all events so far."""
+        return [(event.kind, event.model) for event in self.heard]
+
+    def exposed(self) -> str:
+        """Return the metrics as Prometheus scrapes them."""
+        return self.metrics.render().decode()
+
+    # --- how it is built ------------------------------------------------------------------
+
+    def _open_store(self, file: Path) -> Store:
+        store = Store.open(f"sqlite:///{file}", now=self.clock.time, on_event=self._hear)
+        sa.event.listen(store._engine, "checkin", self._on_checkin)
+        return store
+
+    def _hear(self, event: Event) -> None:
+        self.heard.append(event)
+        self._loop.call_soon_threadsafe(self._written.set)
+
+    def _on_checkin(self, connection: Any, record: Any) -> None:
+        """Wake who waits where the transaction that has just ended wrote something."""
+        if connection is not None and connection.total_changes != record.info.get("changes", 0):
+            record.info["changes"] = connection.total_changes
+            self._loop.call_soon_threadsafe(self._written.set)
+
+    def _services(self, settings: Config) -> Services:
+        policy = settings.policy()
+        runtimes = {self.runtime.name: self.runtime}
+        return Services(
+            config=settings,
+            policy=policy,
+            store=AsyncStore(self.store),
+            repository=ModelRepository(config=settings.orchestration),
+            switchboard=Switchboard(
+                traffic=TrafficBook(clock=self.clock),
+                listener=self.signals,
+                metrics=self.metrics,
+                max_waiting_per_model=8,
+                max_wait_s=DEADLINE_S,
+            ),
+            devices=self.devices,
+            runtimes=runtimes,
+            runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
+            brain=RulePlanner(),
+            launcher=self.launcher,
+            telemetry=self.metrics,
+            clock=self.clock,
+        )
+
+
+class _Runner:
+    """Runs stages as `InlineRunner` does, with steps that are retried in the world's time."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def run(self, stage: Stage, **parameters: Any) -> Report:
+        world = self._world
+        world.ran.append((stage, parameters))
+        return await STAGES[stage](world.services, **parameters, steps=world.steps)
 
 
 def config(folder: Path, **policies: object) -> Config:
@@ -73,46 +208,76 @@ def config(folder: Path, **policies: object) -> Config:
                 "policies": {"min_residency_seconds": 0.0, **policies},
             },
             "ray_serve": {"enabled": True},
-            "gateway": {"drain_grace_seconds": 0.5},
+            "gateway": {"drain_grace_seconds": 0.0},
         }
     )
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    clock = SystemClock()
-    settings = config(tmp_path)
-    runtime = MemoryRuntime()
-    runtimes = {RuntimeName.RAY_SERVE: runtime}
-    heard: list[Event] = []
-    store = Store.open(
-        f"sqlite:///{tmp_path}/state/modelium.db", now=clock.time, on_event=heard.append
-    )
-    launcher = StageLauncher(runner=InlineRunner(stages=STAGES, services=current))
-    policy = settings.policy()
-    signals, metrics = Signals(), Metrics()
-    services = Services(
-        config=settings,
-        policy=policy,
-        store=AsyncStore(store),
-        repository=Depot(config=settings.orchestration),
-        switchboard=Switchboard(
-            traffic=TrafficBook(clock=clock),
-            listener=signals,
-            metrics=metrics,
-            max_waiting_per_model=8,
-            max_wait_s=10.0,
-        ),
-        devices=detect("here", 8 * GIB),
-        runtimes=runtimes,
-        observer=Observer(runtimes=runtimes, policy=policy),
-        brain=RulePlanner(),
-        launcher=launcher,
-        telemetry=metrics,
-        clock=clock,
-    )
-    provide(services)
-    await services.observer.look({})
-    yield World(services, runtime, signals, heard)
-    await launcher.aclose()
-    store.close()
+    opened = World(tmp_path)
+    await opened.services.runtime_monitor.observe({})
+    yield opened
+    await opened.aclose()
+
+
+class Advised:
+    """A world whose brain asks a scripted endpoint."""
+
+    def __init__(self, world: World, stack: AsyncExitStack) -> None:
+        self.world = world
+        self._stack = stack
+
+    async def played_by(self, player: Player, *, triton: bool = False) -> Endpoint:
+        """Have ``player`` answer as the LLM.
+
+        ``triton``: a second runtime that could serve the drop, and is the rules' choice.
+        """
+        fake = await self._stack.enter_async_context(endpoint(player))
+        if triton:
+            await self._add_triton()
+        services = self.world.services
+        store = services.store.blocking
+        brain = AdvisedBrain(
+            rules=RulePlanner(),
+            agent=Agent(
+                endpoint=Client(base_url=fake.base_url, model="judge", api_key="sk-secret"),
+                clock=services.clock,
+                budget=Budget(seconds=DEADLINE_S, rounds=4, tokens=20_000),
+            ),
+            clock=services.clock,
+            history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
+        )
+        section = BrainSection(base_url=fake.base_url, model="judge")
+        config = services.config.model_copy(update={"brain": section})
+        self.world.services = replace(services, brain=brain, config=config)
+        return fake
+
+    async def drop(self, name: str = "tiny", **given: Any) -> None:
+        """Drop a model whose card says that it serves production traffic."""
+        folder = self.world.incoming / name
+        tiny_onnx(folder)
+        (folder / "README.md").write_text("Serves production traffic.")
+        await self.world.launcher.ingest(path=str(folder), **given)
+
+    async def _add_triton(self) -> None:
+        services = self.world.services
+        other = MemoryRuntime()
+        other.name = RuntimeName.TRITON
+        config = services.config.model_copy(update={"triton": Triton(enabled=True)})
+        runtimes = {**services.runtimes, other.name: other}
+        runtime_monitor = RuntimeMonitor(runtimes=runtimes, policy=config.policy())
+        self.world.services = replace(
+            services,
+            config=config,
+            policy=config.policy(),
+            runtimes=runtimes,
+            runtime_monitor=runtime_monitor,
+        )
+        await runtime_monitor.observe({})
+
+
+@pytest.fixture
+async def advised(world: World) -> AsyncIterator[Advised]:
+    async with AsyncExitStack() as stack:
+        yield Advised(world, stack)

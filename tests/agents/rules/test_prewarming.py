@@ -7,7 +7,7 @@ from modelium.models import (
     Traffic,
     Trigger,
 )
-from modelium.traffic.daily_pattern import noted
+from modelium.traffic.daily_pattern import with_request
 from tests.agents.rules.asking import ask
 from tests.fakes.fleets import NOW, fleet, loaded, model
 
@@ -35,7 +35,7 @@ def test_a_model_on_a_timer_is_prewarmed_into_free_memory_with_the_reason() -> N
 def test_a_model_requested_daily_at_this_time_is_prewarmed_with_the_reason() -> None:
     habit = Habit()
     for days in (4, 3, 2, 1):
-        habit = noted(habit, NOW + 30 - days * 86_400)
+        habit = with_request(habit, NOW + 30 - days * 86_400)
     daily = Traffic(
         first_request_at=NOW + 30 - 4 * 86_400,
         last_request_at=NOW + 30 - 86_400,

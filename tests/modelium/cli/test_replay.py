@@ -20,7 +20,7 @@ from modelium.models import (
     Task,
 )
 from modelium.store import Store
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 from tests.agents.replay.small_traces import trace_files
 
 
@@ -97,9 +97,13 @@ def store_with_log(folder: Path) -> Path:
     )  # fmt: skip
     store.history.record_memory({}, {"a": load, "b": load})
     now = time.time()
-    lines = [Asked(now - 4000 + 60 * i, "ab"[i % 2], 1, 1, 0.5) for i in range(20)]
+    lines = [LoggedRequest(now - 4000 + 60 * i, "ab"[i % 2], 1, 1, 0.5) for i in range(20)]
     store.history.log(
-        [*lines, Asked(now - 30 * 86400, "b", 1, 1, 0.5), Asked(now, "gone", 1, 1, 1)]
+        [
+            *lines,
+            LoggedRequest(now - 30 * 86400, "b", 1, 1, 0.5),
+            LoggedRequest(now, "gone", 1, 1, 1),
+        ]
     )
     store.close()
     return config

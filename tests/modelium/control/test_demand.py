@@ -1,4 +1,4 @@
-"""Waiting requests become decisions, and those who wait learn what to expect."""
+"""Waiting requests become decisions, and are told what to expect."""
 
 from __future__ import annotations
 
@@ -9,105 +9,129 @@ from dataclasses import replace
 
 import pytest
 
-from modelium.control.demand import Demand
-from modelium.control.loop import Loop
+from agents.rules.planner import RulePlanner
+from modelium.control.demand import RETRY_S, Demand
 from modelium.errors import LoadFailed, Unavailable
+from modelium.models import Plan
 from modelium.stages.evict import evict
-from modelium.stages.ingest import ingest
-from modelium.stages.monitor import monitor
+from modelium.stages.load import BACKOFF_S
 from tests.modelium.conftest import World
-from tests.samples import tiny_onnx
 
 
 @pytest.fixture
 async def demand(world: World) -> AsyncIterator[None]:
-    async with deciding(Demand(services=world.services, signals=world.signals)):
+    async with deciding(world):
         yield
 
 
 @asynccontextmanager
-async def deciding(demand: Demand) -> AsyncIterator[None]:
-    task = asyncio.create_task(demand.run())
+async def deciding(world: World) -> AsyncIterator[None]:
+    task = asyncio.create_task(Demand(services=world.services, signals=world.signals).run())
     yield
+    assert not task.done()
     task.cancel()
-
-
-async def loaded(world: World, name: str = "tiny") -> None:
-    tiny_onnx(world.incoming / name)
-    await ingest(world.services, path=str(world.incoming / name))
-    await world.settled(name, "ready")
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def unloaded(world: World, name: str = "tiny") -> None:
-    await loaded(world, name)
+    await world.load(name)
     await evict(world.services, models=[name])
-
-
-async def request(world: World, name: str = "tiny") -> str:
-    async with world.services.switchboard.admit(name) as upstream:
-        return upstream.served_name
 
 
 async def test_a_request_brings_an_unloaded_model_back(world: World, demand: None) -> None:
     await unloaded(world)
-    assert await request(world) == "tiny"
+    assert await world.request() == "tiny"
     assert world.runtime.loads == 2
 
 
 async def test_requests_at_once_cause_one_load(world: World, demand: None) -> None:
     await unloaded(world)
-    await asyncio.gather(*(request(world) for _ in range(8)))
+    await asyncio.gather(*(world.request() for _ in range(8)))
     assert world.runtime.loads == 2
 
 
-async def test_the_load_goes_on_when_the_waiter_leaves(world: World, demand: None) -> None:
+async def test_the_load_goes_on_when_the_request_is_given_up(world: World, demand: None) -> None:
     await unloaded(world)
     world.runtime.gate.clear()
-    waiting = asyncio.create_task(request(world))
+    waiting = asyncio.create_task(world.request())
     await world.settled("tiny", "loading")
     waiting.cancel()
     world.runtime.gate.set()
     await world.settled("tiny", "ready")
 
 
-async def test_who_waits_while_a_load_backs_off_is_told_at_once(world: World, demand: None) -> None:
+async def test_a_request_is_refused_at_once_while_a_failed_load_backs_off(
+    world: World, demand: None
+) -> None:
     await unloaded(world)
     world.runtime.failure = LoadFailed("bad magic")
     with pytest.raises(Unavailable, match="bad magic"):
-        await request(world)
+        await world.request()
     await world.settled("tiny", "failed")
     with pytest.raises(Unavailable, match="the last load failed: bad magic") as refused:
-        await request(world)
-    assert refused.value.retry_after_s is not None
-    assert 20 < refused.value.retry_after_s <= 30
+        await world.request()
+    assert refused.value.retry_after_s == pytest.approx(BACKOFF_S, abs=RETRY_S)
+    assert refused.value.retry_after_s <= BACKOFF_S
     assert world.runtime.loads == 2
 
 
-async def test_nobody_waits_for_a_modelium_that_only_observes(
-    world: World,
-) -> None:
+async def test_requests_are_refused_where_orchestration_is_disabled(world: World) -> None:
     await unloaded(world)
-    policy = world.services.policy.model_copy(update={"enabled": False})
-    demand = Demand(services=replace(world.services, policy=policy), signals=world.signals)
-    async with deciding(demand):
+    world.rule(enabled=False)
+    async with deciding(world):
         with pytest.raises(Unavailable, match="orchestration is disabled"):
-            await request(world)
+            await world.request()
 
 
-async def test_a_dead_engine_is_missed_as_soon_as_a_request_fails(world: World) -> None:
-    """Right after it became ready a runtime's list is not believed, unless nothing answers."""
-    await loaded(world)
-    world.runtime.held.clear()
-    assert (await monitor(world.services)).outcome == "steady"
-    loop = Loop(services=world.services, signals=world.signals)
-    running = asyncio.create_task(loop.run())
-    try:
-        await asyncio.sleep(0.2)  # the first look is over: the next one is 10 s away
-        world.services.switchboard.suspect("tiny")
-        async with asyncio.timeout(9):
-            while world.runtime.loads < 2:  # noqa: ASYNC110 - it announces itself to nobody
-                await asyncio.sleep(0.02)
-        await world.settled("tiny", "ready")
-    finally:
-        running.cancel()
-    assert not world.services.switchboard.is_suspect("tiny")
+async def test_requests_up_to_the_threshold_cause_no_decision(world: World) -> None:
+    await unloaded(world)
+    world.rule(pending_requests_threshold=1)
+    world.ran.clear()
+    async with deciding(world):
+        first = asyncio.create_task(world.request())
+        await world.idle()
+        assert world.ran == []
+        second = asyncio.create_task(world.request())
+        world.signals.on_demand("tiny")
+        await world.idle()
+        assert [stage for stage, _parameters in world.ran] == ["decide"]
+        assert await asyncio.gather(first, second) == ["tiny", "tiny"]
+
+
+class BrokenBrain(RulePlanner):
+    """Has a bug."""
+
+    async def decide(self, *args: object, **kwargs: object) -> Plan:
+        raise KeyError("a bug")
+
+
+async def test_a_decision_that_breaks_refuses_the_requests_that_wait(world: World) -> None:
+    await unloaded(world)
+    world.services = replace(world.services, brain=BrokenBrain())
+    async with deciding(world):
+        with pytest.raises(Unavailable, match="a bug") as refused:
+            await world.request()
+    assert refused.value.retry_after_s == RETRY_S
+
+
+async def test_a_request_for_a_queued_model_is_told_how_long_it_may_wait(world: World) -> None:
+    await unloaded(world)
+    world.clock.hurried = False
+    world.runtime.healthy = False
+    await world.services.runtime_monitor.observe({})
+    async with deciding(world):
+        waiting = asyncio.create_task(world.request())
+        await world.settled("tiny", "queued")
+        await world.clock.asleep()
+        assert not waiting.done()
+        world.ran.clear()
+        world.signals.on_demand("tiny")
+        await world.idle()
+        assert world.ran == [], "one decision at a time"
+        world.clock.advance(RETRY_S)
+        await world.idle()
+        world.signals.on_demand("tiny")
+        await world.idle()
+        assert [stage for stage, _parameters in world.ran] == ["decide"]
+        waiting.cancel()

@@ -1,22 +1,28 @@
-"""The control loop plans once and hands its plan on."""
+"""The control loop looks, plans once, hands its plan on, and outlives failures."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from agents.rules.planner import RulePlanner
-from modelium.control.loop import Loop
-from modelium.models import Fleet, Plan, Trigger
+from modelium.control.loop import MIN_PAUSE_S, PERSIST_S, Loop
+from modelium.errors import Unavailable
+from modelium.models import Fleet, Plan, Traffic, Trigger
 from modelium.models.advice import Advice
 from modelium.policy import Policy
 from modelium.ports import Question
-from modelium.stages.evict import evict
-from modelium.stages.ingest import ingest
-from modelium.stages.services import provide
-from tests.modelium.conftest import World
-from tests.samples import tiny_onnx
+from modelium.stages.evict import SWEEP_AGE, evict
+from modelium.stages.monitor import monitor
+from modelium.traffic.request_log import LoggedRequest
+from tests.fakes.llm import calls
+from tests.modelium.conftest import Advised, World
+
+CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
 
 
 class CountingBrain:
@@ -25,6 +31,7 @@ class CountingBrain:
     def __init__(self) -> None:
         self.rules = RulePlanner()
         self.asked: list[Trigger] = []
+        self.failure: Exception | None = None
 
     async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
         return None
@@ -33,24 +40,44 @@ class CountingBrain:
         self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
     ) -> Plan:
         self.asked.append(question.trigger)
+        if self.failure:
+            raise self.failure
         return await self.rules.decide(question, fleet, policy, advice)
 
 
 @pytest.fixture
 async def brain(world: World) -> CountingBrain:
     """One loaded model that has been idle for longer than the policy allows."""
-    tiny_onnx(world.incoming / "tiny")
-    await ingest(world.services, path=str(world.incoming / "tiny"))
-    await world.settled("tiny", "ready")
+    await world.load()
+    world.clock.advance(world.services.policy.auto_unload_after_s + 1)
     brain = CountingBrain()
-    policy = world.services.policy.model_copy(update={"auto_unload_after_s": 0.0})
-    world.services = replace(world.services, brain=brain, policy=policy)
-    provide(world.services)
+    world.services = replace(world.services, brain=brain)
     return brain
 
 
+def loop_of(world: World) -> Loop:
+    return Loop(services=world.services, signals=world.signals)
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[None]:
+    """The loop, which has looked once; the next look is due when the clock is advanced."""
+    world.clock.hurried = False
+    task = asyncio.create_task(loop_of(world).run())
+    await world.clock.asleep()
+    yield
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def interval(world: World) -> float:
+    return world.services.config.orchestration.metrics.collection_interval_seconds
+
+
 async def test_a_sweep_is_planned_once(world: World, brain: CountingBrain) -> None:
-    await Loop(services=world.services, signals=world.signals).tick()
+    await loop_of(world).tick()
     assert await world.settled("tiny", "unloaded") == "unloaded"
     assert brain.asked == [Trigger.SWEEP]
     (made,) = [
@@ -69,7 +96,7 @@ async def test_a_plan_that_others_overtook_is_made_anew(world: World, brain: Cou
 async def test_a_scheduled_sweep_is_recorded_without_planning(
     world: World, brain: CountingBrain
 ) -> None:
-    await Loop(services=world.services, signals=world.signals).tick()
+    await loop_of(world).tick()
     report = await evict(world.services)
     assert brain.asked == [Trigger.SWEEP]
     assert report.stage == "evict"
@@ -82,3 +109,103 @@ async def test_a_sweep_is_decided_where_the_loop_does_not_run(
     await evict(world.services)
     assert await world.settled("tiny", "unloaded") == "unloaded"
     assert brain.asked == [Trigger.SWEEP]
+
+
+async def test_a_sweep_is_decided_where_the_loop_has_stopped(
+    world: World, brain: CountingBrain
+) -> None:
+    await loop_of(world).tick()
+    world.clock.advance(SWEEP_AGE * interval(world) + 1)
+    await evict(world.services)
+    assert brain.asked == [Trigger.SWEEP, Trigger.SWEEP]
+
+
+async def test_a_disabled_orchestration_plans_nothing(world: World, brain: CountingBrain) -> None:
+    world.rule(enabled=False)
+    await loop_of(world).tick()
+    report = await evict(world.services)
+    assert (report.outcome, report.reason) == ("nothing", "orchestration is disabled")
+    assert brain.asked == []
+    assert world.store.model("tiny").state == "ready"
+
+
+async def test_the_loop_looks_again_after_each_interval(world: World, brain: CountingBrain) -> None:
+    async with running(world):
+        assert brain.asked == [Trigger.SWEEP]
+        world.clock.advance(MIN_PAUSE_S)
+        await world.clock.asleep()
+        world.clock.advance(interval(world) - MIN_PAUSE_S)
+        await world.clock.asleep()
+        assert brain.asked == [Trigger.SWEEP, Trigger.SWEEP]
+
+
+async def test_a_failed_look_does_not_end_the_loop(
+    world: World, brain: CountingBrain, caplog: pytest.LogCaptureFixture
+) -> None:
+    brain.failure = ValueError("a bug")
+    async with running(world):
+        assert "a bug" in caplog.text
+        brain.failure = Unavailable("away")
+        world.signals.tick_wanted.set()
+        world.clock.advance(MIN_PAUSE_S)
+        await world.idle()
+        await world.clock.asleep()
+        assert "away" in caplog.text
+        brain.failure = None
+        world.signals.tick_wanted.set()
+        world.clock.advance(MIN_PAUSE_S)
+        await world.settled("tiny", "unloaded")
+
+
+async def test_a_dead_engine_is_missed_as_soon_as_a_request_fails(world: World) -> None:
+    """Right after it became ready a runtime's list is not believed, unless nothing answers."""
+    await world.load()
+    world.runtime.held.clear()
+    assert (await monitor(world.services)).outcome == "steady"
+    async with running(world):
+        world.services.switchboard.suspect("tiny")
+        world.clock.advance(MIN_PAUSE_S)  # much less than the interval
+        await world.eventually(lambda: world.runtime.loads == 2)
+        await world.settled("tiny", "ready")
+    assert not world.services.switchboard.is_suspect("tiny")
+
+
+async def test_requests_reach_the_log_of_the_store_when_the_loop_writes_them(world: World) -> None:
+    line = LoggedRequest(1.0, "tiny", 3, 4, 0.5)
+    world.services.requests.add(line)
+    loop = loop_of(world)
+    await loop.persist()
+    await loop.persist()
+    assert world.store.history.requests() == [line]
+
+
+async def test_traffic_is_written_once_in_a_while(world: World) -> None:
+    await world.load()
+    await world.request()
+    assert world.store.history.traffic() == {}
+    async with running(world):
+        assert world.store.history.traffic() == {}
+        world.clock.advance(PERSIST_S)
+        world.signals.tick_wanted.set()
+        await world.eventually(lambda: "tiny" in world.store.history.traffic())
+    kept: Traffic = world.store.history.traffic()["tiny"]
+    assert kept.completed == 1
+
+
+async def test_the_review_comes_by_itself(advised: Advised) -> None:
+    world = advised.world
+    fake = await advised.played_by(lambda body: calls("decide", {"prewarm": ["tiny"]}))
+    await advised.drop("tiny")
+    await world.settled("tiny", "ready")
+    await evict(world.services, models=["tiny"])
+    before = len(fake.seen)
+    world.rule(reload_cooldown_s=0.0)
+    loop = loop_of(world)
+    await loop.tick()
+    assert len(fake.seen) == before, "it is not due yet"
+    world.clock.advance(world.services.config.brain.review_interval_seconds)
+    await loop.tick()
+    await world.settled("tiny", "ready")
+    assert len(fake.seen) > before
+    made = world.store.decisions.newest(model="tiny")[0]
+    assert (made.plan.author, made.plan.trigger) == ("llm", Trigger.REVIEW)

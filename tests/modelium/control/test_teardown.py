@@ -1,20 +1,10 @@
-"""The end of everything: what runtimes hold, and what the store says of it afterwards."""
-
-import asyncio
+"""`modelium down` ends what the runtimes hold, and the store says so."""
 
 import pytest
 
 from modelium.control import teardown
 from modelium.errors import Unavailable
-from modelium.stages.ingest import ingest
 from tests.modelium.conftest import World
-from tests.samples import tiny_onnx
-
-
-async def loaded(world: World) -> None:
-    tiny_onnx(world.incoming / "tiny")
-    await ingest(world.services, path=str(world.incoming / "tiny"))
-    await world.settled("tiny", "ready")
 
 
 async def ended(world: World, node: str = "here") -> list[str]:
@@ -23,7 +13,7 @@ async def ended(world: World, node: str = "here") -> list[str]:
 
 
 async def test_loaded_models_are_unloaded_and_their_memory_is_given_back(world: World) -> None:
-    await loaded(world)
+    await world.load()
     assert await ended(world) == ["tiny"]
     record = world.store.model("tiny")
     assert (record.state.value, record.deployment) == ("unloaded", None)
@@ -33,32 +23,29 @@ async def test_loaded_models_are_unloaded_and_their_memory_is_given_back(world: 
     assert await ended(world) == []
 
 
-async def test_a_load_under_way_is_noted_as_ended(world: World) -> None:
+async def test_a_load_in_progress_is_recorded_as_ended(world: World) -> None:
     world.runtime.gate.clear()
-    tiny_onnx(world.incoming / "tiny")
-    await ingest(world.services, path=str(world.incoming / "tiny"))
+    await world.drop()
     await world.settled("tiny", "loading")
     assert await ended(world) == ["tiny"]
     assert world.store.model("tiny").state.value == "unloaded"
-    world.runtime.gate.set()
-    await asyncio.sleep(0)
 
 
-async def test_models_of_other_nodes_are_let_be(world: World) -> None:
-    await loaded(world)
+async def test_models_of_other_nodes_stay_loaded(world: World) -> None:
+    await world.load()
     assert await ended(world, node="elsewhere") == []
     assert world.store.model("tiny").state.value == "ready"
 
 
-async def test_models_of_a_runtime_that_is_configured_off_stay_noted(world: World) -> None:
-    await loaded(world)
+async def test_models_of_a_runtime_that_is_configured_off_stay_recorded(world: World) -> None:
+    await world.load()
     made = await teardown.end(store=world.services.store, runtimes=(), node="here", grace_s=0.0)
     assert made == []
     assert world.store.model("tiny").state.value == "ready"
 
 
-async def test_where_a_runtime_cannot_be_ended_nothing_is_noted(world: World) -> None:
-    await loaded(world)
+async def test_nothing_is_recorded_where_a_runtime_cannot_be_ended(world: World) -> None:
+    await world.load()
     world.runtime.end_failure = Unavailable("it does not answer")
     with pytest.raises(Unavailable):
         await ended(world)

@@ -17,22 +17,7 @@ from modelium.stages.inline import (
     InlineRunner,
 )
 from modelium.stages.services import Services
-
-
-class StillClock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    def time(self) -> float:
-        return sum(self.slept)
-
-    def monotonic(self) -> float:
-        return sum(self.slept)
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
+from tests.fakes.clock import FakeClock
 
 
 class Failing:
@@ -51,12 +36,12 @@ class Failing:
 
 
 @pytest.fixture
-def clock() -> StillClock:
-    return StillClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def steps(clock: StillClock) -> DirectSteps:
+def steps(clock: FakeClock) -> DirectSteps:
     return DirectSteps(clock=clock, jitter=random.Random(7))
 
 
@@ -65,7 +50,7 @@ async def test_a_step_gets_its_arguments_and_returns_its_result(steps: DirectSte
 
 
 async def test_a_transient_failure_is_retried_with_growing_delays(
-    steps: DirectSteps, clock: StillClock
+    steps: DirectSteps, clock: FakeClock
 ) -> None:
     step = Failing(Unavailable("not yet"), 2)
     assert await steps("say", step, "yes") == "yes"
@@ -85,7 +70,7 @@ async def test_the_last_transient_error_is_raised_unchanged(steps: DirectSteps) 
 
 
 async def test_what_the_caller_must_fix_is_not_retried(
-    steps: DirectSteps, clock: StillClock
+    steps: DirectSteps, clock: FakeClock
 ) -> None:
     step = Failing(InputError("wrong"), 1)
     with pytest.raises(InputError):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from modelium.errors import IllegalTransition, StalePlan, UnknownModel
+from modelium.errors import IllegalTransition, InputError, StalePlan, UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import (
     GIB,
+    Deployment,
     Device,
     Fleet,
     Load,
@@ -16,13 +17,13 @@ from modelium.models import (
     ModelProfile,
     Plan,
     Priority,
-    Queue,
     RuntimeName,
     RuntimeStatus,
     RuntimeSupport,
     Task,
-    Traffic,
     Trigger,
+    Unload,
+    Upstream,
 )
 from modelium.policy import Policy, RuntimeRules, validate
 from modelium.store import Store
@@ -77,6 +78,28 @@ def plan(store: Store, name: str, revision: int | None = None) -> Plan:
     return Plan(
         author="rules", trigger=Trigger.OPERATOR, subject=name, actions=(load,), revision=at
     )
+
+
+def loaded(store: Store, name: str) -> Deployment:
+    """Load ``name`` as the load stage does."""
+    store.accept(plan(store, name), snapshot_digest="d", trace={})
+    deployment = store.model(name).deployment
+    assert deployment is not None
+    ready = deployment.model_copy(
+        update={
+            "upstream": Upstream(host="h", port=1, served_name=name, apis=frozenset({"kserve"})),
+            "ready_at": 1000.0,
+            "load_s": 2.5,
+        }
+    )
+    store.mark_ready(name, ready)
+    return ready
+
+
+def unload(store: Store, name: str) -> Plan:
+    """A plan that unloads ``name``."""
+    action = Unload(model=name, reason="idle")
+    return Plan(author="rules", trigger=Trigger.SWEEP, actions=(action,), revision=store.revision())
 
 
 def test_an_accepted_plan_books_and_marks(url: str) -> None:
@@ -137,7 +160,7 @@ def test_two_processes_cannot_both_book_the_last_gib(url: str) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
     bookings = opened(url).view()[2]
     assert len(bookings) == 1, "exactly one of them got the memory"
@@ -170,43 +193,136 @@ def test_an_approval_covers_one_content_only(url: str) -> None:
     assert store.approvals("sha256:2") == frozenset()
 
 
-def test_queueing_keeps_its_place_in_time(url: str) -> None:
-    now = [1.0]
-    store = Store.open(url, now=lambda: now[0])
-    register(store, "a")
-    queue = Plan(
-        author="rules",
-        trigger=Trigger.DEMAND,
-        actions=(Queue(model="a", reason="full"),),
-        revision=store.revision(),
-    )
-    store.accept(queue, snapshot_digest="d", trace={})
-    now[0] = 50.0
-    again = queue.model_copy(update={"revision": store.revision()})
-    store.accept(again, snapshot_digest="d", trace={})
-    assert store.model("a").queued_at == 1.0
-
-
-def test_traffic_and_events_survive_a_restart(url: str) -> None:
+def test_a_new_version_of_a_settled_model_starts_over(url: str) -> None:
     store = opened(url)
-    store.history.record_traffic({"a": Traffic(completed=3)})
-    store.history.record_traffic({"a": Traffic(completed=5)})
-    store.events.append("model.ready", model="a", load_s=1.5)
-    store.close()
-    again = opened(url)
-    assert again.history.traffic()["a"].completed == 5
-    (event,) = again.events.newest(model="a")
-    assert event.kind == "model.ready" and event.detail == {"load_s": 1.5}
+    register(store, "a")
+    store.accept(plan(store, "a"), snapshot_digest="d", trace={})
+    store.fail_load("a", reason="no", failures=3, retry_at=9.0)
+    register(store, "a", digest="sha256:2")
+    model = store.model("a")
+    assert (model.version, model.state) == (2, ModelState.ANALYZED)
+    assert (model.failures, model.retry_at) == (0, None)
+    assert store.next_version("a") == 3
 
 
-def test_the_tables_are_what_the_migrations_make(url: str) -> None:
-    import sqlalchemy as sa
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
+def test_a_new_version_of_a_loaded_model_leaves_it_loaded(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    loaded(store, "a")
+    register(store, "a", digest="sha256:2")
+    model = store.model("a")
+    assert model.state is ModelState.READY
+    assert model.outdated
 
-    from modelium.store.schema import metadata
 
-    opened(url).close()
-    engine = sa.create_engine(url)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+def test_registering_the_current_content_again_changes_nothing(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    register(store, "a")
+    assert store.model("a").version == 1
+    assert store.versions() == {"a": 1}
+
+
+def test_a_load_becomes_ready_with_its_upstream(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    deployment = loaded(store, "a")
+    model = store.model("a")
+    assert (model.state, model.deployment) == (ModelState.READY, deployment)
+    assert model.reason == "loaded on ray_serve in 2.5 s"
+    store.mark_moved(deployment.model_copy(update={"handle": {"pid": 2}}))
+    moved = store.model("a").deployment
+    assert moved is not None and moved.handle == {"pid": 2}
+
+
+def test_an_unload_releases_its_memory_at_the_end(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    loaded(store, "a")
+    store.accept(unload(store, "a"), snapshot_digest="d", trace={})
+    assert store.model("a").state is ModelState.DRAINING
+    assert [b.releasing for b in store.view()[2]] == [True]
+    store.start_unloading("a", reason="idle")
+    assert [b.releasing for b in store.view()[2]] == [True]
+    store.release("a", reason="idle", evicted=True)
+    model = store.model("a")
+    assert (model.state, model.deployment) == (ModelState.UNLOADED, None)
+    assert model.evicted_at == 1000.0
+    assert store.view()[2] == ()
+
+
+def test_a_cancelled_eviction_keeps_the_model_and_its_memory(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    loaded(store, "a")
+    store.accept(unload(store, "a"), snapshot_digest="d", trace={})
+    store.cancel_eviction("a", reason="busy")
+    assert store.model("a").state is ModelState.READY
+    assert [b.releasing for b in store.view()[2]] == [False]
+
+
+def test_a_release_that_no_plan_asked_for_starts_no_cooldown(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    loaded(store, "a")
+    store.start_unloading("a", reason="down")
+    store.release("a", reason="down", evicted=False)
+    assert store.model("a").evicted_at is None
+
+
+def test_a_requeued_model_waits_from_now_on(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    loaded(store, "a")
+    model = store.requeue("a", reason="lost")
+    assert (model.state, model.queued_at, model.evicted_at) == (ModelState.QUEUED, 1000.0, None)
+    assert store.view()[2] == ()
+    left = store.leave_queue("a", reason="asked")
+    assert (left.state, left.queued_at) == (ModelState.UNLOADED, None)
+
+
+def test_a_cancelled_load_counts_as_no_failure(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    store.accept(plan(store, "a"), snapshot_digest="d", trace={})
+    model = store.cancel_load("a", reason="cancelled")
+    assert (model.state, model.failures, model.retry_at) == (ModelState.UNLOADED, 0, None)
+    assert store.view()[2] == ()
+
+
+def test_a_model_that_cannot_be_served_is_failed(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    assert store.mark_unservable("a", reason="pickle").state is ModelState.FAILED
+    assert store.model("a").reason == "pickle"
+
+
+def test_analysis_leaves_a_loaded_model_as_it_is(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    loaded(store, "a")
+    assert store.mark_analyzed("a").state is ModelState.READY
+
+
+def test_pins_are_kept_for_models_that_exist(url: str) -> None:
+    store = opened(url)
+    register(store, "a")
+    assert store.set_pinned("a", True).pinned
+    with pytest.raises(UnknownModel, match="nobody"):
+        store.set_pinned("nobody", True)
+
+
+def test_a_change_counts_as_a_revision_and_a_reading_does_not(url: str) -> None:
+    store = opened(url)
+    before = store.revision()
+    store.view()
+    store.names()
+    assert store.revision() == before
+    register(store, "a")
+    assert store.revision() > before
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "modelium.db").write_text("this is no database" * 100)
+    with pytest.raises(InputError, match="cannot be opened"):
+        opened(f"sqlite:///{tmp_path}/modelium.db")

@@ -1,0 +1,70 @@
+"""A clock for tests, satisfying `ports.Clock`: time passes only when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+
+START = 1_000_000.0
+"""When a fake clock starts, in seconds since the epoch. Small, so that `TICK_S` is not lost in
+rounding."""
+
+TICK_S = 1e-6
+"""Between two readings of the time: rows that are written one after the other stay in order."""
+
+
+class FakeClock:
+    """Wall-clock and monotonic time, moved by `advance` and, while `hurried`, by `sleep`.
+
+    Readings are safe from any thread; `sleep`, `advance` and `asleep` belong to one event loop.
+    """
+
+    def __init__(self, *, hurried: bool = True) -> None:
+        """``hurried``: a sleep moves the time itself and ends at once, else it waits for it."""
+        self.hurried = hurried
+        self.slept: list[float] = []
+        """The length of each sleep so far."""
+        self._elapsed = 0.0
+        self._reading = threading.Lock()
+        self._order = itertools.count()
+        self._sleeping: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._another = asyncio.Event()
+
+    def time(self) -> float:
+        """Return the seconds since the epoch; no two readings are the same."""
+        with self._reading:
+            self._elapsed += TICK_S
+            return START + self._elapsed
+
+    def monotonic(self) -> float:
+        """Return the seconds since the clock was made."""
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep in this clock's time."""
+        self.slept.append(seconds)
+        if self.hurried:
+            self.advance(seconds)
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleeping, (self._elapsed + seconds, next(self._order), woken))
+        self._another.set()
+        await woken
+
+    def advance(self, seconds: float) -> None:
+        """Let ``seconds`` pass, and wake whoever slept until then."""
+        with self._reading:
+            self._elapsed += seconds
+        while self._sleeping and self._sleeping[0][0] <= self._elapsed:
+            _due, _order, woken = heapq.heappop(self._sleeping)
+            if not woken.done():
+                woken.set_result(None)
+
+    async def asleep(self, count: int = 1) -> None:
+        """Wait until at least ``count`` sleeps are under way."""
+        while sum(not woken.done() for _due, _order, woken in self._sleeping) < count:
+            self._another.clear()
+            await self._another.wait()

@@ -1,0 +1,26 @@
+"""Where the running service answers is in a file of its state directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelium.control import addresses
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    given = {"gateway": "http://127.0.0.1:8080", "metrics": None}
+    file = addresses.write(tmp_path, given)
+    assert file == tmp_path / "endpoints.json"
+    assert addresses.read(tmp_path) == given
+
+
+def test_there_is_nothing_where_no_service_runs(tmp_path: Path) -> None:
+    assert addresses.read(tmp_path) == {}
+
+
+@pytest.mark.parametrize("left", ["", '{"gateway": "http'])
+def test_a_file_that_was_cut_off_counts_as_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / addresses.FILE).write_text(left)
+    assert addresses.read(tmp_path) == {}

@@ -1,0 +1,236 @@
+"""What an earlier run left behind is adopted, settled or taken in again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelium.control.recovery import recover
+from modelium.lifecycle import ModelState
+from modelium.models import Deployment, Load, Plan, RuntimeName, Traffic, Trigger, Unload
+from modelium.stages.monitor import SETTLE_S
+from modelium.store import Store
+from tests.fakes.devices import CPU
+from tests.fakes.runtime import upstream
+from tests.modelium.conftest import World
+from tests.samples import risky_onnx, tiny_onnx
+
+
+async def before(world: World) -> None:
+    """An earlier run: a model that was taken in, loaded and unloaded."""
+    await world.load()
+    await world.launcher.evict(models=["tiny"])
+    world.runtime.unloads.clear()
+    world.ran.clear()
+
+
+def accepted(store: Store, action: Load | Unload) -> None:
+    plan = Plan(author="rules", trigger=Trigger.SWEEP, actions=(action,), revision=store.revision())
+    store.accept(plan, snapshot_digest="", trace={})
+
+
+def loading(store: Store) -> None:
+    action = Load(
+        model="tiny",
+        runtime=RuntimeName.RAY_SERVE,
+        devices=(CPU.id,),
+        reserve={CPU.id: 5},
+        reason="asked",
+    )
+    accepted(store, action)
+
+
+def ready(store: Store, *, handle: str = "tiny") -> Deployment:
+    loading(store)
+    deployment = store.model("tiny").deployment
+    assert deployment is not None
+    found = deployment.model_copy(
+        update={"upstream": upstream("tiny"), "handle": {"name": handle}, "ready_at": 0.0}
+    )
+    store.mark_ready("tiny", found)
+    return found
+
+
+def draining(store: Store) -> None:
+    ready(store)
+    accepted(store, Unload(model="tiny", reason="idle"))
+
+
+def unloading(store: Store) -> None:
+    draining(store)
+    store.start_unloading("tiny", reason="idle")
+
+
+@pytest.mark.parametrize(
+    ("leave", "was", "becomes"),
+    [
+        (loading, "loading", ModelState.QUEUED),
+        (draining, "draining", ModelState.UNLOADED),
+        (unloading, "unloading", ModelState.UNLOADED),
+    ],
+)
+async def test_an_interrupted_move_is_settled(
+    world: World, leave: Callable[[Store], None], was: str, becomes: ModelState
+) -> None:
+    await before(world)
+    leave(world.store)
+    world.runtime.held["tiny"] = upstream("tiny")
+    await recover(world.services)
+    record = world.store.model("tiny")
+    assert record.state is becomes
+    assert record.reason == f"interrupted by a restart while {was}"
+    assert record.deployment is None and not world.store.view()[2]
+    assert [model for model, _grace_s in world.runtime.unloads] == ["tiny"]
+    assert not world.runtime.held, "nothing of it is left in the runtime"
+    assert world.services.switchboard.upstream("tiny") is None
+
+
+async def test_an_interrupted_load_counts_as_no_failure(world: World) -> None:
+    await before(world)
+    loading(world.store)
+    await recover(world.services)
+    record = world.store.model("tiny")
+    assert (record.failures, record.retry_at) == (0, None)
+    assert record.queued_at is not None
+
+
+async def test_a_ready_model_is_adopted_and_routed(world: World) -> None:
+    await before(world)
+    ready(world.store, handle="of-before")
+    world.runtime.held["tiny"] = upstream("tiny")
+    await recover(world.services)
+    assert world.runtime.handles == {"tiny": {"name": "of-before"}}
+    assert world.services.switchboard.upstream("tiny") == upstream("tiny")
+    assert world.store.model("tiny").state is ModelState.READY
+    assert world.runtime.unloads == []
+    assert await world.request() == "tiny"
+
+
+async def test_a_ready_model_that_moved_is_routed_to_where_it_is(world: World) -> None:
+    await before(world)
+    ready(world.store)
+    world.runtime.held["tiny"] = upstream("tiny", port=10)
+    await recover(world.services)
+    assert world.services.switchboard.upstream("tiny") == upstream("tiny", port=10)
+
+
+async def test_a_ready_model_that_is_gone_is_queued(world: World) -> None:
+    await before(world)
+    ready(world.store)
+    world.clock.advance(SETTLE_S + 1)
+    await recover(world.services)
+    assert world.store.model("tiny").state is ModelState.QUEUED
+    assert world.services.switchboard.upstream("tiny") is None
+
+
+async def test_all_registered_models_are_known_to_the_gateway(world: World) -> None:
+    await before(world)
+    world.services.switchboard.know(())
+    await recover(world.services)
+    world.runtime.gate.clear()
+    admission = world.services.switchboard.admit("tiny", version=2)
+    with pytest.raises(Exception, match="version 1 is"):
+        await admission.__aenter__()
+
+
+async def test_traffic_of_before_is_restored(world: World) -> None:
+    await before(world)
+    world.store.history.record_traffic({"tiny": Traffic(completed=7, last_request_at=1.0)})
+    await recover(world.services)
+    assert world.services.switchboard.traffic.snapshot()["tiny"].completed == 7
+
+
+async def test_a_model_that_was_only_registered_is_analyzed(world: World) -> None:
+    await before(world)
+    register_anew(world)
+    assert world.store.model("tiny").state is ModelState.INGESTED
+    await recover(world.services)
+    await world.settled("tiny", "ready")
+    assert [stage for stage, _parameters in world.ran][:3] == ["analyze", "decide", "load"]
+
+
+async def test_a_model_that_was_only_analyzed_is_decided_on(world: World) -> None:
+    await before(world)
+    register_anew(world)
+    world.store.mark_analyzed("tiny")
+    await recover(world.services)
+    await world.settled("tiny", "ready")
+    assert [stage for stage, _parameters in world.ran][:2] == ["decide", "load"]
+    assert world.ran[0][1]["trigger"] == "ingest"
+
+
+def register_anew(world: World) -> None:
+    """Register another content of the model, as ingest does, and stop there."""
+    record = world.store.model("tiny")
+    folder = Path(record.path).with_name("tiny@2")
+    tiny_onnx(folder, weight=2.0)
+    world.store.register(
+        "tiny",
+        path=folder,
+        digest="sha256:2",
+        team=None,
+        priority=record.priority,
+        priority_ceiling=record.priority_ceiling,
+        pinned=False,
+        profile=record.profile,
+    )
+
+
+async def refused(world: World, file: str, name: str = "tiny") -> None:
+    folder = world.incoming / name
+    risky_onnx(folder, file)
+    assert (await world.launcher.ingest(path=str(folder))).outcome == "rejected"
+    world.ran.clear()
+
+
+async def test_a_refused_drop_that_the_policy_allows_by_now_is_taken_in_again(
+    world: World,
+) -> None:
+    await refused(world, "weights.pkl")
+    world.rule(allow_pickle=True)
+    await recover(world.services)
+    await world.settled("tiny", "analyzed", "loading", "ready", "failed")
+    assert world.store.model("tiny").approvals == {"pickle"}
+    assert not (world.rejected / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "allowed"),
+    [
+        ("weights.pkl", {}),
+        ("weights.pkl", {"allow_remote_code": True}),
+        ("modeling_tiny.py", {}),
+        ("modeling_tiny.py", {"allow_pickle": True}),
+    ],
+)
+async def test_a_refused_drop_that_is_still_forbidden_stays(
+    world: World, file: str, allowed: dict[str, bool]
+) -> None:
+    await refused(world, file)
+    world.rule(**allowed)
+    await recover(world.services)
+    await world.idle()
+    assert world.ran == []
+    assert (world.rejected / "tiny" / "reason.json").exists()
+
+
+async def test_a_drop_that_no_policy_can_allow_stays(world: World) -> None:
+    (world.incoming / "odd").mkdir()
+    (world.incoming / "odd" / "notes.txt").write_text("not a model")
+    await world.launcher.ingest(path=str(world.incoming / "odd"))
+    world.ran.clear()
+    world.rule(allow_pickle=True, allow_remote_code=True)
+    await recover(world.services)
+    await world.idle()
+    assert world.ran == []
+    assert (world.rejected / "odd" / "reason.json").exists()
+
+
+async def test_a_drop_that_was_left_in_staging_returns_to_the_drop_zone(world: World) -> None:
+    tiny_onnx(world.incoming / "tiny")
+    world.services.repository.stage(world.incoming / "tiny", name=None)
+    assert not (world.incoming / "tiny").exists()
+    await recover(world.services)
+    assert (world.incoming / "tiny" / "model.onnx").exists()

@@ -1,0 +1,73 @@
+"""A registered model gets its profile, and a new version replaces the loaded one."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from modelium.errors import DropRejected, ModeliumError
+from modelium.lifecycle import ModelState
+from modelium.stages.analyze import analyze
+from modelium.stages.inline import RETRIES
+from tests.modelium.conftest import World
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+async def test_a_new_version_takes_the_place_of_the_loaded_one(world: World, pinned: bool) -> None:
+    await world.load()
+    world.store.set_pinned("tiny", pinned)
+    await world.drop(weight=2.0)
+    record = await world.until("tiny", lambda m: not m.outdated and m.state == "ready")
+    assert record.deployment is not None and record.deployment.version == 2
+    assert [r.path for r in world.runtime.requests][-1].endswith("tiny@2")
+
+
+async def test_a_new_version_waits_for_requests_on_the_old_one(world: World) -> None:
+    await world.load()
+    async with world.services.switchboard.admit("tiny"):
+        await world.drop(weight=2.0)
+        await world.until("tiny", lambda m: m.state == "draining")
+        record = await world.until("tiny", lambda m: m.state != "draining")
+        assert record.state is ModelState.READY and record.outdated
+    await world.until("tiny", lambda m: not m.outdated and m.state == "ready")
+
+
+async def test_a_version_that_stays_busy_goes_on_serving(world: World) -> None:
+    await world.load()
+
+    def failed() -> int:
+        return [d.outcome for d in world.store.decisions.newest(model="tiny")].count("failed")
+
+    async with world.services.switchboard.admit("tiny"):
+        await world.drop(weight=2.0)
+        await world.eventually(lambda: failed() == 1 + RETRIES)
+        assert world.store.model("tiny").state is ModelState.READY
+        assert world.services.switchboard.upstream("tiny") is not None
+
+
+async def test_a_current_model_that_is_analyzed_again_stays_loaded(world: World) -> None:
+    await world.load()
+    report = await analyze(world.services, model="tiny")
+    assert report.outcome == "analyzed"
+    assert world.store.model("tiny").state is ModelState.READY
+    assert world.runtime.unloads == []
+
+
+async def test_a_model_gone_from_the_repository_fails_with_a_reason(world: World) -> None:
+    await world.load()
+    shutil.rmtree(world.store.model("tiny").path)
+    with pytest.raises((ModeliumError, OSError)):
+        await analyze(world.services, model="tiny")
+
+
+async def test_files_that_turned_unsafe_mark_the_model_failed(world: World) -> None:
+    record = await world.load()
+    await world.launcher.evict(models=["tiny"])
+    (world.incoming.parent / "repository" / "tiny" / "weights.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(DropRejected, match="pickle"):
+        await analyze(world.services, model="tiny")
+    failed = world.store.model("tiny")
+    assert failed.state is ModelState.FAILED and "pickle" in failed.reason
+    assert (world.heard[-1].kind, world.heard[-1].detail["rule"]) == ("model.failed", "pickle")
+    assert failed.digest == record.digest

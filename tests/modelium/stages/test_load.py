@@ -1,0 +1,271 @@
+"""A load ends ready, failed, queued or cancelled, and its memory is accounted for in each case."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from modelium.errors import FailureKind, InputError, LoadFailed
+from modelium.lifecycle import ModelState
+from modelium.models import GIB, Load, Plan, RuntimeName, Trigger
+from modelium.stages.evict import evict
+from modelium.stages.load import BACKOFF_LIMIT_S, BACKOFF_S, MEMORY_WAIT_S, POLL_S, load
+from tests.fakes.devices import CPU
+from tests.fakes.llm import calls
+from tests.modelium.conftest import Advised, World
+
+
+async def unloaded(world: World) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+
+
+async def failed_loads(world: World, count: int) -> None:
+    """Let ``count`` loads fail, one after the other."""
+    world.runtime.failure = LoadFailed("bad magic")
+    for _ in range(count):
+        world.clock.advance(BACKOFF_LIMIT_S)
+        with pytest.raises(LoadFailed):
+            await load(world.services, model="tiny", steps=world.steps)
+
+
+async def test_a_failed_load_gives_its_memory_back_and_backs_off(world: World) -> None:
+    world.runtime.failure = LoadFailed("CUDA out of memory", kind=FailureKind.OUT_OF_MEMORY)
+    await world.drop()
+    await world.event("model.failed")
+    record = world.store.model("tiny")
+    assert record.failures == 1 and record.retry_at is not None
+    assert "out of memory" in record.reason
+    assert not world.store.view()[2]
+    assert world.store.decisions.newest(model="tiny")[0].outcome == "failed"
+    assert world.kinds()[-1] == ("model.failed", "tiny")
+    assert "out of memory" in world.heard[-1].detail["reason"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "pause_s"),
+    [(1, BACKOFF_S), (2, 2 * BACKOFF_S), (3, 4 * BACKOFF_S), (9, BACKOFF_LIMIT_S)],
+)
+async def test_the_pause_doubles_with_each_failure_up_to_a_limit(
+    world: World, failures: int, pause_s: float
+) -> None:
+    await unloaded(world)
+    await failed_loads(world, failures)
+    record = world.store.model("tiny")
+    assert record.failures == failures and record.retry_at is not None
+    assert record.retry_at - world.clock.time() == pytest.approx(pause_s, abs=0.1)
+
+
+async def test_a_successful_load_ends_the_back_off(world: World) -> None:
+    await unloaded(world)
+    await failed_loads(world, 2)
+    world.runtime.failure = None
+    world.clock.advance(BACKOFF_LIMIT_S)
+    await load(world.services, model="tiny", steps=world.steps)
+    record = world.store.model("tiny")
+    assert (record.state, record.failures, record.retry_at) == (ModelState.READY, 0, None)
+
+
+async def test_a_second_load_joins_the_first(world: World) -> None:
+    world.clock.hurried = False
+    world.runtime.gate.clear()
+    await world.drop()
+    await world.settled("tiny", "loading")
+    second = asyncio.create_task(load(world.services, model="tiny"))
+    await world.clock.asleep()
+    with pytest.raises(InputError, match="being loaded"):
+        await evict(world.services, models=["tiny"])
+    world.runtime.gate.set()
+    await world.settled("tiny", "ready")
+    world.clock.advance(POLL_S)
+    assert (await second).outcome == "ready"
+    assert world.runtime.loads == 1
+
+
+async def test_a_ready_model_is_not_loaded_again(world: World) -> None:
+    await world.load()
+    assert (await load(world.services, model="tiny")).outcome == "ready"
+    assert world.runtime.loads == 1
+
+
+async def test_a_decision_whose_model_is_no_longer_loading_loads_nothing(world: World) -> None:
+    await unloaded(world)
+    report = await load(world.services, model="tiny", decision="of-before")
+    assert report.outcome == "unloaded"
+    assert world.runtime.loads == 1
+
+
+async def cancelled(world: World) -> None:
+    world.runtime.gate.clear()
+    world.runtime.asked.clear()
+    task = asyncio.create_task(load(world.services, model="tiny", steps=world.steps))
+    await world.runtime.asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    world.runtime.gate.set()
+
+
+async def test_a_cancelled_load_leaves_nothing_booked(world: World) -> None:
+    await unloaded(world)
+    await cancelled(world)
+    assert world.store.model("tiny").state is ModelState.UNLOADED
+    assert not world.store.view()[2]
+
+
+async def test_a_cancelled_load_counts_as_no_failure(world: World) -> None:
+    await unloaded(world)
+    await cancelled(world)
+    record = world.store.model("tiny")
+    assert (record.failures, record.retry_at) == (0, None)
+    assert record.reason == "the load was cancelled"
+    made = world.store.decisions.newest(model="tiny")[0]
+    assert (made.outcome, made.detail) == ("failed", "the load was cancelled")
+    assert 'modelium_load_duration_seconds_count{outcome="cancelled"' in world.exposed()
+    assert (await load(world.services, model="tiny", steps=world.steps)).outcome == "ready"
+
+
+async def test_giving_up_is_not_cut_short_by_a_second_cancellation(world: World) -> None:
+    await unloaded(world)
+    world.runtime.gate.clear()
+    world.runtime.asked.clear()
+    task = asyncio.create_task(load(world.services, model="tiny", steps=world.steps))
+    await world.runtime.asked.wait()
+    task.cancel()
+    while not task.done():
+        await asyncio.sleep(0)
+        task.cancel()
+    await world.settled("tiny", "unloaded")
+    assert not world.store.view()[2]
+
+
+async def booked(world: World, *, weight_bytes: int) -> str:
+    """Book a load of the unloaded model that nobody has carried out yet."""
+    action = Load(
+        model="tiny",
+        runtime=RuntimeName.RAY_SERVE,
+        devices=(CPU.id,),
+        reserve={CPU.id: weight_bytes},
+        reason="test",
+    )
+    plan = Plan(
+        author="rules",
+        trigger=Trigger.OPERATOR,
+        subject="tiny",
+        actions=(action,),
+        revision=world.store.revision(),
+    )
+    return world.store.accept(plan, snapshot_digest="", trace={}).id
+
+
+def new_version(world: World) -> None:
+    """Register another content for the model, as ingest does."""
+    record = world.store.model("tiny")
+    world.store.register(
+        "tiny",
+        path=world.incoming,
+        digest="sha256:other",
+        team=None,
+        priority=record.priority,
+        priority_ceiling=record.priority_ceiling,
+        pinned=False,
+        profile=record.profile,
+    )
+
+
+async def test_a_version_that_was_replaced_before_its_load_is_queued_again(world: World) -> None:
+    await unloaded(world)
+    decision = await booked(world, weight_bytes=GIB)
+    new_version(world)
+    report = await load(world.services, model="tiny", decision=decision)
+    assert report.outcome == "queued"
+    assert world.runtime.loads == 1, "the old version is not loaded"
+    assert world.store.model("tiny").state is ModelState.QUEUED
+    assert not world.store.view()[2]
+    made = world.store.decisions.get(decision)
+    assert (made.outcome, made.detail) == ("failed", report.reason)
+
+
+async def test_a_version_that_was_replaced_during_its_load_is_analyzed_again(world: World) -> None:
+    world.runtime.gate.clear()
+    await world.drop()
+    await world.runtime.asked.wait()
+    await world.drop(weight=2.0)
+    world.runtime.gate.set()
+    record = await world.until("tiny", lambda m: m.state == "ready" and not m.outdated)
+    assert record.deployment is not None and record.deployment.version == 2
+    assert [r.version for r in world.runtime.requests] == [1, 2]
+
+
+async def test_a_load_whose_memory_never_comes_free_is_queued(world: World) -> None:
+    await unloaded(world)
+    decision = await booked(world, weight_bytes=2 * GIB)
+    world.devices.devices = (CPU.model_copy(update={"free_bytes": GIB}),)
+    began = world.clock.monotonic()
+    report = await load(world.services, model="tiny", decision=decision)
+    assert world.clock.monotonic() - began >= MEMORY_WAIT_S
+    assert report.outcome == "queued" and "memory" in report.reason
+    assert world.runtime.loads == 1
+    assert not world.store.view()[2]
+
+
+async def test_a_load_waits_for_its_memory(world: World) -> None:
+    await unloaded(world)
+    world.clock.hurried = False
+    decision = await booked(world, weight_bytes=2 * GIB)
+    world.devices.devices = (CPU.model_copy(update={"free_bytes": GIB}),)
+    loading = asyncio.create_task(load(world.services, model="tiny", decision=decision))
+    await world.clock.asleep()
+    world.devices.devices = (CPU,)
+    world.clock.advance(POLL_S)
+    assert (await loading).outcome == "ready"
+
+
+async def test_a_load_is_asked_for_with_what_is_booked(world: World) -> None:
+    await unloaded(world)
+    decision = await booked(world, weight_bytes=2 * GIB)
+    await load(world.services, model="tiny", decision=decision)
+    request = world.runtime.requests[-1]
+    assert request.reserve == {CPU.id: 2 * GIB}
+    assert request.devices == (CPU,)
+    assert not request.allow_remote_code
+
+
+async def test_code_runs_only_where_the_operator_allowed_it(world: World) -> None:
+    await unloaded(world)
+    world.store.approve("tiny", digest=world.store.model("tiny").digest, what=["pickle"])
+    await load(world.services, model="tiny", steps=world.steps)
+    assert not world.runtime.requests[-1].allow_remote_code
+    await evict(world.services, models=["tiny"])
+    world.store.approve("tiny", digest=world.store.model("tiny").digest, what=["remote-code"])
+    await load(world.services, model="tiny", steps=world.steps)
+    assert world.runtime.requests[-1].allow_remote_code
+
+
+async def test_requests_that_wait_for_a_failing_load_are_refused(world: World) -> None:
+    await unloaded(world)
+    world.runtime.gate.clear()
+    world.runtime.asked.clear()
+    world.runtime.failure = LoadFailed("bad magic")
+    loading = asyncio.create_task(load(world.services, model="tiny", steps=world.steps))
+    await world.runtime.asked.wait()
+    waiting = asyncio.create_task(world.request())
+    await asyncio.sleep(0)
+    assert world.services.switchboard.traffic.pending("tiny") == 1
+    world.runtime.gate.set()
+    with pytest.raises(LoadFailed):
+        await loading
+    with pytest.raises(Exception, match="bad magic"):
+        await waiting
+
+
+async def test_a_preference_is_forgotten_once_a_load_with_it_failed(advised: Advised) -> None:
+    choice = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
+    advised.world.runtime.failure = LoadFailed("no", kind=FailureKind.UNSUPPORTED)
+    await advised.played_by(lambda body: calls("decide", choice), triton=True)
+    await advised.drop("tiny")
+    await advised.world.settled("tiny", "failed")
+    (made,) = advised.world.store.decisions.newest(model="tiny")
+    assert made.plan.preferences["tiny"].runtime is RuntimeName.RAY_SERVE
+    assert advised.world.store.model("tiny").preference is None

@@ -1,0 +1,138 @@
+"""What loaded models really hold is attributed, recorded, and replaces the estimate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelium.lifecycle import ModelState
+from modelium.models import (
+    GIB,
+    Booking,
+    Deployment,
+    Device,
+    DeviceProcess,
+    Fleet,
+    LoadSettings,
+    RuntimeName,
+    RuntimeStatus,
+)
+from modelium.ports import EngineStats, Running
+from modelium.stages import measurement
+from modelium.stages.measurement import FRESH_S
+from modelium.stages.monitor import monitor
+from modelium.stages.runtime_monitor import Observation
+from tests.fakes import fleets
+from tests.modelium.conftest import World
+
+GPU = Device(
+    node="here",
+    uuid="GPU-0",
+    kind="gpu",
+    name="H100",
+    total_bytes=80 * GIB,
+    free_bytes=70 * GIB,
+    processes=(
+        DeviceProcess(pid=7, used_bytes=6 * GIB),
+        DeviceProcess(pid=8, used_bytes=2 * GIB),
+        DeviceProcess(pid=9, used_bytes=1 * GIB),
+    ),
+)
+AT = 1_000_000.0
+PLACE = ("m", GPU.id)
+
+
+def fleet(device: Device = GPU, *, resident: int = 0, age_s: float = 0.0, **given: Any) -> Fleet:
+    """One loaded model that became ready ``age_s`` ago."""
+    deployment = Deployment(
+        model="m",
+        version=1,
+        runtime=RuntimeName.VLLM,
+        devices=(device.id,),
+        settings=LoadSettings(),
+        started_at=0.0,
+        load_s=3.0,
+    )
+    fields = {"state": ModelState.READY, "state_since": AT - age_s, "deployment": deployment}
+    return Fleet(
+        at=AT,
+        revision=1,
+        devices=(device,),
+        models=(fleets.model("m", **(fields | given)),),
+        bookings=(Booking(model="m", device=device.id, bytes=10 * GIB, resident_bytes=resident),),
+    )
+
+
+def sight(*pids: int, stats: EngineStats | None = None) -> dict[RuntimeName, Observation]:
+    status = RuntimeStatus(name=RuntimeName.VLLM, enabled=True, healthy=True)
+    running = Running(model="m", state="ready", pids=pids)
+    counters = {"m": stats} if stats else {}
+    return {RuntimeName.VLLM: Observation(status=status, running=(running,), stats=counters)}
+
+
+def test_memory_on_a_gpu_is_that_of_the_models_own_processes() -> None:
+    assert measurement.resident_bytes(fleet(), sight(7, 8)) == {PLACE: 8 * GIB}
+    assert measurement.resident_bytes(fleet(), sight()) == {PLACE: 0}
+
+
+def test_memory_on_a_cpu_is_what_the_runtime_reports() -> None:
+    cpu = GPU.model_copy(update={"kind": "cpu", "uuid": "cpu", "processes": ()})
+    seen = sight(stats=EngineStats(resident_bytes=5))
+    assert measurement.resident_bytes(fleet(cpu), seen) == {("m", cpu.id): 5}
+
+
+def test_a_model_that_its_runtime_does_not_list_is_not_measured() -> None:
+    status = RuntimeStatus(name=RuntimeName.VLLM, enabled=True, healthy=True)
+    for running in ((), None):
+        seen = {RuntimeName.VLLM: Observation(status=status, running=running)}
+        assert measurement.resident_bytes(fleet(), seen) == {}
+
+
+def test_only_memory_that_differs_from_the_booking_has_changed() -> None:
+    assert measurement.changed(fleet(resident=4), {PLACE: 4}) == {}
+    assert measurement.changed(fleet(resident=4), {PLACE: 5}) == {PLACE: 5}
+
+
+def test_a_fresh_load_is_measured_although_its_memory_stands_still() -> None:
+    found = measurement.fresh_loads(fleet(age_s=FRESH_S - 1), {PLACE: GIB}, {})
+    assert found["m"].per_device_bytes == GIB
+    assert (found["m"].device_kind, found["m"].load_s) == ("H100", 3.0)
+    assert measurement.fresh_loads(fleet(age_s=FRESH_S + 1), {PLACE: GIB}, {}) == {}
+
+
+def test_an_old_load_is_measured_again_when_its_memory_moves() -> None:
+    old = fleet(age_s=FRESH_S + 1)
+    assert measurement.fresh_loads(old, {PLACE: GIB}, {PLACE: GIB})["m"].per_device_bytes == GIB
+
+
+def test_the_larger_measurement_stands() -> None:
+    (first,) = measurement.fresh_loads(fleet(), {PLACE: 3 * GIB}, {}).values()
+    known = fleet(measured=(first,))
+    assert measurement.fresh_loads(known, {PLACE: 2 * GIB}, {PLACE: 2 * GIB}) == {}
+    assert measurement.fresh_loads(known, {PLACE: 3 * GIB}, {PLACE: 3 * GIB}) == {}
+    more = measurement.fresh_loads(known, {PLACE: 4 * GIB}, {PLACE: 4 * GIB})
+    assert more["m"].per_device_bytes == 4 * GIB
+
+
+@pytest.mark.parametrize("state", [ModelState.LOADING, ModelState.DRAINING])
+def test_only_a_ready_model_is_measured(state: ModelState) -> None:
+    assert measurement.fresh_loads(fleet(state=state), {PLACE: GIB}, {PLACE: GIB}) == {}
+
+
+async def test_resident_memory_is_recorded_and_measured(world: World) -> None:
+    await world.load()
+    await monitor(world.services)
+    _revision, (record,), (booking,) = world.store.view()
+    assert booking.resident_bytes == 50_000_000
+    assert record.measured[0].per_device_bytes == 50_000_000
+
+
+async def test_memory_that_was_full_before_the_model_was_ready_is_measured_too(
+    world: World,
+) -> None:
+    await world.load()
+    (booking,) = world.store.view()[2]
+    world.store.history.record_memory({("tiny", booking.device): 50_000_000}, {})
+    await monitor(world.services)
+    assert world.store.model("tiny").measured[0].per_device_bytes == 50_000_000

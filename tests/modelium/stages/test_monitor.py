@@ -1,0 +1,190 @@
+"""The store is made to agree with what the runtimes run, and what engines count is taken in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from modelium.errors import Unavailable
+from modelium.lifecycle import ModelState
+from modelium.models import Trigger
+from modelium.policy.eligibility import should_unload
+from modelium.ports import EngineStats
+from modelium.stages.evict import evict
+from modelium.stages.monitor import SETTLE_S, monitor
+from modelium.stages.snapshot import snapshot
+from tests.fakes.runtime import upstream
+from tests.modelium.conftest import World
+
+
+async def test_a_model_that_its_runtime_lost_is_loaded_again(world: World) -> None:
+    await world.load()
+    world.runtime.held.clear()
+    world.clock.advance(SETTLE_S)
+    report = await monitor(world.services)
+    assert "lost" in report.reason
+    await world.launcher.decide(trigger=Trigger.SWEEP)
+    await world.settled("tiny", "ready")
+    assert world.runtime.loads == 2
+
+
+async def test_a_lost_model_is_queued_and_closed_at_once(world: World) -> None:
+    await world.load()
+    world.runtime.held.clear()
+    world.clock.advance(SETTLE_S)
+    report = await monitor(world.services)
+    assert report.outcome == "changed"
+    assert world.services.switchboard.upstream("tiny") is None
+    record = world.store.model("tiny")
+    assert record.state is ModelState.QUEUED and record.failures == 0
+    assert "to be loaded again" in record.reason
+    assert not world.store.view()[2]
+    assert world.kinds()[-1] == ("model.lost", "tiny")
+    assert 'modelium_model_restarts_total{model="tiny"} 1.0' in world.exposed()
+
+
+async def test_a_runtimes_list_may_lag_behind_a_load(world: World) -> None:
+    await world.load()
+    world.runtime.held.clear()
+    world.clock.advance(SETTLE_S - 1)
+    assert (await monitor(world.services)).outcome == "steady"
+    assert world.store.model("tiny").state is ModelState.READY
+    assert world.services.switchboard.upstream("tiny") is not None
+
+
+async def test_a_missing_model_that_does_not_answer_is_lost_at_once(world: World) -> None:
+    await world.load()
+    world.runtime.held.clear()
+    world.services.switchboard.suspect("tiny")
+    assert (await monitor(world.services)).outcome == "changed"
+    assert world.store.model("tiny").state is ModelState.QUEUED
+
+
+async def test_an_unhealthy_model_is_unloaded_queued_and_closed(world: World) -> None:
+    await world.load()
+    world.runtime.states["tiny"] = "unhealthy"
+    report = await monitor(world.services)
+    assert report.reason == "tiny lost (unhealthy)"
+    assert world.runtime.unloads == [("tiny", 0.0)], "what is left of it is cleared"
+    assert world.store.model("tiny").state is ModelState.QUEUED
+    assert world.services.switchboard.upstream("tiny") is None
+
+
+async def test_a_lost_model_is_queued_even_if_its_rest_cannot_be_cleared(world: World) -> None:
+    await world.load()
+    world.runtime.states["tiny"] = "unhealthy"
+    world.runtime.unload_failure = Unavailable("no answer")
+    await monitor(world.services)
+    assert world.store.model("tiny").state is ModelState.QUEUED
+
+
+async def test_a_runtime_that_is_down_loses_no_model(world: World) -> None:
+    await world.load()
+    world.runtime.held.clear()
+    world.runtime.healthy = False
+    world.clock.advance(SETTLE_S)
+    report = await monitor(world.services)
+    assert report.outcome == "steady"
+    assert report.details["runtimes"] == {"ray_serve": "down"}
+    assert world.store.model("tiny").state is ModelState.READY
+
+
+async def test_a_moved_upstream_is_followed(world: World) -> None:
+    record = await world.load()
+    world.runtime.held["tiny"] = upstream("tiny", port=10)
+    assert (await monitor(world.services)).outcome == "steady"
+    assert world.services.switchboard.upstream("tiny") == upstream("tiny", port=10)
+    moved = world.store.model("tiny")
+    assert moved.state is ModelState.READY
+    assert moved.deployment is not None and record.deployment is not None
+    assert moved.deployment.upstream == upstream("tiny", port=10)
+    assert moved.deployment.handle == record.deployment.handle
+
+
+async def test_runtimes_are_asked_with_the_handles_of_the_store(world: World) -> None:
+    await world.load()
+    await monitor(world.services)
+    assert world.runtime.handles == {"tiny": {"name": "tiny"}}
+
+
+async def test_a_model_that_the_store_does_not_want_is_unloaded(world: World) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.runtime.held["tiny"] = upstream("tiny")
+    report = await monitor(world.services)
+    assert report.reason == "tiny cleared from ray_serve"
+    assert not world.runtime.held
+
+
+async def test_a_model_that_the_store_does_not_know_is_left_alone(world: World) -> None:
+    world.runtime.held["stranger"] = upstream("stranger")
+    assert (await monitor(world.services)).outcome == "steady"
+    assert "stranger" in world.runtime.held
+
+
+async def test_a_model_that_is_placed_during_the_look_is_not_unloaded(world: World) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.runtime.held["tiny"] = upstream("tiny")
+    world.runtime.unloads.clear()
+    world.runtime.gate.clear()
+    services = world.services
+
+    class PlacesMeanwhile(type(services.runtime_monitor)):  # type: ignore[misc]
+        """Looks, while another run has the model placed."""
+
+        async def observe(self, handles: object) -> object:
+            found = await services.runtime_monitor.observe(handles)  # type: ignore[arg-type]
+            await world.launcher.decide(model="tiny", trigger=Trigger.OPERATOR, carry_out=False)
+            return found
+
+    runtime_monitor = PlacesMeanwhile(runtimes=services.runtimes, policy=services.policy)
+    report = await monitor(replace(services, runtime_monitor=runtime_monitor))
+    assert report.reason == "tiny is being loaded"
+    assert world.runtime.unloads == []
+    assert world.store.model("tiny").state is ModelState.LOADING
+
+
+@pytest.mark.parametrize("disabled", ["orchestration", "runtime"])
+async def test_nothing_is_unloaded_where_orchestration_or_the_runtime_is_disabled(
+    world: World, disabled: str
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.runtime.held["tiny"] = upstream("tiny")
+    world.runtime.unloads.clear()
+    if disabled == "orchestration":
+        world.rule(enabled=False)
+    else:
+        world.rule(runtimes={})
+    assert (await monitor(world.services)).outcome == "steady"
+    assert world.runtime.unloads == []
+    assert "tiny" in world.runtime.held
+
+
+async def test_traffic_that_only_the_engine_sees_keeps_its_model(world: World) -> None:
+    await world.load()
+    world.runtime.counts["tiny"] = EngineStats(completed=1)
+    await monitor(world.services)
+    world.clock.advance(9000)
+    world.runtime.counts["tiny"] = EngineStats(completed=1)
+    await monitor(world.services)
+    fleet = await snapshot(world.services)
+    policy = world.services.policy
+    assert should_unload(fleet.models_by_name["tiny"], policy, now=fleet.at)
+    world.runtime.counts["tiny"] = EngineStats(completed=2)
+    await monitor(world.services)
+    fleet = await snapshot(world.services)
+    tiny = fleet.models_by_name["tiny"]
+    assert tiny.idle_s(fleet.at) < 5
+    assert not should_unload(tiny, policy, now=fleet.at)
+
+
+async def test_a_direct_request_in_flight_counts_as_use(world: World) -> None:
+    await world.load()
+    await monitor(world.services)
+    world.runtime.counts["tiny"] = EngineStats(running=1)
+    await monitor(world.services)
+    tiny = (await snapshot(world.services)).models_by_name["tiny"]
+    assert (tiny.traffic.in_flight, tiny.idle_s(tiny.state_since + 9000)) == (1, 0.0)

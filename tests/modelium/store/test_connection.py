@@ -1,0 +1,63 @@
+"""How the store connects to its database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import sqlalchemy as sa
+
+from modelium.store.connection import connect, migrate
+from modelium.store.schema import metadata
+
+
+def test_a_sqlite_file_is_made_with_its_folder(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/state/deeper/modelium.db")
+    migrate(engine)
+    assert (tmp_path / "state" / "deeper" / "modelium.db").exists()
+    assert set(sa.inspect(engine).get_table_names()) >= set(metadata.tables)
+    engine.dispose()
+
+
+def test_sqlite_readers_do_not_block_writers_and_keys_are_enforced(url: str) -> None:
+    engine = connect(url)
+    with engine.connect() as tx:
+        assert tx.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert tx.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    engine.dispose()
+
+
+def test_a_transaction_holds_the_write_lock_from_its_beginning(url: str) -> None:
+    engine = connect(url)
+    migrate(engine)
+    other = sa.create_engine(url, connect_args={"timeout": 0})
+    with engine.begin() as tx:
+        tx.execute(sa.select(metadata.tables["meta"]))
+        with pytest.raises(sa.exc.OperationalError, match="locked"), other.begin() as second:
+            second.exec_driver_sql("UPDATE meta SET value = value")
+    with other.begin() as second:
+        second.exec_driver_sql("UPDATE meta SET value = value")
+    engine.dispose()
+    other.dispose()
+
+
+def test_two_services_may_migrate_at_once(url: str) -> None:
+    engines = [connect(url), connect(url)]
+    failures: list[BaseException] = []
+
+    def run(engine: sa.Engine) -> None:
+        try:
+            migrate(engine)
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [Thread(target=run, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert set(sa.inspect(engines[0]).get_table_names()) >= set(metadata.tables)
+    for engine in engines:
+        engine.dispose()

@@ -30,15 +30,15 @@ from modelium import config
 from modelium.clock import SystemClock
 from modelium.models import GIB, LoadSettings, ModelFormat
 from modelium.ports import Loaded, LoadRequest, Runtime
-from runtimes.engines.recipe import Recipe
-from runtimes.llama_cpp.driver import llama_driver
-from runtimes.llama_cpp.engine import LlamaEngine
-from runtimes.ray.application import compose
+from runtimes.engines.recipe import EngineRecipe
+from runtimes.llama_cpp.driver import llama_cpp_driver
+from runtimes.llama_cpp.recipe import LlamaCppRecipe
+from runtimes.ray.application import build_application
 from runtimes.ray.cluster import LocalCluster
-from runtimes.ray.driver import RayServe
-from runtimes.triton.driver import Triton
+from runtimes.ray.driver import RayServeDriver
+from runtimes.triton.driver import TritonDriver
 from runtimes.vllm.driver import vllm_driver
-from runtimes.vllm.engine import VllmEngine
+from runtimes.vllm.recipe import VllmRecipe
 from tests import engines, samples
 from tests.fakes import tiny_llama
 from tests.runtimes.requests import Inventory, no_progress, profile, request
@@ -92,7 +92,9 @@ def by_driver(driver: Runtime, asked: LoadRequest, body: dict[str, Any], path: s
     return Way(start=start, stop=stop)
 
 
-def process_by_hand(recipe: Recipe, asked: LoadRequest, body: dict[str, Any], log: Path) -> Way:
+def process_by_hand(
+    recipe: EngineRecipe, asked: LoadRequest, body: dict[str, Any], log: Path
+) -> Way:
     """The driver's own command line, started and stopped as a person would."""
     running: list[asyncio.subprocess.Process] = []
 
@@ -121,7 +123,7 @@ async def vllm(folder: Path) -> AsyncIterator[Ways]:
     section = config.Vllm.model_validate(engines.vllm())
     settings = LoadSettings(max_model_len=256, max_num_seqs=4, kv_cache_bytes=32 * 2**20)
     asked = request(tiny_llama.write(folder / "m"), settings=settings, deadline_s=DEADLINE_S)
-    recipe = VllmEngine(config=section, executable=section.executable)
+    recipe = VllmRecipe(config=section, executable=section.executable)
     async with vllm_driver(
         config=section, state_directory=folder, clock=SystemClock(), devices=Inventory()
     ) as driver:
@@ -137,15 +139,15 @@ async def llama_cpp(folder: Path) -> AsyncIterator[Ways]:
     asked = request(
         engines.gemma_gguf(folder / "m"), profile=gguf, settings=LoadSettings(max_model_len=512)
     )
-    recipe = LlamaEngine(config=section, executable=section.executable)
-    async with llama_driver(
+    recipe = LlamaCppRecipe(config=section, executable=section.executable)
+    async with llama_cpp_driver(
         config=section, state_directory=folder, clock=SystemClock(), devices=Inventory()
     ) as driver:
         yield engine_ways(driver, recipe, asked, folder)
         await driver.end(grace_s=5)
 
 
-def engine_ways(driver: Runtime, recipe: Recipe, asked: LoadRequest, folder: Path) -> Ways:
+def engine_ways(driver: Runtime, recipe: EngineRecipe, asked: LoadRequest, folder: Path) -> Ways:
     """Return both ways of an engine that is a process of its own."""
     body = {"model": asked.model, "prompt": "hello", "max_tokens": 1}
     return {
@@ -161,7 +163,7 @@ async def triton(folder: Path) -> AsyncIterator[Ways]:
     asked = request(folder / "m", profile=samples.magika_onnx(folder / "m"))
     http = section.endpoint
     path = "/v2/models/m/infer"
-    async with Triton(
+    async with TritonDriver(
         config=section, state_directory=folder, clock=SystemClock(), devices=Inventory()
     ) as driver:
         entry, kept = folder / "triton/m", folder / "entry"
@@ -216,13 +218,15 @@ async def ray_serve(folder: Path) -> AsyncIterator[Ways]:
     section = config.RayServe.model_validate(engines.ray_serve())
     asked = request(folder / "m", profile=samples.magika_onnx(folder / "m"), reserve=GIB // 2)
     path = "/v2/models/m/infer"
-    async with RayServe(config=section, state_directory=folder, clock=SystemClock()) as driver:
+    async with RayServeDriver(
+        config=section, state_directory=folder, clock=SystemClock()
+    ) as driver:
         loaded = await driver.load(asked, progress=no_progress)
         await driver.unload("m", handle={}, grace_s=5)
         cluster = LocalCluster(directory=folder / "ray", clock=SystemClock())
         if not cluster.adopt() or cluster.record is None:
             raise RuntimeError("the driver's cluster is gone")
-        application = compose(asked, python=None, cpus=2, node_ip=None)
+        application = build_application(asked, python=None, cpus=2, node_ip=None)
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", BY_HAND_ON_RAY),
             stdin=asyncio.subprocess.PIPE,

@@ -24,6 +24,7 @@ CONFIG = {
 STEPS = {
     "inspect_files": "from modelium.analysis import inspect_files as step",
     "is_complete": "from modelium.analysis import is_complete as step",
+    "examine": "from modelium.analysis import examine as step",
     "analyze": "from modelium.analysis import analyze as step",
 }
 PROBE = """

@@ -25,12 +25,12 @@ import sqlalchemy as sa
 
 from agents.rules.planner import RulePlanner
 from bench.planner import MODELS, crowded, footprint
-from modelium.app import GIL_INTERVAL_S
+from modelium.app.service import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control.loop import Loop
 from modelium.control.signals import Signals
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.lifecycle import ModelState
 from modelium.metrics import Metrics
 from modelium.models import Device, DeviceProcess, Fleet, RuntimeName, RuntimeStatus, Trigger
@@ -39,7 +39,7 @@ from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
 from modelium.stages.launcher import StageLauncher
 from modelium.stages.monitor import monitor
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store, schema
@@ -144,7 +144,7 @@ class Scene:
             config=config,
             policy=policy,
             store=AsyncStore(store),
-            repository=Depot(config=config.orchestration),
+            repository=ModelRepository(config=config.orchestration),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=clock),
                 listener=Signals(),
@@ -154,7 +154,7 @@ class Scene:
             ),
             devices=self.machine,
             runtimes=runtimes,
-            observer=Observer(runtimes=runtimes, policy=policy),
+            runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
             brain=RulePlanner(estimate=footprint),
             launcher=StageLauncher(
                 runner=InlineRunner(stages=STAGES, services=lambda: self.services)
@@ -217,7 +217,7 @@ async def run(ticks: int) -> dict[str, float]:
         gc.freeze()  # as the service does when it is up
         tick = await cpu_ms(scene, loop.tick, ticks)
         held = await held_ms(scene, loop.tick, ticks)
-        keep = await cpu_ms(scene, loop.keep, ticks)
+        keep = await cpu_ms(scene, loop.persist, ticks)
 
         async def after_change() -> None:
             scene.services.store.blocking.set_pinned(fleet.models[0].name, False)

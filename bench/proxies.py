@@ -20,7 +20,7 @@ from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerProcess
 from bench.planner import NOW, crowded
 from modelium import config
-from modelium.app import GIL_INTERVAL_S
+from modelium.app.service import GIL_INTERVAL_S
 from modelium.clock import SystemClock
 from modelium.gateway import Gateway
 from modelium.metrics import Metrics

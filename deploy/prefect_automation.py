@@ -1,10 +1,11 @@
-"""An example of a Prefect automation: when one model is ready, another one is loaded.
+"""Example of a Prefect automation: load a model when another one becomes ready.
 
     PREFECT_API_URL=http://127.0.0.1:4200/api python deploy/prefect_automation.py \
         --ready chat-model --load reranker
 
-Other events that automations can react to are in docs/prefect.md; other actions (webhooks,
-notifications, pausing a schedule) in Prefect's documentation. Running it again replaces it.
+docs/prefect.md lists the events that automations can react to; Prefect's documentation lists the
+other actions (webhooks, notifications, pausing a schedule). Running this again replaces the
+automation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from prefect.client.orchestration import get_client
 
 
 def automation(*, ready: str, load: str) -> Automation:
-    """Return it, for the server that PREFECT_API_URL names."""
+    """Return the automation, for the server at PREFECT_API_URL."""
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("load/load")
         name = f"load {load} when {ready} is ready"

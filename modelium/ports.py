@@ -1,4 +1,4 @@
-"""What the core asks of the world. Implementations satisfy these by shape, without inheritance."""
+"""Protocols of what the core needs. Implementations satisfy them without inheritance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class Clock(Protocol):
-    """Time, injected so that it can be simulated."""
+    """Time, injected so that tests and replays control it."""
 
     def time(self) -> float:
         """Seconds since the epoch, UTC."""
@@ -65,7 +65,7 @@ class LoadRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A model that answers."""
+    """A loaded model that answers."""
 
     upstream: Upstream
     handle: dict[str, Any] = field(default_factory=dict)
@@ -163,7 +163,7 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What the brain is asked."""
+    """The input of the brain, beside the snapshot."""
 
     trigger: Trigger
     model: str | None = None
@@ -172,19 +172,19 @@ class Question:
 
 
 class Brain(Protocol):
-    """Whatever turns a snapshot into a plan. Never acts; its plan is validated by the caller."""
+    """Turns a snapshot into a plan. Never acts; the caller validates the plan."""
 
     async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
-        """Think ``question`` over, for seconds if need be; ``None``: `decide` needs no advice.
+        """Return advice on ``question``, which may take seconds; ``None``: `decide` needs none.
 
-        Asked once per question, however often `decide` is asked again as the fleet moves.
-        Never raises: an advisor that fails says so in `Advice.fallback`.
+        Called once per question, however often `decide` is called as the fleet changes.
+        Never raises: a failure is reported in `Advice.fallback`.
         """
 
     async def decide(
         self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
     ) -> Plan:
-        """Answer ``question`` at once, following ``advice`` as far as the rules allow.
+        """Return a plan at once, following ``advice`` as far as the rules allow.
 
         Never raises for a model it cannot place: it queues or rejects.
         """
@@ -249,7 +249,7 @@ class Launcher(Protocol):
 
 
 class Telemetry(Protocol):
-    """Where stages report what happened, for metrics. Cheap, never raises."""
+    """Receives what happened, for metrics. Every method is cheap and never raises."""
 
     def on_load_finished(self, runtime: RuntimeName, *, seconds: float, outcome: str) -> None:
         """A load ended: ``ready``, ``failed`` or ``cancelled``."""
@@ -272,8 +272,8 @@ class Telemetry(Protocol):
     def on_stage_finished(self, stage: str, *, outcome: str) -> None:
         """A stage ended: ``completed``, ``cancelled``, ``bug``, or its error's slug."""
 
-    def on_look(self, *, seconds: float, failed: bool) -> None:
-        """The loop looked once."""
+    def on_tick(self, *, seconds: float, failed: bool) -> None:
+        """The control loop ticked once."""
 
     def observe(self, fleet: Fleet) -> None:
-        """The loop took a snapshot."""
+        """The control loop took ``fleet``."""

@@ -30,11 +30,12 @@ from modelium.models import (
     Violation,
 )
 from modelium.models.advice import Advice
+from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
 from modelium.ports import Question
 
 R = RuntimeName
-LONG = frozenset({R.VLLM, R.LLAMA_CPP})
+LONG = frozenset(r.name for r in RUNTIMES.values() if r.takes_context_length)
 """Runtimes for which a context length means something."""
 
 CONTEXTS = 8

@@ -9,10 +9,10 @@ from modelium import analysis
 from modelium.errors import InputError
 from modelium.models import Model
 from modelium.models.load_time import load_seconds
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 
 
-def recorded(models: Iterable[Model], lines: Sequence[Asked]) -> Trace:
+def recorded(models: Iterable[Model], lines: Sequence[LoggedRequest]) -> Trace:
     """Make a trace of ``lines``; requests for models that are gone are left out.
 
     A model takes what its last load was measured to take, else the estimate for the first

@@ -19,6 +19,7 @@ from modelium.models import (
     RuntimeName,
     Task,
 )
+from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
 
 R = RuntimeName
@@ -201,7 +202,9 @@ class Sizer:
         policy: Policy,
     ) -> Iterator[Option]:
         usable = int(sort.total_bytes * policy.max_gpu_memory_utilization)
-        degrees = sorted(profile.tensor_parallel_degrees) if runtime is R.VLLM else [1]
+        degrees = (
+            sorted(profile.tensor_parallel_degrees) if RUNTIMES[runtime].tensor_parallel else [1]
+        )
         if sort.kind == "cpu":
             degrees = [1]
         together = max(len(devices) for devices in sort.by_node())
@@ -228,7 +231,7 @@ class Sizer:
             if footprint.reserve > usable:
                 continue
             kv = settings.kv_cache_bytes
-            if runtime is R.VLLM and footprint.kv:
+            if RUNTIMES[runtime].kv_cache == "pool" and footprint.kv:
                 kv = footprint.kv
             reserve = max(1, footprint.reserve)
             yield Option(

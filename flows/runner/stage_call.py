@@ -33,6 +33,7 @@ class StageCall:
         services: Callable[[], Services],
         loop: asyncio.AbstractEventLoop,
         context: contextvars.Context,
+        unrecorded: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare; nothing runs before `begin`.
 
@@ -43,6 +44,7 @@ class StageCall:
             services: asked in ``context``.
             loop: the service's event loop.
             context: what the stage sees; it is copied.
+            unrecorded: parameters that are objects of this process, not part of the record.
         """
         self.stage = stage
         self.parameters = dict(parameters)
@@ -52,6 +54,7 @@ class StageCall:
         self._stages = stages
         self._services = services
         self._context = context
+        self._unrecorded = dict(unrecorded or {})
         self._lock = threading.Lock()
         self._begun: Future[None] = Future()
         self._task: asyncio.Task[Report] | None = None
@@ -128,7 +131,9 @@ class StageCall:
         self._task.add_done_callback(self._settle)
 
     async def _run(self, steps: Steps) -> Report:
-        return await self._stages[self.stage](self._services(), **self.parameters, steps=steps)
+        return await self._stages[self.stage](
+            self._services(), **self.parameters, **self._unrecorded, steps=steps
+        )
 
     def _cancel(self) -> None:
         if self._task:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.runner.executor import Executor
 from flows.runner.stage_call import StageCall
-from modelium.models import Report
+from modelium.models import Plan, Report
 from modelium.ports import Stage
 from modelium.stages.inline import Stages, direct
 from modelium.stages.services import Services
@@ -38,9 +38,11 @@ class PrefectRunner:
         Raises:
             PermanentError: an operator cancelled the run in Prefect.
         """
+        unrecorded = {k: v for k, v in parameters.items() if isinstance(v, Plan)}
         call = StageCall(
             stage=stage,
-            parameters=parameters,
+            parameters={k: v for k, v in parameters.items() if k not in unrecorded},
+            unrecorded=unrecorded,
             stages=self._stages,
             services=self._services,
             loop=asyncio.get_running_loop(),

@@ -1,9 +1,11 @@
-"""What a dropped folder is and what it needs: reads headers, runs nothing, trusts nothing.
+"""Identifies a dropped folder and estimates its memory: reads headers, runs nothing.
 
-The public face:
+All content of a drop is treated as hostile. The public interface:
 
-- `inspect_files` (safety alone), `is_complete`, `digest`, `unpack`: before a drop is taken in;
-- `analyze`: a `ModelProfile`; `read_catalog`: what the installed engines can serve;
+- `examine`: safety, completeness and profile of a drop from one scan; ingest calls it;
+- `inspect_files`, `is_complete`, `analyze`: the same three, one at a time;
+- `digest`, `unpack`: content hash of a folder; safe extraction of an archive;
+- `read_catalog`: which models the installed engines can serve;
 - `estimate`, `fit`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
 """
 
@@ -11,18 +13,20 @@ from modelium.analysis.catalog import EngineCatalog, read_catalog
 from modelium.analysis.checks.archives import unpack
 from modelium.analysis.checks.completeness import is_complete
 from modelium.analysis.checks.digest import digest
-from modelium.analysis.checks.safety import FileReport, inspect_files
+from modelium.analysis.checks.safety import SafetyReport, inspect_files
+from modelium.analysis.examination import Examination, analyze, examine
 from modelium.analysis.memory.fitting import fit
 from modelium.analysis.memory.footprint import estimate, settings_digest
 from modelium.analysis.memory.kv_cache import kv_bytes
-from modelium.analysis.profile import analyze
 
 __all__ = [
     "EngineCatalog",
-    "FileReport",
+    "Examination",
+    "SafetyReport",
     "analyze",
     "digest",
     "estimate",
+    "examine",
     "fit",
     "inspect_files",
     "is_complete",

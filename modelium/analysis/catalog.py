@@ -10,20 +10,11 @@ from importlib import resources
 from pathlib import Path
 
 from modelium.models import ModelFormat, RuntimeName, RuntimeSupport, Task
+from modelium.models.runtimes import LLAMA_CPP, RAY_SERVE, VLLM
 
 _REGISTRY = "vllm/model_executor/models/registry.py"
 _MAX_SOURCE = 4 * 1024**2
 _RAY_MODULES = ("onnxruntime", "torch", "transformers", "diffusers", "peft")
-
-RAY_TASKS = frozenset(
-    {
-        Task.TEXT_GENERATION,
-        Task.EMBEDDING,
-        Task.TEXT_CLASSIFICATION,
-        Task.TOKEN_CLASSIFICATION,
-    }
-)
-"""Tasks of transformers folders that a Ray Serve replica has code for (`ray_application.KINDS`)."""
 
 
 @lru_cache(maxsize=1)
@@ -148,20 +139,9 @@ def assess(
         _answer(RuntimeName.RAY_SERVE, _ray(format, task, engines, quantization)),
         _answer(
             RuntimeName.LLAMA_CPP,
-            "" if format is ModelFormat.GGUF else "llama.cpp serves GGUF files only",
+            "" if format in LLAMA_CPP.formats else "llama.cpp serves GGUF files only",
         ),
     )
-
-
-_VLLM_TASKS = frozenset(
-    {
-        Task.TEXT_GENERATION,
-        Task.IMAGE_TEXT_TO_TEXT,
-        Task.EMBEDDING,
-        Task.TEXT_CLASSIFICATION,
-        Task.SPEECH_RECOGNITION,
-    }
-)
 
 
 def _vllm(format: ModelFormat, task: Task, architecture: str, engines: EngineCatalog) -> str:
@@ -169,12 +149,12 @@ def _vllm(format: ModelFormat, task: Task, architecture: str, engines: EngineCat
         return "an adapter is loaded together with its base model, not alone"
     if format is ModelFormat.GGUF:
         return "GGUF is llama.cpp's format; vLLM reads it only experimentally"
-    if format is not ModelFormat.TRANSFORMERS:
+    if format not in VLLM.formats:
         return f"vLLM serves transformers folders, not {format}"
     if architecture in engines.architectures:
         return ""
     version = f" {engines.vllm_version}" if engines.vllm_version else ""
-    if task not in _VLLM_TASKS:
+    if task not in VLLM.tasks:
         return f"vLLM{version} does not do {task}"
     return f"vLLM{version} does not know the architecture {architecture!r}"
 
@@ -188,19 +168,19 @@ def _triton(format: ModelFormat, backend: str, engines: EngineCatalog) -> str:
 
 
 def _ray(format: ModelFormat, task: Task, engines: EngineCatalog, quantization: str | None) -> str:
+    if format not in RAY_SERVE.formats:
+        return f"no Ray Serve replica code for {format}"
     needs: tuple[str, ...]
     if format is ModelFormat.ONNX:
         needs = ("onnxruntime",)
     elif format is ModelFormat.DIFFUSERS:
         needs = ("torch", "transformers", "diffusers")
-    elif format is ModelFormat.TRANSFORMERS:
-        if task not in RAY_TASKS:
+    else:
+        if task not in RAY_SERVE.tasks:
             return f"no Ray Serve replica code for {task}"
         if quantization:
             return f"replicas do not read {quantization} weights"
         needs = ("torch", "transformers")
-    else:
-        return f"no Ray Serve replica code for {format}"
     missing = [module for module in needs if module not in engines.ray_modules]
     if missing:
         return (

@@ -1,16 +1,15 @@
-"""From a dropped path to a `ModelProfile`: which format it is, and that format's own reader."""
+"""From a listed folder to a `ModelProfile`: detect the format, then use that format's reader."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from modelium.analysis.catalog import EngineCatalog
-from modelium.analysis.checks.safety import inspect_folder
-from modelium.analysis.formats import diffusers, peft, triton
+from modelium.analysis.formats import peft, triton
 from modelium.analysis.formats.compiled import profile_compiled
+from modelium.analysis.formats.diffusers import profile_diffusers
 from modelium.analysis.formats.gguf import profile_gguf
 from modelium.analysis.formats.onnx import profile_onnx
 from modelium.analysis.formats.transformers import profile_transformers
+from modelium.analysis.readers.code_references import PIPELINE_INDEX
 from modelium.analysis.readers.folder import Folder, shown
 from modelium.errors import DropRejected
 from modelium.models import ModelProfile
@@ -22,33 +21,17 @@ SUPPORTED = (
 
 _BY_MARKER = (
     (triton.CONFIG, triton.profile_triton),
-    (diffusers.INDEX, diffusers.profile_diffusers),
+    (PIPELINE_INDEX, profile_diffusers),
     (peft.CONFIG, peft.profile_peft),
 )
 """Files that settle the format by themselves."""
 
 
-def analyze(
-    path: Path,
-    *,
-    approvals: frozenset[str] = frozenset(),
-    engines: EngineCatalog | None = None,
-) -> ModelProfile:
-    """What ``path`` (a folder, or a single model or configuration file) is and needs.
+def profile_folder(folder: Folder, engines: EngineCatalog) -> ModelProfile:
+    """Return the profile of a folder that passed the safety checks.
 
-    Reads headers and configuration only; nothing of the model runs. Raises `DropRejected` with a
-    reason slug for what is unsafe or unknown; ``approvals`` may allow ``remote-code`` and
-    ``pickle``. The digest is left empty: `modelium.analysis.digest` reads whole files.
+    Raises `DropRejected` with a reason slug for an unknown or damaged format.
     """
-    folder = Folder(path)
-    seen = inspect_folder(folder, approvals=approvals)
-    profile = _read(folder, engines or EngineCatalog())
-    if seen.pickles:
-        profile = profile.model_copy(update={"details": {**profile.details, "pickle": True}})
-    return profile
-
-
-def _read(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     for marker, read in _BY_MARKER:
         if marker in folder:
             return read(folder, engines)

@@ -1,4 +1,8 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong input, 3 Modelium does not answer."""
+"""The command line.
+
+`modelium.cli.output` defines the exit codes and how results are printed, `modelium.cli.options`
+the shared options, `modelium.cli.tables` every table.
+"""
 
 from modelium.cli.main import main
 

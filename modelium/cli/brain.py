@@ -1,10 +1,8 @@
-"""``modelium brain``: what the LLM was asked and said, and asking it again."""
+"""``modelium brain``: decisions that an LLM took part in, and replaying them."""
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,61 +10,51 @@ from rich.text import Text
 
 from modelium.cli import tables
 from modelium.cli.options import ConfigFile, Json, client
+from modelium.cli.output import print_json, print_lines, show
 
 REPLAY_S = 120.0
-"""For an LLM to think: a few times the usual `brain.time_budget_seconds`."""
+"""Time for the LLM to answer: a few times the usual `brain.time_budget_seconds`."""
 
-app = typer.Typer(no_args_is_help=True, help="See what the LLM was asked and said.")
+app = typer.Typer(no_args_is_help=True, help="Inspect and replay decisions of the LLM.")
 
-Id = Annotated[str, typer.Argument(help="The decision's id, as `brain ls` and `explain` show it.")]
+Id = Annotated[str, typer.Argument(help="Decision id, as shown by `brain ls` and `explain`.")]
 
 
 @app.command("ls")
 def list_decisions(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of rows.")] = 20,
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
-    """List the decisions that the LLM was asked for, newest first."""
+    """List decisions that the LLM took part in, newest first."""
     found = client(config).get("/decisions", limit=limit, advised=True)
-    if json_:
-        _print(found)
-    else:
-        Console().print(tables.advised(found) if found else "the LLM was asked for none yet")
+    shown = tables.advised(found) if found else "the LLM has not taken part in any decision yet"
+    show(found, shown, as_json=json_)
 
 
-@app.command()
-def show(decision: Id, config: ConfigFile = None, json_: Json = False) -> None:
-    """Show one decision whole: every message, tool call, token and fault."""
+@app.command("show")
+def show_decision(decision: Id, config: ConfigFile = None, json_: Json = False) -> None:
+    """Show a decision with all messages, tool calls, token counts and violations."""
     found = client(config).get(f"/decisions/{decision}")
     if json_:
-        _print(found)
+        print_json(found)
         return
-    _lines(tables.decision(found))
-    _lines(tables.conversation(found["trace"]))
+    print_lines(tables.decision(found))
+    print_lines(tables.conversation(found["trace"]))
 
 
 @app.command()
 def replay(decision: Id, config: ConfigFile = None, json_: Json = False) -> None:
-    """Ask the LLM again, on the facts of then, and show both answers. Nothing is done."""
+    """Send the decision's recorded facts to the LLM again and compare. Changes nothing."""
     found = client(config).send("POST", f"/decisions/{decision}/replay", wait_s=REPLAY_S)
     if json_:
-        _print(found)
+        print_json(found)
         return
     console = Console()
     for title, plan, trace in (
-        ("then", found["decision"]["plan"], found["decision"]["trace"]),
-        ("now", found["plan"], found["trace"]),
+        ("original", found["decision"]["plan"], found["decision"]["trace"]),
+        ("replayed", found["plan"], found["trace"]),
     ):
         console.print(Text(f"{title}: decided by {plan['author']}", style="bold"))
         console.print(tables.plan(plan))
-        _lines(tables.advice(trace))
-
-
-def _print(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-def _lines(lines: list[Any]) -> None:
-    for line in lines:
-        Console().print(line)
+        print_lines(tables.advice(trace))

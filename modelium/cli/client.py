@@ -1,4 +1,4 @@
-"""The admin API's client, as the commands use it."""
+"""HTTP client of the admin API."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from modelium.control import addresses
 from modelium.errors import InputError, ModeliumError, Unavailable
 
 TIMEOUT_S = 30.0
-"""For answers that need no waiting."""
+"""For requests that the service answers immediately."""
 
 
 class Client:
-    """Calls the gateway that ``MODELIUM_URL``, the running service, or the configuration names."""
+    """Calls the gateway at ``MODELIUM_URL``, else of the running service, else as configured."""
 
     def __init__(self, *, config: Config) -> None:
-        """Find the address; nothing is sent yet."""
+        """Determine the address; sends nothing."""
         gateway = config.gateway
         default = f"http://{gateway.host}:{gateway.port}"
         self.url = (
@@ -36,13 +36,25 @@ class Client:
         )
 
     def get(self, path: str, **query: Any) -> Any:
-        """GET, decoded."""
+        """Send a GET request and return the decoded response; raises as `send`."""
         return self._call("GET", path, params=query)
 
     def send(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, wait_s: float = 0.0
     ) -> Any:
-        """Send ``body``; waits up to ``wait_s`` for the outcome of an intent."""
+        """Send ``body`` and return the decoded response.
+
+        Args:
+            method: HTTP method.
+            path: below ``/api/v1``.
+            body: sent as JSON.
+            wait_s: how long the service may wait for an intent to finish.
+
+        Raises:
+            Unavailable: no service answers.
+            InputError: the service refused the request.
+            ModeliumError: the service failed.
+        """
         return self._call(
             method,
             path,
@@ -56,8 +68,8 @@ class Client:
             answer = self._http.request(method, f"/api/v1{path}", **options)
         except httpx.HTTPError as exc:
             raise Unavailable(
-                f"no Modelium answers at {self.url} ({exc}); start one with `modelium up`, "
-                "or name its address in MODELIUM_URL"
+                f"cannot reach Modelium at {self.url} ({exc}); start it with `modelium up`, "
+                "or set MODELIUM_URL to its address"
             ) from exc
         if answer.is_success:
             return answer.json()

@@ -1,63 +1,53 @@
-"""``modelium config``: write, check and show the configuration.
-
-Exit codes: 0 fine, 2 the input is wrong.
-"""
+"""``modelium config``: create, check and show the configuration."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from modelium.cli.options import ConfigFile, Json
+from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.config import reference
 from modelium.config.loading import Effective, load_effective
 from modelium.errors import ConfigError
 
-BAD_INPUT = 2
-
-app = typer.Typer(no_args_is_help=True, help="Write, check and show the configuration.")
+app = typer.Typer(no_args_is_help=True, help="Create, check and show the configuration.")
 
 File = Annotated[
     Path | None,
-    typer.Argument(help="Configuration file. Default: the one that Modelium would take."),
+    typer.Argument(help="Configuration file. Default: the one that `modelium up` would use."),
 ]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Configuration file, instead of the usual places."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def check(file: File = None, as_json: Json = False) -> None:
-    """Name each wrong field with what is allowed."""
+    """Report invalid fields and what is allowed; exit code 2 if there are any."""
     try:
         effective = load_effective(file, os.environ)
     except ConfigError as exc:
         problems = str(exc).splitlines()
         if as_json:
-            typer.echo(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False))
+            print_json({"ok": False, "problems": problems})
         else:
-            typer.echo(f"{len(problems)} wrong:", err=True)
-            typer.echo(str(exc), err=True)
-        raise typer.Exit(BAD_INPUT) from None
+            count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:"
+            typer.echo(f"{count}\n{exc}", err=True)
+        raise typer.Exit(WRONG_INPUT) from None
     source = str(effective.file) if effective.file else None
     if as_json:
-        typer.echo(json.dumps({"ok": True, "file": source, "problems": []}, ensure_ascii=False))
+        print_json({"ok": True, "file": source, "problems": []})
     else:
         typer.echo(f"{source or 'no file, the defaults'}: ok")
 
 
 @app.command()
 def show(config: ConfigFile = None, as_json: Json = False) -> None:
-    """Print the effective values and where they come from; secrets are hidden."""
+    """Print the effective values and their sources, secrets hidden."""
     effective = _load(config)
     if as_json:
-        data = reference.effective_data(effective)
-        typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        print_json(reference.effective_data(effective))
     else:
         typer.echo(reference.effective_yaml(effective), nl=False)
 
@@ -65,12 +55,12 @@ def show(config: ConfigFile = None, as_json: Json = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the file, for editors."""
-    typer.echo(reference.schema(), nl=False)
+    typer.echo(reference.json_schema(), nl=False)
 
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="Where to write it; - prints it.")] = Path(
+    file: Annotated[Path, typer.Argument(help="File to write; - for standard output.")] = Path(
         "modelium.yaml"
     ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -81,14 +71,14 @@ def init(
         typer.echo(text, nl=False)
         return
     try:
-        # Owner only: tokens are going to be put into it.
+        # Readable by the owner only, because users will add tokens to it.
         flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
         with open(os.open(file, flags, 0o600), "w", encoding="utf-8") as out:
             out.write(text)
     except FileExistsError:
-        _fail(f"{file} exists; give another name, or --force to overwrite it")
+        _fail(f"{file} already exists; choose another name, or overwrite it with --force")
     except OSError as exc:
-        _fail(f"{file} cannot be written: {exc.strerror}")
+        _fail(f"cannot write {file}: {exc.strerror}")
     typer.echo(f"wrote {file}; check it with `modelium config check {file}`")
 
 
@@ -107,4 +97,4 @@ def _load(path: Path | None) -> Effective:
 
 def _fail(message: str) -> NoReturn:
     typer.echo(message, err=True)
-    raise typer.Exit(BAD_INPUT)
+    raise typer.Exit(WRONG_INPUT)

@@ -1,6 +1,7 @@
-"""The product's one job, before your eyes: drop, analyze, decide, load, answer, idle out.
+"""A demo of the whole life of a model: drop, analyze, decide, load, request, idle unload.
 
-``python -m modelium.cli.demo [--ci]`` works in a folder of its own and leaves nothing behind.
+``python -m modelium.cli.demo [--ci]`` works in a temporary folder and removes it at the end. With
+``--ci`` it ends by itself.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 MODEL = "magika"
 IDLE_S = 12.0
-"""Short, so that the model idles out in front of the user."""
+"""Short, so that users see the model being unloaded for idling."""
 
 PREFECT_S = 120.0
-"""The first start of a Prefect server makes its database."""
+"""The first start of a Prefect server creates its database."""
 
 READY_S = 180.0
 EVICTED_S = 120.0
@@ -48,20 +49,20 @@ def main() -> None:
 
 
 def perform(settings: Callable[[Path], Config], scenario: Scenario, *, wait: bool) -> None:
-    """Play ``scenario`` to a Modelium in a folder of its own, then end all that it started.
+    """Run ``scenario`` against a Modelium in a temporary folder, then end all that it started.
 
     Args:
-        settings: the configuration for that folder.
-        scenario: is given the gateway's client and the drop zone.
-        wait: for Ctrl-C after it, so that a person can look around.
+        settings: returns the configuration for that folder.
+        scenario: receives a client of the gateway and the drop zone.
+        wait: whether to wait for Ctrl-C afterwards, so that the user can look around.
 
     Raises:
-        SystemExit: 1, something failed.
+        SystemExit: with 1 if anything failed.
     """
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().handlers[0].setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="modelium-demo-"))
-    # Runs log to Prefect's own UI; here they would drown what the demo shows.
+    # Run logs are in the Prefect UI; here they would hide the demo's own output.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     try:
         asyncio.run(_show(settings(folder), scenario, wait=wait))
@@ -75,14 +76,14 @@ def perform(settings: Callable[[Path], Config], scenario: Scenario, *, wait: boo
 
 
 def settings(folder: Path) -> Config:
-    """A configuration with short times and free ports."""
+    """Return a configuration with short times and free ports."""
     return Config.model_validate(
         base(folder) | {"ray_serve": {"enabled": True, "endpoint": "http://127.0.0.1:0"}}
     )
 
 
 def base(folder: Path, *, idle_s: float = IDLE_S) -> dict[str, Any]:
-    """What every demo's configuration says, without a runtime."""
+    """Return what the configurations of all demos have in common: no runtime is enabled."""
     return {
         "orchestration": {
             "model_repository": str(folder / "repository"),
@@ -105,7 +106,7 @@ async def _show(config: Config, scenario: Scenario, *, wait: bool) -> None:
             with console.status("starting Prefect, the runtimes and the gateway …"):
                 modelium = await stack.enter_async_context(running(config))
             if modelium.prefect:
-                with console.status("waiting for the Prefect server, to record every stage …"):
+                with console.status("waiting for the Prefect server …"):
                     async with asyncio.timeout(PREFECT_S):
                         await modelium.prefect.ready()
             _urls(modelium)
@@ -114,7 +115,7 @@ async def _show(config: Config, scenario: Scenario, *, wait: bool) -> None:
             )
             await scenario(http, config.orchestration.incoming_directory)
             if wait:
-                console.print("\nLook around at the addresses above; [bold]Ctrl-C[/bold] ends it.")
+                console.print("\nThe addresses above work until you press [bold]Ctrl-C[/bold].")
                 await asyncio.Event().wait()
             console.print("stopping …")
     finally:
@@ -130,28 +131,28 @@ async def _scenario(http: httpx.AsyncClient, incoming: Path) -> None:
     with console.status("ingest → analyze → decide → load …"):
         await until(http, MODEL, "ready", READY_S)
     meta = (await http.get(f"/v2/models/{MODEL}")).raise_for_status().json()
-    question = {"inputs": [_bytes_of("print('hello')\n" * 40, meta["inputs"][0])]}
-    answer = await http.post(f"/v2/models/{MODEL}/infer", json=question)
+    request = {"inputs": [_bytes_of("print('hello')\n" * 40, meta["inputs"][0])]}
+    answer = await http.post(f"/v2/models/{MODEL}/infer", json=request)
     scores = answer.raise_for_status().json()["outputs"][0]["data"]
     best = max(range(len(scores)), key=lambda index: scores[index])
     console.print(
-        f"[green]it answers:[/green] class {best} of {len(scores)}, score {scores[best]:.3f}"
+        f"[green]response:[/green] class {best} of {len(scores)}, score {scores[best]:.3f}"
     )
     console.print(tables.models((await http.get("/api/v1/models")).json()))
     explained = (await http.get(f"/api/v1/models/{MODEL}/explain")).raise_for_status().json()
     for line in tables.decision(explained["decisions"][0]):
         console.print(line)
-    with console.status(f"no more requests: it is unloaded after {IDLE_S:.0f} idle seconds …"):
+    with console.status(f"without requests it is unloaded after {IDLE_S:.0f} s …"):
         await until(http, MODEL, "unloaded", EVICTED_S)
     console.print(tables.models((await http.get("/api/v1/models")).json()))
 
 
 async def until(http: httpx.AsyncClient, model: str, state: str, within_s: float) -> dict[str, Any]:
-    """Wait until ``model`` is in ``state``; returns its row.
+    """Wait until ``model`` is in ``state`` and return its row.
 
     Raises:
-        InputError: it failed.
-        DeadlineExceeded: not within ``within_s``.
+        InputError: the model failed.
+        DeadlineExceeded: it did not reach ``state`` within ``within_s`` seconds.
     """
     last: dict[str, Any] = {}
     try:
@@ -165,21 +166,21 @@ async def until(http: httpx.AsyncClient, model: str, state: str, within_s: float
                     raise InputError(f"{model} failed: {last['reason']}")
                 await asyncio.sleep(0.25)
     except TimeoutError as exc:
-        raise DeadlineExceeded(f"{model} is not {state} after {within_s:.0f} s: {last}") from exc
+        raise DeadlineExceeded(f"{model} was not {state} within {within_s:.0f} s: {last}") from exc
 
 
 def _sample() -> Path:
-    """The ONNX model in the magika wheel."""
+    """Return the path of the ONNX model in the magika wheel."""
     spec = importlib.util.find_spec("magika")
     if spec is None or spec.origin is None:
-        raise InputError("the demo's model comes in the wheel `magika`; run `make demo`")
+        raise InputError("the package magika is not installed; run the demo with `make demo`")
     return next((Path(spec.origin).parent / "models").glob("*/model.onnx"))
 
 
 def _bytes_of(text: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """``text`` as the model wants it: its first bytes, padded."""
+    """Return ``text`` as the model's input tensor: its first bytes, padded."""
     length = int(spec["shape"][-1])
-    padding = 256  # Magika's token for "nothing here"
+    padding = 256  # Magika's padding token
     data = (list(text.encode()) + [padding] * length)[:length]
     return {
         "name": spec["name"],

@@ -1,4 +1,4 @@
-"""What can be wrong with an installation, looked at one by one."""
+"""Checks of an installation and its configuration."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from modelium.devices import detect
 from modelium.models import GIB, Frozen
 
 PROBE_S = 2.0
-"""For one TCP connection to a runtime that should be there."""
+"""Timeout of one TCP connection."""
 
 SETTINGS, FRAME_HEAD = 4, 9
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
-"""What a client of HTTP/2 says first: the magic words and its own, empty, SETTINGS frame."""
+"""How an HTTP/2 client begins (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
 
 MIN_FREE_BYTES = 5 * GIB
-"""Less free disk than this is worth a word: one model may need more."""
+"""Less free disk space is reported, as one model may need more."""
 
 
 class Finding(Frozen):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     ok: bool
@@ -34,10 +34,10 @@ class Finding(Frozen):
 
 
 def examine(config: Config) -> list[Finding]:
-    """Look at packages, folders, devices, runtimes and ports; starts nothing."""
+    """Check packages, directories, devices, runtimes and the LLM; starts nothing."""
     return [
         *_packages(),
-        *_folders(config),
+        *_directories(config),
         *_devices(config),
         *_runtimes(config),
         *_brain(config),
@@ -45,7 +45,7 @@ def examine(config: Config) -> list[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """The plain top-level names must be ours: another distribution may carry the same."""
+    """Check that another distribution does not shadow our top-level packages."""
     home = Path(__file__).parents[2]
     for name in ("agents", "flows", "runtimes"):
         spec = importlib.util.find_spec(name)
@@ -53,27 +53,27 @@ def _packages() -> Iterator[Finding]:
         yield Finding(
             what=f"package {name}",
             ok=found == home,
-            detail="ours" if found == home else f"found in {found}, expected beside modelium",
+            detail="ok" if found == home else f"found in {found}, expected in {home}",
         )
 
 
-def _folders(config: Config) -> Iterator[Finding]:
+def _directories(config: Config) -> Iterator[Finding]:
     orchestration = config.orchestration
-    for what, folder in (
+    for what, directory in (
         ("model repository", orchestration.model_repository),
         ("drop zone", orchestration.incoming_directory),
-        ("state", orchestration.state),
+        ("state directory", orchestration.state),
     ):
-        place = folder
+        place = directory
         while not place.exists():
             place = place.parent
         writable = os.access(place, os.W_OK)
         free = shutil.disk_usage(place).free
-        detail = f"{folder} ({free / GIB:.0f} GiB free)"
+        detail = f"{directory} ({free / GIB:.0f} GiB free)"
         if not writable:
-            detail = f"{folder} cannot be written by this user"
+            detail = f"{directory} is not writable by this user"
         elif free < MIN_FREE_BYTES:
-            detail += ": hardly room for a model"
+            detail += ": may be too little for a model"
         yield Finding(what=what, ok=writable, detail=detail)
 
 
@@ -92,13 +92,13 @@ def _runtimes(config: Config) -> Iterator[Finding]:
     if config.ray_serve.enabled and config.ray_serve.address:
         yield _reach("Ray cluster", config.ray_serve.address)
     if config.ray_serve.enabled and config.ray_serve.python:
-        yield _command("Ray Serve replicas' interpreter", config.ray_serve.python)
+        yield _command("Python interpreter of Ray Serve replicas", config.ray_serve.python)
     if config.triton.enabled and config.triton.command:
         yield _command("Triton", config.triton.command[0])
     elif config.triton.enabled:
         parts = urlsplit(config.triton.endpoint)
         yield _reach("Triton", f"{parts.hostname}:{parts.port or 80}")
-        yield _reach_grpc("Triton's control (gRPC)", config.triton.grpc_address)
+        yield _reach_grpc("Triton (gRPC)", config.triton.grpc_address)
     if config.vllm.enabled:
         yield _command("vLLM", config.vllm.executable)
     if config.llama_cpp.enabled:
@@ -106,11 +106,11 @@ def _runtimes(config: Config) -> Iterator[Finding]:
 
 
 def _brain(config: Config) -> Iterator[Finding]:
-    wanted, what = config.brain, "the brain's LLM"
+    wanted, what = config.brain, "LLM"
     if wanted.base_url is None or config.brain_served_here:
         return
     if wanted.model is None:
-        detail = "brain.model is missing, so the rules decide alone; name a model of the endpoint"
+        detail = "brain.model is not set, so the rules decide alone; name a model of that API"
         yield Finding(what=what, ok=False, detail=detail)
         return
     parts = urlsplit(wanted.base_url)
@@ -120,26 +120,26 @@ def _brain(config: Config) -> Iterator[Finding]:
 def _command(what: str, command: str) -> Finding:
     found = shutil.which(command)
     return Finding(
-        what=what, ok=found is not None, detail=found or f"no command {command!r} is found"
+        what=what, ok=found is not None, detail=found or f"command {command!r} not found"
     )
 
 
 def _reach_grpc(what: str, address: str) -> Finding:
-    """Whether a gRPC server answers: one that speaks HTTP/1 is the wrong port of the right server.
+    """Check that a gRPC server answers; an HTTP/1 server is probably another port of Triton.
 
-    gRPC runs on HTTP/2, whose server begins with a SETTINGS frame (RFC 9113, 3.4).
+    gRPC runs on HTTP/2, whose servers begin with a SETTINGS frame (RFC 9113, 3.4).
     """
     host, _, port = address.rpartition(":")
-    setting = "set triton.grpc_endpoint to the port of --grpc-port (8001 by default)"
+    setting = "set triton.grpc_endpoint to Triton's --grpc-port (8001 by default)"
     try:
         with socket.create_connection((host, int(port)), timeout=PROBE_S) as connection:
             connection.sendall(HTTP2_PREFACE)
             head = connection.recv(FRAME_HEAD)
     except (OSError, ValueError) as exc:
-        detail = f"does not answer at {address}: {exc}; {setting}"
+        detail = f"no answer at {address}: {exc}; {setting}"
         return Finding(what=what, ok=False, detail=detail)
     if len(head) < FRAME_HEAD or head[3] != SETTINGS:
-        detail = f"what answers at {address} speaks no gRPC: {setting}"
+        detail = f"the server at {address} does not speak gRPC; {setting}"
         return Finding(what=what, ok=False, detail=detail)
     return Finding(what=what, ok=True, detail=f"answers at {address}")
 
@@ -150,4 +150,4 @@ def _reach(what: str, address: str) -> Finding:
         with socket.create_connection((host, int(port)), timeout=PROBE_S):
             return Finding(what=what, ok=True, detail=f"answers at {address}")
     except (OSError, ValueError) as exc:
-        return Finding(what=what, ok=False, detail=f"does not answer at {address}: {exc}")
+        return Finding(what=what, ok=False, detail=f"no answer at {address}: {exc}")

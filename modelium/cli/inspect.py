@@ -1,30 +1,25 @@
-"""``modelium analyze`` and ``modelium estimate``: what a model is and needs, without a service."""
+"""``modelium analyze`` and ``modelium estimate``: properties of a model, without a service."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from modelium.cli.options import Json
+from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.errors import DropRejected
 from modelium.models import GIB, Footprint, ModelProfile, RuntimeName
 
-PathArgument = Annotated[
-    Path, typer.Argument(help="Model folder, a single model file, or a bare config.json.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+PathArgument = Annotated[Path, typer.Argument(help="Model folder, model file or config.json.")]
 ApproveOption = Annotated[
     list[str] | None,
     typer.Option(
         "--approve",
-        help="Look at a folder that holds `pickle` files. They are still never opened.",
+        help="Also analyze a folder with `pickle` files. They are never opened.",
     ),
 ]
-
-WRONG_INPUT = 2
-"""Exit code for a folder that is refused."""
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def _profile(path: Path, approve: list[str] | None, engines: Any = None) -> ModelProfile:
     from modelium.analysis import analyze
 
-    # Only looking: code in the folder is reported as needs_remote_code, never run.
+    # Code in the folder is reported as needs_remote_code and never run.
     approvals = frozenset({"remote-code", *(approve or ())})
     try:
         return analyze(path, approvals=approvals, engines=engines)
@@ -47,20 +42,22 @@ def _profile(path: Path, approve: list[str] | None, engines: Any = None) -> Mode
 
 def analyze_command(
     path: PathArgument,
-    as_json: JsonOption = False,
+    as_json: Json = False,
     approve: ApproveOption = None,
     digest: Annotated[
-        bool, typer.Option("--digest", help="Also read every file and print the content digest.")
+        bool,
+        typer.Option("--digest", help="Also print the content digest (reads every file)."),
     ] = False,
     vllm: Annotated[
         Path | None,
-        typer.Option(help="The installed vllm command: its own list of architectures is used."),
+        typer.Option(help="The vllm command whose list of supported architectures to use."),
     ] = None,
     ray_python: Annotated[
-        Path | None, typer.Option(help="Interpreter of Ray Serve replicas (ray_serve.python).")
+        Path | None,
+        typer.Option(help="Python of Ray Serve replicas (ray_serve.python)."),
     ] = None,
 ) -> None:
-    """Say what a model is, what it needs and which runtimes can serve it."""
+    """Show format, size and architecture of a model and which runtimes can serve it."""
     from modelium.analysis import digest as digest_of
     from modelium.analysis import read_catalog
 
@@ -72,13 +69,13 @@ def analyze_command(
             typer.echo(f"rejected ({exc.reason}): {exc}", err=True)
             raise typer.Exit(WRONG_INPUT) from exc
     if as_json:
-        typer.echo(json.dumps(summary(profile), indent=2))
+        print_json(summary(profile))
         return
     _table(profile)
 
 
 def summary(profile: ModelProfile) -> dict[str, Any]:
-    """The fields that scripts rely on, then the digest where it was asked for."""
+    """Return the documented fields of ``profile``, with its digest if it has one."""
     found: dict[str, Any] = {
         "architecture": profile.architecture,
         "task": profile.task.value,
@@ -102,7 +99,7 @@ def summary(profile: ModelProfile) -> dict[str, Any]:
 
 
 def _table(profile: ModelProfile) -> None:
-    exactness = "from file headers" if profile.exact else "computed from the configuration"
+    exactness = "from file headers" if profile.exact else "estimated from config.json"
     parameters = f"{profile.parameter_count:,}" if profile.parameter_count else "unknown"
     rows = [
         ("format", profile.format.value),
@@ -117,7 +114,7 @@ def _table(profile: ModelProfile) -> None:
         ("tensor parallel", ", ".join(map(str, profile.tensor_parallel_degrees))),
         (
             "remote code",
-            "needed: an operator must approve it" if profile.needs_remote_code else "no",
+            "required; an operator must approve it" if profile.needs_remote_code else "no",
         ),
         ("licence", profile.license or "unknown"),
     ]
@@ -135,34 +132,34 @@ def _table(profile: ModelProfile) -> None:
 
 def estimate_command(
     path: PathArgument,
-    runtime: Annotated[RuntimeName, typer.Option(help="Serving runtime.")] = RuntimeName.VLLM,
+    runtime: Annotated[RuntimeName, typer.Option(help="Runtime.")] = RuntimeName.VLLM,
     engine_version: Annotated[
-        str | None, typer.Option(help="Engine release, e.g. 0.19.0. Default: the newest known.")
+        str | None, typer.Option(help="Engine version, e.g. 0.19.0. Default: the newest known.")
     ] = None,
     tp: Annotated[int, typer.Option(min=1, max=1024, help="Tensor-parallel degree.")] = 1,
     max_model_len: Annotated[
-        int | None, typer.Option(min=1, help="Context in tokens. Default: the model's own.")
+        int | None, typer.Option(min=1, help="Context length in tokens. Default: the model's.")
     ] = None,
     max_num_seqs: Annotated[
-        int | None, typer.Option(min=1, help="Sequences at once. Default: the engine's own.")
+        int | None, typer.Option(min=1, help="Concurrent sequences. Default: the engine's.")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, bfloat16, float16 or float32. Default: auto.")
     ] = None,
     kv_dtype: Annotated[
-        str | None, typer.Option(help="auto or fp8. Default: as the weights.")
+        str | None, typer.Option(help="auto or fp8. Default: same as the weights.")
     ] = None,
     quantization: Annotated[
         str | None,
-        typer.Option(help="What the engine converts to while loading: fp8, bitsandbytes."),
+        typer.Option(help="Quantization that the engine applies while loading: fp8, bitsandbytes."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="`cpu`, or a GPU's product name. Default: a large GPU.")
+        str | None, typer.Option(help="`cpu` or the product name of a GPU. Default: a large GPU.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: Json = False,
     approve: ApproveOption = None,
 ) -> None:
-    """Say what each GPU must have for a model, by part, before it has ever run."""
+    """Estimate the memory that a model needs on each GPU, by component."""
     from modelium.analysis import estimate, kv_bytes
 
     profile = _profile(path, approve)
@@ -183,22 +180,21 @@ def estimate_command(
     )
     values = parts(found, per_thousand)
     if as_json:
-        typer.echo(json.dumps(values, indent=2))
+        print_json(values)
         return
     for name, value in values.items():
         typer.echo(f"{name:24} {value:10.3f}")
     typer.echo(
-        f"\nFootprint and reserve are without KV cache. The cache wants {found.kv / GIB:.3f} GiB "
-        "more for these settings, so a reservation books "
-        f"{found.reserve / GIB:.3f} GiB per GPU."
+        f"\nFootprint and reserve exclude the KV cache, which needs {found.kv / GIB:.3f} GiB with "
+        f"these settings: {found.reserve / GIB:.3f} GiB are booked on each GPU."
     )
     if tp not in profile.tensor_parallel_degrees:
         degrees = ", ".join(map(str, profile.tensor_parallel_degrees))
-        typer.echo(f"This model cannot be split over {tp}; it can over {degrees}.", err=True)
+        typer.echo(f"--tp {tp} is not supported by this model; it supports {degrees}.", err=True)
 
 
 def parts(found: Footprint, kv_per_thousand: int) -> dict[str, float]:
-    """GiB per GPU by part; footprint and reserve leave the KV cache out."""
+    """Return GiB per GPU by component; footprint and reserve exclude the KV cache."""
 
     def gib(value: float) -> float:
         return round(value / GIB, 4)

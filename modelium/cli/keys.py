@@ -1,43 +1,47 @@
-"""`modelium keys`: API keys of the running service."""
+"""``modelium keys``: API keys of the running service."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from modelium.cli import tables
 from modelium.cli.options import ConfigFile, Json, client
+from modelium.cli.output import print_json, show
 from modelium.models import Priority
 
-app = typer.Typer(no_args_is_help=True, help="Issue, list and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What it is for.")],
-    team: Annotated[str | None, typer.Option(help="Team that its drops belong to.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the key, e.g. of its user.")],
+    team: Annotated[
+        str | None, typer.Option(help="Team that owns the models ingested with this key.")
+    ] = None,
     priority: Annotated[
-        Priority | None, typer.Option(help="Class of its requests while they wait for a load.")
+        Priority | None, typer.Option(help="Priority of its requests while they wait for a load.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="A model that it may use (default: all); repeatable.")
+        list[str] | None,
+        typer.Option(help="A model that the key may use; repeatable. Default: all models."),
     ] = None,
-    requests_per_minute: Annotated[float | None, typer.Option(min=0.001)] = None,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(min=0.001, help="Rate limit. Default: none.")
+    ] = None,
     max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Requests in hand at a time.")
+        int | None, typer.Option(min=1, help="Limit on concurrent requests. Default: none.")
     ] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="infer (the default), ingest or admin; repeatable."),
+        typer.Option(help="infer, ingest or admin; repeatable. Default: infer."),
     ] = None,
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
-    """Issue a key and print it: it is shown this once, only its hash is kept."""
+    """Create a key and print it. It is shown only once, because only its hash is stored."""
     terms: dict[str, Any] = {
         "name": name,
         "team": team,
@@ -48,27 +52,26 @@ def create(
         "scopes": scope or ["infer"],
     }
     answer = client(config).send("POST", "/keys", terms)
-    # Plain, so that it can be piped into a secret's file.
-    sys.stdout.write((json.dumps(answer, indent=2) if json_ else answer["secret"]) + "\n")
+    if json_:
+        print_json(answer)
+    else:
+        # Nothing else, so that the output can be redirected to a file.
+        sys.stdout.write(answer["secret"] + "\n")
 
 
 @app.command("list")
 def list_keys(config: ConfigFile = None, json_: Json = False) -> None:
-    """Show all keys and their terms; the keys themselves are not kept."""
+    """List all keys with their limits and scopes, without the secrets."""
     rows = client(config).get("/keys")
-    if json_:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
-    else:
-        Console().print(tables.keys(rows) if rows else "no keys yet")
+    show(rows, tables.keys(rows) if rows else "no keys yet", as_json=json_)
 
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="The key's id.")],
+    key: Annotated[str, typer.Argument(help="Id of the key.")],
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
-    """End a key for good, at once."""
+    """Revoke a key immediately and permanently."""
     answer = client(config).send("DELETE", f"/keys/{key}")
-    text = json.dumps(answer, indent=2) if json_ else f"{answer['name']} ({key}) is revoked"
-    sys.stdout.write(text + "\n")
+    show(answer, f"{answer['name']} ({key}) is revoked", as_json=json_)

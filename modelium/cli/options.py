@@ -1,4 +1,4 @@
-"""Options and the client that commands share."""
+"""Options that several commands share, and the client that they configure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from modelium.config.loading import load
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Configuration file.", envvar="MODELIUM_CONFIG"),
+    typer.Option(
+        "--config",
+        "-c",
+        help="Configuration file. Default: ./modelium.yaml or /etc/modelium/modelium.yaml.",
+        envvar="MODELIUM_CONFIG",
+    ),
 ]
 
 
 def client(config: Path | None) -> Client:
-    """Return the client of the service that ``config`` names."""
+    """Return a client of the service that the configuration names."""
     return Client(config=load(config, os.environ))

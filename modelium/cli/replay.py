@@ -1,8 +1,7 @@
-"""`modelium replay`: what another policy would have made of a trace of requests."""
+"""``modelium replay``: compare policies on a trace of requests."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import asdict
@@ -18,12 +17,10 @@ from agents.replay.simulation import Result
 from agents.replay.simulation import replay as run
 from agents.replay.store_trace import recorded
 from agents.replay.traces import Trace, parse_devices, read
-from modelium.cli.options import ConfigFile
+from modelium.cli.options import ConfigFile, Json
+from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.config.loading import load
 from modelium.errors import InputError
-
-BAD_INPUT = 2
-"""Exit code of a wrong argument or file, as for every other usage error."""
 
 COLUMNS = {
     "policy": "{}",
@@ -43,41 +40,43 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    devices: Annotated[
-        str, typer.Option(help="Devices and their usable GiB, e.g. 2x80 or 2x80,4x24.")
-    ],
+    devices: Annotated[str, typer.Option(help="Devices by usable GiB, e.g. 2x80 or 2x80,4x24.")],
     trace: Annotated[
         Path | None,
-        typer.Argument(help="CSV: t_s,model,prompt_tokens,output_tokens (tokens optional)."),
+        typer.Argument(help="CSV: t_s,model,prompt_tokens,output_tokens (token counts optional)."),
     ] = None,
     models: Annotated[
         Path | None,
         typer.Option(help="CSV: model,footprint_gib,load_s and optionally service_s,priority."),
     ] = None,
     from_store: Annotated[
-        bool, typer.Option("--from-store", help="Replay Modelium's own request log.")
+        bool, typer.Option("--from-store", help="Use Modelium's own request log as the trace.")
     ] = False,
     days: Annotated[
-        float, typer.Option(min=0, help="With --from-store: how far back to go.")
+        float, typer.Option(min=0, help="With --from-store: days of the log to use.")
     ] = 7.0,
     policy: Annotated[
-        list[str] | None, typer.Option(help="Policy to run; give it several times. Default: all.")
+        list[str] | None, typer.Option(help="Policy to run; repeatable. Default: all.")
     ] = None,
     slo_s: Annotated[
-        float, typer.Option("--slo-s", min=0, help="Longest wait for a model that is fine.")
+        float,
+        typer.Option("--slo-s", min=0, help="Longest wait that meets the SLO, in seconds."),
     ] = 30.0,
     cache_only: Annotated[
         bool,
-        typer.Option("--cache-only", help="One pool, instant loads: compare with caching theory."),
+        typer.Option("--cache-only", help="Simulate a cache: one memory pool, instant loads."),
     ] = False,
     auto_unload_after: Annotated[
         float | None,
-        typer.Option(min=0, help="Add the rules with this idle time-out (s) as a row of its own."),
+        typer.Option(
+            min=0,
+            help="Also run the rules with this idle time-out, in seconds.",
+        ),
     ] = None,
     config: ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Replay requests over simulated devices under several policies, and compare them."""
+    """Simulate a trace of requests on given devices and compare policies."""
     known = keepers(auto_unload_after_s=auto_unload_after)
     chosen = list(dict.fromkeys(policy or known))
     if auto_unload_after is not None and "rules+ttl" not in chosen:
@@ -93,9 +92,9 @@ def replay(
         )
     except InputError as exc:
         typer.echo(f"error: {exc}", err=True)
-        raise typer.Exit(BAD_INPUT) from exc
+        raise typer.Exit(WRONG_INPUT) from exc
     if as_json:
-        typer.echo(json.dumps({"policies": {r.policy: asdict(r) for r in results}}, indent=2))
+        print_json({"policies": {r.policy: asdict(r) for r in results}})
     else:
         Console().print(_table(results))
 
@@ -105,17 +104,17 @@ def _trace(
 ) -> Trace:
     if not from_store:
         if trace is None or models is None:
-            raise InputError("give a TRACE and --models, or --from-store")
+            raise InputError("TRACE and --models are required unless --from-store is given")
         return read(trace, models)
     if trace or models:
-        raise InputError("--from-store brings its own requests and models: leave TRACE away")
+        raise InputError("--from-store provides requests and models; omit TRACE and --models")
     settings = load(config, os.environ)
     if settings.store.url is None and not (settings.orchestration.state / "modelium.db").exists():
         raise InputError(
-            f"there is no store in {settings.orchestration.state}: give the service's own "
-            "configuration with --config"
+            f"there is no store in {settings.orchestration.state}; name the configuration of the "
+            "service with --config"
         )
-    # The other commands of the program work without a database.
+    # Only this command opens the database, so others start faster.
     from modelium.store import Store
     from modelium.store.history import DAY_S
 

@@ -1,10 +1,11 @@
-"""What commands print: rich tables of the admin API's answers."""
+"""Rich tables of the admin API's responses, with every column heading."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Container
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -22,14 +23,14 @@ COLOURS = {
 
 
 def size(value: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     if value >= GIB:
         return f"{value / GIB:.1f} GiB"
     return f"{value / 1024**2:.0f} MiB" if value else "–"
 
 
 def span(seconds: float | None) -> str:
-    """Seconds for people."""
+    """Format a duration in seconds."""
     if seconds is None:
         return "–"
     if seconds < 120:
@@ -38,11 +39,12 @@ def span(seconds: float | None) -> str:
 
 
 def models(rows: list[dict[str, Any]]) -> Table:
-    """`modelium ls`."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("model", "state", "runtime", "device", "memory", "idle", "QPS", "why"):
-        right = column in ("memory", "idle", "QPS")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
+    """Return the table of `modelium ls`."""
+    table = _table(
+        *("model", "state", "runtime", "device", "memory", "idle", "QPS", "reason"),
+        right={"memory", "idle", "QPS"},
+        unwrapped=True,
+    )
     for row in rows:
         memory = row["resident_bytes"] or row["booked_bytes"]
         name = row["name"] + (" 📌" if row["pinned"] else "")
@@ -60,9 +62,18 @@ def models(rows: list[dict[str, Any]]) -> Table:
 
 
 def keys(rows: list[dict[str, Any]]) -> Table:
-    """`modelium keys list`."""
+    """Return the table of `modelium keys list`."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("id", "name", "team", "priority", "models", "per minute", "at once", "scopes"):
+    for column in (
+        "id",
+        "name",
+        "team",
+        "priority",
+        "models",
+        "per minute",
+        "concurrent",
+        "scopes",
+    ):
         table.add_column(column)
     for row in rows:
         table.add_row(
@@ -79,10 +90,8 @@ def keys(rows: list[dict[str, Any]]) -> Table:
 
 
 def plan(document: dict[str, Any]) -> Table:
-    """A plan's actions and what lost against them."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("action", "model", "runtime", "devices", "memory", "why"):
-        table.add_column(column)
+    """Return the actions of a plan and the candidates that it rejected."""
+    table = _table("action", "model", "runtime", "devices", "memory", "reason")
     for action in document["actions"]:
         table.add_row(
             action["action"],
@@ -95,7 +104,7 @@ def plan(document: dict[str, Any]) -> Table:
     for candidate in document["candidates"]:
         if candidate["lost"]:
             table.add_row(
-                Text("not", style="dim"),
+                Text("rejected", style="dim"),
                 "",
                 candidate["runtime"] or "–",
                 ", ".join(candidate["devices"]) or "–",
@@ -106,7 +115,7 @@ def plan(document: dict[str, Any]) -> Table:
 
 
 def decision(document: dict[str, Any]) -> list[Text | Table]:
-    """One decision, whole."""
+    """Return a decision: its plan, the LLM's part in it, and violations."""
     made = document["plan"]
     head = Text.assemble(
         (time.strftime("%F %T", time.localtime(document["at"])), "bold"),
@@ -116,7 +125,7 @@ def decision(document: dict[str, Any]) -> list[Text | Table]:
     )
     lines: list[Text | Table] = [head, plan(made)]
     if made["fallback"]:
-        lines.append(Text(f"  instead of the LLM: {made['fallback']}", style="yellow"))
+        lines.append(Text(f"  decided without the LLM: {made['fallback']}", style="yellow"))
     lines += advice(document["trace"])
     lines += [
         Text(f"  ✗ {violation['rule']}: {violation['message']}", style="red")
@@ -126,7 +135,7 @@ def decision(document: dict[str, Any]) -> list[Text | Table]:
 
 
 def advice(trace: dict[str, Any]) -> list[Text]:
-    """What an LLM's part in a decision was, in a few lines; none where it had none."""
+    """Summarize the LLM's part in a decision; empty if it had none."""
     if "endpoint" not in trace:
         return []
     called = [c["tool"] for m in trace["messages"] for c in m.get("calls", ())]
@@ -136,24 +145,24 @@ def advice(trace: dict[str, Any]) -> list[Text]:
     )
     lines = [Text(head, style="magenta")]
     if called:
-        lines.append(Text(f"  it called {', '.join(called)}", style="dim"))
+        lines.append(Text(f"  tools called: {', '.join(called)}", style="dim"))
     if trace["chosen"]:
         chosen = {k: v for k, v in trace["chosen"].items() if k != "reason"}
-        lines.append(Text(f"  it chose {json.dumps(chosen)}"))
+        lines.append(Text(f"  choice: {json.dumps(chosen)}"))
         if said := trace["chosen"].get("reason"):
-            lines.append(Text(f"  because: {_visible(said)}"))
+            lines.append(Text(f"  reason: {_visible(said)}"))
     for turn, violations in enumerate(trace["violations"], start=1):
         lines += [
             Text(f"  answer {turn} ✗ {v['rule']}: {_visible(v['message'])}", style="red")
             for v in violations
         ]
-    alone = ", ".join(_short(action) for action in trace["rules"]) or "nothing"
-    lines.append(Text(f"  the rules alone: {alone}", style="dim"))
+    without = ", ".join(_short(action) for action in trace["rules"]) or "nothing"
+    lines.append(Text(f"  without the LLM: {without}", style="dim"))
     return lines
 
 
 def _visible(text: str) -> str:
-    """``text`` without what a terminal obeys: an LLM wrote it."""
+    """Return ``text``, which an LLM wrote, without terminal control characters."""
     return "".join(c for c in text if c == "\n" or c.isprintable())
 
 
@@ -163,7 +172,7 @@ def _short(action: dict[str, Any]) -> str:
 
 
 def conversation(trace: dict[str, Any]) -> list[Text]:
-    """Every message that was exchanged with an LLM."""
+    """Return all messages exchanged with an LLM."""
     lines = []
     for message in trace.get("messages", ()):
         who = message["role"] + (f" {message['tool']}" if message.get("tool") else "")
@@ -178,18 +187,20 @@ def conversation(trace: dict[str, Any]) -> list[Text]:
 
 
 def advised(rows: list[dict[str, Any]]) -> Table:
-    """`modelium brain ls`."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("id", "at", "trigger", "about", "decided by", "replies", "s", "tokens", "why"):
-        right = column in ("replies", "s", "tokens")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "why")
+    """Return the table of `modelium brain ls`."""
+    table = _table(
+        *("id", "time", "trigger", "subject", "decided by"),
+        *("replies", "seconds", "tokens", "reason"),
+        right={"replies", "seconds", "tokens"},
+        unwrapped=True,
+    )
     for row in rows:
         made, trace = row["plan"], row["trace"]
         table.add_row(
             row["id"],
             time.strftime("%F %T", time.localtime(row["at"])),
             made["trigger"],
-            made["subject"] or "the fleet",
+            made["subject"] or "whole fleet",
             made["author"],
             str(len(trace["replies"])),
             f"{trace['seconds']:.1f}",
@@ -200,7 +211,16 @@ def advised(rows: list[dict[str, Any]]) -> Table:
 
 
 def event(document: dict[str, Any]) -> Text:
-    """One event in a line."""
+    """Return an event as one line."""
     detail = ", ".join(f"{key}: {value}" for key, value in document["detail"].items())
     at = time.strftime("%T", time.localtime(document["at"]))
     return Text.assemble((at, "dim"), f"  {document['kind']}  ", (detail, "dim"))
+
+
+def _table(*columns: str, right: Container[str] = (), unwrapped: bool = False) -> Table:
+    """Return an empty table. If ``unwrapped``, only the column ``reason`` wraps its text."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=unwrapped and column != "reason")
+    return table

@@ -1,20 +1,24 @@
-"""The configuration: its schema, how a file and the environment become one, and its reference.
+"""The configuration: its sections, how file and environment are read, and its reference.
 
-Only `modelium.config.loading` reads a file.
+Only `modelium.config.loading` reads files, and only `modelium.config.hosts` opens sockets.
 """
 
-from modelium.config.runtimes import LlamaCpp, RayServe, Settings, Triton, Vllm
 from modelium.config.schema import Config
 from modelium.config.sections import (
     BrainSection,
     Gateway,
     Ingest,
+    LlamaCpp,
     Metrics,
     ModelEntry,
     Orchestration,
     Policies,
     Prefect,
+    RayServe,
+    Settings,
     StoreSection,
+    Triton,
+    Vllm,
 )
 
 __all__ = [

@@ -1,93 +1,75 @@
-"""Fields of the configuration that are right alone, but not together (no I/O here)."""
+"""Conflicts between fields that are each valid by themselves (no I/O here)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from modelium.config.fields import FieldPath
 from modelium.config.hosts import is_loopback
-from modelium.config.runtimes import LlamaCpp, RayServe, Triton, Vllm
-from modelium.config.sections import Gateway, Orchestration, Prefect
+from modelium.config.sections import Sections
 
 Problem = tuple[FieldPath, str]
-"""Path of the field to change, and what is wrong with it and allowed."""
-
-
-class Sections(Protocol):
-    """The sections whose fields depend on each other."""
-
-    @property
-    def orchestration(self) -> Orchestration: ...
-    @property
-    def gateway(self) -> Gateway: ...
-    @property
-    def prefect(self) -> Prefect: ...
-    @property
-    def triton(self) -> Triton: ...
-    @property
-    def vllm(self) -> Vllm: ...
-    @property
-    def ray_serve(self) -> RayServe: ...
-    @property
-    def llama_cpp(self) -> LlamaCpp: ...
+"""Path of the field to change; what is wrong with it and what is allowed."""
 
 
 class Conflicts(ValueError):
-    """Fields that are right alone but not together; one problem per path."""
+    """Fields conflict; `problems` has one entry per path."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        """Keep them all; the message joins them."""
+        """Store ``problems``; the message joins them."""
         super().__init__("; ".join(f"{'.'.join(path)}: {text}" for path, text in problems))
         self.problems = problems
 
 
 def conflicts(config: Sections) -> Iterator[Problem]:
-    """All problems between fields of ``config``, as path and text."""
-    yield from _open_doors(config)
-    yield from _folder_clashes(config)
-    yield from _port_clashes(config)
+    """Yield all conflicts between fields of ``config``."""
+    yield from _missing_token(config)
+    yield from _overlapping_directories(config)
+    yield from _shared_ports(config)
     yield from _alias_chains(config)
 
 
-def _open_doors(config: Sections) -> Iterator[Problem]:
+def _missing_token(config: Sections) -> Iterator[Problem]:
     gateway = config.gateway
     if gateway.token is None and not is_loopback(gateway.host):
         yield (
             ("gateway", "token"),
-            f"missing, while gateway.host {gateway.host} is off loopback; "
-            "allowed: set a token, or listen on 127.0.0.1",
+            f"missing, but gateway.host {gateway.host} is not loopback; "
+            "set a token, or listen on 127.0.0.1",
         )
 
 
-def _folder_clashes(config: Sections) -> Iterator[Problem]:
-    """Pairs that would take each other's folders for models or drops."""
+def _overlapping_directories(config: Sections) -> Iterator[Problem]:
+    """Find directories whose contents would be mistaken for models or drops."""
     orchestration = config.orchestration
-    folders = {
+    directories = {
         "model_repository": orchestration.model_repository,
         "incoming_directory": orchestration.incoming_directory,
         "rejected_directory": orchestration.rejected,
         "state_directory": orchestration.state,
     }
     scanned = ("model_repository", "incoming_directory")
-    for (first, one), (second, other) in combinations(folders.items(), 2):
+    for (first, one), (second, other) in combinations(directories.items(), 2):
         path = ("orchestration", second)
         if one == other:
-            yield path, f"{other} is {first} too; allowed: a folder of its own"
+            yield path, f"{other} is also {first}; use a separate directory"
         elif first in scanned and other.is_relative_to(one):
-            yield path, f"{other} lies inside {first} {one}; allowed: a folder outside of it"
+            yield path, f"{other} is inside {first} {one}; use a directory outside it"
         elif second in scanned and one.is_relative_to(other):
-            yield path, f"{other} holds {first} {one}; allowed: a folder beside it"
+            yield path, f"{other} contains {first} {one}; use a directory outside it"
 
 
-def _port_clashes(config: Sections) -> Iterator[Problem]:
+def _shared_ports(config: Sections) -> Iterator[Problem]:
     taken: dict[int, str] = {}
     for path, port in _local_ports(config):
         name = ".".join(path)
         if port in taken:
-            yield path, f"port {port} is {taken[port]}'s; allowed: another port, or 0 for any"
+            yield (
+                path,
+                f"port {port} is also {taken[port]}; use another, or 0 for any free port",
+            )
         else:
             taken[port] = name
 
@@ -98,12 +80,12 @@ def _alias_chains(config: Sections) -> Iterator[Problem]:
         if target in aliases:
             yield (
                 ("gateway", "aliases", alias),
-                f"{target} is an alias itself; allowed: a model, or NAME:VERSION",
+                f"{target} is also an alias; use a model name or NAME:VERSION",
             )
 
 
 def _local_ports(config: Sections) -> Iterator[tuple[FieldPath, int]]:
-    """The ports that would be listened on here; 0, any free one, never clashes."""
+    """Yield the ports that this configuration listens on; port 0 conflicts with nothing."""
     metrics, prefect = config.orchestration.metrics, config.prefect
     candidates: list[tuple[FieldPath, bool, int]] = [
         (("gateway", "port"), True, config.gateway.port),

@@ -1,96 +1,85 @@
-"""``MODELIUM_SECTION__FIELD`` environment variables over the file's values (no I/O here)."""
+"""Apply ``MODELIUM_SECTION__FIELD`` environment variables to the file's data (no I/O here)."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Any
 
 import yaml
-from pydantic.fields import FieldInfo
 
-from modelium.config.fields import (
-    FieldPath,
-    allowed,
-    entries,
-    find,
-    item_type,
-    takes_nothing,
-    takes_text,
-)
-from modelium.config.schema import Config
-from modelium.config.yaml import parse
+from modelium.config.fields import FieldPath
+from modelium.config.lookup import Schema, entries, find, is_nullable, is_section, is_text
+from modelium.config.strict_yaml import parse
+from modelium.config.wording import mapping_values, words
 
 PREFIX = "MODELIUM_"
 RESERVED = {
-    "MODELIUM_CONFIG": "the configuration file, where --config names none",
-    "MODELIUM_URL": "the address of the service that commands talk to, on another machine",
-    "MODELIUM_BRAIN_API_KEY": "the key of the brain's endpoint (see brain.api_key_env)",
+    "MODELIUM_CONFIG": "path of the configuration file, used without --config",
+    "MODELIUM_URL": "address of the Modelium service that commands connect to",
+    "MODELIUM_BRAIN_API_KEY": "API key of the brain's LLM (see brain.api_key_env)",
 }
-"""Variables of our prefix that are no fields. The variable that ``brain.api_key_env`` names
-is one of them, too."""
+"""Variables with the prefix that are not fields. The variable that ``brain.api_key_env`` names is
+reserved, too."""
 
 
 def variable(path: FieldPath) -> str:
-    """Name of the environment variable that overrides the field at ``path``."""
+    """Return the name of the environment variable that overrides the field at ``path``."""
     return PREFIX + "__".join(path).upper()
 
 
 def apply(
     environ: Mapping[str, str], raw: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[FieldPath, str], list[str]]:
-    """Lay the variables over ``raw``: the new data, path → variable, one line per problem.
+    """Override ``raw`` with the variables in ``environ``.
 
-    Sections and fields are matched in any case; keys of a mapping such as ``models`` are taken
-    as they are written.
+    Section and field names match in any case; keys of a mapping such as ``models`` are
+    case-sensitive.
+
+    Returns:
+        The new data, the variable that set each path, and one line per problem.
     """
     data: dict[str, Any] = copy.deepcopy(dict(raw))
     used: dict[FieldPath, str] = {}
     unknown: list[str] = []
     problems: list[str] = []
-    # Shorter names first: a whole mapping, then single keys of it.
+    # In sorted order, a variable for a whole mapping precedes those for single keys of it.
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in RESERVED:
             continue
         path = _path(name)
-        info = find(Config, path)
-        if not isinstance(info, FieldInfo):
+        schema = find(path)
+        if schema is None or is_section(schema):
             unknown.append(name)
             continue
         try:
-            value = _value(environ[name], _type(info, path))
+            value = _value(environ[name], schema)
         except yaml.YAMLError:
-            problems.append(
-                f"{name}: {'.'.join(path)}: not YAML; allowed: {allowed(info)}, as YAML"
-            )
+            allowed = words(schema)
+            problems.append(f"{name}: {'.'.join(path)}: not YAML; allowed: {allowed}, as YAML")
             continue
         if _put(data, path, value):
             used[path] = name
-    key = _text(data, ("brain", "api_key_env"))
+    key = _string(data, ("brain", "api_key_env"))
     return data, used, [*problems, *(_unknown(name) for name in unknown if name != key)]
 
 
 def _path(name: str) -> FieldPath:
-    """Where a variable's name points, names of fields in lower case, keys as they are."""
+    """Return the path that a variable names: fields in lower case, keys of mappings unchanged."""
     path: list[str] = []
     for part in name.removeprefix(PREFIX).split("__"):
-        known = find(Config, (*path, part.lower()))
-        inside = find(Config, tuple(path)) if path else None
-        is_key = isinstance(inside, FieldInfo) and get_origin(inside.annotation) is dict
-        path.append(part if is_key or known is None else part.lower())
+        above = find(tuple(path))
+        is_key = above is not None and mapping_values(above) is not None
+        is_field = not is_key and find((*path, part.lower())) is not None
+        path.append(part.lower() if is_field else part)
     return tuple(path)
 
 
-def _type(info: FieldInfo, path: FieldPath) -> Any:
-    """The type at ``path``: the field's, or that of one value where it is a mapping's key."""
-    return item_type(info) if isinstance(find(Config, path[:-1]), FieldInfo) else info.annotation
-
-
-def _value(text: str, annotation: Any) -> Any:
-    if takes_text(annotation):
-        # As it stands: YAML would read a token such as 0123 or 1e5 as a number.
-        return None if text in ("", "null", "~") and takes_nothing(annotation) else text
+def _value(text: str, schema: Schema) -> Any:
+    if is_text(schema):
+        # Verbatim: YAML would turn a token such as 0123 or 1e5 into a number.
+        return None if text in ("", "null", "~") and is_nullable(schema) else text
     return parse(text)
 
 
@@ -101,23 +90,23 @@ def _put(data: dict[str, Any], path: FieldPath, value: Any) -> bool:
         if inner is None:
             inner = here[name] = {}
         if not isinstance(inner, dict):
-            return False  # wrong in the file already: the check of the file says so
+            return False  # already wrong in the file, which validation reports
         here = inner
     here[path[-1]] = value
     return True
 
 
-def _text(data: Any, path: FieldPath) -> str | None:
+def _string(data: Any, path: FieldPath) -> str | None:
     for name in path:
         data = data.get(name) if isinstance(data, dict) else None
     return data if isinstance(data, str) else None
 
 
 def _unknown(name: str) -> str:
-    known = [*(variable(entry.path) for entry in entries(Config)), *RESERVED]
-    # The prefix, common to all, would make everything look alike.
+    known = [*(variable(entry.path) for entry in entries()), *RESERVED]
+    # Without the prefix, which would make all names similar.
     bare = [text.removeprefix(PREFIX) for text in known]
     near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), bare, n=1)
     if not near:
-        return f"{name}: unknown variable; docs/configuration.md lists the fields"
+        return f"{name}: unknown variable; docs/configuration.md lists all fields"
     return f"{name}: unknown variable; did you mean {PREFIX}{near[0]}?"

@@ -1,6 +1,6 @@
-"""Wrong fields of the configuration, in one line each: where, what was given, what is allowed.
+"""Error messages for invalid fields, one line each: source, path, value, what is allowed.
 
-No I/O here. Values that may be secret are never repeated.
+Values that may be secret are never printed. No I/O here.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from modelium.config.conflicts import Conflicts
-from modelium.config.fields import (
-    FieldPath,
-    Section,
-    allowed,
-    allowed_item,
-    allowed_key,
+from modelium.config.fields import FieldPath
+from modelium.config.lookup import (
+    Schema,
+    document,
     entries,
     find,
-    hidden,
-    item_section_of,
-    section_of,
+    is_secret,
+    is_section,
+    list_items,
 )
-from modelium.config.schema import Config
+from modelium.config.wording import key_words, mapping_values, words
 
 SHOWN_CHARACTERS = 60
 _CREDENTIALS = re.compile(r"(^|//)[^/@\s]+@")
@@ -41,7 +38,14 @@ def explain(
     file: str,
     variables: Mapping[FieldPath, str],
 ) -> list[str]:
-    """One line per wrong field of ``data``, in the order of the file, without repetitions."""
+    """Return one line per invalid field of ``data``, in the file's order.
+
+    Args:
+        error: from validating ``data``.
+        data: what was validated.
+        file: how to name the source of values that no variable set.
+        variables: field path → name of the environment variable that set it.
+    """
     lines: dict[FieldPath, str] = {}
     for detail in error.errors(include_url=False):
         for path, text in _problems(detail, data):
@@ -50,7 +54,7 @@ def explain(
 
 
 def mask(text: str) -> str:
-    """``text`` without the user and password of an address in it."""
+    """Return ``text`` with user and password of any URL in it replaced by asterisks."""
     return _CREDENTIALS.sub(r"\1***@", text)
 
 
@@ -70,18 +74,17 @@ def _problems(detail: ErrorDetails, data: Mapping[str, Any]) -> list[tuple[Field
     if detail["type"] == "extra_forbidden":
         return [(path, _unknown_key(path))]
     if "[key]" in loc:
-        holder = find(Config, path[:-1])
-        words = allowed_key(holder) if isinstance(holder, FieldInfo) else "text"
-        return [(path, f"this key is not allowed; allowed: {words}")]
+        allowed = key_words(find(path[:-1]) or {})
+        return [(path, f"invalid key; allowed: {allowed}")]
     return [(path, f"{_given(path, value)}; allowed: {_allowed(path)}")]
 
 
 def _walk(loc: tuple[int | str, ...], data: Any) -> tuple[FieldPath, Any]:
-    """The part of ``loc`` that exists in ``data``: the rest names branches of a union."""
+    """Follow ``loc`` into ``data``, up to the parts that name branches of a union."""
     path: list[str] = []
     for part in loc:
         if isinstance(data, Mapping):
-            # YAML has keys that are no text; their place names them as they were.
+            # YAML keys may be numbers; ``loc`` has them as they are.
             if part not in data:
                 break
             data = data[part]
@@ -93,20 +96,20 @@ def _walk(loc: tuple[int | str, ...], data: Any) -> tuple[FieldPath, Any]:
     return tuple(path), data
 
 
-def _field(path: FieldPath) -> FieldInfo | type[Section] | None:
-    """What stands at ``path`` or, for an item of a list, what holds it."""
-    found = find(Config, path)
-    return found if found is not None or not path else _field(path[:-1])
+def _nearest(path: FieldPath) -> Schema:
+    """Return the schema at ``path`` or, if there is none, that of the nearest field above."""
+    found = find(path)
+    return found if found is not None else _nearest(path[:-1])
 
 
 def _given(path: FieldPath, value: Any) -> str:
-    what = _field(path)
     if isinstance(value, Mapping):
         return "got a mapping"
     if isinstance(value, (list, tuple)):
         return "got a list"
-    # Text in the place of a whole section may be anything, a secret too.
-    secret = hidden(what) if isinstance(what, FieldInfo) else isinstance(value, str)
+    secret = any(is_secret(_nearest(path[:length])) for length in range(len(path) + 1))
+    # A string in place of a whole section may be anything, including a secret.
+    secret |= is_section(_nearest(path)) and isinstance(value, str)
     return "got a value (hidden)" if secret else f"got {_show(value)}"
 
 
@@ -117,22 +120,16 @@ def _show(value: Any) -> str:
 
 
 def _allowed(path: FieldPath) -> str:
-    what = find(Config, path)
-    if isinstance(what, FieldInfo):
-        holder = find(Config, path[:-1])
-        return allowed_item(what) if isinstance(holder, FieldInfo) else allowed(what)
-    if what is not None:
-        return "a mapping with the fields " + ", ".join(what.model_fields)
-    above = _field(path)
-    return allowed_item(above) if isinstance(above, FieldInfo) else "nothing"
+    schema = find(path)
+    if schema is None:
+        above = _nearest(path)
+        schema = list_items(above) or above
+    return f"a mapping with the {words(schema)}" if is_section(schema) else words(schema)
 
 
 def _unknown_key(path: FieldPath) -> str:
     *parents, key = path
-    siblings: list[str] = []
-    holder = find(Config, tuple(parents))
-    if isinstance(holder, type):
-        siblings = list(holder.model_fields)
+    siblings = list((find(tuple(parents)) or {}).get("properties", ()))
     if near := difflib.get_close_matches(key, siblings, n=1):
         return f"unknown key; did you mean {near[0]}?"
     elsewhere = [dotted for dotted in _all_paths() if dotted.rpartition(".")[2] == key]
@@ -142,10 +139,10 @@ def _unknown_key(path: FieldPath) -> str:
 
 
 def _all_paths() -> list[str]:
-    paths = [entry.dotted for entry in entries(Config)]
-    for name, info in Config.model_fields.items():
-        if section_of(info) is not None:
+    paths = [entry.dotted for entry in entries()]
+    for name, schema in document()["properties"].items():
+        if is_section(schema):
             paths.append(name)
-        elif (item := item_section_of(info)) is not None:
-            paths.extend(f"{name}.<name>.{inner}" for inner in item.model_fields)
+        elif (item := mapping_values(schema)) is not None and is_section(item):
+            paths.extend(f"{name}.<name>.{inner}" for inner in item["properties"])
     return paths

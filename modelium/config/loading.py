@@ -1,4 +1,4 @@
-"""Loading the configuration: which file, its YAML, the environment over it, and every error.
+"""Load the configuration: find the file, parse it, apply the environment, report all errors.
 
 Precedence: ``MODELIUM_SECTION__FIELD`` variables, then the file, then the defaults.
 """
@@ -15,30 +15,31 @@ from pydantic import ValidationError
 
 from modelium.config.environment import apply
 from modelium.config.errors import explain
-from modelium.config.fields import FieldPath, entries
+from modelium.config.fields import FieldPath
+from modelium.config.lookup import entries
 from modelium.config.schema import Config
-from modelium.config.yaml import parse
+from modelium.config.strict_yaml import parse
 from modelium.errors import ConfigError
 
 FILE_VARIABLE = "MODELIUM_CONFIG"
 SEARCHED = (Path("modelium.yaml"), Path("/etc/modelium/modelium.yaml"))
-"""Where a file is looked for when none is named: the working directory, then the system."""
+"""Searched in this order when no file is named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effective:
-    """A configuration and where it came from."""
+    """A configuration and the source of each value."""
 
     config: Config
     file: Path | None
-    """``None``: no file, the defaults."""
+    """``None`` if there is no file."""
     variables: Mapping[FieldPath, str] = field(default_factory=dict)
-    """Path → the environment variable that set it."""
+    """Field path → name of the environment variable that set it."""
     given: frozenset[FieldPath] = frozenset()
-    """Paths that the file sets."""
+    """Paths of the fields that the file sets."""
 
     def source(self, path: FieldPath) -> str:
-        """Where the value at ``path`` comes from: a variable's name, ``file`` or ``default``."""
+        """Return where ``path`` got its value: a variable's name, ``file`` or ``default``."""
         for known, variable in self.variables.items():
             if known[: len(path)] == path:
                 return variable
@@ -46,22 +47,22 @@ class Effective:
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """The effective configuration; see `load_effective`."""
+    """Return the effective configuration; see `load_effective`."""
     return load_effective(path, environ).config
 
 
 def load_effective(path: Path | None, environ: Mapping[str, str]) -> Effective:
-    """Read, override and check the configuration.
+    """Read the file, apply ``environ`` and validate the result.
 
-    The file is ``path``, else ``$MODELIUM_CONFIG``, else the first of `SEARCHED` that is there,
-    else none: the defaults.
+    The file is ``path``, else ``$MODELIUM_CONFIG``, else the first of `SEARCHED` that exists.
+    Without a file the defaults apply.
 
     Raises:
-        ConfigError: one line per wrong field: file, path, what was given, what is allowed.
+        ConfigError: one line per invalid field: source, path, the value, what is allowed.
     """
     file = _locate(path, environ)
     raw = {} if file is None else _read(file)
-    given = frozenset(entry.path for entry in entries(Config) if _present(raw, entry.path))
+    given = frozenset(entry.path for entry in entries() if _present(raw, entry.path))
     data, variables, problems = apply(environ, raw)
     name = str(file) if file is not None else "environment"
     try:
@@ -87,28 +88,28 @@ def _read(file: Path) -> dict[str, Any]:
         raw = parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise ConfigError(
-            f"{file}: no such file; write one with `modelium config init {file}`"
+            f"{file}: no such file; create one with `modelium config init {file}`"
         ) from exc
     except OSError as exc:
-        raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
+        raise ConfigError(f"{file}: cannot read it: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"{file}: not text; allowed: YAML in UTF-8") from exc
+        raise ConfigError(f"{file}: not UTF-8; save it as YAML in UTF-8") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(f"{file}{_where(exc)}") from exc
     if raw is None:
         return {}
     if not isinstance(raw, dict):
         raise ConfigError(
-            f"{file}: holds a {type(raw).__name__}; allowed: a mapping with the sections "
+            f"{file}: contains a {type(raw).__name__}; allowed: a mapping with the sections "
             + ", ".join(Config.model_fields)
         )
     return raw
 
 
 def _where(exc: yaml.YAMLError) -> str:
-    """Line, column and reason, without the line itself: it may hold a secret."""
+    """Describe line, column and reason, without the line itself: it may contain a secret."""
     if not isinstance(exc, yaml.MarkedYAMLError):
-        return ": not YAML: it holds characters or numbers that YAML does not allow"
+        return ": not YAML: it contains characters or numbers that YAML does not allow"
     mark = exc.problem_mark
     place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
     return f"{place}: not YAML: {exc.problem or exc.context}"

@@ -1,4 +1,4 @@
-"""The configuration as text for people and editors, all from the models themselves.
+"""The configuration as text for users and editors, generated from its JSON Schema.
 
 Starter file, reference page, JSON Schema, and the effective values with secrets hidden.
 No I/O here.
@@ -15,70 +15,69 @@ import yaml
 
 from modelium.config.environment import RESERVED, variable
 from modelium.config.errors import mask
-from modelium.config.fields import (
-    Entry,
-    Section,
-    entries,
-    item_section_of,
-    own_entries,
-    plain,
-    section_of,
-)
+from modelium.config.fields import FieldPath
 from modelium.config.loading import SEARCHED, Effective
+from modelium.config.lookup import (
+    Entry,
+    Schema,
+    child,
+    document,
+    entries,
+    is_secret,
+    is_section,
+    list_items,
+    own_entries,
+)
 from modelium.config.schema import Config
+from modelium.config.wording import mapping_values
 
 HIDDEN = "********"
 WIDTH = 96
 
 
 def starter() -> str:
-    """A configuration file with every field, its meaning and its default; it changes nothing."""
+    """Return a configuration file that sets every field to its default, with explanations."""
     lines = [
-        "# Modelium's configuration: every field with its default. Delete what you do not change.",
+        "# Modelium configuration: every field with its default. Delete what you do not change.",
         "# MODELIUM_SECTION__FIELD environment variables override it. Check it with",
         "# `modelium config check FILE`.",
     ]
-    for name, info in Config.model_fields.items():
-        section = section_of(info)
-        if section is not None:
-            lines += ["", *_starter_section(name, section, depth=0)]
-        else:
-            entry = Entry(path=(name,), section=Config, info=info)
-            lines += ["", *_starter_field(entry, depth=0), *_starter_item(entry)]
+    for name, schema in document()["properties"].items():
+        lines += ["", *_starter_part(name, schema, depth=0)]
     return "\n".join(lines) + "\n"
 
 
-def _starter_section(name: str, section: type[Section], *, depth: int) -> Iterator[str]:
-    yield from _comment(_summary(section), depth=depth)
+def _starter_part(name: str, schema: Schema, *, depth: int) -> Iterator[str]:
+    if not is_section(schema):
+        yield from _starter_field(Entry(path=(name,), schema=schema), depth=depth)
+        return
+    yield from _comment(_summary(schema), depth=depth)
     yield f"{'  ' * depth}{name}:"
-    for inner, info in section.model_fields.items():
-        nested = section_of(info)
-        if nested is not None:
+    for inner, part in schema["properties"].items():
+        if is_section(part):
             yield ""
-            yield from _starter_section(inner, nested, depth=depth + 1)
-        else:
-            entry = Entry(path=(inner,), section=section, info=info)
-            yield from _starter_field(entry, depth=depth + 1)
+        yield from _starter_part(inner, part, depth=depth + 1)
 
 
 def _starter_field(entry: Entry, *, depth: int) -> Iterator[str]:
     unit = f" Unit: {entry.unit}." if entry.unit else ""
-    yield from _comment(f"{entry.info.description} Allowed: {entry.allowed}.{unit}", depth=depth)
+    yield from _comment(f"{entry.description} Allowed: {entry.allowed}.{unit}", depth=depth)
     name = entry.path[-1]
     if entry.default_note:
         yield f"{'  ' * depth}# {name}: NAME  # default: {entry.default_note}"
     else:
         yield f"{'  ' * depth}{name}: {_flow(entry.default)}"
+    yield from _starter_item(entry.schema)
 
 
-def _starter_item(entry: Entry) -> Iterator[str]:
-    item = item_section_of(entry.info)
-    if item is None:
+def _starter_item(schema: Schema) -> Iterator[str]:
+    item = mapping_values(schema)
+    if item is None or not is_section(item):
         return
     yield "# For example, for a model named chat-model:"
     yield "#   chat-model:"
     for inner in own_entries(item):
-        yield f"#     # {inner.info.description} Allowed: {inner.allowed}."
+        yield f"#     # {inner.description} Allowed: {inner.allowed}."
         yield f"#     {inner.path[-1]}: {_flow(inner.default)}"
 
 
@@ -94,8 +93,8 @@ def _comment(text: str, *, depth: int) -> Iterator[str]:
     )
 
 
-def schema() -> str:
-    """The JSON Schema of the file, for editors."""
+def json_schema() -> str:
+    """Return the JSON Schema of the file, for editors."""
     body: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Config.model_json_schema(),
@@ -103,15 +102,15 @@ def schema() -> str:
     }
     for info in body["properties"].values():
         if "patternProperties" in info:
-            # pydantic leaves names open that do not match the pattern.
+            # pydantic's schema accepts names that do not match the pattern.
             info["additionalProperties"] = False
     return json.dumps(body, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
 
 
 def effective_yaml(effective: Effective) -> str:
-    """All values as YAML, secrets hidden; what is not a default says where it comes from."""
+    """Return all values as YAML, secrets hidden, each with its source unless it is a default."""
     lines = [f"# file: {effective.file or 'none, the defaults'}"]
-    shown: tuple[str, ...] = ()
+    shown: FieldPath = ()
     for entry, value in _values(effective.config):
         parents = entry.path[:-1]
         for depth, name in enumerate(parents):
@@ -125,7 +124,7 @@ def effective_yaml(effective: Effective) -> str:
 
 
 def effective_data(effective: Effective) -> dict[str, Any]:
-    """The same as plain data: ``file``, ``values`` by section, ``sources`` by dotted path."""
+    """Return `effective_yaml` as data: ``file``, ``values`` by section, ``sources`` by path."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for entry, value in _values(effective.config):
@@ -139,129 +138,131 @@ def effective_data(effective: Effective) -> dict[str, Any]:
 
 
 def _values(config: Config) -> Iterator[tuple[Entry, Any]]:
-    for entry in entries(Config):
-        value: Any = config
+    data = config.model_dump(mode="json")
+    for entry in entries():
+        value: Any = data
         for name in entry.path:
-            value = getattr(value, name)
-        yield entry, _hide(plain(value), secret=entry.hidden)
+            value = value[name]
+        yield entry, _shown(value, entry.schema, secret=entry.secret)
 
 
-def _hide(value: Any, *, secret: bool) -> Any:
+def _shown(value: Any, schema: Schema | None, *, secret: bool) -> Any:
+    """Return ``value`` with secrets hidden and sets, which have no order, sorted."""
+    schema = schema or {}
+    secret = secret or is_secret(schema)
     if isinstance(value, Mapping):
-        return {key: _hide(item, secret=secret) for key, item in value.items()}
+        return {
+            name: _shown(inner, child(schema, name), secret=secret) for name, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_hide(item, secret=secret) for item in value]
+        items = [_shown(item, list_items(schema), secret=secret) for item in value]
+        return sorted(items) if schema.get("uniqueItems") else items
     if secret and value is not None:
         return HIDDEN
     return mask(value) if isinstance(value, str) else value
 
 
 def markdown() -> str:
-    """The reference page."""
-    parts = [_INTRODUCTION.format(searched=_listed([f"`{path}`" for path in SEARCHED]))]
+    """Return the reference page."""
+    parts = [_INTRODUCTION.format(searched=" or ".join(f"`{path}`" for path in SEARCHED))]
     parts.append(
         "\n".join(f"- `{name}`: {text}." for name, text in RESERVED.items())
-        + "\n\nThe variable that `brain.api_key_env` names is read by the brain alone."
+        + "\n\nThe variable that `brain.api_key_env` names is reserved, too."
     )
-    parts.append(_TOGETHER)
-    for name, info in Config.model_fields.items():
-        section = section_of(info)
-        if section is not None:
-            parts += _markdown_section((name,), section)
+    parts.append(_CONFLICTS)
+    for name, schema in document()["properties"].items():
+        if is_section(schema):
+            parts += _markdown_section((name,), schema)
         else:
-            entry = Entry(path=(name,), section=Config, info=info)
-            parts += [f"## {name}", str(info.description), *_markdown_item(entry)]
+            parts += [f"## {name}", *_markdown_mapping(Entry(path=(name,), schema=schema))]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_section(path: tuple[str, ...], section: type[Section]) -> Iterator[str]:
+def _markdown_section(path: FieldPath, schema: Schema) -> Iterator[str]:
     yield f"{'#' * (len(path) + 1)} {'.'.join(path)}"
-    yield _summary(section)
-    yield _table(own_entries(section))
-    for name, info in section.model_fields.items():
-        nested = section_of(info)
-        if nested is not None:
-            yield from _markdown_section((*path, name), nested)
+    yield _summary(schema)
+    yield _table(own_entries(schema))
+    for name, inner in schema["properties"].items():
+        if is_section(inner):
+            yield from _markdown_section((*path, name), inner)
 
 
-def _markdown_item(entry: Entry) -> Iterator[str]:
-    item = item_section_of(entry.info)
-    if item is not None:
+def _markdown_mapping(entry: Entry) -> Iterator[str]:
+    yield entry.description
+    item = mapping_values(entry.schema)
+    if item is not None and is_section(item):
         yield f"Allowed: {entry.allowed}. {_summary(item)}"
         yield _table(own_entries(item))
 
 
 def _table(rows: Iterator[Entry]) -> str:
     lines = [
-        "| field | allowed | unit | default | meaning, and why this default |",
+        "| field | allowed | unit | default | meaning, and reason for the default |",
         "| --- | --- | --- | --- | --- |",
     ]
     for entry in rows:
         default = entry.default_note or f"`{_flow(entry.default)}`"
-        secret = " Never printed." if entry.hidden else ""
+        secret = " Never printed." if entry.secret else ""
         cells = (
             f"`{entry.path[-1]}`",
             entry.allowed,
             entry.unit,
             default,
-            f"{entry.info.description}{secret}",
+            f"{entry.description}{secret}",
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def _summary(section: type[Section]) -> str:
-    return (section.__doc__ or "").strip().splitlines()[0]
+def _summary(schema: Schema) -> str:
+    return str(schema["description"]).splitlines()[0]
 
 
 def _flow(value: Any) -> str:
-    """``value`` as YAML on one line."""
+    """Return ``value`` as YAML on one line."""
     text = yaml.safe_dump(
         [value], default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
     )
     return text.strip()[1:-1]
 
 
-def _listed(names: list[str]) -> str:
-    return ", then ".join(names)
-
-
 _EXAMPLE = variable(("gateway", "port"))
 
 _INTRODUCTION = f"""# Configuration
 
-<!-- Written by `make docs` from modelium/config/schema.py: change it there. -->
+<!-- Written by `make docs` from modelium/config/sections: change it there. -->
 
-One YAML file. Every field has a default, so no file at all is fine. The file is the one that
-`--config` names, else `$MODELIUM_CONFIG`, else {{searched}}.
+Modelium reads one YAML file: the one that `--config` or `$MODELIUM_CONFIG` names, otherwise
+{{searched}}. Every field has a default, so the file is optional.
 
-| command | does |
+| command | purpose |
 | --- | --- |
-| `modelium config init [FILE]` | writes a starter file with every field and its default |
-| `modelium config check [FILE]` | names each wrong field with what is allowed; exit code 2 if any |
-| `modelium config show` | prints the effective values and where each comes from, secrets hidden |
-| `modelium config schema` | prints the JSON Schema for editors: `docs/config.schema.json` |
+| `modelium config init [FILE]` | write a starter file with every field and its default |
+| `modelium config check [FILE]` | report invalid fields and what is allowed; exit code 2 if any |
+| `modelium config show` | print the effective values and their sources, secrets hidden |
+| `modelium config schema` | print the JSON Schema for editors (`docs/config.schema.json`) |
 
-For completion and checks in an editor with a YAML language server, put this on the first line:
+In editors with a YAML language server, this first line turns on completion and validation:
 `# yaml-language-server: $schema=docs/config.schema.json`.
 
-Unknown keys are errors, and so is a key given twice. Relative folders count from the working
-directory, `~` is the home of the user that runs Modelium. A section may be left out or empty.
+Unknown keys and duplicate keys are errors. Relative paths start at the working directory, `~` at
+the home directory of the user that runs Modelium. Sections may be omitted or empty.
 
 ## Environment variables
 
-`MODELIUM_SECTION__FIELD` overrides the file: `{_EXAMPLE}=9000` sets `gateway.port`, two
-underscores go one level down. Names of sections and fields may be in any case. Values are
-YAML (`MODELIUM_ORCHESTRATION__POLICIES__ALWAYS_LOADED='[chat-model]'`), except that a field
-which takes text takes the value as it stands. One key of a mapping is set by its name as it is
-written (`MODELIUM_VLLM__DEFAULT_SETTINGS__dtype=float16`); where a name holds two underscores,
-set the whole mapping. Unknown variables with this prefix are errors. These are no fields:"""
+`MODELIUM_SECTION__FIELD` overrides the file: `{_EXAMPLE}=9000` sets `gateway.port`; two
+underscores separate levels. Section and field names may be in any case. Values are YAML, as in
+`MODELIUM_ORCHESTRATION__POLICIES__ALWAYS_LOADED='[chat-model]'`, but string fields take the value
+verbatim. A single key of a mapping is set by its case-sensitive name, as in
+`MODELIUM_VLLM__DEFAULT_SETTINGS__dtype=float16`; if the name contains two underscores, set the
+whole mapping. Unknown variables with this prefix are errors. These variables are not fields:"""
 
-_TOGETHER = """## Fields that depend on each other
+_CONFLICTS = """## Fields that depend on each other
 
-- `gateway.token` is required where `gateway.host` is not loopback.
-- The folders for models, drops, refused drops and state all differ; nothing of the four lies
-  inside the repository or the drop zone, and neither of these two inside the other.
-- The ports that are listened on here differ: gateway, exporter, embedded Prefect server, first
-  ports of enabled engines, endpoints of enabled runtimes on this machine. Port 0, any free one,
-  never clashes."""
+- `gateway.token` is required unless `gateway.host` is loopback.
+- The directories for models, drops, rejected drops and state must differ. None of them may be
+  inside the repository or the drop zone.
+- All ports that are listened on must differ: gateway, exporter, embedded Prefect server, first
+  ports of enabled engines, endpoints of enabled runtimes on this machine. Port 0 means any free
+  port and conflicts with nothing.
+- `gateway.aliases` must not refer to other aliases."""

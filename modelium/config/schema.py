@@ -1,8 +1,7 @@
-"""The whole configuration file as one pydantic model.
+"""The whole configuration file as one pydantic model, and what is derived from it (no I/O here).
 
-Every field states its unit, its default and the reason for the default. Unknown keys are
-errors. ``MODELIUM_SECTION__FIELD`` environment variables override the file
-(`modelium.config.loading`).
+`modelium.config.sections` defines the fields, `modelium.config.loading` reads the file and the
+environment variables.
 """
 
 from __future__ import annotations
@@ -10,46 +9,20 @@ from __future__ import annotations
 import socket
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from modelium.config.conflicts import Conflicts, conflicts
-from modelium.config.fields import ModelName, Section, setting
 from modelium.config.hosts import is_loopback
-from modelium.config.runtimes import LlamaCpp, RayServe, RuntimeSection, Triton, Vllm
-from modelium.config.sections import (
-    BrainSection,
-    Gateway,
-    Ingest,
-    ModelEntry,
-    Orchestration,
-    Prefect,
-    StoreSection,
-)
+from modelium.config.sections import RuntimeSection, Sections
 from modelium.models import RuntimeName
 from modelium.policy import Policy, RuntimeRules
 
 
-class Config(Section):
-    """The whole file."""
-
-    orchestration: Orchestration = Field(default_factory=Orchestration)
-    ingest: Ingest = Field(default_factory=Ingest)
-    triton: Triton = Field(default_factory=Triton)
-    vllm: Vllm = Field(default_factory=Vllm)
-    ray_serve: RayServe = Field(default_factory=RayServe)
-    llama_cpp: LlamaCpp = Field(default_factory=LlamaCpp)
-    gateway: Gateway = Field(default_factory=Gateway)
-    prefect: Prefect = Field(default_factory=Prefect)
-    store: StoreSection = Field(default_factory=StoreSection)
-    brain: BrainSection = Field(default_factory=BrainSection)
-    models: dict[ModelName, ModelEntry] = setting(
-        what="Model name → what the operator says of it.",
-        why="Empty: models are known by being dropped.",
-        factory=dict,
-    )
+class Config(Sections):
+    """The whole file; its sections do not conflict."""
 
     @model_validator(mode="after")
-    def _agrees(self) -> Config:
+    def _no_conflicts(self) -> Config:
         problems = list(conflicts(self))
         if problems:
             raise Conflicts(problems)
@@ -57,7 +30,7 @@ class Config(Section):
 
     @property
     def brain_served_here(self) -> bool:
-        """Whether the brain's LLM is a model behind this Modelium's own gateway."""
+        """Whether the brain's LLM is served by this Modelium's own gateway."""
         if self.brain.base_url is None:
             return False
         parts = urlsplit(self.brain.base_url)
@@ -67,13 +40,13 @@ class Config(Section):
         return port == self.gateway.port and (is_loopback(host) or host in here)
 
     def store_url(self) -> str:
-        """The store's URL: as configured, or SQLite in the state directory."""
+        """Return the store's URL, the default applied: SQLite in the state directory."""
         if self.store.url:
             return self.store.url.get_secret_value()
         return f"sqlite:///{self.orchestration.state / 'modelium.db'}"
 
     def policy(self) -> Policy:
-        """The planner's view of the configuration."""
+        """Return what the planner needs of the configuration."""
         p = self.orchestration.policies
         sections: dict[RuntimeName, RuntimeSection] = {
             RuntimeName.VLLM: self.vllm,

@@ -1,4 +1,4 @@
-"""Where the running Modelium answers: a file in its state directory, for the CLI beside it."""
+"""The addresses of the running service: a file in its state directory, for the CLI."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FILE = "endpoints.json"
 
 
 def write(state: Path, endpoints: Mapping[str, str | None]) -> Path:
-    """Say where everything answers; returns the file."""
+    """Write the addresses; return the file."""
     file = state / FILE
     file.write_text(json.dumps(endpoints, indent=2) + "\n")
     return file
 
 
 def read(state: Path) -> dict[str, str | None]:
-    """What `write` said; empty when nothing runs here."""
+    """Return what `write` wrote; empty when no service runs."""
     try:
         found = json.loads((state / FILE).read_text())
     except (OSError, ValueError):

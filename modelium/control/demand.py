@@ -1,4 +1,4 @@
-"""Requests that wait for a model, turned into one decision at a time."""
+"""Decisions for models that requests wait for, one at a time per model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from modelium.stages.snapshot import snapshot
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN_S = 5.0
-"""Pause after a decision that did not set off a load; the loop serves the queue meanwhile."""
+RETRY_S = 5.0
+"""Pause after a decision that started no load; the control loop serves the queue meanwhile."""
 
 
 class Demand:
@@ -48,7 +48,7 @@ class Demand:
         task.add_done_callback(lambda _: self._deciding.pop(model, None))
 
     async def _answer(self, model: str) -> None:
-        """Have it decided, and tell those who wait what to expect or why it will not come."""
+        """Decide, then tell the waiting requests how long to wait, or why the model is not loaded."""
         try:
             if not self._services.policy.enabled:
                 raise Unavailable("orchestration is disabled: nothing is loaded on demand")
@@ -56,7 +56,7 @@ class Demand:
         except ModeliumError as exc:
             self._refuse(model, exc)
         except Exception as exc:
-            logger.exception("%s: the decision on waiting requests failed", model)
+            logger.exception("%s: deciding for waiting requests failed", model)
             self._refuse(model, ModeliumError(f"{model}: the decision failed: {exc}"))
 
     async def _decide(self, model: str) -> None:
@@ -73,8 +73,8 @@ class Demand:
             raise Unavailable(f"{model}: {estimate.reason}", retry_after_s=estimate.ready_in_s)
         services.switchboard.expect(model, ready_in_s=estimate.ready_in_s, reason=estimate.reason)
         if report.outcome != "load":
-            await services.clock.sleep(ASK_AGAIN_S)
+            await services.clock.sleep(RETRY_S)
 
     def _refuse(self, model: str, error: ModeliumError) -> None:
         known = error.retry_after_s if isinstance(error, Unavailable) else None
-        self._services.switchboard.refuse(model, error, retry_after_s=known or ASK_AGAIN_S)
+        self._services.switchboard.refuse(model, error, retry_after_s=known or RETRY_S)

@@ -1,4 +1,4 @@
-"""The quick control loop: look, and set off what is due."""
+"""The control loop: reconcile, then start what the planner finds due."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from modelium.control.signals import Signals
 from modelium.errors import ModeliumError
 from modelium.models import Report, Trigger
 from modelium.ports import Question
-from modelium.stages.monitor import look
+from modelium.stages.monitor import reconcile
 from modelium.stages.planning import effective
 from modelium.stages.services import Services
 from modelium.stages.sweeps import Sweep
 
 logger = logging.getLogger(__name__)
 
-KEEP_S = 60.0
-"""Between two writes of traffic and request log: what a crash may cost, against 5 ms each."""
+PERSIST_S = 60.0
+"""Between two writes of traffic and request log: a crash loses at most this much."""
 
 PRUNE_S = 3600.0
 """Between two prunings of the logs."""
 
-LOOK_GAP_S = 1.0
-"""Least pause between two looks: a dead engine fails many requests, one look is enough."""
+MIN_PAUSE_S = 1.0
+"""Between two ticks, at least: a dead engine fails many requests, and one tick is enough."""
 
 
 class Loop:
-    """Runs until it is cancelled; one bad tick never ends it."""
+    """Runs until it is cancelled; a failed tick does not end it."""
 
     def __init__(self, *, services: Services, signals: Signals) -> None:
-        """``signals`` says when to look at once."""
+        """``signals`` says when to tick at once."""
         self._services = services
         self._signals = signals
         now = services.clock.monotonic()
-        self._reviewed_at = self._kept_at = self._pruned_at = now
+        self._reviewed_at = self._persisted_at = self._pruned_at = now
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -44,46 +44,51 @@ class Loop:
             failed = True
             try:
                 await self.tick()
-                await self._record(began)
+                await self._housekeep(began)
                 failed = False
             except ModeliumError as exc:
-                logger.warning("this look failed, the next one is in %g s: %s", interval, exc)
+                logger.warning(
+                    "the control loop failed once, next attempt in %g s: %s", interval, exc
+                )
             except Exception:
-                logger.exception("this look failed, the next one is in %g s", interval)
+                logger.exception("the control loop failed once, next attempt in %g s", interval)
             seconds = self._services.clock.monotonic() - began
-            self._services.telemetry.on_look(seconds=seconds, failed=failed)
+            self._services.telemetry.on_tick(seconds=seconds, failed=failed)
             await self._pause(interval)
 
     async def _pause(self, interval_s: float) -> None:
-        """Wait for the next look: the interval, or less where one is wanted."""
-        clock, gap = self._services.clock, min(LOOK_GAP_S, interval_s)
+        """Wait for the interval, or less when a signal asks for a tick."""
+        clock, gap = self._services.clock, min(MIN_PAUSE_S, interval_s)
         await clock.sleep(gap)
-        over = [
+        waits = [
             asyncio.ensure_future(clock.sleep(interval_s - gap)),
-            asyncio.ensure_future(self._signals.look_wanted.wait()),
+            asyncio.ensure_future(self._signals.tick_wanted.wait()),
         ]
         try:
-            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in over:
+            for wait in waits:
                 wait.cancel()
-        self._signals.look_wanted.clear()
+        self._signals.tick_wanted.clear()
 
-    async def keep(self) -> None:
-        """Write what was counted since the last time; call it once more at the end."""
+    async def persist(self) -> None:
+        """Store traffic and request log; call it once more at shutdown."""
         services = self._services
         history, lines = services.store.history, services.requests.take()
         if services.requests.dropped:
-            logger.warning("the request log lost %d lines", services.requests.dropped)
+            logger.warning(
+                "%d request log lines were dropped because the buffer was full",
+                services.requests.dropped,
+            )
             services.requests.dropped = 0
         traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
         await history.record_traffic(traffic)
         await history.log(lines)
 
-    async def _record(self, now: float) -> None:
-        if now - self._kept_at >= KEEP_S:
-            self._kept_at = now
-            await self.keep()
+    async def _housekeep(self, now: float) -> None:
+        if now - self._persisted_at >= PERSIST_S:
+            self._persisted_at = now
+            await self.persist()
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
             await self._prune()
@@ -97,12 +102,12 @@ class Loop:
         )
 
     async def tick(self) -> None:
-        """Look once; start a recorded decision where the planner finds something due."""
+        """Reconcile once; start a recorded decision where the planner finds something due."""
         services = self._services
-        fleet, _changed = await look(services)
+        fleet, _changed = await reconcile(services)
         if not services.policy.enabled:
             return
-        # Read anew: a model that was taken in during the look is known by now.
+        # Read again: a model may have been registered meanwhile.
         services.switchboard.know(await services.store.versions())
         question = Question(trigger=Trigger.SWEEP, now=services.clock.time())
         plan = await services.brain.decide(question, fleet, services.policy)
@@ -114,7 +119,7 @@ class Loop:
         self._review()
 
     def _review(self) -> None:
-        """Have an LLM, where there is one, look at the fleet now and then; nothing waits for it."""
+        """Start an LLM's review of the fleet when it is due; nothing waits for it."""
         services, wanted = self._services, self._services.config.brain
         now = services.clock.monotonic()
         due = now - self._reviewed_at >= wanted.review_interval_seconds

@@ -1,4 +1,4 @@
-"""What operators may ask for: the one door that the admin API, and so the CLI, goes through."""
+"""The operations behind the admin API, and so behind the CLI."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from modelium.stages import decision_record
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
+from modelium.tasks import BackgroundTasks
 
 FAILED = frozenset({"rejected", "failed", "busy", "queued"})
-"""Outcomes of a stage that are not what the operator asked for."""
+"""Outcomes of a stage that fail the operator's request."""
 
 
 class Explanation(Frozen):
-    """All that is kept of one model: what it is, and why it is where it is."""
+    """A model with its decisions and events."""
 
     model: Model
     decisions: tuple[Decision, ...]
@@ -38,7 +39,7 @@ class Explanation(Frozen):
 
 
 class Rethought(Frozen):
-    """An earlier decision, and what the brain makes of the same facts now."""
+    """An earlier decision, and the brain's plan for the same snapshot now."""
 
     decision: Decision
     plan: Plan
@@ -55,19 +56,19 @@ class Drop(Frozen):
 
 
 class Operations:
-    """Answers questions at once, and turns requests into intents whose outcome is kept."""
+    """Answers queries at once; a request to act becomes an intent whose outcome is stored."""
 
     def __init__(self, *, services: Services) -> None:
         """``services``: the ports and the store."""
         self._services = services
-        self._running: set[asyncio.Task[None]] = set()
+        self._following = BackgroundTasks()
 
     async def fleet(self) -> Fleet:
-        """Everything, now."""
+        """Return the current snapshot of the fleet."""
         return await snapshot(self._services)
 
     async def explain(self, model: str, /) -> Explanation:
-        """Why ``model`` is where it is; raises `UnknownModel`."""
+        """Return why ``model`` is in its state; raises `UnknownModel`."""
         store = self._services.store
         await store.model(model)
         known = (await snapshot(self._services)).models_by_name[model]
@@ -77,45 +78,45 @@ class Operations:
         return Explanation(model=known, decisions=tuple(decisions), events=tuple(events))
 
     async def plan(self, model: str, /) -> Plan:
-        """What would be done if ``model`` were asked for now; nothing is done."""
+        """Return the plan if an operator loaded ``model`` now; nothing is done."""
         await self._services.store.model(model)
         fleet = await snapshot(self._services)
         question = Question(trigger=Trigger.OPERATOR, model=model, now=self._services.clock.time())
         return await self._services.brain.decide(question, fleet, self._services.policy)
 
     async def decisions(self, *, limit: int = 50, advised: bool = False) -> Sequence[Decision]:
-        """The newest decisions first; ``advised``: those that an LLM was asked for."""
+        """Return decisions, the newest first; ``advised``: only those with an LLM."""
         return await self._services.store.decisions.newest(limit=limit, advised=advised)
 
     async def decision(self, decision_id: str, /) -> Decision:
-        """One decision; raises `InputError` where there is none."""
+        """Return one decision; raises `InputError` where there is none."""
         return await self._services.store.decisions.get(decision_id)
 
     async def rethink(self, decision_id: str, /) -> Rethought:
-        """Ask the LLM again what it was asked for a decision; nothing is done.
+        """Ask the LLM again on the snapshot of an earlier decision; nothing is done.
 
         Raises:
-            InputError: no LLM is configured, or none was asked then.
+            InputError: no LLM is configured, or the decision was made without one.
         """
         brain = self._services.brain
         made = await self.decision(decision_id)
         question, fleet, policy = await asyncio.to_thread(decision_record.unpack, made)
         advice = await brain.advise(question, fleet, policy)
         if advice is None:
-            raise InputError("no LLM is configured to ask; set brain.base_url and brain.model")
+            raise InputError("no LLM is configured; set brain.base_url and brain.model")
         plan = await brain.decide(question, fleet, policy, advice)
         return Rethought(decision=made, plan=plan, trace=advice.trace)
 
     async def events(self, *, limit: int = 50, after: int = 0) -> Sequence[Event]:
-        """The newest events first."""
+        """Return events, the newest first."""
         return await self._services.store.events.newest(limit=limit, after=after)
 
     async def intent(self, intent_id: str, /) -> Intent:
-        """One intent."""
+        """Return one intent."""
         return await self._services.store.intents.get(intent_id)
 
     async def intents(self, *, limit: int = 50) -> Sequence[Intent]:
-        """The newest intents first."""
+        """Return intents, the newest first."""
         return await self._services.store.intents.newest(limit=limit)
 
     async def ingest(
@@ -126,9 +127,9 @@ class Operations:
         team: str | None = None,
         priority_ceiling: str | None = None,
     ) -> Intent:
-        """Take in what lies at ``path``."""
+        """Ingest what is at ``path``."""
         drop = Drop(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
-        return await self._take_in("ingest", name, drop)
+        return await self._ingest("ingest", name, drop)
 
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
@@ -144,21 +145,21 @@ class Operations:
         return self._follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
-        """Keep ``model`` from being evicted, or no longer."""
+        """Protect ``model`` from eviction, or end the protection."""
         return await self._services.store.set_pinned(model, pinned)
 
     async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
-        """Allow what a refused drop was refused for, and take it in.
+        """Allow what a refused drop was refused for, and ingest it.
 
         Args:
             name: of the refused drop.
-            what: ``remote-code``, ``pickle``; default: what it was refused for.
+            what: ``remote-code``, ``pickle``; default: the reason of the refusal.
         """
         repository = self._services.repository
-        folder, reason = await asyncio.to_thread(repository.refused, name)
+        folder, reason = await asyncio.to_thread(repository.find_rejected, name)
         if not reason.get("approvable"):
             raise InputError(
-                f"{name} was refused for {reason.get('reason')}, which cannot be allowed"
+                f"{name} was refused for {reason.get('reason')}, which cannot be approved"
             )
         allowed = tuple(what) or (str(reason["reason"]),)
         await self._services.store.approve(name, digest=str(reason["digest"]), what=allowed)
@@ -169,43 +170,41 @@ class Operations:
             team=_text(reason.get("team")),
             priority_ceiling=_text(reason.get("priority_ceiling")),
         )
-        return await self._take_in("approve", name, drop)
+        return await self._ingest("approve", name, drop)
 
     async def issue_key(self, terms: KeyTerms, /) -> IssuedKey:
-        """Make a key; its secret is in the answer alone."""
+        """Create a key; only this answer holds its secret."""
         store = self._services.store
         issued = await store.keys.issue(terms, id=new_id())
         await store.events.append("key.issued", key=issued.key.id, name=terms.name)
         return issued
 
     async def revoke_key(self, key_id: str, /) -> ApiKey:
-        """End a key for good."""
+        """Revoke a key; this cannot be undone."""
         store = self._services.store
         key = await store.keys.revoke(key_id)
         await store.events.append("key.revoked", key=key.id, name=key.name)
         return key
 
     async def keys(self) -> Mapping[str, ApiKey]:
-        """All keys, revoked ones too, by the hash of their secret."""
+        """Return all keys, revoked ones too, by the hash of their secret."""
         return await self._services.store.keys.by_hash()
 
     async def status(self) -> dict[str, Any]:
-        """Whether everything that Modelium leans on answers."""
+        """Return whether orchestration is enabled, and the health of each runtime."""
         services = self._services
         return {
             "enabled": services.policy.enabled,
             "node": services.config.orchestration.node,
-            "runtimes": [s.model_dump(mode="json") for s in services.observer.statuses()],
+            "runtimes": [s.model_dump(mode="json") for s in services.runtime_monitor.statuses()],
             "revision": await services.store.revision(),
         }
 
     async def aclose(self) -> None:
-        """Stop following intents; what they set off goes on."""
-        for task in tuple(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Stop following intents; the stages that they started continue."""
+        await self._following.aclose()
 
-    async def _take_in(
+    async def _ingest(
         self, kind: Literal["ingest", "approve"], model: str | None, drop: Drop
     ) -> Intent:
         intent = await self._new(kind, model, drop.model_dump())
@@ -234,9 +233,7 @@ class Operations:
         return await self._services.store.intents.save(intent)
 
     def _follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
-        task = asyncio.create_task(self._finish(intent, run))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._following.start(self._finish(intent, run))
         return intent
 
     async def _finish(self, intent: Intent, run: Awaitable[Report]) -> None:

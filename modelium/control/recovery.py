@@ -1,4 +1,4 @@
-"""What an earlier run left behind, put in order before anything new begins."""
+"""Recovery at start: adopts what still runs, and settles what was interrupted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 INTERRUPTED = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
 
 
-async def resume(services: Services) -> None:
-    """Adopt what still runs, settle what was interrupted, take refused drops in again."""
+async def recover(services: Services) -> None:
+    """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
     services.switchboard.traffic.restore(await services.store.history.traffic())
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
@@ -37,18 +37,18 @@ async def resume(services: Services) -> None:
                 services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
             )
     for path in await asyncio.to_thread(_readmit, services):
-        logger.info("taking in again: %s", path)
+        logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))
 
 
 async def _settle(services: Services, model: Model) -> None:
-    """Clear what is left of an interrupted move; a load is wanted still, so it queues."""
+    """Clear the remains of an interrupted transition; an interrupted load is queued again."""
     deployment = model.deployment
     if deployment:
         await services.runtimes[deployment.runtime].unload(
             model.name, handle=deployment.handle, grace_s=5.0
         )
-    reason = f"{model.state} was interrupted by a restart"
+    reason = f"interrupted by a restart while {model.state}"
     if model.state is ModelState.LOADING:
         await services.store.requeue(model.name, reason=reason)
         return
@@ -58,13 +58,13 @@ async def _settle(services: Services, model: Model) -> None:
 
 
 def _readmit(services: Services) -> list[Path]:
-    """Refused drops that the policy allows by now."""
+    """Return refused drops that the policy allows now, moved to where they can be staged."""
     repository = services.repository
     repository.recover()
     policy = services.policy
     now_allowed = {"remote-code": policy.allow_remote_code, "pickle": policy.allow_pickle}
     return [
         repository.readmit(folder)
-        for folder, reason in list(repository.all_refused())
+        for folder, reason in list(repository.rejected_drops())
         if reason.get("approvable") and now_allowed.get(str(reason.get("reason")), False)
     ]

@@ -1,4 +1,4 @@
-"""One service per state directory: who holds its lock is the one that touches the runtimes."""
+"""One service per state directory: only the holder of its lock acts on the runtimes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from modelium.errors import DeadlineExceeded, InputError
 FILE = "service.pid"
 POLL_S = 0.2
 STOP_S = 150.0
-"""A service that stops lets requests, stages and Prefect finish, each for half a minute."""
+"""A stopping service waits up to 30 s each for requests, stages and Prefect."""
 
 
 @contextmanager
-def sole(state: Path) -> Iterator[None]:
-    """Hold the lock of ``state`` as long as the body runs; it ends with the process in any case.
+def hold(state: Path) -> Iterator[None]:
+    """Hold the lock of ``state`` while the body runs; the kernel releases it with the process.
 
     Raises:
         InputError: another process holds it.
@@ -31,8 +31,8 @@ def sole(state: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"a Modelium runs on {state} already (process {_pid(state)}): "
-                "`modelium down` ends it"
+                f"Modelium is already running on {state} (process {_pid(state)}); "
+                "stop it with `modelium down`"
             ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -41,33 +41,37 @@ def sole(state: Path) -> Iterator[None]:
 
 
 def stop(state: Path, *, within_s: float = STOP_S) -> bool:
-    """Have the service on ``state`` stop and wait for it; False where none runs. Blocking.
+    """Stop the service on ``state`` and wait for it; False where none runs. Blocks.
 
     Raises:
-        DeadlineExceeded: it is still there after ``within_s``.
-        InputError: it is another user's.
+        DeadlineExceeded: it still runs after ``within_s``.
+        InputError: it belongs to another user.
     """
     deadline = time.monotonic() + within_s
-    asked = None
+    signalled = None
     while _held(state):
-        # Only a live process holds the lock, so that the number is nobody else's.
+        # Only a live process holds the lock, so this pid has not been reused.
         pid = _pid(state)
-        if pid is not None and pid != asked:
-            _ask(pid)
-            asked = pid
+        if pid is not None and pid != signalled:
+            _terminate(pid)
+            signalled = pid
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"process {pid} did not stop within {within_s:.0f} s: kill it")
+            raise DeadlineExceeded(
+                f"process {pid} did not stop within {within_s:.0f} s; kill it with `kill -9 {pid}`"
+            )
         time.sleep(POLL_S)
-    return asked is not None
+    return signalled is not None
 
 
-def _ask(pid: int) -> None:
+def _terminate(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
-        return  # it ended by itself just now
+        return  # it has just ended
     except PermissionError as exc:
-        raise InputError(f"process {pid} is another user's: end it as that user") from exc
+        raise InputError(
+            f"process {pid} belongs to another user; run `modelium down` as that user"
+        ) from exc
 
 
 def _held(state: Path) -> bool:
@@ -82,6 +86,6 @@ def _held(state: Path) -> bool:
 
 
 def _pid(state: Path) -> int | None:
-    """The process that took the lock last; None in the moment before it has said so."""
+    """Return the last holder of the lock; None before it has written its pid."""
     text = (state / FILE).read_text().strip()
     return int(text) if text.isdecimal() else None

@@ -1,4 +1,4 @@
-"""What requests show, until the control loop and `Demand` act on it. Belongs to one event loop."""
+"""Signals from requests to the control loop and to `Demand`. Belongs to one event loop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 
 
 class Signals:
-    """`RoutingListener` that remembers: models in demand, and that a look is wanted."""
+    """A `RoutingListener` that records models in demand and wanted ticks."""
 
     def __init__(self) -> None:
         """Start with none."""
-        self.look_wanted = asyncio.Event()
-        """Set when an upstream does not answer; whoever looks clears it."""
+        self.tick_wanted = asyncio.Event()
+        """Set when an upstream does not answer; the control loop clears it."""
         self._demanded: dict[str, None] = {}
         self._demand = asyncio.Event()
 
@@ -22,7 +22,7 @@ class Signals:
 
     def on_unreachable(self, model: str) -> None:
         """The upstream of ``model`` does not answer."""
-        self.look_wanted.set()
+        self.tick_wanted.set()
 
     async def demanded(self) -> tuple[str, ...]:
         """Wait until a model is in demand; return all that are, each once."""

@@ -1,4 +1,4 @@
-"""The end of everything that outlives the service by design: engines, servers, clusters."""
+"""Teardown of what outlives the service by design: engines, servers, clusters."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from modelium.models import Deployment, Model
 from modelium.ports import Runtime
 from modelium.store import AsyncStore
 
-REASON = "everything was ended by `modelium down`"
+REASON = "unloaded by `modelium down`"
 
 
 async def end(
     *, store: AsyncStore, runtimes: Iterable[Runtime], node: str, grace_s: float
 ) -> list[str]:
-    """End all models and servers of ours on ``node``; returns the models that were loaded.
+    """Stop all models and servers of ours on ``node``; return the models that were loaded.
 
-    Models of runtimes that are not given stay as they are noted. What waited in the queue goes on
-    waiting for the next start. ``grace_s``: for requests in flight.
+    Models of runtimes that are not given keep their state. Queued models stay queued for the next
+    start. ``grace_s``: for requests in flight.
 
     Raises:
-        ModeliumError: a runtime could not be ended; nothing is noted then, so that the next start
-            finds what is left.
+        ModeliumError: a runtime could not be stopped; the store is not changed then, so that the
+            next start finds what is left.
     """
     ended = {runtime.name: runtime for runtime in runtimes}
     outcomes = await asyncio.gather(
@@ -43,7 +43,7 @@ async def end(
         and _is_on(node, model.deployment)
     ]
     for model in held:
-        await _note(store, model)
+        await _release(store, model)
     return [model.name for model in held]
 
 
@@ -51,7 +51,7 @@ def _is_on(node: str, deployment: Deployment) -> bool:
     return any(device.startswith(f"{node}/") for device in deployment.devices)
 
 
-async def _note(store: AsyncStore, model: Model) -> None:
+async def _release(store: AsyncStore, model: Model) -> None:
     if model.state in (ModelState.READY, ModelState.SLEEPING, ModelState.DRAINING):
         await store.start_unloading(model.name, reason=REASON)
     await store.release(model.name, reason=REASON, evicted=False)

@@ -1,9 +1,9 @@
-"""The HTTP face: data plane, admin API, webhook, metrics and status page.
+"""The HTTP server: data plane, admin API, webhook, metrics and status page.
 
-Nothing on a request's path touches the store or blocks the event loop.
+Nothing on the path of an inference request reads the store or blocks the event loop. Imports go
+down: server → api → proxy → access → routes → problems → asgi.
 """
 
-from modelium.gateway.api.admin import Explanation, Operations
 from modelium.gateway.server import Gateway
 
-__all__ = ["Explanation", "Gateway", "Operations"]
+__all__ = ["Gateway"]

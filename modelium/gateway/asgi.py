@@ -1,4 +1,4 @@
-"""The few ASGI moves that the data plane is made of (no routing here)."""
+"""ASGI primitives: read a request's body, send an answer, notice a disconnect (no routing here)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ Headers = list[tuple[bytes, bytes]]
 
 
 WATCH_AFTER_S = 0.05
-"""Looking costs as much as a quick answer; an engine can waste this long on who has left."""
+"""Watching costs as much as a fast answer, so it starts late: an engine may work this long for a
+client that has disconnected."""
 
 
 class ClientGone(Exception):
-    """The client closed its connection before it had its answer."""
+    """The client closed its connection before its answer was complete."""
 
 
 class BodyTooLarge(Exception):
-    """The request's body is over the bound."""
+    """The request's body exceeds the limit."""
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
-    """Return the first value of ``name`` (lower case), if it is there."""
+    """Return the first value of ``name`` (lower case), or ``None``."""
     for key, value in headers:
         if key == name:
             return value.decode("latin-1")
@@ -36,11 +37,11 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
-    """Read the whole body, ``limit`` bytes at most.
+    """Read the whole body, up to ``limit`` bytes.
 
     Raises:
-        BodyTooLarge: by its Content-Length, or once more than ``limit`` came in.
-        ClientGone: before the body was complete.
+        BodyTooLarge: its Content-Length, or what has arrived, exceeds ``limit``.
+        ClientGone: the client disconnected before the body was complete.
     """
     announced = header(scope["headers"], b"content-length")
     if announced is not None and announced.isdecimal() and int(announced) > limit:
@@ -61,25 +62,25 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
-    """Send a whole answer."""
+    """Send a complete answer."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 
 
 async def respond_json(send: Send, status: int, content: Any, headers: Headers) -> None:
-    """Send a whole JSON answer."""
+    """Send a complete JSON answer."""
     body = json.dumps(content, separators=(",", ":")).encode()
     await respond(send, status, body, [(b"content-type", b"application/json"), *headers])
 
 
-class Presence:
+class CancelOnDisconnect:
     """Cancels the body of an ``async with`` when the client closes its connection.
 
-    Enter it once the request's body is read. It looks only after `WATCH_AFTER_S`.
+    Enter it after reading the request's body. Watching starts after `WATCH_AFTER_S`.
 
     Raises:
-        ClientGone: in place of the cancellation that this caused.
+        ClientGone: instead of the `CancelledError` that it caused.
     """
 
     __slots__ = ("_gone", "_later", "_receive", "_task", "_watcher")
@@ -93,9 +94,9 @@ class Presence:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
-            raise RuntimeError("a request is always handled in a task")
+            raise RuntimeError("a request must be handled in a task")
         self._task = task
-        self._later = loop.call_later(WATCH_AFTER_S, self._look)
+        self._later = loop.call_later(WATCH_AFTER_S, self._start_watching)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
@@ -103,11 +104,11 @@ class Presence:
         self._later.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        # The server's own cancellation (shutdown) may have come on top: that one goes on.
+        # If the server also cancelled the task (shutdown), that cancellation propagates.
         if isinstance(error, asyncio.CancelledError) and self._gone and not self._task.uncancel():
             raise ClientGone from None
 
-    def _look(self) -> None:
+    def _start_watching(self) -> None:
         self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""How errors look over HTTP: one table of statuses, one body per API (no I/O here)."""
+"""Errors as HTTP answers: one table of statuses, one body per API (no I/O here)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modelium.gateway.asgi import Headers
 from modelium.policy import PlanRejected
 
 RETRY_AFTER_S = 5.0
-"""Retry-After of a transient error that names none."""
+"""Retry-After of a transient error that has none of its own."""
 
 STATUSES: tuple[tuple[type[ModeliumError], int], ...] = (
     (UnknownModel, 404),
@@ -31,19 +31,19 @@ STATUSES: tuple[tuple[type[ModeliumError], int], ...] = (
     (Unsupported, 422),
     (ModeliumError, 500),
 )
-"""The first row that an error is an instance of counts."""
+"""The first row that matches an error's type applies."""
 
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-"""OpenAI's ``type`` of an error, where the status alone does not say it."""
+"""OpenAI's ``type`` of an error, for statuses that have one of their own."""
 
 
 class HttpProblem(ModeliumError):
-    """An error of HTTP itself, with the status that says so."""
+    """An error that determines its HTTP status."""
 
     def __init__(
         self, status: int, message: str, *, reason: str, retry_after_s: float | None = None
     ) -> None:
-        """``reason``: the slug for JSON answers."""
+        """``reason``: a slug for machines, part of the JSON body."""
         super().__init__(message)
         self.status = status
         self.reason = reason
@@ -58,7 +58,7 @@ def status_of(error: ModeliumError) -> int:
 
 
 def headers_of(error: ModeliumError) -> Headers:
-    """Return the headers that go with ``error``: Retry-After (whole seconds) where it helps."""
+    """Return the headers of ``error``: Retry-After (whole seconds) if retrying can help."""
     seconds = error.retry_after_s if isinstance(error, HttpProblem | Unavailable) else None
     if seconds is None and not isinstance(error, TransientError):
         return []
@@ -66,7 +66,7 @@ def headers_of(error: ModeliumError) -> Headers:
 
 
 def body_of(path: str, status: int, message: str, reason: str) -> dict[str, Any]:
-    """Return the error's JSON in the shape of the API that ``path`` belongs to.
+    """Return the error's JSON body in the format of the API that ``path`` belongs to.
 
     ``/api`` and ``/hooks``: ``{"error": {"reason", "message"}}``; KServe: ``{"error": text}``;
     everything else: OpenAI's.

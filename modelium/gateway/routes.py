@@ -1,4 +1,4 @@
-"""Which model a data-plane request is for, and what its engine is sent (no I/O here)."""
+"""Maps data-plane requests to models and rewrites them for engines (no I/O here)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import json
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 from urllib.parse import unquote
 
 from modelium.gateway.problems import HttpProblem
-from modelium.models import MODEL_NAME, Upstream
-
-Api = Literal["openai", "kserve", "generic"]
+from modelium.models import MODEL_NAME, Api, Upstream
 
 OPENAI_PATHS = frozenset(
     {
@@ -27,33 +24,33 @@ OPENAI_PATHS = frozenset(
         "/detokenize",
     }
 )
-"""A list of what is let through, since engines have routes that manage them beside these."""
+"""An allow-list: engines also have management routes, which must not be reachable."""
 
 KSERVE_REST = re.compile(r"(/versions/[0-9]+)?(/(infer|generate|generate_stream|config|stats))?")
 
 _NAME = re.compile(MODEL_NAME.removesuffix("$") + r"(:[0-9]{1,9})?$")
-"""In a URL; aliases of other shapes are for JSON bodies alone."""
+"""A model's name in a URL. Aliases of other forms work in JSON bodies only."""
 
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrtu])*")')
-"""The field, whatever object it belongs to."""
+"""A ``model`` field of any object in the body."""
 
 _DOTS = frozenset({".", ".."})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
-    """A data-plane request by its path: the model is in the URL, or in the body."""
+    """A data-plane request by its path; the model is named in the URL or in the body."""
 
     api: Api
     model: str | None
-    """``None``: the JSON body's ``model`` names it."""
+    """``None``: the ``model`` field of the JSON body names it."""
     rest: str
-    """The path at the engine, encoded; for KServe what follows the model's name."""
+    """The engine's path, encoded; for KServe the part after the model's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outgoing:
-    """What the engine is sent."""
+    """The request as sent to the engine."""
 
     path: str
     body: bytes
@@ -63,12 +60,12 @@ _OPENAI = {path: Route(api="openai", model=None, rest=path) for path in OPENAI_P
 
 
 def match(method: str, path: str, raw_path: bytes) -> Route | None:
-    """Return the data-plane route of a request; ``None``: it is for another part of the gateway.
+    """Return the data-plane route of a request; ``None``: it belongs to another API.
 
     Args:
         method: HTTP method.
         path: decoded path.
-        raw_path: the path as it was sent; the generic pass-through keeps its encoding.
+        raw_path: the path as received; the generic pass-through keeps its encoding.
     """
     if path in OPENAI_PATHS:
         return _OPENAI[path] if method == "POST" else None
@@ -93,52 +90,54 @@ def _generic(method: str, raw_path: bytes) -> Route | None:
 
 
 def parsed(body: bytes) -> dict[str, object]:
-    """Return a JSON body.
+    """Return the JSON object in ``body``.
 
     Raises:
-        HttpProblem: 400, it is no JSON object.
+        HttpProblem: 400, it is not a JSON object.
     """
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as exc:
-        raise HttpProblem(400, f"the body is not valid JSON: {exc}", reason="bad-json") from exc
+        raise HttpProblem(
+            400, f"the request body is not valid JSON: {exc}", reason="bad-json"
+        ) from exc
     if not isinstance(content, dict):
-        raise HttpProblem(400, "the body must be a JSON object", reason="bad-json")
+        raise HttpProblem(400, "the request body must be a JSON object", reason="bad-json")
     return content
 
 
 def model_of(content: dict[str, object]) -> str:
-    """Return the ``model`` that a JSON body names.
+    """Return the ``model`` field of a JSON body.
 
     Raises:
-        HttpProblem: 400, it names none.
+        HttpProblem: 400, it is missing or not text.
     """
     named = content.get("model")
     if not isinstance(named, str) or not named:
-        raise HttpProblem(400, "the body's `model` must name a model", reason="bad-input")
+        raise HttpProblem(400, "`model` in the request body must name a model", reason="bad-input")
     return named
 
 
 def outgoing(
     route: Route, model: str, upstream: Upstream, body: bytes, content: dict[str, object] | None
 ) -> Outgoing:
-    """Return what ``upstream`` is sent, with its own name of ``model``.
+    """Return the request for ``upstream``, with the engine's own name of ``model``.
 
     Args:
         route: from `match`.
-        model: the model's name here.
-        upstream: where it answers.
-        body: as the client sent it; goes on untouched where the name is right.
+        model: the model's name at the gateway.
+        upstream: the engine that serves it.
+        body: as the client sent it; unchanged if it already has the engine's name.
         content: ``body`` parsed, for the OpenAI API.
 
     Raises:
-        HttpProblem: 400, this engine does not speak the API that was asked for.
+        HttpProblem: 400, the engine does not serve the requested API.
     """
     if route.api not in upstream.apis:
-        spoken = ", ".join(sorted(upstream.apis))
+        supported = ", ".join(sorted(upstream.apis))
         raise HttpProblem(
             400,
-            f"{model} does not speak the {route.api} API; it speaks: {spoken}",
+            f"{model} does not support the {route.api} API; supported: {supported}",
             reason="wrong-api",
         )
     if route.api == "kserve":
@@ -149,10 +148,10 @@ def outgoing(
 
 
 def _renamed(body: bytes, content: dict[str, object], name: str) -> bytes:
-    """Return ``body`` with another ``model`` and, where that is plain to see, not a byte else.
+    """Return ``body`` with another ``model``; if the field is unambiguous, by replacing its bytes.
 
-    Writing all of it anew would take long for pictures, and would lose what Python's numbers
-    cannot hold.
+    Serializing the whole body would be slow for images and would lose numbers that Python cannot
+    represent.
     """
     found = list(islice(_MODEL.finditer(body), 2))
     if len(found) == 1 and json.loads(found[0][1]) == content.get("model"):

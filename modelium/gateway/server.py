@@ -1,4 +1,4 @@
-"""The gateway as one thing that is entered and left: socket, routes, server, client pool."""
+"""The gateway's life: socket, routes, HTTP server and connection pool."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 import uvicorn
 
 from modelium import config
+from modelium.config.hosts import authority, bind
+from modelium.control.operations import Operations
 from modelium.errors import ConfigError, Unavailable
-from modelium.gateway.access.auth import Guard
-from modelium.gateway.access.keyring import KeyRing
-from modelium.gateway.api.admin import Operations
-from modelium.gateway.api.app import bounded, control_plane
+from modelium.gateway.access.auth import AuthMiddleware
+from modelium.gateway.access.keyring import Keyring
+from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.asgi import Receive, Scope, Send
 from modelium.gateway.proxy.dataplane import DataPlane, OnAnswered
 from modelium.gateway.proxy.names import Names
@@ -28,19 +29,19 @@ from modelium.routing.switchboard import Switchboard
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Bound on a request's body: a dozen photos in base64. Each waiting request holds its own."""
+"""Limit for a request body: a dozen photos in base64. Each waiting request holds its own."""
 
 KEEP_ALIVE_S = 75
-"""Longer than clients keep idle connections (OpenAI's: 5 s), so that they close first."""
+"""Longer than clients keep idle connections (OpenAI's client: 5 s), so that they close first."""
 
 SHUTDOWN_GRACE_S = 30.0
-"""How long leaving waits for answers under way, unless told otherwise."""
+"""Default for how long shutdown waits for requests in flight."""
 
 BACKLOG = 2048
 
 
 class Gateway:
-    """An async context manager: entering it listens, leaving it finishes what is in flight."""
+    """An async context manager: entering listens, leaving finishes the requests in flight."""
 
     def __init__(
         self,
@@ -58,27 +59,27 @@ class Gateway:
         max_body_bytes: int = MAX_BODY_BYTES,
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
     ) -> None:
-        """Build the routes; listen to nothing yet.
+        """Build the routes; listens only once entered.
 
         Args:
-            config: address, token.
-            switchboard: who answers for which model.
-            operations: what the admin API and the webhook ask.
-            metrics: shown at /metrics; counts refused requests.
-            clock: for long polls.
-            ingest: the key of the webhook's signatures.
-            incoming: the drop zone; the webhook takes nothing from elsewhere.
+            config: address, token, aliases.
+            switchboard: routes requests to models.
+            operations: carries out what the admin API and the webhook request.
+            metrics: served at /metrics; counts refused requests.
+            clock: for long polls, rate limits and the request log.
+            ingest: has the secret of the webhook's signatures.
+            incoming: the drop zone, from which alone the webhook ingests.
             links: text → URL on the status page, e.g. the Prefect UI.
-            important_teams: whose requests rank high among those that wait for a load.
-            on_answered: is told of each answered request, for the request log.
-            max_body_bytes: larger requests get a 413.
-            shutdown_grace_s: how long leaving waits for answers under way.
+            important_teams: teams whose waiting requests have high priority.
+            on_answered: called for each answered request, for the request log.
+            max_body_bytes: larger bodies get a 413.
+            shutdown_grace_s: how long leaving waits for requests in flight.
         """
         self._config = config
         self._switchboard = switchboard
         self._client = UpstreamClient()
         self._grace_s = shutdown_grace_s
-        self._keys = KeyRing(read=operations.keys, clock=clock, important_teams=important_teams)
+        self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
         names = Names(aliases=config.aliases)
         self._data = DataPlane(
             switchboard=switchboard,
@@ -91,7 +92,7 @@ class Gateway:
             comment_every_s=config.stream_comment_seconds,
         )
         secret = ingest.webhook_secret
-        self._control = control_plane(
+        self._control = create_app(
             operations=operations,
             keys=self._keys,
             names=names,
@@ -110,11 +111,12 @@ class Gateway:
         """Listen and serve.
 
         Raises:
-            ConfigError: the address cannot be listened on.
+            ConfigError: it cannot listen on the configured address.
+            Unavailable: the HTTP server stopped during startup.
         """
         await self._keys.refresh()
         token = self._config.token
-        guard = Guard(
+        guard = AuthMiddleware(
             app=self._dispatch,
             token=token.get_secret_value() if token else None,
             keys=self._keys,
@@ -149,16 +151,16 @@ class Gateway:
             await self._client.__aexit__(None, None, None)
             self._socket.close()
             self._serving.result()
-            raise Unavailable("the gateway's server ended while it started; see the log")
-        logger.info("gateway listens on %s", self.url)
+            raise Unavailable("the gateway's HTTP server stopped during startup; see the log")
+        logger.info("gateway listening on %s", self.url)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop listening, send waiters away, finish what is in flight within the grace."""
+        """Stop listening, refuse waiting requests, finish those in flight within the grace."""
         if self._server is None or self._serving is None:
             return
         self._switchboard.refuse_all(
-            Unavailable("Modelium is shutting down; try again soon"), retry_after_s=10.0
+            Unavailable("Modelium is shutting down; retry later"), retry_after_s=10.0
         )
         self._server.should_exit = True
         try:
@@ -169,22 +171,21 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """``http://host:port``, with the port that was really taken."""
+        """``http://host:port``, with the actual port."""
         if self._socket is None or self._server is None:
             raise RuntimeError("enter the gateway before asking for its URL")
-        host = self._config.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        return f"http://{authority(self._config.host, self._port)}"
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._data.route(scope)
         if route is not None:
             await self._data.answer(route, scope, receive, send)
         else:
-            await self._control(scope, bounded(receive), send)
+            await self._control(scope, limit_body(receive), send)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn as a guest in a process that is not its own."""
+    """uvicorn inside a process that it does not own."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -192,7 +193,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # The process handles its signals itself, and leaves the gateway in its turn.
+        # The process handles signals itself and leaves the gateway during its shutdown.
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -201,23 +202,18 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, so that a taken port shows before anything is started."""
+    """Return a listening socket, so that a taken port fails before anything is started."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        listener = bind(host, port)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setblocking(False)
-            listener.bind(address)
             listener.listen(BACKLOG)
         except OSError:
             listener.close()
             raise
     except OSError as exc:
         raise ConfigError(
-            f"gateway.host, gateway.port: cannot listen on {host}:{port} "
-            f"({exc.strerror or exc}); choose an address of this machine and a free port"
+            f"gateway.host, gateway.port: cannot listen on {authority(host, port)} "
+            f"({exc.strerror or exc}); use an address of this machine and a free port"
         ) from exc
     return listener

@@ -1,1 +1,4 @@
-"""The folders of models: the watched drop zone, staging, the repository, and what was refused."""
+"""How drops enter: the watcher of the drop zone, and the model repository on disk.
+
+File work only, no store: the ingest stage decides what a drop means for the registry.
+"""

@@ -1,7 +1,8 @@
-"""The folders of models: drop zone, staging, repository, and what was refused.
+"""The model repository and the folders around it: drop zone, staging, rejected drops.
 
-Blocking file work alone; what it means for the store is the ingest stage's business.
-Nothing dropped is ever deleted, except a copy whose content is in the repository already.
+A drop moves from the drop zone to staging, and from there to the repository or, with a reason
+beside it, to the rejected drops. Every call blocks on file operations: call it off the event loop.
+No drop is ever deleted, except a copy whose content is already in the repository.
 """
 
 from __future__ import annotations
@@ -22,49 +23,53 @@ from modelium.errors import DropRejected, InputError
 from modelium.models import MODEL_NAME
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""Endings of files that are unpacked; other files are models themselves."""
 ORIGIN = "origin.json"
+"""Beside a staged drop: where it came from, for `ModelRepository.recover`."""
 REASON = "reason.json"
+"""Beside a rejected drop: the error, and the options that the drop came with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Staged:
-    """A drop inside the repository's staging folder."""
+    """A drop in the staging folder."""
 
     name: str
     folder: Path
-    """The model's files; its parent is this drop's own staging folder."""
+    """The model's files. Its parent is a staging folder that no other drop uses."""
     moved: bool
-    """False: a copy, the original stands where it was."""
+    """False: this is a copy, and the original was left in place."""
 
 
-class Depot:
-    """Moves drops between the folders of one machine."""
+class ModelRepository:
+    """The published models of this machine, with staging and the rejected drops."""
 
     def __init__(self, *, config: Orchestration) -> None:
-        """Make the folders that are missing."""
+        """Create the folders that are missing."""
         self.incoming = config.incoming_directory
-        self.repository = config.model_repository
+        self.published = config.model_repository
         self.rejected = config.rejected
-        self.staging = self.repository / ".staging"
-        for folder in (self.incoming, self.repository, self.rejected, self.staging):
+        self.staging = self.published / ".staging"
+        for folder in (self.incoming, self.published, self.rejected, self.staging):
             folder.mkdir(parents=True, exist_ok=True)
 
     def stage(self, path: Path, *, name: str | None) -> Staged:
-        """Bring ``path`` into staging: a rename where the drop zone allows it, else a copy.
+        """Move ``path`` from the drop zone into staging, or copy it from anywhere else.
 
-        Only what lies in the drop zone is moved; anything else is copied and stays.
+        An archive is unpacked. ``name``: the model's name; default: `model_name` of ``path``.
 
         Raises:
-            InputError: there is nothing at ``path``.
-            DropRejected: its name cannot be a model's name.
+            InputError: ``path`` does not exist.
+            DropRejected: the name is not a valid model name, or the archive cannot be unpacked.
         """
         if not path.exists():
-            raise InputError(f"nothing is at {path}")
+            raise InputError(f"{path} does not exist; check the path and try again")
         moved = path.parent in (self.incoming, self.rejected)
         wanted = name or model_name(path)
         if not re.match(MODEL_NAME, wanted):
             raise DropRejected(
-                f"{wanted!r} cannot name a model: use up to 128 letters, digits, '.', '_', '-'",
+                f"{wanted!r} is not a valid model name: use up to 128 letters, digits, '.', '_' "
+                "and '-', starting with a letter or digit",
                 reason="name",
             )
         own = self.staging / uuid.uuid4().hex
@@ -76,39 +81,49 @@ class Depot:
             analysis.unpack(path, folder)
             folder = _inner(folder)
             if moved:
-                self._take(path, own / path.name)
+                _move(path, own / path.name)
         elif path.is_file():
             folder.mkdir()
-            self._bring(path, folder / path.name, moved=moved)
+            _move_or_copy(path, folder / path.name, moved=moved)
         else:
-            self._bring(path, folder, moved=moved)
+            _move_or_copy(path, folder, moved=moved)
         return Staged(name=wanted, folder=folder, moved=moved)
 
     def publish(self, staged: Staged, *, version: int) -> Path:
-        """Rename into the repository, durably; a later version stands beside the first."""
+        """Move a staged drop into the repository, synced to disk; return its path there.
+
+        Later versions lie beside the first one.
+        """
         target = self.path(staged.name, version)
         if target.exists():
-            # Left by a crash between rename and registration: same name, never registered.
-            self._set_aside(target, reason="left unregistered by an earlier run")
+            # A crash between this rename and the registration left it: the store has no record.
+            error = DropRejected(
+                f"{target.name} was published by an earlier run, which ended before registering it",
+                reason="unregistered",
+            )
+            self.reject_unstaged(target, error)
         _sync_tree(staged.folder)
         os.rename(staged.folder, target)
-        _sync(self.repository)
-        shutil.rmtree(_own(staged.folder, self.staging), ignore_errors=True)
+        _sync(self.published)
+        self.discard(staged)
         return target
 
     def path(self, name: str, version: int) -> Path:
-        """Where a version lives; ``@`` is in no model name."""
-        return self.repository / (name if version == 1 else f"{name}@{version}")
+        """Return the path of a published version; no model name contains ``@``."""
+        return self.published / (name if version == 1 else f"{name}@{version}")
 
     def discard(self, staged: Staged) -> None:
-        """Drop a staged copy whose content the repository has already."""
-        shutil.rmtree(_own(staged.folder, self.staging), ignore_errors=True)
+        """Delete a drop's staging folder with what is left in it."""
+        shutil.rmtree(self._staging_folder(staged), ignore_errors=True)
 
-    def refuse(
+    def reject(
         self, staged: Staged, error: DropRejected, *, digest: str, asked: dict[str, str | None]
     ) -> Path:
-        """Keep a refused drop, copies too, with the reason and what was asked for it."""
-        own = _own(staged.folder, self.staging)
+        """Move a staged drop, also a copy, to the rejected drops, with the reason beside it.
+
+        ``asked``: the options that the drop came with, for a later approval.
+        """
+        own = self._staging_folder(staged)
         target = _free(self.rejected / staged.name)
         target.mkdir()
         for entry in own.iterdir():
@@ -118,27 +133,29 @@ class Depot:
         shutil.rmtree(own, ignore_errors=True)
         return target
 
-    def refuse_unstaged(self, path: Path, error: DropRejected) -> Path:
-        """Keep a drop that could not even be staged."""
+    def reject_unstaged(self, path: Path, error: DropRejected) -> Path:
+        """Move a drop that could not be staged to the rejected drops, with the reason beside it."""
         target = _free(self.rejected / re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:100])
         target.mkdir()
-        self._take(path, target / path.name)
+        _move(path, target / path.name)
         self._write_reason(target, path.name, error, digest="", asked={})
         return target
 
-    def refused(self, name: str) -> tuple[Path, dict[str, object]]:
-        """The newest refused drop of ``name``: its files and its reason.
+    def find_rejected(self, name: str) -> tuple[Path, dict[str, object]]:
+        """Return the newest rejected drop of ``name``: its folder, and `REASON` as a dict.
 
         Raises:
             InputError: there is none.
         """
-        for folder, reason in sorted(self.all_refused(), key=lambda item: -item[0].stat().st_mtime):
+        for folder, reason in sorted(
+            self.rejected_drops(), key=lambda item: -item[0].stat().st_mtime
+        ):
             if reason.get("model") == name or folder.name == name:
                 return folder, reason
-        raise InputError(f"no refused drop is called {name!r}; see {self.rejected}")
+        raise InputError(f"no rejected drop is called {name!r}; they are listed in {self.rejected}")
 
-    def all_refused(self) -> Iterator[tuple[Path, dict[str, object]]]:
-        """Every refused drop with its reason."""
+    def rejected_drops(self) -> Iterator[tuple[Path, dict[str, object]]]:
+        """Yield the folder and reason of every rejected drop."""
         for folder in self.rejected.iterdir():
             try:
                 yield folder, json.loads((folder / REASON).read_text())
@@ -146,10 +163,17 @@ class Depot:
                 continue
 
     def readmit(self, folder: Path) -> Path:
-        """Put a refused drop back where it can be staged; answers its path."""
+        """Take a rejected drop out of its folder, and return the path to ingest it from.
+
+        Raises:
+            InputError: the folder does not hold exactly one drop and its reason.
+        """
         entries = [entry for entry in folder.iterdir() if entry.name != REASON]
         if len(entries) != 1:
-            raise InputError(f"{folder} should hold one drop and {REASON}; move it by hand")
+            raise InputError(
+                f"{folder} holds {len(entries)} drops instead of one beside {REASON}; "
+                "move the one to retry into the drop zone"
+            )
         target = _free(self.rejected / f".again-{uuid.uuid4().hex[:8]}") / entries[0].name
         target.parent.mkdir()
         os.rename(entries[0], target)
@@ -157,7 +181,10 @@ class Depot:
         return target
 
     def recover(self) -> list[Path]:
-        """Put drops that an earlier run left in staging back into the drop zone."""
+        """Move drops that an earlier run left in staging back to the drop zone; return their paths.
+
+        Copies are deleted: their originals are in place.
+        """
         back = []
         for own in self.staging.iterdir():
             try:
@@ -173,31 +200,8 @@ class Depot:
             shutil.rmtree(own, ignore_errors=True)
         return back
 
-    def _bring(self, source: Path, target: Path, *, moved: bool) -> None:
-        if moved:
-            self._take(source, target)
-        elif source.is_dir():
-            shutil.copytree(source, target, symlinks=True)
-        else:
-            shutil.copy2(source, target, follow_symlinks=False)
-
-    def _take(self, source: Path, target: Path) -> None:
-        """Move, over file systems too; the source goes only when the copy is on disk."""
-        try:
-            os.rename(source, target)
-        except OSError:
-            if source.is_dir():
-                shutil.copytree(source, target, symlinks=True)
-                _sync_tree(target)
-                shutil.rmtree(source)
-            else:
-                shutil.copy2(source, target, follow_symlinks=False)
-                _sync(target)
-                source.unlink()
-
-    def _set_aside(self, path: Path, *, reason: str) -> None:
-        error = DropRejected(f"{path.name}: {reason}", reason="unregistered")
-        self.refuse_unstaged(path, error)
+    def _staging_folder(self, staged: Staged) -> Path:
+        return self.staging / staged.folder.relative_to(self.staging).parts[0]
 
     def _write_reason(
         self,
@@ -221,7 +225,7 @@ class Depot:
 
 
 def model_name(path: Path) -> str:
-    """The name that a drop asks for: its own, less the ending of a file."""
+    """Return the model name that a drop's own name stands for: a file's ending is left out."""
     if not path.is_file():
         return path.name
     for ending in (*ARCHIVES, path.suffix):
@@ -231,7 +235,7 @@ def model_name(path: Path) -> str:
 
 
 def _inner(folder: Path) -> Path:
-    """The one folder inside an unpacked archive, renamed to the archive's name; else ``folder``."""
+    """Replace an unpacked archive by its only top-level folder, where it has just that."""
     entries = list(folder.iterdir())
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
         return folder
@@ -242,17 +246,37 @@ def _inner(folder: Path) -> Path:
     return folder
 
 
-def _own(folder: Path, staging: Path) -> Path:
-    return staging / folder.relative_to(staging).parts[0]
+def _move_or_copy(source: Path, target: Path, *, moved: bool) -> None:
+    if moved:
+        _move(source, target)
+    elif source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename; across file systems copy, and delete the source once the copy is on disk."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True)
+            _sync_tree(target)
+            shutil.rmtree(source)
+        else:
+            shutil.copy2(source, target, follow_symlinks=False)
+            _sync(target)
+            source.unlink()
 
 
 def _free(path: Path) -> Path:
-    """``path``, or the first ``path-N`` that does not exist."""
+    """Return ``path``, or the first ``path-N`` that does not exist."""
     for number in range(1, 100_000):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         if not os.path.lexists(candidate):
             return candidate
-    raise InputError(f"too many entries are called {path.name}")
+    raise InputError(f"100,000 entries are called {path.name}; delete old ones in {path.parent}")
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Modelium's metrics, and the exporter on the seed's ``prometheus_port``.
+"""Modelium's metrics and their exporter; the only package that imports prometheus_client.
 
-The only imports of prometheus_client. Counters are kept by `Metrics`; gauges are rendered from
-the last `Fleet` at each scrape, so a series ends with what it is about.
+`Metrics` keeps counters and histograms. Gauges are collected from the last `Fleet` at each
+scrape, so that a series ends when its model or device is gone.
 """
 
 from modelium.metrics.counters import CONTENT_TYPE, Metrics

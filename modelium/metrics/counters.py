@@ -1,4 +1,4 @@
-"""What happened, counted: the series that outlive a snapshot."""
+"""Counters and histograms: the series that outlive a snapshot."""
 
 from __future__ import annotations
 
@@ -30,90 +30,96 @@ DECISION_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60)
 LOOK_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
 MOST_LABELS = 32
-"""Different values that a free label takes in one process; further ones become `OTHER`."""
+"""Limit for the values of a free-form label in one process; further ones become `OTHER`."""
 
 OTHER = "other"
-"""The label of what has no label of its own."""
+"""The label of values that get none of their own."""
 
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 class Metrics:
-    """All series of one process, in a registry of its own. Safe from any thread."""
+    """All series of one process, in a registry of its own. Thread-safe."""
 
     def __init__(self) -> None:
-        """Start with no fleet seen."""
+        """Start without a fleet."""
         self._fleet: Fleet | None = None
         self._phases: set[str] = set()
         self._registry = CollectorRegistry()
         self._registry.register(_FleetCollector(self))
         ProcessCollector(registry=self._registry)
         self._loads = self._histogram(
-            "load_duration", "Duration of loads that ended.", LOAD_BUCKETS_S, "runtime", "outcome"
+            "load_duration", "Duration of finished loads.", LOAD_BUCKETS_S, "runtime", "outcome"
         )
         self._load_phases = self._histogram(
             "load_phase",
-            "Duration of each phase of loads, as the runtime tells them.",
+            "Duration of the phases of loads, as reported by the runtime.",
             LOAD_BUCKETS_S,
             *("runtime", "phase"),
         )
         self._waits = self._histogram(
-            "request_wait", "How long requests were held for their model.", WAIT_BUCKETS_S
+            "request_wait", "How long requests waited for their model.", WAIT_BUCKETS_S
         )
         self._decisions = self._histogram(
             "decision_duration",
-            "Time to a decision, by author and trigger.",
+            "Duration of decisions, by author and trigger.",
             DECISION_BUCKETS_S,
             *("author", "trigger"),
         )
         self._looks = self._histogram(
-            "look_duration", "Duration of the control loop's looks.", LOOK_BUCKETS_S
+            "look_duration", "Duration of the control loop's cycles.", LOOK_BUCKETS_S
         )
         self._held = self._counter("requests_held", "Requests that waited for a load.", "model")
         self._refused = self._counter(
-            "requests_refused", "Requests answered 429 or 503, by reason.", "model", "reason"
+            "requests_refused", "Requests answered with 429 or 503, by reason.", "model", "reason"
         )
         self._cold_starts = self._counter("cold_starts", "Loads that requests waited for.", "model")
         self._restarts = self._counter(
-            "model_restarts", "Times that a loaded model was lost and queued again.", "model"
+            "model_restarts",
+            "Loaded models that disappeared from their runtime.",
+            "model",
         )
         self._evictions = self._counter("evictions", "Unloads, by reason.", "reason")
         self._fallbacks = self._counter(
-            "decision_fallbacks", "Plans in place of a better author's.", "reason"
+            "decision_fallbacks",
+            "Plans that replaced a preferred author's.",
+            "reason",
         )
-        self._refusals = self._counter("policy_refusals", "Rules that refused plans broke.", "rule")
+        self._refusals = self._counter(
+            "policy_refusals", "Violations in refused plans, by rule.", "rule"
+        )
         self._stages = self._counter(
-            "stage_runs", "Runs of stages (Prefect flows) that ended.", "stage", "outcome"
+            "stage_runs", "Finished runs of stages (Prefect flows).", "stage", "outcome"
         )
-        self._failed_looks = self._counter("look_failures", "Looks of the loop that failed.")
+        self._failed_looks = self._counter("look_failures", "Failed cycles of the control loop.")
         for stage in get_args(Stage):
             for outcome in ("completed", "cancelled", "bug"):
                 self._stages.labels(stage, outcome)
 
     def observe(self, fleet: Fleet) -> None:
-        """Show ``fleet`` from now on; series of models that it lacks end."""
+        """Show ``fleet`` from now on; drops the series of models that it does not have."""
         before = self._fleet.models_by_name.keys() if self._fleet else frozenset()
         for model in before - fleet.models_by_name.keys():
             for counter in (self._held, self._refused, self._cold_starts, self._restarts):
                 counter.remove_by_labels({"model": model})
         for model in fleet.models_by_name.keys() - before:
-            # From 0, or Prometheus would not see the first ones as an increase.
+            # Start at 0, or Prometheus would not count the first event as an increase.
             for counter in (self._held, self._cold_starts, self._restarts):
                 counter.labels(model)
         self._fleet = fleet
 
     @property
     def fleet(self) -> Fleet | None:
-        """What `observe` was given last."""
+        """The last fleet given to `observe`."""
         return self._fleet
 
     def on_load_finished(self, runtime: RuntimeName, *, seconds: float, outcome: str) -> None:
-        """Count a load that ended: ``ready``, ``failed`` or ``cancelled``."""
+        """Count a finished load; ``outcome``: ``ready``, ``failed`` or ``cancelled``."""
         self._loads.labels(runtime, outcome).observe(seconds)
 
     def on_load_phase(self, runtime: RuntimeName, phase: str, *, seconds: float) -> None:
-        """Count a phase of a load that ended; ``phase`` is the runtime's word for it."""
+        """Count a finished phase of a load; ``phase`` is the runtime's name for it."""
         slug = _NOT_SLUG.sub("-", phase.lower()).strip("-")
         if len(self._phases) < MOST_LABELS:
             self._phases.add(slug)
@@ -124,14 +130,14 @@ class Metrics:
         self._evictions.labels(reason).inc()
 
     def on_lost(self, model: str) -> None:
-        """Count a loaded model that its runtime lost; it is to be loaded again."""
+        """Count a loaded model that disappeared from its runtime and will be loaded again."""
         self._restarts.labels(self._label(model)).inc()
 
     def on_decision(self, *, author: str, trigger: str, seconds: float, fallback: str = "") -> None:
         """Count a plan.
 
-        ``fallback`` says why a better author's was not used; as a label it is cut down to the
-        slug that it is or begins with (``timeout: …``), else ``other``.
+        ``fallback``: why a preferred author's plan was not used. Its label is the slug that it
+        is or begins with (``timeout: …``), else ``other``.
         """
         self._decisions.labels(author, trigger).observe(seconds)
         if fallback:
@@ -139,26 +145,26 @@ class Metrics:
             self._fallbacks.labels(slug if _SLUG.fullmatch(slug) else OTHER).inc()
 
     def on_plan_refused(self, rules: Iterable[str]) -> None:
-        """Count a plan that the policy forbids, under each rule that it breaks."""
+        """Count a plan that the policy refused, once for each rule that it violates."""
         for rule in set(rules):
             self._refusals.labels(rule).inc()
 
     def on_stage_finished(self, stage: str, *, outcome: str) -> None:
-        """Count a run; ``outcome``: ``completed``, ``cancelled``, ``bug``, or an error's slug."""
+        """Count a finished run; ``outcome``: ``completed``, ``cancelled``, ``bug`` or a slug."""
         self._stages.labels(stage, outcome).inc()
 
-    def on_look(self, *, seconds: float, failed: bool) -> None:
-        """Count a look of the control loop."""
+    def on_tick(self, *, seconds: float, failed: bool) -> None:
+        """Count a cycle of the control loop."""
         self._looks.observe(seconds)
         if failed:
             self._failed_looks.inc()
 
     def on_cold_start(self, model: str) -> None:
-        """Count a load that ended while requests waited for it."""
+        """Count a load that finished while requests waited for it."""
         self._cold_starts.labels(self._label(model)).inc()
 
     def on_request_held(self, model: str, waited_s: float) -> None:
-        """Count a request that waited ``waited_s`` for its model, in vain or not."""
+        """Count a request that waited ``waited_s`` for its model, admitted or not."""
         self._held.labels(self._label(model)).inc()
         self._waits.observe(waited_s)
 
@@ -167,24 +173,24 @@ class Metrics:
         self._refused.labels(self._label(model), reason).inc()
 
     def show_prefect(self, connected: Callable[[], bool]) -> None:
-        """Ask ``connected`` at each scrape whether stages are recorded; cheap, never raises."""
+        """Add a gauge of ``connected``, which is called at each scrape: cheap, never raises."""
         gauge = Gauge(
             "modelium_prefect_connected",
-            "1 while runs of stages are recorded in Prefect.",
+            "1 while stage runs are recorded in Prefect.",
             registry=self._registry,
         )
         gauge.set_function(lambda: float(connected()))
 
     def render(self) -> bytes:
-        """Return all series in Prometheus' text format; blocks for about 10 µs a series."""
+        """Return all series in Prometheus' text format; blocks for about 10 µs per series."""
         return generate_latest(self._registry)
 
     def exporter(self, *, host: str, port: int) -> Exporter:
-        """Return the listener that serves them; entering it starts it."""
+        """Return the HTTP server of the series; entering it starts it."""
         return Exporter(registry=self._registry, host=host, port=port)
 
     def _label(self, model: str) -> str:
-        """``model`` if the fleet has it: what clients make up gets no series of its own."""
+        """Return ``model`` if the fleet has it, else `OTHER`: clients must not create series."""
         known = self._fleet is None or model in self._fleet.models_by_name
         return model if known else OTHER
 
@@ -204,7 +210,7 @@ class Metrics:
 
 
 class _FleetCollector:
-    """Renders the last fleet at each scrape."""
+    """Collects the gauges of the last fleet at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -215,5 +221,5 @@ class _FleetCollector:
             yield from families(fleet)
 
     def describe(self) -> Iterable[Metric]:
-        # Without it, registering would collect.
+        # Without this method, registering would collect.
         return []

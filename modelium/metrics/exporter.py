@@ -1,4 +1,4 @@
-"""The listener that scrapers ask."""
+"""The HTTP server for scrapers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import start_http_server
 
+from modelium.config.hosts import authority
 from modelium.errors import ConfigError
 
 
 class Exporter:
-    """Serves the metrics from threads of its own, so that a scrape never holds up a request.
+    """Serves the metrics from its own threads, so that a scrape never delays a request.
 
-    An async context manager. It asks for no token, as scrapers expect: keep it on loopback or
-    in a trusted network.
+    An async context manager. It requires no token, as scrapers expect: expose it on loopback or
+    a trusted network only.
     """
 
     def __init__(self, *, registry: CollectorRegistry, host: str, port: int) -> None:
-        """``port`` 0 takes a free one."""
+        """``port`` 0: any free one."""
         self._registry = registry
         self._host = host
         self._port = port
@@ -34,15 +35,15 @@ class Exporter:
             ConfigError: the port is taken, or the address is not this machine's.
         """
         try:
-            # In a thread: the standard library's server asks DNS for its own name.
+            # In a thread: the standard library's server resolves its own name by DNS.
             self._server, self._thread = await asyncio.to_thread(
                 start_http_server, self._port, addr=self._host, registry=self._registry
             )
         except OSError as exc:
             raise ConfigError(
                 f"orchestration.metrics.prometheus_port: cannot listen on "
-                f"{self._host}:{self._port} ({exc.strerror or exc}); choose a free port "
-                f"(a Prometheus server takes 9090 too) or set prometheus_enabled: false"
+                f"{authority(self._host, self._port)} ({exc.strerror or exc}); use a free port "
+                f"(Prometheus itself also uses 9090) or set prometheus_enabled: false"
             ) from exc
         return self
 
@@ -54,8 +55,7 @@ class Exporter:
 
     @property
     def url(self) -> str:
-        """``http://host:port``; the series are at ``/metrics``."""
+        """``http://host:port``; the series are below at ``/metrics``."""
         if self._server is None:
             raise RuntimeError("enter the exporter before asking for its URL")
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._server.server_port}"
+        return f"http://{authority(self._host, self._server.server_port)}"

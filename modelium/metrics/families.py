@@ -1,4 +1,4 @@
-"""The gauges of one fleet (pure)."""
+"""The gauges of a fleet (no I/O here)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from modelium.lifecycle import ModelState
 from modelium.models import Booking, Device, Fleet, Model
 
 NOWHERE = "none"
-"""The runtime and gpu labels of a model that is not loaded but has traffic."""
+"""The runtime and gpu labels of a model that has traffic but is not loaded."""
 
 
 def device_labels(devices: Iterable[Device]) -> dict[str, str]:
-    """Return device id → ``gpu`` label: the index, or ``node/index`` where nodes share one."""
+    """Return device id → ``gpu`` label: the index, or ``node/index`` if nodes share that index."""
     found = tuple(devices)
     used = Tally(d.label for d in found)
     return {d.id: d.label if used[d.label] == 1 else f"{d.node}/{d.index}" for d in found}
 
 
 def families(fleet: Fleet) -> Iterator[Metric]:
-    """Yield the gauges of ``fleet``: the seed's five first. Pure."""
+    """Yield the gauges of ``fleet``."""
     labels = device_labels(fleet.devices)
     yield from _model_families(fleet, labels)
     yield from _memory_families(fleet)
@@ -33,44 +33,44 @@ def families(fleet: Fleet) -> Iterator[Metric]:
 def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
     placed = ("model", "runtime", "gpu")
     qps = GaugeMetricFamily(
-        "modelium_model_qps", "Requests per second, last minute.", labels=placed
+        "modelium_model_qps", "Requests per second in the last minute.", labels=placed
     )
     latency = GaugeMetricFamily(
         "modelium_model_latency",
-        "Median seconds at the engine of the latest 256 successful requests.",
+        "Median latency in seconds of the last 256 successful requests, at the engine.",
         labels=placed,
     )
     p99 = GaugeMetricFamily(
         "modelium_model_latency_p99_seconds",
-        "99th percentile of the seconds at the engine of the latest 256 successful requests.",
+        "99th percentile latency in seconds of the last 256 successful requests, at the engine.",
         labels=placed,
     )
     idle = GaugeMetricFamily(
         "modelium_model_idle_seconds",
-        "Seconds since a loaded model's last request.",
+        "Seconds since the last request of a loaded model.",
         labels=["model"],
     )
     state = GaugeMetricFamily(
-        "modelium_model_state", "1 for the state that a model is in.", labels=["model", "state"]
+        "modelium_model_state", "1 for the model's current state.", labels=["model", "state"]
     )
     in_flight = GaugeMetricFamily(
-        "modelium_model_requests_in_flight", "Requests at the engine now.", labels=["model"]
+        "modelium_model_requests_in_flight", "Requests at the engine.", labels=["model"]
     )
     pending = GaugeMetricFamily(
         "modelium_model_requests_pending", "Requests waiting for a load.", labels=["model"]
     )
     requests = CounterMetricFamily(
         "modelium_model_requests",
-        "Requests that reached an engine and ended, by outcome.",
+        "Finished requests at an engine, by outcome.",
         labels=["model", "outcome"],
     )
     direct = CounterMetricFamily(
         "modelium_model_requests_direct",
-        "Those of them that came to the engine past the gateway.",
+        "Finished requests at an engine that bypassed the gateway.",
         labels=["model"],
     )
     failures = GaugeMetricFamily(
-        "modelium_model_load_failures", "Failed loads in a row.", labels=["model"]
+        "modelium_model_load_failures", "Consecutive failed loads.", labels=["model"]
     )
     for model in fleet.models:
         where = _place(model, labels)
@@ -93,7 +93,7 @@ def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
 
 
 def _place(model: Model, labels: dict[str, str]) -> list[str]:
-    """Return the label values of one series: devices joined, so that sums count a model once."""
+    """Return the label values of a model; devices are joined, so that sums count it once."""
     deployment = model.deployment
     if deployment is None:
         return [model.name, NOWHERE, NOWHERE]
@@ -104,18 +104,17 @@ def _place(model: Model, labels: dict[str, str]) -> list[str]:
 def _memory_families(fleet: Fleet) -> Iterator[Metric]:
     booked = GaugeMetricFamily(
         "modelium_model_memory_booked_bytes",
-        "Bytes booked for a model, on all its devices.",
+        "Bytes booked for a model on all its devices.",
         labels=["model"],
     )
     resident = GaugeMetricFamily(
         "modelium_model_memory_resident_bytes",
-        "Bytes that a model was seen to hold, on all its devices.",
+        "Measured bytes used by a model on all its devices.",
         labels=["model"],
     )
     error = GaugeMetricFamily(
         "modelium_model_memory_estimate_error",
-        "What was booked for a ready model beyond what it holds, as a share of the latter; "
-        "negative: it holds more than was booked.",
+        "(booked - used) / used of a ready model's memory; negative: too little was booked.",
         labels=["model", "runtime"],
     )
     held: dict[str, list[Booking]] = {}
@@ -133,18 +132,20 @@ def _memory_families(fleet: Fleet) -> Iterator[Metric]:
 
 def _device_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
     used = GaugeMetricFamily(
-        "modelium_gpu_memory_used", "Bytes in use, by whomever.", labels=["gpu"]
+        "modelium_gpu_memory_used", "Bytes in use by all processes.", labels=["gpu"]
     )
-    utilization = GaugeMetricFamily("modelium_gpu_utilization", "0 to 1.", labels=["gpu"])
-    total = GaugeMetricFamily("modelium_gpu_memory_total_bytes", "Bytes there are.", labels=["gpu"])
+    utilization = GaugeMetricFamily("modelium_gpu_utilization", "From 0 to 1.", labels=["gpu"])
+    total = GaugeMetricFamily("modelium_gpu_memory_total_bytes", "Bytes in total.", labels=["gpu"])
     booked = GaugeMetricFamily(
         "modelium_gpu_memory_booked_bytes", "Bytes booked for models.", labels=["gpu"]
     )
     resident = GaugeMetricFamily(
-        "modelium_gpu_memory_resident_bytes", "Bytes that models were seen to hold.", labels=["gpu"]
+        "modelium_gpu_memory_resident_bytes",
+        "Measured bytes used by models.",
+        labels=["gpu"],
     )
     healthy = GaugeMetricFamily(
-        "modelium_gpu_healthy", "1 if the device can be used.", labels=["gpu"]
+        "modelium_gpu_healthy", "1 if the device is usable.", labels=["gpu"]
     )
     for device in fleet.devices:
         gpu = [labels[device.id]]
@@ -170,18 +171,18 @@ def _fleet_families(fleet: Fleet) -> Iterator[Metric]:
         for model in fleet.models
         if model.state is ModelState.QUEUED
     ]
-    yield GaugeMetricFamily("modelium_queue_length", "Models queued.", value=len(waiting))
+    yield GaugeMetricFamily("modelium_queue_length", "Queued models.", value=len(waiting))
     yield GaugeMetricFamily(
         "modelium_queue_oldest_seconds",
-        "Age of the oldest place in the queue; 0 for an empty one.",
+        "Longest time that a model has been queued; 0 if none is.",
         value=max(0.0, fleet.at - min(waiting, default=fleet.at)),
     )
     yield GaugeMetricFamily(
         "modelium_snapshot_timestamp_seconds",
-        "When the control loop last looked (seconds since the epoch).",
+        "Time of the control loop's last snapshot (seconds since the epoch).",
         value=fleet.at,
     )
-    up = GaugeMetricFamily("modelium_runtime_up", "1 if it answers.", labels=["runtime"])
+    up = GaugeMetricFamily("modelium_runtime_up", "1 if the runtime answers.", labels=["runtime"])
     for runtime in fleet.runtimes:
         if runtime.enabled:
             up.add_metric([runtime.name], runtime.healthy)

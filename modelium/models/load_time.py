@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from modelium.models import GIB, Model, RuntimeName
-
-START_S = {
-    RuntimeName.VLLM: 40.0,
-    RuntimeName.LLAMA_CPP: 3.0,
-    RuntimeName.TRITON: 2.0,
-    RuntimeName.RAY_SERVE: 8.0,
-}
-"""Seconds that a runtime takes to start a model, before any weights are read."""
+from modelium.models.runtimes import RUNTIMES
 
 READ_BYTES_PER_S = GIB
 """Weights read per second where nothing was measured: one NVMe drive."""
@@ -25,4 +18,4 @@ def load_seconds(model: Model, runtime: RuntimeName | None = None) -> float:
         return held.load_s
     runtime = runtime or (held.runtime if held else None)
     weights = model.profile.weight_bytes if model.profile else 0
-    return (START_S[runtime] if runtime else 0.0) + weights / READ_BYTES_PER_S
+    return (RUNTIMES[runtime].start_s if runtime else 0.0) + weights / READ_BYTES_PER_S

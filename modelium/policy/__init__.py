@@ -1,4 +1,4 @@
-"""The operator's rules, and the pure check that every plan passes (no I/O here)."""
+"""The operator's rules, and the pure validation that every plan must pass (no I/O here)."""
 
 from modelium.policy.plan_check import PlanRejected, validate
 from modelium.policy.policy import Policy, RuntimeRules

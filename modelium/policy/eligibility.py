@@ -1,6 +1,7 @@
-"""Which models the operator's rules let come, go or stay: one predicate each (no I/O here).
+"""Which models the operator's rules allow to load, unload or stay (no I/O here).
 
-The planner and the validator both ask here, so that what one proposes the other accepts.
+Planner and validator both call these predicates, so that the validator accepts what the rules
+plan.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from modelium.policy.policy import Policy
 
 
 def needed_approvals(profile: ModelProfile, policy: Policy) -> frozenset[str]:
-    """Return what an operator must have approved before a model of ``profile`` may run."""
+    """Return the approvals that a model of ``profile`` needs before it may run."""
     needed = set()
     if profile.needs_remote_code and not policy.allow_remote_code:
         needed.add("remote-code")
@@ -21,12 +22,12 @@ def needed_approvals(profile: ModelProfile, policy: Policy) -> frozenset[str]:
 
 
 def is_pinned(model: Model, policy: Policy) -> bool:
-    """Whether no plan may take ``model`` out: the operator pinned it, or it is always loaded."""
+    """Whether no plan may unload ``model``: the operator pinned it, or it is always loaded."""
     return model.pinned or model.name in policy.always_loaded
 
 
 def should_unload(model: Model, policy: Policy, *, now: float) -> bool:
-    """Decide as the seed does: idle too long, few requests in the last hour, not pinned."""
+    """Whether ``model`` idles, by the seed's rule: long idle, few requests lately, not pinned."""
     return (
         model.state in (ModelState.READY, ModelState.SLEEPING)
         and model.idle_s(now) > policy.auto_unload_after_s
@@ -36,27 +37,32 @@ def should_unload(model: Model, policy: Policy, *, now: float) -> bool:
 
 
 def should_load(model: Model, policy: Policy) -> bool:
-    """Decide as the seed does, as far as the model goes: more requests wait than the threshold."""
+    """Whether more requests wait for ``model`` than the threshold (the seed's rule)."""
     return model.traffic.pending > policy.pending_requests_threshold
 
 
 def may_queue(model: Model) -> bool:
-    """Whether a plan may queue ``model``: it holds nothing, and waits or may come to wait.
+    """Whether a plan may queue ``model``: it holds no memory, and is queued or may be.
 
-    A model that runs is queued only by whoever finds that it was lost.
+    Only the monitor, when it finds that a loaded model was lost, queues one from another state.
     """
     return model.state is ModelState.QUEUED or (
         model.state in SETTLED and ModelState.QUEUED in TRANSITIONS[model.state]
     )
 
 
-def too_young(model: Model, policy: Policy, *, now: float) -> bool:
-    """Whether ``model`` became ready too short ago to make room for another one."""
+def ready_s(model: Model, now: float) -> float:
+    """Seconds since ``model`` became ready, or since its last transition where it is not."""
     ready_at = model.deployment.ready_at if model.deployment else None
-    return now - (model.state_since if ready_at is None else ready_at) < policy.min_residency_s
+    return now - (model.state_since if ready_at is None else ready_at)
+
+
+def too_young(model: Model, policy: Policy, *, now: float) -> bool:
+    """Whether ``model`` is within its minimum residency, so that no other model displaces it."""
+    return ready_s(model, now) < policy.min_residency_s
 
 
 def over_cap(device: Device, policy: Policy) -> bool:
-    """Whether the measured use of ``device`` is over the share that models may take."""
+    """Whether the measured use of ``device`` exceeds the share that models may take."""
     used = device.total_bytes - device.free_bytes
     return device.healthy and used > device.total_bytes * policy.max_gpu_memory_utilization

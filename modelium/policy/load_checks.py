@@ -1,43 +1,101 @@
-"""What is wrong with one load by itself: its profile, settings and devices (no I/O here)."""
+"""What is wrong with one load by itself: state, profile, settings, devices (no I/O here)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelium.lifecycle import ModelState
-from modelium.models import Fleet, Load, Model, RuntimeName
-from modelium.policy.eligibility import needed_approvals
+from modelium.lifecycle import TRANSITIONS, ModelState
+from modelium.models import Fleet, Load, Model, Trigger
+from modelium.models.runtimes import RUNTIMES
+from modelium.policy.action_checks import (
+    Fault,
+    gib,
+    priority_faults,
+    runtime_faults,
+    switch_faults,
+)
+from modelium.policy.eligibility import is_pinned, needed_approvals, should_load
 from modelium.policy.policy import Policy
-
-Fault = tuple[str, str]
-"""The rule that is broken, and what is wrong and allowed."""
 
 DTYPES = frozenset({"auto", "half", "float16", "bfloat16", "float", "float32"})
 KV_DTYPES = frozenset({"auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "q8_0", "f16"})
 MAX_BATCH = 65536
-"""More sequences or requests at once than any engine takes."""
+"""More concurrent sequences or requests than any engine takes."""
 
 
-def profile_faults(action: Load, model: Model, policy: Policy) -> Iterator[Fault]:
-    """Yield what the model's own files forbid, and the approvals that they need."""
+def load_faults(
+    action: Load, model: Model, fleet: Fleet, policy: Policy, *, trigger: Trigger, now: float
+) -> Iterator[Fault]:
+    """Yield what forbids ``action``, apart from memory. ``now``: seconds since the epoch."""
+    yield from switch_faults(policy)
+    yield from priority_faults(action, model)
+    yield from _state_faults(model, policy, trigger=trigger, now=now)
+    yield from runtime_faults(action.runtime, fleet, policy)
+    status = fleet.runtimes_by_name.get(action.runtime)
+    if status is not None and status.enabled and not status.healthy:
+        yield (
+            "runtime-unavailable",
+            f"{action.runtime} is not healthy: {status.detail or 'it gave no detail'}",
+        )
+    yield from _profile_faults(action, model, policy)
+    yield from _setting_faults(action, policy)
+    yield from _device_faults(action, model, fleet)
+
+
+def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float) -> Iterator[Fault]:
+    """Yield faults of lifecycle, back-off and cooldown; an operator's load skips the last two."""
+    if ModelState.LOADING not in TRANSITIONS[model.state]:
+        yield ("illegal-state", f"it is {model.state}, and cannot be loaded from that state")
+    if trigger is Trigger.OPERATOR:
+        return
+    if model.retry_at is not None and model.retry_at > now:
+        yield (
+            "backing-off",
+            f"its load failed {model.failures} times; the next attempt is due in "
+            f"{model.retry_at - now:.0f} s, and an operator may load it at once",
+        )
+    if model.evicted_at is None:
+        return
+    if trigger is Trigger.INGEST and model.state is ModelState.UNLOADED:
+        yield (
+            "evicted",
+            "it was evicted; ingest does not load it again, a request or an operator does",
+        )
+    if (
+        trigger in (Trigger.SWEEP, Trigger.REVIEW)
+        and now - model.evicted_at < policy.reload_cooldown_s
+        and not is_pinned(model, policy)
+        and not should_load(model, policy)
+    ):
+        yield (
+            "cooldown",
+            f"was evicted {now - model.evicted_at:.0f} s ago; reload_cooldown_seconds is "
+            f"{policy.reload_cooldown_s:g}, except for a request or an operator",
+        )
+
+
+def _profile_faults(action: Load, model: Model, policy: Policy) -> Iterator[Fault]:
+    """Yield what the model's own files rule out, and the approvals that they need."""
     profile = model.profile
     if profile is None:
-        yield ("not-analyzed", "it has no profile yet; analyze it first")
+        yield ("not-analyzed", "it has no profile yet; it can be loaded once it is analyzed")
         return
     support = profile.support(action.runtime)
     if not support.supported:
         able = ", ".join(s.runtime for s in profile.runtimes if s.supported)
         yield (
             "unsupported",
-            f"{action.runtime} cannot serve it ({support.reason}); able: {able or 'none'}",
+            f"{action.runtime} cannot serve it ({support.reason}); "
+            f"runtimes that can: {able or 'none'}",
         )
     for approval in sorted(needed_approvals(profile, policy) - model.approvals):
         yield (
             "needs-approval",
-            f"it needs the approval `{approval}`: `modelium approve {model.name}`",
+            f"it needs the approval `{approval}`; run `modelium approve {model.name}`",
         )
     degree = action.settings.tensor_parallel_size
-    allowed = profile.tensor_parallel_degrees if action.runtime is RuntimeName.VLLM else (1,)
+    splits = RUNTIMES[action.runtime].tensor_parallel
+    allowed = profile.tensor_parallel_degrees if splits else (1,)
     if degree not in allowed:
         yield (
             "tensor-parallel",
@@ -48,18 +106,19 @@ def profile_faults(action: Load, model: Model, policy: Policy) -> Iterator[Fault
     if length and profile.context_length and length > profile.context_length:
         yield (
             "setting",
-            f"max_model_len {length} is over the model's context of {profile.context_length}",
+            f"max_model_len {length} exceeds its context length of {profile.context_length}",
         )
     quantization = action.settings.quantization
     if quantization is not None and quantization != profile.quantization:
         yield (
             "setting",
-            f"quantization {quantization!r} is not the model's own ({profile.quantization})",
+            f"quantization {quantization!r} is not that of its weights "
+            f"({profile.quantization or 'none'})",
         )
 
 
-def setting_faults(action: Load, policy: Policy) -> Iterator[Fault]:
-    """Yield settings that no engine knows or the operator does not allow."""
+def _setting_faults(action: Load, policy: Policy) -> Iterator[Fault]:
+    """Yield settings that no engine has or that the operator does not allow."""
     settings = action.settings
     for name, value, allowed in (
         ("dtype", settings.dtype, DTYPES),
@@ -68,47 +127,48 @@ def setting_faults(action: Load, policy: Policy) -> Iterator[Fault]:
         if value is not None and value not in allowed:
             yield (
                 "setting",
-                f"{name} {value!r} is not known; allowed: {', '.join(sorted(allowed))}",
+                f"{name} {value!r} does not exist; allowed: {', '.join(sorted(allowed))}",
             )
     if settings.max_num_seqs and settings.max_num_seqs > MAX_BATCH:
-        yield ("setting", f"max_num_seqs {settings.max_num_seqs} is over {MAX_BATCH}")
+        yield ("setting", f"max_num_seqs {settings.max_num_seqs} exceeds {MAX_BATCH}")
     smallest = min(action.reserve.values(), default=0)
     if settings.kv_cache_bytes and settings.kv_cache_bytes > smallest:
         yield (
             "setting",
-            f"kv_cache_bytes {settings.kv_cache_bytes} is over the {smallest} bytes reserved",
+            f"kv_cache_bytes is {gib(settings.kv_cache_bytes)}, more than the "
+            f"{gib(smallest)} reserved",
         )
     rules = policy.rules(action.runtime)
     for key, given in settings.extra.items():
         if key not in rules.allowed_extra and rules.default_settings.get(key) != given:
             yield (
                 "setting",
-                f"{key!r} is not on {action.runtime}'s allow-list: "
-                f"{', '.join(sorted(rules.allowed_extra)) or 'nothing is'}",
+                f"{key!r} is not in {action.runtime}.allowed_extra; "
+                f"allowed: {', '.join(sorted(rules.allowed_extra)) or 'nothing'}",
             )
 
 
-def device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
-    """Yield devices that are not there, are not well, or do not go together."""
+def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
+    """Yield devices that do not exist, are not healthy, or cannot be used together."""
     chosen = action.devices
     found = [fleet.devices_by_id[d] for d in chosen if d in fleet.devices_by_id]
     for missing in sorted(set(chosen) - {d.id for d in found}):
         known = ", ".join(sorted(fleet.devices_by_id)) or "none"
-        yield ("unknown-device", f"there is no device {missing}; known: {known}")
+        yield ("unknown-device", f"device {missing} does not exist; devices: {known}")
     for device in found:
         if not device.healthy:
-            yield ("device-unhealthy", f"{device.id} is not healthy: {device.detail}")
+            yield ("device-unhealthy", f"device {device.id} is not healthy: {device.detail}")
     degree = action.settings.tensor_parallel_size
     if len(set(chosen)) != len(chosen) or len(chosen) != degree:
         yield (
             "devices",
-            f"tensor_parallel_size {degree} needs as many different devices, not "
-            f"{len(chosen)}: {', '.join(chosen) or 'none'}",
+            f"tensor_parallel_size {degree} needs {degree} different devices; "
+            f"given: {', '.join(chosen) or 'none'}",
         )
     if set(action.reserve) != set(chosen) or any(b <= 0 for b in action.reserve.values()):
-        yield ("reserve", "each of its devices, and no other, needs a reservation in bytes")
+        yield ("reserve", "each of its devices, and no other, needs a reservation above 0 bytes")
     if len({(d.node, d.kind, d.name, d.total_bytes) for d in found}) > 1:
-        yield ("devices", "tensor parallelism needs devices of one node that are alike")
+        yield ("devices", "tensor parallelism needs identical devices on one node")
     held = model.deployment
     if (
         model.state is ModelState.SLEEPING
@@ -117,12 +177,12 @@ def device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
     ):
         yield (
             "asleep-elsewhere",
-            f"it sleeps in {held.runtime} on {', '.join(held.devices)} and can only wake there",
+            f"it sleeps in {held.runtime} on {', '.join(held.devices)}, and can only wake there",
         )
 
 
 def least_bytes(action: Load, model: Model) -> int:
-    """Return bytes per device below which the weights cannot be there, as far as that is known."""
+    """Return a lower bound of the bytes per device that the weights take; 0 where unknown."""
     profile = model.profile
     if profile is None or not profile.exact:
         return 0

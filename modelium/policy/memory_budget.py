@@ -1,4 +1,4 @@
-"""What may still be booked on a device: arithmetic alone, shared by planner, policy and store."""
+"""How much memory of a device is still available: pure arithmetic for planner, policy, store."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from modelium.models import Booking, Device
 def available_bytes(
     device: Device, bookings: Iterable[Booking], *, cap: float, after: Iterable[str] = ()
 ) -> int:
-    """Bytes that a new booking on ``device`` may take; 0 on an unhealthy device.
+    """Return the bytes that a new booking on ``device`` may take; 0 on an unhealthy device.
 
     ``min(total·cap - booked, free - total·(1-cap) - Σ max(0, booked - resident))``: the first
-    term is the ledger's view, the second the driver's, which also sees foreign processes.
-    Both must agree that the bytes are there.
+    term is the ledger's view, the second the driver's, which also counts foreign processes.
+    The smaller one counts.
 
     Args:
         device: as last measured.
         bookings: those on this device.
         cap: share of the device that models may take, 0…1.
-        after: models whose eviction the plan promises first; their bookings and resident
-            bytes count as given back.
+        after: models that the plan unloads first; their bookings and resident bytes count
+            as released.
     """
     if not device.healthy:
         return 0

@@ -1,4 +1,4 @@
-"""What a decision was asked and knew, packed so that it can be asked again (no I/O here)."""
+"""The inputs of a decision, packed so that it can be made again (no I/O here)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from modelium.policy import Policy
 from modelium.ports import Question
 
 LARGEST = 1024 * 1024
-"""Bytes of a packed snapshot that are still kept: some ten thousand models."""
+"""Bytes; a larger packed snapshot is not stored. Enough for about ten thousand models."""
 
 UNPACKED = 256 * 1024 * 1024
-"""Bound on what a kept snapshot unpacks to."""
+"""Bytes; bound on the unpacked size."""
 
 SECRETS: Any = {
     "models": {"__all__": {"deployment": {"handle": True, "upstream": {"api_key": True}}}},
 }
-"""Nobody's business but the gateway's and the drivers'."""
+"""Only the gateway and the drivers need them."""
 
 
 class _Snapshot(Frozen):
@@ -32,7 +32,7 @@ class _Snapshot(Frozen):
 
 
 def pack(question: Question, fleet: Fleet, policy: Policy) -> str:
-    """Return all three as text, without secrets; empty where that would be too large."""
+    """Return all three as text, without secrets; empty where that is larger than `LARGEST`."""
     whole = _Snapshot(
         trigger=question.trigger,
         model=question.model,
@@ -46,16 +46,16 @@ def pack(question: Question, fleet: Fleet, policy: Policy) -> str:
 
 
 def unpack(decision: Decision) -> tuple[Question, Fleet, Policy]:
-    """Return what ``decision`` was made on.
+    """Return the inputs of ``decision``.
 
     Raises:
-        InputError: nothing was kept: no LLM was asked, or its snapshot was too large.
+        InputError: none were stored: no LLM took part, or the snapshot was too large.
     """
     packed = decision.trace.get("snapshot")
     if not packed:
         raise InputError(
-            f"decision {decision.id} keeps no snapshot; only those that an LLM was asked for do: "
-            "`modelium brain ls`"
+            f"decision {decision.id} has no stored snapshot; only decisions with an LLM have one: "
+            "`modelium brain ls` lists them"
         )
     document = zlib.decompressobj().decompress(base64.b64decode(packed), UNPACKED)
     found = _Snapshot.model_validate_json(document)

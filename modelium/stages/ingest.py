@@ -1,4 +1,4 @@
-"""Ingest: from a drop to a registered model, or to ``rejected/`` with a reason."""
+"""Ingest: from a drop to a registered model, or to ``rejected/`` with the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from modelium import analysis
 from modelium.config import Config, ModelEntry
 from modelium.errors import DropRejected
-from modelium.intake.repository import Depot, Staged, model_name
+from modelium.intake.repository import ModelRepository, Staged, model_name
 from modelium.models import Model, ModelProfile, Priority, Report
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
@@ -19,7 +19,7 @@ from modelium.stages.services import Services
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """What the operator says of a model; its own files have no say in it."""
+    """Team and priority of a model, set by the operator; its own files cannot change them."""
 
     team: str | None
     priority: Priority
@@ -30,7 +30,7 @@ class Standing:
 def standing(
     config: Config, name: str, *, team: str | None, priority_ceiling: str | None
 ) -> Standing:
-    """Team and priority of ``name``: the configuration first, then what came with the drop."""
+    """Return team and priority of ``name``: from the configuration, else as given with the drop."""
     entry = config.models.get(name, ModelEntry())
     owner = entry.team or team
     ceiling = (
@@ -53,32 +53,32 @@ async def ingest(
     intent: str | None = None,
     steps: Steps = direct,
 ) -> Report:
-    """Take in what lies at ``path``: stage, check, publish, register; then have it analyzed.
+    """Ingest ``path``: stage, check, publish, register; then start its analysis.
 
     Args:
         services: the ports and the store.
-        path: a folder, a file or an archive; moved when it lies in the drop zone, else copied.
-        name: what to call it; default: its own name.
+        path: a folder, a file or an archive; moved when it is in the drop zone, else copied.
+        name: the model's name; default: that of the file or folder.
         team: owning team, where the configuration names none.
         priority_ceiling: highest priority class that a plan may give it.
-        intent: what asked for it, to be told the outcome.
+        intent: id of the operator's request, for the record.
         steps: how steps are run.
 
-    A refused drop is an outcome (``rejected``), not an error: it is kept with its reason.
+    A refused drop is the outcome ``rejected``, not an error; it is kept with the reason.
     """
     repository, source = services.repository, Path(path)
     asked = {"team": team, "priority_ceiling": priority_ceiling}
     try:
         staged = await steps("stage", _stage, repository, source, name)
     except DropRejected as exc:
-        await asyncio.to_thread(repository.refuse_unstaged, source, exc)
+        await asyncio.to_thread(repository.reject_unstaged, source, exc)
         return await _rejected(services, name or model_name(source), exc)
     digest = ""
     try:
         digest = await steps("digest", _digest, staged)
         profile = await steps("check", _check, services, staged, digest)
     except DropRejected as exc:
-        await asyncio.to_thread(repository.refuse, staged, exc, digest=digest, asked=asked)
+        await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=asked)
         return await _rejected(services, staged.name, exc)
     known = await services.store.find(staged.name)
     if known and known.digest == digest:
@@ -87,7 +87,7 @@ async def ingest(
             stage="ingest",
             outcome="unchanged",
             model=staged.name,
-            reason="the repository has this content already",
+            reason="the repository already has this content",
             details={"digest": digest, "version": known.version},
         )
     own = standing(services.config, staged.name, team=team, priority_ceiling=priority_ceiling)
@@ -106,7 +106,7 @@ async def ingest(
     )
 
 
-async def _stage(repository: Depot, source: Path, name: str | None) -> Staged:
+async def _stage(repository: ModelRepository, source: Path, name: str | None) -> Staged:
     return await asyncio.to_thread(repository.stage, source, name=name)
 
 
@@ -122,17 +122,15 @@ async def _check(services: Services, staged: Staged, digest: str) -> ModelProfil
         approvals |= {"remote-code"}
     if services.policy.allow_pickle:
         approvals |= {"pickle"}
-    await asyncio.to_thread(analysis.inspect_files, staged.folder, approvals=approvals)
-    missing = await asyncio.to_thread(analysis.is_complete, staged.folder)
-    if missing:
-        raise DropRejected(f"{staged.name} is not complete: {missing}", reason="incomplete")
     known = await asyncio.to_thread(engines, services.config)
-    profile = await asyncio.to_thread(
-        analysis.analyze, staged.folder, approvals=approvals, engines=known
+    examined = await asyncio.to_thread(
+        analysis.examine, staged.folder, approvals=approvals, engines=known
     )
+    if examined.profile is None:
+        raise DropRejected(f"{staged.name} is incomplete: {examined.missing}", reason="incomplete")
     if approvals:
         await services.store.approve(staged.name, digest=digest, what=approvals)
-    return profile.model_copy(update={"digest": digest})
+    return examined.profile.model_copy(update={"digest": digest})
 
 
 async def _publish(

@@ -1,4 +1,4 @@
-"""Stages that tell the metrics how they ended, whoever runs them."""
+"""Stages that count their outcomes in the metrics."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from modelium.stages.inline import StageFunction, Stages
 from modelium.stages.services import Services
 
 
-def counted(stages: Stages) -> Stages:
-    """Return ``stages``, each counted at its end."""
-    return {stage: _counted(stage, function) for stage, function in stages.items()}
+def instrumented(stages: Stages) -> Stages:
+    """Return ``stages``, each of which counts its outcome when it ends."""
+    return {stage: _instrumented(stage, function) for stage, function in stages.items()}
 
 
-def _counted(stage: str, function: StageFunction) -> StageFunction:
+def _instrumented(stage: str, function: StageFunction) -> StageFunction:
     async def run(services: Services, **parameters: Any) -> Report:
         outcome = "bug"
         try:

@@ -1,8 +1,7 @@
-"""One typed method per stage, over whatever runs and records stages."""
+"""One typed method per stage, over a runner that executes and records stages."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from modelium.errors import ModeliumError
 from modelium.models import Plan, Report, Trigger
 from modelium.ports import Stage
+from modelium.tasks import BackgroundTasks
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class StageLauncher:
     def __init__(self, *, runner: Runner) -> None:
         """``runner`` runs and records the stages."""
         self._runner = runner
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
 
     def ingest(
         self,
@@ -110,16 +110,11 @@ class StageLauncher:
 
     def start(self, run: Awaitable[Report]) -> None:
         """Await ``run`` in the background; its failure is logged."""
-        task = asyncio.create_task(_logged(run))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.start(_logged(run), name=str(run))
 
     async def aclose(self) -> None:
         """Cancel what `start` started, and wait until it has cleaned up."""
-        pending = tuple(self._background)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await self._background.aclose()
 
 
 async def _logged(run: Awaitable[Report]) -> None:

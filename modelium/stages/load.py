@@ -1,4 +1,4 @@
-"""Load: bring one model up in its runtime, in the memory that is booked for it."""
+"""Load: start one model in its runtime, in the memory that is booked for it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from modelium.stages.snapshot import snapshot
 logger = logging.getLogger(__name__)
 
 MEMORY_WAIT_S = 60.0
-"""For memory that an eviction promised; drivers give it back within seconds."""
+"""For memory that an eviction releases; drivers return it within seconds."""
 
 POLL_S = 0.25
-"""Between two looks at a model that another run loads, or at promised memory."""
+"""Between two checks of a model that another run loads, or of memory to be released."""
 
 BACKOFF_S = 30.0
-"""Pause before a failed load is tried again; doubles with each failure in a row."""
+"""Before a failed load is retried; doubles with each consecutive failure."""
 
 BACKOFF_LIMIT_S = 3600.0
 
 JOIN_S = 1800.0
-"""How long a second request for a load waits for the first: a load's own hard bound."""
+"""How long a second request for a load waits for the first: the hard bound of a load."""
 
 
 async def load(
@@ -46,12 +46,12 @@ async def load(
         steps: how steps are run.
 
     Raises:
-        LoadFailed: the runtime refused it; it will not be tried again before ``retry_at``.
+        LoadFailed: the runtime refused it; it is not retried before ``retry_at``.
     """
     record = await services.store.model(model)
     if decision is None:
         if record.state is ModelState.READY:
-            return _report(record, "ready", "it was loaded already")
+            return _report(record, "ready", "it is already loaded")
         if record.state is ModelState.LOADING:
             return await steps("join the load in progress", _join, services, model)
         decided = await services.launcher.decide(
@@ -62,21 +62,27 @@ async def load(
         decision = decided.decision
         await services.launcher.evict(decision=decision)
     elif record.state is not ModelState.LOADING:
-        return _report(record, record.state.value, "nothing to load any more")
-    return await _bring_up(services, model, decision, steps)
+        return _report(record, record.state.value, "the decision is no longer in force")
+    return await _start(services, model, decision, steps)
 
 
-async def _bring_up(services: Services, model: str, decision: str, steps: Steps) -> Report:
+async def _start(services: Services, model: str, decision: str, steps: Steps) -> Report:
     services.switchboard.close(model)
     began = services.clock.monotonic()
     try:
         if not await steps("wait for memory", _memory, services, model):
             return await _requeue(
-                services, model, decision, "the memory that was promised to it did not become free"
+                services,
+                model,
+                decision,
+                "the memory that was to be released for it did not become free",
             )
         if (await services.store.model(model)).outdated:
             return await _requeue(
-                services, model, decision, "a newer version came before this one was loaded"
+                services,
+                model,
+                decision,
+                "a newer version was registered before this one was loaded",
             )
         loaded = await steps("load in the runtime", _load, services, model)
     except BaseException as exc:
@@ -86,7 +92,7 @@ async def _bring_up(services: Services, model: str, decision: str, steps: Steps)
 
 
 async def _memory(services: Services, model: str) -> bool:
-    """Whether the bytes that are booked for ``model`` are really there, once evictions are done."""
+    """Wait until the bytes booked for ``model`` are free; False when they do not become free."""
     deadline = services.clock.monotonic() + MEMORY_WAIT_S
     while True:
         fleet = await snapshot(services)
@@ -112,7 +118,7 @@ async def _load(services: Services, model: str) -> Loaded:
     record = fleet.models_by_name[model]
     deployment, profile = record.deployment, record.profile
     if deployment is None or profile is None:
-        raise ModeliumError(f"{model} has no deployment or profile; run decide for it again")
+        raise ModeliumError(f"{model} has no deployment or profile; decide on it again")
 
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
@@ -141,7 +147,9 @@ async def _open(
 ) -> Report:
     record = await services.store.model(model)
     if record.deployment is None:
-        raise ModeliumError(f"{model} lost its deployment while it was loading")
+        raise ModeliumError(
+            f"{model} has no deployment any more; it was changed while it was loading"
+        )
     if record.state is ModelState.READY:
         return _report(record, "ready", record.reason)
     seconds = services.clock.monotonic() - began
@@ -160,7 +168,7 @@ async def _open(
     await services.store.events.append(
         "model.ready", model=model, runtime=deployment.runtime.value, load_s=round(seconds, 3)
     )
-    if record.outdated:  # a newer version came while this one was loading
+    if record.outdated:  # a newer version was registered while this one was loading
         services.launcher.start(services.launcher.analyze(model=model))
     return _report(record, "ready", record.reason)
 
@@ -177,7 +185,7 @@ async def _requeue(services: Services, model: str, decision: str, reason: str) -
 async def _give_up(
     services: Services, model: str, decision: str, exc: BaseException, began: float
 ) -> None:
-    """Give the bookings back in the step that marks the load failed, or cancelled."""
+    """Release the bookings in the transaction that marks the load as failed or cancelled."""
     store = services.store
     record = await store.model(model)
     if record.state is not ModelState.LOADING or record.deployment is None:
@@ -209,7 +217,9 @@ async def _join(services: Services, model: str) -> Report:
         if record.state is not ModelState.LOADING:
             return _report(record, record.state.value, record.reason)
         await services.clock.sleep(POLL_S)
-    raise DeadlineExceeded(f"{model} is still loading; `modelium explain {model}` says how far")
+    raise DeadlineExceeded(
+        f"{model} is still loading; `modelium explain {model}` shows its progress"
+    )
 
 
 def _report(record: Model, outcome: str, reason: str) -> Report:

@@ -1,4 +1,4 @@
-"""How long each phase of a load takes, from what the runtime tells of its progress."""
+"""How long each phase of a load takes, by the progress that the runtime reports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 from modelium.ports import Clock
 
 FIRST = "asked"
-"""Until the runtime names a phase: it got the request and has said nothing yet."""
+"""The phase before the runtime reports one: it has the request."""
 
 
 class PhaseEnd(Protocol):
-    """Is told of each phase that ended."""
+    """Called when a phase has ended."""
 
     def __call__(self, phase: str, /, *, seconds: float) -> None:
         """``phase`` took ``seconds``."""
@@ -22,7 +22,7 @@ class Phases:
     """The phases of one load, one after another. A context manager: leaving it ends the last."""
 
     def __init__(self, *, clock: Clock, on_end: PhaseEnd) -> None:
-        """Enter it when the runtime is asked."""
+        """Enter it when the load is requested."""
         self._clock = clock
         self._on_end = on_end
         self._phase = FIRST
@@ -33,7 +33,7 @@ class Phases:
         return self
 
     def begin(self, phase: str) -> None:
-        """End the present phase, unless it is this one."""
+        """End the current phase, unless it is ``phase``."""
         if phase != self._phase:
             self._end()
             self._phase, self._began = phase, self._clock.monotonic()

@@ -8,7 +8,7 @@ from modelium.analysis import settings_digest
 from modelium.devices import processes
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Fleet, MeasuredLoad, RuntimeName
-from modelium.stages.runtime_monitor import Sight
+from modelium.stages.runtime_monitor import Observation
 
 FRESH_S = 120.0
 """How long after a load its memory is measured, whether or not it changes: a few looks."""
@@ -50,10 +50,14 @@ def fresh_loads(
     return found
 
 
-def resident_bytes(fleet: Fleet, sights: Mapping[RuntimeName, Sight]) -> dict[Place, int]:
+def resident_bytes(
+    fleet: Fleet, observations: Mapping[RuntimeName, Observation]
+) -> dict[Place, int]:
     """Return the bytes that each model holds: by process on a GPU, by the runtime on a CPU."""
     running = {
-        (name, one.model): one for name, sight in sights.items() for one in sight.running or ()
+        (name, one.model): one
+        for name, observation in observations.items()
+        for one in observation.running or ()
     }
     by_pid = {
         (device.id, process.pid): process.used_bytes
@@ -72,7 +76,7 @@ def resident_bytes(fleet: Fleet, sights: Mapping[RuntimeName, Sight]) -> dict[Pl
         if device.kind == "gpu":
             held = sum(by_pid.get((device.id, pid), 0) for pid in held_by.pids)
         else:
-            stats = sights[model.deployment.runtime].stats.get(model.name)
+            stats = observations[model.deployment.runtime].stats.get(model.name)
             told = stats.resident_bytes if stats else None
             held = told if told is not None else sum(map(processes.resident_bytes, held_by.pids))
         found[booking.model, booking.device] = held

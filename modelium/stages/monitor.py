@@ -1,4 +1,4 @@
-"""Monitor: look at runtimes and devices, and make the store agree with what runs."""
+"""Monitor: compare the store with what the runtimes run, and correct the differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, Runt
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.inline import direct
-from modelium.stages.runtime_monitor import Sight
+from modelium.stages.runtime_monitor import Observation
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
 from modelium.traffic import TrafficBook
@@ -20,17 +20,18 @@ from modelium.traffic import TrafficBook
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 30.0
-"""A model may be missing from a runtime's list for this long after it became ready, as long as
-it answers."""
+"""For this long after it became ready, a model that answers may be missing from the runtime's
+list."""
 
 
 async def monitor(services: Services, *, steps: Steps = direct) -> Report:
-    """Look, reconcile, and keep what was seen.
+    """Reconcile, and store the measurements.
 
-    A model that the runtime lost is queued to be loaded again; one that a runtime holds but the
-    store does not want is unloaded, unless orchestration or the runtime is disabled.
+    A model that the runtime lost is queued to be loaded again. A model that a runtime holds
+    although the store has it unloaded is unloaded, unless orchestration or the runtime is
+    disabled.
     """
-    fleet, changed = await look(services, steps=steps)
+    fleet, changed = await reconcile(services, steps=steps)
     return Report(
         stage="monitor",
         outcome="changed" if changed else "steady",
@@ -49,56 +50,58 @@ async def monitor(services: Services, *, steps: Steps = direct) -> Report:
     )
 
 
-async def look(services: Services, *, steps: Steps = direct) -> tuple[Fleet, list[str]]:
-    """Do what `monitor` does; return the fleet as it is then, and what was changed."""
+async def reconcile(services: Services, *, steps: Steps = direct) -> tuple[Fleet, list[str]]:
+    """Do what `monitor` does; return the fleet afterwards, and what was changed."""
     fleet = await inventory(services)
-    sights = await steps("look", _look, services, fleet)
-    changed = await steps("reconcile", _reconcile, services, fleet, sights)
+    observations = await steps("observe", _observe, services, fleet)
+    changed = await steps("reconcile", _correct, services, fleet, observations)
     if changed:
         fleet = await inventory(services)
-    await steps("measure", _measure, services, fleet, sights)
+    await steps("measure", _measure, services, fleet, observations)
     fleet = await with_traffic(services, await inventory(services, devices=fleet.devices))
     services.telemetry.observe(fleet)
     return fleet, changed
 
 
-async def _look(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Sight]:
+async def _observe(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Observation]:
     handles: dict[RuntimeName, dict[str, Mapping[str, object]]] = {}
     for model in fleet.models:
         if model.deployment:
             handles.setdefault(model.deployment.runtime, {})[model.name] = model.deployment.handle
-    sights = await services.observer.look(handles)
-    await asyncio.to_thread(_count, services.switchboard.traffic, fleet, sights)
-    return sights
+    observations = await services.runtime_monitor.observe(handles)
+    await asyncio.to_thread(_count, services.switchboard.traffic, fleet, observations)
+    return observations
 
 
-def _count(traffic: TrafficBook, fleet: Fleet, sights: Mapping[RuntimeName, Sight]) -> None:
-    """Take in what the engines counted by themselves."""
+def _count(
+    traffic: TrafficBook, fleet: Fleet, observations: Mapping[RuntimeName, Observation]
+) -> None:
+    """Add what the engines counted themselves."""
     for model in fleet.models:
         deployment = model.deployment
-        sight = sights.get(deployment.runtime) if deployment else None
-        stats = sight.stats.get(model.name) if sight else None
+        observation = observations.get(deployment.runtime) if deployment else None
+        stats = observation.stats.get(model.name) if observation else None
         if stats and deployment and deployment.ready_at is not None:
-            traffic.on_engine_look(model.name, since=deployment.ready_at, stats=stats)
+            traffic.on_engine_stats(model.name, loaded_at=deployment.ready_at, stats=stats)
         elif deployment is None:
             traffic.on_engine_gone(model.name)
 
 
-async def _reconcile(
-    services: Services, fleet: Fleet, sights: Mapping[RuntimeName, Sight]
+async def _correct(
+    services: Services, fleet: Fleet, observations: Mapping[RuntimeName, Observation]
 ) -> list[str]:
     changed: list[str] = []
     held = {
         (name, running.model): running
-        for name, sight in sights.items()
-        for running in sight.running or ()
+        for name, observation in observations.items()
+        for running in observation.running or ()
     }
     for model in fleet.models:
         deployment = model.deployment
         if deployment is None or model.state is not ModelState.READY:
             continue
-        sight = sights.get(deployment.runtime)
-        if sight is None or sight.running is None:
+        observation = observations.get(deployment.runtime)
+        if observation is None or observation.running is None:
             continue
         running = held.get((deployment.runtime, model.name))
         if running is None and _gone(services, fleet, model):
@@ -115,7 +118,7 @@ async def _reconcile(
 
 
 def _gone(services: Services, fleet: Fleet, model: Model) -> bool:
-    """Whether to believe a runtime that does not list ``model``: a list may lag behind a load."""
+    """Whether a runtime that does not list ``model`` has lost it: a list may lag behind a load."""
     settled = fleet.at - model.state_since > SETTLE_S
     return settled or services.switchboard.is_suspect(model.name)
 
@@ -125,7 +128,7 @@ def _acting(services: Services, runtime: RuntimeName) -> bool:
 
 
 async def _lost(services: Services, model: Model, why: str) -> str:
-    """READY → QUEUED: it was lost through no fault of its own and is to come back."""
+    """READY → QUEUED: to be loaded again; not counted as a failure."""
     services.switchboard.close(model.name)
     deployment = model.deployment
     if deployment is not None:
@@ -134,7 +137,9 @@ async def _lost(services: Services, model: Model, why: str) -> str:
                 model.name, handle=deployment.handle, grace_s=0.0
             )
         except ModeliumError as exc:
-            logger.warning("%s: what is left of it could not be cleared: %s", model.name, exc)
+            logger.warning(
+                "%s: its remains could not be cleared from the runtime: %s", model.name, exc
+            )
     await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append("model.lost", model=model.name, reason=why)
@@ -151,25 +156,27 @@ async def _moved(services: Services, deployment: Deployment, running: Running) -
 
 
 async def _unwanted(services: Services, runtime: RuntimeName, running: Running) -> str:
-    # Another run may have placed it meanwhile; the store is asked again before acting.
+    # Another run may have placed it meanwhile: read the store again before acting.
     record = await services.store.model(running.model)
     if record.state not in SETTLED:
-        return f"{running.model} is on its way"
+        return f"{running.model} is being loaded"
     await services.runtimes[runtime].unload(
         running.model, handle=running.handle, grace_s=services.config.gateway.drain_grace_seconds
     )
     return f"{running.model} cleared from {runtime.value}"
 
 
-async def _measure(services: Services, fleet: Fleet, sights: Mapping[RuntimeName, Sight]) -> None:
-    moved, loads = await asyncio.to_thread(_measurements, fleet, sights)
+async def _measure(
+    services: Services, fleet: Fleet, observations: Mapping[RuntimeName, Observation]
+) -> None:
+    moved, loads = await asyncio.to_thread(_measurements, fleet, observations)
     if moved or loads:
         await services.store.history.record_memory(moved, loads)
 
 
 def _measurements(
-    fleet: Fleet, sights: Mapping[RuntimeName, Sight]
+    fleet: Fleet, observations: Mapping[RuntimeName, Observation]
 ) -> tuple[dict[measurement.Place, int], dict[str, MeasuredLoad]]:
-    resident = measurement.resident_bytes(fleet, sights)
+    resident = measurement.resident_bytes(fleet, observations)
     moved = measurement.changed(fleet, resident)
     return moved, measurement.fresh_loads(fleet, resident, moved)

@@ -1,4 +1,4 @@
-"""What the runtimes were last seen to be and to run."""
+"""The last known status, models and statistics of every runtime."""
 
 from __future__ import annotations
 
@@ -14,54 +14,58 @@ from modelium.ports import EngineStats, Running, Runtime
 
 logger = logging.getLogger(__name__)
 
-LOOK_DEADLINE_S = 20.0
-"""For one look at one runtime; a runtime that takes longer counts as down."""
+DEADLINE_S = 20.0
+"""For all queries to one runtime; a runtime that takes longer counts as down."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sight:
-    """One look at one runtime. ``running`` is ``None`` where it could not be asked."""
+class Observation:
+    """What one runtime answered. ``running`` is ``None`` where it did not answer."""
 
     status: RuntimeStatus
     running: Sequence[Running] | None = None
     stats: Mapping[str, EngineStats] = field(default_factory=dict)
 
 
-class Observer:
-    """Looks at all runtimes and remembers the last look, so that snapshots cost no calls."""
+class RuntimeMonitor:
+    """Queries all runtimes and caches the answers, so that snapshots cost no calls."""
 
     def __init__(self, *, runtimes: Mapping[RuntimeName, Runtime], policy: Policy) -> None:
-        """Start with nothing seen: every runtime counts as down until the first look."""
+        """Start with no observation: `statuses` is empty until the first `observe`."""
         self._runtimes = runtimes
         self._policy = policy
-        self.sights: dict[RuntimeName, Sight] = {}
+        self.observations: dict[RuntimeName, Observation] = {}
 
     def statuses(self) -> tuple[RuntimeStatus, ...]:
-        """The last known status of each runtime."""
-        return tuple(sight.status for sight in self.sights.values())
+        """Return the last known status of each runtime."""
+        return tuple(observation.status for observation in self.observations.values())
 
-    async def look(
+    async def observe(
         self, handles: Mapping[RuntimeName, Mapping[str, Mapping[str, object]]]
-    ) -> Mapping[RuntimeName, Sight]:
-        """Ask every runtime, side by side. ``handles``: what the store believes, by runtime."""
-        looks = (self._one(name, handles.get(name, {})) for name in self._runtimes)
-        self.sights = dict(zip(self._runtimes, await asyncio.gather(*looks), strict=True))
-        return self.sights
+    ) -> Mapping[RuntimeName, Observation]:
+        """Query every runtime concurrently. ``handles``: what the store has, by runtime and model."""
+        queries = (self._one(name, handles.get(name, {})) for name in self._runtimes)
+        self.observations = dict(zip(self._runtimes, await asyncio.gather(*queries), strict=True))
+        return self.observations
 
-    async def _one(self, name: RuntimeName, handles: Mapping[str, Mapping[str, object]]) -> Sight:
+    async def _one(
+        self, name: RuntimeName, handles: Mapping[str, Mapping[str, object]]
+    ) -> Observation:
         enabled = self._policy.rules(name).enabled
         try:
-            async with asyncio.timeout(LOOK_DEADLINE_S):
+            async with asyncio.timeout(DEADLINE_S):
                 status = await self._runtimes[name].status()
                 status = status.model_copy(update={"enabled": enabled})
                 if not status.healthy:
-                    return Sight(status=status)
+                    return Observation(status=status)
                 running = await self._runtimes[name].discover(handles)
                 stats = await self._runtimes[name].stats()
-                return Sight(status=status, running=running, stats=stats)
+                return Observation(status=status, running=running, stats=stats)
         except (ModeliumError, TimeoutError) as exc:
-            logger.warning("%s does not answer: %s", name.value, exc or "deadline passed")
-            detail = str(exc) or f"no answer within {LOOK_DEADLINE_S:.0f} s"
-            return Sight(
+            logger.warning(
+                "%s does not answer: %s", name.value, exc or f"no answer within {DEADLINE_S:.0f} s"
+            )
+            detail = str(exc) or f"no answer within {DEADLINE_S:.0f} s"
+            return Observation(
                 status=RuntimeStatus(name=name, enabled=enabled, healthy=False, detail=detail)
             )

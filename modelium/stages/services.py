@@ -1,4 +1,4 @@
-"""The ports and the store in one place, and how a flow finds them."""
+"""The ports and the store in one object, and how a flow finds it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from modelium.config import Config
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
 from modelium.traffic import RequestLog
@@ -25,11 +25,11 @@ class Services:
     config: Config
     policy: Policy
     store: AsyncStore
-    repository: Depot
+    repository: ModelRepository
     switchboard: Switchboard
     devices: DeviceInventory
     runtimes: Mapping[RuntimeName, Runtime]
-    observer: Observer
+    runtime_monitor: RuntimeMonitor
     brain: Brain
     launcher: Launcher
     telemetry: Telemetry

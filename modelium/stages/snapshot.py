@@ -1,4 +1,4 @@
-"""One immutable look at everything that a decision may depend on."""
+"""Immutable snapshots of everything that a decision may depend on."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from modelium.models import Device, Fleet, Traffic
 from modelium.stages.services import Services
 
 HISTORY_HOURS = 24
-"""A day shows when a model is usually asked."""
+"""A day shows at which hours a model is used."""
 
 
 async def snapshot(services: Services) -> Fleet:
-    """The fleet as it is now: store and devices are read, runtimes as last observed."""
+    """Return the fleet now: store and devices are read, runtimes are as last observed."""
     return await with_traffic(services, await inventory(services))
 
 
 async def inventory(services: Services, *, devices: tuple[Device, ...] | None = None) -> Fleet:
-    """As `snapshot`, without traffic.
+    """Return the fleet without traffic.
 
-    ``devices``: those of a moment ago, where nothing was done since: asking the driver for all
-    of them takes longer than everything else.
+    ``devices``: read a moment ago, where nothing was changed since: querying the driver takes
+    longer than everything else.
     """
     reading = services.store.view()
     if devices is None:
@@ -37,26 +37,25 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         devices=devices,
         models=models,
         bookings=bookings,
-        runtimes=services.observer.statuses(),
+        runtimes=services.runtime_monitor.statuses(),
     )
 
 
 async def with_traffic(services: Services, fleet: Fleet) -> Fleet:
-    """``fleet`` with the traffic of this moment."""
-    return await asyncio.to_thread(lambda: _showing(fleet, services.switchboard.traffic.snapshot()))
+    """Return ``fleet`` with the current traffic."""
+    return await asyncio.to_thread(lambda: _with(fleet, services.switchboard.traffic.snapshot()))
 
 
 async def with_history(services: Services, fleet: Fleet) -> Fleet:
-    """``fleet`` with the requests of each of the last `HISTORY_HOURS`, for who has time to look."""
-
+    """Return ``fleet`` with the requests of each of the last `HISTORY_HOURS`. Slower."""
     hours = await services.store.history.by_hour(HISTORY_HOURS)
     seen = {m.name: m.traffic for m in fleet.models if m.name in hours}
     counted = {name: t.model_copy(update={"hours": hours[name]}) for name, t in seen.items()}
-    return await asyncio.to_thread(_showing, fleet, counted)
+    return await asyncio.to_thread(_with, fleet, counted)
 
 
-def _showing(fleet: Fleet, traffic: Mapping[str, Traffic]) -> Fleet:
-    """``fleet`` with ``traffic``, by model, where it has any; copies those models."""
+def _with(fleet: Fleet, traffic: Mapping[str, Traffic]) -> Fleet:
+    """Return ``fleet`` with ``traffic`` by model, where there is any; copies those models."""
     models = tuple(
         model.model_copy(update={"traffic": traffic[model.name]})
         if model.name in traffic
@@ -67,9 +66,9 @@ def _showing(fleet: Fleet, traffic: Mapping[str, Traffic]) -> Fleet:
 
 
 def digest(fleet: Fleet) -> str:
-    """A short name for the snapshot, so that two decisions on the same facts can be told.
+    """Return a short digest, by which decisions on the same snapshot are recognised.
 
-    Piece by piece: one dump of everything would hold the interpreter for as long as it takes.
+    It is computed piece by piece: one dump of everything would hold the GIL for its whole time.
     """
     whole = hashlib.sha256(f"{fleet.at} {fleet.revision}".encode())
     for part in (fleet.models, fleet.devices, fleet.bookings, fleet.runtimes):

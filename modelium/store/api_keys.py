@@ -1,4 +1,4 @@
-"""The keys in the store: hashes and terms, never a secret."""
+"""API keys in the store: hashes and terms, never a secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modelium.store import schema
 
 
 class KeyTable:
-    """Issues, lists and revokes. Every method is one short transaction and blocks."""
+    """Issues, lists and revokes API keys. Every method is one short transaction and blocks."""
 
     def __init__(self, *, engine: Engine, now: Callable[[], float]) -> None:
         """``now``: seconds since the epoch."""
@@ -22,7 +22,7 @@ class KeyTable:
         self._now = now
 
     def issue(self, terms: KeyTerms, *, id: str) -> IssuedKey:
-        """Keep a new key; its secret is in the answer alone."""
+        """Store a new key; only the return value holds its secret."""
         secret = api_keys.new_secret()
         key = ApiKey(**terms.model_dump(), id=id, created_at=self._now())
         with self._engine.begin() as tx:
@@ -42,16 +42,16 @@ class KeyTable:
             return {row.hash: ApiKey.model_validate(row.document) for row in rows}
 
     def revoke(self, id: str) -> ApiKey:
-        """End a key for good; once more changes nothing.
+        """Revoke a key; revoking it again changes nothing.
 
         Raises:
-            InputError: there is none of that id.
+            InputError: no key has that id.
         """
         table = schema.api_keys
         with self._engine.begin() as tx:
             document = tx.scalar(sa.select(table.c.document).where(table.c.id == id))
             if document is None:
-                raise InputError(f"no key has the id {id!r}; `modelium keys list` shows them")
+                raise InputError(f"no key has the id {id!r}; `modelium keys list` lists the keys")
             key = ApiKey.model_validate(document)
             if key.revoked_at is None:
                 key = key.model_copy(update={"revoked_at": self._now()})

@@ -13,11 +13,11 @@ from sqlalchemy.engine import Connection, Engine
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 BUSY_TIMEOUT_S = 30.0
-"""How long a SQLite writer waits for another one; transactions take milliseconds."""
+"""How long a SQLite writer waits for another writer; transactions take milliseconds."""
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema up to date, under the write lock: several processes may start at once."""
+    """Migrate the schema under the write lock, since several processes may start at once."""
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
@@ -26,7 +26,7 @@ def migrate(engine: Engine) -> None:
 
 
 def connect(url: str) -> Engine:
-    """Connect to ``url``; nothing is opened before the first transaction."""
+    """Return an engine for ``url``; it connects with the first transaction."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, isolation_level="SERIALIZABLE", pool_pre_ping=True)

@@ -1,7 +1,7 @@
 """Measurements: memory that models hold, their traffic, the request log.
 
-Every method is one short transaction and blocks. Rollups are by the hour: finer than plans look
-ahead, and a month of a thousand busy models stays under a million rows.
+Every method is one short transaction and blocks. Rollups are hourly: finer than plans look ahead,
+and a month of a thousand busy models stays under a million rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from modelium.models import MeasuredLoad, Traffic
 from modelium.store import schema
 from modelium.store.upsert import add, put
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 
 HOUR_S = 3600
 DAY_S = 86_400.0
@@ -32,65 +32,65 @@ class Rollup:
 
     model: str
     at: float
-    """When the hour began (epoch)."""
+    """Start of the hour (epoch)."""
     requests: int
-    """Those that ended, failed ones included."""
+    """Ended requests, failed ones included."""
     failed: int
     direct: int
-    """Those that went to the engine past the gateway."""
+    """Requests that bypassed the gateway."""
     prompt_tokens: int
     generated_tokens: int
 
 
 class History:
-    """Writes what the loop sees, and tells planners and replays of it."""
+    """Writes measurements for planners and replays."""
 
     def __init__(self, *, engine: Engine, now: Callable[[], float]) -> None:
         """``now``: seconds since the epoch."""
         self._engine = engine
         self._now = now
-        self._kept: dict[str, Traffic] | None = None
-        self._keeping = threading.Lock()
+        self._stored: dict[str, Traffic] | None = None
+        self._storing = threading.Lock()
 
     def record_memory(
         self, resident: Mapping[tuple[str, str], int], loads: Mapping[str, MeasuredLoad]
     ) -> None:
-        """Keep what was measured; no plan becomes stale by it.
+        """Store memory measurements; no plan becomes stale by them.
 
         Args:
-            resident: bytes that each (model, device) was seen to hold, where that changed.
-            loads: what loads of a model really took; replaces one of the same settings.
+            resident: bytes held by each (model, device), where they changed.
+            loads: measured loads by model; each replaces the one with the same settings.
         """
         with self._engine.begin() as tx:
             tx.execute(_seen)
-            _keep_resident(tx, resident)
-            _keep_loads(tx, loads)
+            _store_resident(tx, resident)
+            _store_loads(tx, loads)
 
     def record_traffic(self, traffic: Mapping[str, Traffic]) -> None:
-        """Keep the traffic of models, for the time after a restart and for the rollups.
+        """Store the traffic of models, for use after a restart and for the rollups.
 
-        Only what changed since it was kept last is written.
+        Only what changed since the last call is written.
         """
-        with self._keeping:  # one at a time: what came in between must not count twice
-            kept = self._kept if self._kept is not None else self.traffic()
+        with self._storing:  # one at a time, so that no request is counted twice
+            stored = self._stored if self._stored is not None else self.traffic()
             fresh = {
                 model: seen
                 for model, seen in traffic.items()
-                if model not in kept or _mark(seen) != _mark(kept[model])
+                if model not in stored or _mark(seen) != _mark(stored[model])
             }
             if fresh:
                 with self._engine.begin() as tx:
-                    self._write_traffic(tx, fresh, kept)
-            self._kept = {**kept, **fresh}
+                    self._write_traffic(tx, fresh, stored)
+            self._stored = {**stored, **fresh}
 
     def traffic(self) -> dict[str, Traffic]:
-        """Return each model's traffic as it was kept last."""
+        """Return each model's traffic as it was stored last."""
         with self._engine.connect() as tx:
             found = tx.execute(sa.select(schema.traffic.c.model, schema.traffic.c.document))
             return {row.model: Traffic.model_validate(row.document) for row in found}
 
-    def log(self, lines: Sequence[Asked]) -> None:
-        """Append to the request log, and count the tokens in the rollups."""
+    def log(self, lines: Sequence[LoggedRequest]) -> None:
+        """Append to the request log, and add the tokens to the rollups."""
         if not lines:
             return
         tokens: dict[tuple[str, int], list[int]] = {}
@@ -109,15 +109,17 @@ class History:
                 ],
             )
 
-    def requests(self, *, since: float = 0.0) -> list[Asked]:
-        """Return the request log from ``since`` (epoch) on, in order of time."""
+    def requests(self, *, since: float = 0.0) -> list[LoggedRequest]:
+        """Return the request log since ``since`` (epoch), in order of time."""
         table = schema.requests
-        query = sa.select(*(table.c[name] for name in Asked._fields)).where(table.c.at >= since)
+        query = sa.select(*(table.c[name] for name in LoggedRequest._fields)).where(
+            table.c.at >= since
+        )
         with self._engine.connect() as tx:
-            return [Asked(*row) for row in tx.execute(query.order_by(table.c.at))]
+            return [LoggedRequest(*row) for row in tx.execute(query.order_by(table.c.at))]
 
     def rollups(self, *, model: str | None = None, since: float = 0.0) -> list[Rollup]:
-        """Return hours that had traffic, the oldest first, of all models or one."""
+        """Return the hours with traffic, the oldest first, of all models or of one."""
         table = schema.rollups
         query = sa.select(table).where(table.c.hour >= since // HOUR_S)
         if model is not None:
@@ -130,7 +132,7 @@ class History:
             ]
 
     def by_hour(self, hours: int) -> dict[str, tuple[int, ...]]:
-        """Return model → requests of each of the last ``hours`` hours, the present one last."""
+        """Return model → requests in each of the last ``hours`` hours, the current one last."""
         now = int(self._now() // HOUR_S)
         found: dict[str, list[int]] = {}
         for rollup in self.rollups(since=(now - hours + 1) * HOUR_S):
@@ -139,7 +141,7 @@ class History:
         return {model: tuple(counts) for model, counts in found.items()}
 
     def prune(self, *, rollup_days: float, request_days: float) -> None:
-        """Delete what is older; of the request log at most `MOST_REQUESTS` lines stay."""
+        """Delete older rows; the request log keeps at most `MOST_REQUESTS` lines."""
         now = self._now()
         hours, log = schema.rollups, schema.requests
         with self._engine.begin() as tx:
@@ -154,7 +156,7 @@ class History:
             )
 
     def _write_traffic(
-        self, tx: Connection, fresh: Mapping[str, Traffic], kept: Mapping[str, Traffic]
+        self, tx: Connection, fresh: Mapping[str, Traffic], stored: Mapping[str, Traffic]
     ) -> None:
         now, table = self._now(), schema.traffic
         put(
@@ -167,7 +169,7 @@ class History:
         )
         none = Traffic()
         hour = int(now // HOUR_S)
-        _roll(tx, _growth(hour, ((m, kept.get(m, none), seen) for m, seen in fresh.items())))
+        _roll(tx, _growth(hour, ((m, stored.get(m, none), seen) for m, seen in fresh.items())))
 
 
 _seen = (
@@ -178,12 +180,12 @@ _COUNTS = ("requests", "failed", "direct", "prompt_tokens", "generated_tokens")
 
 
 def _mark(traffic: Traffic) -> tuple[object, ...]:
-    """What changes with each request; rates decay by themselves."""
+    """Return what changes with each request; rates decay by themselves."""
     return traffic.completed, traffic.failed, traffic.direct, traffic.last_request_at
 
 
 def _growth(hour: int, pairs: Iterable[tuple[str, Traffic, Traffic]]) -> list[dict[str, Any]]:
-    """Rows of what came between two looks."""
+    """Return rollup rows for the requests between two calls."""
     rows = []
     for model, old, new in pairs:
         requests = new.completed + new.failed - old.completed - old.failed
@@ -205,7 +207,7 @@ def _roll(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     add(tx, schema.rollups, [dict.fromkeys(_COUNTS, 0) | dict(row) for row in rows])
 
 
-def _keep_resident(tx: Connection, resident: Mapping[tuple[str, str], int]) -> None:
+def _store_resident(tx: Connection, resident: Mapping[tuple[str, str], int]) -> None:
     table = schema.bookings
     if resident:
         tx.execute(
@@ -221,6 +223,6 @@ def _keep_resident(tx: Connection, resident: Mapping[tuple[str, str], int]) -> N
         )
 
 
-def _keep_loads(tx: Connection, loads: Mapping[str, MeasuredLoad]) -> None:
+def _store_loads(tx: Connection, loads: Mapping[str, MeasuredLoad]) -> None:
     rows = [{"model": model, **load.model_dump(mode="json")} for model, load in loads.items()]
     put(tx, schema.measured, rows)

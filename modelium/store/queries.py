@@ -1,4 +1,4 @@
-"""Rows to domain and back, inside a transaction that `modelium.store.store` opened."""
+"""Queries and changes inside a transaction that the store opened."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ from modelium.store.upsert import put
 
 
 def unknown(name: str) -> UnknownModel:
-    """The error for a name that no model has."""
+    """Return the error for a name that no model has."""
     return UnknownModel(f"no model is called {name!r}; `modelium ls` lists the models")
 
 
 def revision(tx: Connection) -> int:
-    """The count of changes."""
+    """Return the number of changes so far."""
     return int(
         tx.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == "revision")) or 0
     )
 
 
 class Marks(NamedTuple):
-    """What moves with every change that a view of models and bookings shows."""
+    """Counters that change with everything that a view of models and bookings shows."""
 
     revision: int
     seen: int
 
 
 def marks(tx: Connection) -> Marks:
-    """The counts of changes, and of changes to what was measured."""
+    """Return the number of changes, and of changes to measurements."""
     found = tx.execute(sa.select(schema.meta.c.key, schema.meta.c.value))
     counts = {row.key: int(row.value) for row in found}
     return Marks(revision=counts["revision"], seen=counts["seen"])
 
 
 def update_model(name: str) -> sa.Update:
-    """An update of one model's row."""
+    """Return an update of one model's row."""
     return sa.update(schema.models).where(schema.models.c.name == name)
 
 
 def approved(digest: str) -> sa.Select[tuple[str]]:
-    """What is allowed for a content."""
+    """Return a query for what is allowed for one content."""
     return sa.select(schema.approvals.c.what).where(schema.approvals.c.digest == digest)
 
 
 def last_version(name: str) -> sa.Select[tuple[int]]:
-    """The highest version number of a model."""
+    """Return a query for the highest version number of a model."""
     return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
 
 
@@ -94,7 +94,7 @@ def transition(
 
 
 def book(tx: Connection, action: object, now: float) -> None:
-    """Do what one accepted action means for the tables."""
+    """Apply one accepted action to the tables."""
     match action:
         case Load():
             transition(tx, action.model, ModelState.LOADING, now, reason=action.reason)
@@ -159,7 +159,7 @@ def save_deployment(tx: Connection, deployment: Deployment) -> None:
 
 
 def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
-    """Keep how the current version of ``model`` had better be loaded; ``None``: forget it."""
+    """Store the preference for loading the current version of ``model``; ``None``: delete it."""
     current = sa.select(schema.models.c.version).where(schema.models.c.name == model)
     document = sa.null() if preference is None else preference.model_dump(mode="json")
     tx.execute(
@@ -173,7 +173,7 @@ def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
 
 
 def bookings(tx: Connection) -> tuple[Booking, ...]:
-    """Read all bookings."""
+    """Return all bookings."""
     rows = tx.execute(sa.select(schema.bookings).order_by(schema.bookings.c.model)).mappings()
     return tuple(Booking.model_validate(dict(row)) for row in rows)
 
@@ -181,7 +181,7 @@ def bookings(tx: Connection) -> tuple[Booking, ...]:
 def models(
     tx: Connection, name: str | None = None, cache: RowCache | None = None
 ) -> tuple[Model, ...]:
-    """Models with what belongs to each; the current version's files and profile."""
+    """Return models with deployment, approvals and measurements, at their current version."""
     m, v = schema.models, schema.versions
     query = sa.select(m, v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)).join(
         v, sa.and_(v.c.model == m.c.name, v.c.version == m.c.version)
@@ -231,5 +231,5 @@ def _measured(row: Any) -> MeasuredLoad:
 
 
 def _text(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """A JSON column as it stands in the database."""
+    """Return a JSON column as stored text."""
     return sa.type_coerce(column, sa.Text).label(column.name)

@@ -1,4 +1,4 @@
-"""What the store's rows mean, worked out once while they stay as they are."""
+"""A cache of parsed rows: each is parsed once as long as it does not change."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ D = TypeVar("D", bound=Frozen)
 
 
 class RowCache:
-    """Remembers what was made of each row: parsing and checking are most of a view's cost."""
+    """Caches the model of each row: parsing and validation are most of the cost of a view."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start empty."""
         self._known: dict[tuple[type[Frozen], str], tuple[object, Frozen]] = {}
 
     def read(self, kind: type[D], key: str, raw: object) -> D | None:
-        """Return ``raw`` as a ``kind``; ``key`` names the row that it is from.
+        """Return ``raw`` parsed as a ``kind``; ``key`` identifies its row.
 
-        ``raw``: JSON text, or what the database's driver made of it.
+        ``raw``: JSON text, or data that the database driver has already parsed.
         """
         if raw is None:
             return None
         return self.made(kind, key, raw, lambda: _parsed(kind, raw))
 
     def made(self, kind: type[D], key: str, raw: object, make: Callable[[], D]) -> D:
-        """Return what ``make`` made of ``raw``, without calling it where ``raw`` is as before."""
+        """Return what ``make`` returns for ``raw``; it is called only when ``raw`` has changed."""
         known = self._known.get((kind, key))
         if known is not None and known[0] == raw and isinstance(known[1], kind):
             return known[1]
@@ -38,7 +38,7 @@ class RowCache:
 
     def retain(self, keys: set[str]) -> None:
         """Forget all rows but those of ``keys``."""
-        for known in list(self._known):  # a copy: other threads read meanwhile
+        for known in list(self._known):  # a copy, since other threads read at the same time
             if known[1] not in keys:
                 self._known.pop(known, None)
 

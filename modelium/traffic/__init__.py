@@ -1,4 +1,4 @@
-"""What requests each model gets: windows, daily patterns, engine counters (no I/O here)."""
+"""The requests that each model gets: rates, latencies, daily patterns (no I/O here)."""
 
 from modelium.traffic.book import TrafficBook
 from modelium.traffic.request_log import RequestLog

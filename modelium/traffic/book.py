@@ -1,4 +1,4 @@
-"""What requests look like, counted in memory (no I/O, no store write on the request path)."""
+"""Traffic counters of all models, in memory (no I/O here)."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from collections.abc import Mapping
 
 from modelium.models import Habit, Priority, Traffic
 from modelium.ports import Clock, EngineStats
-from modelium.traffic.bypassed import Bypass, Direct
-from modelium.traffic.daily_pattern import SLOT_S, merged, noted
-from modelium.traffic.sliding_window import Window
+from modelium.traffic.daily_pattern import SLOT_S, merge, with_request
+from modelium.traffic.direct_requests import DirectRequestCounter, DirectRequests
+from modelium.traffic.sliding_window import SlidingWindow
 
 HORIZONS_S = (60.0, 300.0, 3600.0, 86400.0)
 """Time constants of the decayed request rates."""
 
 INTERVAL_BOUNDS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
-"""Upper bounds of the inter-arrival histogram; one more bucket stands behind the last."""
+"""Upper bounds of the histogram of intervals between arrivals; one more bucket follows the last."""
 
 LATENCIES_KEPT = 256
-"""Latest latencies behind p50 and p99: a p99 of fewer is its maximum, more cost a longer sort."""
+"""Number of latencies for p50 and p99: with fewer, p99 is the maximum; more take longer to sort."""
 
 
 class TrafficBook:
-    """Counters per model, safe from any thread; requests are counted on the gateway's event loop.
+    """Counters per model, thread-safe; requests are counted on the gateway's event loop.
 
-    Rates count arrivals, since a request that waits for its model is demand too. Latencies
-    are those of the latest successful requests at the engine, the wait for a load left out.
-    Requests that reached an engine past the gateway count as soon as its counters show them.
+    Rates count arrivals, since a waiting request is demand too. Latencies are those of the latest
+    successful requests, measured at the engine, without the wait for a load. Requests that bypass
+    the gateway are counted once the engine's counters show them.
     """
 
     def __init__(self, *, clock: Clock) -> None:
         """Start empty."""
         self._clock = clock
-        # One lock for all: its holders only count, except `snapshot`, which takes it per model.
+        # One lock for all models: it is held for counting only; `snapshot` takes it per model.
         self._lock = threading.Lock()
         self._tallies: dict[str, _Tally] = {}
 
     def on_arrival(self, model: str) -> None:
-        """Count a request for ``model`` that came in."""
+        """Count the arrival of a request for ``model``."""
         with self._lock:
             self._tally(model).arrive(self._clock.time(), self._clock.monotonic())
 
     def on_waiting(self, model: str, change: int, priority: Priority | None = None) -> None:
-        """Count ``change`` (+1/-1) requests that wait for ``model`` to be loaded.
+        """Count ``change`` (+1/-1) requests that wait for ``model``.
 
-        ``priority``: the class of who waits, where that is known.
+        ``priority``: the class of the request, if it has one.
         """
         with self._lock:
             tally = self._tally(model)
@@ -57,40 +57,40 @@ class TrafficBook:
             tally.last_request_at = self._clock.time()
 
     def on_started(self, model: str) -> None:
-        """Count a request that went to the engine."""
+        """Count a request that is forwarded to the engine."""
         with self._lock:
             self._tally(model).start()
 
     def on_finished(self, model: str, *, latency_s: float, failed: bool) -> None:
-        """Count the end of a request that had started."""
+        """Count the end of a request that `on_started` counted."""
         with self._lock:
             self._tally(model).finish(self._clock.time(), latency_s, failed=failed)
 
-    def on_engine_look(self, model: str, *, since: float, stats: EngineStats) -> None:
-        """Take in what the engine of ``model``, loaded at ``since``, has counted by itself."""
+    def on_engine_stats(self, model: str, *, loaded_at: float, stats: EngineStats) -> None:
+        """Count direct requests, from the counters of an engine loaded at ``loaded_at``."""
         with self._lock:
-            self._tally(model).compare(
-                self._clock.time(), self._clock.monotonic(), since=since, stats=stats
+            self._tally(model).observe_engine(
+                self._clock.time(), self._clock.monotonic(), loaded_at=loaded_at, stats=stats
             )
 
     def on_engine_gone(self, model: str) -> None:
-        """Nothing of ``model`` is at an engine any more, but for what the gateway knows of."""
+        """Note that ``model`` has no engine any more, so no direct requests in flight."""
         tally = self._tallies.get(model)
         if tally is not None:
             tally.direct_in_flight = 0
 
     def in_flight(self, model: str) -> int:
-        """Return how many requests are with the engine now."""
+        """Return how many of the gateway's requests the engine is processing."""
         tally = self._tallies.get(model)
         return tally.in_flight if tally else 0
 
     def pending(self, model: str) -> int:
-        """Return how many requests wait for the model now."""
+        """Return how many requests wait for the model."""
         tally = self._tallies.get(model)
         return tally.pending if tally else 0
 
     def snapshot(self) -> Mapping[str, Traffic]:
-        """Model → traffic up to now, for every model that ever had a request or an engine."""
+        """Return model → traffic, for every model that has had a request or an engine."""
         now = self._clock.monotonic()
         with self._lock:
             models = list(self._tallies)
@@ -101,11 +101,11 @@ class TrafficBook:
         return shown
 
     def restore(self, past: Mapping[str, Traffic]) -> None:
-        """Take up the history that the store kept over a restart.
+        """Add the history that the store kept over a restart.
 
-        Counts and histograms are added to what came in since; decayed rates go on from their
-        stored values, and the last hour's requests count as spread evenly. What was in
-        flight or waiting then is gone.
+        Counts and histograms are added to those since the start; decayed rates continue from
+        their stored values, and the last hour's requests count as distributed evenly. Requests
+        that were in flight or waiting are not restored.
         """
         with self._lock:
             for model, traffic in past.items():
@@ -122,7 +122,7 @@ class _Tally:
     """All counters of one model."""
 
     __slots__ = (
-        "_bypass",
+        "_direct_counter",
         "_habit",
         "_hour",
         "_last_arrival_at",
@@ -155,42 +155,48 @@ class _Tally:
         self._habit = Habit()
         self._slot: float | None = None
         self._last_arrival_at: float | None = None
-        self._minute = Window(now, slots=60, width_s=1.0)
-        self._hour = Window(now, slots=60, width_s=60.0)
+        self._minute = SlidingWindow(now, slots=60, width_s=1.0)
+        self._hour = SlidingWindow(now, slots=60, width_s=60.0)
         self._rates = [0.0] * len(HORIZONS_S)
         self._rates_at = now
         self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._percentiles: tuple[float | None, float | None] | None = (None, None)
         self._started = 0
-        self._bypass = Bypass()
+        self._direct_counter = DirectRequestCounter()
 
     def arrive(self, at: float, now: float) -> None:
-        """Count a request that came in at ``at`` (epoch), ``now`` (monotonic)."""
+        """Count the arrival of a request at ``at`` (epoch), ``now`` (monotonic)."""
         self._arrived(at)
         self._count(now, 1)
 
     def start(self) -> None:
-        """Count a request that went to the engine."""
+        """Count a request that is forwarded to the engine."""
         self.in_flight += 1
         self._started += 1
 
-    def compare(self, at: float, now: float, *, since: float, stats: EngineStats) -> None:
-        """Count what came to the engine past the gateway since the look before."""
-        direct = self._bypass.settle(
-            since=since, started=self._started, in_flight=self.in_flight, stats=stats, now=now
+    def observe_engine(
+        self, at: float, now: float, *, loaded_at: float, stats: EngineStats
+    ) -> None:
+        """Count the direct requests since the previous observation."""
+        direct = self._direct_counter.observe(
+            loaded_at=loaded_at,
+            started=self._started,
+            in_flight=self.in_flight,
+            stats=stats,
+            now=now,
         )
         self.direct_in_flight = direct.in_flight
         if direct.in_flight:
             self.last_request_at = at
         if requests := direct.completed + direct.failed:
-            self._pass_by(direct, requests, at, now)
+            self._add_direct(direct, requests, at, now)
 
-    def _pass_by(self, direct: Direct, requests: int, at: float, now: float) -> None:
-        gap = direct.window_s / requests  # nothing tells when in the window they came: evenly
+    def _add_direct(self, direct: DirectRequests, requests: int, at: float, now: float) -> None:
+        gap = direct.window_s / requests  # when in the window they arrived is unknown: evenly
         before = self.last_request_at or 0.0
         self._arrived(at - gap * (requests - 1))
         self.intervals[bisect_left(INTERVAL_BOUNDS_S, gap)] += requests - 1
-        self._note(at)
+        self._record_slot(at)
         self._last_arrival_at = at
         self.last_request_at = max(before, direct.last_at or at)
         self._count(now, requests)
@@ -203,25 +209,25 @@ class _Tally:
 
     def _arrived(self, at: float) -> None:
         if self._last_arrival_at is not None:
-            # A wall clock that was set back counts as no time passed.
+            # If the wall clock was set back, no time has passed.
             interval = max(0.0, at - self._last_arrival_at)
             self.intervals[bisect_left(INTERVAL_BOUNDS_S, interval)] += 1
-        self._note(at)
+        self._record_slot(at)
         self._last_arrival_at = at
         if self.first_request_at is None:
             self.first_request_at = at
         self.last_request_at = max(self.last_request_at or 0.0, at)
 
-    def _note(self, at: float) -> None:
+    def _record_slot(self, at: float) -> None:
         if (slot := at // SLOT_S) != self._slot:
             self._slot = slot
-            self._habit = noted(self._habit, at)
+            self._habit = with_request(self._habit, at)
 
     def _count(self, now: float, requests: int) -> None:
         self._minute.add(now, requests)
         self._hour.add(now, requests)
         self._decay(now)
-        # Each arrival adds 1/τ, so that a steady r requests per second settle at r.
+        # Each arrival adds 1/τ, so that a constant r requests per second converge to r.
         self._rates = [
             rate + requests / tau for rate, tau in zip(self._rates, HORIZONS_S, strict=True)
         ]
@@ -238,7 +244,7 @@ class _Tally:
         self._percentiles = None
 
     def restore(self, past: Traffic, now: float) -> None:
-        """Add what an earlier process counted."""
+        """Add the counts of an earlier process."""
         self.completed += past.completed
         self.failed += past.failed
         self.direct += past.direct
@@ -248,17 +254,17 @@ class _Tally:
         self.last_request_at = max(lasts, default=None)
         if self._last_arrival_at is None:
             self._last_arrival_at = past.last_request_at
-        # Stored under other bounds or horizons, they mean nothing here.
+        # Counts under other bounds or horizons cannot be converted.
         if len(past.intervals) == len(self.intervals):
             self.intervals = [a + b for a, b in zip(self.intervals, past.intervals, strict=True)]
         self._decay(now)
         if len(past.rates) == len(self._rates):
             self._rates = [a + b for a, b in zip(self._rates, past.rates, strict=True)]
-        self._habit = merged(self._habit, past.habit)
+        self._habit = merge(self._habit, past.habit)
         self._hour.spread(now, past.qps_last_hour * 3600)
 
     def show(self, now: float) -> Traffic:
-        """All of it as of ``now`` (monotonic)."""
+        """Return the counts as of ``now`` (monotonic)."""
         self._decay(now)
         if self._percentiles is None:
             ordered = sorted(self._latencies)

@@ -1,4 +1,4 @@
-"""What was asked, one short line a request, until it is written to the store (no I/O here)."""
+"""Answered requests that wait to be written to the store, one short entry each (no I/O here)."""
 
 from __future__ import annotations
 
@@ -6,39 +6,40 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 MOST_HELD = 100_000
-"""Lines that wait to be written; more mean that the store is away, and are dropped."""
+"""Limit for the entries that wait to be written. More mean that the store is unavailable, and
+are dropped."""
 
 
-class Asked(NamedTuple):
-    """One answered request. No content, and nothing of who asked."""
+class LoggedRequest(NamedTuple):
+    """One answered request, without its content and its client."""
 
     at: float
-    """When it came in (epoch), before any wait for a load."""
+    """When it arrived (epoch seconds), before any wait for a load."""
     model: str
     prompt_tokens: int | None
-    """``None`` where the engine did not say."""
+    """``None``: the engine reported none."""
     generated_tokens: int | None
     latency_s: float
-    """At the engine."""
+    """Seconds at the engine."""
 
 
 class RequestLog:
-    """Holds lines between two ticks of the loop. Belongs to the event loop; `add` is quick."""
+    """Holds entries between two ticks of the control loop. Belongs to the event loop."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._lines: list[Asked] = []
+        self._entries: list[LoggedRequest] = []
         self.dropped = 0
-        """Lines that were lost because nobody took them."""
+        """Entries that were lost because too many waited."""
 
-    def add(self, line: Asked) -> None:
-        """Hold ``line``."""
-        if len(self._lines) < MOST_HELD:
-            self._lines.append(line)
+    def add(self, entry: LoggedRequest) -> None:
+        """Add an entry; drops it if `MOST_HELD` wait."""
+        if len(self._entries) < MOST_HELD:
+            self._entries.append(entry)
         else:
             self.dropped += 1
 
-    def take(self) -> Sequence[Asked]:
-        """Hand all lines over."""
-        lines, self._lines = self._lines, []
-        return lines
+    def take(self) -> Sequence[LoggedRequest]:
+        """Return all entries and forget them."""
+        entries, self._entries = self._entries, []
+        return entries

@@ -1,10 +1,10 @@
-"""Events of the last seconds, counted in slots (no I/O)."""
+"""A count of recent events (no I/O here)."""
 
 from __future__ import annotations
 
 
-class Window:
-    """How many events the last ``slots`` × ``width_s`` seconds held; O(1) per event."""
+class SlidingWindow:
+    """Counts the events of the last ``slots`` × ``width_s`` seconds; O(1) per event."""
 
     __slots__ = ("_counts", "_head", "_total", "_width_s")
 
@@ -22,7 +22,7 @@ class Window:
         self._total += events
 
     def spread(self, now: float, events: float) -> None:
-        """Count ``events`` as spread evenly over the whole window."""
+        """Count ``events``, distributed evenly over the whole window."""
         self._advance(now)
         self._counts = [count + events / len(self._counts) for count in self._counts]
         self._total += events

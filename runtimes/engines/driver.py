@@ -1,4 +1,4 @@
-"""`modelium.ports.Runtime` over one kind of engine process: what vLLM and llama.cpp share."""
+"""`modelium.ports.Runtime` over engine processes of one kind: what vLLM and llama.cpp share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from modelium.config import LlamaCpp as LlamaCppSection
 from modelium.config import Vllm as VllmSection
 from modelium.errors import Unavailable
 from modelium.models import RuntimeName, RuntimeStatus
+from modelium.models.runtimes import RUNTIMES
 from modelium.ports import (
     Clock,
     DeviceInventory,
@@ -21,49 +22,61 @@ from modelium.ports import (
     Progress,
     Running,
 )
-from runtimes.engines.host import EngineHost, Live
-from runtimes.engines.recipe import Recipe
+from runtimes.engines.client import EngineClient
+from runtimes.engines.host import EngineHost
+from runtimes.engines.instance import EngineInstance
+from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
 from runtimes.engines.start import NO_PROGRESS_S
-from runtimes.loading.device_turns import DeviceTurns
+from runtimes.loading.device_locks import DeviceLocks
 
 
 class EngineDriver:
-    """Satisfies the port; `EngineHost` does the work, the `Recipe` knows the engine."""
+    """Adds sleep and status to an `EngineHost`; the `EngineRecipe` supplies the engine's part."""
 
     def __init__(
         self,
         *,
         config: VllmSection | LlamaCppSection,
-        recipe: Recipe,
+        recipe: EngineRecipe,
         state_directory: Path,
         clock: Clock,
         devices: DeviceInventory,
-        turns: DeviceTurns | None = None,
+        device_locks: DeviceLocks | None = None,
         no_progress_s: float = NO_PROGRESS_S,
-        sleep: EngineSleep | None = None,
+        sleep_enabled: bool = False,
         version: Callable[[Path], str] = lambda _: "",
     ) -> None:
-        """Prepare; nothing is started or read before it is entered.
+        """Prepare; nothing is started or read yet.
 
         Args:
-            config: the runtime's section.
+            config: the runtime's section of the configuration.
             recipe: how its engines are started and read.
-            state_directory: Modelium's own; records and logs are kept in a folder below it that
-                is named for the runtime.
+            state_directory: Modelium's own. Records and logs go into a folder in it that is named
+                after the runtime.
             clock: time.
-            devices: for verifying that device memory came back.
-            turns: shared with other drivers that use the same GPUs.
-            no_progress_s: how long a start may show no sign of getting on.
-            sleep: how its engines sleep, where they can.
-            version: of the engine that a command starts.
+            devices: for verifying that device memory was freed.
+            device_locks: shared with other drivers that use the same devices.
+            no_progress_s: how long a start may make no progress.
+            sleep_enabled: whether engines are started so that they can sleep.
+            version: returns the version of the engine that a command starts.
         """
         self.name: RuntimeName = recipe.name
         self._config = config
         self._devices = devices
         self._executable = shutil.which(config.executable)
-        self._sleep = sleep
         self._version = version
+        device_locks = device_locks or DeviceLocks()
+        self._client = EngineClient(recipe=recipe, clock=clock)
+        self._sleep: EngineSleep | None = None
+        if RUNTIMES[recipe.name].can_sleep:
+            self._sleep = EngineSleep(
+                enabled=sleep_enabled,
+                client=self._client,
+                device_locks=device_locks,
+                devices=devices,
+                clock=clock,
+            )
         self._host = EngineHost(
             recipe=recipe,
             host=config.host,
@@ -71,18 +84,20 @@ class EngineDriver:
             directory=state_directory / recipe.name.value,
             clock=clock,
             devices=devices,
-            turns=turns or DeviceTurns(),
-            sleep=sleep,
+            device_locks=device_locks,
+            client=self._client,
+            sleep=self._sleep,
             no_progress_s=no_progress_s,
         )
 
     async def __aenter__(self) -> EngineDriver:
-        """Nothing to connect to: engines are found by `discover`."""
+        """Connect to nothing: `discover` finds the engines."""
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """End loads under way; loaded models live on."""
+        """Cancel loads in flight; loaded models keep running."""
         await self._host.close()
+        await self._client.close()
 
     async def end(self, *, grace_s: float) -> None:
         """See `modelium.ports.Runtime.end`."""
@@ -100,21 +115,20 @@ class EngineDriver:
         """See `runtimes.engines.sleep.EngineSleep.sleep`.
 
         Raises:
-            Unavailable: it cannot sleep, is not there, is still busy, or its memory did not come
-                back.
+            Unavailable: it cannot sleep, is not loaded, is still busy, or did not free its memory.
         """
-        await self._sleeper().sleep(self._host, self._live(model, handle))
+        await self._sleeper().sleep(self._instance(model, handle))
 
     async def wake(self, model: str, *, handle: Mapping[str, Any]) -> None:
         """Undo `sleep`; the caller has booked the memory again.
 
         Raises:
-            Unavailable: it cannot sleep, is not there or did not wake.
+            Unavailable: it cannot sleep, is not loaded or did not wake.
         """
-        await self._sleeper().wake(self._host, self._live(model, handle))
+        await self._sleeper().wake(self._instance(model, handle))
 
     async def status(self) -> RuntimeStatus:
-        """Whether the command is there; its version, where its environment tells."""
+        """Return whether the command exists, and its version if the environment shows it."""
         if self._executable is None:
             return RuntimeStatus(
                 name=self.name,
@@ -129,7 +143,7 @@ class EngineDriver:
             enabled=self._config.enabled,
             healthy=True,
             version=self._version(Path(self._executable)),
-            # CPU builds sleep without giving memory back.
+            # CPU builds sleep without freeing memory.
             can_sleep=gpus and self._sleep is not None and self._sleep.enabled,
         )
 
@@ -143,11 +157,11 @@ class EngineDriver:
 
     def _sleeper(self) -> EngineSleep:
         if self._sleep is None:
-            raise Unavailable(f"models of {self.name} cannot sleep: unload instead")
+            raise Unavailable(f"{RUNTIMES[self.name].label} models cannot sleep: unload instead")
         return self._sleep
 
-    def _live(self, model: str, handle: Mapping[str, Any]) -> Live:
-        live = self._host.find(model, handle)
-        if live is None:
-            raise Unavailable(f"no engine of {model} runs: load it first")
-        return live
+    def _instance(self, model: str, handle: Mapping[str, Any]) -> EngineInstance:
+        instance = self._host.find(model, handle)
+        if instance is None:
+            raise Unavailable(f"no engine of {model} is running: load it first")
+        return instance

@@ -1,7 +1,7 @@
-"""The smallest real request of an OpenAI-compatible engine (no I/O here).
+"""The smallest real request to an OpenAI-compatible engine (no I/O here).
 
-An engine can be healthy and die of its first request: where its kernels lack a case, or where
-memory for the first batch is missing.
+A healthy engine can still fail its first request: a kernel may not cover the case, or the memory
+for the first batch may be missing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ GENERATIVE = frozenset({Task.TEXT_GENERATION, Task.IMAGE_TEXT_TO_TEXT, Task.TEXT
 
 
 def openai_probe(request: LoadRequest) -> tuple[str, dict[str, Any]] | None:
-    """Path and JSON body; None for tasks that have no request of one word."""
+    """Return path and JSON body; None for tasks that cannot be probed with one word."""
     if request.profile.task in GENERATIVE:
         return "/v1/completions", {"model": request.model, "prompt": "1", "max_tokens": 1}
     if request.profile.task == Task.EMBEDDING:

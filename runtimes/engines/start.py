@@ -1,173 +1,170 @@
-"""Waits for a started engine to answer, as long as it gets on."""
+"""Waits until a started engine answers, as long as its start makes progress."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 
 import httpx
 
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import Upstream
+from modelium.models.runtimes import RUNTIMES
 from modelium.ports import Clock, LoadRequest, Progress
-from runtimes.engines.recipe import Recipe
+from runtimes.engines.client import EngineClient
+from runtimes.engines.instance import EngineInstance
+from runtimes.engines.recipe import EngineRecipe
 from runtimes.process import proc
-from runtimes.process.supervisor import Engine, Supervisor
+from runtimes.process.supervisor import Supervisor
 
 POLL_S = 0.25
 NO_PROGRESS_S = 300.0
 """An engine that neither computes, reads nor enters a new phase for this long is stuck.
 
-A loaded machine was seen to need 138 s for imports alone, which count as computing."""
+A loaded machine was seen to take 138 s for imports alone, which count as computing."""
 BUSY_SHARE = 0.02
-"""Share of a CPU that idle waiting loops stay below."""
+"""Share of a processor that idle waiting loops stay below."""
 READ_BYTES_PER_S = 100_000
-"""Reading weights from the slowest disk is faster, reading one's own pipes slower."""
+"""Reading weights from the slowest disk is faster, reading its own pipes slower."""
 FIRST_REQUEST_S = 120.0
 """The first request may compile kernels."""
-DYING_S = 1.0
-"""An engine whose worker broke answers first and ends then."""
-LAST_WORDS = 12
+EXIT_S = 1.0
+"""An engine whose worker failed first answers the request and then exits."""
+TAIL_LINES = 400
+"""Lines of the log that are searched for the cause of a failure."""
+QUOTED_LINES = 12
 """Lines of the log in an error message."""
-NOISE = re.compile(r"(?i)(error|exception|fail|abort|invalid|cannot|unable|not found|unrecognized)")
+ERROR_LINE = re.compile(
+    r"(?i)(error|exception|fail|abort|invalid|cannot|unable|not found|unrecognized)"
+)
+
+Phase = tuple[str, float | None]
 
 
 class EngineStart:
-    """One start under way."""
+    """Follows starts of one recipe's engines until they are ready or have failed."""
 
     def __init__(
         self,
         *,
-        recipe: Recipe,
+        recipe: EngineRecipe,
         supervisor: Supervisor,
-        client: httpx.AsyncClient,
+        client: EngineClient,
         clock: Clock,
         no_progress_s: float = NO_PROGRESS_S,
     ) -> None:
-        """``client`` is used for the health checks only."""
+        """``no_progress_s``: a start without progress for this long is given up."""
         self._recipe = recipe
         self._supervisor = supervisor
         self._client = client
         self._clock = clock
         self._no_progress_s = no_progress_s
 
-    async def ready(
-        self, engine: Engine, upstream: Upstream, request: LoadRequest, progress: Progress
+    async def wait_until_ready(
+        self, instance: EngineInstance, request: LoadRequest, progress: Progress
     ) -> None:
-        """Return once ``engine`` itself answers on its port under the model's name.
+        """Return once ``instance`` serves the model on its own port and answered one request.
 
         Raises:
-            LoadFailed: it died (with the kind and its last words), stopped getting on (`stuck`)
-                or took longer than ``request.deadline_s``.
+            LoadFailed: it exited (with the kind and the end of its log), made no progress
+                (``stuck``) or took longer than ``request.deadline_s``.
         """
-        begun = self._clock.monotonic()
-        moved, cpu_s, read = begun, 0.0, 0
-        phase: tuple[str, float | None] = ("starting", None)
+        started = self._clock.monotonic()
+        progressed, cpu_s, read = started, 0.0, 0
+        phase: Phase = ("starting", None)
         progress(*phase)
         while True:
             latest = self._latest_phase(request.model, phase)
             now = self._clock.monotonic()
             if latest != phase:
-                phase, moved = latest, now
+                phase, progressed = latest, now
                 progress(*phase)
-            if not self._supervisor.alive(engine):
-                raise self._died(engine, request)
-            members = self._supervisor.members(engine)
-            if await self._answers(members, upstream):
-                progress("trying a request", None)
-                await self._try(engine, upstream, request)
+            if not self._supervisor.alive(instance.process):
+                raise self._exited(instance, request)
+            members = self._supervisor.members(instance.process)
+            if await self._serves(instance, members):
+                progress("sending a first request", None)
+                await self._send_first_request(instance, request)
                 return
-            used, got = _activity(members)
-            waited = max(now - moved, POLL_S)
-            if used - cpu_s > BUSY_SHARE * waited or got - read > READ_BYTES_PER_S * waited:
-                moved, cpu_s, read = now, used, got
-            if now - moved > self._no_progress_s:
+            cpu_now, read_now = _activity(members)
+            elapsed = max(now - progressed, POLL_S)
+            if cpu_now - cpu_s > BUSY_SHARE * elapsed or read_now - read > (
+                READ_BYTES_PER_S * elapsed
+            ):
+                progressed, cpu_s, read = now, cpu_now, read_now
+            if now - progressed > self._no_progress_s:
                 raise LoadFailed(
-                    f"{request.model} got no further than “{phase[0]}” for "
-                    f"{self._no_progress_s:.0f} s: {self._last_words(request.model)}",
+                    f"{request.model} made no progress for {self._no_progress_s:.0f} s in phase "
+                    f"“{phase[0]}”: {self._log_excerpt(request.model)}",
                     kind=FailureKind.STUCK,
                 )
-            if now - begun > request.deadline_s:
+            if now - started > request.deadline_s:
                 raise LoadFailed(
-                    f"{request.model} did not answer within {request.deadline_s:.0f} s "
-                    f"(last phase: {phase[0]}): {self._last_words(request.model)}",
+                    f"{request.model} was not ready within {request.deadline_s:.0f} s (last phase: "
+                    f"“{phase[0]}”): {self._log_excerpt(request.model)}",
                     kind=FailureKind.STUCK,
                 )
             await self._clock.sleep(POLL_S)
 
-    def _latest_phase(
-        self, model: str, phase: tuple[str, float | None]
-    ) -> tuple[str, float | None]:
+    def _latest_phase(self, model: str, phase: Phase) -> Phase:
         for line in self._supervisor.log(model).new_lines():
             phase = self._recipe.phase(line) or phase
         return phase
 
-    async def _answers(self, members: tuple[int, ...], upstream: Upstream) -> bool:
-        # Whoever else sits on the port must not be taken for the model, nor be sent the key.
-        if not proc.listens(upstream.port, members):
+    async def _serves(self, instance: EngineInstance, members: tuple[int, ...]) -> bool:
+        # The health check comes first: it refuses other programs on the port, which must not get
+        # the key.
+        if await self._client.health_problem(instance.upstream, members):
             return False
-        with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
-            health = await self._client.get(f"{upstream.base_url}/health")
-            if health.status_code != httpx.codes.OK:
-                return False
-            listed = await self._client.get(
-                f"{upstream.base_url}/v1/models",
-                headers={"Authorization": f"Bearer {upstream.api_key}"},
+        names = await self._client.served_names(instance.upstream)
+        if names is not None and instance.model not in names:
+            raise LoadFailed(
+                f"the engine serves {names} instead of {instance.model}",
+                kind=FailureKind.BAD_SETTINGS,
             )
-            names = [str(entry["id"]) for entry in listed.json()["data"]]
-            if listed.status_code == httpx.codes.OK and upstream.served_name not in names:
-                raise LoadFailed(
-                    f"the engine serves {names} instead of {upstream.served_name}",
-                    kind=FailureKind.BAD_SETTINGS,
-                )
-            return listed.status_code == httpx.codes.OK
-        return False
+        return names is not None
 
-    async def _try(self, engine: Engine, upstream: Upstream, request: LoadRequest) -> None:
+    async def _send_first_request(self, instance: EngineInstance, request: LoadRequest) -> None:
         probe = self._recipe.probe(request)
         if probe is None:
             return
         path, body = probe
         try:
             answer = await self._client.post(
-                f"{upstream.base_url}{path}",
-                json=body,
-                headers={"Authorization": f"Bearer {upstream.api_key}"},
-                timeout=FIRST_REQUEST_S,
+                instance.upstream, path, body=body, timeout_s=FIRST_REQUEST_S
             )
-            # 4xx: the engine has another opinion of the task, but it lives.
-            sound, said = not answer.is_server_error, answer.text[:300]
+            # A 4xx means that the engine takes the model for another task; it works all the same.
+            works, outcome = not answer.is_server_error, answer.text[:300]
         except httpx.HTTPError as exc:
-            sound, said = False, type(exc).__name__
-        if not sound:
-            await self._clock.sleep(DYING_S)
-            if not self._supervisor.alive(engine):
-                raise self._died(engine, request)
-            lines = self._supervisor.log(request.model).tail(400)
+            works, outcome = False, type(exc).__name__
+        if not works:
+            await self._clock.sleep(EXIT_S)
+            if not self._supervisor.alive(instance.process):
+                raise self._exited(instance, request)
+            lines = self._supervisor.log(request.model).tail(TAIL_LINES)
             raise LoadFailed(
-                f"{request.model} is up but fails its first request ({said}): "
-                f"{self._last_words(request.model)}",
+                f"{request.model} started but failed its first request ({outcome}): "
+                f"{self._log_excerpt(request.model)}",
                 kind=self._recipe.failure(lines, None),
             )
 
-    def _died(self, engine: Engine, request: LoadRequest) -> LoadFailed:
-        lines = self._supervisor.log(request.model).tail(400)
-        code = self._supervisor.exit_code(engine)
+    def _exited(self, instance: EngineInstance, request: LoadRequest) -> LoadFailed:
+        lines = self._supervisor.log(request.model).tail(TAIL_LINES)
+        code = self._supervisor.exit_code(instance.process)
         kind = self._recipe.failure(lines, code)
         return LoadFailed(
-            f"{self._recipe.name} could not load {request.model} ({kind}, exit status {code}): "
-            f"{self._last_words(request.model)}",
+            f"{RUNTIMES[self._recipe.name].label} could not load {request.model} ({kind}, exit "
+            f"status {code}): {self._log_excerpt(request.model)}",
             kind=kind,
         )
 
-    def _last_words(self, model: str) -> str:
-        """Pick the lines that name an error, else the last ones, and where the log is."""
+    def _log_excerpt(self, model: str) -> str:
+        """Return the last lines that name an error, or else the last lines, and the log's path."""
         log = self._supervisor.log(model)
-        lines = log.tail(400)
-        words = [line.strip() for line in lines if NOISE.search(line)] or lines
-        return " | ".join(line[:300] for line in words[-LAST_WORDS:]) + f" (log: {log.path})"
+        lines = log.tail(TAIL_LINES)
+        errors = [line.strip() for line in lines if ERROR_LINE.search(line)] or lines
+        return " | ".join(line[:300] for line in errors[-QUOTED_LINES:]) + f" (log: {log.path})"
 
 
 def _activity(members: tuple[int, ...]) -> tuple[float, int]:
+    """Return processor time (s) and bytes read of ``members`` since they started."""
     entries = [entry for pid in members if (entry := proc.entry(pid))]
-    return sum(entry.cpu_s for entry in entries), proc.read_bytes(members)
+    return sum(entry.cpu_s for entry in entries), proc.bytes_read(members)

@@ -1,8 +1,8 @@
 # mypy: ignore-errors
-"""llama.cpp's server out of the `xllamacpp` wheel, under `llama-server`'s own options.
+"""llama.cpp's server from the `xllamacpp` wheel, with the options of `llama-server`.
 
-For hosts without a llama.cpp of their own: run it with the interpreter of the environment of
-requirements/llama.lock, as tools/llama-server does. It knows the options that the driver uses.
+For hosts without llama.cpp. tools/llama-server runs it in the environment of
+requirements/llama.lock. It supports the options that the driver uses.
 """
 
 from __future__ import annotations

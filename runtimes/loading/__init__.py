@@ -1,1 +1,1 @@
-"""What all drivers share about a load: single flight, device turns, settings, failures."""
+"""What all drivers share about a load: single flight, device locks, settings, failure kinds."""

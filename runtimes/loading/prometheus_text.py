@@ -1,4 +1,4 @@
-"""Reads the text that engines expose under /metrics."""
+"""Parses the Prometheus text format, which engines serve at /metrics (no I/O here)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """(name, labels, value) of each line that holds a sample; others are skipped."""
+    """Yield (name, labels, value) of each sample; skip all other lines."""
     for line in text.splitlines():
         match = SAMPLE.match(line)
         if not match:
@@ -23,7 +23,7 @@ def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def totals(text: str) -> dict[str, float]:
-    """Name → sum over all its label sets."""
+    """Return the sum over all label sets, by name."""
     found: dict[str, float] = {}
     for name, _labels, value in samples(text):
         found[name] = found.get(name, 0.0) + value

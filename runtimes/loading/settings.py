@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 
+from modelium.errors import FailureKind, LoadFailed
 from modelium.models import LoadSettings
+from modelium.models.runtimes import RuntimeDescriptor
 
 ALIASES = {"max_batch_size": "max_num_seqs"}
-"""The seed's word for it."""
+"""Another name for it, from the user's description of Modelium."""
 
 Value = str | int | float | bool
 
@@ -15,10 +17,10 @@ Value = str | int | float | bool
 def complete(
     settings: LoadSettings, defaults: Mapping[str, Value], *, context_length: int | None = None
 ) -> LoadSettings:
-    """Fill what ``settings`` leaves open from ``defaults``; unknown keys become ``extra``.
+    """Fill unset ``settings`` from ``defaults``; keys that Modelium does not know become ``extra``.
 
-    A default ``max_model_len`` beyond the model's own context is cut to it: the operator means
-    "at most", and engines refuse more.
+    A default ``max_model_len`` above ``context_length`` is lowered to it: the operator sets an
+    upper bound, and engines refuse a longer context than the model's.
     """
     found: dict[str, Value] = {}
     extra: dict[str, Value] = {}
@@ -34,16 +36,50 @@ def complete(
     return LoadSettings.model_validate(merged)
 
 
+def allowed_arguments(
+    extra: Mapping[str, Value],
+    *,
+    runtime: RuntimeDescriptor,
+    allowed: Iterable[str],
+    reserved: Set[str],
+) -> dict[str, Value]:
+    """Return the engine arguments in ``extra``, their names with underscores.
+
+    Args:
+        extra: arguments that the plan or the defaults set.
+        runtime: the runtime, for the message.
+        allowed: names that the operator allows, with dashes or underscores.
+        reserved: names that the driver sets itself.
+
+    Raises:
+        LoadFailed: of kind ``bad-settings``: an argument is reserved or not allowed.
+    """
+    names = {_underscored(name): value for name, value in extra.items()}
+    permitted = set(map(_underscored, allowed)) - reserved
+    if refused := sorted(names.keys() - permitted):
+        raise LoadFailed(
+            f"{runtime.label} arguments {', '.join(refused)} are not allowed: add them to "
+            f"{runtime.name}.allowed_extra (arguments that the driver sets itself are never "
+            "allowed)",
+            kind=FailureKind.BAD_SETTINGS,
+        )
+    return names
+
+
 def flags(extra: Mapping[str, Value]) -> list[str]:
-    """Write ``extra`` as command-line options: ``{"a_b": 1, "c": True}`` → ``--a-b 1 --c``."""
-    words: list[str] = []
+    """Return ``extra`` as command-line options: ``{"a_b": 1, "c": True}`` → ``--a-b=1 --c``."""
+    arguments: list[str] = []
     for key, value in sorted(extra.items()):
         name = key.replace("_", "-").lstrip("-")
         if value is True:
-            words.append(f"--{name}")
+            arguments.append(f"--{name}")
         elif value is False:
-            words.append(f"--no-{name}")
+            arguments.append(f"--no-{name}")
         else:
-            # One word, so that a value that begins with a dash stays a value.
-            words.append(f"--{name}={value}")
-    return words
+            # One argument: a value may begin with a dash.
+            arguments.append(f"--{name}={value}")
+    return arguments
+
+
+def _underscored(name: str) -> str:
+    return name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""Loads that are under way: a second one of the same model joins the first."""
+"""Single flight of loads: a second load of a model joins the one in flight."""
 
 from __future__ import annotations
 
@@ -14,43 +14,48 @@ Start = Callable[[Progress], Coroutine[Any, Any, Loaded]]
 
 
 @dataclass(kw_only=True, slots=True)
-class _Load:
+class _Flight:
     listeners: list[Progress] = field(default_factory=list)
     task: asyncio.Task[Loaded] | None = None
-    waiting: int = 0
+    waiters: int = 0
 
-    def tell(self, phase: str, share: float | None) -> None:
+    def report(self, phase: str, share: float | None) -> None:
         for listener in tuple(self.listeners):
             listener(phase, share)
 
 
-class JoinedLoads:
-    """One task per model; it is cancelled when nobody waits for it any more."""
+class SingleFlight:
+    """Runs at most one load per model and cancels it when its last caller is cancelled."""
 
     def __init__(self) -> None:
-        """Start with nothing under way."""
-        self._loads: dict[str, _Load] = {}
+        """Start with no load in flight."""
+        self._flights: dict[str, _Flight] = {}
 
     def __contains__(self, model: object) -> bool:
-        """Whether ``model`` is being loaded."""
-        return model in self._loads
+        """Whether a load of ``model`` is in flight."""
+        return model in self._flights
 
     async def run(self, model: str, start: Start, progress: Progress) -> Loaded:
-        """Start a load of ``model``, or wait with those who wait for it.
+        """Start a load of ``model``, or wait for the one in flight, and return its outcome.
+
+        Args:
+            model: the key of the flight.
+            start: begins the load; its argument passes progress on to every caller.
+            progress: called with each phase, from now on.
 
         Raises:
-            LoadFailed: of kind ``killed``: the model was unloaded meanwhile; or what the load
-                itself raises.
+            LoadFailed: of kind ``killed`` if the model was unloaded in the meantime; otherwise
+                whatever the load itself raises.
         """
-        load = self._loads.get(model)
-        if load is None:
-            load = self._loads[model] = _Load()
-            load.task = asyncio.create_task(start(load.tell), name=f"load {model}")
-            load.task.add_done_callback(lambda _task: self._drop(model, load))
-        assert load.task is not None  # noqa: S101 - set where it was made
-        task = load.task
-        load.listeners.append(progress)
-        load.waiting += 1
+        flight = self._flights.get(model)
+        if flight is None:
+            flight = self._flights[model] = _Flight()
+            flight.task = asyncio.create_task(start(flight.report), name=f"load {model}")
+            flight.task.add_done_callback(lambda _task: self._remove(model, flight))
+        assert flight.task is not None  # noqa: S101 - set where the flight is created
+        task = flight.task
+        flight.listeners.append(progress)
+        flight.waiters += 1
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError as exc:
@@ -59,27 +64,27 @@ class JoinedLoads:
                 raise LoadFailed(
                     f"{model} was unloaded while it was loading", kind=FailureKind.KILLED
                 ) from exc
-            if load.waiting == 1:
-                await _end(task)
+            if flight.waiters == 1:
+                await _cancel(task)
             raise
         finally:
-            load.waiting -= 1
-            load.listeners.remove(progress)
+            flight.waiters -= 1
+            flight.listeners.remove(progress)
 
     async def cancel(self, model: str | None = None) -> None:
-        """End the load of ``model`` (default: all) and wait until it cleaned up."""
-        for name in tuple(self._loads) if model is None else (model,):
-            load = self._loads.get(name)
-            if load and load.task:
-                await _end(load.task)
+        """Cancel the load of ``model`` (default: all) and wait until it has cleaned up."""
+        for name in tuple(self._flights) if model is None else (model,):
+            flight = self._flights.get(name)
+            if flight and flight.task:
+                await _cancel(flight.task)
 
-    def _drop(self, model: str, load: _Load) -> None:
-        if self._loads.get(model) is load:
-            del self._loads[model]
-        if load.task and not load.task.cancelled():
-            load.task.exception()  # seen, even if every waiter was cancelled
+    def _remove(self, model: str, flight: _Flight) -> None:
+        if self._flights.get(model) is flight:
+            del self._flights[model]
+        if flight.task and not flight.task.cancelled():
+            flight.task.exception()  # retrieved, even if every waiter was cancelled
 
 
-async def _end(task: asyncio.Task[Loaded]) -> None:
+async def _cancel(task: asyncio.Task[Loaded]) -> None:
     task.cancel()
     await asyncio.wait({task})

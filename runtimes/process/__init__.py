@@ -1,1 +1,1 @@
-"""Supervision of engine processes: start, adoption, logs, stalls and verified release."""
+"""Supervision of engine processes: start, adoption, logs, stall detection, verified release."""

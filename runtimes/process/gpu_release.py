@@ -1,4 +1,4 @@
-"""Waits until the driver gives a dead engine's memory back: processes end sooner than that."""
+"""Waits until the driver has freed an engine's memory, which takes longer than the process."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from modelium.ports import Clock, DeviceInventory
 
 POLL_S = 0.25
 DEADLINE_S = 15.0
-"""Several seconds were seen after tens of GiB; past this something else holds the memory."""
+"""Tens of GiB were seen to take several seconds; after this something else holds the memory."""
 STEADY_BYTES = 64 * 1024**2
-"""Free memory that grows by less than this between two looks has come back."""
+"""Free memory that grew by less than this since the last reading has stopped growing."""
 
 
-async def released(
+async def wait_for_release(
     devices: DeviceInventory, ids: Collection[str], pids: Collection[int], clock: Clock
 ) -> bool:
     """Wait until no process of ``pids`` holds memory on ``ids`` and free memory stopped growing.
 
-    The second condition also serves where the driver hides processes (containers). False where
-    it did not happen within `DEADLINE_S`. CPU devices give back at once.
+    The second condition also works where the driver hides processes (containers). Returns False
+    if that did not happen within `DEADLINE_S`. Memory of a CPU device is free at once.
     """
     deadline = clock.monotonic() + DEADLINE_S
     before: int | None = None

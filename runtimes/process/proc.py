@@ -1,6 +1,11 @@
-"""Linux's table of processes in /proc: who lives, whose child, which port, how much memory.
+"""Linux's process table: who is alive, whose child it is, which port it holds, what it uses.
 
-Everything here only reads, and takes "it vanished while I looked" for an answer.
+Everything here only reads. A process that ends while it is being read counts as absent.
+
+Facts about one process come from `modelium.devices.processes`. The rest is read from ``/proc``
+because psutil does not serve it: it knows no session ids, parses each environment into a
+dictionary where a token is only searched for, and lists sockets per process where one pass over
+the kernel's table is enough. Supervision does these for every process, several times a second.
 """
 
 from __future__ import annotations
@@ -10,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelium.devices import processes
+
 PROC = Path("/proc")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 LISTENING = "0A"
@@ -18,7 +25,7 @@ LISTENING = "0A"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessEntry:
-    """One line of the table."""
+    """One row of the process table."""
 
     pid: int
     parent: int
@@ -27,28 +34,26 @@ class ProcessEntry:
     state: str
     """One letter of proc(5): R, S, D (uninterruptible), Z (zombie) …"""
     started: int
-    """Clock ticks from boot to its start: with the pid, its identity until the next boot."""
+    """Start time in clock ticks since boot. With the pid it identifies the process until the
+    next boot."""
     cpu_s: float
 
     @property
-    def lives(self) -> bool:
-        """Zombies hold nothing but their number."""
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
         return self.state not in "ZX"
 
 
 def boot_id() -> str:
-    """What tells this boot from all others."""
+    """Return the identifier of the current boot."""
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
 def entry(pid: int) -> ProcessEntry | None:
-    """The process ``pid``, zombie or not; None where there is none."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text()
-    except OSError:
+    """Return the row of ``pid``, also of a zombie; None without such a process."""
+    fields = processes.stat_fields(pid)
+    if fields is None:
         return None
-    # The command's name stands in brackets and may hold anything, brackets too.
-    fields = text[text.rindex(")") + 2 :].split()
     return ProcessEntry(
         pid=pid,
         state=fields[0],
@@ -60,14 +65,29 @@ def entry(pid: int) -> ProcessEntry | None:
     )
 
 
+def alive(pid: int) -> bool:
+    """Whether ``pid`` exists and is not a zombie."""
+    found = entry(pid)
+    return found is not None and found.alive
+
+
+def alive_since(pid: int) -> int | None:
+    """Return the start time of ``pid`` in clock ticks since boot; None if it is not alive."""
+    found = entry(pid)
+    return found.started if found is not None and found.alive else None
+
+
 def snapshot() -> dict[int, ProcessEntry]:
-    """All processes by pid."""
+    """Return all processes by pid."""
     found = (entry(int(name)) for name in os.listdir(PROC) if name.isdecimal())
     return {process.pid: process for process in found if process}
 
 
 def descendants(table: Mapping[int, ProcessEntry], roots: Iterable[int]) -> set[int]:
-    """``roots`` and their children's children, as far as parents still live."""
+    """Return ``roots`` and all processes of ``table`` that descend from them.
+
+    The chain ends at a parent that has exited: its children belong to another process then.
+    """
     children: dict[int, list[int]] = {}
     for process in table.values():
         children.setdefault(process.parent, []).append(process.pid)
@@ -81,8 +101,8 @@ def descendants(table: Mapping[int, ProcessEntry], roots: Iterable[int]) -> set[
     return found
 
 
-def carries(pid: int, variable: str, value: str) -> bool:
-    """Whether the environment that ``pid`` was started with sets ``variable`` to ``value``."""
+def has_variable(pid: int, variable: str, value: str) -> bool:
+    """Whether ``pid`` was started with the environment variable ``variable`` set to ``value``."""
     try:
         environment = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
@@ -90,25 +110,22 @@ def carries(pid: int, variable: str, value: str) -> bool:
     return f"{variable}={value}".encode() in environment.split(b"\0")
 
 
-def words(pid: int) -> bytes:
-    """Read the command line of ``pid``, its words ended by zero bytes."""
+def command_line(pid: int) -> bytes:
+    """Return the command line of ``pid``, each argument ended by a zero byte."""
     try:
         return (PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
         return b""
 
 
-def read_bytes(pids: Iterable[int]) -> int:
-    """Bytes that ``pids`` have read so far, from files, sockets or the page cache."""
-    return sum(_field(PROC / str(pid) / "io", "rchar") for pid in pids)
+def bytes_read(pids: Iterable[int]) -> int:
+    """Return the bytes that ``pids`` have read so far, from files, sockets or the page cache."""
+    return sum(map(processes.bytes_read, pids))
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """Memory of ``pids``: proportional, so that what they share counts once."""
-    total = 0
-    for pid in pids:
-        total += _field(PROC / str(pid) / "smaps_rollup", "Pss") * 1024
-    return total
+    """Return the memory of ``pids`` in bytes; pages that they share count once."""
+    return sum(map(processes.resident_bytes, pids))
 
 
 def listens(port: int, pids: Iterable[int]) -> bool:
@@ -144,15 +161,3 @@ def _holds(pid: int, sockets: set[str]) -> bool:
         except OSError:
             continue
     return False
-
-
-def _field(path: Path, name: str) -> int:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0])
-    return 0

@@ -1,4 +1,4 @@
-"""POSIX shared memory of processes: engines that are killed leave theirs in RAM for good."""
+"""POSIX shared memory of processes: what a killed engine leaves stays in RAM until removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ DELETED = " (deleted)"
 
 
 def regions(pids: Iterable[int]) -> set[Path]:
-    """Files under /dev/shm that ``pids`` have mapped."""
+    """Return the files under /dev/shm that ``pids`` have mapped."""
+    # psutil reads smaps instead, for which the kernel walks all page tables of a process.
     found = set()
     for pid in pids:
         try:
@@ -25,9 +26,9 @@ def regions(pids: Iterable[int]) -> set[Path]:
     return found
 
 
-def clear(left: set[Path]) -> None:
-    """Remove those of ``left`` that no process has mapped any more."""
-    existing = {path for path in left if path.exists()}
+def remove_unused(candidates: set[Path]) -> None:
+    """Remove those of ``candidates`` that no process has mapped any more."""
+    existing = {path for path in candidates if path.exists()}
     if existing:
         in_use = regions(int(name) for name in os.listdir("/proc") if name.isdecimal())
         for path in existing - in_use:

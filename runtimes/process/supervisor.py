@@ -1,8 +1,8 @@
-"""Supervises engine processes: each one a session of its own that outlives us and is found again.
+"""Supervises engine processes: each runs in its own session and outlives Modelium.
 
-An engine's identity is the boot, its pid and its start time; a token in its environment finds
-descendants that left its session or lost their parents. No sub-reaper is set, as that would
-adopt the orphans of everything else in this process, too.
+An engine is identified by the boot, its pid and its start time. A token in its environment finds
+descendants that left the session or lost their parents. Modelium does not make itself a
+sub-reaper, as it would then adopt the orphans of everything else in this process.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import Any
 from modelium.errors import FailureKind, LoadFailed, Unavailable
 from modelium.ports import Clock
 from runtimes.process import proc, shared_memory
-from runtimes.process.log import EngineLog
+from runtimes.process.engine_log import EngineLog
 
 TOKEN_VARIABLE = "MODELIUM_ENGINE"  # noqa: S105 - a name, not a secret
 POLL_S = 0.1
 KILL_DEADLINE_S = 15.0
-"""SIGKILL works at once, but a process inside the GPU driver dies when the driver lets it."""
-TIDY_S = 2.0
-"""What resource trackers get for removing semaphores and shared memory: milliseconds do."""
+"""SIGKILL acts at once, except on a process inside the GPU driver: the driver has to return."""
+TRACKER_S = 2.0
+"""How long resource trackers may take to remove semaphores and shared memory; milliseconds in
+practice."""
 TRACKER = b"multiprocessing.resource_tracker"
 
 INHERITED = (
@@ -36,32 +37,32 @@ INHERITED = (
     *("LD_LIBRARY_PATH", "XDG_CACHE_HOME", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
     *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
 )
-"""What engines get of our environment; the rest may hold secrets or another Python's settings."""
+"""Variables that engines inherit; others may hold secrets or the settings of another Python."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """How an engine is started."""
+    """How to start an engine."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Beside what is `INHERITED`."""
+    """Set in addition to the `INHERITED` variables."""
     directory: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Engine:
-    """The identity of one started engine, as it is kept in a deployment's handle."""
+class EngineProcess:
+    """The identity of one started engine, as stored in a deployment's handle."""
 
     model: str
     pid: int
-    """Leader of its session; 0: it was about to be started when its record was written."""
+    """Leader of its session; 0 in the record that is written before the process exists."""
     started: int
     boot: str
     token: str
 
-    def note(self) -> dict[str, Any]:
-        """JSON that `from_note` reads."""
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON object that `from_record` reads."""
         return {
             "pid": self.pid,
             "started": self.started,
@@ -70,25 +71,25 @@ class Engine:
         }
 
     @classmethod
-    def from_note(cls, model: str, note: Mapping[str, Any]) -> Engine | None:
-        """Read an identity back; None where ``note`` holds none."""
+    def from_record(cls, model: str, record: Mapping[str, Any]) -> EngineProcess | None:
+        """Read an identity back; None if ``record`` does not hold one."""
         try:
             return cls(
                 model=model,
-                pid=int(note["pid"]),
-                started=int(note["started"]),
-                boot=str(note["boot"]),
-                token=str(note["token"]),
+                pid=int(record["pid"]),
+                started=int(record["started"]),
+                boot=str(record["boot"]),
+                token=str(record["token"]),
             )
         except (KeyError, TypeError, ValueError):
             return None
 
 
 class Supervisor:
-    """Starts, watches and ends engines; one record and one log per model in ``directory``."""
+    """Starts, watches and stops engines, with one record and one log per model in ``directory``."""
 
     def __init__(self, *, directory: Path, clock: Clock) -> None:
-        """``directory`` is made on the first start."""
+        """The first start creates ``directory``."""
         self._directory = directory
         self._clock = clock
         self._boot = proc.boot_id()
@@ -98,27 +99,29 @@ class Supervisor:
         self._shared: dict[str, set[Path]] = {}
 
     def log(self, model: str) -> EngineLog:
-        """The log of ``model``'s engine."""
+        """Return the log of ``model``'s engine."""
         if model not in self._logs:
             self._logs[model] = EngineLog(path=self._directory / f"{model}.log")
         return self._logs[model]
 
-    def start(self, model: str, command: Command, notes: Mapping[str, Any]) -> Engine:
-        """Start an engine; not a coroutine, so that no cancellation can lose a started process.
+    def start(self, model: str, command: Command, details: Mapping[str, Any]) -> EngineProcess:
+        """Start an engine.
+
+        This is not a coroutine: a cancellation in between could lose the started process.
 
         Args:
-            model: whose engine it is.
+            model: the model that the engine serves.
             command: what to run.
-            notes: what `records` tells of it after a restart, beside its identity.
+            details: what `records` returns besides its identity, also after a restart.
 
         Raises:
             LoadFailed: the command cannot be run.
         """
         token = secrets.token_hex(16)
-        coming = Engine(model=model, pid=0, started=0, boot=self._boot, token=token)
+        planned = EngineProcess(model=model, pid=0, started=0, boot=self._boot, token=token)
         output = self.log(model).open()
-        # Recorded before it exists: a crash in between leaves a token to find it by.
-        self._record(coming, notes)
+        # Written before the process exists: after a crash in between, the token still finds it.
+        self._write_record(planned, details)
         try:
             child = subprocess.Popen(
                 command.argv,
@@ -130,7 +133,7 @@ class Supervisor:
                 start_new_session=True,
             )
         except OSError as exc:
-            self.forget(model)
+            self.delete_record(model)
             raise LoadFailed(
                 f"cannot start {command.argv[0]}: {exc.strerror}; install it or correct "
                 "`executable` in the configuration",
@@ -139,32 +142,32 @@ class Supervisor:
         finally:
             os.close(output)
         self._children[token] = child
-        # An unreaped child keeps its entry even if it died at once.
+        # Even if it has died already: a child keeps its entry until it is reaped.
         started = proc.entry(child.pid)
-        engine = Engine(
+        engine = EngineProcess(
             model=model,
             pid=child.pid,
             started=started.started if started else 0,
             boot=self._boot,
             token=token,
         )
-        self._record(engine, notes)
+        self._write_record(engine, details)
         return engine
 
-    def alive(self, engine: Engine) -> bool:
-        """Whether its first process lives; a zombie does not."""
+    def alive(self, engine: EngineProcess) -> bool:
+        """Whether the leader of ``engine`` is alive; a zombie is not."""
         self._reap(engine)
         return self._leader(engine) is not None
 
-    def exit_code(self, engine: Engine) -> int | None:
-        """Exit status (negative: the signal), where it was our child and has ended."""
+    def exit_code(self, engine: EngineProcess) -> int | None:
+        """Return its exit status (negative: a signal); None while it runs, or if it is no child."""
         child = self._children.get(engine.token)
         return child.poll() if child else None
 
-    def members(self, engine: Engine, *, thorough: bool = False) -> tuple[int, ...]:
-        """The live processes of ``engine``; blocks for some milliseconds.
+    def members(self, engine: EngineProcess, *, thorough: bool = False) -> tuple[int, ...]:
+        """Return the pids of ``engine`` that are alive. Blocks for some milliseconds.
 
-        ``thorough`` also reads every process's environment for the token.
+        ``thorough`` also searches the environment of every process for the token.
         """
         if engine.boot != self._boot:
             return ()
@@ -179,65 +182,65 @@ class Supervisor:
         if engine.pid and (leader is None or leader.started == engine.started):
             roots |= {p.pid for p in table.values() if p.session == engine.pid}
         if thorough:
-            roots |= {pid for pid in table if proc.carries(pid, TOKEN_VARIABLE, engine.token)}
+            roots |= {pid for pid in table if proc.has_variable(pid, TOKEN_VARIABLE, engine.token)}
         found = proc.descendants(table, roots)
         self._seen[engine.token] = {pid: table[pid].started for pid in found}
-        return tuple(sorted(pid for pid in found if table[pid].lives))
+        return tuple(sorted(pid for pid in found if table[pid].alive))
 
-    def note_shared_memory(self, engine: Engine) -> None:
-        """Remember what it has mapped now, for clearing up should it be killed later."""
+    def remember_shared_memory(self, engine: EngineProcess) -> None:
+        """Remember which shared memory it has mapped, to remove that if it is killed later."""
         self._shared[engine.token] = shared_memory.regions(self.members(engine))
 
-    async def stop(self, engine: Engine, *, grace_s: float) -> None:
-        """End all its processes: SIGTERM to the first, after ``grace_s`` SIGKILL to all.
+    async def stop(self, engine: EngineProcess, *, grace_s: float) -> None:
+        """Stop ``engine``: SIGTERM to its leader, after ``grace_s`` SIGKILL to all its processes.
 
         Raises:
-            Unavailable: some do not die, which only a kernel or driver can cause.
+            Unavailable: some survive SIGKILL, which only the kernel or a driver can cause.
         """
         members = self.members(engine, thorough=True)
         shared = self._shared.pop(engine.token, set()) | shared_memory.regions(members)
         if grace_s > 0 and self._leader(engine):
             self._signal(engine.pid, signal.SIGTERM)
-            members = await self._gone(engine, within_s=grace_s)
+            members = await self._wait_until_ended(engine, within_s=grace_s)
         deadline = self._clock.monotonic() + KILL_DEADLINE_S
-        tidy_until = self._clock.monotonic() + TIDY_S
+        trackers_until = self._clock.monotonic() + TRACKER_S
         while members:
             if self._clock.monotonic() > deadline:
                 raise Unavailable(
                     f"processes {list(members)} of {engine.model} survive SIGKILL: "
-                    "look for a hung driver or file system (state D), it may need a reboot"
+                    "check for a hung driver or file system (state D); a reboot may be needed"
                 )
-            # Python's trackers remove what the dead shared and end by themselves.
-            spared = tidy_until > self._clock.monotonic()
+            # Python's resource trackers remove what the dead processes shared, then exit.
+            spare_trackers = trackers_until > self._clock.monotonic()
             for pid in members:
-                if not (spared and TRACKER in proc.words(pid)):
+                if not (spare_trackers and TRACKER in proc.command_line(pid)):
                     self._signal(pid, signal.SIGKILL)
             await self._clock.sleep(POLL_S)
             self._reap(engine)
             members = self.members(engine, thorough=True)
         self._reap(engine)
-        shared_memory.clear(shared)
+        shared_memory.remove_unused(shared)
         self._children.pop(engine.token, None)
         self._seen.pop(engine.token, None)
-        self.forget(engine.model, token=engine.token)
+        self.delete_record(engine.model, token=engine.token)
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Model → identity and notes of every engine that was started and not stopped."""
+        """Return, by model, identity and details of every engine that has not been stopped."""
         found = {}
         for path in sorted(self._directory.glob("*.json")):
             try:
                 found[path.stem] = json.loads(path.read_text())
-            except (OSError, ValueError):  # cut off by a full disk: nothing to know from it
+            except (OSError, ValueError):  # truncated by a full disk
                 continue
         return found
 
-    def forget(self, model: str, *, token: str | None = None) -> None:
-        """Drop the record of ``model`` (only that of the engine with ``token``, if given)."""
+    def delete_record(self, model: str, *, token: str | None = None) -> None:
+        """Delete the record of ``model``; with ``token``, only if it is that engine's."""
         path = self._directory / f"{model}.json"
         if token is None or self.records().get(model, {}).get("token") == token:
             path.unlink(missing_ok=True)
 
-    async def _gone(self, engine: Engine, *, within_s: float) -> tuple[int, ...]:
+    async def _wait_until_ended(self, engine: EngineProcess, *, within_s: float) -> tuple[int, ...]:
         deadline = self._clock.monotonic() + within_s
         while True:
             self._reap(engine)
@@ -246,14 +249,14 @@ class Supervisor:
                 return self.members(engine, thorough=True)
             await self._clock.sleep(POLL_S)
 
-    def _leader(self, engine: Engine) -> proc.ProcessEntry | None:
+    def _leader(self, engine: EngineProcess) -> proc.ProcessEntry | None:
         if not engine.pid or engine.boot != self._boot:
             return None
         entry = proc.entry(engine.pid)
-        return entry if entry and entry.lives and entry.started == engine.started else None
+        return entry if entry and entry.alive and entry.started == engine.started else None
 
-    def _reap(self, engine: Engine) -> None:
-        """Collect what ended: our child, and orphans where this process is the one they fall to."""
+    def _reap(self, engine: EngineProcess) -> None:
+        """Reap our child, and orphans of its that the kernel gave to this process."""
         child = self._children.get(engine.token)
         if child:
             child.poll()
@@ -267,11 +270,11 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    def _record(self, engine: Engine, notes: Mapping[str, Any]) -> None:
+    def _write_record(self, engine: EngineProcess, details: Mapping[str, Any]) -> None:
         path = self._directory / f"{engine.model}.json"
         fresh = path.with_suffix(".new")
-        fresh.touch(mode=0o600)  # it holds the engine's key
-        fresh.write_text(json.dumps({**notes, **engine.note()}))
+        fresh.touch(mode=0o600)  # it contains the engine's API key
+        fresh.write_text(json.dumps({**details, **engine.to_record()}))
         fresh.replace(path)
 
 

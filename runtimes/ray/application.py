@@ -1,4 +1,4 @@
-"""What one model becomes in Ray Serve: deployment options and the replica's spec (no I/O here)."""
+"""Turns a load into a Ray Serve application: deployment options and replica spec (no I/O here)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 from modelium.errors import FailureKind, LoadFailed, NeedsApproval, Unsupported
 from modelium.models import LoadSettings, ModelFormat, ModelProfile, Task, Upstream
+from modelium.models.runtimes import RAY_SERVE
 from modelium.ports import LoadRequest
 
 MODEL_VARIABLE = "MODELIUM_MODEL"
 DIGEST_VARIABLE = "MODELIUM_LOAD"
 KIND_VARIABLE = "MODELIUM_KIND"
-"""Environment of a replica: whose it is, the digest of what it was asked to be, and its kind.
-Serve shows them, so that they can be read back after a restart."""
+"""Environment variables of a replica: its model, the digest of the load, and the kind of model.
+Serve reports them, so that a restarted Modelium can read them back."""
 
 CPUS = 0.01
-"""Logical CPUs that a replica books: admission is Modelium's business, so next to nothing."""
+"""Logical CPUs that Ray books for a replica: almost none, as Modelium does the admission."""
 THREADS = 4
-"""Most compute threads of one replica, so that neighbours get a turn."""
+"""Upper bound of a replica's compute threads, so that other models get processor time."""
 ONGOING = 64
-"""Requests that one replica takes at once; the others wait in Serve's proxy."""
+"""Requests that a replica accepts at once; others wait in Serve's proxy."""
 BATCH_WAIT_S = 0.005
-"""How long a request waits for company where batching is on."""
+"""How long a request waits for others to batch with."""
 DRAIN_S = 60.0
-"""Serve's own bound on finishing requests; `RayServe.unload` cuts it short by its grace."""
+"""How long Serve lets requests finish; an unload ends that after its own grace."""
 HEALTH_PERIOD_S = 5.0
 
 AUTOSCALING = frozenset(
@@ -42,7 +43,7 @@ AUTOSCALING = frozenset(
 )
 OPTIONS = frozenset({"max_ongoing_requests", "max_queued_requests"})
 EXTRA = AUTOSCALING | OPTIONS | {"num_cpus", "threads", "batch_wait_s"}
-"""Every `LoadSettings.extra` that this driver knows."""
+"""Every key of `LoadSettings.extra` that this driver supports."""
 
 PIPELINES = frozenset({Task.TEXT_GENERATION, Task.TOKEN_CLASSIFICATION})
 KINDS = {Task.EMBEDDING: "embedding", Task.TEXT_CLASSIFICATION: "classification"} | dict.fromkeys(
@@ -52,7 +53,7 @@ KINDS = {Task.EMBEDDING: "embedding", Task.TEXT_CLASSIFICATION: "classification"
 
 @dataclass(frozen=True, kw_only=True)
 class Application:
-    """Ready to deploy."""
+    """A Serve application, ready to deploy."""
 
     name: str
     options: dict[str, Any]
@@ -60,23 +61,26 @@ class Application:
     spec: dict[str, Any]
     """Argument of `runtimes.ray.replica.Replica`."""
     python: str | None
-    """Interpreter of its replicas; ``None``: the cluster's own."""
+    """Interpreter of its replicas; None for the cluster's own."""
     digest: str
-    """Same digest: the same application, so that a second load joins the first."""
+    """Equal for loads that result in the same application."""
 
 
-def compose(
+def build_application(
     request: LoadRequest, *, python: str | None, cpus: int, node_ip: str | None
 ) -> Application:
-    """Turn a load into an application.
+    """Return the application for a load.
 
-    ``python``: interpreter for what Modelium's own cannot run (torch, ONNX on a GPU); ``cpus``:
-    cores of the machine; ``node_ip``: the Ray node that holds the devices, ``None`` where
-    there is one only.
+    Args:
+        request: the load.
+        python: interpreter for what Modelium's own cannot run (torch, ONNX on a GPU).
+        cpus: cores of the machine.
+        node_ip: the Ray node that has the devices; None for a cluster of one node.
 
     Raises:
-        Unsupported, NeedsApproval: this driver does not serve such a model (as it is).
-        LoadFailed: the settings or the environment are wrong.
+        Unsupported: Ray Serve does not serve such a model.
+        NeedsApproval: the model contains code that is not approved.
+        LoadFailed: a setting or the environment is wrong.
     """
     settings, profile = request.settings, request.profile
     kind = _kind(profile, request.allow_remote_code)
@@ -87,12 +91,14 @@ def compose(
             kind=FailureKind.ENVIRONMENT,
         )
     if len(request.devices) != 1 or settings.tensor_parallel_size != 1:
-        raise Unsupported("Ray Serve takes a model on one device: use vLLM for tensor parallelism")
+        raise Unsupported(
+            "Ray Serve cannot split a model over several devices: use vLLM for tensor parallelism"
+        )
     _check_extra(settings)
     device = request.devices[0]
     gpu = device.kind == "gpu"
     replicas = int(settings.extra.get("max_replicas", 1))
-    memory = request.reserve[device.id] // replicas  # all replicas live off one booking
+    memory = request.reserve[device.id] // replicas  # the replicas share one booking
     share = min(1.0, memory / device.total_bytes)
     threads = int(settings.extra.get("threads", min(THREADS, cpus)))
     spec = {
@@ -113,14 +119,14 @@ def compose(
     }
     actor: dict[str, Any] = {"num_cpus": float(settings.extra.get("num_cpus", CPUS))}
     if gpu:
-        # Rounded down to what Ray can count (1/10000), so that what Modelium placed still fits.
+        # Rounded down to Ray's resolution (1/10000), so that what Modelium booked always fits.
         actor["num_gpus"] = max(math.floor(share * 10_000), 1) / 10_000
     if node_ip is not None:
         actor["resources"] = {f"node:{node_ip}": 0.001}
         if not gpu:
             actor["memory"] = memory
     if kind == "onnx" and not gpu:
-        python = None  # Modelium's own environment has all that it takes
+        python = None  # Modelium's own environment has onnxruntime
     options = _options(settings, replicas)
     digest = hashlib.sha256(
         json.dumps([spec, actor, options, python], sort_keys=True).encode()
@@ -129,13 +135,13 @@ def compose(
         MODEL_VARIABLE: request.model,
         DIGEST_VARIABLE: digest,
         KIND_VARIABLE: kind,
-        "OMP_NUM_THREADS": str(threads),  # Ray would set it to the booked CPUs, that is 1
+        "OMP_NUM_THREADS": str(threads),  # Ray's default: the booked CPUs, at least 1
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if gpu:
-        # Ray would choose a GPU by its own count; Modelium has decided already.
+        # Keep Ray from choosing a GPU itself: Modelium has placed the model.
         variables["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
         variables["CUDA_VISIBLE_DEVICES"] = device.uuid
     actor["runtime_env"] = {"env_vars": variables}
@@ -146,15 +152,13 @@ def compose(
 
 
 def upstream(model: str, *, kind: str, host: str, port: int) -> Upstream:
-    """Where a model of ``kind`` (as in the spec) answers behind Serve's proxy."""
+    """Return the address of a model of ``kind`` (as in the spec) behind Serve's proxy."""
     return Upstream(
         host=host,
         port=port,
         prefix=f"/{model}",
         served_name=model,
-        apis=frozenset({"openai", "kserve", "generic"})
-        if kind == "embedding"
-        else frozenset({"kserve", "generic"}),
+        apis=RAY_SERVE.apis if kind == "embedding" else RAY_SERVE.apis - {"openai"},
     )
 
 
@@ -167,11 +171,11 @@ def _kind(profile: ModelProfile, allow_remote_code: bool) -> str:
     if kind is None:
         known = ", ".join(sorted(KINDS))
         raise Unsupported(
-            f"Ray Serve takes ONNX, diffusers pipelines, and transformers folders for {known}; "
+            f"Ray Serve serves ONNX, diffusers pipelines, and transformers folders for {known}; "
             f"this is {profile.format} for {profile.task}"
         )
     if profile.needs_remote_code and not allow_remote_code:
-        raise NeedsApproval("the model brings Python code: approve `remote-code` for it first")
+        raise NeedsApproval("the model contains Python code: approve `remote-code` for it first")
     if profile.quantization is not None:
         raise Unsupported(f"Ray Serve does not load {profile.quantization} weights: use vLLM")
     return kind
@@ -180,12 +184,15 @@ def _kind(profile: ModelProfile, allow_remote_code: bool) -> str:
 def _check_extra(settings: LoadSettings) -> None:
     if unknown := sorted(set(settings.extra) - EXTRA):
         raise LoadFailed(
-            f"unknown settings {', '.join(unknown)}: Ray Serve takes {', '.join(sorted(EXTRA))}",
+            f"unknown settings {', '.join(unknown)}: Ray Serve supports {', '.join(sorted(EXTRA))}",
             kind=FailureKind.BAD_SETTINGS,
         )
     for name, value in settings.extra.items():
         if isinstance(value, bool | str) or value < 0 or (name == "max_replicas" and value < 1):
-            raise LoadFailed(f"{name} must be a number from 0 up", kind=FailureKind.BAD_SETTINGS)
+            raise LoadFailed(
+                f"{name} must be a number of at least {int(name == 'max_replicas')}",
+                kind=FailureKind.BAD_SETTINGS,
+            )
 
 
 def _options(settings: LoadSettings, replicas: int) -> dict[str, Any]:
@@ -196,7 +203,7 @@ def _options(settings: LoadSettings, replicas: int) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": DRAIN_S,
         "graceful_shutdown_wait_loop_s": 0.2,
         "health_check_period_s": HEALTH_PERIOD_S,
-        # What a constructor raises, it raises again: the folder does not change.
+        # A constructor that raised would raise again: the folder does not change.
         "max_constructor_retry_count": 1,
     }
     options |= {name: int(value) for name, value in extra.items() if name in OPTIONS}

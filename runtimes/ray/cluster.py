@@ -1,7 +1,7 @@
-"""The local Ray cluster that Modelium owns: started, found again after a restart, ended by pid.
+"""The local Ray cluster that Modelium owns: its start, its adoption after a restart and its end.
 
-`ray stop` ends every cluster of the user, so it is never used. All processes of one cluster
-carry the same random mark in their environment; whoever carries it is ours, nobody else is.
+`ray stop` ends every cluster of the user, so it is never used. All processes of this cluster have
+the same random mark in their environment, and only processes with the mark are ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from modelium.errors import ConfigError, Unavailable
 from modelium.ports import Clock
 from runtimes.process import proc
+from runtimes.process.ports import free_port
 
 log = logging.getLogger(__name__)
 
@@ -33,29 +33,30 @@ MARK = "MODELIUM_RAY_CLUSTER"
 START_S = 120.0
 """`ray start --head` takes 8-21 s on two busy cores; beyond two minutes it hangs."""
 TERM_S = 2.0
-"""Grace between SIGTERM and SIGKILL. The processes hold nothing worth saving."""
+"""Grace between SIGTERM and SIGKILL; the processes have nothing to save."""
 KILL_S = 15.0
-"""A process that survives SIGKILL for this long hangs in the kernel (a lost GPU, NFS)."""
+"""A process that survives SIGKILL for this long hangs in the kernel (lost GPU, NFS)."""
 OBJECT_STORE_BYTES = 78_643_200
-"""Ray's minimum, almost: requests and answers are small, and /dev/shm may be."""
+"""Close to Ray's minimum: requests and responses are small, and /dev/shm may be, too."""
 SOCKET_PATH = 107
 """Bytes of an AF_UNIX path; Ray adds about 70 to its temporary folder."""
 RAY_SUFFIX = 72
 PORTS = range(20_000, 32_768)
-"""Between the ports that Ray hands to its workers (10002-19999) and those that the kernel, and
-by it Ray's other processes, hand out at random: nobody takes one between choice and use."""
-PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-PASSED_PREFIXES = ("LC_", "LANG", "CUDA_HOME", "CUDA_PATH", "NVIDIA_", "SSL_CERT")
+"""Between the ports of Ray's workers (10002-19999) and the kernel's ephemeral ports, which Ray's
+other processes use: neither takes a port between its choice and its use."""
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - probed only
+INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+INHERITED_PREFIXES = ("LC_", "LANG", "CUDA_HOME", "CUDA_PATH", "NVIDIA_", "SSL_CERT")
 GPUS = Path("/proc/driver/nvidia/gpus")
 COUNTERS_PER_GPU = 8
-"""Logical GPUs for each real one. Modelium decides and pins; Ray only counts, and by its own
-order of packing: with bare room it would find none where Modelium has just booked some."""
+"""Logical GPUs per real one. Modelium places and pins the models. Ray only counts, and it packs in
+another order: with the exact number it could refuse what Modelium has booked."""
 REPORT_MS = 2000
-"""How often workers hand on their counters. Ray's 10 s would lag behind the control loop."""
+"""How often workers report their counters. Ray's default of 10 s lags behind the control loop."""
 
 
 class ClusterRecord(BaseModel):
-    """What is written down of a cluster, so that a later Modelium finds it again."""
+    """What is stored about a cluster, so that a restarted Modelium can adopt it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -67,7 +68,7 @@ class ClusterRecord(BaseModel):
     python: str
     temp: str
     processes: dict[int, int] = {}
-    """Pid → start time in clock ticks, of those that the cluster cannot live without."""
+    """Pid → start time (clock ticks since boot) of the processes that the cluster depends on."""
 
     @property
     def address(self) -> str:
@@ -75,110 +76,96 @@ class ClusterRecord(BaseModel):
         return f"127.0.0.1:{self.gcs_port}"
 
 
-def started(pid: int) -> int | None:
-    """When ``pid`` started, in clock ticks after boot; ``None`` where it is gone or a zombie."""
-    process = proc.entry(pid)
-    return process.started if process is not None and process.lives else None
-
-
 def marked(mark: str) -> list[int]:
-    """The live processes that carry ``mark``, oldest first."""
+    """Return the live processes that have ``mark`` in their environment, oldest first."""
     processes = sorted(proc.snapshot().values(), key=lambda process: process.started)
-    return [p.pid for p in processes if p.lives and proc.carries(p.pid, MARK, mark)]
+    return [p.pid for p in processes if p.alive and proc.has_variable(p.pid, MARK, mark)]
 
 
 def free_ports(count: int, *, taken: int = 0) -> list[int]:
-    """Free TCP ports, all different and none of them ``taken``.
+    """Return ``count`` different free TCP ports other than ``taken``.
 
     Raises:
-        Unavailable: there are not that many.
+        Unavailable: there are fewer.
     """
     ports: list[int] = []
     for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
-        if port != taken and bindable("", port):
+        if port != taken and free_port(ALL_ADDRESSES, port):
             ports.append(port)
         if len(ports) == count:
             return ports
-    raise Unavailable(f"no {count} free TCP ports from {PORTS.start} to {PORTS.stop - 1}")
-
-
-def bindable(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    with socket.socket() as probe:
-        # As servers do: connections in TIME_WAIT of the last one do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+    raise Unavailable(
+        f"fewer than {count} free TCP ports from {PORTS.start} to {PORTS.stop - 1}: stop the "
+        "programs that listen there"
+    )
 
 
 class LocalCluster:
-    """One head node on this machine. Its applications outlive the process that deployed them."""
+    """One head node on this machine. It and its applications outlive Modelium."""
 
     def __init__(self, *, directory: Path, clock: Clock) -> None:
-        """``directory`` keeps the record, the token and the logs; nothing else may use it."""
+        """``directory`` keeps the record, the token and the logs, and nothing else."""
         self._directory = directory
         self._clock = clock
         self.record: ClusterRecord | None = None
 
     @property
     def token_path(self) -> Path:
-        """The file with the cluster's bearer token; only its owner can read it."""
+        """The file with the cluster's bearer token, readable by its owner only."""
         return self._directory / "token"
 
     def environment(self) -> dict[str, str]:
-        """Environment of every process of the cluster and of its clients: a short list.
+        """Return the environment of all processes of the cluster and of its clients.
 
-        Whatever else Modelium was started with (keys, tokens) is no business of a model's code.
+        It is a short list: other variables of Modelium (keys, tokens) must not reach the code of
+        models.
         """
         passed = {
             name: value
             for name, value in os.environ.items()
-            if name in PASSED_ON or name.startswith(PASSED_PREFIXES)
+            if name in INHERITED or name.startswith(INHERITED_PREFIXES)
         }
         return passed | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
             "RAY_USAGE_STATS_ENABLED": "0",
-            # Ray notes its newest cluster in a shared folder; other people's `ray.init()`
-            # must not find ours there.
+            # Ray records its newest cluster in a shared folder, where the `ray.init()` of other
+            # programs must not find ours.
             "RAY_TMPDIR": str(self._temp()),
             "RAY_metrics_report_interval_ms": str(REPORT_MS),
         }
 
     def alive(self) -> bool:
-        """Whether its head still runs. Cheap: looks at processes only."""
+        """Whether its head node runs; reads the process table only."""
         processes = self.record.processes if self.record is not None else {}
-        return bool(processes) and all(started(pid) == at for pid, at in processes.items())
+        return bool(processes) and all(proc.alive_since(pid) == at for pid, at in processes.items())
 
     def adopt(self) -> bool:
-        """Take over the recorded cluster if it lives, is ours and is of this Ray."""
+        """Adopt the recorded cluster if it is alive and of this Ray version and interpreter."""
         try:
             record = ClusterRecord.model_validate_json(self._record_path.read_bytes())
         except (OSError, ValidationError):
             return False
         self.record = record
         same = record.ray_version == version("ray") and record.python == sys.executable
-        marks = all(proc.carries(pid, MARK, record.mark) for pid in record.processes)
+        marks = all(proc.has_variable(pid, MARK, record.mark) for pid in record.processes)
         return same and marks and self.alive()
 
     async def start(self, *, proxy_host: str, proxy_port: int) -> ClusterRecord:
-        """Start a head node, once whatever an earlier one left behind is gone.
+        """Start a head node, after ending what is left of an earlier one.
 
         Raises:
-            Unavailable: it did not start; the message carries Ray's last words.
-            ConfigError: Serve's proxy cannot listen at ``proxy_host`` and ``proxy_port`` (0: a
-                free one).
+            Unavailable: it did not start; the message ends with Ray's output.
+            ConfigError: Serve's proxy cannot listen at ``proxy_host`` and ``proxy_port`` (0: any
+                free port).
         """
-        self.adopt()  # a start that was cut off left its mark here
+        self.adopt()  # the record of an interrupted start has the mark of its processes
         await self.end()
         self._prepare()
-        if proxy_port and not bindable(proxy_host, proxy_port):
+        if proxy_port and not free_port(proxy_host, proxy_port):
             raise ConfigError(
                 f"{proxy_host}:{proxy_port} of ray_serve.endpoint is no address of this machine or "
-                "taken by another program: stop that or choose another port (0: a free one)"
+                "taken by another program: stop that program, or set another port (0: any)"
             )
         gcs, metrics, client, agent, proxy = free_ports(5, taken=proxy_port)
         record = ClusterRecord(
@@ -190,11 +177,11 @@ class LocalCluster:
             python=sys.executable,
             temp=str(self._temp()),
         )
-        self._write(record)  # before the first process: a crash from here on leaves a trail
+        self._write(record)  # before the first process starts, for the case of a crash
         command = _command(record, metrics_port=metrics, client_port=client, agent_port=agent)
         try:
             await self._run(command, record.mark)
-            processes = self._vital(record.mark)
+            processes = self._essential_processes(record.mark)
             if not processes:
                 raise Unavailable("ray start reported success, but neither GCS nor raylet runs")
             self._write(record.model_copy(update={"processes": processes}))
@@ -202,19 +189,19 @@ class LocalCluster:
             await asyncio.shield(self.end())
             raise
         assert self.record is not None  # noqa: S101
-        log.info("ray head runs at %s", self.record.address)
+        log.info("the Ray head node runs at %s", self.record.address)
         return self.record
 
     async def end(self) -> None:
-        """End all its processes and remove its files. Fine where there is none."""
+        """End all processes of the cluster and remove its files; do nothing if there is none."""
         record, self.record = self.record, None
         if record is None:
             return
-        began = self._clock.monotonic()
+        started = self._clock.monotonic()
         while pids := await asyncio.to_thread(marked, record.mark):
-            waited = self._clock.monotonic() - began
+            waited = self._clock.monotonic() - started
             if waited > TERM_S + KILL_S:
-                log.error("processes %s of the ray cluster cannot be killed", pids)
+                log.error("processes %s of the Ray cluster survive SIGKILL", pids)
                 return  # the record stays, so that the next start tries again
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -228,7 +215,7 @@ class LocalCluster:
         return self._directory / "cluster.json"
 
     def _temp(self) -> Path:
-        """Ray's folder: beside the record, or a short one where sockets would not fit there."""
+        """Return Ray's folder: beside the record unless socket paths would be too long there."""
         beside = self._directory / "tmp"
         if len(str(beside).encode()) + RAY_SUFFIX <= SOCKET_PATH:
             return beside
@@ -240,7 +227,7 @@ class LocalCluster:
         temp = self._temp()
         temp.mkdir(parents=True, exist_ok=True, mode=0o700)
         if temp.stat().st_uid != os.getuid() or temp.is_symlink():
-            raise Unavailable(f"{temp} belongs to somebody else: remove it, then try again")
+            raise Unavailable(f"{temp} belongs to another user: remove it, then try again")
         self.token_path.unlink(missing_ok=True)
         descriptor = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -253,14 +240,14 @@ class LocalCluster:
         self.record = record
 
     async def _run(self, command: list[str], mark: str) -> None:
-        # SPT_NOENV: Ray renames its workers, which would otherwise overwrite the mark.
+        # SPT_NOENV: when Ray renames its workers it would otherwise overwrite the mark.
         environment = self.environment() | {MARK: mark, "SPT_NOENV": "1"}
         output = self._directory / "start.log"
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=file,  # not a pipe: the daemons inherit it and would hold it open
+                stdout=file,  # not a pipe: the daemons inherit it and keep it open
                 stderr=file,
                 env=environment,
                 cwd=self._directory,
@@ -270,31 +257,33 @@ class LocalCluster:
                 async with asyncio.timeout(START_S):
                     code = await process.wait()
             except TimeoutError as exc:
-                raise Unavailable(f"ray start took more than {START_S:.0f} s: {output}") from exc
+                raise Unavailable(
+                    f"ray start took more than {START_S:.0f} s: see {output}"
+                ) from exc
             finally:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
         if code:
-            words = " ".join(output.read_text(errors="replace").split()[-60:])
-            raise Unavailable(f"ray start failed ({code}): {words}")
+            excerpt = " ".join(output.read_text(errors="replace").split()[-60:])
+            raise Unavailable(f"ray start failed ({code}): {excerpt}")
 
-    def _vital(self, mark: str) -> dict[int, int]:
-        """The GCS and the raylet: when either is gone, so is the cluster."""
-        vital: dict[int, int] = {}
+    def _essential_processes(self, mark: str) -> dict[int, int]:
+        """Return the GCS and the raylet; the cluster needs both."""
+        found: dict[int, int] = {}
         for pid in marked(mark):
             with contextlib.suppress(OSError):
                 name = Path(os.readlink(f"/proc/{pid}/exe")).name
-                ticks = started(pid)
+                ticks = proc.alive_since(pid)
                 if name in ("gcs_server", "raylet") and ticks is not None:
-                    vital[pid] = ticks
-        return vital if len(vital) == 2 else {}
+                    found[pid] = ticks
+        return found if len(found) == 2 else {}
 
 
 def _command(
     record: ClusterRecord, *, metrics_port: int, client_port: int, agent_port: int
 ) -> list[str]:
-    """`ray start`, run as a module: the script beside the interpreter may be another Ray's."""
+    """Return the `ray start` command, as a module: the script on PATH may be of another Ray."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head"]
     command += [f"--port={record.gcs_port}", f"--temp-dir={record.temp}"]
     command += [f"--metrics-export-port={metrics_port}", f"--ray-client-server-port={client_port}"]

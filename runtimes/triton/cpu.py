@@ -1,8 +1,8 @@
-"""Runs the Triton server that the wheel of pytriton carries, on a CPU, with ONNX models.
+"""Runs the Triton server of the pytriton wheel on a CPU, with ONNX models.
 
-``python -m runtimes.triton.cpu --environment ENV --work DIR OPTIONS`` becomes that server with
-OPTIONS; meant for `triton.command` on hosts without Triton (demo, tests). ENV is the virtual
-environment of requirements/triton.lock.
+``python -m runtimes.triton.cpu --environment ENV --work DIR OPTIONS`` replaces itself with that
+server, started with OPTIONS. Use it as `triton.command` on hosts without Triton (demo, tests). ENV
+is the virtual environment of requirements/triton.lock.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ BACKENDS = Path(__file__).with_name("backends")
 
 
 def prepare(environment: Path, work: Path) -> tuple[list[str], dict[str, str]]:
-    """Lay out the backends in ``work``; return the server's command line and its environment.
+    """Write the backends to ``work``; return the server's command line and its environment.
 
     Raises:
-        FileNotFoundError: ``environment`` does not hold the wheel.
+        FileNotFoundError: ``environment`` does not contain the wheel.
     """
     packages = next(environment.glob("lib/python3.*/site-packages"))
     server = packages / "pytriton" / "tritonserver"
@@ -53,7 +53,7 @@ def prepare(environment: Path, work: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Become the server."""
+    """Replace this process with the server."""
     parser = argparse.ArgumentParser(prog="python -m runtimes.triton.cpu")
     parser.add_argument("--environment", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for its backends")

@@ -14,9 +14,9 @@ BACKENDS = {
     ModelFormat.TENSORRT: "tensorrt",
     ModelFormat.OPENVINO: "openvino",
 }
-"""Backend of each format that Modelium lays out itself."""
+"""Backend of each format for which Modelium writes the configuration."""
 NEEDS_TENSORS = frozenset({ModelFormat.TORCHSCRIPT})
-"""Files that do not tell their own inputs and outputs."""
+"""Formats whose files do not declare their inputs and outputs."""
 TOP_LEVEL_NAME = re.compile(r"""^name\s*:\s*(?:"[^"\n]*"|'[^'\n]*')[ \t]*,?;?""", re.MULTILINE)
 INSTANCE_GROUP = re.compile(r"^instance_group\b", re.MULTILINE)
 
@@ -30,19 +30,19 @@ def generate(
     max_batch_size: int | None,
     memory_bytes: int | None,
 ) -> str:
-    """Write the configuration of a model that came without one.
+    """Return the configuration for a model that came without one.
 
     Args:
         name: the model's, equal to the entry's folder.
-        profile: tells format and tensors.
+        profile: format and tensors.
         filename: the main file within the version folder.
-        device: where its one instance runs.
-        max_batch_size: what Triton may batch; only used where all tensors have a batch dimension.
+        device: runs its one instance.
+        max_batch_size: upper bound of a batch; used only if all tensors have a batch dimension.
         memory_bytes: bound for ONNX Runtime's arena on a GPU.
 
     Raises:
-        LoadFailed: `unsupported-architecture` for a format without a backend, `bad-files` where
-            inputs and outputs must be given by hand.
+        LoadFailed: of kind `unsupported-architecture` for a format without a backend, of kind
+            `bad-files` if the user has to declare inputs and outputs.
     """
     backend = BACKENDS.get(profile.format)
     if backend is None:
@@ -52,7 +52,7 @@ def generate(
     known = bool(profile.inputs and profile.outputs)
     if not known and profile.format in NEEDS_TENSORS:
         raise LoadFailed(
-            f"{profile.format} files do not name their inputs and outputs: "
+            f"{profile.format} files do not declare their inputs and outputs: "
             "put a config.pbtxt beside the model",
             kind=FailureKind.BAD_FILES,
         )
@@ -74,10 +74,10 @@ def generate(
 
 
 def complete(text: str, *, name: str, device: Device) -> str:
-    """Adapt a configuration that came with the model: its name, and where its instances run.
+    """Set name and, if missing, instance group in a configuration that came with the model.
 
-    Triton refuses a name that differs from the folder's, and puts an instance on every GPU
-    where nothing else is said.
+    Triton refuses a name that differs from the folder's, and without an instance group it starts
+    an instance on every GPU.
     """
     text = TOP_LEVEL_NAME.sub("", text, count=1).strip()
     lines = [f"name: {_quoted(name)}", text]
@@ -87,7 +87,7 @@ def complete(text: str, *, name: str, device: Device) -> str:
 
 
 def _batchable(profile: ModelProfile) -> bool:
-    """Whether dimension 0 of every tensor is free; of one dimension it is the only one."""
+    """Whether dimension 0 of every tensor is dynamic and not its only dimension."""
     return all(
         len(tensor.shape) >= 2 and tensor.shape[0] == -1
         for tensor in (*profile.inputs, *profile.outputs)
@@ -98,7 +98,7 @@ def _tensors(role: str, tensors: Sequence[TensorSpec], batched: bool) -> Iterabl
     for tensor in tensors:
         dims = tensor.shape[1:] if batched else tensor.shape
         kind = "TYPE_STRING" if tensor.dtype == "BYTES" else f"TYPE_{tensor.dtype}"
-        # Triton has no tensors without dimensions, but reshapes to them.
+        # Triton has no scalars; it reshapes one-element tensors to them.
         shape = f"dims: {list(dims)}" if dims else "dims: [ 1 ] reshape { shape: [ ] }"
         yield f"{role} {{ name: {_quoted(tensor.name)} data_type: {kind} {shape} }}"
 
@@ -110,7 +110,7 @@ def _instances(device: Device) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Quote for protobuf's text format; names in model files are whatever their author wrote."""
+    """Quote for protobuf's text format; names from model files may contain anything."""
     plain = "".join(
         char if " " <= char < "\x7f" and char not in '"\\' else _escaped(char) for char in text
     )

@@ -1,7 +1,7 @@
-"""Lays models out as Triton wants them: ``NAME/config.pbtxt`` and ``NAME/VERSION/FILES``.
+"""Triton's model repository: ``NAME/config.pbtxt`` and ``NAME/VERSION/FILES`` for each model.
 
-Files are hard links where the file systems are one, else copies: unlike symbolic links, both are
-there in a container that mounts the repository alone.
+Files are hard links on one file system, else copies: unlike symbolic links, both resolve in a
+container that mounts the repository alone.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ from modelium.ports import LoadRequest
 from runtimes.triton import model_config
 
 MARKER = ".modelium"
-"""A file that tells our entries from the user's; Triton ignores it."""
+"""A file that marks entries of Modelium's; Triton ignores it."""
 CONFIG = "config.pbtxt"
 VERSION = re.compile(r"[1-9][0-9]*")
 
 
 class TritonRepository:
-    """The folder that Triton serves from. Blocking: files are copied."""
+    """The folder that Triton serves. Calls block: they copy files."""
 
     def __init__(self, *, root: Path) -> None:
-        """``root`` is made on the first load."""
+        """The first load creates ``root``."""
         self.root = root
 
     def add(self, request: LoadRequest) -> Path:
-        """Lay out ``request``'s model anew and return its entry.
+        """Write the entry of ``request``'s model, replacing an earlier one, and return its folder.
 
         Raises:
-            LoadFailed: its files cannot be served; they are checked here because a server that
-                misses one can hang for good.
-            NeedsApproval: it brings Python code.
+            LoadFailed: its files cannot be served. They are checked here because a missing file
+                can hang the server for good.
+            NeedsApproval: it contains Python code.
         """
         source = Path(request.path)
         if not source.is_dir():
-            raise LoadFailed(f"{source} is not there", kind=FailureKind.BAD_FILES)
+            raise LoadFailed(
+                f"{source} does not exist: drop the model again", kind=FailureKind.BAD_FILES
+            )
         entry = self.root / request.model
         if entry.exists() and not self.owns(request.model):
             raise LoadFailed(
-                f"{entry} is not of Modelium's making: give triton.model_repository a folder of "
-                "its own, or remove that one",
+                f"{entry} was not created by Modelium: set triton.model_repository to another "
+                "folder, or remove that entry",
                 kind=FailureKind.BAD_SETTINGS,
             )
         fresh = self.root / f".{request.model}.new"
@@ -52,15 +54,15 @@ class TritonRepository:
         fresh.mkdir(parents=True)
         try:
             if request.profile.format == ModelFormat.TRITON:
-                self._take_over(request, source, fresh)
+                self._copy_entry(request, source, fresh)
             else:
-                self._compose(request, source, fresh)
+                self._create_entry(request, source, fresh)
             (fresh / MARKER).write_text(f"{request.version}\n")
             shutil.rmtree(entry, ignore_errors=True)
             fresh.replace(entry)
         except OSError as exc:
             raise LoadFailed(
-                f"cannot lay {request.model} out in {self.root}: {exc.strerror}",
+                f"cannot write {request.model} to {self.root}: {exc.strerror}",
                 kind=FailureKind.ENVIRONMENT,
             ) from exc
         finally:
@@ -68,31 +70,31 @@ class TritonRepository:
         return entry
 
     def remove(self, model: str) -> None:
-        """Remove the entry of ``model``, if it is ours."""
+        """Remove the entry of ``model`` if Modelium created it."""
         if self.owns(model):
             shutil.rmtree(self.root / model, ignore_errors=True)
 
     def clear(self) -> None:
-        """Remove every entry that is ours."""
+        """Remove every entry that Modelium created."""
         for marker in list(self.root.glob(f"*/{MARKER}")):
             self.remove(marker.parent.name)
 
     def owns(self, model: str) -> bool:
-        """Whether the entry of ``model`` was laid out by us."""
+        """Whether Modelium created the entry of ``model``."""
         return (self.root / model / MARKER).is_file()
 
     def version(self, model: str) -> int | None:
-        """Which version of ``model`` its entry holds; None where the entry is not ours."""
+        """Return the version of ``model`` in its entry; None if the entry is not Modelium's."""
         try:
             return int((self.root / model / MARKER).read_text())
         except (OSError, ValueError):
             return None
 
-    def _compose(self, request: LoadRequest, source: Path, entry: Path) -> None:
+    def _create_entry(self, request: LoadRequest, source: Path, entry: Path) -> None:
         main = request.profile.files.get("model")
         if not main or not _filled(source / main):
             raise LoadFailed(
-                f"{request.model} has no model file ({main or 'none was found'})",
+                f"{request.model} has no model file ({main or 'none was found'}), or it is empty",
                 kind=FailureKind.BAD_FILES,
             )
         file = source / main
@@ -110,16 +112,16 @@ class TritonRepository:
                 memory_bytes=request.reserve.get(device.id),
             )
         (entry / CONFIG).write_text(text)
-        # External weights lie beside the graph under the names that it refers to.
+        # The graph refers to external weights beside it by their names.
         _link_tree(file.parent, entry / str(request.version), skip={CONFIG})
 
-    def _take_over(self, request: LoadRequest, source: Path, entry: Path) -> None:
+    def _copy_entry(self, request: LoadRequest, source: Path, entry: Path) -> None:
         versions = [path for path in source.iterdir() if VERSION.fullmatch(path.name)]
         ensemble = request.profile.architecture == "ensemble"
         if not ensemble and not any(_filled(version) for version in versions):
             raise LoadFailed(
                 f"{request.model} has no version folder with files in it: "
-                "put them into a folder named 1",
+                "put its files into a folder named 1",
                 kind=FailureKind.BAD_FILES,
             )
         if request.profile.architecture == "python":
@@ -134,7 +136,7 @@ class TritonRepository:
     def _check_python(self, request: LoadRequest, versions: list[Path]) -> None:
         if not request.allow_remote_code:
             raise NeedsApproval(
-                f"{request.model} is Python code that Triton would run: allow it with "
+                f"{request.model} contains Python code that Triton would run: approve it with "
                 f"`modelium approve {request.model} remote-code`"
             )
         main = Path(request.profile.files.get("model", "1/model.py")).name
@@ -142,7 +144,7 @@ class TritonRepository:
             if not _filled(version / main):
                 raise LoadFailed(
                     f"version {version.name} of {request.model} has no {main}: the server would "
-                    "hang over it",
+                    "hang on it",
                     kind=FailureKind.BAD_FILES,
                 )
 
@@ -154,7 +156,7 @@ def _filled(path: Path) -> bool:
 
 
 def _link_tree(source: Path, target: Path, skip: set[str]) -> None:
-    """Mirror ``source``; symbolic links are not followed out of it."""
+    """Mirror ``source`` without its symbolic links, which may point outside."""
     for folder, names, files in os.walk(source):
         at = target / Path(folder).relative_to(source)
         at.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The Triton server: where it is, how it is asked, and how Modelium runs one of its own."""
+"""The Triton server: its address, gRPC calls to it, and running one of Modelium's own."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from modelium.errors import (
 )
 from modelium.ports import Clock
 from runtimes.process import proc
-from runtimes.process.supervisor import Command, Engine, Supervisor
+from runtimes.process.supervisor import Command, EngineProcess, Supervisor
 
 CONTROL_S = 10.0
-"""Index, statistics and metadata answer in milliseconds, also while a model loads."""
+"""Index, statistics and metadata answer in milliseconds, even while a model loads."""
 START_S = 60.0
-"""Up in 0.2 s on a quiet machine; a container image may be cold."""
+"""A start takes 0.2 s on an idle machine; a cold container image takes longer."""
 RESTART_S = 30.0
-"""Between two starts of a server that does not come up."""
+"""Between two starts of a server that does not become live."""
 POLL_S = 0.2
 RECONNECT = (
-    # By itself gRPC waits up to two minutes before it tries a restarted server again.
+    # By default gRPC waits up to two minutes before it reconnects to a restarted server.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 SERVER = "tritonserver"
-"""Its name among the supervisor's records: not a model's, as nothing else is run there."""
+"""Key of its record and log in its own supervisor, where no model has one."""
 
 
 class TritonServer:
-    """One server, ours or the user's. Control goes over gRPC: an HTTP load freezes HTTP."""
+    """One server, Modelium's own or the user's. Control uses gRPC: a load over HTTP blocks HTTP."""
 
     def __init__(
         self, *, config: TritonSection, repository: Path, directory: Path, clock: Clock
     ) -> None:
-        """``repository`` is what a server of our own serves; ``directory`` keeps its log.
+        """A server of Modelium's own serves ``repository`` and logs to ``directory``.
 
         Raises:
-            ConfigError: an address is none.
+            ConfigError: an address is invalid.
         """
         address = urlsplit(config.endpoint)
         try:
@@ -70,60 +70,60 @@ class TritonServer:
         self._client: aio.InferenceServerClient | None = None
         self._starting = asyncio.Lock()
         self._last_start = float("-inf")
-        self._came_up = False
-        # Its shared memory outlives a SIGKILL; the name tells whose it was.
+        self._was_live = False
+        # Its shared memory survives a SIGKILL; the prefix tells which server it belonged to.
         key = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
         self._shm_prefix = f"modelium_triton_{key}_"
 
     async def close(self) -> None:
-        """Close the connection; the server lives on."""
+        """Close the connection; the server keeps running."""
         if self._client:
             await self._client.close()
             self._client = None
 
-    async def ensure(self) -> None:
-        """Start the server if it is ours and not there.
+    async def ensure_running(self) -> None:
+        """Start a server of Modelium's own unless it answers.
 
         Raises:
-            LoadFailed: its command cannot be run or it ends at once.
-            Unavailable: it is not there (the user's), just died, or does not come up.
+            LoadFailed: its command cannot be run, or it exited during its start.
+            Unavailable: the user's server does not answer; or Modelium's own does not become live.
         """
         async with self._starting:
             if await self.answers():
                 return
             if self.command is None:
                 raise Unavailable(
-                    f"no Triton answers at {self.address} (gRPC): start it, or correct "
+                    f"no Triton server answers at {self.address} (gRPC): start it, or correct "
                     "triton.endpoint and triton.grpc_endpoint"
                 )
-            engine = self._engine()
-            if engine and self._supervisor.alive(engine):
+            process = self._process()
+            if process and self._supervisor.alive(process):
                 if self._clock.monotonic() - self._last_start > START_S:
-                    raise Unavailable("the Triton that Modelium started does not answer")
+                    raise Unavailable("the Triton server that Modelium started does not answer")
             else:
-                engine = await self._start(engine)
-            await self._up(engine)
+                process = await self._start(process)
+            await self._wait_until_live(process)
 
     async def stop(self, *, grace_s: float) -> None:
-        """End the server if it is ours, and clear what it leaves."""
-        engine = self._engine()
-        if engine:
-            await self._supervisor.stop(engine, grace_s=grace_s)
-        self._clear_shared_memory()
+        """Stop a server of Modelium's own and remove the shared memory that it leaves."""
+        process = self._process()
+        if process:
+            await self._supervisor.stop(process, grace_s=grace_s)
+        self._remove_shared_memory()
 
     async def answers(self) -> bool:
-        """Whether it is live."""
+        """Whether the server answers that it is live."""
         with contextlib.suppress(Unavailable, InputError, LoadFailed, DeadlineExceeded):
-            return bool(await self.ask("is_server_live"))
+            return bool(await self.call("is_server_live"))
         return False
 
-    async def ask(self, method: str, *arguments: Any, timeout_s: float = CONTROL_S) -> Any:
-        """Call a method of Triton's client.
+    async def call(self, method: str, *arguments: Any, timeout_s: float = CONTROL_S) -> Any:
+        """Call a method of Triton's client and return its answer.
 
         Raises:
-            Unavailable: nobody answers.
-            DeadlineExceeded: not within ``timeout_s``.
-            LoadFailed: it refused; the text is Triton's, the kind is not judged here.
+            Unavailable: the server does not answer.
+            DeadlineExceeded: no answer within ``timeout_s``.
+            LoadFailed: the server refused; the text is Triton's and the kind is unknown.
         """
         if self._client is None:
             self._client = aio.InferenceServerClient(self.address, channel_args=list(RECONNECT))
@@ -132,57 +132,60 @@ class TritonServer:
         except InferenceServerException as exc:
             status, text = str(exc.status()), exc.message()
             if "DEADLINE_EXCEEDED" in status:
-                raise DeadlineExceeded(f"Triton did not {method} within {timeout_s:.0f} s") from exc
+                raise DeadlineExceeded(
+                    f"Triton did not answer {method} within {timeout_s:.0f} s"
+                ) from exc
             if "UNAVAILABLE" in status:
                 raise Unavailable(f"Triton at {self.address} does not answer: {text}") from exc
             raise LoadFailed(text, kind=FailureKind.UNKNOWN) from exc
 
     def pids_of(self, model: str) -> tuple[int, ...]:
-        """Processes of our server that work for ``model`` alone (python-based backends)."""
-        engine = self._engine()
-        if engine is None:
+        """Return the processes of our server that serve ``model`` alone (python-based backends)."""
+        process = self._process()
+        if process is None:
             return ()
-        place = f"{self._repository / model}/".encode()
-        return tuple(pid for pid in self._supervisor.members(engine) if place in proc.words(pid))
+        entry = f"{self._repository / model}/".encode()
+        members = self._supervisor.members(process)
+        return tuple(pid for pid in members if entry in proc.command_line(pid))
 
-    def last_words(self) -> str:
-        """Read the end of our server's log: it says why it could not even look at a model."""
+    def log_excerpt(self) -> str:
+        """Return the last errors and warnings in the log of our server."""
         lines = self._supervisor.log(SERVER).tail(200) if self.command else []
         errors = [line for line in lines if line[:1] in "EW"]
         return " | ".join(line[:300] for line in errors[-3:])
 
-    def _engine(self) -> Engine | None:
-        return Engine.from_note(SERVER, self._supervisor.records().get(SERVER, {}))
+    def _process(self) -> EngineProcess | None:
+        return EngineProcess.from_record(SERVER, self._supervisor.records().get(SERVER, {}))
 
-    async def _start(self, dead: Engine | None) -> Engine:
+    async def _start(self, dead: EngineProcess | None) -> EngineProcess:
         wait = self._last_start + RESTART_S - self._clock.monotonic()
-        if wait > 0 and not self._came_up:
-            raise Unavailable(f"Triton does not come up: {self.last_words()}", retry_after_s=wait)
+        if wait > 0 and not self._was_live:
+            raise Unavailable(f"Triton does not start: {self.log_excerpt()}", retry_after_s=wait)
         if dead:
             await self._supervisor.stop(dead, grace_s=0)
-        self._clear_shared_memory()
-        self._last_start, self._came_up = self._clock.monotonic(), False
+        self._remove_shared_memory()
+        self._last_start, self._was_live = self._clock.monotonic(), False
         self._repository.mkdir(parents=True, exist_ok=True)
-        return self._supervisor.start(SERVER, Command(argv=self._words()), {})
+        return self._supervisor.start(SERVER, Command(argv=self._command_line()), {})
 
-    async def _up(self, engine: Engine) -> None:
+    async def _wait_until_live(self, process: EngineProcess) -> None:
         deadline = self._last_start + START_S
         while not await self.answers():
-            if not self._supervisor.alive(engine):
-                words = self.last_words() or " | ".join(self._supervisor.log(SERVER).tail(3))
+            if not self._supervisor.alive(process):
+                excerpt = self.log_excerpt() or " | ".join(self._supervisor.log(SERVER).tail(3))
                 raise LoadFailed(
-                    f"Triton ended at its start: {words}", kind=FailureKind.ENVIRONMENT
+                    f"Triton exited during its start: {excerpt}", kind=FailureKind.ENVIRONMENT
                 )
             if self._clock.monotonic() > deadline:
-                raise Unavailable(f"Triton did not come up within {START_S:.0f} s")
+                raise Unavailable(f"Triton was not live within {START_S:.0f} s")
             await self._clock.sleep(POLL_S)
-        self._came_up = True
+        self._was_live = True
 
-    def _words(self) -> tuple[str, ...]:
-        """Add to the configured command what it leaves open and our control depends on."""
+    def _command_line(self) -> tuple[str, ...]:
+        """Return the configured command with the options that it leaves open and we depend on."""
         command: Sequence[str] = self.command or ()
         grpc_port = int(self.address.rpartition(":")[2])
-        ours: Mapping[str, str] = {
+        required: Mapping[str, str] = {
             "--model-repository": str(self._repository),
             "--model-control-mode": "explicit",
             "--http-address": self.host,
@@ -194,11 +197,11 @@ class TritonServer:
             "--exit-on-error": "false",
             "--strict-readiness": "false",
         }
-        said = {word.partition("=")[0] for word in command}
-        added = [f"{option}={value}" for option, value in ours.items() if option not in said]
+        given = {argument.partition("=")[0] for argument in command}
+        added = [f"{option}={value}" for option, value in required.items() if option not in given]
         added.append(f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}")
         return (*command, *added)
 
-    def _clear_shared_memory(self) -> None:
+    def _remove_shared_memory(self) -> None:
         for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):  # noqa: S108 - made by Triton
             region.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from modelium.traffic.bypassed import LAG_S
+from modelium.traffic.direct_requests import LAG_S
 from tests.deploy.test_files import DEPLOY, queries
 from tests.fakes import tiny_llama
 from tests.fakes.nvml import GIB, GPU_IS_LOST, FakeGpu, FakeNvml, build

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from modelium.analysis import analyze, estimate, inspect_files, is_complete, unpack
+from modelium.analysis import analyze, estimate, examine, is_complete, unpack
 from modelium.errors import DropRejected
 from modelium.models import RuntimeName
 from tests.modelium.analysis.files import (
@@ -32,10 +32,10 @@ from tests.modelium.analysis.files import (
 ALL = frozenset({"remote-code", "pickle"})
 
 
-def _look(folder: Path) -> None:
+def _examine(folder: Path) -> None:
     is_complete(folder)
     try:
-        inspect_files(folder)
+        examine(folder)
         profile = analyze(folder, approvals=ALL)
     except DropRejected as exc:
         if not exc.reason or not str(exc).isprintable():
@@ -54,7 +54,7 @@ def _file(name: str, *others: tuple[str, object]) -> Callable[[bytes], None]:
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            _look(Path(folder))
+            _examine(Path(folder))
 
     return target
 
@@ -64,7 +64,7 @@ def _triton(data: bytes) -> None:
         (Path(folder) / "1").mkdir()
         (Path(folder) / "1" / "model.onnx").write_bytes(onnx_model())
         (Path(folder) / "config.pbtxt").write_bytes(data)
-        _look(Path(folder))
+        _examine(Path(folder))
 
 
 def _archive(data: bytes) -> None:

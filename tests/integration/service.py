@@ -127,11 +127,12 @@ class Service:
         device memory, shared memory."""
         word, token = str(self.folder), str(self.state / "ray" / "token")
         found = [
-            f"process {pid}: {proc.words(pid)[:200]!r}"
+            f"process {pid}: {proc.command_line(pid)[:200]!r}"
             for pid, process in proc.snapshot().items()
-            if process.lives
+            if process.alive
             and (
-                word.encode() in proc.words(pid) or proc.carries(pid, "RAY_AUTH_TOKEN_PATH", token)
+                word.encode() in proc.command_line(pid)
+                or proc.has_variable(pid, "RAY_AUTH_TOKEN_PATH", token)
             )
         ]
         records = [self.state / "endpoints.json", *self.state.glob("*/*.json")]

@@ -102,9 +102,9 @@ def processes(service: Service, model: str) -> list[int]:
         return [
             pid
             for pid, process in proc.snapshot().items()
-            if process.lives
-            and proc.carries(pid, "MODELIUM_MODEL", model)
-            and proc.carries(pid, "RAY_AUTH_TOKEN_PATH", token)
+            if process.alive
+            and proc.has_variable(pid, "MODELIUM_MODEL", model)
+            and proc.has_variable(pid, "RAY_AUTH_TOKEN_PATH", token)
         ]
     folder, name = ("triton-server", "tritonserver") if runtime == "triton" else (runtime, model)
     return [int(json.loads((service.state / folder / f"{name}.json").read_text())["pid"])]

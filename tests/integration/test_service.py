@@ -88,7 +88,7 @@ def test_keys_are_issued_listed_and_revoked_by_the_cli(service: Service) -> None
     bearer = {"Authorization": f"Bearer {issued['secret']}"}
     url = f"{service.gateway}/v2/models/keyed/infer"
     refused = httpx.post(url, json={}, headers=bearer, timeout=60, trust_env=False)
-    assert (refused.status_code, refused.json()["error"]) == (403, "this key is not for keyed")
+    assert (refused.status_code, refused.json()["error"]) == (403, "this key may not use keyed")
     listed = {key["id"]: key for key in service.cli("keys", "list")}
     assert listed[issued["key"]["id"]]["team"] == "prod"
     assert service.cli("keys", "revoke", issued["key"]["id"])["revoked_at"]

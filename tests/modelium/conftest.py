@@ -19,14 +19,14 @@ from agents.llm.endpoint import Endpoint as Client
 from agents.rules.planner import RulePlanner
 from modelium.config import BrainSection, Config, Triton
 from modelium.control.signals import Signals
-from modelium.intake.repository import Depot
+from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
 from modelium.models import Event, Model, Report, RuntimeName
 from modelium.ports import Stage
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import DirectSteps
 from modelium.stages.launcher import StageLauncher
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
@@ -168,7 +168,7 @@ class World:
             config=settings,
             policy=policy,
             store=AsyncStore(self.store),
-            repository=Depot(config=settings.orchestration),
+            repository=ModelRepository(config=settings.orchestration),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=self.clock),
                 listener=self.signals,
@@ -178,7 +178,7 @@ class World:
             ),
             devices=self.devices,
             runtimes=runtimes,
-            observer=Observer(runtimes=runtimes, policy=policy),
+            runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
             brain=RulePlanner(),
             launcher=self.launcher,
             telemetry=self.metrics,
@@ -216,7 +216,7 @@ def config(folder: Path, **policies: object) -> Config:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     opened = World(tmp_path)
-    await opened.services.observer.look({})
+    await opened.services.runtime_monitor.observe({})
     yield opened
     await opened.aclose()
 
@@ -266,15 +266,15 @@ class Advised:
         other.name = RuntimeName.TRITON
         config = services.config.model_copy(update={"triton": Triton(enabled=True)})
         runtimes = {**services.runtimes, other.name: other}
-        observer = Observer(runtimes=runtimes, policy=config.policy())
+        runtime_monitor = RuntimeMonitor(runtimes=runtimes, policy=config.policy())
         self.world.services = replace(
             services,
             config=config,
             policy=config.policy(),
             runtimes=runtimes,
-            observer=observer,
+            runtime_monitor=runtime_monitor,
         )
-        await observer.look({})
+        await runtime_monitor.observe({})
 
 
 @pytest.fixture

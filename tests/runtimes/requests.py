@@ -18,11 +18,11 @@ CPU = Device(node="n", uuid="cpu", kind="cpu", total_bytes=16 * GIB, free_bytes=
 
 
 def no_progress(phase: str, share: float | None) -> None:
-    """For who does not care."""
+    """Ignore progress."""
 
 
 class Inventory:
-    """A host's CPU, for drivers that need no GPU."""
+    """A host with one CPU and no GPU."""
 
     def snapshot(self) -> tuple[Device, ...]:
         return (CPU,)

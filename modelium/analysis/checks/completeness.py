@@ -1,15 +1,16 @@
-"""Whether a drop is whole: index, headers and sizes agree. Never raises, reads headers only."""
+"""Whether a drop is complete: index, headers and sizes agree. Reads headers only."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from modelium.analysis.checks.safety import shards_of
-from modelium.analysis.readers.folder import MAX_INDEX_BYTES, Folder
+from modelium.analysis.readers.folder import Folder
 from modelium.analysis.readers.gguf_header import read_gguf
 from modelium.analysis.readers.onnx_graph import read_graph
 from modelium.analysis.readers.safetensors_header import read_header
+from modelium.analysis.readers.shard_index import SUFFIX as INDEX_SUFFIX
+from modelium.analysis.readers.shard_index import read_index
 from modelium.errors import DropRejected
 
 PARTIAL_SUFFIXES = (
@@ -25,15 +26,20 @@ MAX_SHARDS = 10_000
 
 
 def is_complete(path: Path) -> str | None:
-    """``None``: all that the files promise is there; else why not, in one line.
+    """Return ``None`` for a complete drop, else what is missing, in one line.
 
-    Cheap (names, sizes, headers) and never raises. What is unsafe or foreign counts as complete:
-    refusing it is for `modelium.analysis.inspect_files`.
+    Never raises. A drop that is unsafe or of no known format counts as complete, so that the
+    watcher hands it on and ingest refuses it.
     """
     try:
         folder = Folder(path)
     except DropRejected as exc:
         return None if exc.reason != "unreadable" else "it cannot be read yet"
+    return find_missing(folder)
+
+
+def find_missing(folder: Folder) -> str | None:
+    """`is_complete` for a folder that is already listed."""
     if not folder.files:
         return "the folder is empty"
     try:
@@ -56,11 +62,10 @@ def _partial(folder: Folder) -> str | None:
 def _missing_shards(folder: Folder) -> str | None:
     series: set[tuple[str, int, str]] = set()
     for entry in folder.files:
-        if entry.name.endswith(".index.json"):
+        if entry.name.endswith(INDEX_SUFFIX):
             prefix = entry.name.rpartition("/")[0]
             try:
-                index = folder.json(entry.name, limit=MAX_INDEX_BYTES)
-                shards = shards_of(index, entry.name)
+                shards = folder.parse(entry.name, read_index)
             except DropRejected as exc:
                 if exc.reason == "bad-json":
                     return f"{entry.name} is not whole yet"
@@ -83,12 +88,11 @@ def _missing_shards(folder: Folder) -> str | None:
 
 def _short_files(folder: Folder) -> str | None:
     for entry in folder.files:
-        path = folder.path(entry.name)
         try:
             if entry.suffix == ".safetensors":
-                read_header(path, entry.name)
+                folder.parse(entry.name, read_header)
             elif entry.suffix == ".gguf":
-                read_gguf(path, entry.name)
+                folder.parse(entry.name, read_gguf)
             elif entry.suffix == ".onnx":
                 if short := _short_external(folder, entry.name):
                     return short
@@ -101,7 +105,7 @@ def _short_files(folder: Folder) -> str | None:
 
 
 def _short_external(folder: Folder, name: str) -> str | None:
-    graph = read_graph(folder.path(name), name)
+    graph = folder.parse(name, read_graph)
     prefix = name.rpartition("/")[0]
     for span in graph.external:
         location = f"{prefix}/{span.location}" if prefix else span.location

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
-from modelium.analysis.formats import diffusers
-from modelium.analysis.readers.folder import (
-    MAX_INDEX_BYTES,
-    FileEntry,
-    Folder,
-    inside,
-    shown,
+from modelium.analysis.readers.code_references import (
+    PIPELINE_INDEX,
+    foreign_components,
+    names_code,
+    names_foreign_parent,
 )
+from modelium.analysis.readers.folder import FileEntry, Folder, shown
+from modelium.analysis.readers.shard_index import SUFFIX as INDEX_SUFFIX
+from modelium.analysis.readers.shard_index import read_index
 from modelium.analysis.readers.zip_directory import AbsurdDirectory, open_zip
 from modelium.errors import DropRejected
 from modelium.models import Frozen
@@ -98,8 +98,8 @@ TEXT_SUFFIXES = frozenset(
 _PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
-class FileReport(Frozen):
-    """What the safety checks saw."""
+class SafetyReport(Frozen):
+    """The result of the safety checks of an accepted drop."""
 
     files: int
     total_bytes: int
@@ -109,19 +109,24 @@ class FileReport(Frozen):
     """Files whose readers unpickle; empty without the approval ``pickle``."""
 
 
-def inspect_files(path: Path, *, approvals: frozenset[str] = frozenset()) -> FileReport:
+def inspect_files(path: Path, *, approvals: frozenset[str] = frozenset()) -> SafetyReport:
     """Refuse what could run code or read outside the folder; nothing is parsed beyond headers.
 
     ``approvals`` may hold ``pickle`` and ``remote-code``. Raises `DropRejected`.
     """
+    refuse_link(path)
+    return inspect_folder(Folder(path), approvals=approvals)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `DropRejected` where the dropped path itself is a symbolic link."""
     if path.is_symlink():
         raise DropRejected(
             f"{shown(path.name)!r} is a link. Drop the folder itself.", reason="link-outside"
         )
-    return inspect_folder(Folder(path), approvals=approvals)
 
 
-def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> FileReport:
+def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> SafetyReport:
     """`inspect_files` for a folder that is already listed."""
     pickles = [f.name for f in folder.files if _is_pickle(folder, f)]
     pickles += _indexed_pickles(folder)
@@ -149,7 +154,7 @@ def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> FileReport:
             "archive alone.",
             reason="nested-archive",
         )
-    return FileReport(
+    return SafetyReport(
         files=len(folder.files),
         total_bytes=sum(f.size for f in folder.files),
         code=tuple(code),
@@ -200,36 +205,12 @@ def _indexed_pickles(folder: Folder) -> list[str]:
     """
     found: list[str] = []
     for entry in folder.files:
-        if not entry.name.endswith(".index.json"):
+        if not entry.name.endswith(INDEX_SUFFIX):
             continue
-        for shard in sorted(shards_of(folder.json(entry.name, limit=MAX_INDEX_BYTES), entry.name)):
+        for shard in sorted(folder.parse(entry.name, read_index)):
             if Path(shard).suffix.lower() in PICKLE_SUFFIXES:
                 found.append(f"{entry.name} → {shard}")
     return found
-
-
-def shards_of(index: dict[str, Any], what: str) -> set[str]:
-    """File names that a shard index refers to; each is a plain name inside the folder."""
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise DropRejected(
-            f"{shown(what)!r} has no weight_map. Copy the index again.", reason="bad-index"
-        )
-    shards: set[str] = set()
-    for value in weight_map.values():
-        if not isinstance(value, str):
-            raise DropRejected(
-                f"{shown(what)!r} maps a tensor to something that is not a file name.",
-                reason="bad-index",
-            )
-        shards.add(value)
-    for shard in shards:
-        if not inside(shard):
-            raise DropRejected(
-                f"{shown(what)!r} points at {shown(shard)!r}, outside the folder.",
-                reason="path-traversal",
-            )
-    return shards
 
 
 def _configured_code(folder: Folder) -> list[str]:
@@ -248,24 +229,13 @@ def _configured_code(folder: Folder) -> list[str]:
             raise
         if names_code(config):
             found.append(f"{entry.name} (auto_map)")
-        mapping = config.get("auto_mapping")
-        library = mapping.get("parent_library") if isinstance(mapping, dict) else None
-        # PEFT imports this module by name: anything but the two known libraries is code.
-        if library is not None and str(library).split(".")[0] not in {"transformers", "diffusers"}:
+        if names_foreign_parent(config):
             found.append(f"{entry.name} (auto_mapping)")
     return found + _diffusers_code(folder)
 
 
 def _diffusers_code(folder: Folder) -> list[str]:
-    if diffusers.INDEX not in folder:
+    if PIPELINE_INDEX not in folder:
         return []
-    foreign = diffusers.foreign_components(folder.json(diffusers.INDEX))
-    return [f"{diffusers.INDEX} ({shown(name)})" for name in foreign]
-
-
-def names_code(config: dict[str, Any], *, depth: int = 8) -> bool:
-    """Whether ``auto_map`` occurs in a configuration or its nested sections."""
-    if config.get("auto_map"):
-        return True
-    nested = (value for value in config.values() if isinstance(value, dict))
-    return depth > 0 and any(names_code(part, depth=depth - 1) for part in nested)
+    foreign = foreign_components(folder.json(PIPELINE_INDEX))
+    return [f"{PIPELINE_INDEX} ({shown(name)})" for name in foreign]

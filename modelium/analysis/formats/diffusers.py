@@ -6,33 +6,18 @@ from typing import Any
 
 from modelium.analysis.catalog import EngineCatalog, assess
 from modelium.analysis.describe import card_of
+from modelium.analysis.readers.code_references import PIPELINE_INDEX, foreign_components
 from modelium.analysis.readers.folder import Folder, inside, shown
 from modelium.analysis.readers.safetensors_header import read_header
 from modelium.errors import DropRejected
 from modelium.models import ModelFormat, ModelProfile, Task
 
-INDEX = "model_index.json"
-LIBRARIES = frozenset({"diffusers", "transformers", "onnxruntime"})
-"""What a pipeline may take components from; any other name is a module that would be imported."""
 _LONG = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def foreign_components(index: dict[str, Any]) -> list[str]:
-    """Components whose class comes from somewhere else: loading them imports that code."""
-    found = []
-    for name, entry in index.items():
-        if not name.startswith("_") and isinstance(entry, list) and len(entry) == 2:
-            library = entry[0]
-            if isinstance(library, str) and library.partition(".")[0] not in LIBRARIES:
-                found.append(name)
-    if isinstance(index.get("_class_name"), list):
-        found.append("_class_name")
-    return found
 
 
 def profile_diffusers(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     """The profile of a pipeline, sized by component; raises `DropRejected`."""
-    index = folder.json(INDEX)
+    index = folder.json(PIPELINE_INDEX)
     pipeline = index.get("_class_name")
     components: dict[str, dict[str, Any]] = {}
     by_dtype: dict[str, int] = {}
@@ -42,7 +27,7 @@ def profile_diffusers(folder: Folder, engines: EngineCatalog) -> ModelProfile:
             continue
         size = 0
         for file in _weights(folder, name):
-            for tensor in read_header(folder.path(file), shown(file)):
+            for tensor in folder.parse(file, read_header):
                 size += tensor.size
                 elements += tensor.elements
                 by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.size
@@ -50,7 +35,7 @@ def profile_diffusers(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     total = sum(by_dtype.values())
     if not total:
         raise DropRejected(
-            f"{INDEX} without safetensors in its components. Save the pipeline with "
+            f"{PIPELINE_INDEX} without safetensors in its components. Save the pipeline with "
             "safe_serialization=True.",
             reason="missing-weights",
         )
@@ -65,7 +50,7 @@ def profile_diffusers(folder: Folder, engines: EngineCatalog) -> ModelProfile:
         weight_bytes=total,
         weight_bytes_by_dtype=by_dtype,
         dtype=_LONG.get(dtype),
-        files={"index": INDEX},
+        files={"index": PIPELINE_INDEX},
         runtimes=assess(
             format=ModelFormat.DIFFUSERS,
             task=Task.TEXT_TO_IMAGE,

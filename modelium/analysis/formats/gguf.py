@@ -19,7 +19,7 @@ MAX_SPLITS = 256
 def profile_gguf(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     """The profile of the folder's GGUF model; raises `DropRejected`."""
     names = _model_files(folder)
-    headers = [gguf_header.read_gguf(folder.path(name), shown(name)) for name in names]
+    headers = [folder.parse(name, gguf_header.read_gguf) for name in names]
     first = headers[0]
     meta = first.metadata
     seen: set[str] = set()

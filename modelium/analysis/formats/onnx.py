@@ -17,7 +17,7 @@ _PREFERRED = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "1/model.
 def profile_onnx(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     """The profile of the folder's ONNX model; raises `DropRejected`."""
     name = _main(folder)
-    graph = read_graph(folder.path(name), shown(name))
+    graph = folder.parse(name, read_graph)
     external = check_external(folder, name, graph)
     license_id, card = card_of(folder)
     config = folder.json("config.json") if "config.json" in folder else {}

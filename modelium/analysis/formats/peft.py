@@ -29,7 +29,7 @@ def profile_peft(folder: Folder, engines: EngineCatalog) -> ModelProfile:
             f"{CONFIG} without {WEIGHTS}. Save the adapter with safe_serialization=True.",
             reason="missing-weights",
         )
-    tensors = read_header(folder.path(WEIGHTS), WEIGHTS)
+    tensors = folder.parse(WEIGHTS, read_header)
     by_dtype: dict[str, int] = {}
     for tensor in tensors:
         by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.size

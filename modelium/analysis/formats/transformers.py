@@ -14,10 +14,11 @@ from modelium.analysis.architecture.quantization import Quantization, read_quant
 from modelium.analysis.architecture.towers import read_vision
 from modelium.analysis.architecture.weights import DTYPE_BYTES, Weights, count, rope_elements
 from modelium.analysis.catalog import EngineCatalog, assess
-from modelium.analysis.checks.safety import names_code, shards_of
 from modelium.analysis.describe import card_of, task_of, untrusted
-from modelium.analysis.readers.folder import MAX_INDEX_BYTES, Folder, shown
+from modelium.analysis.readers.code_references import names_code
+from modelium.analysis.readers.folder import Folder, shown
 from modelium.analysis.readers.safetensors_header import read_header
+from modelium.analysis.readers.shard_index import read_index
 from modelium.errors import DropRejected
 from modelium.models import ModelFormat, ModelProfile, Task
 
@@ -161,7 +162,7 @@ def read_weights(folder: Folder, text: Text) -> Stored | None:
     found = Stored(by_dtype={})
     seen: set[str] = set()
     for name in names:
-        for tensor in read_header(folder.path(name), shown(name)):
+        for tensor in folder.parse(name, read_header):
             if tensor.name in seen:
                 raise DropRejected(
                     f"The tensor {shown(tensor.name)!r} occurs in two files. Keep one of them.",
@@ -185,7 +186,7 @@ def read_weights(folder: Folder, text: Text) -> Stored | None:
 def _weight_files(folder: Folder) -> list[str]:
     index = "model.safetensors.index.json"
     if index in folder:
-        shards = sorted(shards_of(folder.json(index, limit=MAX_INDEX_BYTES), index))
+        shards = sorted(folder.parse(index, read_index))
         for shard in shards:
             if shard not in folder:
                 raise DropRejected(

@@ -67,7 +67,7 @@ def profile_triton(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     weights = sum(f.size for f in folder.files if f.name.startswith(prefix)) if versions else 0
     parameters, by_dtype = None, {}
     if main and main.endswith(".onnx"):
-        graph = read_graph(folder.path(main), shown(main))
+        graph = folder.parse(main, read_graph)
         check_external(folder, main, graph)
         inputs, outputs = inputs or tuple(graph.inputs), outputs or tuple(graph.outputs)
         parameters, by_dtype = graph.parameters, graph.bytes_by_dtype

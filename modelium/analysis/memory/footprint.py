@@ -20,6 +20,7 @@ from modelium.models import (
     ModelProfile,
     RuntimeName,
 )
+from modelium.models.runtimes import RUNTIMES
 
 MEASURED_MARGIN = 1.02
 _MEASURED_SOURCES = dict.fromkeys(SOURCES, "this model's own last load")
@@ -133,12 +134,13 @@ def _simple(
     pool = 0
     if profile.kv is not None:
         sequences = max_num_seqs or 1
-        if runtime is RuntimeName.VLLM:
+        kv_cache = RUNTIMES[runtime].kv_cache
+        if kv_cache == "pool":
             pool = pool_bytes(profile, 1, dtype, kv_dtype, max_model_len, max_num_seqs)
         else:
             length = max_model_len or min(profile.context_length or DEFAULT_CONTEXT, 4096)
             pool = kv_bytes(profile, length, dtype=dtype, kv_dtype=kv_dtype)
-            if runtime is RuntimeName.RAY_SERVE:
+            if kv_cache == "per-sequence":
                 pool *= sequences
     expected = weights + activation + fixed + pool
     return Footprint(

@@ -6,21 +6,21 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from modelium.errors import DropRejected
+
+T = TypeVar("T")
 
 MAX_FILES = 20_000
 """Far above any published model (a few hundred); stops folders made to exhaust the analyzer."""
 MAX_DEPTH = 12
 MAX_JSON_BYTES = 8 * 1024**2
 """Configuration files are kilobytes; tokenizers are never parsed."""
-MAX_INDEX_BYTES = 48 * 1024**2
-"""The largest published shard indexes (140 000 tensors) take about 16 MiB."""
 MAX_JSON_VALUES = 2_000_000
 MAX_JSON_CONTAINERS = 400_000
 """A header of 100 000 tensors has 200 000; each costs Python some hundred bytes."""
@@ -154,6 +154,7 @@ class Folder:
                 reason="unreadable",
             ) from exc
         self.files = tuple(sorted(found, key=lambda f: f.name))
+        self._parsed: dict[tuple[str, Callable[[Path, str], Any]], Any] = {}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -173,23 +174,43 @@ class Folder:
 
     def read(self, name: str, *, limit: int) -> bytes:
         """At most ``limit`` bytes of a listed file."""
-        try:
-            with self.path(name).open("rb") as file:
-                return file.read(limit)
-        except OSError as exc:
-            raise DropRejected(
-                f"{shown(name)!r} cannot be read: {exc.__class__.__name__}.", reason="unreadable"
-            ) from exc
+        return _read(self.path(name), shown(name), limit=limit)
 
     def json(self, name: str, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         """A JSON object of a listed file; raises `DropRejected` for anything else."""
-        if self.sizes[name] > limit:
-            raise DropRejected(
-                f"{shown(name)!r} has {self.sizes[name]} bytes; more than {limit} is not "
-                "a configuration.",
-                reason="file-too-large",
-            )
-        return json_object(self.read(name, limit=limit), shown(name))
+        return json_file(self.path(name), shown(name), limit=limit)
+
+    def parse(self, name: str, read: Callable[[Path, str], T]) -> T:
+        """Return ``read(path, name for messages)`` of a listed file; parsed once per folder.
+
+        A refusal is not kept: the next call reads the file again.
+        """
+        key = (name, read)
+        if key not in self._parsed:
+            self._parsed[key] = read(self.path(name), shown(name))
+        return cast("T", self._parsed[key])
+
+
+def _read(path: Path, what: str, *, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except OSError as exc:
+        raise DropRejected(
+            f"{what!r} cannot be read: {exc.__class__.__name__}.", reason="unreadable"
+        ) from exc
+
+
+def json_file(path: Path, what: str, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file; raises `DropRejected` for anything else, or over ``limit``."""
+    data = _read(path, what, limit=limit + 1)
+    if len(data) > limit:
+        raise DropRejected(
+            f"{what!r} is larger than {limit} bytes, the limit for a configuration. "
+            "Remove it or replace it by the model's own.",
+            reason="file-too-large",
+        )
+    return json_object(data, what)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Who may do what: API keys, rate limits, and the checks before a request is routed."""
+"""Authentication and authorization, and the limits of API keys."""

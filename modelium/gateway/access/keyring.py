@@ -1,6 +1,6 @@
-"""The API keys in memory: who presents which, and how much of its allowance is left.
+"""The API keys in memory, with the use that each key makes of its limits.
 
-Read from the store now and then, never on a request's path.
+They are read from the store periodically, never on a request's path.
 """
 
 from __future__ import annotations
@@ -18,61 +18,61 @@ from modelium.ports import Clock
 logger = logging.getLogger(__name__)
 
 REFRESH_S = 10.0
-"""How soon a key that another process issued or revoked is known here."""
+"""Delay until a key that another process issued or revoked takes effect here."""
 
 CONCURRENCY_RETRY_S = 1.0
-"""Retry-After at the bound of concurrent requests: when one ends is not known."""
+"""Retry-After at the limit of concurrent requests; when one of them ends is unknown."""
 
-HOLDER = "modelium.holder"
-"""Where a request's scope has its `Holder`; absent for the operator's token."""
+KEY_HOLDER = "modelium.key_holder"
+"""Key of the `KeyHolder` in a request's ASGI scope; absent for the operator's token."""
 
 
-class Holder:
-    """Whoever presents one key."""
+class KeyHolder:
+    """The client that presents one key, and what it uses of the key's limits."""
 
-    __slots__ = ("_at", "_clock", "_in_hand", "_tokens", "key", "priority")
+    __slots__ = ("_at", "_clock", "_concurrent", "_tokens", "key", "priority")
 
     def __init__(self, *, key: ApiKey, priority: Priority | None, clock: Clock) -> None:
-        """``priority``: class of its waiting requests, where the key or its team gives one."""
+        """``priority``: class of its waiting requests, if the key or its team has one."""
         self.key = key
         self.priority = priority
         self._clock = clock
-        self._in_hand = 0
+        self._concurrent = 0
         self._tokens = max(1.0, key.requests_per_minute or 0.0)
         self._at = clock.monotonic()
 
     def has(self, scope: Scope) -> bool:
-        """Whether the key opens ``scope``."""
+        """Whether the key grants ``scope``."""
         return scope in self.key.scopes or "admin" in self.key.scopes
 
     def may_use(self, model: str) -> bool:
-        """Whether the key is for ``model``."""
+        """Whether the key may use ``model``."""
         return not self.key.models or model in self.key.models
 
     def enter(self, model: str) -> None:
-        """Count a request that begins; `leave` must follow.
+        """Count the start of a request; call `leave` when it ends.
 
         Raises:
-            HttpProblem: 403, the key is not for ``model``; 429 with Retry-After, too many at
-                once, or more than its rate (a token bucket that holds a minute's worth).
+            HttpProblem: 403, the key may not use ``model``; 429 with Retry-After, too many
+                concurrent requests or rate exceeded (a token bucket of one minute's requests).
         """
         key = self.key
         if not self.may_use(model):
-            raise HttpProblem(403, f"this key is not for {model}", reason="model-not-allowed")
-        if key.max_concurrent is not None and self._in_hand >= key.max_concurrent:
+            raise HttpProblem(403, f"this key may not use {model}", reason="model-not-allowed")
+        if key.max_concurrent is not None and self._concurrent >= key.max_concurrent:
             raise HttpProblem(
                 429,
-                f"this key has {self._in_hand} requests in hand, its bound",
+                f"this key already has {self._concurrent} concurrent requests, its limit",
                 reason="too-many-at-once",
                 retry_after_s=CONCURRENCY_RETRY_S,
             )
         if key.requests_per_minute is not None:
             self._take(key.requests_per_minute / 60)
-        self._in_hand += 1
+        self._concurrent += 1
 
     def leave(self) -> None:
-        """Count a request that ended."""
-        self._in_hand -= 1
+        """Count the end of a request."""
+        self._concurrent -= 1
 
     def _take(self, per_s: float) -> None:
         now = self._clock.monotonic()
@@ -81,15 +81,15 @@ class Holder:
         if self._tokens < 1:
             raise HttpProblem(
                 429,
-                f"this key is good for {per_s * 60:g} requests a minute",
+                f"this key is limited to {per_s * 60:g} requests per minute",
                 reason="rate-limited",
                 retry_after_s=(1 - self._tokens) / per_s,
             )
         self._tokens -= 1
 
 
-class KeyRing:
-    """All keys that are good now."""
+class Keyring:
+    """All valid keys."""
 
     def __init__(
         self,
@@ -103,19 +103,19 @@ class KeyRing:
         Args:
             read: returns all keys by the hash of their secret.
             clock: for rates.
-            important_teams: whose requests are of the high class where their key says nothing.
+            important_teams: teams whose requests have high priority unless their key has one.
         """
         self._read = read
         self._clock = clock
         self._important_teams = important_teams
-        self._holders: dict[str, Holder] = {}
+        self._holders: dict[str, KeyHolder] = {}
 
-    def find(self, secret: bytes) -> Holder | None:
-        """Return who presents ``secret``; ``None``: nobody, or a key that was revoked."""
+    def find(self, secret: bytes) -> KeyHolder | None:
+        """Return the holder of ``secret``; ``None``: the key is unknown or revoked."""
         return self._holders.get(digest(secret))
 
     async def refresh(self) -> None:
-        """Read the keys; what is left of each one's allowance stays."""
+        """Read the keys; the use of the limits of known keys is kept."""
         found = await self._read()
         self._holders = {
             hashed: self._holders.get(hashed) or self._holder(key)
@@ -124,29 +124,29 @@ class KeyRing:
         }
 
     async def run(self) -> None:
-        """Refresh for ever; keys stay as they are while they cannot be read."""
+        """Refresh periodically, for ever; on a failure the previous keys stay valid."""
         while True:
             await self._clock.sleep(REFRESH_S)
             try:
                 await self.refresh()
             except ModeliumError as exc:
-                logger.warning("the API keys cannot be read: %s", exc)
+                logger.warning("cannot read the API keys, the previous ones stay valid: %s", exc)
             except Exception:
-                logger.exception("the API keys cannot be read")
+                logger.exception("cannot read the API keys, the previous ones stay valid")
 
-    def _holder(self, key: ApiKey) -> Holder:
+    def _holder(self, key: ApiKey) -> KeyHolder:
         priority = key.priority
         if priority is None and key.team in self._important_teams:
             priority = Priority.HIGH
-        return Holder(key=key, priority=priority, clock=self._clock)
+        return KeyHolder(key=key, priority=priority, clock=self._clock)
 
 
 def looks_like_key(presented: bytes) -> bool:
-    """Whether ``presented`` is meant as a key, good or not."""
+    """Whether ``presented`` has the form of a key, valid or not."""
     return presented.startswith(PREFIX.encode())
 
 
-def holder_of(scope: RequestScope) -> Holder | None:
-    """Return who sent a request with a key; ``None``: the operator, or loopback without a token."""
-    holder: Holder | None = scope.get(HOLDER)
+def key_holder(scope: RequestScope) -> KeyHolder | None:
+    """Return the holder of a request's key; ``None``: the operator, or loopback without a key."""
+    holder: KeyHolder | None = scope.get(KEY_HOLDER)
     return holder

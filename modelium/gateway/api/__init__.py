@@ -1,1 +1,1 @@
-"""The control plane: admin API, webhook, metrics endpoint and status page."""
+"""Everything except inference: admin API, webhook, metrics endpoint and status page."""

@@ -1,4 +1,4 @@
-"""Everything but inference: admin API, webhook, model list, health, metrics, status page."""
+"""The application for all but inference: admin API, webhook, model list, health, status page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from modelium import __version__
-from modelium.errors import InputError, ModeliumError, UnknownModel
-from modelium.gateway.access.keyring import KeyRing, holder_of
+from modelium.control.operations import Operations
+from modelium.errors import InputError, ModeliumError
+from modelium.gateway.access.keyring import Keyring, key_holder
 from modelium.gateway.api import admin, status_page, webhook
 from modelium.gateway.api.views import openai_model
 from modelium.gateway.asgi import Message, Receive
@@ -22,17 +23,17 @@ from modelium.gateway.problems import body_of, headers_of, status_of
 from modelium.gateway.proxy.names import Names
 from modelium.metrics import CONTENT_TYPE, Metrics
 from modelium.ports import Clock
-from modelium.routing.switchboard import Switchboard
+from modelium.routing.switchboard import Switchboard, unknown
 
 MAX_BODY_BYTES = 1024 * 1024
-"""Nothing but inference has more to say than a few fields."""
+"""Outside of inference, bodies have a few fields."""
 
 
-def bounded(receive: Receive) -> Receive:
-    """Return ``receive``, ending in a 413 past `MAX_BODY_BYTES`."""
+def limit_body(receive: Receive) -> Receive:
+    """Return ``receive``, with a 413 for bodies over `MAX_BODY_BYTES`."""
     left = MAX_BODY_BYTES
 
-    async def within() -> Message:
+    async def limited() -> Message:
         nonlocal left
         message = await receive()
         left -= len(message.get("body", b""))
@@ -40,13 +41,13 @@ def bounded(receive: Receive) -> Receive:
             raise HTTPException(413)
         return message
 
-    return within
+    return limited
 
 
-def control_plane(
+def create_app(
     *,
-    operations: admin.Operations,
-    keys: KeyRing,
+    operations: Operations,
+    keys: Keyring,
     names: Names,
     switchboard: Switchboard,
     metrics: Metrics,
@@ -55,8 +56,8 @@ def control_plane(
     webhook_secret: str | None,
     links: Mapping[str, str],
 ) -> FastAPI:
-    """Return the application; its schema is at ``/api/v1/openapi.json``."""
-    # FastAPI's own documentation pages load scripts from elsewhere.
+    """Return the application; its OpenAPI schema is at ``/api/v1/openapi.json``."""
+    # FastAPI's own documentation pages load scripts from other hosts.
     app = FastAPI(
         title="Modelium",
         version=__version__,
@@ -68,16 +69,16 @@ def control_plane(
     app.include_router(
         webhook.router(operations=operations, incoming=incoming, secret=webhook_secret)
     )
-    app.include_router(_models(operations, names, switchboard), include_in_schema=False)
-    app.include_router(_own(operations, metrics, links), include_in_schema=False)
+    app.include_router(_metadata(operations, names, switchboard), include_in_schema=False)
+    app.include_router(_monitoring(operations, metrics, links), include_in_schema=False)
     app.add_exception_handler(ModeliumError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
     return app
 
 
-def _models(operations: admin.Operations, names: Names, switchboard: Switchboard) -> APIRouter:
-    """Return what the inference APIs tell of models and of the server."""
+def _metadata(operations: Operations, names: Names, switchboard: Switchboard) -> APIRouter:
+    """Return the routes of the inference APIs that describe models and the server."""
     api = APIRouter()
 
     @api.get("/v1/models")
@@ -94,12 +95,12 @@ def _models(operations: admin.Operations, names: Names, switchboard: Switchboard
     async def model(model: str, request: Request) -> dict[str, Any]:
         known = (await operations.fleet()).models_by_name.get(names.resolve(model).model)
         if known is None or not _may_use(request, known.name):
-            raise UnknownModel(f"no model is named {model!r}; GET /v1/models lists them")
+            raise unknown(model)
         return openai_model(known, alias=model if model in names.aliases else None)
 
     @api.get("/v2")
     async def server() -> dict[str, Any]:
-        # What engines behind it can do beyond the protocol passes through.
+        # Extensions that the engines support, which pass through.
         return {"name": "modelium", "version": __version__, "extensions": ["binary_tensor_data"]}
 
     @api.get("/healthz")
@@ -111,7 +112,7 @@ def _models(operations: admin.Operations, names: Names, switchboard: Switchboard
     @api.get("/v2/models/{model}/ready")
     @api.get("/v2/models/{model}/versions/{version}/ready")
     async def ready(model: str, request: Request) -> Response:
-        # A question, not a request: it must not load the model.
+        # Not an inference request: it must not load the model.
         name = names.resolve(model).model
         if switchboard.upstream(name) is not None and _may_use(request, name):
             return Response()
@@ -121,17 +122,17 @@ def _models(operations: admin.Operations, names: Names, switchboard: Switchboard
 
 
 def _may_use(request: Request, model: str) -> bool:
-    holder = holder_of(request.scope)
+    holder = key_holder(request.scope)
     return holder is None or holder.may_use(model)
 
 
-def _own(operations: admin.Operations, metrics: Metrics, links: Mapping[str, str]) -> APIRouter:
-    """Return what is for people and scrapers."""
+def _monitoring(operations: Operations, metrics: Metrics, links: Mapping[str, str]) -> APIRouter:
+    """Return the routes for people and scrapers."""
     api = APIRouter()
 
     @api.get("/metrics")
     async def series() -> Response:
-        # Off the event loop: a thousand models take some tens of milliseconds.
+        # Off the event loop: for a thousand models it takes tens of milliseconds.
         return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE)
 
     @api.get("/")

@@ -1,4 +1,4 @@
-"""The read-only status page: one HTML document without scripts or outside assets (no I/O here)."""
+"""The read-only status page: one HTML document without scripts or external assets (no I/O here)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ nav a { margin-right: 1rem; } .soft { color: var(--soft); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; white-space: nowrap; }
-th { font-weight: 600; color: var(--soft); } td.why { white-space: normal; min-width: 16rem; }
+th { font-weight: 600; color: var(--soft); } td.reason { white-space: normal; min-width: 16rem; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .state { border-radius: 1em; padding: .05em .7em; border: 1px solid var(--line); }
 .ready { background: #2da44e33; } .loading, .draining, .unloading { background: #bf870033; }
@@ -42,7 +42,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 
 
 def render(fleet: Fleet, *, links: Mapping[str, str]) -> str:
-    """Return the page; ``links`` maps a text to a URL. All that is shown is escaped."""
+    """Return the page; ``links``: text → URL. All values are escaped."""
     models = "".join(_model(row) for row in model_rows(fleet))
     devices = "".join(_device(row) for row in device_rows(fleet))
     sick = [r for r in fleet.runtimes if r.enabled and not r.healthy]
@@ -62,9 +62,9 @@ def render(fleet: Fleet, *, links: Mapping[str, str]) -> str:
 <span class="soft">{len(fleet.models)} models, revision {fleet.revision}</span></header>
 {warnings}
 <h2>Models</h2>
-{_table(_MODEL_COLUMNS, models, "No models yet: put a folder into the drop zone.")}
+{_table(_MODEL_COLUMNS, models, "No models yet. Put a model folder into the drop zone.")}
 <h2>Devices</h2>
-{_table(_DEVICE_COLUMNS, devices, "No devices seen.")}
+{_table(_DEVICE_COLUMNS, devices, "No devices found.")}
 </body></html>
 """
 
@@ -78,14 +78,14 @@ _MODEL_COLUMNS = (
     ("Idle", "n"),
     ("QPS", "n"),
     ("Waiting", "n"),
-    ("Why", ""),
+    ("Reason", ""),
 )
 _DEVICE_COLUMNS = (
     ("Device", ""),
     ("Memory", ""),
     ("Used / total", "n"),
     ("Booked", "n"),
-    ("Busy", "n"),
+    ("Utilization", "n"),
     ("Models", ""),
 )
 
@@ -101,7 +101,7 @@ def _table(columns: Sequence[tuple[str, str]], rows: str, nothing: str) -> str:
 
 
 def _model(row: ModelRow) -> str:
-    pin = ' <span title="pinned, never evicted">📌</span>' if row.pinned else ""
+    pin = ' <span title="pinned: never evicted">📌</span>' if row.pinned else ""
     idle = "" if row.idle_s is None else _duration(row.idle_s)
     memory = _gib(row.resident_bytes or row.booked_bytes) if row.booked_bytes else ""
     return (
@@ -109,7 +109,7 @@ def _model(row: ModelRow) -> str:
         f'<td><span class="state {_e(row.state)}">{_e(row.state)}</span></td>'
         f"<td>{_e(row.runtime or '')}</td><td>{_e(', '.join(row.devices))}</td>"
         f'<td class="n">{memory}</td><td class="n">{idle}</td><td class="n">{row.qps:.2f}</td>'
-        f'<td class="n">{row.pending}</td><td class="why">{_e(row.reason)}</td></tr>'
+        f'<td class="n">{row.pending}</td><td class="reason">{_e(row.reason)}</td></tr>'
     )
 
 

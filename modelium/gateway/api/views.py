@@ -1,6 +1,6 @@
-"""What people and the CLI are shown of a fleet (no I/O here).
+"""A fleet as the admin API and the status page show it (no I/O here).
 
-Upstream keys and drivers' handles are left out: they are nobody's business but the gateway's.
+Without engines' API keys and drivers' handles, which must not leave the service.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from modelium.models import Decision, Fleet, Frozen, Model, Priority, RuntimeNam
 
 
 class ModelRow(Frozen):
-    """One model in a table."""
+    """A table row for one model."""
 
     name: str
     version: int
@@ -26,7 +26,7 @@ class ModelRow(Frozen):
     booked_bytes: int = 0
     resident_bytes: int = 0
     idle_s: float | None = None
-    """``None`` where it is not loaded."""
+    """``None``: not loaded."""
     qps: float = 0.0
     in_flight: int = 0
     pending: int = 0
@@ -38,7 +38,7 @@ class ModelRow(Frozen):
 
 
 class DeviceRow(Frozen):
-    """One device in a table."""
+    """A table row for one device."""
 
     id: str
     label: str
@@ -55,7 +55,7 @@ class DeviceRow(Frozen):
 
 
 def model_rows(fleet: Fleet) -> list[ModelRow]:
-    """Return all models, in the fleet's order."""
+    """Return a row for each model, in the fleet's order."""
     labels = device_labels(fleet.devices)
     booked: dict[str, int] = {}
     resident: dict[str, int] = {}
@@ -92,7 +92,7 @@ def _row(model: Model, now: float, labels: dict[str, str], booked: int, resident
 
 
 def device_rows(fleet: Fleet) -> list[DeviceRow]:
-    """Return all devices, in the fleet's order."""
+    """Return a row for each device, in the fleet's order."""
     labels = device_labels(fleet.devices)
     rows = []
     for device in fleet.devices:
@@ -117,19 +117,19 @@ def device_rows(fleet: Fleet) -> list[DeviceRow]:
 
 
 def model_detail(model: Model) -> dict[str, Any]:
-    """Return all that is known of ``model`` as JSON values."""
+    """Return ``model`` as JSON values, without secrets."""
     return model.model_dump(
         mode="json", exclude={"deployment": {"handle": True, "upstream": {"api_key": True}}}
     )
 
 
 def decision_detail(decision: Decision) -> dict[str, Any]:
-    """Return all of ``decision`` as JSON values, but the packed snapshot that it was made on."""
+    """Return ``decision`` as JSON values, without the packed snapshot that it was based on."""
     return decision.model_dump(mode="json", exclude={"trace": {"snapshot"}})
 
 
 def openai_model(model: Model, *, alias: str | None = None) -> dict[str, Any]:
-    """Return ``model``, or an ``alias`` of it, as OpenAI's list shows it, with its state beside."""
+    """Return ``model``, or an ``alias`` of it, as an entry of OpenAI's list, plus its state."""
     named = {"id": alias, "alias_of": model.name} if alias else {"id": model.name}
     return {
         **named,

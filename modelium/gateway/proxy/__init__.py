@@ -1,1 +1,1 @@
-"""The data plane: routes, request forwarding, replies and usage counting."""
+"""The data plane: forwards inference requests to engines and counts tokens."""

@@ -1,4 +1,4 @@
-"""One keep-alive connection to an engine: HTTP/1.1, a request at a time (no pool here)."""
+"""One keep-alive HTTP/1.1 connection to an engine, one request at a time (no pool here)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import httptools
 from modelium.gateway.asgi import Headers
 
 BUFFER_BYTES = 256 * 1024
-"""Of an answer that its client reads more slowly than the engine writes, per request."""
+"""Bytes buffered per request for a client that reads more slowly than the engine writes."""
 
 HEAD_BYTES = 256 * 1024
-"""Bound on an answer's headers: four times what any server sends."""
+"""Limit for the headers of an answer: four times what any server sends."""
 
 
 class Interrupted(Exception):
-    """The engine broke off before or in the middle of its answer."""
+    """The connection ended before the answer was complete."""
 
 
 class Connection(asyncio.Protocol):
-    """Sends a request and reads its answer; then it is reusable, or to be aborted."""
+    """Sends a request and reads its answer; afterwards it is reusable or must be aborted."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -45,21 +45,21 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._paused = False
 
-    # --- what the client does with it -----------------------------------------------------
+    # --- for the client -------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
-        """Whether it was not lost."""
+        """Whether the connection has not failed."""
         return self._failure is None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole answer has come in."""
+        """Whether the whole answer has arrived."""
         return self._complete
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another request may follow: this one is over on both sides."""
+        """Whether another request may follow: request and answer are complete."""
         return (
             self._failure is None
             and self._complete
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         )
 
     def send(self, data: bytes, *, has_body: bool) -> None:
-        """Send a whole request. ``has_body``: false for HEAD, whose answer ends with its head."""
+        """Send a whole request. ``has_body``: false for HEAD, whose answer has no body."""
         if self._head_done:
             self._reset()
         self._has_body = has_body
@@ -79,11 +79,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     async def head(self) -> None:
-        """Wait until `status` and `headers` are there.
+        """Wait for `status` and `headers`.
 
         Raises:
-            Interrupted: it was lost before.
-            TimeoutError: `expire` was called before.
+            Interrupted: the connection ended first.
+            TimeoutError: `expire` was called first.
         """
         while not self._head_done:
             if self._failure is not None:
@@ -91,11 +91,11 @@ class Connection(asyncio.Protocol):
             await self._more()
 
     async def chunk(self) -> tuple[bytes, bool]:
-        """Return the bytes that came in, once there are some, and whether more comes.
+        """Wait for bytes of the body; return all that have arrived, and whether more will.
 
         Raises:
-            Interrupted: it was lost before the answer was complete.
-            TimeoutError: `expire` was called before.
+            Interrupted: the connection ended before the answer was complete.
+            TimeoutError: `expire` was called first.
         """
         while True:
             chunks = self._chunks
@@ -115,12 +115,12 @@ class Connection(asyncio.Protocol):
             await self._more()
 
     def abort(self) -> None:
-        """Close it at once, which cancels the engine's work."""
+        """Close the connection at once, which cancels the engine's work."""
         if self._transport is not None:
             self._transport.abort()
 
     def expire(self) -> None:
-        """Give up on an engine that is silent; not on one whose client is slow to read."""
+        """Fail if the client waits for the engine; not if the engine waits for a slow client."""
         if self._waiter is not None:
             self._fail(TimeoutError())
             self.abort()
@@ -132,20 +132,20 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    # --- asyncio's side -------------------------------------------------------------------
+    # --- asyncio's callbacks --------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        # uvloop's are no subclasses of asyncio's.
+        """Store the transport."""
+        # uvloop's transports are not subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came in; wake whoever waits, once per read."""
+        """Parse ``data`` and wake the client, once per read."""
         self.used_at = self._loop.time()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._fail(Interrupted(f"no HTTP/1.1: {exc}"))
+            self._fail(Interrupted(f"invalid HTTP/1.1 response: {exc}"))
             self.abort()
             return
         if self._buffered > BUFFER_BYTES and not self._paused and self._transport is not None:
@@ -155,13 +155,15 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def eof_received(self) -> None:
-        """Let the transport close."""
+        """Let the transport close itself."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End what is under way: well, where the end of the connection is the answer's."""
+        """Fail the request, unless the end of the connection marks the end of the answer."""
         if self._head_done and not self._sized and exc is None:
             self._complete = True
-        cause = Interrupted(f"{type(exc).__name__}: {exc}" if exc else "the engine closed it")
+        cause = Interrupted(
+            f"{type(exc).__name__}: {exc}" if exc else "the engine closed the connection"
+        )
         self._fail(cause)
 
     def _fail(self, cause: Exception) -> None:
@@ -173,24 +175,24 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # --- httptools' side ------------------------------------------------------------------
+    # --- httptools' callbacks -------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Start a head; after an interim answer (100, 103) another one follows."""
+        """Begin an answer; a final one follows an interim one (100, 103)."""
         if self._complete:
-            raise Interrupted("an answer that nobody asked for")
+            raise Interrupted("unsolicited response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Store a header."""
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > HEAD_BYTES:
-            raise Interrupted("its headers are too long")
+            raise Interrupted(f"response headers exceed {HEAD_BYTES} bytes")
         name = name.lower()
         self._sized = self._sized or name in (b"content-length", b"transfer-encoding")
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Show the head."""
+        """Make `status` and `headers` available."""
         self.status = self._parser.get_status_code()
         if self.status < 200:
             self.headers = []
@@ -198,17 +200,17 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         self._sized = self._sized or self.status in (204, 304)
         if not self._has_body:
-            # The parser would wait for the body that the length announces: never reused.
+            # The parser would wait for the announced body: the connection is not reused.
             self._complete = self._sized = True
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Store a part of the body."""
         if self._has_body:
             self._chunks.append(body)
             self._buffered += len(body)
 
     def on_message_complete(self) -> None:
-        """Note that it is whole."""
+        """Mark the answer as complete."""
         if self._head_done and self._has_body:
             self._complete = True
             self._keep_alive = self._parser.should_keep_alive()

@@ -1,4 +1,4 @@
-"""What clients call models: names, names with a version, and the operator's aliases (no I/O)."""
+"""Resolves the names that clients use: models, versions and aliases (no I/O here)."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Named:
-    """A model as a request names it."""
+class ModelReference:
+    """The model, and perhaps the version, that a name refers to."""
 
     model: str
     version: int | None = None
-    """``None``: whichever there is."""
+    """``None``: any."""
 
 
 class Names:
-    """Resolves what a client wrote; whether there is such a model is the switchboard's to say."""
+    """Resolves names; it does not check that the model exists, which the switchboard does."""
 
     def __init__(self, *, aliases: Mapping[str, str]) -> None:
-        """``aliases``: what clients may write → ``NAME`` or ``NAME:VERSION``."""
+        """``aliases``: alias → ``NAME`` or ``NAME:VERSION``."""
         self._aliases = {alias: _parsed(target) for alias, target in aliases.items()}
 
     @property
-    def aliases(self) -> Mapping[str, Named]:
-        """All aliases and what they stand for."""
+    def aliases(self) -> Mapping[str, ModelReference]:
+        """All aliases and their targets."""
         return self._aliases
 
-    def resolve(self, written: str) -> Named:
-        """Return what ``written`` stands for. An alias goes before a model of the same name."""
-        return self._aliases.get(written) or _parsed(written)
+    def resolve(self, name: str) -> ModelReference:
+        """Return the model that ``name`` refers to. An alias hides a model of the same name."""
+        return self._aliases.get(name) or _parsed(name)
 
 
-def _parsed(written: str) -> Named:
+def _parsed(written: str) -> ModelReference:
     name, colon, version = written.rpartition(":")
-    # More digits than this are no version that anything ever registered.
+    # No version has more digits than this.
     if colon and version.isascii() and version.isdecimal() and len(version) < 10:
-        return Named(model=name, version=int(version))
-    return Named(model=written)
+        return ModelReference(model=name, version=int(version))
+    return ModelReference(model=written)

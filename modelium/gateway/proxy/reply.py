@@ -1,4 +1,4 @@
-"""What a client is sent back: an engine's answer, an error, or signs of life before either."""
+"""What a client receives: the engine's answer, an error, or comments while it waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 from modelium.errors import ModeliumError
 from modelium.gateway.asgi import Send, respond_json
 from modelium.gateway.problems import body_of, headers_of, status_of
-from modelium.gateway.proxy.fast_response import respond_at_once
+from modelium.gateway.proxy.fast_response import respond_in_one_write
 from modelium.gateway.proxy.upstream import Answer, Interrupted
 from modelium.gateway.proxy.usage import Usage
 from modelium.models import Upstream
@@ -18,27 +18,27 @@ from modelium.routing.admission import Admission
 logger = logging.getLogger(__name__)
 
 ERROR_BYTES = 64 * 1024
-"""Of an engine's error that goes on inside a stream; more is cut off."""
+"""Limit for an engine's error that is sent inside a stream; the rest is cut off."""
 
 
 class EngineFailed(Exception):
-    """Leaves the admission, so that a request whose 5xx was passed on counts as failed."""
+    """Leaves the admission, so that a request whose 5xx was forwarded counts as failed."""
 
 
 class Reply:
-    """The answer to one request; sent once, in whichever form."""
+    """The answer to one request; sent once."""
 
     __slots__ = ("_path", "_send", "_streaming", "usage")
 
     def __init__(self, *, path: str, send: Send, usage: Usage | None = None) -> None:
-        """``path``: of the request; errors have the shape of its API. ``usage`` is counted."""
+        """``path``: of the request; selects the format of errors. ``usage`` counts tokens."""
         self.usage = usage
         self._path = path
         self._send = send
         self._streaming = False
 
     async def comment(self, text: str) -> None:
-        """Send a comment of an event stream, which clients skip; the first one begins it."""
+        """Send a comment in an event stream, which clients ignore; the first begins the stream."""
         if not self._streaming:
             self._streaming = True
             headers = [
@@ -49,7 +49,7 @@ class Reply:
         await self._body(f": {text}\n\n".encode(), more=True)
 
     async def refuse(self, error: ModeliumError) -> None:
-        """Send an error of the gateway's own."""
+        """Send an error of the gateway."""
         status = status_of(error)
         content = body_of(self._path, status, str(error), error.reason)
         if self._streaming:
@@ -57,31 +57,31 @@ class Reply:
         else:
             await respond_json(self._send, status, content, headers_of(error))
 
-    async def pass_on(self, answer: Answer, model: str) -> None:
-        """Send the engine's answer as it comes in.
+    async def forward(self, answer: Answer, model: str) -> None:
+        """Send the engine's answer as it arrives.
 
         Raises:
-            EngineFailed: it was a 5xx, or broke off; the client has been told.
+            EngineFailed: it was a 5xx or incomplete; the client has received that.
         """
         try:
             if self._streaming and not (answer.status == 200 and answer.is_event_stream):
-                await self._last_event(await _beginning(answer))
-            elif answer.is_whole and not self._streaming:
+                await self._last_event(await _head_of(answer))
+            elif answer.is_complete and not self._streaming:
                 body, _ = await answer.chunk()
                 if self.usage is not None:
-                    self.usage.see(body)
+                    self.usage.feed(body)
                 headers = [pair for pair in answer.headers if pair[0] != b"content-length"]
-                await respond_at_once(self._send, answer.status, body, headers)
+                await respond_in_one_write(self._send, answer.status, body, headers)
             else:
                 await self._stream(answer)
         except Interrupted as exc:
-            logger.warning("%s broke off its answer: %s", model, exc)
+            logger.warning("%s: the engine aborted its answer: %s", model, exc)
             if answer.is_event_stream:
-                message = f"{model}: its engine broke off the answer"
+                message = f"{model}: the engine aborted its answer"
                 content = body_of(self._path, 502, message, "interrupted")
                 await self._last_event(json.dumps(content).encode())
             # Otherwise the answer stays incomplete: the server closes the connection, so that
-            # the client does not take the part for the whole.
+            # the client does not mistake it for a complete one.
             raise EngineFailed from exc
         if answer.status >= 500:
             raise EngineFailed
@@ -99,12 +99,12 @@ class Reply:
         while more:
             chunk, more = await answer.chunk()
             if usage is not None:
-                usage.see(chunk, events=events)
+                usage.feed(chunk, events=events)
             await self._body(chunk, more=more)
 
     async def _last_event(self, data: bytes) -> None:
-        """Send the event that tells OpenAI's clients of an error in a stream."""
-        # The empty line ends an event that was broken off.
+        """Send the event by which OpenAI's clients recognize an error in a stream."""
+        # The empty line ends an event that was cut off.
         line = b" ".join(data.split(b"\n"))
         await self._body(b"\n\ndata: " + line + b"\n\n", more=False)
 
@@ -112,11 +112,11 @@ class Reply:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-class Patient:
-    """Enters an admission, with a comment to the client each time that the wait goes on."""
+class CommentedAdmission:
+    """An admission that sends comments to the client while the request waits."""
 
     def __init__(self, *, admission: Admission, reply: Reply, every_s: float, text: str) -> None:
-        """``text``: of the comments."""
+        """Send ``text`` every ``every_s`` seconds."""
         self._admission = admission
         self._reply = reply
         self._every_s = every_s
@@ -139,7 +139,7 @@ class Patient:
         await self._admission.__aexit__(kind, error, trace)
 
 
-async def _beginning(answer: Answer) -> bytes:
+async def _head_of(answer: Answer) -> bytes:
     parts, more = b"", True
     while more and len(parts) < ERROR_BYTES:
         chunk, more = await answer.chunk()

@@ -1,31 +1,33 @@
-"""The data plane's HTTP client: one pool of keep-alive connections to all engines.
+"""The data plane's HTTP client: a pool of keep-alive connections to all engines.
 
-A protocol of our own on httptools rather than a general client: on this path a request costs
-about a quarter of what it costs with aiohttp (docs/gateway.md has the figures). It speaks what
-engines speak: HTTP/1.1 without TLS, whole request bodies, one request at a time per connection.
+Built on httptools rather than a general client: a request costs about a quarter of what it costs
+with aiohttp (figures in docs/gateway.md). It supports what engines need: HTTP/1.1 without TLS,
+complete request bodies, one request at a time per connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 
+from modelium.config.hosts import authority
 from modelium.errors import DeadlineExceeded, ModeliumError, Unavailable
 from modelium.gateway.asgi import Headers
 from modelium.gateway.proxy.connection import Connection, Interrupted
 from modelium.models import Upstream
 
 CONNECT_TIMEOUT_S = 5.0
-"""Engines are on this machine or in its network; one that is slower to accept is gone."""
+"""Engines are on this machine or its network; one that accepts no sooner is down."""
 
 SILENCE_TIMEOUT_S = 600.0
-"""Bound between two bytes of an answer: OpenAI's own client gives up after as long."""
+"""Longest pause within an answer; the default timeout of OpenAI's own client."""
 
 KEEP_ALIVE_S = 3.0
-"""Idle connections are closed before engines close theirs (uvicorn, and so vLLM and Serve, and
-llama.cpp: 5 s), so that no request is sent into a closing connection."""
+"""Idle connections are closed earlier than engines do it (uvicorn, thus vLLM and Ray Serve, and
+llama.cpp: 5 s), so that no request is sent on a connection that is being closed."""
 
 SWEEP_S = 1.0
-"""How often idle and silent connections are looked for: a timer per request would cost more."""
+"""Interval of the search for idle and silent connections; timers per request would cost more."""
 
 HOP_BY_HOP = frozenset(
     {
@@ -44,7 +46,7 @@ NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"authorization"
 NOT_RETURNED = HOP_BY_HOP | {b"date", b"server", b"set-cookie"}
 
 BODILESS = frozenset({204, 304})
-"""Statuses of answers that have no body, and so no length."""
+"""Statuses whose answers have no body and no length."""
 
 __all__ = ["Answer", "Interrupted", "UpstreamClient"]
 
@@ -52,9 +54,10 @@ Address = tuple[str, int]
 
 
 class Answer:
-    """One request and its answer: an async context manager, entered when the head has come.
+    """A request and its answer: an async context manager; entering waits for the answer's head.
 
-    Leaving keeps the connection for reuse if the answer was read to its end, or closes it.
+    Leaving it returns the connection to the pool if the answer was read completely, else closes
+    it.
     """
 
     __slots__ = ("_client", "_connection", "_data", "_has_body", "_upstream", "headers", "status")
@@ -62,7 +65,7 @@ class Answer:
     def __init__(
         self, *, client: UpstreamClient, upstream: Upstream, data: bytes, has_body: bool
     ) -> None:
-        """``data``: the request as it goes over the wire; ``has_body``: its answer may have one."""
+        """``data``: the request in wire format; ``has_body``: whether the answer may have one."""
         self._client = client
         self._upstream = upstream
         self._data = data
@@ -72,11 +75,11 @@ class Answer:
         self.headers: Headers = []
 
     async def __aenter__(self) -> Answer:
-        """Send it and wait for the answer's head.
+        """Send the request and wait for the answer's head.
 
         Raises:
-            Unavailable: no connection, or it closed before an answer began.
-            DeadlineExceeded: no answer began within ``silence_timeout_s``.
+            Unavailable: no connection, or it ended before the answer began.
+            DeadlineExceeded: the answer did not begin within ``silence_timeout_s``.
         """
         connection = await self._client.connection(self._upstream)
         self._connection = connection
@@ -87,7 +90,7 @@ class Answer:
         except TimeoutError as exc:
             self._client.release(self._upstream, connection)
             raise DeadlineExceeded(
-                f"{self._upstream.served_name}: its engine said nothing for "
+                f"{self._upstream.served_name}: the engine did not answer within "
                 f"{self._client.silence_timeout_s:g} s"
             ) from exc
         except Interrupted as exc:
@@ -97,7 +100,7 @@ class Answer:
             self._client.release(self._upstream, connection)
             raise
         self.status = connection.status
-        self.headers = kept(connection.headers, NOT_RETURNED)
+        self.headers = end_to_end(connection.headers, NOT_RETURNED)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -106,15 +109,15 @@ class Answer:
 
     @property
     def is_event_stream(self) -> bool:
-        """Whether it consists of server-sent events."""
+        """Whether the answer consists of server-sent events."""
         return any(
             name == b"content-type" and value.lower().startswith(b"text/event-stream")
             for name, value in self.headers
         )
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it has a body and all of it has come in: one `chunk` is the body."""
+    def is_complete(self) -> bool:
+        """Whether the answer has a body and all of it has arrived: one `chunk` returns it."""
         return (
             self._connection is not None
             and self._connection.is_complete
@@ -123,26 +126,26 @@ class Answer:
         )
 
     async def chunk(self) -> tuple[bytes, bool]:
-        """Return what has come in since, once there is some, and whether more comes.
+        """Wait for bytes of the body; return all that have arrived, and whether more will.
 
-        Buffers are not filled first: an event of a stream goes on as it comes.
+        It does not wait for a full buffer: each event of a stream is returned as it arrives.
 
         Raises:
-            Interrupted: it ended before it was complete.
+            Interrupted: the answer ended before it was complete.
         """
         if self._connection is None:
             raise RuntimeError("enter the answer before reading it")
         try:
             return await self._connection.chunk()
         except TimeoutError as exc:
-            raise Interrupted("silent for too long") from exc
+            raise Interrupted(f"no data for {self._client.silence_timeout_s:g} s") from exc
 
 
 class UpstreamClient:
-    """An async context manager around the pool. Lives on one event loop."""
+    """The pool, as an async context manager. Lives on one event loop."""
 
     def __init__(self, *, silence_timeout_s: float = SILENCE_TIMEOUT_S) -> None:
-        """Open nothing yet."""
+        """Start without connections."""
         self.silence_timeout_s = silence_timeout_s
         self._idle: dict[Address, list[Connection]] = {}
         self._busy: set[Connection] = set()
@@ -165,7 +168,7 @@ class UpstreamClient:
     def send(
         self, upstream: Upstream, *, method: str, target: str, headers: Headers, body: bytes
     ) -> Answer:
-        """Return the exchange for a request to ``target`` (encoded path and query); enter it."""
+        """Return the exchange of a request for ``target`` (encoded path and query); enter it."""
         if self._sweeping is None:
             raise RuntimeError("enter the client before sending")
         return Answer(
@@ -176,15 +179,15 @@ class UpstreamClient:
         )
 
     async def connection(self, upstream: Upstream) -> Connection:
-        """Return a connection to ``upstream`` that nobody else uses until it is released.
+        """Return a connection to ``upstream`` for exclusive use until `release`.
 
         Raises:
-            Unavailable: it does not accept one.
+            Unavailable: ``upstream`` did not accept a connection within `CONNECT_TIMEOUT_S`.
         """
         idle = self._idle.get((upstream.host, upstream.port))
         oldest = self._loop.time() - KEEP_ALIVE_S
         while idle:
-            # The one that was used last: the others grow old and are closed.
+            # The most recently used one, so that the others expire.
             known = idle.pop()
             if known.is_open and known.used_at > oldest:
                 self._busy.add(known)
@@ -202,11 +205,11 @@ class UpstreamClient:
 
     @property
     def connections(self) -> int:
-        """How many there are, in use or idle."""
-        return len(self._busy) + sum(len(idle) for idle in self._idle.values())
+        """The number of open connections, in use or idle."""
+        return sum(c.is_open for c in (*self._busy, *chain.from_iterable(self._idle.values())))
 
     def release(self, upstream: Upstream, connection: Connection) -> None:
-        """Take a connection back, for the next request where that is possible."""
+        """Return a connection to the pool if it is reusable, else close it."""
         self._busy.discard(connection)
         if connection.is_reusable and self._sweeping is not None:
             self._idle.setdefault((upstream.host, upstream.port), []).append(connection)
@@ -214,7 +217,7 @@ class UpstreamClient:
             connection.abort()
 
     def _sweep(self) -> None:
-        """Close what is idle or silent for too long."""
+        """Close connections that have been idle or silent for too long."""
         now = self._loop.time()
         for connection in self._busy:
             if now - connection.used_at > self.silence_timeout_s:
@@ -232,30 +235,26 @@ class UpstreamClient:
 
 
 def unreachable(upstream: Upstream, cause: Exception) -> ModeliumError:
-    """Return the error for an engine that does not answer at all."""
+    """Return the error for an engine that does not answer."""
     error = Unavailable(
-        f"{upstream.served_name}: its engine does not answer ({type(cause).__name__}); try again"
+        f"{upstream.served_name}: the engine does not answer ({type(cause).__name__}); retry"
     )
     error.reason = "engine-unreachable"
     return error
 
 
 def _request(upstream: Upstream, method: str, target: str, headers: Headers, body: bytes) -> bytes:
-    """Return a request as it goes over the wire."""
-    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
-    parts = [
-        f"{method} {upstream.prefix}{target} HTTP/1.1\r\nhost: {host}:{upstream.port}\r\n".encode(
-            "latin-1"
-        )
-    ]
+    """Return a request in wire format."""
+    host = authority(upstream.host, upstream.port)
+    parts = [f"{method} {upstream.prefix}{target} HTTP/1.1\r\nhost: {host}\r\n".encode("latin-1")]
     encodes = False
-    for name, value in kept(headers, NOT_SENT):
+    for name, value in end_to_end(headers, NOT_SENT):
         encodes = encodes or name == b"accept-encoding"
         parts += (name, b": ", value, b"\r\n")
     if upstream.api_key is not None:
         parts.append(f"authorization: Bearer {upstream.api_key}\r\n".encode("latin-1"))
     if not encodes:
-        # Some engines compress for who does not say; this client said nothing.
+        # Some engines compress unless told otherwise; this client did not ask for it.
         parts.append(b"accept-encoding: identity\r\n")
     if body or method in ("POST", "PUT", "PATCH"):
         parts.append(b"content-length: %d\r\n" % len(body))
@@ -263,8 +262,8 @@ def _request(upstream: Upstream, method: str, target: str, headers: Headers, bod
     return b"".join(parts)
 
 
-def kept(headers: Headers, dropped: frozenset[bytes]) -> Headers:
-    """Return ``headers`` (names in lower case), less ``dropped`` and what Connection names."""
+def end_to_end(headers: Headers, dropped: frozenset[bytes]) -> Headers:
+    """Return ``headers`` (lower case) without ``dropped`` and without what Connection names."""
     named: list[bytes] = []
     found = []
     for pair in headers:

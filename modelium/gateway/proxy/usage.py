@@ -1,32 +1,32 @@
-"""How many tokens an answer took, read off its bytes as they pass (nothing is kept of them)."""
+"""Reads the token counts of an answer from its bytes as they pass, without storing them."""
 
 from __future__ import annotations
 
 import re
 
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 
 TAIL_BYTES = 2048
-"""Engines write the usage behind the choices; what follows it fits in here."""
+"""Engines write the usage after the choices; it and what follows fit in here."""
 
 PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
 GENERATED = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
-"""Quotes inside of generated text are escaped, so that no text can pass for a usage."""
+"""Generated text cannot match: quotes in it are escaped."""
 
 
 class Usage:
-    """Counts while an answer passes. A few hundred nanoseconds a chunk."""
+    """Counts the tokens of one answer, at a few hundred nanoseconds a chunk."""
 
     __slots__ = ("_at", "_events", "_tail")
 
     def __init__(self, *, at: float) -> None:
-        """``at``: when the request came in (epoch)."""
+        """``at``: when the request arrived (epoch seconds)."""
         self._at = at
         self._events = 0
         self._tail = b""
 
-    def see(self, chunk: bytes, *, events: bool = False) -> None:
-        """Look at the next bytes; ``events``: of a stream of events, about one a token."""
+    def feed(self, chunk: bytes, *, events: bool = False) -> None:
+        """Take the next bytes; ``events``: of an event stream, which has about one per token."""
         if events:
             self._events += chunk.count(b"data: {")
         size = len(chunk)
@@ -36,18 +36,18 @@ class Usage:
 
     @property
     def prompt_tokens(self) -> int | None:
-        """What the engine said, or ``None``."""
+        """As reported by the engine, or ``None``."""
         return _last(PROMPT, self._tail)
 
     @property
     def generated_tokens(self) -> int | None:
-        """What the engine said; of a stream that does not say, its events."""
-        said = _last(GENERATED, self._tail)
-        return said if said is not None else self._events or None
+        """As reported by the engine; the number of events for a stream that reports none."""
+        reported = _last(GENERATED, self._tail)
+        return reported if reported is not None else self._events or None
 
-    def line(self, model: str, *, latency_s: float) -> Asked:
-        """Return the request log's line of this answer."""
-        return Asked(
+    def log_entry(self, model: str, *, latency_s: float) -> LoggedRequest:
+        """Return the entry of this answer for the request log."""
+        return LoggedRequest(
             at=self._at,
             model=model,
             prompt_tokens=self.prompt_tokens,

@@ -1,7 +1,7 @@
-"""What runs inside a replica: one model behind KServe v2 and, for embeddings, OpenAI's API.
+"""Code of a replica: one model behind KServe v2 and, for embeddings, OpenAI's API.
 
-This package travels to replicas as a pickle, by value: it imports nothing of Modelium, and
-torch, transformers, diffusers and onnxruntime only where a model is loaded.
+This package is pickled by value and sent to replicas: it imports nothing of Modelium, and torch,
+transformers, diffusers and onnxruntime only where it loads a model.
 """
 
 from runtimes.ray.replica.replica import Replica

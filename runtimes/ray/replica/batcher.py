@@ -1,4 +1,4 @@
-"""Joins requests that come at nearly the same time.
+"""Batches requests that arrive at nearly the same time.
 
 Serve's own `@serve.batch` does the same, but only inside a running replica.
 """
@@ -14,7 +14,7 @@ Outcome = TypeVar("Outcome")
 
 
 class Batcher(Generic[Item, Outcome]):
-    """Hands on up to ``size`` items at once; the first of them waits ``wait_s`` at most."""
+    """Runs up to ``size`` items at once; no item waits longer than ``wait_s`` for others."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class Batcher(Generic[Item, Outcome]):
         size: int,
         wait_s: float,
     ) -> None:
-        """``run`` returns one outcome per item, in order; what it raises, every item gets."""
+        """``run`` returns one outcome per item, in order; what it raises, every `put` raises."""
         self._run = run
         self._size = size
         self._wait_s = wait_s
@@ -32,7 +32,7 @@ class Batcher(Generic[Item, Outcome]):
         self._running: set[asyncio.Task[None]] = set()
 
     async def put(self, item: Item) -> Outcome:
-        """The outcome of ``item``."""
+        """Run ``item`` in a batch and return its outcome."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         self._waiting.append((item, future))
@@ -46,12 +46,12 @@ class Batcher(Generic[Item, Outcome]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # Whoever has hung up meanwhile costs nothing any more.
+        # Items whose caller has gone are left out.
         batch = [(item, future) for item, future in self._waiting if not future.done()]
         self._waiting = []
         if batch:
             task = asyncio.create_task(self._finish(batch))
-            self._running.add(task)  # the loop alone would not keep it
+            self._running.add(task)  # the event loop keeps weak references only
             task.add_done_callback(self._running.discard)
 
     async def _finish(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:

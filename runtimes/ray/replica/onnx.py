@@ -1,4 +1,4 @@
-"""Any ONNX graph: named tensors in, named tensors out."""
+"""Any ONNX graph: named input tensors, named output tensors."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class OnnxModel:
     def __init__(self, *, path: Path, gpu: bool, memory_bytes: int, threads: int) -> None:
         """Load ``path``.
 
-        ``memory_bytes`` bounds the GPU arena; a session on the CPU is bound by its process.
+        ``memory_bytes`` bounds the GPU arena; on the CPU, the memory limit of the process applies.
         """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Threads that spin between requests would take the CPU from other models.
+        # Threads that spin between requests would take processor time from other models.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = ["CPUExecutionProvider"]
         if gpu:
@@ -66,11 +66,11 @@ class OnnxModel:
 
     @property
     def batches(self) -> bool:
-        """Whether requests may be joined along the first dimension."""
+        """Whether requests can be batched along the first dimension."""
         return all(spec.shape[:1] == (-1,) for spec in self.inputs + self.outputs)
 
     def infer(self, tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
-        """All outputs.
+        """Return all outputs.
 
         Raises:
             BadRequest: the graph refused the inputs.
@@ -94,11 +94,11 @@ def _spec(node: Any) -> Spec:
 
 
 def _strings(array: Array) -> Array:
-    """Onnxruntime takes text, not bytes."""
+    """Decode bytes: onnxruntime accepts strings only."""
     if array.dtype != np.object_:
         return array
     try:
         texts = [item.decode() for item in array.ravel()]
     except UnicodeDecodeError as exc:
-        raise BadRequest("the graph takes text: BYTES must be UTF-8") from exc
+        raise BadRequest("the graph expects text: BYTES must be UTF-8") from exc
     return np.array([*texts, None], dtype=np.object_)[:-1].reshape(array.shape)

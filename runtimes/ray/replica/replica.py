@@ -1,4 +1,4 @@
-"""The deployment that Ray Serve runs: loads one model within its bounds."""
+"""The deployment class that Ray Serve runs: it loads one model within its memory limit."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from runtimes.ray.replica.face import Face, Model
-from runtimes.ray.replica.images import Painter
+from runtimes.ray.replica.embeddings import EmbeddingModel
+from runtimes.ray.replica.http_api import HttpApi, Model
 from runtimes.ray.replica.onnx import OnnxModel
-from runtimes.ray.replica.texts import Classifier, Embedder, Pipeline
+from runtimes.ray.replica.text_models import TextClassifier, TextPipeline
+from runtimes.ray.replica.text_to_image import TextToImageModel
 
 SLACK_BYTES = 256 * 1024**2
-"""Added to the memory bound: it counts address space, of which stacks and allocators keep some
-that they never touch."""
+"""Added to the limit, which counts address space: stacks and allocators reserve some of it without
+using it."""
 
 
-def bound_memory(limit: int) -> None:
-    """Let the process take ``limit`` bytes more than now, and not a byte beyond.
+def limit_memory(limit: int) -> None:
+    """Let the process allocate ``limit`` bytes more than it holds now, plus `SLACK_BYTES`.
 
-    RLIMIT_DATA: private writable memory, so weights mapped from files do not count twice.
+    RLIMIT_DATA counts private writable memory, so weights that are mapped from files are free.
     """
     status = Path("/proc/self/status").read_text()
     now = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
@@ -28,13 +29,13 @@ def bound_memory(limit: int) -> None:
 
 
 def load_model(spec: dict[str, Any]) -> Model:
-    """The model that ``spec`` (see `runtimes.ray.application`) asks for."""
+    """Load the model that ``spec`` describes (see `runtimes.ray.application`)."""
     path, kind, gpu = Path(spec["path"]), spec["kind"], spec["gpu"]
     if kind == "onnx":
-        import onnxruntime  # noqa: F401  (before the bound: libraries are not the model's memory)
+        import onnxruntime  # noqa: F401  (before the limit: libraries are not the model's memory)
 
         if not gpu:
-            bound_memory(spec["memory_bytes"])
+            limit_memory(spec["memory_bytes"])
         return OnnxModel(
             path=path / spec["file"],
             gpu=gpu,
@@ -48,7 +49,7 @@ def load_model(spec: dict[str, Any]) -> Model:
     if gpu:
         torch.cuda.set_per_process_memory_fraction(spec["gpu_fraction"], 0)
     else:
-        bound_memory(spec["memory_bytes"])
+        limit_memory(spec["memory_bytes"])
     common = {
         "path": path,
         "device": "cuda:0" if gpu else "cpu",
@@ -56,20 +57,20 @@ def load_model(spec: dict[str, Any]) -> Model:
         "remote_code": spec["remote_code"],
     }
     if kind == "embedding":
-        return Embedder(**common)
+        return EmbeddingModel(**common)
     if kind == "classification":
-        return Classifier(**common)
+        return TextClassifier(**common)
     if kind == "image":
-        return Painter(**common)
-    return Pipeline(task=spec["task"], **common)
+        return TextToImageModel(**common)
+    return TextPipeline(task=spec["task"], **common)
 
 
 class Replica:
-    """What Ray Serve calls."""
+    """One replica of one application."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         """Load the model; an exception here fails the load."""
-        self._face = Face(
+        self._api = HttpApi(
             model=load_model(spec),
             name=spec["model"],
             version=str(spec["version"]),
@@ -78,12 +79,12 @@ class Replica:
         )
 
     async def __call__(self, request: Any) -> Any:
-        """Answer one HTTP request (a Starlette request) under the application's route."""
+        """Answer one HTTP request (of Starlette) below the application's route."""
         from starlette.responses import Response
 
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         body = await request.body()
-        status, content, headers = await self._face.answer(
+        status, content, headers = await self._api.handle(
             request.method, path, request.headers, body
         )
         return Response(content, status_code=status, headers=headers)

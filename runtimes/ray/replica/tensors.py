@@ -1,7 +1,7 @@
-"""KServe v2 requests and answers, as JSON and with the binary tensor extension (no I/O here).
+"""KServe v2 requests and responses, as JSON and with the binary tensor extension (no I/O here).
 
 Source: the Open Inference Protocol, and Triton's ``extension_binary_data``, which
-`tritonclient.http` speaks by default.
+`tritonclient.http` uses by default.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DTYPES: dict[str, type] = {
 
 
 class BadRequest(ValueError):
-    """The client's mistake; the message tells it what is allowed."""
+    """An error of the client; the message says what is allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class Spec:
     shape: tuple[int, ...]
 
     def describe(self) -> dict[str, Any]:
-        """As the metadata route shows it."""
+        """Return the form that the metadata route shows."""
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
     def check(self, datatype: str, shape: tuple[int, ...]) -> None:
-        """Raise `BadRequest` unless a tensor of that type and shape may be given here."""
+        """Raise `BadRequest` unless the input accepts a tensor of that type and shape."""
         if datatype != self.datatype:
             raise BadRequest(f"input {self.name!r} has datatype {datatype}, not {self.datatype}")
         fits = len(shape) == len(self.shape) and all(
@@ -70,16 +70,16 @@ class Request:
     id: str | None
     tensors: dict[str, Array]
     outputs: dict[str, bool]
-    """Wanted output → whether it goes back as bytes; empty: all, as ``binary`` says."""
+    """Requested output → whether it is returned as bytes. Empty: all outputs, per ``binary``."""
     binary: bool
     parameters: dict[str, Any]
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        BadRequest: it is none, or nested deeper than any request is.
+        BadRequest: it is not one, or is nested too deep.
     """
     try:
         document = json.loads(body)
@@ -93,12 +93,12 @@ def read_object(body: bytes) -> dict[str, Any]:
 def decode(
     body: bytes, header_bytes: int | None, inputs: tuple[Spec, ...], outputs: tuple[Spec, ...]
 ) -> Request:
-    """Read an inference request.
+    """Decode an inference request.
 
-    ``header_bytes`` is the value of ``Inference-Header-Content-Length``, ``None`` without it.
+    ``header_bytes`` is the value of ``Inference-Header-Content-Length``, None without the header.
 
     Raises:
-        BadRequest: malformed, or not what ``inputs`` and ``outputs`` allow.
+        BadRequest: it is malformed, or does not match ``inputs`` and ``outputs``.
     """
     if header_bytes is not None and not 0 <= header_bytes <= len(body):
         raise BadRequest(f"Inference-Header-Content-Length must be 0 to {len(body)}")
@@ -131,14 +131,14 @@ def decode(
 
 
 def encode(
-    request: Request, answers: dict[str, Array], *, model: str, version: str
+    request: Request, outputs: dict[str, Array], *, model: str, version: str
 ) -> tuple[bytes, int | None]:
-    """Write an inference answer: its body and, where part of it is binary, the header's length."""
-    binary_of = request.outputs or dict.fromkeys(answers, request.binary)
+    """Encode a response: its body and, if part of it is binary, the length of the JSON header."""
+    binary_of = request.outputs or dict.fromkeys(outputs, request.binary)
     entries: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, binary in binary_of.items():
-        array = answers[name]
+        array = outputs[name]
         entry: dict[str, Any] = {
             "name": name,
             "datatype": datatype_of(array),
@@ -160,7 +160,7 @@ def encode(
 
 
 def datatype_of(array: Array) -> str:
-    """KServe's name of an array's type; text and bytes are ``BYTES``."""
+    """Return KServe's name of an array's type; text and bytes are ``BYTES``."""
     for name, dtype in DTYPES.items():
         if array.dtype == dtype:
             return name
@@ -168,7 +168,7 @@ def datatype_of(array: Array) -> str:
 
 
 def to_bytes(array: Array) -> bytes:
-    """Little-endian row-major; each element of ``BYTES`` is led by its length (4 bytes)."""
+    """Encode little-endian and row-major; a length (4 bytes) precedes each element of ``BYTES``."""
     if array.dtype != np.object_:
         return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     items = (item if isinstance(item, bytes) else str(item).encode() for item in array.ravel())
@@ -202,7 +202,7 @@ def _wanted(document: dict[str, Any], known: set[str], binary: bool) -> dict[str
                 f"unknown output {entry['name']!r}: the model has {', '.join(sorted(known))}"
             )
         if "classification" in _parameters(entry):
-            raise BadRequest("the classification extension is not supported: ask for the tensor")
+            raise BadRequest("the classification extension is not supported: request the tensor")
         wanted[entry["name"]] = bool(_parameters(entry).get("binary_data", binary))
     return wanted
 
@@ -210,14 +210,16 @@ def _wanted(document: dict[str, Any], known: set[str], binary: bool) -> dict[str
 def _shape(entry: dict[str, Any]) -> tuple[int, ...]:
     shape = entry.get("shape")
     if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
-        raise BadRequest(f"input {entry['name']!r} needs a `shape`: a list of integers from 0 up")
+        raise BadRequest(
+            f"input {entry['name']!r} needs a `shape`: a list of integers of at least 0"
+        )
     return tuple(shape)
 
 
 def _tensor(
     entry: dict[str, Any], datatype: str, shape: tuple[int, ...], rest: memoryview
 ) -> tuple[Array, memoryview]:
-    """The array of one input, and what is left of the binary part after it."""
+    """Return the array of one input, and the rest of the binary part after it."""
     name, size = entry["name"], _parameters(entry).get("binary_data_size")
     if size is None:
         return _from_json(name, entry.get("data"), datatype, shape), rest
@@ -230,7 +232,7 @@ def _from_json(name: str, data: Any, datatype: str, shape: tuple[int, ...]) -> A
     if not isinstance(data, list):
         raise BadRequest(f"input {name!r} needs `data` (a list) or binary_data_size")
     flat: list[Any] = []
-    stack = [iter(data)]  # as nested or as flat as the client likes, so without recursion
+    stack = [iter(data)]  # clients may nest to any depth, so without recursion
     while stack:
         for item in stack[-1]:
             if isinstance(item, list):

@@ -27,7 +27,7 @@ from modelium.models import (
 )
 from modelium.policy import Policy
 from modelium.store import Store
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 
 
 def trace(requests: Sequence[tuple[float, str]], **models: tuple[float, float]) -> Trace:
@@ -346,9 +346,13 @@ def lived(folder: Path) -> Path:
     )  # fmt: skip
     store.history.record_memory({}, {"a": load, "b": load})
     now = time.time()
-    lines = [Asked(now - 4000 + 60 * i, "ab"[i % 2], 1, 1, 0.5) for i in range(20)]
+    lines = [LoggedRequest(now - 4000 + 60 * i, "ab"[i % 2], 1, 1, 0.5) for i in range(20)]
     store.history.log(
-        [*lines, Asked(now - 30 * 86400, "b", 1, 1, 0.5), Asked(now, "gone", 1, 1, 1)]
+        [
+            *lines,
+            LoggedRequest(now - 30 * 86400, "b", 1, 1, 0.5),
+            LoggedRequest(now, "gone", 1, 1, 1),
+        ]
     )
     store.close()
     return config

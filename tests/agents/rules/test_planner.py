@@ -36,7 +36,7 @@ from modelium.models import (
 )
 from modelium.policy import Policy, RuntimeRules, validate
 from modelium.ports import Question
-from modelium.traffic.daily_pattern import noted
+from modelium.traffic.daily_pattern import with_request
 from tests.fakes.fleets import NOW, estimate, fleet, loaded, model, policy, profile
 
 PLANNER = RulePlanner(estimate=estimate)
@@ -514,7 +514,7 @@ def test_a_timer_driven_model_is_prewarmed_when_there_is_room_and_the_plan_says_
 def test_what_is_asked_every_day_at_this_time_is_prewarmed_and_the_plan_says_so() -> None:
     habit = Habit()
     for days in (4, 3, 2, 1):
-        habit = noted(habit, NOW + 30 - days * 86_400)
+        habit = with_request(habit, NOW + 30 - days * 86_400)
     daily = Traffic(
         first_request_at=NOW + 30 - 4 * 86_400,
         last_request_at=NOW + 30 - 86_400,

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from modelium.cli.config import app
-from modelium.config.reference import markdown, schema
+from modelium.config.reference import json_schema, markdown
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_init_says_why_it_cannot_write() -> None:
     refused = config("init", "no/such/folder/m.yaml")
 
     assert refused.exit_code == 2
-    assert "cannot be written" in refused.stderr
+    assert "cannot write no/such/folder/m.yaml" in refused.stderr
 
 
 def test_init_prints_to_a_dash() -> None:
@@ -67,8 +67,8 @@ def test_check_names_each_wrong_field_and_exits_2() -> None:
 
     assert found.exit_code == 2
     assert found.stderr.splitlines() == [
-        "2 wrong:",
-        "m.yaml: gateway.port: got -1; allowed: whole number ≥ 0 and ≤ 65535",
+        "2 problems:",
+        "m.yaml: gateway.port: got -1; allowed: integer ≥ 0 and ≤ 65535",
         "m.yaml: gateway.prot: unknown key; did you mean port?",
     ]
 
@@ -110,5 +110,5 @@ def test_show_of_a_wrong_file_exits_2() -> None:
 
 
 def test_schema_and_docs_print_what_the_repository_holds() -> None:
-    assert config("schema").output == schema()
+    assert config("schema").output == json_schema()
     assert config("docs").output == markdown()

@@ -1,4 +1,4 @@
-"""What `modelium doctor` says of runtimes that are configured."""
+"""`modelium doctor`: checks of the configured runtimes and the LLM."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_both_addresses_of_triton_are_tried(tmp_path: Path, grpc_port: int) -> N
             {"endpoint": f"http://127.0.0.1:{http}", "grpc_endpoint": f"127.0.0.1:{grpc_port}"},
         )
     assert found["Triton"].ok
-    assert found["Triton's control (gRPC)"].ok, found
+    assert found["Triton (gRPC)"].ok, found
 
 
 def test_a_control_address_that_speaks_http_only_is_found_out(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_control_address_that_speaks_http_only_is_found_out(tmp_path: Path) ->
             {"endpoint": f"http://127.0.0.1:{http}", "grpc_endpoint": f"localhost:{metrics}"},
         )
     assert found["Triton"].ok
-    control = found["Triton's control (gRPC)"]
+    control = found["Triton (gRPC)"]
     assert not control.ok
-    assert "speaks no gRPC: set triton.grpc_endpoint" in control.detail
+    assert "does not speak gRPC; set triton.grpc_endpoint" in control.detail
 
 
 def test_a_control_address_that_nobody_answers_names_the_default_that_was_tried(
@@ -91,8 +91,8 @@ def test_a_control_address_that_nobody_answers_names_the_default_that_was_tried(
     with socket.create_server(("127.0.0.1", 0)) as server:
         http = int(server.getsockname()[1])
         found = findings(tmp_path, {"endpoint": f"http://127.0.0.1:{http}"})
-    assert f"127.0.0.1:{http + 1}" in found["Triton's control (gRPC)"].detail
-    assert not found["Triton's control (gRPC)"].ok
+    assert f"127.0.0.1:{http + 1}" in found["Triton (gRPC)"].detail
+    assert not found["Triton (gRPC)"].ok
 
 
 def test_a_triton_of_modeliums_own_is_looked_for_as_a_command(tmp_path: Path) -> None:
@@ -120,6 +120,6 @@ def test_an_endpoint_of_the_brain_is_tried_and_its_model_asked_for(tmp_path: Pat
         (found,) = brain(tmp_path, base_url=url, model="judge")
         assert found.ok and found.detail == f"answers at 127.0.0.1:{port}"
         (nameless,) = brain(tmp_path, base_url=url)
-        assert not nameless.ok and "brain.model is missing" in nameless.detail
+        assert not nameless.ok and "brain.model is not set" in nameless.detail
     (gone,) = brain(tmp_path, base_url=url, model="judge")
     assert not gone.ok

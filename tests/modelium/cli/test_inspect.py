@@ -84,8 +84,8 @@ def test_estimate_explains_itself_to_people(tmp_path: Path) -> None:
     path = write_json(tmp_path / "config.json", LLAMA)
     code, out, err = run("estimate", path, "--tp", "3")
     assert code == 0
-    assert "without KV cache" in out
-    assert "cannot be split over 3" in err
+    assert "exclude the KV cache" in out
+    assert "--tp 3 is not supported" in err
 
 
 def test_code_in_a_configuration_is_reported_not_refused(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import jsonschema
 import pytest
 import yaml
 
-from modelium.config import Config
+from modelium.config import Config, ModelEntry
 from modelium.config.environment import RESERVED, variable
-from modelium.config.fields import entries, item_section_of
 from modelium.config.loading import load_effective
+from modelium.config.lookup import entries
 from modelium.config.reference import (
     HIDDEN,
     effective_data,
     effective_yaml,
+    json_schema,
     markdown,
-    schema,
     starter,
 )
 
@@ -33,8 +33,8 @@ def test_the_starter_file_has_every_field_and_changes_nothing(tmp_path: Path) ->
     effective = load_effective(file, {})
 
     assert effective.config == Config()
-    dynamic = {entry.path for entry in entries(Config) if entry.default_note}
-    assert {entry.path for entry in entries(Config)} == effective.given | dynamic
+    dynamic = {entry.path for entry in entries() if entry.default_note}
+    assert {entry.path for entry in entries()} == effective.given | dynamic
 
 
 def test_the_starter_files_example_of_a_model_is_valid(tmp_path: Path) -> None:
@@ -45,13 +45,11 @@ def test_the_starter_files_example_of_a_model_is_valid(tmp_path: Path) -> None:
 
     config = load_effective(file, {}).config
 
-    item = item_section_of(Config.model_fields["models"])
-    assert item is not None
-    assert config.models == {"chat-model": item()}
+    assert config.models == {"chat-model": ModelEntry()}
 
 
 @pytest.mark.parametrize(
-    ("file", "text"), [("configuration.md", markdown()), ("config.schema.json", schema())]
+    ("file", "text"), [("configuration.md", markdown()), ("config.schema.json", json_schema())]
 )
 def test_the_written_reference_is_up_to_date(file: str, text: str) -> None:
     assert (ROOT / "docs" / file).read_text(encoding="utf-8") == text, "run `make docs`"
@@ -60,7 +58,7 @@ def test_the_written_reference_is_up_to_date(file: str, text: str) -> None:
 def test_the_page_names_every_field_and_every_reserved_variable() -> None:
     page = markdown()
 
-    for entry in entries(Config):
+    for entry in entries():
         assert f"`{entry.path[-1]}`" in page or f"## {entry.dotted}" in page
     for name in RESERVED:
         assert f"`{name}`" in page
@@ -84,13 +82,13 @@ def test_the_pages_example_of_a_variable_works() -> None:
     ],
 )
 def test_the_schema_agrees_with_the_loader(data: dict[str, Any], valid: bool) -> None:
-    validator = jsonschema.Draft202012Validator(json.loads(schema()))
+    validator = jsonschema.Draft202012Validator(json.loads(json_schema()))
 
     assert validator.is_valid(data) == valid
 
 
 def test_the_schema_accepts_the_starter_file() -> None:
-    jsonschema.Draft202012Validator(json.loads(schema())).validate(yaml.safe_load(starter()))
+    jsonschema.Draft202012Validator(json.loads(json_schema())).validate(yaml.safe_load(starter()))
 
 
 SECRETS = """

@@ -11,20 +11,11 @@ import yaml
 from pydantic import ValidationError
 
 from modelium.config import Config, Gateway, Orchestration
-from modelium.config.conflicts import Conflicts
-from modelium.config.fields import entries, item_section_of, own_entries
+from modelium.config.lookup import document, entries, own_entries
+from modelium.config.wording import mapping_values
 from modelium.models import RuntimeName
 
 SEED = Path(__file__).parents[2] / "data" / "seed_configuration.md"
-
-
-def conflicts(**sections: Any) -> dict[str, str]:
-    with pytest.raises(ValidationError) as caught:
-        Config.model_validate(sections)
-    (detail,) = caught.value.errors()
-    error = detail["ctx"]["error"]
-    assert isinstance(error, Conflicts)
-    return {".".join(path): text for path, text in error.problems}
 
 
 def seed_block() -> dict[str, Any]:
@@ -73,15 +64,15 @@ def test_the_policy_carries_every_runtime_and_every_policy_field() -> None:
 
 
 def test_every_field_says_what_it_is_and_why_its_default_is_so() -> None:
-    item = item_section_of(Config.model_fields["models"])
-    assert item is not None
-    for entry in [*entries(Config), *own_entries(item)]:
-        assert re.fullmatch(r"\S.+[.] \S.*[.]", entry.info.description or ""), entry.dotted
+    model = mapping_values(document()["properties"]["models"])
+    assert model is not None
+    for entry in [*entries(), *own_entries(model)]:
+        assert re.fullmatch(r"\S.+[.] \S.*[.]", entry.description), entry.dotted
 
 
 def test_every_number_has_a_unit() -> None:
-    for entry in entries(Config):
-        if re.search(r"\bnumber\b", entry.allowed) and "mapping" not in entry.allowed:
+    for entry in entries():
+        if re.search(r"\b(number|integer)\b", entry.allowed) and "mapping" not in entry.allowed:
             assert entry.unit, entry.dotted
 
 
@@ -102,77 +93,6 @@ def test_an_empty_section_is_its_defaults() -> None:
 
     assert config.gateway == Gateway()
     assert not config.models["gpt2"].pinned
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-1.example"])
-def test_off_loopback_a_token_is_required(host: str) -> None:
-    assert "off loopback" in conflicts(gateway={"host": host})["gateway.token"]
-    assert Config.model_validate({"gateway": {"host": host, "token": "s3cret"}}).gateway.token
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_on_loopback_no_token_is_required(host: str) -> None:
-    assert Config.model_validate({"gateway": {"host": host}}).gateway.token is None
-
-
-@pytest.mark.parametrize(
-    ("folders", "wrong"),
-    [
-        ({"model_repository": "/m", "incoming_directory": "/m"}, "incoming_directory"),
-        ({"model_repository": "/m", "incoming_directory": "/m/in"}, "incoming_directory"),
-        ({"model_repository": "/m/in/r", "incoming_directory": "/m/in"}, "incoming_directory"),
-        ({"rejected_directory": "/models/incoming/no"}, "rejected_directory"),
-        ({"state_directory": "/models/repository/state"}, "state_directory"),
-        ({"state_directory": "/models/rejected"}, "state_directory"),
-    ],
-)
-def test_folders_keep_out_of_each_other(folders: dict[str, str], wrong: str) -> None:
-    assert f"orchestration.{wrong}" in conflicts(orchestration=folders)
-
-
-def test_a_folder_whose_name_only_begins_alike_is_no_clash() -> None:
-    Orchestration.model_validate({"model_repository": "/m/r", "incoming_directory": "/m/r-in"})
-
-
-def test_folders_may_lie_in_the_state_directory() -> None:
-    folders = {
-        "state_directory": "/m",
-        "model_repository": "/m/repository",
-        "incoming_directory": "/m/incoming",
-    }
-
-    assert Config.model_validate({"orchestration": folders}).orchestration.state == Path("/m")
-
-
-def test_ports_that_are_listened_on_differ() -> None:
-    found = conflicts(
-        gateway={"port": 9000},
-        orchestration={"metrics": {"prometheus_port": 9000}},
-        vllm={"enabled": True, "base_port": 4200},
-    )
-
-    assert "gateway.port" in found["orchestration.metrics.prometheus_port"]
-    assert "prefect.port" in found["vllm.base_port"]
-
-
-def test_ports_clash_with_runtimes_on_this_machine_only() -> None:
-    here = {"enabled": True, "endpoint": "http://localhost:8000"}
-    there = {"enabled": True, "endpoint": "http://gpu-2:8000"}
-
-    assert "triton.endpoint" in conflicts(triton=here)
-    assert Config.model_validate({"triton": there}).triton.enabled
-
-
-def test_ports_of_what_is_off_and_port_0_never_clash() -> None:
-    Config.model_validate(
-        {
-            "gateway": {"port": 0},
-            "prefect": {"port": 0},
-            "orchestration": {"metrics": {"prometheus_enabled": False, "prometheus_port": 8100}},
-            "vllm": {"enabled": True},
-            "llama_cpp": {"enabled": False, "base_port": 8100},
-        }
-    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agents.rules.planner import RulePlanner
-from modelium.control.demand import ASK_AGAIN_S, Demand
+from modelium.control.demand import RETRY_S, Demand
 from modelium.errors import LoadFailed, Unavailable
 from modelium.models import Plan
 from modelium.stages.evict import evict
@@ -73,7 +73,7 @@ async def test_a_request_is_refused_at_once_while_a_failed_load_backs_off(
         await world.request()
     retry_after_s = refused.value.retry_after_s
     assert retry_after_s is not None
-    assert BACKOFF_S - ASK_AGAIN_S < retry_after_s <= BACKOFF_S
+    assert BACKOFF_S - RETRY_S < retry_after_s <= BACKOFF_S
     assert world.runtime.loads == 2
 
 
@@ -113,14 +113,14 @@ async def test_a_decision_that_breaks_refuses_the_requests_that_wait(world: Worl
     async with deciding(world):
         with pytest.raises(Unavailable, match="a bug") as refused:
             await world.request()
-    assert refused.value.retry_after_s == ASK_AGAIN_S
+    assert refused.value.retry_after_s == RETRY_S
 
 
 async def test_a_request_for_a_queued_model_is_told_how_long_it_may_wait(world: World) -> None:
     await unloaded(world)
     world.clock.hurried = False
     world.runtime.healthy = False
-    await world.services.observer.look({})
+    await world.services.runtime_monitor.observe({})
     async with deciding(world):
         waiting = asyncio.create_task(world.request())
         await world.settled("tiny", "queued")
@@ -130,7 +130,7 @@ async def test_a_request_for_a_queued_model_is_told_how_long_it_may_wait(world: 
         world.signals.on_demand("tiny")
         await world.idle()
         assert world.ran == [], "one decision at a time"
-        world.clock.advance(ASK_AGAIN_S)
+        world.clock.advance(RETRY_S)
         await world.idle()
         world.signals.on_demand("tiny")
         await world.idle()

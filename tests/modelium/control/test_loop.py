@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agents.rules.planner import RulePlanner
-from modelium.control.loop import KEEP_S, LOOK_GAP_S, Loop
+from modelium.control.loop import MIN_PAUSE_S, PERSIST_S, Loop
 from modelium.errors import Unavailable
 from modelium.models import Fleet, Plan, Traffic, Trigger
 from modelium.models.advice import Advice
@@ -18,7 +18,7 @@ from modelium.policy import Policy
 from modelium.ports import Question
 from modelium.stages.evict import SWEEP_AGE, evict
 from modelium.stages.monitor import monitor
-from modelium.traffic.request_log import Asked
+from modelium.traffic.request_log import LoggedRequest
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 
@@ -132,9 +132,9 @@ async def test_a_disabled_orchestration_plans_nothing(world: World, brain: Count
 async def test_the_loop_looks_again_after_each_interval(world: World, brain: CountingBrain) -> None:
     async with running(world):
         assert brain.asked == [Trigger.SWEEP]
-        world.clock.advance(LOOK_GAP_S)
+        world.clock.advance(MIN_PAUSE_S)
         await world.clock.asleep()
-        world.clock.advance(interval(world) - LOOK_GAP_S)
+        world.clock.advance(interval(world) - MIN_PAUSE_S)
         await world.clock.asleep()
         assert brain.asked == [Trigger.SWEEP, Trigger.SWEEP]
 
@@ -146,14 +146,14 @@ async def test_a_failed_look_does_not_end_the_loop(
     async with running(world):
         assert "a bug" in caplog.text
         brain.failure = Unavailable("away")
-        world.signals.look_wanted.set()
-        world.clock.advance(LOOK_GAP_S)
+        world.signals.tick_wanted.set()
+        world.clock.advance(MIN_PAUSE_S)
         await world.idle()
         await world.clock.asleep()
         assert "away" in caplog.text
         brain.failure = None
-        world.signals.look_wanted.set()
-        world.clock.advance(LOOK_GAP_S)
+        world.signals.tick_wanted.set()
+        world.clock.advance(MIN_PAUSE_S)
         await world.settled("tiny", "unloaded")
 
 
@@ -164,18 +164,18 @@ async def test_a_dead_engine_is_missed_as_soon_as_a_request_fails(world: World) 
     assert (await monitor(world.services)).outcome == "steady"
     async with running(world):
         world.services.switchboard.suspect("tiny")
-        world.clock.advance(LOOK_GAP_S)  # much less than the interval
+        world.clock.advance(MIN_PAUSE_S)  # much less than the interval
         await world.eventually(lambda: world.runtime.loads == 2)
         await world.settled("tiny", "ready")
     assert not world.services.switchboard.is_suspect("tiny")
 
 
 async def test_requests_reach_the_log_of_the_store_when_the_loop_writes_them(world: World) -> None:
-    line = Asked(1.0, "tiny", 3, 4, 0.5)
+    line = LoggedRequest(1.0, "tiny", 3, 4, 0.5)
     world.services.requests.add(line)
     loop = loop_of(world)
-    await loop.keep()
-    await loop.keep()
+    await loop.persist()
+    await loop.persist()
     assert world.store.history.requests() == [line]
 
 
@@ -185,8 +185,8 @@ async def test_traffic_is_written_once_in_a_while(world: World) -> None:
     assert world.store.history.traffic() == {}
     async with running(world):
         assert world.store.history.traffic() == {}
-        world.clock.advance(KEEP_S)
-        world.signals.look_wanted.set()
+        world.clock.advance(PERSIST_S)
+        world.signals.tick_wanted.set()
         await world.eventually(lambda: "tiny" in world.store.history.traffic())
     kept: Traffic = world.store.history.traffic()["tiny"]
     assert kept.completed == 1

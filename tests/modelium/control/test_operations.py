@@ -65,7 +65,7 @@ async def test_a_load_that_ends_in_the_queue_is_failed(
     await world.load()
     await evict(world.services, models=["tiny"])
     world.runtime.healthy = False
-    await world.services.observer.look({})
+    await world.services.runtime_monitor.observe({})
     ended = await outcome(world, await operations.load("tiny"))
     record = world.store.model("tiny")
     assert (ended.state, ended.detail) == ("failed", record.reason)
@@ -300,5 +300,5 @@ async def test_a_decision_without_an_llm_cannot_be_made_again(advised: Advised) 
     await evict(advised.world.services, models=["tiny"])
     operations = Operations(services=advised.world.services)
     by_operator = (await operations.decisions())[0]
-    with pytest.raises(InputError, match="keeps no snapshot"):
+    with pytest.raises(InputError, match="has no stored snapshot"):
         await operations.rethink(by_operator.id)

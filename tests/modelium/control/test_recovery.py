@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.control.recovery import resume
+from modelium.control.recovery import recover
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Load, Plan, RuntimeName, Traffic, Trigger, Unload
 from modelium.stages.monitor import SETTLE_S
@@ -77,10 +77,10 @@ async def test_an_interrupted_move_is_settled(
     await before(world)
     leave(world.store)
     world.runtime.held["tiny"] = upstream("tiny")
-    await resume(world.services)
+    await recover(world.services)
     record = world.store.model("tiny")
     assert record.state is becomes
-    assert record.reason == f"{was} was interrupted by a restart"
+    assert record.reason == f"interrupted by a restart while {was}"
     assert record.deployment is None and not world.store.view()[2]
     assert [model for model, _grace_s in world.runtime.unloads] == ["tiny"]
     assert not world.runtime.held, "nothing of it is left in the runtime"
@@ -90,7 +90,7 @@ async def test_an_interrupted_move_is_settled(
 async def test_an_interrupted_load_counts_as_no_failure(world: World) -> None:
     await before(world)
     loading(world.store)
-    await resume(world.services)
+    await recover(world.services)
     record = world.store.model("tiny")
     assert (record.failures, record.retry_at) == (0, None)
     assert record.queued_at is not None
@@ -100,7 +100,7 @@ async def test_a_ready_model_is_adopted_and_routed(world: World) -> None:
     await before(world)
     ready(world.store, handle="of-before")
     world.runtime.held["tiny"] = upstream("tiny")
-    await resume(world.services)
+    await recover(world.services)
     assert world.runtime.handles == {"tiny": {"name": "of-before"}}
     assert world.services.switchboard.upstream("tiny") == upstream("tiny")
     assert world.store.model("tiny").state is ModelState.READY
@@ -112,7 +112,7 @@ async def test_a_ready_model_that_moved_is_routed_to_where_it_is(world: World) -
     await before(world)
     ready(world.store)
     world.runtime.held["tiny"] = upstream("tiny", port=10)
-    await resume(world.services)
+    await recover(world.services)
     assert world.services.switchboard.upstream("tiny") == upstream("tiny", port=10)
 
 
@@ -120,7 +120,7 @@ async def test_a_ready_model_that_is_gone_is_queued(world: World) -> None:
     await before(world)
     ready(world.store)
     world.clock.advance(SETTLE_S + 1)
-    await resume(world.services)
+    await recover(world.services)
     assert world.store.model("tiny").state is ModelState.QUEUED
     assert world.services.switchboard.upstream("tiny") is None
 
@@ -128,7 +128,7 @@ async def test_a_ready_model_that_is_gone_is_queued(world: World) -> None:
 async def test_all_registered_models_are_known_to_the_gateway(world: World) -> None:
     await before(world)
     world.services.switchboard.know(())
-    await resume(world.services)
+    await recover(world.services)
     world.runtime.gate.clear()
     admission = world.services.switchboard.admit("tiny", version=2)
     with pytest.raises(Exception, match="version 1 is"):
@@ -138,7 +138,7 @@ async def test_all_registered_models_are_known_to_the_gateway(world: World) -> N
 async def test_traffic_of_before_is_restored(world: World) -> None:
     await before(world)
     world.store.history.record_traffic({"tiny": Traffic(completed=7, last_request_at=1.0)})
-    await resume(world.services)
+    await recover(world.services)
     assert world.services.switchboard.traffic.snapshot()["tiny"].completed == 7
 
 
@@ -146,7 +146,7 @@ async def test_a_model_that_was_only_registered_is_analyzed(world: World) -> Non
     await before(world)
     register_anew(world)
     assert world.store.model("tiny").state is ModelState.INGESTED
-    await resume(world.services)
+    await recover(world.services)
     await world.settled("tiny", "ready")
     assert [stage for stage, _parameters in world.ran][:3] == ["analyze", "decide", "load"]
 
@@ -155,7 +155,7 @@ async def test_a_model_that_was_only_analyzed_is_decided_on(world: World) -> Non
     await before(world)
     register_anew(world)
     world.store.mark_analyzed("tiny")
-    await resume(world.services)
+    await recover(world.services)
     await world.settled("tiny", "ready")
     assert [stage for stage, _parameters in world.ran][:2] == ["decide", "load"]
     assert world.ran[0][1]["trigger"] == "ingest"
@@ -190,7 +190,7 @@ async def test_a_refused_drop_that_the_policy_allows_by_now_is_taken_in_again(
 ) -> None:
     await refused(world, "weights.pkl")
     world.rule(allow_pickle=True)
-    await resume(world.services)
+    await recover(world.services)
     await world.settled("tiny", "analyzed", "loading", "ready", "failed")
     assert world.store.model("tiny").approvals == {"pickle"}
     assert not (world.rejected / "tiny").exists()
@@ -210,7 +210,7 @@ async def test_a_refused_drop_that_is_still_forbidden_stays(
 ) -> None:
     await refused(world, file)
     world.rule(**allowed)
-    await resume(world.services)
+    await recover(world.services)
     await world.idle()
     assert world.ran == []
     assert (world.rejected / "tiny" / "reason.json").exists()
@@ -222,7 +222,7 @@ async def test_a_drop_that_no_policy_can_allow_stays(world: World) -> None:
     await world.launcher.ingest(path=str(world.incoming / "odd"))
     world.ran.clear()
     world.rule(allow_pickle=True, allow_remote_code=True)
-    await resume(world.services)
+    await recover(world.services)
     await world.idle()
     assert world.ran == []
     assert (world.rejected / "odd" / "reason.json").exists()
@@ -232,5 +232,5 @@ async def test_a_drop_that_was_left_in_staging_returns_to_the_drop_zone(world: W
     tiny_onnx(world.incoming / "tiny")
     world.services.repository.stage(world.incoming / "tiny", name=None)
     assert not (world.incoming / "tiny").exists()
-    await resume(world.services)
+    await recover(world.services)
     assert (world.incoming / "tiny" / "model.onnx").exists()

@@ -16,7 +16,7 @@ HOLDER = """
 import pathlib, signal, sys, time
 from modelium.control import service_lock
 signal.signal(signal.SIGTERM, signal.default_int_handler if sys.argv[2] == "obeys" else signal.SIG_IGN)
-with service_lock.sole(pathlib.Path(sys.argv[1])):
+with service_lock.hold(pathlib.Path(sys.argv[1])):
     try:
         print("held", flush=True)
         time.sleep(60)
@@ -39,12 +39,14 @@ def test_a_second_service_on_the_same_state_is_refused_with_the_pid_of_the_first
 ) -> None:
     with holder(tmp_path) as other:
         with (
-            pytest.raises(InputError, match=rf"process {other.pid}\): `modelium down`"),
-            service_lock.sole(tmp_path),
+            pytest.raises(
+                InputError, match=rf"process {other.pid}\); stop it with `modelium down`"
+            ),
+            service_lock.hold(tmp_path),
         ):
             raise AssertionError("never held twice")
         other.kill()
-    with service_lock.sole(tmp_path):
+    with service_lock.hold(tmp_path):
         pass  # the lock of a killed process is free
 
 

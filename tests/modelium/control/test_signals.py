@@ -27,8 +27,8 @@ async def test_demand_is_waited_for() -> None:
     again.cancel()
 
 
-async def test_an_unreachable_upstream_makes_a_look_wanted() -> None:
+async def test_an_unreachable_upstream_makes_a_tick_wanted() -> None:
     signals = Signals()
-    assert not signals.look_wanted.is_set()
+    assert not signals.tick_wanted.is_set()
     signals.on_unreachable("a")
-    assert signals.look_wanted.is_set()
+    assert signals.tick_wanted.is_set()

@@ -58,5 +58,5 @@ def test_a_snapshot_that_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_decision_without_a_snapshot_cannot_be_unpacked() -> None:
-    with pytest.raises(InputError, match="d1 keeps no snapshot"):
+    with pytest.raises(InputError, match="d1 has no stored snapshot"):
         unpack(decision(""))

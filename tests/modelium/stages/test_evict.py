@@ -76,7 +76,7 @@ async def test_a_model_that_is_being_loaded_cannot_be_unloaded(world: World) -> 
 
 async def test_a_queued_model_leaves_the_queue(world: World) -> None:
     world.runtime.healthy = False
-    await world.services.observer.look({})
+    await world.services.runtime_monitor.observe({})
     await world.drop()
     await world.settled("tiny", "queued")
     report = await evict(world.services, models=["tiny"])

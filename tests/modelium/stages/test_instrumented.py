@@ -9,7 +9,7 @@ import pytest
 from modelium.errors import FailureKind, LoadFailed, Unavailable
 from modelium.models import Report
 from modelium.stages.inline import Stages
-from modelium.stages.instrumented import counted
+from modelium.stages.instrumented import instrumented
 from modelium.stages.services import Services
 from tests.modelium.conftest import World
 
@@ -32,7 +32,7 @@ async def test_each_stage_run_is_counted_by_how_it_ended(
             raise error
         return Report(stage="load", outcome="ready")
 
-    stages: Stages = counted({"load": play})
+    stages: Stages = instrumented({"load": play})
     try:
         await stages["load"](world.services, model="m")
     except BaseException as exc:

@@ -22,7 +22,7 @@ from modelium.ports import EngineStats, Running
 from modelium.stages import measurement
 from modelium.stages.measurement import FRESH_S
 from modelium.stages.monitor import monitor
-from modelium.stages.runtime_monitor import Sight
+from modelium.stages.runtime_monitor import Observation
 from tests.fakes import fleets
 from tests.modelium.conftest import World
 
@@ -54,7 +54,11 @@ def fleet(device: Device = GPU, *, resident: int = 0, age_s: float = 0.0, **give
         started_at=0.0,
         load_s=3.0,
     )
-    fields: dict[str, Any] = {"state": ModelState.READY, "state_since": AT - age_s, "deployment": deployment}
+    fields: dict[str, Any] = {
+        "state": ModelState.READY,
+        "state_since": AT - age_s,
+        "deployment": deployment,
+    }
     return Fleet(
         at=AT,
         revision=1,
@@ -64,11 +68,11 @@ def fleet(device: Device = GPU, *, resident: int = 0, age_s: float = 0.0, **give
     )
 
 
-def sight(*pids: int, stats: EngineStats | None = None) -> dict[RuntimeName, Sight]:
+def sight(*pids: int, stats: EngineStats | None = None) -> dict[RuntimeName, Observation]:
     status = RuntimeStatus(name=RuntimeName.VLLM, enabled=True, healthy=True)
     running = Running(model="m", state="ready", pids=pids)
     counters = {"m": stats} if stats else {}
-    return {RuntimeName.VLLM: Sight(status=status, running=(running,), stats=counters)}
+    return {RuntimeName.VLLM: Observation(status=status, running=(running,), stats=counters)}
 
 
 def test_memory_on_a_gpu_is_that_of_the_models_own_processes() -> None:
@@ -85,7 +89,7 @@ def test_memory_on_a_cpu_is_what_the_runtime_reports() -> None:
 def test_a_model_that_its_runtime_does_not_list_is_not_measured() -> None:
     status = RuntimeStatus(name=RuntimeName.VLLM, enabled=True, healthy=True)
     for running in ((), None):
-        seen = {RuntimeName.VLLM: Sight(status=status, running=running)}
+        seen = {RuntimeName.VLLM: Observation(status=status, running=running)}
         assert measurement.resident_bytes(fleet(), seen) == {}
 
 

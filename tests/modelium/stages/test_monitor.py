@@ -131,17 +131,17 @@ async def test_a_model_that_is_placed_during_the_look_is_not_unloaded(world: Wor
     world.runtime.gate.clear()
     services = world.services
 
-    class PlacesMeanwhile(type(services.observer)):  # type: ignore[misc]
+    class PlacesMeanwhile(type(services.runtime_monitor)):  # type: ignore[misc]
         """Looks, while another run has the model placed."""
 
-        async def look(self, handles: object) -> object:
-            found = await services.observer.look(handles)  # type: ignore[arg-type]
+        async def observe(self, handles: object) -> object:
+            found = await services.runtime_monitor.observe(handles)  # type: ignore[arg-type]
             await world.launcher.decide(model="tiny", trigger=Trigger.OPERATOR, carry_out=False)
             return found
 
-    observer = PlacesMeanwhile(runtimes=services.runtimes, policy=services.policy)
-    report = await monitor(replace(services, observer=observer))
-    assert report.reason == "tiny is on its way"
+    runtime_monitor = PlacesMeanwhile(runtimes=services.runtimes, policy=services.policy)
+    report = await monitor(replace(services, runtime_monitor=runtime_monitor))
+    assert report.reason == "tiny is being loaded"
     assert world.runtime.unloads == []
     assert world.store.model("tiny").state is ModelState.LOADING
 

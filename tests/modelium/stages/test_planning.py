@@ -112,7 +112,7 @@ async def test_a_refused_plan_is_counted_by_rule(world: World) -> None:
 
 async def test_queueing_is_one_event_however_often_it_is_planned(world: World) -> None:
     world.runtime.healthy = False
-    await world.services.observer.look({})
+    await world.services.runtime_monitor.observe({})
     await world.drop()
     await world.event("model.queued")
     await world.launcher.decide(trigger=Trigger.SWEEP)
@@ -122,7 +122,7 @@ async def test_queueing_is_one_event_however_often_it_is_planned(world: World) -
 
 async def test_demand_that_changes_nothing_is_not_recorded(world: World) -> None:
     world.runtime.healthy = False
-    await world.services.observer.look({})
+    await world.services.runtime_monitor.observe({})
     await world.drop()
     await world.event("model.queued")
     before = len(world.store.decisions.newest(model="tiny"))

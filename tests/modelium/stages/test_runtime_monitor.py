@@ -13,15 +13,15 @@ from modelium.models import RuntimeName
 from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Running
 from modelium.stages import runtime_monitor
-from modelium.stages.runtime_monitor import Observer
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from tests.fakes.runtime import MemoryRuntime, upstream
 
 NAME = RuntimeName.RAY_SERVE
 
 
-def observer(runtime: MemoryRuntime, *, enabled: bool = True) -> Observer:
+def observer(runtime: MemoryRuntime, *, enabled: bool = True) -> RuntimeMonitor:
     policy = Policy(runtimes={NAME: RuntimeRules(enabled=enabled)})
-    return Observer(runtimes={NAME: runtime}, policy=policy)
+    return RuntimeMonitor(runtimes={NAME: runtime}, policy=policy)
 
 
 async def test_nothing_is_known_before_the_first_look() -> None:
@@ -32,7 +32,7 @@ async def test_a_healthy_runtime_is_seen_with_what_it_runs() -> None:
     runtime = MemoryRuntime()
     runtime.held["m"] = upstream("m")
     looking = observer(runtime)
-    sights = await looking.look({NAME: {"m": {"name": "m"}}})
+    sights = await looking.observe({NAME: {"m": {"name": "m"}}})
     running = sights[NAME].running
     assert running is not None and [r.model for r in running] == ["m"]
     assert sights[NAME].stats["m"].resident_bytes == 50_000_000
@@ -43,7 +43,7 @@ async def test_a_healthy_runtime_is_seen_with_what_it_runs() -> None:
 async def test_what_an_unhealthy_runtime_runs_is_unknown() -> None:
     runtime = MemoryRuntime()
     runtime.healthy = False
-    sights = await observer(runtime).look({})
+    sights = await observer(runtime).observe({})
     assert sights[NAME].running is None
     assert not sights[NAME].status.healthy
 
@@ -51,7 +51,7 @@ async def test_what_an_unhealthy_runtime_runs_is_unknown() -> None:
 async def test_a_runtime_that_fails_while_it_is_asked_counts_as_down() -> None:
     runtime = MemoryRuntime()
     runtime.discover_failure = Unavailable("connection refused")
-    sights = await observer(runtime).look({})
+    sights = await observer(runtime).observe({})
     assert sights[NAME].running is None
     assert (sights[NAME].status.healthy, sights[NAME].status.detail) == (
         False,
@@ -68,12 +68,12 @@ class Hanging(MemoryRuntime):
 
 
 async def test_a_runtime_that_hangs_counts_as_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_monitor, "LOOK_DEADLINE_S", 0.01)
-    sights = await observer(Hanging()).look({})
+    monkeypatch.setattr(runtime_monitor, "DEADLINE_S", 0.01)
+    sights = await observer(Hanging()).observe({})
     assert sights[NAME].running is None
     assert not sights[NAME].status.healthy and "within" in sights[NAME].status.detail
 
 
 async def test_a_disabled_runtime_is_shown_as_such() -> None:
-    sights = await observer(MemoryRuntime(), enabled=False).look({})
+    sights = await observer(MemoryRuntime(), enabled=False).observe({})
     assert not sights[NAME].status.enabled

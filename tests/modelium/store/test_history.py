@@ -12,7 +12,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Load, MeasuredLoad, Plan, RuntimeName, Traffic, Trigger
 from modelium.store import Store, history
 from modelium.store.history import DAY_S, HOUR_S, Rollup
-from modelium.traffic.request_log import MOST_HELD, Asked, RequestLog
+from modelium.traffic.request_log import MOST_HELD, LoggedRequest, RequestLog
 from tests.modelium.store.test_store import register
 
 HOUR = 480_000
@@ -43,8 +43,10 @@ def store(url: str, now: Now) -> Iterator[Store]:
     opened.close()
 
 
-def line(at: float, model: str = "m", tokens: tuple[int | None, int | None] = (3, 5)) -> Asked:
-    return Asked(at, model, *tokens, 0.25)
+def line(
+    at: float, model: str = "m", tokens: tuple[int | None, int | None] = (3, 5)
+) -> LoggedRequest:
+    return LoggedRequest(at, model, *tokens, 0.25)
 
 
 def test_traffic_is_rolled_up_by_the_hour_over_restarts(url: str, store: Store, now: Now) -> None:

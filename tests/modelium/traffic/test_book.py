@@ -238,7 +238,7 @@ def test_snapshots_from_another_thread_are_whole() -> None:
 
 
 @given(st.lists(st.floats(0, 500), max_size=60))
-def test_window_equals_a_count_over_its_slots(gaps: list[float]) -> None:
+def test_rate_equals_a_count_over_the_last_minute(gaps: list[float]) -> None:
     clock = HandClock()
     book = TrafficBook(clock=clock)
     at: list[float] = []
@@ -257,7 +257,7 @@ def test_window_equals_a_count_over_its_slots(gaps: list[float]) -> None:
 
 def look(book: TrafficBook, clock: HandClock, stats: EngineStats, *, seconds: float = 10.0) -> None:
     clock.now += seconds
-    book.on_engine_look("m", since=1.0, stats=stats)
+    book.on_engine_stats("m", loaded_at=1.0, stats=stats)
 
 
 def test_direct_requests_are_traffic_like_any_other(book: TrafficBook, clock: HandClock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelium.models import Habit
-from modelium.traffic.daily_pattern import DAYS, merged, noted
+from modelium.traffic.daily_pattern import DAYS, merge, with_request
 from modelium.traffic.daily_pattern import days_begun as asked
 
 MIDNIGHT = 20_000 * 86400.0
@@ -15,12 +15,12 @@ HOUR, DAY = 3600.0, 86400.0
 def at(*times: float) -> Habit:
     habit = Habit()
     for t in times:
-        habit = noted(habit, t)
+        habit = with_request(habit, t)
     return habit
 
 
 def nightly(days: int) -> Habit:
-    """Asked at half past two, ``days`` days in a row up to yesterday."""
+    """Requested at half past two, ``days`` days in a row up to yesterday."""
     return at(*(MIDNIGHT - k * DAY + 2.5 * HOUR for k in range(days, 0, -1)))
 
 
@@ -49,9 +49,9 @@ def test_hours_of_requests_are_expected_at_their_beginning_alone() -> None:
 
 
 def test_a_clock_that_was_far_ahead_once_spoils_no_later_habit() -> None:
-    habit = noted(nightly(5), MIDNIGHT + 400 * DAY)
+    habit = with_request(nightly(5), MIDNIGHT + 400 * DAY)
     for k in range(4):
-        habit = noted(habit, MIDNIGHT + k * DAY + 2.5 * HOUR)
+        habit = with_request(habit, MIDNIGHT + k * DAY + 2.5 * HOUR)
     now = MIDNIGHT + 4 * DAY + 2.5 * HOUR
     assert asked(habit, now=now, within_s=60, since=MIDNIGHT) == (4, 4)
 
@@ -64,7 +64,7 @@ def test_two_days_are_no_habit() -> None:
 
 def test_what_came_today_already_is_not_expected_again() -> None:
     now = MIDNIGHT + 2.5 * HOUR + 100
-    habit = noted(nightly(5), now - 50)
+    habit = with_request(nightly(5), now - 50)
     assert asked(habit, now=now, within_s=60, since=MIDNIGHT - 5 * DAY) == (0, 5)
 
 
@@ -83,5 +83,5 @@ def test_an_older_request_is_noted_where_it_belongs() -> None:
 def test_two_histories_become_one(first: int) -> None:
     parts = [at(MIDNIGHT - 3 * DAY + HOUR), at(MIDNIGHT - DAY + HOUR, MIDNIGHT - DAY + 5 * HOUR)]
     whole = at(MIDNIGHT - 3 * DAY + HOUR, MIDNIGHT - DAY + HOUR, MIDNIGHT - DAY + 5 * HOUR)
-    assert merged(parts[first], parts[1 - first]) == whole
-    assert merged(whole, Habit()) == whole
+    assert merge(parts[first], parts[1 - first]) == whole
+    assert merge(whole, Habit()) == whole

@@ -1,4 +1,4 @@
-"""What the suite has to know of one runtime: how to make drivers, models and requests."""
+"""What the suite needs for one runtime: how to create drivers, models and requests."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from modelium.ports import Loaded, LoadRequest, Running, Runtime
 
 @dataclass(kw_only=True)
 class Bench:
-    """One runtime on the bench. Add a factory to `benches.FACTORIES` to add a driver."""
+    """One runtime under test. To add a driver, add a factory to `benches.FACTORIES`."""
 
     name: str
     driver: Callable[[], Runtime]
     """A driver over the same state, as after a restart of Modelium."""
     request: Callable[[str], LoadRequest]
-    """A load of a good model of that name; its files are made as needed."""
+    """A load of a valid model of that name; creates its files."""
     broken: Callable[[], LoadRequest]
     broken_kinds: frozenset[FailureKind]
     ask: Callable[[Loaded], Awaitable[None]]
-    """One real inference; raises where the answer is wrong."""
+    """One real inference; raises if the answer is wrong."""
     kill: Callable[[Running], None]
-    """SIGKILL what serves that model."""
+    """SIGKILL the processes that serve that model."""
     state: Path
     counts_requests: bool = True
-    """False: its counters tell tokens only."""
+    """False: it counts tokens only."""
     live: dict[str, Loaded] = field(default_factory=dict)

@@ -19,10 +19,10 @@ from modelium.devices.cpu import CpuInventory
 from modelium.errors import FailureKind
 from modelium.models import GIB, LoadSettings, ModelFormat
 from modelium.ports import Loaded, LoadRequest, Running
-from runtimes.llama_cpp.driver import llama_driver
+from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.process import proc
-from runtimes.ray.driver import RayServe
-from runtimes.triton.driver import Triton
+from runtimes.ray.driver import RayServeDriver
+from runtimes.triton.driver import TritonDriver
 from runtimes.vllm.driver import vllm_driver
 from tests import engines, samples
 from tests.fakes import tiny_llama
@@ -46,7 +46,7 @@ async def complete(loaded: Loaded) -> None:
         refused = await client.post(f"{upstream.base_url}/v1/completions", json={})
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] >= 1
-    assert refused.status_code == 401, "an engine must not answer who has no key"
+    assert refused.status_code == 401, "an engine must refuse requests without its key"
 
 
 def kill_engine(running: Running) -> None:
@@ -106,7 +106,7 @@ def llama_cpp(state: Path) -> Bench:
 
     return Bench(
         name="llama_cpp",
-        driver=lambda: llama_driver(
+        driver=lambda: llama_cpp_driver(
             config=config, state_directory=state, clock=SystemClock(), devices=inventory()
         ),
         request=load,
@@ -136,12 +136,12 @@ def triton(state: Path) -> Bench:
 
     def kill(running: Running) -> None:
         for pid in proc.snapshot():
-            if str(state).encode() in proc.words(pid):
+            if str(state).encode() in proc.command_line(pid):
                 os.kill(pid, signal.SIGKILL)
 
     return Bench(
         name="triton",
-        driver=lambda: Triton(
+        driver=lambda: TritonDriver(
             config=config, state_directory=state, clock=SystemClock(), devices=inventory()
         ),
         request=load,
@@ -169,7 +169,7 @@ def ray_serve(state: Path) -> Bench:
 
     return Bench(
         name="ray_serve",
-        driver=lambda: RayServe(config=config, state_directory=state, clock=SystemClock()),
+        driver=lambda: RayServeDriver(config=config, state_directory=state, clock=SystemClock()),
         request=load,
         broken=broken,
         broken_kinds=frozenset({FailureKind.BAD_FILES}),
@@ -207,4 +207,4 @@ FACTORIES: Mapping[str, Callable[[Path], Bench]] = {
     "ray_serve": ray_serve,
     "vllm": vllm,
 }
-"""Name → bench. The hook for further drivers: one more line here runs them through every case."""
+"""Name → bench; one more line runs another driver through every case."""

@@ -1,10 +1,12 @@
-"""Puts each runtime on the bench once, checks that it leaves nothing, and prints the table."""
+"""Runs the suite once per runtime, checks that nothing is left, and prints the table."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -24,13 +26,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = {}
 
 
+def belongs(pid: int, state: Path) -> bool:
+    """Whether ``pid`` was started for ``state``: by its arguments, environment or directory."""
+    word, folder = str(state).encode(), Path("/proc", str(pid))
+    try:
+        environment = (folder / "environ").read_bytes()
+        directory = os.readlink(folder / "cwd").encode()
+    except OSError:
+        environment = directory = b""
+    return word in proc.command_line(pid) or word in environment or directory.startswith(word)
+
+
 def remains(state: Path) -> list[str]:
-    """Processes and records that belong to the bench in ``state``."""
-    word = str(state).encode()
+    """Processes and records that belong to the runtime under test in ``state``."""
     found = [
-        f"process {pid}: {proc.words(pid)[:200]!r}"
+        f"process {pid}: {proc.command_line(pid)[:200]!r}"
         for pid, process in proc.snapshot().items()
-        if process.lives and word in proc.words(pid)
+        if process.alive and belongs(pid, state)
     ]
     found += [f"record {path.name}" for path in state.glob("*/*.json")]
     return found
@@ -41,14 +53,15 @@ def shared_memory() -> set[str]:
     return {path.name for path in SHARED_MEMORY.iterdir() if not path.name.startswith("sem.")}
 
 
-def listening() -> set[int]:
-    """TCP ports that somebody on this machine listens on (proc_net_tcp(5), state 0A)."""
-    rows = [
-        row.split()
-        for family in ("tcp", "tcp6")
-        for row in Path("/proc/net", family).read_text().splitlines()[1:]
-    ]
-    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+def listening(state: Path) -> set[int]:
+    """TCP ports on which processes listen that belong to the runtime under test in ``state``."""
+    return {
+        connection.laddr.port
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.pid
+        and belongs(connection.pid, state)
+    }
 
 
 @pytest_asyncio.fixture(
@@ -59,14 +72,14 @@ def listening() -> set[int]:
 async def bench(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Bench]:
-    shared_before, ports_before = shared_memory(), listening()
+    shared_before = shared_memory()
     made = FACTORIES[request.param](tmp_path_factory.mktemp(request.param))
     yield made
     async with made.driver() as driver:
         await driver.end(grace_s=5)
     assert remains(made.state) == []
-    assert listening() - ports_before == set()
-    # Other tests may run beside this one: what somebody has mapped is not left behind.
+    assert listening(made.state) == set()
+    # Other tests may run at the same time: what a process has mapped is not left behind.
     left = shared_memory() - shared_before
     assert left - {path.name for path in regions(proc.snapshot())} == set()
 

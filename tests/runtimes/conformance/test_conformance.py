@@ -1,6 +1,6 @@
 """Every driver × every case, against the real runtime.
 
-A case takes the model that it needs by loading it: a loaded one costs nothing. The cases marked
+Each case loads the model that it needs, which is free if it is loaded already. The cases marked
 `conformance` start further engines and run in `make conformance` only.
 """
 
@@ -13,12 +13,13 @@ import pytest
 
 from modelium.clock import SystemClock
 from modelium.errors import LoadFailed, Unavailable
-from modelium.ports import Loaded, Runtime
+from modelium.ports import EngineStats, Loaded, Runtime
 from modelium.traffic import TrafficBook
-from modelium.traffic.bypassed import LAG_S
+from modelium.traffic.direct_requests import LAG_S
 from runtimes.process import proc
+from tests.runtimes.conditions import until
 from tests.runtimes.conformance.bench import Bench
-from tests.runtimes.conformance.conftest import remains
+from tests.runtimes.conformance.conftest import listening, remains
 from tests.runtimes.requests import no_progress
 
 pytestmark = [
@@ -56,6 +57,7 @@ async def test_load(bench: Bench, driver: Runtime, figures: dict[str, str]) -> N
     await bench.ask(one)
     assert (await states(driver, one=one))["one"] == "ready"
     assert (await driver.status()).healthy
+    assert listening(bench.state), "what the suite checks at its end has to be visible now"
 
 
 async def test_double_load(bench: Bench, driver: Runtime) -> None:
@@ -79,17 +81,15 @@ async def test_stats(bench: Bench, driver: Runtime) -> None:
     before = (await driver.stats())["one"]
     begun = time.time()
     await bench.ask(one)
-    async with asyncio.timeout(30):
-        while True:
-            after = (await driver.stats())["one"]
-            moved = (
-                after.completed > before.completed
-                if bench.counts_requests
-                else after.generated_tokens > before.generated_tokens
-            )
-            if moved:
-                break
-            await asyncio.sleep(0.5)
+
+    async def counted() -> EngineStats | None:
+        after = (await driver.stats())["one"]
+        if bench.counts_requests:
+            return after if after.completed > before.completed else None
+        return after if after.generated_tokens > before.generated_tokens else None
+
+    after = await until(counted)
+    assert after is not None
     assert after.last_inference_at is None or after.last_inference_at >= begun - 1
     assert after.latency_sum_s >= before.latency_sum_s
     assert after.resident_bytes is None or after.resident_bytes > 10 * 2**20
@@ -101,7 +101,7 @@ async def test_direct(bench: Bench, driver: Runtime) -> None:
     book = TrafficBook(clock=SystemClock())
 
     async def direct() -> int:
-        book.on_engine_look("one", since=1.0, stats=(await driver.stats())["one"])
+        book.on_engine_stats("one", loaded_at=1.0, stats=(await driver.stats())["one"])
         return book.snapshot()["one"].direct
 
     await asyncio.sleep(LAG_S)  # what earlier cases asked is in the counters by then
@@ -109,9 +109,12 @@ async def test_direct(bench: Bench, driver: Runtime) -> None:
     for _ in range(3):
         await bench.ask(one)
     wanted = 3 if bench.counts_requests else 1
-    async with asyncio.timeout(30):
-        while (found := await direct()) < wanted:  # noqa: ASYNC110 - the engine counts
-            await asyncio.sleep(0.5)
+
+    async def counted() -> int:
+        found = await direct()
+        return found if found >= wanted else 0
+
+    found = await until(counted)
     for _ in range(3):
         book.on_started("one")
         await bench.ask(one)
@@ -159,11 +162,11 @@ async def test_cancel(bench: Bench, driver: Runtime) -> None:
     under_way = asyncio.Event()
 
     def progress(phase: str, share: float | None) -> None:
-        under_way.set()
+        if phase != "starting":
+            under_way.set()
 
     load = asyncio.create_task(driver.load(bench.request("cancelled"), progress=progress))
     await under_way.wait()
-    await asyncio.sleep(1.0)
     load.cancel()
     with pytest.raises(asyncio.CancelledError):
         await load
@@ -177,16 +180,19 @@ async def test_kill(bench: Bench, driver: Runtime) -> None:
     one = await loaded(bench, driver)
     (running,) = [r for r in await driver.discover({"one": one.handle}) if r.model == "one"]
     bench.kill(running)
-    async with asyncio.timeout(NOTICE_S):
-        while (await states(driver, one=one)).get("one") == "ready":  # noqa: ASYNC110
-            await asyncio.sleep(0.5)
-    async with asyncio.timeout(RELOAD_S):
-        while True:
-            try:
-                again = await driver.load(bench.request("one"), progress=no_progress)
-                break
-            except Unavailable:  # a server that was just started is not started again at once
-                await asyncio.sleep(1)
+
+    async def noticed() -> bool:
+        return (await states(driver, one=one)).get("one") != "ready"
+
+    async def reloaded() -> Loaded | None:
+        try:
+            return await driver.load(bench.request("one"), progress=no_progress)
+        except Unavailable:  # a server that was just started is not started again at once
+            return None
+
+    await until(noticed, deadline_s=NOTICE_S)
+    again = await until(reloaded, deadline_s=RELOAD_S)
+    assert again is not None
     await bench.ask(again)
 
 
@@ -204,7 +210,7 @@ async def test_unload(bench: Bench, driver: Runtime, figures: dict[str, str]) ->
     assert "one" not in await driver.stats()
     for pid in running.pids:
         entry = proc.entry(pid)
-        assert entry is None or not entry.lives
+        assert entry is None or not entry.alive
 
 
 async def test_unload_twice(bench: Bench, driver: Runtime) -> None:

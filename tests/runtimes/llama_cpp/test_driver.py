@@ -1,112 +1,20 @@
-"""The llama.cpp driver's command lines, progress, failures and counters."""
+"""The llama.cpp driver over the fake engine."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import pytest
-
 from modelium.clock import SystemClock
 from modelium.config import LlamaCpp as LlamaCppSection
-from modelium.errors import FailureKind, LoadFailed
-from modelium.models import GIB, Device, LoadSettings, ModelFormat
-from runtimes.llama_cpp.driver import llama_driver
-from runtimes.llama_cpp.engine import LlamaEngine
-from runtimes.process.supervisor import Command
-from tests.runtimes.requests import CPU, Inventory, no_progress, profile, request
+from modelium.models import ModelFormat
+from runtimes.llama_cpp.driver import llama_cpp_driver
+from tests.runtimes.requests import Inventory, no_progress, profile, request
 
 FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
+
+
 GGUF = profile(ModelFormat.GGUF, files={"model": "q4.gguf"}, context_length=32768)
-GPU = Device(node="n", uuid="GPU-a", kind="gpu", total_bytes=80 * GIB, free_bytes=80 * GIB)
-
-
-def engine(**section: object) -> LlamaEngine:
-    config = LlamaCppSection.model_validate(section)
-    return LlamaEngine(config=config, executable="/opt/llama-server")
-
-
-def command(
-    made: LlamaEngine, settings: LoadSettings | None = None, device: Device = CPU
-) -> Command:
-    asked = request(Path("/models/m"), profile=GGUF, settings=settings, devices=(device,))
-    return made.command(made.complete(asked), host="127.0.0.1", port=1, key="secret")
-
-
-def test_the_context_is_bounded_where_nobody_says_how_long() -> None:
-    words = " ".join(command(engine()).argv)
-    assert "--model /models/m/q4.gguf --alias m" in words
-    assert "--ctx-size 4096 --parallel 1 --n-gpu-layers 0" in words
-    assert "secret" not in words
-
-
-def test_the_context_holds_for_each_of_the_sequences() -> None:
-    words = " ".join(command(engine(), LoadSettings(max_model_len=2048, max_num_seqs=4)).argv)
-    assert "--ctx-size 8192 --parallel 4" in words
-
-
-def test_all_layers_go_to_the_gpu_that_was_decided_and_to_no_other() -> None:
-    made = command(engine(), device=GPU)
-    assert "--n-gpu-layers 999" in " ".join(made.argv)
-    assert made.environment["CUDA_VISIBLE_DEVICES"] == "GPU-a"
-    assert command(engine()).environment["CUDA_VISIBLE_DEVICES"] == ""
-
-
-@pytest.mark.parametrize("name", ["model-url", "rpc", "threads"])
-def test_arguments_that_are_not_allowed_are_refused(name: str) -> None:
-    made = engine(allowed_extra=["rpc", "model_url"])
-    with pytest.raises(LoadFailed, match="not allowed") as failure:
-        command(made, LoadSettings(extra={name: "x"}))
-    assert failure.value.kind == FailureKind.BAD_SETTINGS
-
-
-def test_allowed_arguments_are_passed_on() -> None:
-    made = engine(allowed_extra=["threads"], default_settings={"mlock": True})
-    words = command(made, LoadSettings(extra={"threads": 2})).argv
-    assert "--threads=2" in words
-    assert "--mlock" in words
-
-
-def test_less_memory_means_fewer_sequences_and_then_a_shorter_context() -> None:
-    made = engine()
-    asked = request(Path("/m"), settings=LoadSettings(max_model_len=1500, max_num_seqs=2))
-    fewer = made.smaller(asked)
-    assert fewer and fewer.settings.max_num_seqs == 1
-    shorter = made.smaller(fewer)
-    assert shorter and shorter.settings.max_model_len == 1024
-    assert made.smaller(shorter) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("llama_model_load: error loading model: tensor 'x' is not within", FailureKind.BAD_FILES),
-        ("gguf_init_from_file: invalid magic characters", FailureKind.BAD_FILES),
-        ("error: unknown model architecture: 'x'", FailureKind.UNSUPPORTED),
-        ("ggml_backend_cuda_alloc_buffer: failed to allocate", FailureKind.OUT_OF_MEMORY),
-        ("couldn't bind HTTP server socket, hostname: 127.0.0.1", FailureKind.PORT),
-        ("error: invalid argument: --x", FailureKind.BAD_SETTINGS),
-    ],
-)
-def test_its_failures_have_kinds(text: str, kind: FailureKind) -> None:
-    assert engine().failure([text, "main: exiting due to model loading error"], 1) == kind
-
-
-def test_its_log_tells_how_far_it_is() -> None:
-    made = engine()
-    assert made.phase("load_tensors: loading model tensors") == ("loading weights", None)
-    assert made.phase("llama_kv_cache: size = 12 MiB") == ("allocating the KV cache", None)
-    assert made.phase("build: 1234") is None
-
-
-def test_its_counters_are_tokens() -> None:
-    stats = engine().stats(
-        "# HELP llamacpp:prompt_tokens_total n\nllamacpp:prompt_tokens_total 12\n"
-        "llamacpp:tokens_predicted_total 34\nllamacpp:requests_processing 1\n"
-        "llamacpp:prompt_seconds_total 0.5\nllamacpp:tokens_predicted_seconds_total 1.5\nbroken\n"
-    )
-    assert (stats.prompt_tokens, stats.generated_tokens, stats.running) == (12, 34, 1)
-    assert stats.latency_sum_s == 2.0
 
 
 async def test_a_model_is_loaded_and_unloaded_by_the_shared_host(tmp_path: Path) -> None:
@@ -115,7 +23,7 @@ async def test_a_model_is_loaded_and_unloaded_by_the_shared_host(tmp_path: Path)
     server.chmod(0o755)
     (tmp_path / "m").mkdir()
     (tmp_path / "m/q4.gguf").touch()
-    driver = llama_driver(
+    driver = llama_cpp_driver(
         config=LlamaCppSection(enabled=True, executable=str(server), base_port=0),
         state_directory=tmp_path,
         clock=SystemClock(),
@@ -130,8 +38,8 @@ async def test_a_model_is_loaded_and_unloaded_by_the_shared_host(tmp_path: Path)
     assert list((tmp_path / "llama_cpp").glob("*.json")) == []
 
 
-async def test_status_tells_what_to_set_where_the_command_is_missing(tmp_path: Path) -> None:
-    driver = llama_driver(
+async def test_status_names_the_setting_of_a_missing_command(tmp_path: Path) -> None:
+    driver = llama_cpp_driver(
         config=LlamaCppSection(enabled=True, executable="/nonexistent/llama-server"),
         state_directory=tmp_path,
         clock=SystemClock(),

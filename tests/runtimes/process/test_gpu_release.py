@@ -1,48 +1,52 @@
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 
-from modelium.clock import SystemClock
 from modelium.devices.nvml import NvmlInventory
-from runtimes.process import gpu_release
-from runtimes.process.gpu_release import released
-from tests.fakes.nvml import GIB, FakeGpu, FakeNvml, fake_nvml, nvml_library
+from runtimes.process.gpu_release import DEADLINE_S, wait_for_release
+from tests.fakes.nvml import GIB, FakeGpu, FakeNvml
+from tests.runtimes.clock import FakeClock
 from tests.runtimes.requests import Inventory
 
-__all__ = ["fake_nvml", "nvml_library"]
 
-
-async def test_memory_is_waited_for_until_the_process_lets_go(fake_nvml: FakeNvml) -> None:
+async def test_memory_is_waited_for_until_the_process_releases_it(fake_nvml: FakeNvml) -> None:
     fake_nvml.add(FakeGpu(uuid="GPU-a"))
     inventory = NvmlInventory(node="n")
     holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220
     fake_nvml.occupy("GPU-a", holder.pid, GIB)
-    waiting = asyncio.create_task(released(inventory, ["n/GPU-a"], [holder.pid], SystemClock()))
-    await asyncio.sleep(3 * gpu_release.POLL_S)
-    assert not waiting.done()
-    holder.communicate()
-    assert await waiting
+    held_at_sleep: list[bool] = []
+
+    def on_sleep() -> None:
+        held_at_sleep.append(holder.poll() is None)
+        if len(held_at_sleep) == 3:
+            holder.communicate()
+
+    assert await wait_for_release(inventory, ["n/GPU-a"], [holder.pid], FakeClock(on_sleep))
+    assert held_at_sleep[:3] == [True, True, True]
     assert inventory.snapshot()[0].free_bytes == 80 * GIB
 
 
-async def test_memory_that_somebody_else_keeps_is_not_waited_for(fake_nvml: FakeNvml) -> None:
+async def test_memory_of_other_processes_is_not_waited_for(fake_nvml: FakeNvml) -> None:
     fake_nvml.add(FakeGpu(uuid="GPU-a", used=40 * GIB))
-    assert await released(NvmlInventory(node="n"), ["n/GPU-a"], [1], SystemClock())
+    assert await wait_for_release(NvmlInventory(node="n"), ["n/GPU-a"], [1], FakeClock())
 
 
-async def test_memory_that_does_not_come_back_is_told(fake_nvml: FakeNvml, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(gpu_release, "DEADLINE_S", 0.5)
+async def test_memory_that_is_not_released_is_reported_after_the_deadline(
+    fake_nvml: FakeNvml,
+) -> None:
     fake_nvml.add(FakeGpu(uuid="GPU-a"))
     holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220
     fake_nvml.occupy("GPU-a", holder.pid, GIB)
+    clock = FakeClock()
+    begun = clock.now
     try:
         inventory = NvmlInventory(node="n")
-        assert not await released(inventory, ["n/GPU-a"], [holder.pid], SystemClock())
+        assert not await wait_for_release(inventory, ["n/GPU-a"], [holder.pid], clock)
+        assert clock.now - begun >= DEADLINE_S
     finally:
         holder.communicate()
 
 
-async def test_a_cpu_gives_back_at_once() -> None:
-    assert await released(Inventory(), ["n/cpu"], [1], SystemClock())
+async def test_memory_of_a_cpu_is_free_at_once() -> None:
+    assert await wait_for_release(Inventory(), ["n/cpu"], [1], FakeClock())

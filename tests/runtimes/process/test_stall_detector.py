@@ -1,4 +1,4 @@
-"""Hanging is told from working by what real processes do; only the clock is the test's."""
+"""Real processes that hang or work, on a fake clock."""
 
 from __future__ import annotations
 
@@ -9,22 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtimes.process import proc
-from runtimes.process.stall_detector import Stillness
-
-
-class Hand:
-    """A clock that the test moves."""
-
-    now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from runtimes.process.stall_detector import StallDetector
+from tests.runtimes.clock import FakeClock
 
 
 @contextmanager
@@ -45,50 +31,50 @@ def said(process: subprocess.Popen[str], word: str) -> None:
 
 
 def test_a_process_that_sleeps_is_still() -> None:
-    clock = Hand()
+    clock = FakeClock()
     with child("import time; print('up', flush=True); time.sleep(600)") as process:
         said(process, "up")
-        stillness = Stillness(clock=clock)
-        assert stillness.seconds([process.pid]) == 0
+        detector = StallDetector(clock=clock)
+        assert detector.stalled_s([process.pid]) == 0
         clock.now += 200
-        assert stillness.seconds([process.pid]) == 200
+        assert detector.stalled_s([process.pid]) == 200
         clock.now += 200
-        assert stillness.seconds([process.pid]) == 400
+        assert detector.stalled_s([process.pid]) == 400
 
 
 def test_reading_weights_is_progress(tmp_path: Path) -> None:
-    clock = Hand()
+    clock = FakeClock()
     (tmp_path / "weights").write_bytes(bytes(4 * 1024**2))
     code = f"input(); open({str(tmp_path / 'weights')!r}, 'rb').read(); print('read', flush=True)"
     with child(code + "; input()") as process:
         assert process.stdin is not None
-        stillness = Stillness(clock=clock)
-        stillness.seconds([process.pid])
+        detector = StallDetector(clock=clock)
+        detector.stalled_s([process.pid])
         process.stdin.write("\n")
         process.stdin.flush()
         said(process, "read")
         clock.now += 200
-        assert stillness.seconds([process.pid]) == 0
+        assert detector.stalled_s([process.pid]) == 0
 
 
 def test_computing_is_progress() -> None:
-    clock = Hand()
+    clock = FakeClock()
     with child("while True: pass") as process:
-        stillness = Stillness(clock=clock)
-        stillness.seconds([process.pid])
+        detector = StallDetector(clock=clock)
+        detector.stalled_s([process.pid])
         first = proc.entry(process.pid)
         assert first is not None
         while (now := proc.entry(process.pid)) and now.cpu_s - first.cpu_s < 0.3:
             pass
         clock.now += 1
-        assert stillness.seconds([process.pid]) == 0
+        assert detector.stalled_s([process.pid]) == 0
 
 
 def test_other_processes_begin_anew() -> None:
-    clock = Hand()
+    clock = FakeClock()
     with child("input()") as one, child("input()") as other:
-        stillness = Stillness(clock=clock)
-        stillness.seconds([one.pid])
+        detector = StallDetector(clock=clock)
+        detector.stalled_s([one.pid])
         clock.now += 100
-        assert stillness.seconds([other.pid]) == 0
-        assert stillness.seconds([]) == 0
+        assert detector.stalled_s([other.pid]) == 0
+        assert detector.stalled_s([]) == 0

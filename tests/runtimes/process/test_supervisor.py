@@ -1,25 +1,23 @@
+"""Starting, adopting and stopping real processes."""
+
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from modelium.clock import SystemClock
-from modelium.errors import FailureKind, LoadFailed, Unavailable
-from runtimes.process import log as log_module
+from modelium.errors import FailureKind, LoadFailed
 from runtimes.process import proc
-from runtimes.process.log import EngineLog
-from runtimes.process.port_range import PortRange
-from runtimes.process.supervisor import TOKEN_VARIABLE, Command, Engine, Supervisor
+from runtimes.process.supervisor import TOKEN_VARIABLE, Command, EngineProcess, Supervisor
+from tests.runtimes.conditions import until
 
 FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
 
@@ -29,7 +27,7 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     supervisor = Supervisor(directory=tmp_path / "engines", clock=SystemClock())
     yield supervisor
     for model, note in supervisor.records().items():
-        engine = Engine.from_note(model, note)
+        engine = EngineProcess.from_record(model, note)
         assert engine
         await supervisor.stop(engine, grace_s=0)
 
@@ -40,18 +38,7 @@ def fake(folder: Path, **behaviour: object) -> Command:
     return Command(argv=(sys.executable, str(FAKE), "serve", str(folder), "--port", "0"))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - it watches processes
-            await asyncio.sleep(0.05)
-
-
-def lives(pid: int) -> bool:
-    entry = proc.entry(pid)
-    return entry is not None and entry.lives
-
-
-async def started(supervisor: Supervisor, folder: Path, **behaviour: object) -> Engine:
+async def started(supervisor: Supervisor, folder: Path, **behaviour: object) -> EngineProcess:
     engine = supervisor.start("m", fake(folder, **behaviour), {"port": 1})
     seen: list[str] = []
 
@@ -85,7 +72,7 @@ async def test_children_and_escaped_orphans_of_a_stubborn_engine_are_killed(
 
     await supervisor.stop(engine, grace_s=0.3)
 
-    assert not any(lives(pid) for pid in members)
+    assert not any(proc.alive(pid) for pid in members)
 
 
 async def test_shared_memory_of_a_killed_engine_is_given_back(
@@ -94,7 +81,7 @@ async def test_shared_memory_of_a_killed_engine_is_given_back(
     engine = await started(supervisor, tmp_path / "m", shared_memory=True, ignore_term=True)
     region = f"/dev/shm/fake-engine-{engine.pid}"
     assert os.path.exists(region)  # noqa: ASYNC240
-    supervisor.note_shared_memory(engine)
+    supervisor.remember_shared_memory(engine)
     os.kill(engine.pid, signal.SIGKILL)
     await until(lambda: not supervisor.alive(engine))
     await supervisor.stop(engine, grace_s=0.1)
@@ -123,7 +110,7 @@ async def test_the_rest_of_an_engine_whose_leader_was_killed_is_found_and_ended(
 
     await supervisor.stop(engine, grace_s=5)
 
-    assert not any(lives(pid) for pid in rest)
+    assert not any(proc.alive(pid) for pid in rest)
 
 
 async def test_another_supervisor_adopts_and_ends_what_the_first_one_started(
@@ -132,14 +119,14 @@ async def test_another_supervisor_adopts_and_ends_what_the_first_one_started(
     engine = await started(supervisor, tmp_path / "m", fork=1)
     second = Supervisor(directory=tmp_path / "engines", clock=SystemClock())
     note = second.records()["m"]
-    found = Engine.from_note("m", note)
+    found = EngineProcess.from_record("m", note)
 
     assert found == engine
     assert note["port"] == 1
     assert second.alive(found)
     members = second.members(found)
     await second.stop(found, grace_s=0.2)
-    assert not any(lives(pid) for pid in members)
+    assert not any(proc.alive(pid) for pid in members)
 
 
 @pytest.fixture
@@ -153,11 +140,11 @@ async def test_a_pid_that_was_reused_is_not_the_engine(
     supervisor: Supervisor, stranger: subprocess.Popen[bytes]
 ) -> None:
     boot = proc.boot_id()
-    stale = Engine(model="m", pid=stranger.pid, started=1, boot=boot, token="t" * 32)
+    stale = EngineProcess(model="m", pid=stranger.pid, started=1, boot=boot, token="t" * 32)
     assert not supervisor.alive(stale)
     await supervisor.stop(stale, grace_s=1)
     assert stranger.poll() is None
-    other_boot = Engine(model="m", pid=stranger.pid, started=1, boot="another", token="x")
+    other_boot = EngineProcess(model="m", pid=stranger.pid, started=1, boot="another", token="x")
     assert supervisor.members(other_boot, thorough=True) == ()
 
 
@@ -165,11 +152,11 @@ async def test_an_engine_recorded_but_cut_off_before_its_pid_was_known_is_found_
     supervisor: Supervisor, tmp_path: Path
 ) -> None:
     engine = await started(supervisor, tmp_path / "m")
-    cut_off = Engine(model="m", pid=0, started=0, boot=engine.boot, token=engine.token)
+    cut_off = EngineProcess(model="m", pid=0, started=0, boot=engine.boot, token=engine.token)
     second = Supervisor(directory=tmp_path / "engines", clock=SystemClock())
     assert second.members(cut_off, thorough=True) == (engine.pid,)
     await second.stop(cut_off, grace_s=1)
-    assert not lives(engine.pid)
+    assert not proc.alive(engine.pid)
 
 
 async def test_secrets_of_our_environment_do_not_reach_engines(
@@ -208,59 +195,3 @@ async def test_the_log_keeps_the_last_words_without_secrets(
     text = "\n".join(supervisor.log("m").tail(10))
     assert "fake engine" in text
     assert "hunter2" not in text
-
-
-def test_a_large_log_is_rotated_under_the_engine_that_writes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log_module, "MAX_BYTES", 1000)
-    log = EngineLog(path=tmp_path / "m.log")
-    writer = log.open()
-    for round_ in range(6):
-        os.write(writer, b"x" * 1200 + b"\n")
-        log.rotate()
-        os.write(writer, f"round {round_}\n".encode())
-        assert log.new_lines()[-1] == f"round {round_}"
-    os.close(writer)
-    assert log.path.stat().st_size < 100
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["m.log", "m.log.1", "m.log.2", "m.log.3"]
-
-
-def test_a_new_start_begins_a_new_log_and_keeps_the_old_one(tmp_path: Path) -> None:
-    log = EngineLog(path=tmp_path / "m.log")
-    for word in (b"first\n", b"second\n"):
-        writer = log.open()
-        os.write(writer, word)
-        os.close(writer)
-    assert log.new_lines() == ["second"]
-    assert (tmp_path / "m.log.1").read_text() == "first\n"
-
-
-def test_ports_that_somebody_listens_on_are_passed_over() -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        ports = PortRange(host="127.0.0.1", first=taken)
-        first, second = ports.take(), ports.take()
-        assert taken < first < second
-        ports.give_back(first)
-        assert ports.take() == first
-
-
-def test_running_out_of_ports_says_what_to_do() -> None:
-    ports = PortRange(host="127.0.0.1", first=65535)
-    ports.keep(65535)
-    with pytest.raises(Unavailable, match="base_port"):
-        ports.take()
-
-
-def test_who_listens_on_a_port_is_told_by_process() -> None:
-    with socket.socket() as ours:
-        ours.bind(("127.0.0.1", 0))
-        ours.listen()
-        port = ours.getsockname()[1]
-        assert proc.listens(port, [os.getpid()])
-        assert not proc.listens(port, [os.getppid()])
-    assert not proc.listens(port, [os.getpid()])

@@ -1,4 +1,4 @@
-"""What a load becomes in Ray Serve."""
+"""The Serve application that a load results in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modelium.models import (
     Task,
 )
 from modelium.ports import LoadRequest
-from runtimes.ray.application import Application, compose
+from runtimes.ray.application import Application, build_application
 
 GIB = 1024**3
 CPU = Device(node="n", uuid="cpu", kind="cpu", total_bytes=8 * GIB, free_bytes=8 * GIB)
@@ -60,7 +60,7 @@ def composed(
         reserve={device.id: reserve},
         allow_remote_code=remote_code,
     )
-    return compose(request, python=python, cpus=16, node_ip=node_ip)
+    return build_application(request, python=python, cpus=16, node_ip=node_ip)
 
 
 @pytest.mark.parametrize("format_", ModelFormat)

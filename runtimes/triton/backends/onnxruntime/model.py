@@ -1,8 +1,8 @@
 # mypy: ignore-errors
-"""Triton's `onnxruntime` backend in Python, for servers without the C++ one (no GPU here).
+"""Triton's `onnxruntime` backend in Python, for servers without the C++ one; CPU only.
 
-Triton calls this a python-based backend: the server loads this file for every entry whose
-configuration says ``backend: "onnxruntime"``, so the same entry runs on a stock server, too.
+This is a python-based backend: the server loads this file for every entry with
+``backend: "onnxruntime"``, so that the same entry also runs on a stock server.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TYPES = {
 
 
 def model_file(folder: Path, version: str, config: dict) -> str:
-    """Path of the graph of one version."""
+    """Return the path of the graph of one version."""
     return str(folder / version / (config.get("default_model_filename") or "model.onnx"))
 
 
 def session(path: str) -> onnxruntime.InferenceSession:
     """Open a graph."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the server runs many models side by side
+    options.intra_op_num_threads = 1  # the server runs many models at once
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -45,11 +45,11 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(config):
-        """Fill in the tensors that an entry leaves out, as the C++ backend does."""
+        """Add the tensors that an entry does not declare, as the C++ backend does."""
         known = config.as_dict()
         if known["input"] and known["output"]:
             return config
-        # The path is not passed; the stub process has it as its first argument.
+        # Triton does not pass the path; it is the first argument of the stub process.
         stub = Path(Path("/proc/self/cmdline").read_text().split("\0")[1])
         folder = stub.parents[1]
         graph = session(model_file(folder, stub.parent.name, known))
@@ -71,7 +71,7 @@ class TritonPythonModel:
         self.outputs = [tensor.name for tensor in self.session.get_outputs()]
 
     def execute(self, requests):
-        """Answer each request by itself."""
+        """Run each request on its own."""
         return [self.answer(request) for request in requests]
 
     def answer(self, request):

@@ -1,17 +1,11 @@
-"""Who may speak to the gateway."""
+"""Who may use the gateway."""
 
 from __future__ import annotations
 
 import base64
 
-import httpx
 import pytest
 
-from modelium import config
-from modelium.clock import SystemClock
-from modelium.errors import ConfigError
-from modelium.gateway import Gateway
-from modelium.metrics import Metrics
 from tests.modelium.gateway.conftest import Setup, Start
 
 ROUTES = ["/", "/v1/models", "/metrics", "/api/v1/models", "/v2", "/v2/health/ready"]
@@ -101,20 +95,3 @@ async def test_own_page_and_links_to_the_status_page_are_served(setup: Setup) ->
     assert (await setup.http.get("/api/v1/models", headers=own)).status_code == 200
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert (await setup.http.get("/", headers=link)).status_code == 200
-
-
-async def test_port_that_is_taken_is_named(setup: Setup) -> None:
-    second = Gateway(
-        config=config.Gateway.model_validate({"port": setup.port}),
-        ingest=config.Ingest(),
-        incoming=setup.incoming,
-        switchboard=setup.board,
-        operations=setup.operations,
-        metrics=Metrics(),
-        clock=SystemClock(),
-        links={},
-    )
-    with pytest.raises(ConfigError, match=rf"gateway\.port.*{setup.port}.*free port"):
-        await second.__aenter__()
-    async with httpx.AsyncClient() as http:
-        assert (await http.get(f"{setup.gateway.url}/healthz")).status_code == 200

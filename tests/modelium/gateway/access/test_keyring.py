@@ -122,7 +122,7 @@ async def test_past_its_rate_a_key_gets_429_with_the_time_to_the_next_request(
     refused = await chat(guarded, key)
     assert 1 <= int(refused.headers["retry-after"]) <= 30
     assert refused.json()["error"]["type"] == "rate_limit_error"
-    assert "2 requests a minute" in refused.json()["error"]["message"]
+    assert "2 requests per minute" in refused.json()["error"]["message"]
     assert (await chat(guarded, other)).status_code == 200
     url = f"{guarded.gateway.url}/v1"
     secret = key["authorization"].removeprefix("Bearer ")

@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from modelium.gateway.proxy.names import Named, Names
+from modelium.gateway.proxy.names import ModelReference, Names
 from modelium.models import Fleet
 from tests.fakes.fleets import model
 from tests.fakes.upstream import Upstream
@@ -23,18 +23,18 @@ async def chat(setup: Setup, name: str) -> httpx.Response:
 @pytest.mark.parametrize(
     ("written", "named"),
     [
-        ("llama", Named(model="llama")),
-        ("llama:2", Named(model="llama", version=2)),
-        ("gpt-4o", Named(model="llama")),
-        ("org/stable", Named(model="llama", version=2)),
-        ("gpt-4o:2", Named(model="gpt-4o", version=2)),
-        ("llama:", Named(model="llama:")),
-        ("llama:latest", Named(model="llama:latest")),
-        ("llama:²", Named(model="llama:²")),
-        ("llama:" + "9" * 5000, Named(model="llama:" + "9" * 5000)),
+        ("llama", ModelReference(model="llama")),
+        ("llama:2", ModelReference(model="llama", version=2)),
+        ("gpt-4o", ModelReference(model="llama")),
+        ("org/stable", ModelReference(model="llama", version=2)),
+        ("gpt-4o:2", ModelReference(model="gpt-4o", version=2)),
+        ("llama:", ModelReference(model="llama:")),
+        ("llama:latest", ModelReference(model="llama:latest")),
+        ("llama:²", ModelReference(model="llama:²")),
+        ("llama:" + "9" * 5000, ModelReference(model="llama:" + "9" * 5000)),
     ],
 )
-def test_names_resolve(written: str, named: Named) -> None:
+def test_names_resolve(written: str, named: ModelReference) -> None:
     assert Names(aliases=ALIASES).resolve(written) == named
 
 

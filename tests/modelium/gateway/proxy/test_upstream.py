@@ -12,6 +12,7 @@ from modelium.errors import Unavailable
 from modelium.gateway.proxy.connection import BUFFER_BYTES, HEAD_BYTES
 from modelium.gateway.proxy.upstream import Answer, Interrupted, UpstreamClient
 from modelium.models import Upstream
+from tests.modelium.gateway.conftest import until
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -191,7 +192,7 @@ async def test_a_connection_that_the_engine_closed_while_idle_is_not_used(
             async with asked(client, at) as answer:
                 assert await whole(answer) == b"hello"
             await closed.wait()
-            await asyncio.sleep(0.01)
+            await until(lambda: client.connections == 0)
 
 
 async def test_an_answer_that_is_left_unread_closes_its_connection(client: UpstreamClient) -> None:
@@ -258,10 +259,12 @@ async def test_an_early_answer_to_a_large_request_is_read(client: UpstreamClient
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
         await writer.drain()
-        await asyncio.sleep(0.2)
+        await read.wait()  # closing with unread data would reset the connection
 
+    read = asyncio.Event()
     async with engine(script) as at, asked(client, at, body=b"x" * 8_000_000) as answer:
         assert (answer.status, await whole(answer)) == (413, b"no")
+        read.set()
 
 
 async def test_what_is_sent_is_one_plain_request(client: UpstreamClient) -> None:

@@ -12,7 +12,7 @@ from modelium.gateway.proxy.usage import TAIL_BYTES, Usage
 def seen(*chunks: bytes, stream: bool = False) -> tuple[int | None, int | None]:
     usage = Usage(at=1.0)
     for chunk in chunks:
-        usage.see(chunk, events=stream)
+        usage.feed(chunk, events=stream)
     return usage.prompt_tokens, usage.generated_tokens
 
 

@@ -1,25 +1,18 @@
-"""Requests for models that are not loaded, clients that leave, and shutting down."""
+"""Requests for models that are not loaded."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 
 import httpx
 import openai
 import pytest
 
 from modelium.errors import LoadFailed
-from tests.fakes.upstream import ENGINE_ERROR, STREAMED, Upstream
+from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
-
-CHAT = {"model": "m", "messages": []}
-
-
-def pending(setup: Setup) -> int:
-    traffic = setup.board.traffic.snapshot().get("m")
-    return traffic.pending if traffic else 0
+from tests.modelium.gateway.proxy.conftest import CHAT, pending
 
 
 async def test_request_waits_for_its_load_and_is_then_answered(
@@ -81,43 +74,8 @@ async def test_openai_client_reads_the_reason(start: Start) -> None:
         setup.board.know(["m"])
         url = f"{setup.gateway.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as ai:
-            with pytest.raises(openai.InternalServerError, match="was not loaded within"):
+            with pytest.raises(openai.InternalServerError, match="was not ready within"):
                 await ai.chat.completions.create(model="m", messages=[])
-
-
-async def raw_chat(setup: Setup, do: str = "", stream: bool = False) -> asyncio.StreamWriter:
-    """Send a chat request over a socket of its own, which is then the test's to close."""
-    body = json.dumps({**CHAT, "stream": stream}).encode()
-    _, writer = await asyncio.open_connection("127.0.0.1", setup.port)
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-        f"x-do: {do}\r\nx-then: wait\r\n\r\n"
-    )
-    writer.write(head.encode() + body)
-    await writer.drain()
-    return writer
-
-
-async def test_client_that_leaves_while_it_waits_is_no_longer_counted(setup: Setup) -> None:
-    setup.board.know(["m"])
-    writer = await raw_chat(setup)
-    await until(lambda: pending(setup) == 1)
-    writer.close()
-    await until(lambda: pending(setup) == 0)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_client_that_leaves_cancels_the_engines_work(
-    setup: Setup, engine: Upstream, stream: bool
-) -> None:
-    setup.board.open("m", engine.address("m"))
-    writer = await raw_chat(setup, do="" if stream else "hold", stream=stream)
-    await asyncio.wait_for(engine.arrived.wait(), 20)
-    assert not engine.left.is_set()
-    writer.close()
-    await asyncio.wait_for(engine.left.wait(), 20)
-    await until(lambda: setup.board.traffic.in_flight("m") == 0)
-    assert setup.board.traffic.snapshot()["m"].failed == 0
 
 
 async def test_connection_serves_further_requests_after_a_held_one(
@@ -185,92 +143,6 @@ async def test_swapping_under_load_loses_no_request(setup: Setup, engine: Upstre
     assert [a.json()["model"] for a in answers] == [models[i % 2] for i in range(200)]
     assert both
     assert not any(both)
-
-
-async def test_leaving_sends_waiters_away_and_finishes_what_is_in_flight(
-    start: Start, engine: Upstream
-) -> None:
-    async with start(shutdown_grace_s=20) as setup, httpx.AsyncClient(timeout=30) as http:
-        url = f"{setup.gateway.url}/v1/chat/completions"
-        setup.board.know(["m", "cold"])
-        setup.board.open("m", engine.address("m"))
-        held = asyncio.create_task(http.post(url, json=CHAT, headers={"x-do": "hold"}))
-        waiting = asyncio.create_task(http.post(url, json={**CHAT, "model": "cold"}))
-        await asyncio.wait_for(engine.arrived.wait(), 20)
-        await until(lambda: "cold" in setup.board.traffic.snapshot())
-        leaving = asyncio.create_task(setup.gateway.__aexit__(None, None, None))
-        assert "shutting down" in (await waiting).text
-        engine.release.set()
-        assert (await held).status_code == 200
-        await leaving
-        with pytest.raises(httpx.ConnectError):
-            await http.post(url, json=CHAT)
-
-
-async def test_a_stream_that_waits_gets_comments_that_clients_skip(
-    start: Start, engine: Upstream
-) -> None:
-    async with start(stream_comment_seconds=0.05) as setup:
-        setup.board.know(["m"])
-        url = f"{setup.gateway.url}/v1"
-        async with (
-            openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as ai,
-            setup.http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as raw,
-        ):
-            assert raw.headers["content-type"].startswith("text/event-stream")
-            lines = raw.aiter_lines()
-            assert await anext(lines) == ": waiting for m to be loaded"
-            reading = asyncio.create_task(
-                ai.chat.completions.create(model="m", messages=[], stream=True)
-            )
-            await until(lambda: pending(setup) == 2)
-            setup.board.open("m", engine.address("m"))
-            texts = [chunk.choices[0].delta.content async for chunk in await reading]
-            rest = [line async for line in lines if line.startswith("data: ")]
-        assert texts == [f"{i} " for i in range(STREAMED)]
-        assert len(rest) == STREAMED + 1
-        assert rest[-1] == "data: [DONE]"
-        assert setup.board.traffic.snapshot()["m"].completed == 2
-
-
-@pytest.mark.parametrize("do", ["error", "refuse"])
-async def test_an_engines_error_after_comments_is_an_event(
-    start: Start, engine: Upstream, do: str
-) -> None:
-    async with start(stream_comment_seconds=0.05) as setup:
-        setup.board.know(["m"])
-        body = {**CHAT, "stream": True}
-        async with setup.http.stream(
-            "POST", "/v1/chat/completions", json=body, headers={"x-do": do}
-        ) as raw:
-            setup.board.open("m", engine.address("m"))
-            text = (await raw.aread()).decode()
-        assert raw.status_code == 200
-        assert json.loads(text.rpartition("data: ")[2]) == ENGINE_ERROR
-
-
-async def test_a_refusal_after_comments_is_an_event_that_openais_client_raises(
-    start: Start,
-) -> None:
-    async with start(stream_comment_seconds=0.05, max_wait_s=0.3) as setup:
-        setup.board.know(["m"])
-        url = f"{setup.gateway.url}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as ai:
-            stream = await ai.chat.completions.create(model="m", messages=[], stream=True)
-            with pytest.raises(openai.APIError, match="was not loaded within"):
-                async for _ in stream:
-                    raise AssertionError("there is nothing to stream")
-        assert pending(setup) == 0
-
-
-async def test_a_client_that_leaves_between_comments_is_no_longer_counted(start: Start) -> None:
-    async with start(stream_comment_seconds=0.02) as setup:
-        setup.board.know(["m"])
-        writer = await raw_chat(setup, stream=True)
-        await until(lambda: pending(setup) == 1)
-        writer.close()
-        await until(lambda: pending(setup) == 0)
-        assert setup.board.traffic.in_flight("m") == 0
 
 
 async def test_waiters_of_all_models_are_bounded_together(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""What a replica understands of KServe v2, and what it tells clients that get it wrong."""
+"""KServe v2 requests and responses, and the errors for malformed ones."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_nested_and_flat_data_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"name": "z"}, "unknown input 'z'"),
         ({"datatype": "INT64"}, "datatype INT64, not FP32"),
         ({"shape": [2]}, "not [-1, 2]"),
         ({"shape": [1, 3], "data": [1, 2, 3]}, "not [-1, 2]"),
-        ({"shape": [1, -2]}, "integers from 0 up"),
-        ({"shape": "1,2"}, "integers from 0 up"),
+        ({"shape": [1, -2]}, "integers of at least 0"),
+        ({"shape": "1,2"}, "integers of at least 0"),
         ({"data": [1.0]}, "1 elements, not 2"),
         ({"data": None}, "needs `data`"),
         ({"data": ["a", "b"]}, "does not fit FP32"),
@@ -48,14 +48,14 @@ def test_nested_and_flat_data_are_the_same() -> None:
         ({"parameters": []}, "`parameters` must be an object"),
     ],
 )
-def test_a_wrong_tensor_is_refused_with_what_is_allowed(changes: Any, told: str) -> None:
+def test_a_wrong_tensor_is_refused_with_what_is_allowed(changes: Any, message: str) -> None:
     with pytest.raises(BadRequest) as refused:
         decode(body(**changes), None, X, Y)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (b"{", "not JSON"),
         (b"\xff", "not JSON"),
@@ -66,10 +66,10 @@ def test_a_wrong_tensor_is_refused_with_what_is_allowed(changes: Any, told: str)
         (b'{"inputs": [1]}', "with a `name`"),
     ],
 )
-def test_a_malformed_request_is_refused(raw: bytes, told: str) -> None:
+def test_a_malformed_request_is_refused(raw: bytes, message: str) -> None:
     with pytest.raises(BadRequest) as refused:
         decode(raw, None, X, Y)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_integers_beyond_the_datatype_are_refused() -> None:

@@ -1,0 +1,50 @@
+"""The brain that the configuration asks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from agents.rules.planner import RulePlanner
+from modelium.config import Config
+from modelium.gateway.proxy.names import Names
+from modelium.ports import Brain, Clock
+from modelium.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def build_brain(
+    config: Config, clock: Clock, store: Store, environ: Mapping[str, str], rules: RulePlanner
+) -> Brain:
+    """Return the rules, with an LLM where one is configured; its client is slow to import."""
+    wanted = config.brain
+    if wanted.base_url is None or wanted.model is None:
+        if wanted.base_url is not None:
+            logger.warning("brain.base_url is set but brain.model is not: the rules decide alone")
+        return rules
+    from agents.brain import AdvisedBrain
+    from agents.llm.agent import Agent, Budget
+    from agents.llm.endpoint import Endpoint
+
+    key = environ.get(wanted.api_key_env)
+    here = config.brain_served_here
+    if not key and here and config.gateway.token is not None:
+        key = config.gateway.token.get_secret_value()
+    return AdvisedBrain(
+        rules=rules,
+        agent=Agent(
+            endpoint=Endpoint(base_url=wanted.base_url, model=wanted.model, api_key=key),
+            clock=clock,
+            budget=Budget(
+                seconds=wanted.time_budget_seconds,
+                rounds=wanted.max_steps,
+                tokens=wanted.max_tokens,
+            ),
+        ),
+        clock=clock,
+        served_as=Names(aliases=config.gateway.aliases).resolve(wanted.model).model
+        if here
+        else None,
+        history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
+    )

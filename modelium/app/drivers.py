@@ -1,0 +1,60 @@
+"""The devices of this node and the drivers of the enabled runtimes."""
+
+from __future__ import annotations
+
+from modelium.config import Config
+from modelium.devices import detect
+from modelium.models import GIB, RuntimeName
+from modelium.ports import Clock, DeviceInventory, Runtime
+from runtimes.llama_cpp.driver import llama_cpp_driver
+from runtimes.loading.device_locks import DeviceLocks
+from runtimes.vllm.driver import vllm_driver
+
+
+def find_devices(config: Config) -> DeviceInventory:
+    """Return the inventory of this node."""
+    budget = config.orchestration.cpu_memory_gib
+    return detect(config.orchestration.node, int(budget * GIB) if budget else None)
+
+
+def build_drivers(
+    config: Config, clock: Clock, devices: DeviceInventory
+) -> dict[RuntimeName, Runtime]:
+    """Return the drivers of all enabled runtimes; client libraries are imported only where used."""
+    state = config.orchestration.state
+    # Engines that start at once on one GPU misjudge its free memory: they share locks.
+    device_locks = DeviceLocks()
+    found: dict[RuntimeName, Runtime] = {}
+    if config.ray_serve.enabled:
+        from runtimes.ray.driver import RayServeDriver
+
+        found[RuntimeName.RAY_SERVE] = RayServeDriver(
+            config=config.ray_serve, state_directory=state, clock=clock
+        )
+    if config.triton.enabled:
+        from runtimes.triton.driver import TritonDriver
+
+        found[RuntimeName.TRITON] = TritonDriver(
+            config=config.triton,
+            state_directory=state,
+            clock=clock,
+            devices=devices,
+            device_locks=device_locks,
+        )
+    if config.vllm.enabled:
+        found[RuntimeName.VLLM] = vllm_driver(
+            config=config.vllm,
+            state_directory=state,
+            clock=clock,
+            devices=devices,
+            device_locks=device_locks,
+        )
+    if config.llama_cpp.enabled:
+        found[RuntimeName.LLAMA_CPP] = llama_cpp_driver(
+            config=config.llama_cpp,
+            state_directory=state,
+            clock=clock,
+            devices=devices,
+            device_locks=device_locks,
+        )
+    return found

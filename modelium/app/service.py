@@ -1,0 +1,262 @@
+"""The composition root: builds everything, and starts and stops it in the order below.
+
+Start: store → Prefect (in the background) → runtimes → gateway and exporter → what an earlier
+run left → control loop and drop zone. Stop: the reverse. Loaded models and their servers keep
+running, so that a restart interrupts nothing; `end` stops them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+
+from agents.rules.planner import RulePlanner
+from agents.rules.subprocess import PlannerProcess
+from flows.runner.home import PrefectHome
+from flows.table import FLOWS
+from modelium.app.brain import build_brain
+from modelium.app.drivers import build_drivers, find_devices
+from modelium.clock import SystemClock
+from modelium.config import Config
+from modelium.control import addresses, service_lock, teardown
+from modelium.control.demand import Demand
+from modelium.control.loop import Loop
+from modelium.control.operations import Operations
+from modelium.control.recovery import recover
+from modelium.control.signals import Signals
+from modelium.gateway import Gateway
+from modelium.intake.repository import ModelRepository
+from modelium.intake.watcher import Watcher
+from modelium.metrics import Metrics
+from modelium.ports import Brain, Clock, Launcher
+from modelium.routing.switchboard import Switchboard
+from modelium.stages.inline import InlineRunner
+from modelium.stages.instrumented import instrumented
+from modelium.stages.launcher import StageLauncher
+from modelium.stages.runtime_monitor import RuntimeMonitor
+from modelium.stages.services import Services, current, provide
+from modelium.stages.table import STAGES
+from modelium.store import AsyncStore, Store
+from modelium.store.store import ignore
+from modelium.traffic import TrafficBook
+
+logger = logging.getLogger(__name__)
+
+GIL_INTERVAL_S = 0.0001
+"""How long another thread may hold the GIL while the gateway's event loop waits for it. Python's
+default of 5 ms would be added to each request, several times, while a thread works."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A running service."""
+
+    services: Services
+    prefect: PrefectHome | None
+    gateway_url: str
+    metrics_url: str | None
+
+    def endpoints(self) -> dict[str, str | None]:
+        """Return the addresses for people and the CLI."""
+        return {
+            "gateway": self.gateway_url,
+            "prefect": self.prefect.ui_url if self.prefect else None,
+            "prefect_api": self.prefect.api_url if self.prefect else None,
+            "metrics": self.metrics_url,
+        }
+
+
+@asynccontextmanager
+async def running(
+    config: Config, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[Running]:
+    """Run the service while the body runs.
+
+    Raises:
+        ConfigError, InputError: a port is taken, the store cannot be opened …
+    """
+    clock = SystemClock()
+    state = config.orchestration.state
+    state.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(GIL_INTERVAL_S)
+        stack.enter_context(service_lock.hold(state))
+        home, launcher = _prefect(config, clock, environ)
+        store = Store.open(
+            config.store_url(), now=clock.time, on_event=home.announce if home else ignore
+        )
+        stack.callback(store.close)
+        subprocess = PlannerProcess()
+        stack.push_async_callback(subprocess.aclose)
+        rules = RulePlanner(elsewhere=subprocess)
+        signals, metrics = Signals(), Metrics()
+        services = _services(
+            config,
+            clock,
+            store,
+            launcher,
+            signals=signals,
+            metrics=metrics,
+            brain=build_brain(config, clock, store, environ, rules),
+        )
+        provide(services)
+        if home:
+            metrics.show_prefect(lambda: home.connected)
+            await stack.enter_async_context(home)
+        stack.push_async_callback(launcher.aclose)
+        await asyncio.gather(
+            *(stack.enter_async_context(runtime) for runtime in services.runtimes.values())
+        )
+        operations = Operations(services=services)
+        stack.push_async_callback(operations.aclose)
+        metrics_url = await _export(config, metrics, stack)
+        loop = Loop(services=services, signals=signals)
+        stack.push_async_callback(loop.persist)
+        await recover(services)
+        gateway = Gateway(
+            config=config.gateway,
+            incoming=config.orchestration.incoming_directory,
+            ingest=config.ingest,
+            switchboard=services.switchboard,
+            operations=operations,
+            metrics=metrics,
+            clock=clock,
+            links={"Prefect": home.ui_url} if home else {},
+            important_teams=services.policy.high_priority_teams,
+            on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
+        )
+        await stack.enter_async_context(gateway)
+        up = Running(
+            services=services, prefect=home, gateway_url=gateway.url, metrics_url=metrics_url
+        )
+        stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
+        await stack.enter_async_context(
+            _background(services, loop, Demand(services=services, signals=signals))
+        )
+        # Imported objects never become garbage: scanning them would stop the gateway for 0.1 s
+        # at each full collection.
+        stack.callback(gc.unfreeze)
+        gc.collect()
+        gc.freeze()
+        yield up
+
+
+async def end(config: Config) -> list[str]:
+    """Stop what an earlier `running` left on purpose: engines, servers, clusters.
+
+    Returns the models that were loaded.
+
+    Raises:
+        InputError: Modelium is running.
+        ModeliumError: something could not be stopped.
+    """
+    clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
+    if not state.exists():
+        return []  # the service never ran here
+    with service_lock.hold(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
+        async with AsyncExitStack() as stack:
+            runtimes = build_drivers(config, clock, find_devices(config)).values()
+            for runtime in runtimes:
+                stack.push_async_exit(runtime)  # not entered: nothing is started
+            return await teardown.end(
+                store=AsyncStore(store),
+                runtimes=runtimes,
+                node=node,
+                grace_s=config.gateway.drain_grace_seconds,
+            )
+
+
+def _prefect(
+    config: Config, clock: Clock, environ: Mapping[str, str]
+) -> tuple[PrefectHome | None, StageLauncher]:
+    stages = instrumented(STAGES)
+    if not config.prefect.enabled:
+        return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
+    home = PrefectHome(
+        config=config, flows=FLOWS, stages=stages, services=current, clock=clock, environ=environ
+    )
+    return home, StageLauncher(runner=home.runner)
+
+
+def _services(
+    config: Config,
+    clock: Clock,
+    store: Store,
+    launcher: Launcher,
+    *,
+    signals: Signals,
+    metrics: Metrics,
+    brain: Brain,
+) -> Services:
+    devices = find_devices(config)
+    runtimes = build_drivers(config, clock, devices)
+    policy = config.policy()
+    return Services(
+        config=config,
+        policy=policy,
+        store=AsyncStore(store),
+        repository=ModelRepository(config=config.orchestration),
+        switchboard=Switchboard(
+            traffic=TrafficBook(clock=clock),
+            listener=signals,
+            metrics=metrics,
+            max_waiting_per_model=config.gateway.max_waiting_per_model,
+            max_waiting=config.gateway.max_waiting,
+            max_wait_s=config.gateway.max_wait_seconds,
+        ),
+        devices=devices,
+        runtimes=runtimes,
+        runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
+        brain=brain,
+        launcher=launcher,
+        telemetry=metrics,
+        clock=clock,
+    )
+
+
+async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> str | None:
+    """Start the exporter where it is wanted; return its address."""
+    wanted = config.orchestration.metrics
+    if not wanted.prometheus_enabled:
+        return None
+    exporter = metrics.exporter(host=config.gateway.host, port=wanted.prometheus_port)
+    await stack.enter_async_context(exporter)
+    return f"{exporter.url}/metrics"
+
+
+@asynccontextmanager
+async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIterator[None]:
+    """Run the control loop, the decisions on demand, and the watcher of the drop zone."""
+    watcher = Watcher(
+        folder=services.config.orchestration.incoming_directory,
+        config=services.config.ingest,
+        clock=services.clock,
+        on_drop=lambda path: services.launcher.start(services.launcher.ingest(path=str(path))),
+    )
+    tasks = [
+        asyncio.create_task(loop.run(), name="loop"),
+        asyncio.create_task(demand.run(), name="demand"),
+        asyncio.create_task(watcher.run(), name="watcher"),
+    ]
+    for task in tasks:
+        task.add_done_callback(_on_end)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def _on_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (failure := task.exception()):
+        logger.critical("the %s task ended with an error: %r", task.get_name(), failure)

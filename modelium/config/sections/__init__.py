@@ -1,0 +1,61 @@
+"""The sections of the configuration file, one module each (no I/O here)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from modelium.config.fields import ModelName, Section, setting
+from modelium.config.sections.brain import BrainSection
+from modelium.config.sections.gateway import Gateway
+from modelium.config.sections.ingest import Ingest
+from modelium.config.sections.models import ModelEntry
+from modelium.config.sections.orchestration import Metrics, Orchestration, Policies
+from modelium.config.sections.prefect import Prefect
+from modelium.config.sections.runtimes import (
+    LlamaCpp,
+    RayServe,
+    RuntimeSection,
+    Settings,
+    Triton,
+    Vllm,
+)
+from modelium.config.sections.store import StoreSection
+
+__all__ = [
+    "BrainSection",
+    "Gateway",
+    "Ingest",
+    "LlamaCpp",
+    "Metrics",
+    "ModelEntry",
+    "Orchestration",
+    "Policies",
+    "Prefect",
+    "RayServe",
+    "RuntimeSection",
+    "Sections",
+    "Settings",
+    "StoreSection",
+    "Triton",
+    "Vllm",
+]
+
+
+class Sections(Section):
+    """All sections of the file, each valid by itself."""
+
+    orchestration: Orchestration = Field(default_factory=Orchestration)
+    ingest: Ingest = Field(default_factory=Ingest)
+    triton: Triton = Field(default_factory=Triton)
+    vllm: Vllm = Field(default_factory=Vllm)
+    ray_serve: RayServe = Field(default_factory=RayServe)
+    llama_cpp: LlamaCpp = Field(default_factory=LlamaCpp)
+    gateway: Gateway = Field(default_factory=Gateway)
+    prefect: Prefect = Field(default_factory=Prefect)
+    store: StoreSection = Field(default_factory=StoreSection)
+    brain: BrainSection = Field(default_factory=BrainSection)
+    models: dict[ModelName, ModelEntry] = setting(
+        {},
+        "Settings of single models, by model name.",
+        why="Empty: dropping a folder is enough to register a model.",
+    )

@@ -1,0 +1,91 @@
+"""The ``gateway`` section."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from modelium.config.fields import Count, Interval, Port, Seconds, Section, Text, note, setting
+from modelium.models import MODEL_NAME
+
+
+def _fits_a_header(token: SecretStr) -> SecretStr:
+    # No client could send a token that does not fit an HTTP header.
+    text = token.get_secret_value()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("not printable ASCII without spaces")
+    return token
+
+
+AliasName = Annotated[
+    str,
+    Field(pattern=r"^[!-~]{1,200}$"),
+    note(allowed="string (up to 200 characters, no spaces)"),
+]
+AliasTarget = Annotated[
+    str,
+    Field(pattern=MODEL_NAME.removesuffix("$") + r"(:[0-9]{1,9})?$"),
+    note(allowed="model name or NAME:VERSION"),
+]
+Token = Annotated[
+    SecretStr,
+    Field(min_length=1),
+    AfterValidator(_fits_a_header),
+    note(allowed="string (printable ASCII without spaces)", secret=True),
+]
+
+
+class Gateway(Section):
+    """The HTTP gateway: address, access, waiting requests."""
+
+    host: Text = setting(
+        "127.0.0.1",
+        "Address that the gateway listens on. Any address but loopback requires `token`.",
+        why="Loopback: the gateway is not reachable over the network unless the operator "
+        "configures it.",
+    )
+    port: Port = setting(
+        8000,
+        "TCP port of the gateway.",
+        why="vLLM's own server uses 8000, so its clients need no new address.",
+    )
+    token: Token | None = setting(
+        None,
+        "Bearer token that clients must send. Required unless `host` is loopback.",
+        why="Null: on loopback, users of the machine are trusted.",
+    )
+    aliases: dict[AliasName, AliasTarget] = setting(
+        {},
+        "Additional names that clients may use, each with the model, or NAME:VERSION, it "
+        "stands for.",
+        why="Empty: clients use the models' own names.",
+    )
+    max_wait_seconds: Seconds = setting(
+        300.0,
+        "How long a request waits for its model to load before it is answered with 503.",
+        why="Five minutes cover the load of most models; many clients time out about then.",
+    )
+    max_waiting_per_model: Annotated[Count, note(unit="requests")] = setting(
+        256,
+        "Requests that may wait for one model; further ones are answered with 503 immediately.",
+        why="256 limits the memory that waiting requests hold.",
+    )
+    max_waiting: Annotated[Count, note(unit="requests")] = setting(
+        4096,
+        "Requests that may wait for all models together; further ones are answered with 503 "
+        "immediately.",
+        why="Each holds a connection and its body; 4096 stays below the usual limit on open files.",
+    )
+    stream_comment_seconds: Interval | None = setting(
+        None,
+        "How often a comment is sent to a streaming request that waits for its model. Clients "
+        "ignore comments, and proxies do not time out.",
+        why="Null: the first comment commits to status 200, so later errors can only be "
+        "reported as events.",
+    )
+    drain_grace_seconds: Seconds = setting(
+        30.0,
+        "How long an unload waits for requests in flight.",
+        why="30 s lets most responses finish, and a stuck client cannot block the unload.",
+    )

@@ -1,0 +1,179 @@
+"""The ``orchestration`` section: directories, policies and metrics."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, Strict
+
+from modelium.config.fields import (
+    Count,
+    Days,
+    Directory,
+    Interval,
+    ModelName,
+    Port,
+    Seconds,
+    Section,
+    Share,
+    Switch,
+    Text,
+    note,
+    setting,
+)
+
+
+class Policies(Section):
+    """When models are unloaded, which ones stay loaded, and which are evicted first."""
+
+    auto_unload_after_seconds: Seconds = setting(
+        3600.0,
+        "Idle time after which a model may be unloaded.",
+        why="One hour: a reload takes about a minute, so a longer time rarely pays off.",
+    )
+    min_qps_threshold: Annotated[
+        float, Strict(), Field(ge=0), note(unit="requests per second over the last hour")
+    ] = setting(
+        0.1,
+        "A model with at least this request rate is not unloaded for being idle.",
+        why="0.1 is one request every ten seconds; a pause in such traffic does not mean that "
+        "it has ended.",
+    )
+    pending_requests_threshold: Annotated[Count, note(unit="requests")] = setting(
+        0,
+        "A model is loaded on demand when more requests than this are waiting for it.",
+        why="0: the first request triggers the load, because its client is waiting.",
+    )
+    always_loaded: frozenset[ModelName] = setting(
+        frozenset(),
+        "Models that are loaded at startup and never evicted.",
+        why="None: only the operator can know which models must stay in memory.",
+    )
+    max_gpu_memory_utilization: Share = setting(
+        0.9,
+        "Fraction of each device's memory that models may use.",
+        why="0.9 leaves room for drivers, other processes and short peaks.",
+    )
+    enable_model_swapping: Switch = setting(
+        True,
+        "Whether an idle model may be evicted to make room for another one.",
+        why="True: otherwise the models that were loaded first occupy the devices indefinitely.",
+    )
+    high_priority_teams: frozenset[Text] = setting(
+        frozenset(),
+        "Teams whose models have priority `medium` instead of `low`, unless `models` sets one.",
+        why="None: all teams are equal until the operator ranks them.",
+    )
+    min_residency_seconds: Seconds = setting(
+        60.0,
+        "Minimum time between a model becoming ready and its eviction in favor of another one.",
+        why="One minute, about the time of a load; without it two models could swap endlessly.",
+    )
+    reload_cooldown_seconds: Seconds = setting(
+        30.0,
+        "Time during which the planner does not reload a model that it evicted for space. "
+        "Requests and operators can still load it.",
+        why="30 s: until then the traffic from before the eviction still counts as recent.",
+    )
+    allow_remote_code: Switch = setting(
+        False,
+        "Whether Python code in model folders may run.",
+        why="False: otherwise anyone who can drop a folder can run code. `models` can allow it "
+        "for single models.",
+    )
+    allow_pickle: Switch = setting(
+        False,
+        "Whether weight files in pickle format are accepted.",
+        why="False: opening a pickle runs code. `models` can allow it for single models.",
+    )
+
+
+class Metrics(Section):
+    """Metrics, traffic history and the request log."""
+
+    prometheus_enabled: Switch = setting(
+        True,
+        "Whether the Prometheus exporter listens on its own port.",
+        why="True: scraping that port needs no gateway token. The gateway always serves /metrics.",
+    )
+    prometheus_port: Port = setting(
+        9090,
+        "TCP port of the exporter.",
+        why="Prometheus itself also defaults to 9090: change one of them if both run on the "
+        "same host.",
+    )
+    collection_interval_seconds: Interval = setting(
+        10.0,
+        "How often the control loop reads devices, runtimes and traffic.",
+        why="10 s is short compared with a load, which takes about a minute.",
+    )
+    history_retention_days: Days = setting(
+        30.0,
+        "How long the hourly traffic of each model is kept.",
+        why="A month shows weekly patterns; it costs one row per hour and model with traffic.",
+    )
+    request_log: Switch = setting(
+        True,
+        "Whether time, model, token counts and latency of each request are recorded. Request "
+        "and response content never is.",
+        why="True: `modelium replay --from-store` uses it to compare policies on real traffic.",
+    )
+    request_log_retention_days: Days = setting(
+        7.0,
+        "How long entries of the request log are kept, up to the latest million (70 MB).",
+        why="A week contains the pattern of every weekday once.",
+    )
+
+
+class Orchestration(Section):
+    """Which directories are managed, and how."""
+
+    enabled: Switch = setting(
+        True,
+        "If false, Modelium observes and serves running models but loads and unloads none.",
+        why="True: managing models is the purpose of Modelium.",
+    )
+    model_repository: Directory = setting(
+        Path("/models/repository"),
+        "Model repository: the directory that all runtimes read models from.",
+        why="A single directory can be mounted under the same path by every runtime.",
+    )
+    incoming_directory: Directory = setting(
+        Path("/models/incoming"),
+        "Drop zone: the directory that is watched for new model folders.",
+        why="It is next to the repository, so that ingesting a drop is a rename.",
+    )
+    rejected_directory: Directory | None = setting(
+        None,
+        "Directory that rejected drops are moved to, each with the reason.",
+        why="Null: `rejected` next to the drop zone, on the same file system.",
+    )
+    state_directory: Directory | None = setting(
+        None,
+        "Directory of the store, the logs and the Prefect database.",
+        why="Null: `state` next to the repository, so that a single volume holds everything.",
+    )
+    node: Annotated[Text, note(default="the host name")] = setting(
+        what="Name of this machine in device ids.",
+        why="The host name distinguishes machines that share a store.",
+        factory=socket.gethostname,
+    )
+    cpu_memory_gib: Annotated[float, Strict(), Field(gt=0), note(unit="GiB")] | None = setting(
+        None,
+        "Memory budget of the CPU device on a host without GPUs.",
+        why="Null: three quarters of the machine's memory; the rest is left to the system.",
+    )
+    policies: Policies = Field(default_factory=Policies)
+    metrics: Metrics = Field(default_factory=Metrics)
+
+    @property
+    def rejected(self) -> Path:
+        """Directory of rejected drops, the default applied."""
+        return self.rejected_directory or self.incoming_directory.parent / "rejected"
+
+    @property
+    def state(self) -> Path:
+        """Directory of Modelium's own files, the default applied."""
+        return self.state_directory or self.model_repository.parent / "state"

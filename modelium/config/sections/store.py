@@ -1,0 +1,15 @@
+"""The ``store`` section."""
+
+from __future__ import annotations
+
+from modelium.config.fields import Secret, Section, setting
+
+
+class StoreSection(Section):
+    """Modelium's own database."""
+
+    url: Secret | None = setting(
+        None,
+        "SQLAlchemy URL of the database. It may contain a password.",
+        why="Null: SQLite in the state directory; use PostgreSQL if several machines share it.",
+    )

@@ -1,0 +1,121 @@
+"""HTTP calls to a running engine: health, metrics, the served name, first request and sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import httpx
+
+from modelium.models import Upstream
+from modelium.ports import Clock, EngineStats
+from runtimes.engines.recipe import EngineRecipe
+from runtimes.process import proc
+
+TIMEOUT_S = 5.0
+"""Health and metrics answer in milliseconds; a busy engine may take a second."""
+IDLE_POLL_S = 0.25
+IDLE_READINGS = 2
+"""Consecutive readings without a request: the counters lag behind requests just admitted."""
+
+
+class EngineClient:
+    """Talks to the engines of one recipe."""
+
+    def __init__(self, *, recipe: EngineRecipe, clock: Clock) -> None:
+        """``recipe`` parses the metrics."""
+        self._recipe = recipe
+        self._clock = clock
+        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def health_problem(self, upstream: Upstream, pids: Iterable[int]) -> str:
+        """Return what is wrong with the engine at ``upstream``; empty if it is healthy.
+
+        Another program on the port is not taken for the engine, whose processes are ``pids``.
+        """
+        if not proc.listens(upstream.port, pids):
+            return f"none of its processes listens on port {upstream.port}"
+        try:
+            health = await self._http.get(f"{upstream.base_url}/health")
+        except httpx.HTTPError as exc:
+            return f"/health does not answer: {type(exc).__name__}"
+        if health.status_code == httpx.codes.OK:
+            return ""
+        return f"/health answers with status {health.status_code}"
+
+    async def served_names(self, upstream: Upstream) -> list[str] | None:
+        """Return the names of the models that the engine serves; None if it does not answer."""
+        try:
+            listed = await self._http.get(
+                f"{upstream.base_url}/v1/models", headers=_authorization(upstream)
+            )
+            if listed.status_code != httpx.codes.OK:
+                return None
+            return [str(entry["id"]) for entry in listed.json()["data"]]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return None
+
+    async def stats(self, upstream: Upstream) -> EngineStats:
+        """Return the engine's counters.
+
+        Raises:
+            httpx.HTTPError: it does not answer.
+        """
+        answer = await self._http.get(
+            f"{upstream.base_url}/metrics", headers=_authorization(upstream)
+        )
+        return self._recipe.stats(answer.raise_for_status().text)
+
+    async def wait_until_idle(self, upstream: Upstream, within_s: float) -> bool:
+        """Wait until the engine has no request.
+
+        Returns False if it still has one after ``within_s``, or if it does not answer.
+        """
+        deadline, idle_readings = self._clock.monotonic() + within_s, 0
+        while True:
+            try:
+                stats = await self.stats(upstream)
+            except httpx.HTTPError:
+                return False
+            idle_readings = 0 if stats.running or stats.waiting else idle_readings + 1
+            if idle_readings == IDLE_READINGS:
+                return True
+            if self._clock.monotonic() >= deadline:
+                return False
+            await self._clock.sleep(IDLE_POLL_S)
+
+    async def is_sleeping(self, upstream: Upstream) -> bool:
+        """Whether the engine reports that it sleeps."""
+        try:
+            answer = await self._http.get(f"{upstream.base_url}/is_sleeping")
+            return bool(answer.raise_for_status().json()["is_sleeping"])
+        except (httpx.HTTPError, ValueError, KeyError):
+            return False
+
+    async def post(
+        self,
+        upstream: Upstream,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        timeout_s: float,
+    ) -> httpx.Response:
+        """Send a POST request, with the engine's key, and return the response.
+
+        Raises:
+            httpx.HTTPError: no response within ``timeout_s``.
+        """
+        return await self._http.post(
+            f"{upstream.base_url}{path}",
+            json=body,
+            headers=_authorization(upstream),
+            timeout=timeout_s,
+        )
+
+
+def _authorization(upstream: Upstream) -> dict[str, str]:
+    return {"Authorization": f"Bearer {upstream.api_key}"}

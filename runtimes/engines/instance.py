@@ -1,0 +1,52 @@
+"""One running engine with the model that it serves (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelium.models import RuntimeName, Upstream
+from modelium.models.runtimes import RUNTIMES
+from runtimes.process.supervisor import EngineProcess
+
+CPU_ID_SUFFIX = "/cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineInstance:
+    """The process of one model, its address and its handle."""
+
+    process: EngineProcess
+    upstream: Upstream
+    handle: dict[str, Any]
+    """Settings and identity as JSON, from which `restore` builds the instance again."""
+
+    @classmethod
+    def restore(
+        cls, runtime: RuntimeName, process: EngineProcess, handle: Mapping[str, Any]
+    ) -> EngineInstance:
+        """Build the instance that ``handle`` describes."""
+        upstream = Upstream(
+            host=str(handle["host"]),
+            port=int(handle["port"]),
+            served_name=process.model,
+            apis=RUNTIMES[runtime].apis,
+            api_key=handle.get("api_key"),
+        )
+        return cls(process=process, upstream=upstream, handle=dict(handle))
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.process.model
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Ids of the devices that it was placed on."""
+        return tuple(self.handle.get("devices", ()))
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Ids of those devices that are GPUs."""
+        return tuple(device for device in self.devices if not device.endswith(CPU_ID_SUFFIX))

@@ -1,0 +1,206 @@
+"""The connection to a Ray cluster: opened on demand, reopened when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelium.errors import ModeliumError, Unavailable
+from modelium.ports import Clock
+from runtimes.ray import serve_status
+from runtimes.ray.client import CONNECT_S, RayClient, RayError
+from runtimes.ray.cluster import ClusterRecord, LocalCluster
+from runtimes.ray.failure_message import shorten
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (2.0, 60.0)
+"""First and longest pause after a failed attempt to connect; a start takes 10-20 s of CPU."""
+ATTEMPTS = 3
+"""Failed attempts in a row after which a local cluster that is alive but does not answer is ended,
+as its models cannot be managed any more."""
+REACH_S = 5.0
+"""Deadline of connecting to the head of an existing cluster."""
+PROXY_S = 30.0
+"""How long Serve's proxy may take to become healthy; 2-6 s in practice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A working connection."""
+
+    client: RayClient
+    host: str
+    port: int
+    """Port of Serve's HTTP proxy."""
+    node_ip: str
+    """Address of this machine in the cluster."""
+    ray_version: str
+
+    async def status(self) -> serve_status.ServeStatus:
+        """Return what Serve reports now.
+
+        Raises:
+            Unavailable: Serve's controller does not answer.
+        """
+        try:
+            return serve_status.parse(await self.client.call("status"))
+        except RayError as exc:
+            raise Unavailable(f"Serve's controller does not answer: {shorten(str(exc))}") from exc
+
+
+class RayConnection:
+    """Keeps one `Session` and, if the cluster is Modelium's own, that cluster."""
+
+    def __init__(
+        self,
+        *,
+        address: str | None,
+        cluster: LocalCluster | None,
+        host: str,
+        port: int,
+        directory: Path,
+        clock: Clock,
+    ) -> None:
+        """Connect to the cluster at ``address``, or to ``cluster``, which is Modelium's own."""
+        self._address = address
+        self._cluster = cluster
+        self._host = host
+        self._port = port
+        self._directory = directory
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._background: asyncio.Task[Session] | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self.session: Session | None = None
+        """The last working one; it may be lost by now."""
+        self.problem = "not connected yet"
+
+    @property
+    def intact(self) -> bool:
+        """Whether the session works as far as its processes show; makes no calls."""
+        return self.session is not None and self.session.client.alive and self._cluster_alive()
+
+    def start_connecting(self) -> None:
+        """Connect in the background, unless an attempt is in progress."""
+        if self._background is None or self._background.done():
+            self._background = asyncio.create_task(self.ready(), name="ray-connect")
+            self._background.add_done_callback(_log_failure)
+
+    async def ready(self) -> Session:
+        """Return the session; connect, and start the local cluster, if there is none.
+
+        Raises:
+            Unavailable: the cluster cannot be reached. No new attempt is made until
+                ``retry_after_s`` has passed.
+        """
+        async with self._lock:
+            if self.session is not None:
+                if self.intact:
+                    return self.session
+                log.warning("the connection to Ray was lost: connecting again")
+                await self._disconnect()
+            wait = self._not_before - self._clock.monotonic()
+            if wait > 0:
+                raise Unavailable(f"Ray Serve is down: {self.problem}", retry_after_s=wait)
+            self.problem = "starting"
+            try:
+                self.session = await self._connect()
+            except (ModeliumError, OSError) as exc:
+                self.problem = shorten(str(exc)) or type(exc).__name__
+                pause = min(BACKOFF_S[0] * 2 ** min(self._failures, 8), BACKOFF_S[1])
+                self._failures += 1
+                self._not_before = self._clock.monotonic() + pause
+                if self._cluster is not None and self._failures % ATTEMPTS == 0:
+                    await self._cluster.end()
+                raise Unavailable(
+                    f"Ray Serve cannot be reached: {self.problem}", retry_after_s=pause
+                ) from exc
+            self._failures, self.problem = 0, ""
+            return self.session
+
+    async def close(self) -> None:
+        """Disconnect; clusters and applications keep running."""
+        if self._background is not None:
+            self._background.cancel()
+            await asyncio.gather(self._background, return_exceptions=True)
+        async with self._lock:
+            await self._disconnect()
+
+    def _cluster_alive(self) -> bool:
+        """Nothing is known of an existing cluster; its calls end at their deadlines."""
+        return self._cluster is None or self._cluster.alive()
+
+    async def _disconnect(self) -> None:
+        if self.session is not None:
+            await self.session.client.close()
+            self.session = None
+
+    async def _connect(self) -> Session:
+        port, address, environment = self._port, self._address or "", dict(os.environ)
+        if self._cluster is not None:
+            record = self._cluster.record if self._cluster.adopt() else None
+            if record is None or not self._matches_endpoint(record):
+                record = await self._cluster.start(proxy_host=self._host, proxy_port=self._port)
+            port, address = record.proxy_port, record.address
+            environment = self._cluster.environment()
+        else:
+            await self._check_reachable(address)
+        client = RayClient(
+            environment=environment, directory=self._directory, cluster_alive=self._cluster_alive
+        )
+        try:
+            await client.start()
+            found = await client.call(
+                "connect", timeout_s=CONNECT_S, address=address, host=self._host, port=port
+            )
+            session = Session(
+                client=client,
+                host=self._host,
+                port=port,
+                node_ip=found["node_ip"],
+                ray_version=found["version"],
+            )
+            await self._wait_for_proxy(session)
+        except BaseException:
+            await client.close()
+            raise
+        return session
+
+    def _matches_endpoint(self, record: ClusterRecord) -> bool:
+        """Whether its proxy listens at `ray_serve.endpoint`; Serve cannot move a proxy."""
+        return record.proxy_host == self._host and self._port in (0, record.proxy_port)
+
+    async def _check_reachable(self, address: str) -> None:
+        """Raise `Unavailable` if nothing listens there: Ray itself would try for minutes."""
+        host, _, port = address.rpartition(":")
+        try:
+            async with asyncio.timeout(REACH_S):
+                _, writer = await asyncio.open_connection(host, int(port))
+            writer.close()
+        except (OSError, ValueError) as exc:
+            raise Unavailable(
+                f"no Ray cluster answers at ray_serve.address {address!r}: start it, or remove "
+                "the setting for a local cluster"
+            ) from exc
+
+    async def _wait_for_proxy(self, session: Session) -> None:
+        """Wait until Serve's HTTP proxy is healthy; Serve restarts one that fails."""
+        started = self._clock.monotonic()
+        while not (await session.status()).proxy_healthy:
+            if self._clock.monotonic() - started > PROXY_S:
+                raise Unavailable(
+                    f"Serve's HTTP proxy did not start at {session.host}:{session.port}: "
+                    "see proxy_*.log in Ray's session folder"
+                )
+            await self._clock.sleep(0.2)
+
+
+def _log_failure(task: asyncio.Task[Session]) -> None:
+    """Log a failed background attempt; `RayConnection.problem` holds the reason."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("%s", error)

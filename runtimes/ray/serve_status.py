@@ -1,0 +1,122 @@
+"""Parses the status that Serve reports: applications, replicas, nodes and proxy (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtimes.ray.application import DIGEST_VARIABLE, KIND_VARIABLE, MODEL_VARIABLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaStatus:
+    """One replica; before it is placed it has neither process nor node."""
+
+    id: str
+    pid: int | None
+    node_id: str
+    node_ip: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplicationStatus:
+    """One application."""
+
+    name: str
+    status: str
+    """Serve's own value: ``RUNNING``, ``DEPLOYING``, ``DEPLOY_FAILED``, ``UNHEALTHY`` …"""
+    message: str
+    variables: Mapping[str, str]
+    """Environment variables of its replicas."""
+    replicas: tuple[ReplicaStatus, ...]
+
+    @property
+    def ours(self) -> bool:
+        """Whether Modelium deployed it: a cluster may have other users."""
+        return self.variables.get(MODEL_VARIABLE) == self.name
+
+    @property
+    def deleting(self) -> bool:
+        """Whether it is being deleted; Serve no longer reports its ``variables`` then."""
+        return self.status == "DELETING"
+
+    @property
+    def digest(self) -> str:
+        """`Application.digest` that it was deployed with."""
+        return self.variables.get(DIGEST_VARIABLE, "")
+
+    @property
+    def kind(self) -> str:
+        """Kind of model, as in the replica's spec."""
+        return self.variables.get(KIND_VARIABLE, "")
+
+    def pids(self, node_ip: str) -> tuple[int, ...]:
+        """Return the pids of its replicas on one node."""
+        return tuple(r.pid for r in self.replicas if r.pid and r.node_ip == node_ip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One live node of the cluster."""
+
+    id: str
+    ip: str
+    metrics_port: int
+    head: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeStatus:
+    """Everything that Serve reports at one moment."""
+
+    applications: Mapping[str, ApplicationStatus]
+    nodes: tuple[Node, ...]
+    proxy_healthy: bool
+    """Whether an HTTP proxy listens and answers Serve's own checks."""
+
+
+def parse(document: Mapping[str, Any]) -> ServeStatus:
+    """Parse the result of `client_process.status`. Ray omits fields that are not known yet."""
+    return ServeStatus(
+        applications={
+            name: _application(name, application)
+            for name, application in document["applications"].items()
+        },
+        nodes=tuple(
+            Node(
+                id=node["id"],
+                ip=node["ip"],
+                metrics_port=node["metrics_port"],
+                head="node:__internal_head__" in node["resources"],
+            )
+            for node in document["nodes"]
+        ),
+        proxy_healthy="HEALTHY" in document["proxies"],
+    )
+
+
+def _application(name: str, application: Mapping[str, Any]) -> ApplicationStatus:
+    deployments = list(application.get("deployments", {}).values())
+    variables: dict[str, str] = {}
+    for deployment in deployments:
+        options = (deployment.get("deployment_config") or {}).get("ray_actor_options") or {}
+        variables |= (options.get("runtime_env") or {}).get("env_vars") or {}
+    # The traceback is in the deployment's message; the application's only names the deployment.
+    messages = [application.get("message"), *(d.get("message") for d in deployments)]
+    return ApplicationStatus(
+        name=name,
+        status=application["status"],
+        message="\n".join(message for message in messages if message),
+        variables=variables,
+        replicas=tuple(
+            ReplicaStatus(
+                id=replica["replica_id"],
+                pid=replica.get("pid"),
+                node_id=replica.get("node_id") or "",
+                node_ip=replica.get("node_ip") or "",
+            )
+            for deployment in deployments
+            for replica in deployment.get("replicas", [])
+        ),
+    )

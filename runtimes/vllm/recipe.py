@@ -1,0 +1,272 @@
+"""The command line of `vllm serve`, and how to read its log and metrics (no I/O here)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from modelium.config import Vllm
+from modelium.errors import FailureKind, LoadFailed
+from modelium.models import GIB, LoadSettings, RuntimeName
+from modelium.models.runtimes import VLLM
+from modelium.ports import EngineStats, LoadRequest
+from runtimes.engines.probe import openai_probe
+from runtimes.engines.sleep import SLEEP_SETTING
+from runtimes.loading.failure_kind import Rules, classify
+from runtimes.loading.prometheus_text import samples
+from runtimes.loading.settings import allowed_arguments, complete, flags
+from runtimes.process.supervisor import Command
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""By default vLLM pins the workers of all engines to the same cores."""
+DEV_MODE = {"VLLM_SERVER_DEV_MODE": "1"}
+"""Without it vLLM does not offer /sleep and /wake_up."""
+
+CPU_OVERHEAD_BYTES = int(1.5 * GIB)
+"""Resident memory of a CPU engine besides weights and KV cache (1.4–1.5 GB measured with 0.32)."""
+MIN_KV_BYTES = 32 * 1024**2
+MAX_UTILIZATION = 0.99
+MIN_CONTEXT = 1024
+"""A retry with less memory does not go below this context."""
+
+RESERVED = frozenset(
+    {
+        *("model", "host", "port", "uds", "api_key", "served_model_name", "trust_remote_code"),
+        *("device_ids", "gpu_memory_utilization", "kv_cache_memory_bytes", "root_path"),
+        *("tensor_parallel_size", "middleware", "config"),
+    }
+)
+"""Arguments that the driver derives from the request; plans and defaults may not set them."""
+
+PHASES: Sequence[tuple[str, re.Pattern[str]]] = (
+    ("downloading", re.compile(r"Downloading .*?(\d+)%")),
+    ("loading weights", re.compile(r"(?:checkpoint shards|Loading weights|weights):?\s+(\d+)%")),
+    ("loading weights", re.compile(r"Starting to load model|Loading weights")),
+    ("profiling", re.compile(r"Loading weights took|Model loading took|profil", re.IGNORECASE)),
+    ("compiling", re.compile(r"torch\.compile|Compiling|Dynamo bytecode", re.IGNORECASE)),
+    ("capturing graphs", re.compile(r"Capturing (?:CUDA|cudagraph|CPU) ?graphs?.*?(\d+)%")),
+    (
+        "allocating the KV cache",
+        re.compile(r"GPU KV cache size|KV cache size|# (?:GPU|CPU) blocks"),
+    ),
+    ("starting the API", re.compile(r"Starting vLLM (?:API )?server|Application startup")),
+)
+
+FAILURES: Rules = (
+    (
+        FailureKind.OUT_OF_MEMORY,
+        r"No available memory for the cache blocks|Free memory on device .* is less than|"
+        r"larger than the available KV cache memory|KV cache is needed|"
+        r"larger than the maximum number of tokens that can be stored in KV cache|"
+        r"Not enough (?:free )?memory",
+    ),
+    (
+        FailureKind.UNSUPPORTED,
+        r"does not recognize this architecture|architectures? .*(?:are|is) not supported|"
+        r"has no vLLM implementation|Unknown quantization|not supported for quantization",
+    ),
+    (
+        FailureKind.BAD_FILES,
+        r"LocalEntryNotFoundError|Invalid repository ID|SafetensorError|safetensors_rust|"
+        r"JSONDecodeError|does not appear to have|Cannot find any model weights|"
+        r"FileNotFoundError|size mismatch|UnpicklingError|Can't load tokenizer|"
+        r"Couldn't instantiate the backend tokenizer|TokenizerFast\.from_file",
+    ),
+    (
+        FailureKind.ENVIRONMENT,
+        r"ModuleNotFoundError|ImportError|PackageNotFoundError|No CUDA GPUs are available|"
+        r"CUDA driver version is insufficient|Failed to infer device type",
+    ),
+    (
+        FailureKind.BAD_SETTINGS,
+        r"unrecognized arguments|invalid choice|validation error|Value error|argument --",
+    ),
+)
+
+COUNTERS = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:prompt_tokens_total": "prompt_tokens",
+    "vllm:generation_tokens_total": "generated_tokens",
+}
+FAILED_REASONS = frozenset({"error", "abort"})
+
+
+class VllmRecipe:
+    """`runtimes.engines.recipe.EngineRecipe` of vLLM."""
+
+    name = RuntimeName.VLLM
+
+    def __init__(self, *, config: Vllm, executable: str) -> None:
+        """``executable``: absolute path of the command, or its name if it was not found."""
+        self._config = config
+        self._executable = executable
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether engines are started with sleep mode on."""
+        return self._config.default_settings.get(SLEEP_SETTING) is True
+
+    def complete(self, request: LoadRequest) -> LoadRequest:
+        """Fill unset settings from the configured defaults."""
+        settings = complete(
+            request.settings,
+            self._config.default_settings,
+            context_length=request.profile.context_length,
+        )
+        return replace(request, settings=settings)
+
+    def command(self, request: LoadRequest, *, host: str, port: int, key: str) -> Command:
+        """See `EngineRecipe.command`; the key is passed in VLLM_API_KEY."""
+        settings, gpus = request.settings, request.devices[0].kind == "gpu"
+        if len(request.devices) != settings.tensor_parallel_size:
+            raise LoadFailed(
+                f"tensor_parallel_size {settings.tensor_parallel_size} needs as many devices, "
+                f"not {len(request.devices)}",
+                kind=FailureKind.BAD_SETTINGS,
+            )
+        arguments = [
+            *(self._executable, "serve", request.path),
+            *("--host", host, "--port", str(port)),
+            *("--served-model-name", request.model),
+            *_common(settings),
+            *(_gpu_memory(request) if gpus else _cpu_memory(request)),
+            *flags(self._extra(settings, gpus)),
+        ]
+        if request.allow_remote_code:
+            arguments.append("--trust-remote-code")
+        environment = {**ENVIRONMENT, "VLLM_API_KEY": key}
+        if gpus:
+            # By UUID: indices shift when a GPU drops off the bus.
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in request.devices)
+        else:
+            environment |= CPU_ENVIRONMENT
+        if self.sleeps:
+            environment |= DEV_MODE
+        return Command(argv=tuple(arguments), environment=environment | self._config.environment)
+
+    def phase(self, line: str) -> tuple[str, float | None] | None:
+        """See `EngineRecipe.phase`."""
+        for name, pattern in PHASES:
+            match = pattern.search(line)
+            if match:
+                share = int(match[1]) / 100 if match.groups() and match[1] else None
+                return name, share
+        return None
+
+    def probe(self, request: LoadRequest) -> tuple[str, dict[str, Any]] | None:
+        """Ask for one token or one embedding, by the model's task."""
+        return openai_probe(request)
+
+    def failure(self, lines: Sequence[str], code: int | None) -> FailureKind:
+        """See `EngineRecipe.failure`; vLLM's exit status says little: it is often 1, even 0."""
+        return classify(lines, code, FAILURES)
+
+    def smaller(self, request: LoadRequest) -> LoadRequest | None:
+        """Halve context and sequences; reduce the KV pool by a quarter."""
+        old = request.settings
+        context = old.max_model_len or request.profile.context_length
+        changes: dict[str, object] = {}
+        if context and context > MIN_CONTEXT:
+            changes["max_model_len"] = max(MIN_CONTEXT, context // 2)
+        if old.max_num_seqs is None or old.max_num_seqs > 1:
+            changes["max_num_seqs"] = max(1, (old.max_num_seqs or 256) // 2)
+        if not changes:
+            return None
+        if old.kv_cache_bytes:
+            changes["kv_cache_bytes"] = max(MIN_KV_BYTES, old.kv_cache_bytes * 3 // 4)
+        return replace(request, settings=old.model_copy(update=changes))
+
+    def stats(self, metrics: str) -> EngineStats:
+        """See `EngineRecipe.stats`."""
+        counts = dict.fromkeys(COUNTERS.values(), 0)
+        completed = failed = answered = 0
+        kv_usage, latency = None, 0.0
+        for name, labels, value in samples(metrics):
+            if name in COUNTERS:
+                counts[COUNTERS[name]] += int(value)
+            elif name == "vllm:request_success_total":
+                if labels.get("finished_reason") in FAILED_REASONS:
+                    failed += int(value)
+                else:
+                    completed += int(value)
+            elif name == "http_requests_total" and _is_inference(labels):
+                answered += int(value)  # the counter above counts each prompt of a request
+            elif name == "vllm:kv_cache_usage_perc":
+                kv_usage = max(kv_usage or 0.0, value)
+            elif name == "vllm:e2e_request_latency_seconds_sum":
+                latency += value
+        return EngineStats(
+            **counts,
+            completed=completed,
+            failed=failed,
+            http_requests=answered or None,
+            latency_sum_s=latency,
+            kv_usage=kv_usage,
+        )
+
+    def _extra(self, settings: LoadSettings, gpus: bool) -> dict[str, str | int | float | bool]:
+        arguments = allowed_arguments(
+            settings.extra,
+            runtime=VLLM,
+            allowed=(*self._config.allowed_extra, *self._config.default_settings),
+            reserved=RESERVED,
+        )
+        if not gpus:
+            arguments.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
+        return arguments
+
+
+def _is_inference(labels: Mapping[str, str]) -> bool:
+    """Whether a request asked for work and was admitted."""
+    return labels.get("method") == "POST" and not labels.get("status", "").startswith("4")
+
+
+def _common(settings: LoadSettings) -> list[str]:
+    given = {
+        "--dtype": settings.dtype,
+        "--kv-cache-dtype": settings.kv_dtype,
+        "--quantization": settings.quantization,
+        "--max-model-len": settings.max_model_len,
+        "--max-num-seqs": settings.max_num_seqs,
+    }
+    arguments = [word for flag, value in given.items() if value for word in (flag, str(value))]
+    if settings.tensor_parallel_size > 1:
+        arguments += ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
+    return arguments
+
+
+def _gpu_memory(request: LoadRequest) -> list[str]:
+    """Return the booked share of each GPU: vLLM takes all of it, and 0.92 by default.
+
+    It is rounded down, so that vLLM never takes more than was booked.
+    """
+    share = min(
+        request.reserve[device.id] / device.total_bytes
+        for device in request.devices
+        if device.total_bytes
+    )
+    utilization = min(MAX_UTILIZATION, math.floor(share * 10_000) / 10_000)
+    arguments = ["--gpu-memory-utilization", f"{utilization:.4f}"]
+    if request.settings.kv_cache_bytes:
+        arguments += ["--kv-cache-memory-bytes", str(request.settings.kv_cache_bytes)]
+    return arguments
+
+
+def _cpu_memory(request: LoadRequest) -> list[str]:
+    """Give the KV cache what the booking leaves; without a value vLLM takes 4 GiB or more."""
+    kv = request.settings.kv_cache_bytes
+    if not kv:
+        reserve = request.reserve[request.devices[0].id]
+        kv = max(MIN_KV_BYTES, reserve - request.profile.weight_bytes - CPU_OVERHEAD_BYTES)
+    return ["--kv-cache-memory-bytes", str(kv)]

@@ -1,0 +1,80 @@
+"""The admin API over the service's own operations: store, files and stages are real."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from modelium import config
+from modelium.control.operations import Operations
+from modelium.gateway import Gateway
+from modelium.metrics import Metrics
+from tests.modelium.conftest import World
+from tests.samples import tiny_onnx
+
+WAIT = {"wait": 60}
+
+
+@pytest.fixture
+async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    operations = Operations(services=world.services)
+    gateway = Gateway(
+        config=config.Gateway.model_validate({"port": 0, "token": "operators-own"}),
+        ingest=config.Ingest(),
+        incoming=world.incoming,
+        switchboard=world.services.switchboard,
+        operations=operations,
+        metrics=Metrics(),
+        clock=world.services.clock,
+        links={},
+        shutdown_grace_s=1.0,
+    )
+    headers = {"authorization": "Bearer operators-own"}
+    async with (
+        gateway,
+        httpx.AsyncClient(base_url=gateway.url, timeout=90, headers=headers) as client,
+    ):
+        yield client
+    await operations.aclose()
+
+
+async def test_a_model_is_ingested_unloaded_and_loaded(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    tiny_onnx(world.incoming / "tiny")
+    body = {"path": str(world.incoming / "tiny"), "team": "prod"}
+    taken = (await http.post("/api/v1/ingest", json=body, params=WAIT)).json()
+    assert (taken["state"], taken["model"]) == ("done", "tiny")
+    await world.settled("tiny", "ready")
+    for verb, state in (("unload", "unloaded"), ("load", "ready")):
+        ended = (await http.post(f"/api/v1/models/tiny/{verb}", params=WAIT)).json()
+        assert (ended["kind"], ended["state"]) == (verb, "done")
+        await world.settled("tiny", state)
+    shown = (await http.get("/api/v1/models/tiny/explain")).json()
+    assert (shown["model"]["state"], shown["model"]["team"]) == ("ready", "prod")
+    assert shown["decisions"]
+    assert shown["events"]
+
+
+async def test_a_pin_and_a_refused_ingest_are_stored(world: World, http: httpx.AsyncClient) -> None:
+    (world.incoming / "empty").mkdir(parents=True)
+    body = {"path": str(world.incoming / "empty")}
+    refused = (await http.post("/api/v1/ingest", json=body, params=WAIT)).json()
+    assert refused["state"] == "failed"
+    assert refused["detail"]
+    assert (await http.put("/api/v1/models/nope/pin", json={"pinned": True})).status_code == 404
+    stored = (await http.get(f"/api/v1/intents/{refused['id']}")).json()
+    assert stored == refused
+
+
+async def test_a_key_is_valid_from_issue_to_revocation(http: httpx.AsyncClient) -> None:
+    issued = (await http.post("/api/v1/keys", json={"name": "app"})).json()
+    own = {"authorization": f"Bearer {issued['secret']}"}
+    assert (await http.get("/v1/models", headers=own)).status_code == 200
+    assert (await http.get("/api/v1/keys", headers=own)).status_code == 403
+    (listed,) = (await http.get("/api/v1/keys")).json()
+    assert listed == issued["key"]
+    await http.delete(f"/api/v1/keys/{listed['id']}")
+    assert (await http.get("/v1/models", headers=own)).status_code == 401

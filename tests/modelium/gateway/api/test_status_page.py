@@ -1,0 +1,37 @@
+"""The status page."""
+
+from __future__ import annotations
+
+from modelium.models import (
+    RuntimeName,
+    RuntimeStatus,
+)
+from tests.modelium.gateway.api.fleets import GPU, fleet
+from tests.modelium.gateway.conftest import Setup
+
+
+async def test_page_shows_models_devices_reasons_and_links(setup: Setup) -> None:
+    setup.operations.at = fleet()
+    page = await setup.http.get("/")
+    for shown in ("gpt2", "ready", "fits on GPU 2", "30.0 GiB / 80.0 GiB", "1.50", "vllm"):
+        assert shown in page.text
+    assert 'href="http://127.0.0.1:4200"' in page.text
+    assert 'href="/metrics"' in page.text
+    assert "http-equiv" in page.text
+
+
+async def test_page_escapes_what_came_from_model_folders(setup: Setup) -> None:
+    evil = '<script>alert("1")</script>'
+    at = fleet(reason=evil, team=evil)
+    sick = GPU.model_copy(update={"name": evil, "healthy": False, "detail": evil})
+    down = RuntimeStatus(name=RuntimeName.TRITON, enabled=True, healthy=False, detail=evil)
+    setup.operations.at = at.model_copy(update={"devices": (sick,), "runtimes": (down,)})
+    page = await setup.http.get("/")
+    assert "<script" not in page.text
+    assert "&lt;script&gt;" in page.text
+    assert "script-src" not in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+async def test_page_of_an_empty_fleet_says_what_to_do(setup: Setup) -> None:
+    assert "Put a model folder into the drop zone" in (await setup.http.get("/")).text

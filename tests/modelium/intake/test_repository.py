@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from modelium.config import Orchestration
+from modelium.errors import DropRejected, InputError
+from modelium.intake.repository import REASON, ModelRepository, model_name
+from tests.modelium.analysis.files import llama_folder
+
+UNSAFE = DropRejected("it holds pickles", reason="pickle", approvable=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> ModelRepository:
+    return ModelRepository(
+        config=Orchestration(
+            model_repository=tmp_path / "repository",
+            incoming_directory=tmp_path / "incoming",
+            rejected_directory=tmp_path / "rejected",
+        )
+    )
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+LLAMA_FILES = {"config.json", "model.safetensors"}
+
+
+# --- stage --------------------------------------------------------------------------------------
+
+
+def test_drop_in_the_drop_zone_is_moved(repository: ModelRepository) -> None:
+    drop = llama_folder(repository.incoming / "m")
+    staged = repository.stage(drop, name=None)
+    assert (staged.name, staged.moved) == ("m", True)
+    assert files(staged.folder) == LLAMA_FILES
+    assert not drop.exists()
+
+
+def test_drop_from_elsewhere_is_copied(repository: ModelRepository, tmp_path: Path) -> None:
+    original = llama_folder(tmp_path / "home" / "m")
+    staged = repository.stage(original, name="other")
+    assert (staged.name, staged.moved) == ("other", False)
+    assert files(staged.folder) == files(original) == LLAMA_FILES
+
+
+def test_single_file_is_staged_in_a_folder(repository: ModelRepository) -> None:
+    (repository.incoming / "tiny.gguf").write_bytes(b"GGUF")
+    staged = repository.stage(repository.incoming / "tiny.gguf", name=None)
+    assert staged.name == "tiny"
+    assert files(staged.folder) == {"tiny.gguf"}
+
+
+@pytest.mark.parametrize("inner", ["", "some-other-name"])
+def test_archive_is_unpacked_without_its_only_folder(
+    repository: ModelRepository, tmp_path: Path, inner: str
+) -> None:
+    folder = llama_folder(tmp_path / "m")
+    archive = repository.incoming / "llama.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, arcname=inner or ".")
+    staged = repository.stage(archive, name=None)
+    assert staged.name == staged.folder.name == "llama"
+    assert files(staged.folder) == LLAMA_FILES
+    assert not archive.exists()
+
+
+def test_what_is_not_there_cannot_be_staged(repository: ModelRepository) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        repository.stage(repository.incoming / "gone", name=None)
+
+
+@pytest.mark.parametrize("name", ["-m", "a b", "m@2", "ü", "x" * 129])
+def test_invalid_model_name_is_rejected(repository: ModelRepository, name: str) -> None:
+    drop = llama_folder(repository.incoming / "m")
+    with pytest.raises(DropRejected) as rejected:
+        repository.stage(drop, name=name)
+    assert rejected.value.reason == "name"
+    assert drop.exists()
+    assert list(repository.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("m.tar.gz", "m"), ("m.tgz", "m"), ("m.v1.zip", "m.v1"), ("m.gguf", "m"), ("m", "m")],
+)
+def test_model_name_of_a_file_has_no_ending(tmp_path: Path, file: str, name: str) -> None:
+    (tmp_path / file).touch()
+    assert model_name(tmp_path / file) == name
+
+
+def test_model_name_of_a_folder_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "llama-3.2").mkdir()
+    assert model_name(tmp_path / "llama-3.2") == "llama-3.2"
+
+
+# --- publish ------------------------------------------------------------------------------------
+
+
+def test_versions_are_published_beside_each_other(repository: ModelRepository) -> None:
+    for version in (1, 2):
+        drop = llama_folder(repository.incoming / "m", vocab_size=256 * version)
+        published = repository.publish(repository.stage(drop, name=None), version=version)
+        assert published == repository.path("m", version)
+        config = json.loads((published / "config.json").read_text())
+        assert config["vocab_size"] == 256 * version
+    assert {p.name for p in repository.published.iterdir()} == {".staging", "m", "m@2"}
+    assert list(repository.staging.iterdir()) == []
+
+
+def test_version_that_was_never_registered_is_kept_as_rejected(repository: ModelRepository) -> None:
+    left = llama_folder(repository.path("m", 1), vocab_size=512)
+    drop = llama_folder(repository.incoming / "m")
+    repository.publish(repository.stage(drop, name=None), version=1)
+    assert json.loads((left / "config.json").read_text())["vocab_size"] == 256
+    folder, reason = repository.find_rejected("m")
+    assert reason["reason"] == "unregistered"
+    assert json.loads((folder / "m" / "config.json").read_text())["vocab_size"] == 512
+
+
+def test_discarded_drop_leaves_nothing_in_staging(
+    repository: ModelRepository, tmp_path: Path
+) -> None:
+    original = llama_folder(tmp_path / "home" / "m")
+    repository.discard(repository.stage(original, name=None))
+    assert list(repository.staging.iterdir()) == []
+    assert files(original) == LLAMA_FILES
+
+
+# --- reject -------------------------------------------------------------------------------------
+
+
+def test_rejected_drop_is_kept_with_its_reason(repository: ModelRepository) -> None:
+    staged = repository.stage(llama_folder(repository.incoming / "m"), name="mine")
+    folder = repository.reject(staged, UNSAFE, digest="sha256:1", asked={"team": "lab"})
+    assert repository.find_rejected("mine")[0] == folder
+    assert files(folder) == {f"mine/{name}" for name in LLAMA_FILES} | {REASON}
+    reason = json.loads((folder / REASON).read_text())
+    assert reason.pop("at") > 0
+    assert reason == {
+        "model": "mine",
+        "reason": "pickle",
+        "message": "it holds pickles",
+        "approvable": True,
+        "digest": "sha256:1",
+        "team": "lab",
+    }
+    assert list(repository.staging.iterdir()) == []
+
+
+def test_rejected_drops_of_one_name_do_not_replace_each_other(repository: ModelRepository) -> None:
+    folders = []
+    for number in (1, 2):
+        staged = repository.stage(llama_folder(repository.incoming / "m"), name=None)
+        folders.append(repository.reject(staged, UNSAFE, digest=f"sha256:{number}", asked={}))
+        os.utime(folders[-1], (number, number))
+    assert [folder.name for folder in folders] == ["m", "m-2"]
+    assert {folder for folder, _ in repository.rejected_drops()} == set(folders)
+    newest, reason = repository.find_rejected("m")
+    assert (newest, reason["digest"]) == (folders[1], "sha256:2")
+
+
+def test_drop_that_could_not_be_staged_is_kept_under_a_safe_name(
+    repository: ModelRepository,
+) -> None:
+    drop = repository.incoming / "bad name!.zip"
+    drop.write_bytes(b"no archive")
+    folder = repository.reject_unstaged(drop, DropRejected("no archive", reason="bad-archive"))
+    assert folder.name == "bad_name_.zip"
+    assert (folder / drop.name).read_bytes() == b"no archive"
+    assert not drop.exists()
+
+
+def test_unknown_rejected_drop_is_an_input_error(repository: ModelRepository) -> None:
+    with pytest.raises(InputError, match="no rejected drop is called 'm'"):
+        repository.find_rejected("m")
+
+
+def test_readmitted_drop_can_be_staged_again(repository: ModelRepository) -> None:
+    staged = repository.stage(llama_folder(repository.incoming / "m"), name=None)
+    folder = repository.reject(staged, UNSAFE, digest="", asked={})
+    path = repository.readmit(folder)
+    assert not folder.exists()
+    assert files(repository.stage(path, name="m").folder) == LLAMA_FILES
+
+
+def test_folder_with_several_drops_is_not_readmitted(repository: ModelRepository) -> None:
+    folder = repository.rejected / "m"
+    for name in ("a", "b"):
+        llama_folder(folder / name)
+    with pytest.raises(InputError, match="2 drops"):
+        repository.readmit(folder)
+    assert files(folder) == {f"{d}/{name}" for d in "ab" for name in LLAMA_FILES}
+
+
+# --- recover ------------------------------------------------------------------------------------
+
+
+def test_recovery_returns_moved_drops_and_deletes_copies(
+    repository: ModelRepository, tmp_path: Path
+) -> None:
+    original = llama_folder(tmp_path / "home" / "copied")
+    repository.stage(llama_folder(repository.incoming / "moved"), name=None)
+    repository.stage(original, name=None)
+    assert repository.recover() == [repository.incoming / "moved"]
+    assert files(repository.incoming) == {f"moved/{name}" for name in LLAMA_FILES}
+    assert files(original) == LLAMA_FILES
+    assert list(repository.staging.iterdir()) == []
+
+
+def test_recovery_returns_a_drop_without_a_readable_origin(repository: ModelRepository) -> None:
+    llama_folder(repository.staging / "cafe" / "m")
+    assert repository.recover() == [repository.incoming / "m"]
+
+
+def test_recovery_does_not_replace_a_newer_drop(repository: ModelRepository) -> None:
+    repository.stage(llama_folder(repository.incoming / "m"), name=None)
+    llama_folder(repository.incoming / "m", vocab_size=512)
+    assert repository.recover() == [repository.incoming / "m-2"]
+
+
+def test_drop_moves_over_file_systems(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    drop = llama_folder(repository.incoming / "m")
+    monkeypatch.setattr(os, "rename", refused)
+    staged = repository.stage(drop, name=None)
+    assert files(staged.folder) == LLAMA_FILES
+    assert not drop.exists()

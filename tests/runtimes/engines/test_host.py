@@ -1,0 +1,292 @@
+"""Loading, unloading and adoption of engine processes, driven over the fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from modelium.devices.nvml import NvmlInventory
+from modelium.errors import FailureKind, LoadFailed
+from modelium.models import GIB, LoadSettings
+from modelium.ports import Loaded
+from runtimes.engines.driver import EngineDriver
+from runtimes.process import proc
+from tests.fakes.nvml import FakeGpu, FakeNvml
+from tests.runtimes.conditions import until
+from tests.runtimes.fake_vllm import Make, complete, model, starts, words
+from tests.runtimes.requests import no_progress, request
+
+
+async def test_a_loaded_model_answers_and_its_counters_move(make: Make, tmp_path: Path) -> None:
+    driver = make()
+    phases: list[str] = []
+    loaded = await driver.load(
+        request(model(tmp_path, start_s=0.5)), progress=lambda phase, _: phases.append(phase)
+    )
+    assert (await complete(loaded)).status_code == 200
+    assert phases[0] == "starting"
+    assert "loading weights" in phases
+    stats = (await driver.stats())["m"]
+    assert (stats.completed, stats.generated_tokens) == (2, 6), "ours and the driver's probe"
+    assert stats.last_inference_at is not None
+    assert stats.resident_bytes and stats.resident_bytes > 2**20
+
+
+async def test_a_second_load_joins_the_first_and_a_third_finds_it_loaded(
+    make: Make, tmp_path: Path
+) -> None:
+    driver, path = make(), model(tmp_path, start_s=0.5)
+    first, second = await asyncio.gather(
+        driver.load(request(path), progress=no_progress),
+        driver.load(request(path), progress=no_progress),
+    )
+    third = await driver.load(request(path), progress=no_progress)
+    assert first == second == third
+    assert len(starts(path)) == 1
+
+
+async def test_another_version_is_not_taken_for_the_loaded_one(make: Make, tmp_path: Path) -> None:
+    driver, path = make(), model(tmp_path)
+    await driver.load(request(path), progress=no_progress)
+    with pytest.raises(LoadFailed, match="unload it first"):
+        await driver.load(request(path, version=2), progress=no_progress)
+
+
+async def test_cancelling_one_of_two_callers_does_not_end_the_load(
+    make: Make, tmp_path: Path
+) -> None:
+    driver, path = make(), model(tmp_path, start_s=0.5)
+    first = asyncio.create_task(driver.load(request(path), progress=no_progress))
+    second = asyncio.create_task(driver.load(request(path), progress=no_progress))
+    await until(lambda: bool(starts(path)))
+    first.cancel()
+    assert (await second).upstream.served_name == "m"
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_cancelling_a_load_leaves_no_process_behind(make: Make, tmp_path: Path) -> None:
+    driver, path = make(), model(tmp_path, hang=True, ignore_term=True, fork=1, escape=True)
+    load = asyncio.create_task(driver.load(request(path), progress=no_progress))
+    await until(lambda: bool(starts(path)))
+    (running,) = await driver.discover({})
+    assert running.state == "loading"
+    load.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    assert await driver.discover({}) == []
+    token = starts(path)[0]["env"]["MODELIUM_ENGINE"]  # type: ignore[index]
+    assert not any(proc.has_variable(pid, "MODELIUM_ENGINE", token) for pid in proc.snapshot())
+
+
+async def test_unloading_what_is_loading_ends_the_load_with_that_reason(
+    make: Make, tmp_path: Path
+) -> None:
+    driver, path = make(), model(tmp_path, hang=True)
+    load = asyncio.create_task(driver.load(request(path), progress=no_progress))
+    await until(lambda: bool(starts(path)))
+    await driver.unload("m", handle={}, grace_s=1)
+    with pytest.raises(LoadFailed, match="unloaded while") as failure:
+        await load
+    assert failure.value.kind == FailureKind.KILLED
+
+
+async def test_unloading_twice_or_an_unknown_model_does_nothing(make: Make, tmp_path: Path) -> None:
+    driver = make()
+    loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
+    await driver.unload("m", handle=loaded.handle, grace_s=5)
+    await driver.unload("m", handle=loaded.handle, grace_s=5)
+    await driver.unload("never-seen", handle={}, grace_s=5)
+    assert await driver.discover({"m": loaded.handle}) == []
+
+
+async def request_in_flight(driver: EngineDriver, loaded: Loaded) -> asyncio.Task[httpx.Response]:
+    """Send requests, one at a time, until one is seen in the engine's counters."""
+    while True:
+        answer = asyncio.create_task(complete(loaded))
+        while not answer.done():
+            if (await driver.stats())["m"].running:
+                return answer
+        assert (await answer).status_code == 200
+
+
+async def test_a_request_in_flight_is_finished_before_the_engine_ends(
+    make: Make, tmp_path: Path
+) -> None:
+    driver = make()
+    loaded = await driver.load(request(model(tmp_path, answer_s=1.0)), progress=no_progress)
+    answer = await request_in_flight(driver, loaded)
+    await driver.unload("m", handle=loaded.handle, grace_s=20)
+    assert (await answer).status_code == 200
+
+
+async def test_a_stubborn_engine_with_children_is_gone_after_the_grace(
+    make: Make, tmp_path: Path
+) -> None:
+    driver = make()
+    path = model(tmp_path, ignore_term=True, fork=2, escape=True)
+    loaded = await driver.load(request(path), progress=no_progress)
+    (running,) = await driver.discover({})
+    assert len(running.pids) == 3, "the escaped one is found at the end only"
+    await driver.unload("m", handle=loaded.handle, grace_s=0.3)
+    token = loaded.handle["token"]
+    assert not any(proc.has_variable(pid, "MODELIUM_ENGINE", token) for pid in proc.snapshot())
+
+
+async def test_out_of_memory_is_retried_once_with_less(make: Make, tmp_path: Path) -> None:
+    path = model(tmp_path, oom_starts=1)
+    settings = LoadSettings(max_model_len=4096, max_num_seqs=64)
+    await make().load(request(path, settings=settings), progress=no_progress)
+    first, second = map(words, starts(path))
+    assert "--max-model-len 4096 --max-num-seqs 64" in first
+    assert "--max-model-len 2048 --max-num-seqs 32" in second
+
+
+async def test_out_of_memory_twice_fails_the_load(make: Make, tmp_path: Path) -> None:
+    path = model(tmp_path, oom_starts=9)
+    with pytest.raises(LoadFailed) as failure:
+        await make().load(request(path), progress=no_progress)
+    assert failure.value.kind == FailureKind.OUT_OF_MEMORY
+    assert len(starts(path)) == 2
+
+
+async def test_a_port_conflict_is_retried_on_another_port(make: Make, tmp_path: Path) -> None:
+    path = model(tmp_path, port_taken_starts=2)
+    await make().load(request(path), progress=no_progress)
+    assert len(starts(path)) == 3
+
+
+async def test_another_program_on_the_port_is_not_taken_for_the_model(
+    make: Make, tmp_path: Path
+) -> None:
+    driver = make()
+    loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
+    with contextlib.closing(socket.socket()) as impostor:
+        impostor.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        impostor.bind(("127.0.0.1", 0))
+        impostor.listen()
+        forged = {**loaded.handle, "port": impostor.getsockname()[1]}
+        record = tmp_path / "vllm/m.json"
+        record.write_text(json.dumps(forged))
+        (running,) = await make().discover({"m": forged})
+    assert running.state == "loading"
+    assert "none of its processes listens" in running.detail
+    record.write_text(json.dumps(loaded.handle))
+
+
+async def test_after_a_restart_live_models_are_adopted_and_still_serve(
+    make: Make, tmp_path: Path
+) -> None:
+    before = make()
+    loaded = await before.load(request(model(tmp_path)), progress=no_progress)
+    await before.__aexit__()
+
+    after = make()
+    (running,) = await after.discover({"m": loaded.handle})
+
+    assert (running.state, running.upstream) == ("ready", loaded.upstream)
+    assert (await complete(loaded)).status_code == 200
+    assert (await after.stats())["m"].completed == 2
+    assert await after.load(request(tmp_path / "m"), progress=no_progress) == loaded
+
+
+async def test_an_engine_that_is_not_in_the_store_is_discovered(make: Make, tmp_path: Path) -> None:
+    await make().load(request(model(tmp_path)), progress=no_progress)
+    (running,) = await make().discover({})
+    assert (running.model, running.state) == ("m", "ready")
+
+
+async def test_a_model_whose_engine_died_is_absent_and_its_children_are_cleared(
+    make: Make, tmp_path: Path
+) -> None:
+    driver = make()
+    loaded = await driver.load(request(model(tmp_path, fork=1)), progress=no_progress)
+    (before,) = await driver.discover({})
+    os.kill(loaded.handle["pid"], signal.SIGKILL)
+    await until(lambda: not (e := proc.entry(loaded.handle["pid"])) or not e.alive)
+
+    assert await driver.discover({"m": loaded.handle}) == []
+
+    for pid in before.pids:
+        entry = proc.entry(pid)
+        assert entry is None or not entry.alive
+    await driver.load(request(tmp_path / "m"), progress=no_progress)
+
+
+async def test_an_engine_that_ends_with_status_0_under_traffic_is_noticed(
+    make: Make, tmp_path: Path
+) -> None:
+    driver = make()
+    loaded = await driver.load(request(model(tmp_path, die_after=2)), progress=no_progress)
+    with pytest.raises(httpx.HTTPError):
+        await complete(loaded)
+    await until(lambda: not (e := proc.entry(loaded.handle["pid"])) or not e.alive)
+    assert await driver.discover({"m": loaded.handle}) == []
+
+
+async def test_an_engine_that_stops_answering_is_unhealthy(make: Make, tmp_path: Path) -> None:
+    driver = make()
+    loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
+    os.kill(loaded.handle["pid"], signal.SIGSTOP)
+    (running,) = await driver.discover({"m": loaded.handle})
+    os.kill(loaded.handle["pid"], signal.SIGCONT)
+    assert running.state == "unhealthy"
+    assert "/health" in running.detail
+
+
+def gpus(fake: FakeNvml, count: int) -> NvmlInventory:
+    for number in range(count):
+        fake.add(FakeGpu(uuid=f"GPU-{number}"))
+    return NvmlInventory(node="n")
+
+
+async def test_an_unload_ends_when_the_gpu_memory_is_back(
+    make: Make, tmp_path: Path, fake_nvml: FakeNvml
+) -> None:
+    inventory = gpus(fake_nvml, 1)
+    path = model(tmp_path, gpu="GPU-0", gpu_bytes=20 * GIB, fork=1)
+    driver = make(inventory=inventory, environment=fake_nvml.environment())
+    loaded = await driver.load(
+        request(path, devices=inventory.snapshot(), reserve=30 * GIB), progress=no_progress
+    )
+    assert inventory.snapshot()[0].free_bytes == 60 * GIB
+    (running,) = await driver.discover({})
+    held = {process.pid for process in inventory.snapshot()[0].processes}
+    assert held <= set(running.pids)
+    await driver.unload("m", handle=loaded.handle, grace_s=5)
+    assert inventory.snapshot()[0].free_bytes == 80 * GIB
+
+
+async def test_starts_on_one_gpu_wait_for_each_other_and_others_do_not(
+    make: Make, tmp_path: Path, fake_nvml: FakeNvml
+) -> None:
+    inventory = gpus(fake_nvml, 2)
+    first, second = inventory.snapshot()
+    driver = make(inventory=inventory)
+    hung = asyncio.create_task(
+        driver.load(
+            request(model(tmp_path, "a", hang=True), devices=(first,)), progress=no_progress
+        )
+    )
+    await until(lambda: bool(starts(tmp_path / "a")))
+    phases: list[str] = []
+    waiting = asyncio.create_task(
+        driver.load(
+            request(model(tmp_path, "b"), devices=(first,)),
+            progress=lambda phase, _: phases.append(phase),
+        )
+    )
+    await driver.load(request(model(tmp_path, "c"), devices=(second,)), progress=no_progress)
+    assert phases == ["waiting for the device"]
+    assert starts(tmp_path / "b") == []
+    hung.cancel()
+    await waiting
+    assert len(starts(tmp_path / "b")) == 1

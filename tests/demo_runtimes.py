@@ -29,7 +29,7 @@ READY_S = 400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """A model, the runtime that it is for, and how it is asked."""
+    """A model, the runtime that should serve it, and a request to it."""
 
     name: str
     runtime: str
@@ -37,8 +37,8 @@ class Drop:
     write: Callable[[Path], object]
     path: str
     body: dict[str, Any]
-    told: Callable[[dict[str, Any]], str]
-    """The answer in words; raises where it is wrong."""
+    describe: Callable[[dict[str, Any]], str]
+    """Returns the answer in words; raises `AssertionError` where it is wrong."""
 
 
 def completion(answer: dict[str, Any]) -> str:
@@ -56,13 +56,11 @@ def file_type(answer: dict[str, Any]) -> str:
 def embeddings(answer: dict[str, Any]) -> str:
     vectors = [row["embedding"] for row in answer["data"]]
 
-    def alike(one: int, other: int) -> float:
-        return sum(x * y for x, y in zip(vectors[one], vectors[other], strict=True))
+    def similarity(one: int, other: int) -> float:
+        return float(sum(x * y for x, y in zip(vectors[one], vectors[other], strict=True)))
 
-    assert alike(0, 1) > alike(0, 2), "kings and queens are nearer than kings and bread"
-    return (
-        f"{len(vectors[0])} dimensions; king~queen {alike(0, 1):.2f}, king~bread {alike(0, 2):.2f}"
-    )
+    assert similarity(0, 1) > similarity(0, 2), "a king is closer to a queen than to bread"
+    return f"{len(vectors[0])} dimensions; king~queen {similarity(0, 1):.2f}, king~bread {similarity(0, 2):.2f}"
 
 
 TEXT = list(b"def main():\n    print('hello')\n" * 100)[:2048]
@@ -70,29 +68,29 @@ DROPS = (
     Drop(
         name="tiny-llama",
         runtime="vllm",
-        what="a Llama of 1.6 MB, safetensors",
+        what="a 1.6 MB Llama, safetensors",
         write=tiny_llama.write,
         path="/v1/completions",
         body={"model": "tiny-llama", "prompt": "hello", "max_tokens": 8, "ignore_eos": True},
-        told=completion,
+        describe=completion,
     ),
     Drop(
         name="magika",
         runtime="triton",
-        what="Magika's file type classifier of 3 MB, ONNX",
+        what="Magika's 3 MB file type classifier, ONNX",
         write=samples.magika_onnx,
         path="/v2/models/magika/infer",
         body={"inputs": [{"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": TEXT}]},
-        told=file_type,
+        describe=file_type,
     ),
     Drop(
         name="minilm",
         runtime="ray_serve",
-        what="all-MiniLM-L6-v2 of 91 MB, sentence-transformers",
+        what="the 91 MB all-MiniLM-L6-v2, sentence-transformers",
         write=samples.minilm,
         path="/v1/embeddings",
         body={"model": "minilm", "input": ["the king", "the queen", "a loaf of bread"]},
-        told=embeddings,
+        describe=embeddings,
     ),
 )
 
@@ -126,7 +124,7 @@ async def _answered(http: httpx.AsyncClient, drop: Drop, began: float) -> None:
     answer = (await http.post(drop.path, json=drop.body)).raise_for_status().json()
     console.print(
         f"[green]{drop.name} answers[/green] on {drop.runtime} after "
-        f"{time.monotonic() - began:.0f} s: {drop.told(answer)}",
+        f"{time.monotonic() - began:.0f} s: {drop.describe(answer)}",
         highlight=False,
     )
 

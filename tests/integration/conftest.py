@@ -1,14 +1,13 @@
-"""The service that most tests here share: Ray Serve, an embedded Prefect server, no torch."""
+"""The service that most tests share: Ray Serve, an embedded Prefect server, no torch."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests import engines
-from tests.integration.service import START_S, Service
+from tests.integration.service import Service
 
 
 @pytest.fixture(scope="session")
@@ -18,11 +17,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     )
     try:
         running.start()
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            if "stages are recorded" in (running.folder / "service.log").read_text():
-                break
-            time.sleep(0.5)
+        running.eventually(running.recordings)
         yield running
     finally:
         running.down()

@@ -10,21 +10,42 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import yaml
 
 from runtimes.process import proc
 
-START_S = 180.0
+WITHIN_S = 300.0
+"""For whatever a test waits for, unless it takes longer by its nature: only a test that fails
+waits that long."""
+
+POLL_S = 0.2
+"""Another process tells nothing, so it is asked again and again."""
+
+RECORDED = "stages are recorded"
+"""In the service's log, each time that Prefect answers it anew."""
+
+T = TypeVar("T")
+
+
+def eventually(
+    holds: Callable[[], T], *, shown: Callable[[], object], within_s: float = WITHIN_S
+) -> T:
+    """Ask until ``holds`` returns something true, and return it; else fail with ``shown``."""
+    deadline = time.monotonic() + within_s
+    while not (found := holds()):
+        assert time.monotonic() < deadline, shown()
+        time.sleep(POLL_S)
+    return found
 
 
 def laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes``, mapping by mapping."""
+    """Return ``base`` updated with ``changes``, nested mappings merged."""
     made = dict(base)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
@@ -42,7 +63,7 @@ class Service:
         settings: Mapping[str, Any],
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """``settings`` are laid over `base`, section by section; ``environ`` over our own."""
+        """``settings`` are merged into `base`, ``environ`` into this process's environment."""
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.config = folder / "modelium.yaml"
@@ -71,38 +92,38 @@ class Service:
 
     def start(self) -> None:
         log = (self.folder / "service.log").open("ab")
-        # As a shell starts what goes to the background: with SIGINT ignored.
+        # With SIGINT ignored, as a shell starts background processes.
         shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
         command = [sys.executable, "-m", "modelium", "up", "--config", str(self.config)]
         self.process = subprocess.Popen(
             [*shell, *command], stdout=log, stderr=log, env=self.environ, start_new_session=True
         )
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log()
-            if (self.state / "endpoints.json").exists():
-                status = httpx.get(f"{self.gateway}/api/v1/status", trust_env=False, timeout=20)
-                if all(r["healthy"] for r in status.json()["runtimes"]):
-                    return
-            time.sleep(0.5)
-        raise AssertionError(self.log())
+        self.eventually(self._answers)
+
+    def _answers(self) -> bool:
+        """Whether the gateway and all runtimes answer."""
+        assert self.process is not None and self.process.poll() is None, self.log()
+        if not (self.state / "endpoints.json").exists():
+            return False
+        status = httpx.get(f"{self.gateway}/api/v1/status", trust_env=False, timeout=60)
+        return all(runtime["healthy"] for runtime in status.json()["runtimes"])
 
     def stop(self) -> None:
-        """As Ctrl-C does: models live on."""
+        """Stop it as Ctrl-C does; its models keep running."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(120)
 
     def down(self) -> dict[str, Any]:
-        """End it and all that it started."""
-        told: dict[str, Any] = self.cli("down")
+        """Stop it and everything that it started; return what `modelium down` printed."""
+        ended: dict[str, Any] = self.cli("down")
         if self.process:
-            # At its exit Prefect may still try to hand over log lines, some times with pauses.
+            # At its exit Prefect may still try to hand over log lines, several times with pauses.
             self.process.wait(90)
-        return told
+        return ended
 
     def remains(self) -> list[str]:
-        """What should be gone once it is down: processes, endpoints, records, bookings of
+        """Return what should be gone after `down`: processes, addresses, records, bookings of
         device memory, shared memory."""
         word, token = str(self.folder), str(self.state / "ray" / "token")
         found = [
@@ -139,7 +160,7 @@ class Service:
         return self.endpoints["prefect_api"]
 
     def cli(self, *arguments: str, code: int = 0) -> Any:
-        """Run a command with --json and decode what it prints."""
+        """Run a command with ``--json`` and return what it prints."""
         command = [sys.executable, "-m", "modelium", *arguments, "--json"]
         done = subprocess.run(
             [*command, "--config", str(self.config)],
@@ -152,28 +173,49 @@ class Service:
         return json.loads(done.stdout)
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """What `modelium ls` shows, by model; asked directly, as a command takes seconds."""
-        answer = httpx.get(f"{self.gateway}/api/v1/models", trust_env=False, timeout=20)
+        """Return what `modelium ls` shows, by model; over HTTP, because a command takes seconds."""
+        answer = httpx.get(f"{self.gateway}/api/v1/models", trust_env=False, timeout=60)
         return {row["name"]: row for row in answer.json()}
 
     def row(self, model: str) -> dict[str, Any]:
         return self.rows().get(model, {})
 
-    def until(self, model: str, state: str, within_s: float = 120.0) -> dict[str, Any]:
-        deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline:
+    def until(self, model: str, state: str, within_s: float = WITHIN_S) -> dict[str, Any]:
+        """Wait until ``model`` is in ``state``, and return its row."""
+
+        def found() -> dict[str, Any] | None:
             row = self.row(model)
-            if row.get("state") == state:
-                return row
-            assert row.get("state") != "failed", (row, self.log())
-            time.sleep(0.2)
-        raise AssertionError((self.row(model), self.log()))
+            assert state == "failed" or row.get("state") != "failed", (row, self.log())
+            return row if row.get("state") == state else None
+
+        return (
+            eventually(found, shown=lambda: (self.row(model), self.log()), within_s=within_s) or {}
+        )
+
+    def eventually(self, holds: Callable[[], T], within_s: float = WITHIN_S) -> T:
+        """Wait as `eventually` does; the service's log is shown where it is in vain."""
+        return eventually(holds, shown=self.log, within_s=within_s)
+
+    def put_in(self, *models: str, write: Callable[[Path], object]) -> None:
+        """Drop ``models`` as careful users do: written beside the drop zone, renamed into it."""
+        for model in models:
+            write(self.folder / "aside" / model)
+        for model in models:
+            (self.folder / "aside" / model).rename(self.incoming / model)
+
+    def exposed(self) -> str:
+        """Return the metrics as Prometheus scrapes them."""
+        return httpx.get(self.endpoints["metrics"], trust_env=False, timeout=60).text
+
+    def recordings(self) -> int:
+        """Return how often the service has reached Prefect anew."""
+        return (self.folder / "service.log").read_text().count(RECORDED)
 
     def runs(self) -> list[dict[str, Any]]:
         answer = httpx.post(
             f"{self.prefect_api}/flow_runs/filter",
             json={"limit": 200},
             trust_env=False,
-            timeout=30,
+            timeout=60,
         )
         return list(answer.json())

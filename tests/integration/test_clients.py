@@ -83,7 +83,7 @@ def langchain_chat(service: Service) -> None:
     chat = ChatOpenAI(
         model="gemma",
         base_url=f"{service.gateway}/v1",
-        api_key="any",  # type: ignore[arg-type]
+        api_key="any",
         max_completion_tokens=8,
         timeout=LOAD_S,
     )
@@ -167,7 +167,7 @@ WRITE: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with three runtimes and a model on each, without Prefect."""
+    """A service with three runtimes and one model on each, without Prefect."""
     folder = tmp_path_factory.mktemp("clients")
     service = Service(
         folder,
@@ -181,8 +181,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     try:
         service.start()
         for model, write in WRITE.items():
-            write(folder / "aside" / model)
-            (folder / "aside" / model).rename(service.incoming / model)
+            service.put_in(model, write=write)
         for model in WRITE:
             service.until(model, "ready", LOAD_S)
         yield service
@@ -203,9 +202,8 @@ def test_a_client_is_answered_cold_and_warm(machine: Service, row: Row) -> None:
     assert machine.row(row.model)["since"] == loaded["since"]
 
 
-def test_tritons_client_is_answered_by_ray_serve_cold_and_warm(service: Service) -> None:
-    samples.tiny_onnx(service.folder / "aside" / "ray-v2")
-    (service.folder / "aside" / "ray-v2").rename(service.incoming / "ray-v2")
+def test_ray_serve_answers_tritons_client_cold_and_warm(service: Service) -> None:
+    service.put_in("ray-v2", write=samples.tiny_onnx)
     service.until("ray-v2", "ready")
     service.cli("unload", "ray-v2")
     given = tritonclient.http.InferInput("x", [1, 4], "FP32")

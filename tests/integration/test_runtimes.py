@@ -1,11 +1,13 @@
-"""Every runtime through the whole service: drop, answer, unload, die, restart, end."""
+"""Each runtime behind the whole service: drops, requests, unloads, crashes, restarts, the end.
+
+Each test brings its models up itself: they may run alone and in any order.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ LOAD_S = 400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model, and how to ask it."""
+    """A model, its runtime, and a request to it."""
 
     runtime: str
     write: Callable[[Path], object]
@@ -43,9 +45,9 @@ class Case:
             case {"usage": {"completion_tokens": 4}, "choices": [_]}:
                 return True
             case {"outputs": [{"shape": [1, 214], "data": scores}]}:
-                return abs(sum(scores) - 1) < 1e-3
+                return bool(abs(sum(scores) - 1) < 1e-3)
             case {"data": [{"embedding": vector}]}:
-                return len(vector) == 384 and abs(sum(x * x for x in vector) - 1) < 1e-3
+                return bool(len(vector) == 384 and abs(sum(x * x for x in vector) - 1) < 1e-3)
         return False
 
 
@@ -77,7 +79,7 @@ CASES = {
     ),
 }
 QUICK = [name for name in CASES if name != "tiny-llama"]
-"""Loaded again in seconds; vLLM's starts are few."""
+"""Load again in seconds; vLLM takes minutes."""
 
 
 def ask(service: Service, model: str) -> httpx.Response:
@@ -93,7 +95,7 @@ def answers(service: Service, model: str) -> None:
 
 
 def processes(service: Service, model: str) -> list[int]:
-    """What serves ``model``: its engine, Triton's server, its Ray replica."""
+    """Return the pids that serve ``model``: its engine, Triton's server or its Ray replica."""
     runtime = CASES[model].runtime
     if runtime == "ray_serve":
         token = str(service.state / "ray" / "token")
@@ -110,7 +112,7 @@ def processes(service: Service, model: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with all four runtimes. Only the first start has nothing to find."""
+    """A service with all four runtimes; the models are dropped together at its first start."""
     folder = tmp_path_factory.mktemp("machine")
     vllm = engines.vllm()
     vllm["default_settings"] |= {"max_model_len": 256, "max_num_seqs": 4}
@@ -126,35 +128,44 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     )
     try:
         service.start()
+        for model, case in CASES.items():
+            case.write(folder / "aside" / model)
+        for model in CASES:
+            os.rename(folder / "aside" / model, service.incoming / model)
+        for model in CASES:
+            service.until(model, "ready", LOAD_S)
         yield service
     finally:
         service.down()
     assert service.remains() == []
 
 
-def test_models_dropped_together_answer_each_on_its_runtime(machine: Service) -> None:
-    for model, case in CASES.items():
-        case.write(machine.folder / "aside" / model)
-    for model in CASES:
-        os.rename(machine.folder / "aside" / model, machine.incoming / model)
-    for model, case in CASES.items():
-        row = machine.until(model, "ready", LOAD_S)
-        assert row["runtime"] == case.runtime, row["reason"]
-        answers(machine, model)
+def serve(machine: Service, *models: str) -> None:
+    """Have ``models`` ready, whatever the test before left."""
+    for model in models:
+        if machine.row(model)["state"] == "unloaded":
+            machine.cli("load", model)
+        machine.until(model, "ready", LOAD_S)
 
 
-def test_memory_is_booked_and_seen_for_each(machine: Service) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        rows = machine.rows()
-        if all(row["resident_bytes"] for row in rows.values()):
-            break
-        time.sleep(0.5)
-    for model in CASES:
-        assert 10 * 2**20 < rows[model]["resident_bytes"] <= rows[model]["booked_bytes"], model
+@pytest.mark.parametrize("model", CASES)
+def test_a_dropped_model_answers_on_its_runtime(machine: Service, model: str) -> None:
+    serve(machine, model)
+    row = machine.row(model)
+    assert row["runtime"] == CASES[model].runtime, row["reason"]
+    answers(machine, model)
+
+
+@pytest.mark.parametrize("model", CASES)
+def test_memory_is_booked_and_measured(machine: Service, model: str) -> None:
+    serve(machine, model)
+    machine.eventually(lambda: machine.row(model)["resident_bytes"])
+    row = machine.row(model)
+    assert 10 * 2**20 < row["resident_bytes"] <= row["booked_bytes"]
 
 
 def test_a_restarted_service_finds_its_models_serving(machine: Service) -> None:
+    serve(machine, *CASES)
     before = {model: processes(machine, model) for model in CASES}
     machine.stop()
     machine.start()
@@ -166,6 +177,7 @@ def test_a_restarted_service_finds_its_models_serving(machine: Service) -> None:
 
 @pytest.mark.parametrize("model", [m for m in QUICK if m != "gemma"])
 def test_an_unloaded_model_is_loaded_by_a_request(machine: Service, model: str) -> None:
+    serve(machine, model)
     assert machine.cli("unload", model)["state"] == "done"
     assert machine.row(model)["state"] == "unloaded"
     answers(machine, model)
@@ -173,35 +185,37 @@ def test_an_unloaded_model_is_loaded_by_a_request(machine: Service, model: str) 
 
 
 @pytest.mark.parametrize("model", CASES)
-def test_a_model_whose_runtime_dies_is_noticed_and_loaded_again(
-    machine: Service, model: str
-) -> None:
-    machine.until(model, "ready", LOAD_S)
+def test_a_model_whose_runtime_dies_is_loaded_again(machine: Service, model: str) -> None:
+    serve(machine, model)
+    since = machine.row(model)["since"]
     killed = processes(machine, model)
     assert killed
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while machine.row(model)["state"] == "ready" and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert "loaded again" in machine.row(model)["reason"] or (
-        machine.row(model)["state"] == "loading"
-    ), (machine.row(model), machine.log())
-    machine.until(model, "ready", LOAD_S)
+
+    def returned() -> bool:
+        row = machine.row(model)
+        return bool(row["state"] == "ready" and row["since"] > since)
+
+    machine.eventually(returned, LOAD_S)
     answers(machine, model)
     assert not set(killed) & set(processes(machine, model))
+    url = f"{machine.gateway}/api/v1/models/{model}/explain"
+    events = httpx.get(url, timeout=60, trust_env=False).json()["events"]
+    assert any(e["kind"] == "model.lost" and e["at"] > since for e in events), events
 
 
-def test_what_is_always_loaded_cannot_be_unloaded(machine: Service) -> None:
-    machine.until("gemma", "ready")
+def test_a_model_that_is_always_loaded_cannot_be_unloaded(machine: Service) -> None:
+    serve(machine, "gemma")
     assert machine.cli("unload", "gemma", code=1)["state"] == "failed"
     assert machine.row("gemma")["state"] == "ready"
 
 
 def test_down_ends_all_and_the_next_start_loads_what_is_always_loaded(machine: Service) -> None:
-    told = machine.down()
-    assert told["stopped"] is True
-    assert set(told["ended"]) == set(CASES)
+    serve(machine, *CASES)
+    ended = machine.down()
+    assert ended["stopped"] is True
+    assert set(ended["ended"]) == set(CASES)
     assert machine.remains() == []
     machine.start()
     machine.until("gemma", "ready")

@@ -1,14 +1,12 @@
-"""The three flows that Modelium is for, on real engines and a driver that shows GPUs.
+"""The seed's three flows, on real engines and a fake driver that shows GPUs.
 
 The engines run on the CPU: what they would hold on a GPU is written into the fake driver's table
-by their process ids, so that attribution, eviction and the return of memory are the real ones.
+by process id, so that attribution, eviction and the release of memory are the real ones.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +42,7 @@ def driver(library: Path, tmp_path: Path) -> FakeNvml:
 
 @pytest.fixture
 def start(driver: FakeNvml, tmp_path: Path) -> Iterator[Start]:
-    """Starts a service that sees the driver's GPUs; it ends with the test, and nothing stays."""
+    """Start services that see the driver's GPUs; they end with the test and leave nothing behind."""
     begun: list[Service] = []
 
     def up(settings: dict[str, Any]) -> Service:
@@ -60,13 +58,6 @@ def start(driver: FakeNvml, tmp_path: Path) -> Iterator[Start]:
         assert service.remains() == []
 
 
-def drop(service: Service, *models: str, write: Callable[[Path], object]) -> None:
-    for model in models:
-        write(service.folder / "aside" / model)
-    for model in models:
-        os.rename(service.folder / "aside" / model, service.incoming / model)
-
-
 def pid_of(service: Service, runtime: str, model: str) -> int:
     return int(json.loads((service.state / runtime / f"{model}.json").read_text())["pid"])
 
@@ -78,15 +69,8 @@ def complete(service: Service, model: str) -> None:
     assert answer.status_code == 200, (answer.text, service.log())
 
 
-def until(service: Service, condition: Callable[[dict[str, str]], bool], within_s: float) -> None:
-    """Wait for a condition on the states of all models."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        states = {name: row["state"] for name, row in service.rows().items()}
-        if condition(states):
-            return
-        time.sleep(0.3)
-    raise AssertionError((states, service.log()))
+def states(service: Service) -> dict[str, str]:
+    return {name: row["state"] for name, row in service.rows().items()}
 
 
 def test_a_dropped_gpt2_is_loaded_by_vllm_on_the_gpu_with_room(
@@ -97,7 +81,7 @@ def test_a_dropped_gpt2_is_loaded_by_vllm_on_the_gpu_with_room(
     vllm = engines.vllm()
     vllm["default_settings"] = {"dtype": "bfloat16", "enforce_eager": True, "max_batch_size": 32}
     service = start({"vllm": vllm})
-    drop(service, "gpt2", write=tiny_llama.write_gpt2)
+    service.put_in("gpt2", write=tiny_llama.write_gpt2)
     row = service.until("gpt2", "ready", 400)
     assert row["runtime"] == "vllm"
     assert row["devices"] == ["1"]
@@ -107,22 +91,17 @@ def test_a_dropped_gpt2_is_loaded_by_vllm_on_the_gpu_with_room(
     driver.occupy("GPU-1", pid_of(service, "vllm", "gpt2"), row["booked_bytes"])
     complete(service, "gpt2")
     wanted = 'modelium_model_qps{gpu="1",model="gpt2",runtime="vllm"}'
-    deadline = time.monotonic() + 30
-    text = ""
-    while wanted not in text and time.monotonic() < deadline:
-        time.sleep(0.5)
-        text = httpx.get(service.endpoints["metrics"], trust_env=False, timeout=20).text
-    assert wanted in text
+    service.eventually(lambda: wanted in service.exposed())
     assert (service.folder / "repository" / "gpt2" / "config.json").exists()
 
 
-def test_under_memory_pressure_the_idle_model_goes_and_a_new_one_comes(
+def test_under_memory_pressure_the_idle_model_is_unloaded_and_a_new_one_loaded(
     driver: FakeNvml, start: Start
 ) -> None:
     driver.add(FakeGpu(uuid="GPU-0", total=40 * GIB))
     service = start({"llama_cpp": engines.llama_cpp()})
     trio = ("model-a", "model-b", "model-c")
-    drop(service, *trio, write=engines.gemma_gguf)
+    service.put_in(*trio, write=engines.gemma_gguf)
     for model in trio:
         service.until(model, "ready")
     for model in ("model-b", "model-c", "model-c"):
@@ -132,14 +111,14 @@ def test_under_memory_pressure_the_idle_model_goes_and_a_new_one_comes(
         driver.occupy("GPU-0", pid_of(service, "llama_cpp", model), bytes_)
     row = service.until("model-a", "unloaded")
     assert "over the 90% that models may take" in row["reason"]
-    drop(service, "model-d", write=engines.gemma_gguf)
+    service.put_in("model-d", write=engines.gemma_gguf)
     service.until("model-d", "ready")
     for model in ("model-b", "model-c", "model-d"):
         assert service.row(model)["state"] == "ready"
         complete(service, model)
 
 
-def test_of_five_models_the_two_best_are_loaded_and_the_others_queue_for_their_places(
+def test_of_five_models_the_two_best_are_loaded_and_the_others_are_queued(
     driver: FakeNvml, start: Start
 ) -> None:
     room = int(1.6 * GIB)  # for one model on each
@@ -158,9 +137,9 @@ def test_of_five_models_the_two_best_are_loaded_and_the_others_queue_for_their_p
     )
     production = {"production-1", "production-2"}
     five = {"experiment-1", "experiment-2", "new", *production}
-    drop(service, *sorted(five), write=engines.gemma_gguf)
-    until(service, lambda states: states == dict.fromkeys(five, "queued"), within_s=60)
-    for number in range(2):  # somebody else's job ends
+    service.put_in(*sorted(five), write=engines.gemma_gguf)
+    service.eventually(lambda: states(service) == dict.fromkeys(five, "queued"))
+    for number in range(2):  # another job ends
         driver.change(f"GPU-{number}", used=0)
     for model in sorted(production):
         service.until(model, "ready")

@@ -1,20 +1,26 @@
-"""The product's one job, on real parts: Prefect server, Ray Serve, gateway, CLI."""
+"""A dropped model is served, on real parts: Prefect server, Ray Serve, gateway, CLI."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.conftest import Service
+from tests.integration.service import Service
 from tests.samples import magika_onnx, tiny_onnx
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+
+
+def junk(folder: Path) -> None:
+    """What no runtime can serve."""
+    folder.mkdir(parents=True)
+    (folder / "readme.txt").write_text("hello")
 
 
 def infer(service: Service, model: str) -> httpx.Response:
@@ -23,11 +29,9 @@ def infer(service: Service, model: str) -> httpx.Response:
     return httpx.post(url, json=body, timeout=180, trust_env=False)
 
 
-def dropped(service: Service, model: str, *, weight: float = 1.0) -> None:
-    """Copied beside the drop zone and renamed into it, as careful users do."""
-    aside = service.folder / "aside" / model
-    tiny_onnx(aside, weight=weight)
-    os.rename(aside, service.incoming / model)
+def dropped(service: Service, model: str) -> None:
+    """Drop a model and wait until it serves."""
+    service.put_in(model, write=tiny_onnx)
     service.until(model, "ready")
 
 
@@ -50,10 +54,9 @@ def test_a_dropped_model_answers(service: Service) -> None:
 
 def test_every_stage_is_a_recorded_run(service: Service) -> None:
     dropped(service, "recorded")
-    deadline = time.monotonic() + 120
     # A stage never waits long for Prefect: on a busy machine the record comes after it.
-    while len(runs := recorded(service, "recorded")) < 4 and time.monotonic() < deadline:
-        time.sleep(0.5)
+    service.eventually(lambda: len(recorded(service, "recorded")) == 4)
+    runs = recorded(service, "recorded")
     assert sorted(runs) == ["analyze", "decide", "ingest", "load"], service.log()
     assert {"model:recorded", "runtime:ray_serve"} <= set(runs["load"]["tags"])
 
@@ -94,14 +97,9 @@ def test_keys_are_issued_listed_and_revoked_by_the_cli(service: Service) -> None
 
 
 def test_a_refused_drop_is_kept_with_its_reason(service: Service) -> None:
-    aside = service.folder / "aside" / "junk"
-    aside.mkdir(parents=True)
-    (aside / "readme.txt").write_text("hello")
-    os.rename(aside, service.incoming / "junk")
+    service.put_in("junk", write=junk)
     kept = service.folder / "rejected" / "junk"
-    deadline = time.monotonic() + 60
-    while not (kept / "reason.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    service.eventually((kept / "reason.json").exists)
     assert (kept / "junk" / "readme.txt").read_text() == "hello", service.log()
 
 
@@ -128,14 +126,7 @@ def test_metrics_have_the_seeds_names_and_labels(service: Service) -> None:
         'modelium_gpu_utilization{gpu="',
         'modelium_model_idle_seconds{model="measured"}',
     )
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        text = httpx.get(service.endpoints["metrics"], trust_env=False, timeout=20).text
-        if all(name in text for name in wanted):
-            break
-        time.sleep(0.5)
-    missing = [name for name in wanted if name not in text]
-    assert not missing, text[:4000]
+    service.eventually(lambda: all(name in service.exposed() for name in wanted))
     gateway = httpx.get(f"{service.gateway}/metrics", trust_env=False, timeout=20)
     assert "modelium_model_qps" in gateway.text
 
@@ -149,9 +140,12 @@ def test_the_gateway_serves_on_when_prefect_is_killed(service: Service) -> None:
     )
     pids = [int(pid) for pid in found.stdout.split() if int(pid) != os.getpid()]
     assert pids, "the embedded server is a process of its own"
+    recordings = service.recordings()
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert infer(service, "survivor").status_code == 200
     assert service.cli("unload", "survivor")["state"] == "done"
     assert service.cli("load", "survivor")["state"] == "done"
     assert infer(service, "survivor").status_code == 200
+    # Its server is started again, and other tests need it.
+    service.eventually(lambda: service.recordings() > recordings)

@@ -25,16 +25,18 @@ with service_lock.hold(pathlib.Path(sys.argv[1])):
 """
 
 
-def holder(state: Path, manner: str = "obeys") -> subprocess.Popen[str]:
-    """Another process that holds the lock of ``state``."""
+def holder(state: Path, on_sigterm: str = "obeys") -> subprocess.Popen[str]:
+    """Start another process that holds the lock of ``state``."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(state), manner], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(state), on_sigterm], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     return process
 
 
-def test_a_second_service_on_the_same_state_is_refused_and_told_whose_it_is(tmp_path: Path) -> None:
+def test_a_second_service_on_the_same_state_is_refused_with_the_pid_of_the_first(
+    tmp_path: Path,
+) -> None:
     with holder(tmp_path) as other:
         with (
             pytest.raises(
@@ -45,17 +47,17 @@ def test_a_second_service_on_the_same_state_is_refused_and_told_whose_it_is(tmp_
             raise AssertionError("never held twice")
         other.kill()
     with service_lock.hold(tmp_path):
-        """A killed holder's lock is free."""
+        pass  # the lock of a killed process is free
 
 
 def test_stop_ends_the_holder_and_waits_for_it(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         assert service_lock.stop(tmp_path) is True
-        assert other.wait(10) == 0
+        assert other.wait(60) == 0
     assert service_lock.stop(tmp_path) is False
 
 
-def test_a_stale_number_is_never_signalled(tmp_path: Path) -> None:
+def test_a_process_that_does_not_hold_the_lock_is_never_signalled(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as stranger:
         (tmp_path / service_lock.FILE).write_text(f"{stranger.pid}\n")
         assert service_lock.stop(tmp_path) is False
@@ -63,7 +65,7 @@ def test_a_stale_number_is_never_signalled(tmp_path: Path) -> None:
         stranger.send_signal(signal.SIGTERM)
 
 
-def test_a_service_that_does_not_stop_is_named(tmp_path: Path) -> None:
+def test_a_service_that_does_not_stop_is_reported_by_pid(tmp_path: Path) -> None:
     with holder(tmp_path, "ignores") as other:
         with pytest.raises(DeadlineExceeded, match=str(other.pid)):
             service_lock.stop(tmp_path, within_s=0.5)

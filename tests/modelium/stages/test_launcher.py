@@ -8,9 +8,10 @@ from typing import Any, cast
 import pytest
 
 from modelium.errors import InputError
-from modelium.models import Report
+from modelium.models import Report, Trigger
+from modelium.ports import Stage
 from modelium.stages.inline import InlineRunner
-from modelium.stages.launcher import StageLauncher
+from modelium.stages.launcher import StageLauncher, name_of
 from modelium.stages.services import Services
 
 
@@ -51,3 +52,47 @@ async def test_aclose_ends_what_was_started() -> None:
     await begun.wait()
     await launcher.aclose()
     assert ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("stage", "parameters", "name"),
+    [
+        ("load", {"model": "gpt2", "decision": None}, "load gpt2"),
+        ("ingest", {"path": "/incoming/gpt2/", "name": None}, "ingest gpt2"),
+        ("ingest", {"path": "/incoming/gpt2", "name": "mine"}, "ingest mine"),
+        ("evict", {"models": ["a", "b"]}, "evict a, b"),
+        ("decide", {"model": None, "trigger": "sweep"}, "decide sweep"),
+    ],
+)
+def test_a_run_is_named_after_its_subject(
+    stage: Stage, parameters: dict[str, Any], name: str
+) -> None:
+    assert name_of(stage, parameters) == name
+
+
+async def test_each_method_runs_its_stage_with_what_it_was_given() -> None:
+    ran: list[tuple[Stage, dict[str, Any]]] = []
+
+    class Recording:
+        """Runs nothing."""
+
+        async def run(self, stage: Stage, **parameters: Any) -> Report:
+            ran.append((stage, parameters))
+            return Report(stage=stage, outcome="nothing")
+
+    launcher = StageLauncher(runner=Recording())
+    await launcher.ingest(path="/a", name="a", team="t", priority_ceiling="low", intent="i")
+    await launcher.analyze(model="a")
+    await launcher.decide(model="a", trigger=Trigger.DEMAND)
+    await launcher.load(model="a", decision="d")
+    await launcher.monitor()
+    await launcher.evict(models=("a",), reason="asked")
+    given = {"path": "/a", "name": "a", "team": "t", "priority_ceiling": "low", "intent": "i"}
+    assert ran == [
+        ("ingest", given),
+        ("analyze", {"model": "a"}),
+        ("decide", {"model": "a", "trigger": "demand", "carry_out": True}),
+        ("load", {"model": "a", "decision": "d"}),
+        ("monitor", {}),
+        ("evict", {"models": ["a"], "decision": None, "reason": "asked"}),
+    ]

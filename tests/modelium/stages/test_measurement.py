@@ -54,7 +54,11 @@ def fleet(device: Device = GPU, *, resident: int = 0, age_s: float = 0.0, **give
         started_at=0.0,
         load_s=3.0,
     )
-    fields = {"state": ModelState.READY, "state_since": AT - age_s, "deployment": deployment}
+    fields: dict[str, Any] = {
+        "state": ModelState.READY,
+        "state_since": AT - age_s,
+        "deployment": deployment,
+    }
     return Fleet(
         at=AT,
         revision=1,

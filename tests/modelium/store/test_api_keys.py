@@ -1,4 +1,4 @@
-"""API keys at rest."""
+"""API keys as the store has them: hashes, never secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def test_the_secret_is_in_the_answer_and_its_hash_in_the_store(
+def test_the_secret_is_returned_once_and_only_its_hash_is_stored(
     store: Store, tmp_path: Path
 ) -> None:
     issued = store.keys.issue(TERMS, id="k1")
@@ -45,7 +45,7 @@ def test_two_keys_differ(store: Store) -> None:
     assert store.keys.issue(TERMS, id="k1").secret != store.keys.issue(TERMS, id="k2").secret
 
 
-def test_a_revoked_key_is_kept_as_such(store: Store) -> None:
+def test_a_revoked_key_stays_listed_as_revoked(store: Store) -> None:
     store.keys.issue(TERMS, id="k1")
     assert store.keys.revoke("k1").revoked_at == 5.0
     assert store.keys.revoke("k1").revoked_at == 5.0

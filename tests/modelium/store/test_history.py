@@ -83,7 +83,7 @@ def test_traffic_that_only_decayed_is_not_written(store: Store, now: Now) -> Non
     assert store.history.traffic()["m"].qps == 0.5
 
 
-def test_the_last_hours_are_told_with_the_present_one_last(store: Store, now: Now) -> None:
+def test_the_last_hours_end_with_the_present_one(store: Store, now: Now) -> None:
     for completed, later_s in ((4, 2 * HOUR_S), (5, HOUR_S), (5, HOUR_S), (12, 0)):
         seen = Traffic(completed=completed, last_request_at=now.at)
         store.history.record_traffic({"m": seen, "never": Traffic()})
@@ -92,10 +92,10 @@ def test_the_last_hours_are_told_with_the_present_one_last(store: Store, now: No
     assert store.history.by_hour(2) == {"m": (0, 7)}
 
 
-def test_keeping_one_look_from_many_threads_counts_it_once(store: Store) -> None:
-    look = {"m": Traffic(completed=10, last_request_at=1.0)}
+def test_one_snapshot_recorded_by_many_threads_is_counted_once(store: Store) -> None:
+    seen = {"m": Traffic(completed=10, last_request_at=1.0)}
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(store.history.record_traffic, [look] * 8))
+        list(threads.map(store.history.record_traffic, [seen] * 8))
     assert [r.requests for r in store.history.rollups()] == [10]
 
 
@@ -129,7 +129,7 @@ def test_the_request_log_is_bounded(
     assert [x.at - now.at for x in store.history.requests()] == [7, 8, 9]
 
 
-def test_what_was_measured_shows_in_views_of_all_processes_and_stales_no_plan(
+def test_measurements_show_in_views_of_all_processes_and_make_no_plan_stale(
     url: str, store: Store
 ) -> None:
     register(store, "m")
@@ -166,7 +166,7 @@ def test_a_change_by_another_process_shows_at_once(url: str, store: Store) -> No
     other.close()
 
 
-def test_lines_that_nobody_takes_are_dropped_and_counted() -> None:
+def test_lines_beyond_the_bound_are_dropped_and_counted() -> None:
     log = RequestLog()
     for _ in range(MOST_HELD + 5):
         log.add(line(1.0))

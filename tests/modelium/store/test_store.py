@@ -102,7 +102,7 @@ def unload(store: Store, name: str) -> Plan:
     return Plan(author="rules", trigger=Trigger.SWEEP, actions=(action,), revision=store.revision())
 
 
-def test_an_accepted_plan_books_and_marks(url: str) -> None:
+def test_an_accepted_plan_books_memory_and_moves_its_model(url: str) -> None:
     store = opened(url)
     register(store, "a")
     decision = store.accept(plan(store, "a"), snapshot_digest="d", trace={})
@@ -126,7 +126,7 @@ def test_a_plan_on_an_old_snapshot_changes_nothing(url: str) -> None:
 
 
 def book(url: str, name: str, barrier: object) -> None:
-    """In a process of its own: snapshot, meet the other, then try to book."""
+    """Run in another process: wait for its rival, then take a snapshot and try to book."""
     store = opened(url)
     barrier.wait()  # type: ignore[attr-defined]
     for _ in range(50):
@@ -166,7 +166,7 @@ def test_two_processes_cannot_both_book_the_last_gib(url: str) -> None:
     assert len(bookings) == 1, "exactly one of them got the memory"
 
 
-def test_states_move_along_the_table_alone(url: str) -> None:
+def test_a_state_changes_along_the_lifecycle_table_alone(url: str) -> None:
     store = opened(url)
     register(store, "a")
     with pytest.raises(IllegalTransition, match="analyzed → ready"):
@@ -175,7 +175,7 @@ def test_states_move_along_the_table_alone(url: str) -> None:
         store.cancel_eviction("nobody", reason="")
 
 
-def test_release_gives_bookings_back_in_the_same_step(url: str) -> None:
+def test_a_failed_load_gives_its_bookings_back_in_the_same_transaction(url: str) -> None:
     store = opened(url)
     register(store, "a")
     store.accept(plan(store, "a"), snapshot_digest="d", trace={})
@@ -304,7 +304,7 @@ def test_analysis_leaves_a_loaded_model_as_it_is(url: str) -> None:
     assert store.mark_analyzed("a").state is ModelState.READY
 
 
-def test_pins_are_kept_for_models_that_exist(url: str) -> None:
+def test_only_a_model_that_exists_can_be_pinned(url: str) -> None:
     store = opened(url)
     register(store, "a")
     assert store.set_pinned("a", True).pinned

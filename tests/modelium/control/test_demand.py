@@ -1,4 +1,4 @@
-"""Waiting requests become decisions, and are told what to expect."""
+"""Waiting requests cause decisions, and get an estimate or a refusal."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_a_decision_that_breaks_refuses_the_requests_that_wait(world: Worl
     assert refused.value.retry_after_s == RETRY_S
 
 
-async def test_a_request_for_a_queued_model_is_told_how_long_it_may_wait(world: World) -> None:
+async def test_a_queued_model_is_decided_on_again_after_a_pause(world: World) -> None:
     await unloaded(world)
     world.clock.hurried = False
     world.runtime.healthy = False

@@ -1,4 +1,4 @@
-"""The control loop looks, plans once, hands its plan on, and outlives failures."""
+"""The control loop reconciles, plans once, hands its plan on, and survives failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priorit
 
 
 class CountingBrain:
-    """The rules, and what they were asked for."""
+    """Decides by the rules and records each trigger."""
 
     def __init__(self) -> None:
         self.rules = RulePlanner()
@@ -61,7 +61,7 @@ def loop_of(world: World) -> Loop:
 
 @asynccontextmanager
 async def running(world: World) -> AsyncIterator[None]:
-    """The loop, which has looked once; the next look is due when the clock is advanced."""
+    """Run the loop for one tick; the next is due when the clock is advanced."""
     world.clock.hurried = False
     task = asyncio.create_task(loop_of(world).run())
     await world.clock.asleep()
@@ -86,7 +86,7 @@ async def test_a_sweep_is_planned_once(world: World, brain: CountingBrain) -> No
     assert made.outcome == "done"
 
 
-async def test_a_plan_that_others_overtook_is_made_anew(world: World, brain: CountingBrain) -> None:
+async def test_a_stale_plan_is_made_again(world: World, brain: CountingBrain) -> None:
     plan = Plan(author="rules", trigger=Trigger.SWEEP, revision=world.store.revision() - 1)
     await world.services.launcher.decide(trigger=Trigger.SWEEP, plan=plan)
     assert await world.settled("tiny", "unloaded") == "unloaded"
@@ -129,7 +129,7 @@ async def test_a_disabled_orchestration_plans_nothing(world: World, brain: Count
     assert world.store.model("tiny").state == "ready"
 
 
-async def test_the_loop_looks_again_after_each_interval(world: World, brain: CountingBrain) -> None:
+async def test_the_loop_ticks_again_after_each_interval(world: World, brain: CountingBrain) -> None:
     async with running(world):
         assert brain.asked == [Trigger.SWEEP]
         world.clock.advance(MIN_PAUSE_S)
@@ -139,7 +139,7 @@ async def test_the_loop_looks_again_after_each_interval(world: World, brain: Cou
         assert brain.asked == [Trigger.SWEEP, Trigger.SWEEP]
 
 
-async def test_a_failed_look_does_not_end_the_loop(
+async def test_a_failed_tick_does_not_end_the_loop(
     world: World, brain: CountingBrain, caplog: pytest.LogCaptureFixture
 ) -> None:
     brain.failure = ValueError("a bug")
@@ -157,7 +157,7 @@ async def test_a_failed_look_does_not_end_the_loop(
         await world.settled("tiny", "unloaded")
 
 
-async def test_a_dead_engine_is_missed_as_soon_as_a_request_fails(world: World) -> None:
+async def test_a_dead_engine_is_noticed_as_soon_as_a_request_fails(world: World) -> None:
     """Right after it became ready a runtime's list is not believed, unless nothing answers."""
     await world.load()
     world.runtime.held.clear()

@@ -1,4 +1,4 @@
-"""Signals remember demand and the wish for a look until somebody takes them."""
+"""Signals keep demand and wanted ticks until the control loop takes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only engines that the configuration enables are looked into."""
+"""Only engines that the configuration enables are inspected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_command_that_does_not_exist_is_no_engine() -> None:
     )
 
 
-def test_the_replicas_interpreter_is_looked_into() -> None:
+def test_the_interpreter_of_the_replicas_is_inspected() -> None:
     given = {"enabled": True, "python": sys.executable}
     found = engines(Config.model_validate({"ray_serve": given}))
     assert found == read_catalog(vllm=None, ray_python=Path(sys.executable))

@@ -123,7 +123,7 @@ async def test_a_model_that_the_store_does_not_know_is_left_alone(world: World) 
     assert "stranger" in world.runtime.held
 
 
-async def test_a_model_that_is_placed_during_the_look_is_not_unloaded(world: World) -> None:
+async def test_a_model_that_is_placed_meanwhile_is_not_unloaded(world: World) -> None:
     await world.load()
     await evict(world.services, models=["tiny"])
     world.runtime.held["tiny"] = upstream("tiny")
@@ -132,7 +132,7 @@ async def test_a_model_that_is_placed_during_the_look_is_not_unloaded(world: Wor
     services = world.services
 
     class PlacesMeanwhile(type(services.runtime_monitor)):  # type: ignore[misc]
-        """Looks, while another run has the model placed."""
+        """Observes the runtimes while another run has the model placed."""
 
         async def observe(self, handles: object) -> object:
             found = await services.runtime_monitor.observe(handles)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ async def overtaken(world: World, times: int) -> OvertakenBrain:
     return brain
 
 
-async def test_a_stale_plan_is_made_again_on_the_fleet_of_then(world: World) -> None:
+async def test_a_stale_plan_is_made_again_on_the_current_fleet(world: World) -> None:
     brain = await overtaken(world, 3)
     question = Question(trigger=Trigger.OPERATOR, model="tiny")
     decision = await place(world.services, question)

@@ -24,36 +24,36 @@ def observer(runtime: MemoryRuntime, *, enabled: bool = True) -> RuntimeMonitor:
     return RuntimeMonitor(runtimes={NAME: runtime}, policy=policy)
 
 
-async def test_nothing_is_known_before_the_first_look() -> None:
+async def test_nothing_is_known_before_the_first_observation() -> None:
     assert observer(MemoryRuntime()).statuses() == ()
 
 
 async def test_a_healthy_runtime_is_seen_with_what_it_runs() -> None:
     runtime = MemoryRuntime()
     runtime.held["m"] = upstream("m")
-    looking = observer(runtime)
-    sights = await looking.observe({NAME: {"m": {"name": "m"}}})
-    running = sights[NAME].running
+    monitor = observer(runtime)
+    observed = await monitor.observe({NAME: {"m": {"name": "m"}}})
+    running = observed[NAME].running
     assert running is not None and [r.model for r in running] == ["m"]
-    assert sights[NAME].stats["m"].resident_bytes == 50_000_000
+    assert observed[NAME].stats["m"].resident_bytes == 50_000_000
     assert runtime.handles == {"m": {"name": "m"}}
-    assert [s.healthy for s in looking.statuses()] == [True]
+    assert [s.healthy for s in monitor.statuses()] == [True]
 
 
 async def test_what_an_unhealthy_runtime_runs_is_unknown() -> None:
     runtime = MemoryRuntime()
     runtime.healthy = False
-    sights = await observer(runtime).observe({})
-    assert sights[NAME].running is None
-    assert not sights[NAME].status.healthy
+    observed = await observer(runtime).observe({})
+    assert observed[NAME].running is None
+    assert not observed[NAME].status.healthy
 
 
 async def test_a_runtime_that_fails_while_it_is_asked_counts_as_down() -> None:
     runtime = MemoryRuntime()
     runtime.discover_failure = Unavailable("connection refused")
-    sights = await observer(runtime).observe({})
-    assert sights[NAME].running is None
-    assert (sights[NAME].status.healthy, sights[NAME].status.detail) == (
+    observed = await observer(runtime).observe({})
+    assert observed[NAME].running is None
+    assert (observed[NAME].status.healthy, observed[NAME].status.detail) == (
         False,
         "connection refused",
     )
@@ -69,11 +69,11 @@ class Hanging(MemoryRuntime):
 
 async def test_a_runtime_that_hangs_counts_as_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_monitor, "DEADLINE_S", 0.01)
-    sights = await observer(Hanging()).observe({})
-    assert sights[NAME].running is None
-    assert not sights[NAME].status.healthy and "within" in sights[NAME].status.detail
+    observed = await observer(Hanging()).observe({})
+    assert observed[NAME].running is None
+    assert not observed[NAME].status.healthy and "within" in observed[NAME].status.detail
 
 
 async def test_a_disabled_runtime_is_shown_as_such() -> None:
-    sights = await observer(MemoryRuntime(), enabled=False).observe({})
-    assert not sights[NAME].status.enabled
+    observed = await observer(MemoryRuntime(), enabled=False).observe({})
+    assert not observed[NAME].status.enabled

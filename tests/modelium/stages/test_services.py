@@ -10,7 +10,7 @@ from modelium.stages.services import current, provide
 from tests.modelium.conftest import World
 
 
-def test_a_flow_outside_the_service_is_told_how_to_run() -> None:
+def test_a_flow_outside_the_service_fails_with_the_command_to_use() -> None:
     with pytest.raises(RuntimeError, match="modelium up"):
         contextvars.Context().run(current)
 

@@ -1,4 +1,4 @@
-"""Insert or update by primary key, on SQLite, and as PostgreSQL is told to."""
+"""Insert or update by primary key: run on SQLite, compiled for PostgreSQL."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def test_put_leaves_columns_that_are_not_given(tx: Connection) -> None:
 
 
 class PostgresStatements:
-    """A connection to PostgreSQL that shows what it is told instead of doing it."""
+    """A connection that compiles statements for PostgreSQL and runs none."""
 
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.compiled: list[str] = []
 
     def execute(self, statement: Any, rows: Rows) -> None:
-        self.told.append(" ".join(str(statement.compile(dialect=self.dialect)).split()))
+        self.compiled.append(" ".join(str(statement.compile(dialect=self.dialect)).split()))
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ class PostgresStatements:
         ),
     ],
 )
-def test_postgresql_is_told_the_same(upsert: Upsert, ending: str) -> None:
+def test_postgresql_gets_the_same_statement(upsert: Upsert, ending: str) -> None:
     statements = PostgresStatements()
     upsert(cast(Connection, statements), TABLE, [SAME_KEY])
-    (told,) = statements.told
-    assert told.startswith("INSERT INTO counts (model, hour, requests, failed) VALUES ")
-    assert told.endswith(ending)
+    (statement,) = statements.compiled
+    assert statement.startswith("INSERT INTO counts (model, hour, requests, failed) VALUES ")
+    assert statement.endswith(ending)

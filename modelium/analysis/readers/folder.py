@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,11 @@ T = TypeVar("T")
 MAX_FILES = 20_000
 """Far above any published model (a few hundred); stops folders made to exhaust the analyzer."""
 MAX_DEPTH = 12
+CACHED_ITEMS = 200_000
+"""Parsed tensors and index entries that a `Folder` caches: about 50 MB. Many files of a hostile
+drop may each hold a header of the largest size."""
+UNSIZED_ITEMS = 10_000
+"""What a parsed file without a length counts as."""
 MAX_JSON_BYTES = 8 * 1024**2
 """Configuration files are kilobytes; tokenizers are never parsed."""
 MAX_JSON_VALUES = 2_000_000
@@ -157,6 +162,7 @@ class Folder:
             ) from exc
         self.files = tuple(sorted(found, key=lambda f: f.name))
         self._parsed: dict[tuple[str, Callable[[Path, str], Any]], Any] = {}
+        self._parsed_items = 0
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -183,14 +189,20 @@ class Folder:
         return json_file(self.path(name), shown(name), limit=limit)
 
     def parse(self, name: str, read: Callable[[Path, str], T]) -> T:
-        """Return ``read(path, name for messages)`` of a listed file; parsed once per folder.
+        """Return ``read(path, name for messages)`` of a listed file.
 
-        A refusal is not kept: the next call reads the file again.
+        Results are cached up to `CACHED_ITEMS`; beyond that, and after a refusal, the next call
+        reads the file again.
         """
         key = (name, read)
-        if key not in self._parsed:
-            self._parsed[key] = read(self.path(name), shown(name))
-        return cast("T", self._parsed[key])
+        if key in self._parsed:
+            return cast("T", self._parsed[key])
+        parsed = read(self.path(name), shown(name))
+        items = len(parsed) if isinstance(parsed, Sized) else UNSIZED_ITEMS
+        if self._parsed_items + items <= CACHED_ITEMS:
+            self._parsed_items += items
+            self._parsed[key] = parsed
+        return parsed
 
 
 def _read(path: Path, what: str, *, limit: int) -> bytes:

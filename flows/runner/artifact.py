@@ -1,4 +1,4 @@
-"""What a stage reports, as the Markdown of its run's artifact (no I/O here)."""
+"""The report of a stage as Markdown, for the artifact of its run (no I/O here)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from modelium.models import Report
 
-NOTHING_TO_SHOW: tuple[object, ...] = (None, "", [], {}, ())
+EMPTY: tuple[object, ...] = (None, "", [], {}, ())
 
 
 def artifact_of(report: Report) -> tuple[str, str]:
-    """Key and markdown. The key is one per stage and model, so that its versions are a history.
+    """Return key and Markdown. There is one key per stage and model; its versions are the history.
 
-    Lists of documents, such as a decision's actions and candidates, become tables of their own.
+    Lists of documents, such as a decision's actions and candidates, become separate tables.
     """
     key = re.sub(r"[^a-z0-9]+", "-", f"{report.stage}-{report.model or 'fleet'}".lower())
     rows = {
@@ -25,7 +25,7 @@ def artifact_of(report: Report) -> tuple[str, str]:
         "decision": report.decision,
         **report.details,
     }
-    shown = {name: value for name, value in rows.items() if value not in NOTHING_TO_SHOW}
+    shown = {name: value for name, value in rows.items() if value not in EMPTY}
     tables = {name: value for name, value in shown.items() if _is_table(value)}
     lines = [f"# {_plain(report.stage)}: {_plain(report.outcome)}", "", _plain(report.reason), ""]
     lines += _table(("", ""), [(name, v) for name, v in shown.items() if name not in tables])
@@ -41,9 +41,9 @@ def _is_table(value: Any) -> bool:
 
 
 def _columns(documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that say something in at least one document, in the order of their coming."""
+    """Return the keys with a value in at least one document, in order of appearance."""
     keys = dict.fromkeys(key for document in documents for key in document)
-    return [k for k in keys if any(d.get(k) not in NOTHING_TO_SHOW for d in documents)]
+    return [k for k in keys if any(d.get(k) not in EMPTY for d in documents)]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
@@ -55,11 +55,11 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[st
 
 
 def _text(value: Any) -> str:
-    if value in NOTHING_TO_SHOW:
+    if value in EMPTY:
         return ""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _plain(text: str) -> str:
-    """``text`` without markup: reasons may quote files of strangers."""
+    """Escape Markdown: reasons may quote untrusted files."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~-])", r"\\\1", " ".join(text.split()))

@@ -9,11 +9,11 @@ from prefect.events import emit_event
 from modelium.models import Event
 
 PREFIX = "modelium."
-"""Before the store's own kinds: ``modelium.model.ready``, ``modelium.plan.refused`` …"""
+"""Prefix of the store's event kinds: ``modelium.model.ready``, ``modelium.plan.refused`` …"""
 
 
 def emit(event: Event, *, node: str) -> None:
-    """Hand ``event`` to Prefect's sender, which has a thread of its own; returns at once."""
+    """Queue ``event`` for Prefect's sender thread; returns at once."""
     subject = f"{PREFIX}model.{event.model}" if event.model else f"{PREFIX}node.{node}"
     emit_event(
         event=f"{PREFIX}{event.kind}",
@@ -31,5 +31,5 @@ def emit(event: Event, *, node: str) -> None:
 
 
 def _is_label(value: object) -> bool:
-    """Whether automations may match on it: a short word, not a sentence."""
+    """Whether automations can match on it: a short word, not a sentence."""
     return isinstance(value, str) and len(value) <= 64

@@ -1,8 +1,7 @@
-"""Executes flow runs in this process, and knows them by id.
+"""Executes flow runs in this process, and finds them by id.
 
-It lives on two event loops: callers are on the service's; everything of Prefect is on the loop
-of a thread of its own, because Prefect's engine replaces the SIGTERM handler of a main thread
-and blocks its loop here and there.
+It uses two event loops: callers are on the service's; Prefect is on the loop of another thread,
+because its engine replaces the SIGTERM handler of a main thread and sometimes blocks its loop.
 """
 
 from __future__ import annotations
@@ -24,33 +23,33 @@ from prefect.flow_engine import run_flow_async
 from prefect.states import Pending
 from pydantic_core import to_jsonable_python
 
+from flows.runner.api_slots import ApiSlot, ApiSlots, current_slot
 from flows.runner.recording import state_of, tags_of
 from flows.runner.stage_call import StageCall, current
-from flows.runner.turns import Turn, Turns, turn
 from modelium.ports import Clock, Stage
 from modelium.stages.inline import direct
 from modelium.stages.launcher import name_of
 
 logger = logging.getLogger(__name__)
 
-TURNS = 3
-"""Runs that talk to the server at once, at their begin and end; while their stages run they do
-not count. With more, the writers of SQLite starve each other for minutes."""
+SLOTS = 3
+"""Runs that talk to the server at once, when they begin and end; while their stages run they do
+not count. With more, SQLite's writers block each other for minutes."""
 
 QUEUE = 200
-"""Runs that may wait for a turn. A stage beyond them leaves no record."""
+"""Runs that may wait for a slot. Further stages are not recorded."""
 
-DOUBT_S = 10.0
-"""After Prefect kept a stage waiting: how long the next ones begin before their runs do."""
+SLOW_S = 10.0
+"""After Prefect delayed a stage: how long further stages begin before their runs do."""
 
 
 class Executor:
-    """Flow runs of this process. `submit` and `doubt` belong to the service's loop."""
+    """Flow runs of this process. `submit` and `mark_slow` belong to the service's loop."""
 
     def __init__(self, *, flows: Mapping[Stage, Flow[..., Any]], owner: str, clock: Clock) -> None:
-        """``owner`` names this process, as `flows.runner.registration.Owner.of_this_process` does."""
+        """``owner``: this process as a `flows.runner.registration.Owner`, as text."""
         self.active: dict[UUID, StageCall] = {}
-        """The runs that are being executed now. Written on Prefect's loop alone."""
+        """Runs in execution. Written only on Prefect's loop."""
         self._flows = flows
         self._owner = owner
         self._clock = clock
@@ -58,9 +57,9 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self._session: _Session | None = None
-        self._turns = Turns(TURNS)
+        self._slots = ApiSlots(SLOTS)
         self._waiting = 0
-        self._doubted_until = float("-inf")
+        self._slow_until = float("-inf")
 
     # --- the service's side ---------------------------------------------------------------
 
@@ -70,12 +69,12 @@ class Executor:
         return self._session is not None
 
     @property
-    def prompt(self) -> bool:
-        """Whether a stage that waits for its run to begin would not wait long."""
-        return self.connected and self._clock.monotonic() >= self._doubted_until
+    def responsive(self) -> bool:
+        """Whether a stage should wait for its run to begin."""
+        return self.connected and self._clock.monotonic() >= self._slow_until
 
     def submit(self, call: StageCall) -> bool:
-        """Create a flow run for ``call`` and execute it; False where Prefect is not there."""
+        """Create a flow run for ``call`` and execute it; False where Prefect is down."""
         with self._lock:
             session = self._session
             if session is None or self._waiting >= QUEUE:
@@ -86,8 +85,8 @@ class Executor:
             )
         return True
 
-    def tell(self, what: Callable[[], None]) -> bool:
-        """Call ``what`` on Prefect's loop, from any thread; False where Prefect is not there."""
+    def call_soon(self, what: Callable[[], None]) -> bool:
+        """Call ``what`` on Prefect's loop, from any thread; False where Prefect is down."""
         with self._lock:
             session = self._session
             if session is None or not self.connected:
@@ -95,11 +94,13 @@ class Executor:
             session.context.copy().run(session.loop.call_soon_threadsafe, what)
         return True
 
-    def doubt(self) -> None:
-        """Prefect kept somebody waiting: for a while, record stages without waiting for it."""
-        if self.prompt:
-            logger.warning("Prefect is slow: stages do not wait for it for %.0f s", DOUBT_S)
-        self._doubted_until = self._clock.monotonic() + DOUBT_S
+    def mark_slow(self) -> None:
+        """Prefect delayed a stage: for `SLOW_S`, record stages without waiting for it."""
+        if self.responsive:
+            logger.warning(
+                "Prefect is slow: for %.0f s, stages do not wait for their runs to begin", SLOW_S
+            )
+        self._slow_until = self._clock.monotonic() + SLOW_S
 
     # --- Prefect's side -------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class Executor:
     async def session(
         self, client: PrefectClient, deployments: Mapping[Stage, UUID]
     ) -> AsyncIterator[None]:
-        """While inside, stages are recorded through ``client``. Called on Prefect's loop."""
+        """Record stages through ``client`` while inside. Called on Prefect's loop."""
         with self._lock:
             self._session = _Session(client, deployments)
         try:
@@ -118,17 +119,17 @@ class Executor:
 
     def spawn(self, client: PrefectClient, run: FlowRun, call: StageCall) -> asyncio.Task[None]:
         """Execute ``run``, which this process has claimed, in the background."""
-        return self._spawn(self._in_turn(client, run, call))
+        return self._spawn(self._in_slot(client, run, call))
 
     def cancel(self, run_id: UUID) -> bool:
-        """Cancel an active run as its operator asked; False where it is not ours."""
+        """Cancel an active run for its operator; False where this process does not execute it."""
         call = self.active.get(run_id)
         if call:
             call.cancel("cancelled in Prefect")
         return call is not None
 
-    async def settle(self, client: PrefectClient) -> None:
-        """Give runs whose end Prefect missed the state that their stage ended in."""
+    async def record_ends(self, client: PrefectClient) -> None:
+        """Set the final state of runs whose end did not reach Prefect."""
         for run_id, call in list(self._unrecorded.items()):
             if call.outcome.done():
                 try:
@@ -139,7 +140,7 @@ class Executor:
 
     @property
     def held(self) -> set[UUID]:
-        """Runs that are not lost although Prefect may think so: active, or yet to be settled."""
+        """Runs that this process still holds: active, or with an end that is not recorded yet."""
         return {*self.active, *self._unrecorded}
 
     async def drain(self, *, reason: str, timeout_s: float) -> None:
@@ -159,7 +160,7 @@ class Executor:
         try:
             async with AsyncExitStack() as stack:
                 try:
-                    own = await stack.enter_async_context(Turn(self._turns))
+                    own = await stack.enter_async_context(ApiSlot(self._slots))
                 finally:
                     with self._lock:
                         self._waiting -= 1
@@ -167,56 +168,58 @@ class Executor:
                     session.deployments[call.stage],
                     name=name_of(call.stage, call.parameters),
                     parameters=to_jsonable_python(call.parameters, fallback=str),
-                    # Pending, not Scheduled: no worker may pick it up.
+                    # Pending, not Scheduled, so that no worker claims it.
                     state=Pending(),
                     tags=sorted(tags_of(call.parameters)),
                 )
                 await self._execute(session.client, run, call, own)
         except Exception as exc:
-            logger.warning("stage %s leaves no record: %s", call.stage, exc)
+            logger.warning("stage %s is not recorded: %s", call.stage, exc)
             call.begin(direct)
 
-    async def _in_turn(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
-        async with Turn(self._turns) as own:
+    async def _in_slot(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
+        async with ApiSlot(self._slots) as own:
             await self._execute(client, run, call, own)
 
     async def _execute(
-        self, client: PrefectClient, run: FlowRun, call: StageCall, own: Turn
+        self, client: PrefectClient, run: FlowRun, call: StageCall, own: ApiSlot
     ) -> None:
         self.active[run.id] = call
         current.set(call)
-        turn.set(own)
+        current_slot.set(own)
         claim = asyncio.create_task(self._claim(client, run, call))
         try:
             state = await run_flow_async(
                 self._flows[call.stage],
-                # Without its deployment the engine does not block this loop on an observer of
-                # suspensions, which waits for ever while the server is away. It reads the run
-                # anew before the flow's body, so that nothing is lost by it.
+                # Without a deployment the engine does not start an observer of suspensions, which
+                # blocks this loop while the server is down. The engine reads the run again before
+                # the flow's body, so nothing is lost.
                 flow_run=run.model_copy(update={"deployment_id": None}),
                 parameters=call.parameters,
                 return_type="state",
             )
             if state is not None and state.is_cancelling():
-                self._refused(run, call)
+                self._cancelled_early(run, call)
             elif not call.begun:
                 why = state.message if state is not None else ""
                 call.cancel(f"its flow run ended before it could start: {why}")
         except Abort:
             if await self._is_cancelled(client, run):
-                self._refused(run, call)
+                self._cancelled_early(run, call)
             else:
                 call.begin(direct)
         except Exception as exc:
-            logger.warning("Prefect lost run %s of stage %s: %s", run.id, call.stage, exc)
+            logger.warning(
+                "run %s of stage %s can no longer be recorded: %s", run.id, call.stage, exc
+            )
             self._unrecorded[run.id] = call
             call.begin(direct)
         finally:
             del self.active[run.id]
             await asyncio.gather(claim, return_exceptions=True)
 
-    def _refused(self, run: FlowRun, call: StageCall) -> None:
-        """An operator cancelled ``run`` before its flow began; only we can say that it ended."""
+    def _cancelled_early(self, run: FlowRun, call: StageCall) -> None:
+        """Record the end of ``run``, which an operator cancelled before its flow began."""
         call.cancel("cancelled in Prefect")
         self._unrecorded[run.id] = call
 
@@ -229,7 +232,7 @@ class Executor:
         return state is not None and (state.is_cancelled() or state.is_cancelling())
 
     async def _claim(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
-        """Name it, and note whose run it is: the next process looks, should this one be killed."""
+        """Set name, tags and owner of the run; after a kill the next process checks the owner."""
         try:
             await client.update_flow_run(
                 run.id,
@@ -238,11 +241,11 @@ class Executor:
                 tags=sorted({*run.tags, *tags_of(call.parameters)}),
             )
         except Exception as exc:
-            logger.warning("run %s is not marked as of this process: %s", run.id, exc)
+            logger.warning("run %s could not be marked as owned by this process: %s", run.id, exc)
 
 
 class _Session:
-    """A connection to Prefect, and where to use it."""
+    """A connection to Prefect, with its event loop and context."""
 
     def __init__(self, client: PrefectClient, deployments: Mapping[Stage, UUID]) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""What all six flows share: run the stage, record what came of it where people look."""
+"""The body of all six flows: run the stage, then record its outcome."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.runner.api_slots import current_slot
 from flows.runner.artifact import artifact_of
+from flows.runner.recorded_steps import RecordedSteps
 from flows.runner.stage_call import StageCall, current
-from flows.runner.task_steps import TaskSteps
-from flows.runner.turns import turn
 from modelium.errors import ModeliumError
 from modelium.models import Report
 
 RECORD_S = 10.0
-"""For artifact and tags; the stage's result does not wait for them."""
+"""Deadline for artifact and tags; the stage's caller does not wait for them."""
 
 NOTHING = "nothing"
-"""The outcome of a sweep that had nothing to do: its state says so, an artifact would not help."""
+"""The outcome of a sweep with nothing to do: its state says so, and it gets no artifact."""
 
 
 async def record(**parameters: Any) -> State[Any]:
-    """Run the stage of this flow run with ``parameters``; returns the run's final state.
+    """Run the stage of this flow run with ``parameters``; return the run's final state.
 
     Raises:
         RuntimeError: outside the Modelium service.
@@ -38,8 +38,8 @@ async def record(**parameters: Any) -> State[Any]:
             "this flow runs inside the Modelium service: start it with `modelium up`, then "
             "`prefect deployment run` from anywhere"
         )
-    call.begin(TaskSteps(), parameters)
-    own = turn.get()
+    call.begin(RecordedSteps(), parameters)
+    own = current_slot.get()
     own.pause()
     try:
         await call.wait_done()
@@ -50,18 +50,18 @@ async def record(**parameters: Any) -> State[Any]:
     if state.is_completed():
         log.info("%s", state.message)
     else:
-        log.error("%s", state.message, exc_info=_unmeant(call))
+        log.error("%s", state.message, exc_info=_bug(call))
     if call.outcome.exception() is None:
         try:
             async with asyncio.timeout(RECORD_S):
-                await _show(call, call.outcome.result())
+                await _add_details(call, call.outcome.result())
         except Exception:
-            log.warning("tags or artifact of this run are missing", exc_info=True)
+            log.warning("tags or artifact of this run could not be recorded", exc_info=True)
     return state
 
 
 def state_of(call: StageCall) -> State[Any]:
-    """The final state that tells how ``call`` ended; its outcome must be there."""
+    """Return the final state of ``call``, which must have ended."""
     error = call.outcome.exception()
     if error is None:
         report = call.outcome.result()
@@ -72,19 +72,19 @@ def state_of(call: StageCall) -> State[Any]:
     return Failed(message=f"{kind}: {error}")
 
 
-def _unmeant(call: StageCall) -> BaseException | None:
-    """The error of a bug, whose traceback is wanted."""
+def _bug(call: StageCall) -> BaseException | None:
+    """Return the error that is a bug, whose traceback is logged."""
     error = call.outcome.exception()
     return None if isinstance(error, ModeliumError) else error
 
 
 def tags_of(parameters: Mapping[str, Any]) -> set[str]:
-    """Tags that are known before the stage runs."""
+    """Return the tags that are known before the stage runs."""
     named = [parameters.get("model"), *(parameters.get("models") or ())]
     return {f"model:{name}" for name in named if name}
 
 
-async def _show(call: StageCall, report: Report) -> None:
+async def _add_details(call: StageCall, report: Report) -> None:
     tags = tags_of(call.parameters) | {f"device:{device}" for device in report.devices}
     tags |= {f"model:{report.model}"} if report.model else set()
     tags |= {f"runtime:{report.runtime}"} if report.runtime else set()

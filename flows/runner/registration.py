@@ -1,4 +1,4 @@
-"""What Modelium keeps on a Prefect server: pool, queues, deployments, and no litter."""
+"""Modelium's objects on a Prefect server: work pool, queues, deployments; and clean-up."""
 
 from __future__ import annotations
 
@@ -28,47 +28,48 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.states import Cancelled, Crashed
 from prefect.utilities.callables import parameter_schema
 
+from modelium.devices.processes import start_time
 from modelium.ports import Stage
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = Path(__file__).parents[2] / "prefect.yaml"
-"""Where the deployments are written down."""
+"""The deployments."""
 
 POOL_TYPE = "modelium"
-"""No worker of Prefect's own serves this type, so that none picks our runs up by accident."""
+"""No worker of Prefect's serves this type, so that none claims our runs by accident."""
 
 ORPHAN_S = 60.0
-"""A run that was claimed this long ago but carries no owner lost it in a crash between the two
+"""A run claimed this long ago without an owner belongs to a process that crashed between the two
 requests, which are milliseconds apart."""
 
 BACKLOG_S = 30.0
-"""A scheduled sweep that is later than this was missed; the next one does all of its work."""
+"""A scheduled sweep that is later than this was missed; the next one replaces it."""
 
 BATCH = 50
-"""What one bulk request of Prefect may touch."""
+"""Runs that one bulk request may delete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """A process as flow runs name it (their ``infrastructure_pid``): identity over restarts."""
+    """The process that executes a run, as stored in its ``infrastructure_pid``."""
 
     node: str
     pid: int
     started: int
-    """Kernel's start time, so that a recycled pid is not taken for its predecessor."""
+    """Start time (kernel ticks), so that a reused pid is not taken for the same process."""
 
     def __str__(self) -> str:
         return f"{self.node}:{self.pid}:{self.started}"
 
     @classmethod
     def of_this_process(cls, node: str) -> Owner:
-        """The process that asks, on ``node``."""
-        return cls(node=node, pid=os.getpid(), started=_started(os.getpid()) or 0)
+        """Return this process, on ``node``."""
+        return cls(node=node, pid=os.getpid(), started=start_time(os.getpid()) or 0)
 
     @classmethod
     def parse(cls, text: str | None) -> Owner | None:
-        """The inverse of ``str``; ``None`` for anything else."""
+        """Parse what ``str`` returns; ``None`` for anything else."""
         node, _, rest = (text or "").partition(":")
         pid, _, started = rest.partition(":")
         if not (node and pid.isdecimal() and started.isdecimal()):
@@ -77,8 +78,8 @@ class Owner:
 
     @property
     def lives(self) -> bool:
-        """Whether it still runs. Only meaningful on its own node."""
-        return _started(self.pid) == self.started
+        """Whether it still runs. Valid only on its own node."""
+        return start_time(self.pid) == self.started
 
 
 async def register(
@@ -88,9 +89,9 @@ async def register(
     pool: str,
     manifest: Path = MANIFEST,
 ) -> dict[Stage, UUID]:
-    """Bring pool, queues and deployments up to date; returns the deployments' ids.
+    """Create or update pool, queues and deployments; return the deployments' ids.
 
-    Idempotent. What an operator paused stays paused.
+    Idempotent. A paused schedule stays paused.
     """
     entries = yaml.safe_load(manifest.read_text())["deployments"]  # noqa: ASYNC240 - one small file
     try:
@@ -110,9 +111,9 @@ async def register(
 async def recover(
     client: PrefectClient, *, pool: str, owner: Owner, held: Collection[UUID]
 ) -> list[UUID]:
-    """End the runs that dead processes of this node left unfinished; returns their ids.
+    """Set the final state of runs that dead processes of this node left; return their ids.
 
-    ``held``: runs of this process that it has not forgotten.
+    ``held``: runs that this process still executes.
     """
     ended = []
     unfinished = FlowRunFilter(
@@ -127,17 +128,19 @@ async def recover(
         if run.id in held or not _is_dead(run, owner):
             continue
         cancelling = run.state_type == StateType.CANCELLING
-        message = "the Modelium process that ran it is gone"
+        message = "the Modelium process that executed it no longer exists"
         state: State[Any] = Cancelled(message=message) if cancelling else Crashed(message=message)
         await client.set_flow_run_state(run.id, state, force=True)
         ended.append(run.id)
     if ended:
-        logger.warning("%d flow runs of a process that is gone were ended", len(ended))
+        logger.warning(
+            "%d flow runs of a process that no longer exists were marked as ended", len(ended)
+        )
     return ended
 
 
 async def drop_backlog(client: PrefectClient, *, deployments: Collection[UUID]) -> int:
-    """Delete scheduled runs that were missed while no worker was there; returns how many."""
+    """Delete scheduled runs that were missed while no worker ran; return how many."""
     before = datetime.now(UTC) - timedelta(seconds=BACKLOG_S)
     overdue = {
         "state": {"type": {"any_": [StateType.SCHEDULED.value]}},
@@ -191,8 +194,8 @@ def _pool(name: str) -> WorkPoolCreate:
     return WorkPoolCreate(
         name=name,
         type=POOL_TYPE,
-        description="Runs execute inside the Modelium service.",
-        # Runs have no infrastructure that could be configured.
+        description="Runs are executed inside the Modelium service.",
+        # Runs have no infrastructure to configure.
         base_job_template={},
     )
 
@@ -201,7 +204,7 @@ async def _unless_there(creation: Any) -> None:
     try:
         await creation
     except ObjectAlreadyExists:
-        logger.debug("somebody else created it first")
+        logger.debug("it was created by another process")
 
 
 def _in_pool(pool: str) -> WorkPoolFilter:
@@ -216,12 +219,3 @@ def _is_dead(run: FlowRun, owner: Owner) -> bool:
     if by.node != owner.node:
         return False
     return by == owner or not by.lives
-
-
-def _started(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot (proc(5), field 22)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[19])

@@ -1,4 +1,4 @@
-"""One execution of a stage, begun once by whoever comes first: its Prefect run, or its caller."""
+"""One execution of a stage, started once: by its Prefect run or by its caller."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from modelium.stages.services import Services
 
 
 class StageCall:
-    """A stage that runs on the service's event loop; safe to use from any thread.
+    """A stage that runs on the service's event loop; may be used from any thread.
 
-    The stage runs at most once, whatever becomes of the Prefect run that records it.
+    The stage runs at most once, whatever happens to the Prefect run that records it.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class StageCall:
         context: contextvars.Context,
         unrecorded: Mapping[str, Any] | None = None,
     ) -> None:
-        """Prepare; nothing runs before `begin`.
+        """Prepare the call; nothing runs before `begin`.
 
         Args:
             stage: which one.
             parameters: what the stage is given beside services and steps.
-            stages: where it is looked up.
-            services: asked in ``context``.
+            stages: stage name → function.
+            services: called in ``context``.
             loop: the service's event loop.
-            context: what the stage sees; it is copied.
+            context: of the stage; it is copied.
             unrecorded: parameters that are objects of this process, not part of the record.
         """
         self.stage = stage
@@ -62,18 +62,18 @@ class StageCall:
 
     @property
     def begun(self) -> bool:
-        """Whether the stage runs, has run, or was cancelled before it could."""
+        """Whether the stage runs, has run, or was cancelled before it began."""
         return self._begun.done()
 
     @property
     def cancelled(self) -> str:
-        """Why it was cancelled; empty where it was not."""
+        """The reason of its cancellation; empty where it was not cancelled."""
         return self._cancelled
 
     def begin(self, steps: Steps, parameters: Mapping[str, Any] | None = None) -> bool:
-        """Start the stage unless it has been started or cancelled; True: this call did.
+        """Start the stage unless it has been started or cancelled; return whether this call did.
 
-        ``parameters``: what the flow made of them, in place of those given at first.
+        ``parameters``: as validated by the flow, in place of the original ones.
         """
         with self._lock:
             if self.begun:
@@ -85,7 +85,7 @@ class StageCall:
         return True
 
     def cancel(self, reason: str) -> None:
-        """End the stage; when it has cleaned up, `outcome` is a `PermanentError` of ``reason``."""
+        """Cancel the stage; after its clean-up, `outcome` is a `PermanentError` with ``reason``."""
         with self._lock:
             if self.outcome.done() or self._cancelled:
                 return
@@ -104,12 +104,12 @@ class StageCall:
         return bool(done)
 
     async def wait(self) -> Report:
-        """The stage's result, on any event loop. Cancelling the wait leaves the stage alone."""
+        """Return the stage's result, on any event loop; the stage survives a cancelled wait."""
         await self.wait_done()
         return self.outcome.result()
 
     async def wait_done(self) -> None:
-        """Wait until `outcome` is there, on any event loop."""
+        """Wait until `outcome` is set, on any event loop."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
 
@@ -118,7 +118,7 @@ class StageCall:
                 ended.set_result(None)
 
         def tell(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the waiting loop was closed meanwhile
+            with contextlib.suppress(RuntimeError):  # the waiting loop has been closed
                 loop.call_soon_threadsafe(end)
 
         self.outcome.add_done_callback(tell)
@@ -141,7 +141,7 @@ class StageCall:
 
     def _settle(self, task: asyncio.Task[Report]) -> None:
         if task.cancelled():
-            # An operator's cancellation must not look to callers as if *they* were cancelled.
+            # Callers must not take an operator's cancellation for their own.
             self.outcome.set_exception(PermanentError(self._cancelled or "the stage was cancelled"))
         elif error := task.exception():
             self.outcome.set_exception(error)
@@ -150,4 +150,4 @@ class StageCall:
 
 
 current: ContextVar[StageCall] = ContextVar("modelium_stage_call")
-"""What the flow run of this context records."""
+"""The call that the flow run of this context records."""

@@ -1,7 +1,7 @@
-"""The Prefect worker of this process: claims scheduled runs and executes them here, at once.
+"""The Prefect worker of this process: claims scheduled runs and executes them here.
 
-A plain client of Prefect's API rather than a `prefect.workers` worker: those submit runs to
-other processes, in five more requests each, and die of one failed request.
+A client of Prefect's API rather than a `prefect.workers` worker: those submit runs to other
+processes, with five more requests each, and end at the first failed request.
 """
 
 from __future__ import annotations
@@ -36,31 +36,30 @@ from modelium.ports import Clock, Stage
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
-"""Between two looks when no event comes: the fallback, and the precision of schedules."""
+"""Between two polls when no event arrives: the fallback, and the precision of schedules."""
 
 HEARTBEAT_S = 30.0
-"""Prefect shows a worker as offline after three missed ones."""
+"""Prefect shows a worker as offline after three missed heartbeats."""
 
 PROBE_S = 5.0
-"""Between two looks at the server's health."""
+"""Between two health checks."""
 
 PROBE_FAILURES = 4
-"""In a row, until the server counts as gone: fewer may be a pause under load. Until then stages
-lose patience one by one, which costs them little."""
+"""Consecutive failures after which the server counts as down; fewer may be a pause under load."""
 
 RECONNECT_S = 5.0
-"""Before events are subscribed to again; polling bridges it."""
+"""Before subscribing to events again; polling continues meanwhile."""
 
 SLOTS: Mapping[str, int] = {"default": 8, "control": 2}
-"""Runs at once per queue. They protect SQLite behind Prefect, nothing else: who may load what
-is the store's business. The sweeps hold one each, whatever waits in the other queue."""
+"""Runs at once per queue. They only protect Prefect's SQLite; the store decides what may be loaded.
+Sweeps have their own queue, so they never wait behind loads."""
 
 SCHEDULED = "prefect.flow-run.Scheduled"
 CANCELLING = "prefect.flow-run.Cancelling"
 
 
 class Worker:
-    """Picks up the runs of one work pool. Everything happens on Prefect's event loop."""
+    """Executes the runs of one work pool. Belongs to Prefect's event loop."""
 
     def __init__(
         self,
@@ -102,20 +101,20 @@ class Worker:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Work until the server is gone; then raises `Unavailable` (in a group)."""
+        """Work until the server is down; then raises `Unavailable` in an exception group."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._again("pick up runs", self._pick_up, self._woken))
-            group.create_task(self._again("listen to events", self._listen, self._pause))
-            group.create_task(self._again("send a heartbeat", self._beat, self._rest))
+            group.create_task(self._repeat("pick up runs", self._pick_up, self._woken))
+            group.create_task(self._repeat("listen to events", self._listen, self._pause))
+            group.create_task(self._repeat("send a heartbeat", self._send_heartbeat, self._rest))
             group.create_task(self._probe())
 
-    async def _again(
+    async def _repeat(
         self,
         what: str,
         work: Callable[[], Awaitable[None]],
         pause: Callable[[], Awaitable[None]],
     ) -> None:
-        """Do ``work`` for ever; one failed request must not end the worker."""
+        """Repeat ``work``; one failed request does not end the worker."""
         while True:
             try:
                 await work()
@@ -160,7 +159,7 @@ class Worker:
                 task.add_done_callback(partial(self._release, run.id))
 
     async def _take(self, run: FlowRun, stage: Stage) -> None:
-        """Claim ``run`` and execute it; somebody else may have been quicker."""
+        """Claim ``run`` and execute it, unless another worker has claimed it."""
         claim: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, Pending())
         if claim.status == SetStateStatus.ACCEPT:
             await asyncio.shield(
@@ -175,7 +174,7 @@ class Worker:
         self._wake.set()
 
     async def _cancel_missed(self) -> None:
-        """Cancel what an operator cancelled while no event came through."""
+        """Cancel runs that an operator cancelled while no event arrived."""
         if not self._executor.active:
             return
         cancelling = FlowRunFilter(
@@ -200,9 +199,9 @@ class Worker:
                 else:
                     self._executor.cancel(UUID(event.resource.id.rpartition(".")[2]))
 
-    async def _beat(self) -> None:
+    async def _send_heartbeat(self) -> None:
         await self._client.send_worker_heartbeat(self._pool, self._name, HEARTBEAT_S)
-        await self._executor.settle(self._client)
+        await self._executor.record_ends(self._client)
 
     async def _probe(self) -> None:
         failures = 0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerSubprocess
-from flows.runner.home import PrefectHome
+from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, find_devices
@@ -58,7 +58,7 @@ class Running:
     """A running service."""
 
     services: Services
-    prefect: PrefectHome | None
+    prefect: PrefectService | None
     gateway_url: str
     metrics_url: str | None
 
@@ -175,11 +175,11 @@ async def end(config: Config) -> list[str]:
 
 def _prefect(
     config: Config, clock: Clock, environ: Mapping[str, str]
-) -> tuple[PrefectHome | None, StageLauncher]:
+) -> tuple[PrefectService | None, StageLauncher]:
     stages = instrumented(STAGES)
     if not config.prefect.enabled:
         return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
-    home = PrefectHome(
+    home = PrefectService(
         config=config, flows=FLOWS, stages=stages, services=current, clock=clock, environ=environ
     )
     return home, StageLauncher(runner=home.runner)

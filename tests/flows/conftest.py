@@ -20,9 +20,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import temporary_settings
 
-from flows.runner.home import PrefectHome
 from flows.runner.registration import MANIFEST
 from flows.runner.server import EmbeddedServer
+from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.clock import SystemClock
 from modelium.config import Config, Orchestration, Prefect
@@ -127,8 +127,8 @@ def scenes() -> Scenes:
 
 
 @asynccontextmanager
-async def living(api_url: str, scenes: Scenes, folder: Path) -> AsyncIterator[PrefectHome]:
-    home = PrefectHome(
+async def living(api_url: str, scenes: Scenes, folder: Path) -> AsyncIterator[PrefectService]:
+    home = PrefectService(
         flows=FLOWS,
         config=Config(
             prefect=Prefect(api_url=api_url),
@@ -145,7 +145,7 @@ async def living(api_url: str, scenes: Scenes, folder: Path) -> AsyncIterator[Pr
 
 
 @pytest.fixture
-async def home(api_url: str, scenes: Scenes, tmp_path: Path) -> AsyncIterator[PrefectHome]:
+async def home(api_url: str, scenes: Scenes, tmp_path: Path) -> AsyncIterator[PrefectService]:
     async with living(api_url, scenes, tmp_path) as home:
         yield home
 

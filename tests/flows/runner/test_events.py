@@ -13,7 +13,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
 
-from flows.runner.home import PrefectHome
+from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.models import Event
 from tests.flows.conftest import Scenes, eventually
@@ -24,7 +24,7 @@ EXAMPLE = Path(__file__).parents[3] / "deploy" / "prefect_automation.py"
 
 
 async def test_an_event_arrives_with_its_model_and_what_is_known_of_it(
-    home: PrefectHome, client: PrefectClient
+    home: PrefectService, client: PrefectClient
 ) -> None:
     wanted = EventFilter(event=EventNameFilter(name=["modelium.plan.refused"]))
     detail = {"rule": "pinned", "reason": "it is pinned, and " + "so on " * 40}
@@ -43,7 +43,7 @@ async def test_an_event_arrives_with_its_model_and_what_is_known_of_it(
 
 
 async def test_the_example_automation_loads_a_second_model_when_the_first_is_ready(
-    home: PrefectHome, scenes: Scenes, api_url: str
+    home: PrefectService, scenes: Scenes, api_url: str
 ) -> None:
     for _ in range(2):  # running it again replaces it
         script = await asyncio.create_subprocess_exec(
@@ -70,7 +70,7 @@ async def test_events_while_prefect_is_away_are_dropped_without_a_word(tmp_path:
     from modelium.config import Config, Orchestration, Prefect
     from modelium.stages.services import Services
 
-    home = PrefectHome(
+    home = PrefectService(
         flows=FLOWS,
         config=Config(
             prefect=Prefect(api_url="http://127.0.0.1:9/api"),

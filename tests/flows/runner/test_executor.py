@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling, Pending
 
 from flows.runner.executor import Executor
-from flows.runner.home import PrefectHome
+from flows.runner.service import PrefectService
 from flows.runner.stage_call import StageCall
 from flows.table import FLOWS
 from modelium.clock import SystemClock
@@ -47,7 +47,7 @@ async def pending(client: PrefectClient) -> FlowRun:
 
 
 async def test_a_run_cancelled_while_it_waits_for_its_turn_never_begins(
-    home: PrefectHome, executor: Executor, scenes: Scenes, client: PrefectClient
+    home: PrefectService, executor: Executor, scenes: Scenes, client: PrefectClient
 ) -> None:
     run = await pending(client)
     await client.set_flow_run_state(run.id, Cancelling(), force=True)
@@ -55,7 +55,7 @@ async def test_a_run_cancelled_while_it_waits_for_its_turn_never_begins(
     await executor.spawn(client, run, call)
     with pytest.raises(PermanentError, match="cancelled in Prefect"):
         await call.wait()
-    await executor.settle(client)
+    await executor.record_ends(client)
     final = await client.read_flow_run(run.id)
     assert final.state is not None
     assert final.state.is_cancelled()
@@ -64,19 +64,19 @@ async def test_a_run_cancelled_while_it_waits_for_its_turn_never_begins(
 
 
 async def test_a_run_deleted_under_us_does_not_lose_the_stage(
-    home: PrefectHome, executor: Executor, scenes: Scenes, client: PrefectClient
+    home: PrefectService, executor: Executor, scenes: Scenes, client: PrefectClient
 ) -> None:
     run = await pending(client)
     await client.delete_flow_run(run.id)
     call = call_of(scenes, "orphan")
     await executor.spawn(client, run, call)
     assert (await call.wait()).model == "orphan"
-    await executor.settle(client)
+    await executor.record_ends(client)
     assert not executor.held
 
 
 async def test_parameters_that_the_flow_refuses_end_the_run_and_the_call(
-    home: PrefectHome, executor: Executor, scenes: Scenes, client: PrefectClient
+    home: PrefectService, executor: Executor, scenes: Scenes, client: PrefectClient
 ) -> None:
     run = await pending(client)
     call = call_of(scenes, "x")

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.states import Cancelling
 from prefect.utilities.callables import parameter_schema
 
-from flows.runner.home import PrefectHome
+from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.errors import DropRejected, InputError, PermanentError, Unavailable
 from modelium.models import Report, RuntimeName
@@ -40,7 +40,7 @@ async def task_runs(client: PrefectClient, run: FlowRun, count: int) -> list[Tas
 
 
 async def test_a_run_tells_what_happened_where_people_look(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     async def load(*, steps: Steps, model: str, **_: Any) -> Report:
         return Report(
@@ -73,7 +73,7 @@ async def test_a_run_tells_what_happened_where_people_look(
 
 
 async def test_each_step_is_a_task_run_of_its_name(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     async def double(number: int) -> int:
         return 2 * number
@@ -94,7 +94,7 @@ async def test_each_step_is_a_task_run_of_its_name(
 
 
 async def test_only_transient_failures_of_a_step_are_retried(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     counts = {"hiccup": 0, "wrong": 0}
 
@@ -120,7 +120,7 @@ async def test_only_transient_failures_of_a_step_are_retried(
 
 
 async def test_the_callers_error_is_the_stages_own(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     error = DropRejected("a pickle", reason="pickle", approvable=True)
 
@@ -138,7 +138,7 @@ async def test_the_callers_error_is_the_stages_own(
 
 
 async def test_a_bug_in_a_stage_reaches_caller_and_record(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     async def evict(*, steps: Steps, **_: Any) -> Report:
         raise ZeroDivisionError("oops")
@@ -153,7 +153,7 @@ async def test_a_bug_in_a_stage_reaches_caller_and_record(
 
 
 async def test_a_launched_run_is_never_up_for_a_worker(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     await home.runner.run("load", model="mine")
     run = await only_run(client, "load mine")
@@ -162,7 +162,9 @@ async def test_a_launched_run_is_never_up_for_a_worker(
     assert len(scenes.seen("load")) == 1
 
 
-async def test_prefect_leaves_the_services_signals_alone(home: PrefectHome, scenes: Scenes) -> None:
+async def test_prefect_leaves_the_services_signals_alone(
+    home: PrefectService, scenes: Scenes
+) -> None:
     seen = []
 
     async def evict(*, steps: Steps, **_: Any) -> Report:
@@ -175,14 +177,14 @@ async def test_prefect_leaves_the_services_signals_alone(home: PrefectHome, scen
     assert seen == [before]
 
 
-async def test_start_records_too(home: PrefectHome, client: PrefectClient) -> None:
+async def test_start_records_too(home: PrefectService, client: PrefectClient) -> None:
     launcher = StageLauncher(runner=home.runner)
     launcher.start(launcher.load(model="background"))
     await only_run(client, "load background")
 
 
 async def test_cancelling_the_caller_cancels_the_stage_and_its_run(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     begun, cleaned = asyncio.Event(), asyncio.Event()
 
@@ -211,7 +213,7 @@ async def test_cancelling_the_caller_cancels_the_stage_and_its_run(
 
 
 async def test_an_operators_cancellation_stops_the_stage_and_is_an_error_to_the_caller(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     begun, cleaned = asyncio.Event(), asyncio.Event()
 

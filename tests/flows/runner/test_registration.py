@@ -9,8 +9,8 @@ import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.flows import load_flow_from_entrypoint
 
-from flows.runner.home import PrefectHome
 from flows.runner.registration import MANIFEST
+from flows.runner.service import PrefectService
 from flows.runner.worker import SLOTS
 from flows.table import FLOWS
 from tests.flows.conftest import Scenes, only_run, shell
@@ -33,7 +33,7 @@ def test_the_worker_has_slots_in_every_queue() -> None:
 
 @pytest.mark.real
 async def test_the_cli_deploys_all_of_it(
-    home: PrefectHome, client: PrefectClient, api_url: str, tmp_path: Path
+    home: PrefectService, client: PrefectClient, api_url: str, tmp_path: Path
 ) -> None:
     before = {d.name: d.id for d in await client.read_deployments()}
     code, output = await shell(
@@ -47,7 +47,7 @@ async def test_the_cli_deploys_all_of_it(
 
 @pytest.mark.real
 async def test_a_shell_starts_a_run(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient, api_url: str, tmp_path: Path
+    home: PrefectService, scenes: Scenes, client: PrefectClient, api_url: str, tmp_path: Path
 ) -> None:
     # Without --watch, which waits for ever for a run that ended before it looked.
     code, output = await shell(

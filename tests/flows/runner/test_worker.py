@@ -14,7 +14,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.states import Cancelling
 
-from flows.runner.home import PrefectHome
+from flows.runner.service import PrefectService
 from flows.runner.worker import SLOTS
 from modelium.errors import Unavailable
 from modelium.models import Report
@@ -43,7 +43,7 @@ async def gate(scenes: Scenes) -> AsyncIterator[asyncio.Event]:
 
 
 async def test_a_run_asked_for_elsewhere_is_executed_here(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient, capsys: pytest.CaptureFixture[str]
+    home: PrefectService, scenes: Scenes, client: PrefectClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waits = []
     for number in range(ROUNDS):
@@ -83,7 +83,7 @@ async def test_a_stage_sees_the_context_that_the_home_was_entered_in(
 
 
 async def test_a_failing_stage_is_recorded_and_the_worker_goes_on(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     async def load(*, steps: Steps, model: str, **_: Any) -> Report:
         if model == "bad":
@@ -100,7 +100,7 @@ async def test_a_failing_stage_is_recorded_and_the_worker_goes_on(
 
 
 async def test_cancelling_in_the_ui_stops_the_stage(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient
+    home: PrefectService, scenes: Scenes, client: PrefectClient
 ) -> None:
     begun, cleaned = asyncio.Event(), asyncio.Event()
 
@@ -124,7 +124,7 @@ async def test_cancelling_in_the_ui_stops_the_stage(
 
 
 async def test_loads_wait_for_a_slot_but_sweeps_do_not_wait_for_loads(
-    home: PrefectHome, scenes: Scenes, client: PrefectClient, gate: asyncio.Event
+    home: PrefectService, scenes: Scenes, client: PrefectClient, gate: asyncio.Event
 ) -> None:
     loads = [await ask_for(client, "load", model=f"m{i}") for i in range(SLOTS["default"] + 1)]
 
@@ -147,7 +147,7 @@ async def test_loads_wait_for_a_slot_but_sweeps_do_not_wait_for_loads(
 
 
 async def test_sweeps_are_scheduled_every_minute_and_nothing_else_is(
-    home: PrefectHome, client: PrefectClient
+    home: PrefectService, client: PrefectClient
 ) -> None:
     intervals = {
         deployment.name: [schedule.schedule.interval.total_seconds() for schedule in schedules]  # type: ignore[union-attr]
@@ -197,7 +197,7 @@ async def test_leaving_cancels_what_prefect_runs_here(
 
 
 async def test_the_work_pool_shows_a_worker_at_work(
-    home: PrefectHome, client: PrefectClient
+    home: PrefectService, client: PrefectClient
 ) -> None:
     async def online() -> bool:
         workers = await client.read_workers_for_work_pool("modelium")
@@ -207,7 +207,7 @@ async def test_the_work_pool_shows_a_worker_at_work(
 
 
 async def test_no_run_is_left_unfinished_by_these_tests(
-    home: PrefectHome, client: PrefectClient
+    home: PrefectService, client: PrefectClient
 ) -> None:
     unfinished = FlowRunFilter.model_validate(
         {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}

@@ -1,4 +1,4 @@
-"""Steps of a stage as Prefect tasks: recorded and retried there, executed where the stage runs."""
+"""Steps of a stage as Prefect tasks: recorded and retried there, executed on the stage's loop."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PATIENCE_S = 3.0
-"""How long a step waits for Prefect to start it, or to note that it ended. Some 20 ms is usual;
-after this the step goes on without its record."""
+STEP_WAIT_S = 3.0
+"""How long a step waits for Prefect to start it or to record its end. 20 ms is usual; after this
+the step continues without its record."""
 
 
-class TaskSteps:
+class RecordedSteps:
     """`ports.Steps` for a stage that a flow run records. Made inside that flow run."""
 
     def __init__(self) -> None:
-        """Remember the flow run: its event loop and its context."""
+        """Keep the event loop and the context of the flow run."""
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
 
     async def __call__(
         self, name: str, step: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Run ``step`` as a task named ``name``; raises what the step raises last."""
+        """Run ``step`` as a task named ``name``; raises its last error."""
 
         async def bound() -> R:
             return await step(*args, **kwargs)
@@ -47,13 +47,15 @@ class TaskSteps:
 
         try:
             record = on(self._loop, self._context, recorded())
-        except RuntimeError:  # Prefect's event loop is closed: the service stops
+        except RuntimeError:  # Prefect's event loop is closed: the service is stopping
             return await direct(name, bound)
         try:
             while not record.done():
-                await asyncio.wait({record}, timeout=PATIENCE_S)
+                await asyncio.wait({record}, timeout=STEP_WAIT_S)
                 if not record.done() and attempts.idle:
-                    logger.warning("Prefect does not follow step %s; going on without it", name)
+                    logger.warning(
+                        "Prefect does not respond to step %s; continuing without its record", name
+                    )
                     break
             return await self._settle(name, attempts, record, bound)
         except asyncio.CancelledError:
@@ -68,7 +70,7 @@ class TaskSteps:
         record: asyncio.Future[R],
         bound: Callable[[], Coroutine[Any, Any, R]],
     ) -> R:
-        """The step's own outcome counts, whatever became of its record."""
+        """Return the step's own outcome, whatever happened to its record."""
         lost = None
         if record.done():
             lost = asyncio.CancelledError() if record.cancelled() else record.exception()
@@ -81,9 +83,9 @@ class TaskSteps:
 
 
 class _Attempts(Generic[R]):
-    """The attempts of one step, each hopping from Prefect's event loop to the stage's.
+    """The attempts of one step: Prefect starts each, and it runs on the stage's event loop.
 
-    What Prefect does to its side never interrupts an attempt: only the stage may.
+    A cancellation on Prefect's side never interrupts an attempt; only the stage may.
     """
 
     def __init__(self, bound: Callable[[], Coroutine[Any, Any, R]]) -> None:
@@ -98,11 +100,11 @@ class _Attempts(Generic[R]):
 
     @property
     def idle(self) -> bool:
-        """Whether Prefect has nothing to wait for: not yet begun, or already succeeded."""
+        """Whether no attempt is running: none has begun, or one has succeeded."""
         return self.succeeded or (self._running is None and self.error is None)
 
     def task(self, name: str) -> Task[[], Coroutine[Any, Any, R]]:
-        """The Prefect task whose every try is one attempt."""
+        """Return the Prefect task; each of its tries is one attempt."""
         return Task(
             fn=self._hop,
             name=name,
@@ -115,13 +117,13 @@ class _Attempts(Generic[R]):
         )
 
     async def close(self) -> None:
-        """Let no further attempt begin; wait for the running one."""
+        """Allow no further attempt; wait for the running one."""
         self._closed = True
         if self._running:
             await asyncio.wait({self._running})
 
     async def abandon(self) -> None:
-        """Let no further attempt begin; end the running one and wait until it has cleaned up."""
+        """Allow no further attempt; cancel the running one and wait for its clean-up."""
         if self._running:
             self._running.cancel()
         await self.close()
@@ -134,8 +136,8 @@ class _Attempts(Generic[R]):
             raise asyncio.CancelledError
         self._running = running = asyncio.create_task(self._bound())
         running.add_done_callback(self._note)
-        # Not awaited itself: a cancellation from Prefect's side would reach it, and a second
-        # one, beside the stage's own, would break its cleaning up.
+        # Not awaited directly: a cancellation from Prefect's side would reach it, and a second
+        # one, beside the stage's own, would interrupt its clean-up.
         await asyncio.wait({running})
         return running.result()
 
@@ -155,5 +157,5 @@ def on(
     context: contextvars.Context,
     work: Coroutine[Any, Any, R],
 ) -> asyncio.Future[R]:
-    """``work`` as a task of ``loop`` in a copy of ``context``, awaitable on the calling loop."""
+    """Run ``work`` on ``loop`` in a copy of ``context``; return a future of the calling loop."""
     return asyncio.wrap_future(context.copy().run(asyncio.run_coroutine_threadsafe, work, loop))

@@ -1,7 +1,6 @@
-"""All of Prefect in this process: server, registration, worker, runner, and how they live.
+"""Prefect in this process: server, registration, worker and runner, and their life cycle.
 
-Nothing of it is ever waited for: until Prefect answers, and whenever it does not, stages run
-directly.
+The service never waits for Prefect: while it does not answer, stages run directly.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import temporary_settings
 
-from flows.runner.connection import connection, trust
+from flows.runner.client import connection, trust
 from flows.runner.events import emit
 from flows.runner.executor import Executor
+from flows.runner.recorded_runner import RecordedRunner
 from flows.runner.registration import Owner, drop_backlog, recover, register
 from flows.runner.server import AUTH_VARIABLE, EmbeddedServer
 from flows.runner.stage_call import StageCall
-from flows.runner.stage_runner import PrefectRunner
 from flows.runner.worker import Worker
 from modelium.config import Config
 from modelium.models import Event
@@ -41,26 +40,26 @@ from modelium.stages.services import Services
 logger = logging.getLogger(__name__)
 
 HEALTH_TIMEOUT_S = 3.0
-"""For one look at the server; a healthy one answers in milliseconds."""
+"""For one health check; a healthy server answers in milliseconds."""
 
 RETRY_S = (1.0, 30.0)
-"""First and longest pause between two attempts to connect; doubles in between."""
+"""First and longest pause between two connection attempts; doubles in between."""
 
 DRAIN_S = 30.0
-"""At the end: for the stages that Prefect runs here to clean up and to be recorded."""
+"""At shutdown: for stages started by Prefect to clean up and to be recorded."""
 
 FLUSH_S = 3.0
-"""At the end: for task runs and log lines that Prefect still holds to reach the server."""
+"""At shutdown: for buffered task runs and log lines to reach the server."""
 
 JOIN_S = 10.0
-"""For Prefect's thread to end; it is a daemon, so that a hung request cannot hold the exit."""
+"""For Prefect's thread to end; it is a daemon, so a hung request cannot block the exit."""
 
 
-class PrefectHome:
-    """Prefect's life beside the service's. An async context manager.
+class PrefectService:
+    """Prefect beside the service. An async context manager.
 
-    Enter it after `modelium.stages.services.provide`: runs that Prefect starts see the context of that
-    moment. Entering takes no time; `runner` may be used before, inside and after.
+    Enter it after `modelium.stages.services.provide`: runs that Prefect starts use the context of
+    that moment. Entering does not wait; `runner` may be used before, inside and after.
     """
 
     def __init__(
@@ -81,10 +80,10 @@ class PrefectHome:
             stages: `modelium.stages.table.STAGES`.
             services: `modelium.stages.services.current`.
             clock: for pauses.
-            environ: where ``PREFECT_API_URL`` and credentials are looked up.
+            environ: with ``PREFECT_API_URL`` and credentials.
 
         Raises:
-            ConfigError: the embedded server would be open to the network.
+            ConfigError: the embedded server would be reachable from the network.
         """
         self._owner = Owner.of_this_process(config.orchestration.node)
         self._folder = config.orchestration.state / "prefect"
@@ -109,34 +108,34 @@ class PrefectHome:
             for stage, flow in flows.items()
         }
         self._executor = Executor(flows=self._flows, owner=str(self._owner), clock=clock)
-        self.runner = PrefectRunner(executor=self._executor, stages=stages, services=services)
+        self.runner = RecordedRunner(executor=self._executor, stages=stages, services=services)
         self._claimed: dict[UUID, str] = {}
         self._ready = asyncio.Event()
         self._stack = AsyncExitStack()
 
     @property
     def ui_url(self) -> str:
-        """Where people look at runs."""
+        """The address of Prefect's UI."""
         return self.api_url.removesuffix("/api")
 
     @property
     def connected(self) -> bool:
-        """Whether stages are recorded now."""
+        """Whether stages are being recorded."""
         return self._executor.connected
 
     def announce(self, event: Event) -> None:
-        """Tell Prefect's automations of ``event``, from any thread; returns at once.
+        """Send ``event`` to Prefect's automations, from any thread; returns at once.
 
-        Lost while Prefect is away: the store has kept it, and nothing here depends on it.
+        It is lost while Prefect is down; the store has it.
         """
-        self._executor.tell(partial(emit, event, node=self._owner.node))
+        self._executor.call_soon(partial(emit, event, node=self._owner.node))
 
     async def ready(self) -> None:
         """Wait until stages are recorded."""
         await self._ready.wait()
 
-    async def __aenter__(self) -> PrefectHome:
-        """Start server and thread; waits for neither."""
+    async def __aenter__(self) -> PrefectService:
+        """Start server and thread without waiting for them."""
         async with AsyncExitStack() as stack:
             if self._server:
                 await stack.enter_async_context(self._server)
@@ -150,11 +149,11 @@ class PrefectHome:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """End background stages, then the runs of Prefect, its thread, its server."""
+        """Stop the runs of Prefect, its thread and its server."""
         await self._stack.aclose()
 
     async def _drain(self, thread: _Thread) -> None:
-        await thread.call(self._executor.drain(reason="Modelium stops", timeout_s=DRAIN_S))
+        await thread.call(self._executor.drain(reason="Modelium is stopping", timeout_s=DRAIN_S))
 
     # --- on Prefect's loop ----------------------------------------------------------------
 
@@ -163,11 +162,11 @@ class PrefectHome:
             "api.url": self.api_url,
             "api.auth_string": self._auth,
             "home": self._folder,
-            # Never a second server, started by some thread that lost these settings.
+            # Never start a second server from a thread without these settings.
             "server.ephemeral.enabled": False,
             "client.server_version_check_enabled": False,
             "logging.to_api.when_missing_flow": "ignore",
-            # Heartbeats cost a thread and events per run; owners are checked instead.
+            # Heartbeats cost a thread and events per run; the owner of a run is checked instead.
             "flows.heartbeat_frequency": None,
             **trust(self.api_url, self._folder),
         }
@@ -191,13 +190,13 @@ class PrefectHome:
                 await self._session(client, http)
             except Exception as exc:
                 causes = exc.exceptions if isinstance(exc, ExceptionGroup) else (exc,)
-                logger.warning("Prefect is away, stages run unrecorded: %s", causes[0])
+                logger.warning("Prefect is down, so stages are not recorded: %s", causes[0])
             pause = RETRY_S[0] if self._ready.is_set() else min(longest, pause * 2)
-            self._tell(self._ready.clear)
+            self._on_service_loop(self._ready.clear)
             await self._clock.sleep(pause)
 
     async def _flush(self, http: httpx.AsyncClient) -> None:
-        """Send what Prefect's own threads hold, while the server is there to take it."""
+        """Send what Prefect's own threads have buffered, if the server answers."""
         if not await self._healthy(http):
             return
         try:
@@ -207,13 +206,13 @@ class PrefectHome:
                 if inspect.isawaitable(drained):
                     await drained
         except TimeoutError:
-            logger.info("the last events of this process did not reach Prefect")
+            logger.info("the last events and log lines of this process did not reach Prefect")
 
     async def _session(self, client: PrefectClient, http: httpx.AsyncClient) -> None:
-        """One connection to a server that answers; raises when it no longer does."""
+        """Serve one connection; raises when the server no longer answers."""
         deployments = await register(client, flows=self._flows, pool=self._pool)
-        await self._executor.settle(client)
-        # Those that are claimed may wait for their turn to begin, which nobody else can tell.
+        await self._executor.record_ends(client)
+        # Claimed runs may be waiting for a slot.
         held = {*self._executor.held, *self._claimed}
         await recover(client, pool=self._pool, owner=self._owner, held=held)
         await drop_backlog(client, deployments=deployments.values())
@@ -230,7 +229,7 @@ class PrefectHome:
         )
         async with self._executor.session(client, deployments):
             logger.info("stages are recorded at %s", self.ui_url)
-            self._tell(self._ready.set)
+            self._on_service_loop(self._ready.set)
             await worker.run()
 
     async def _healthy(self, http: httpx.AsyncClient) -> bool:
@@ -249,13 +248,13 @@ class PrefectHome:
             context=self._context,
         )
 
-    def _tell(self, what: Callable[[], None]) -> None:
+    def _on_service_loop(self, what: Callable[[], None]) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(what)
 
 
 class _Thread:
-    """A daemon thread with an event loop that runs one coroutine until it is stopped."""
+    """A daemon thread whose event loop runs one coroutine until it is stopped."""
 
     def __init__(self, main: Callable[[], Any]) -> None:
         self._main = main
@@ -269,7 +268,7 @@ class _Thread:
         self._started.wait()
 
     async def call(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` there; not at all where the thread has ended."""
+        """Run ``work`` there, unless the thread has ended."""
         try:
             done = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:
@@ -287,9 +286,9 @@ class _Thread:
             try:
                 runner.run(self._begin())
             except asyncio.CancelledError:
-                logger.debug("Prefect's thread was stopped")
+                logger.debug("Prefect's thread has stopped")
             except Exception:
-                logger.exception("Prefect cannot be used; stages run unrecorded")
+                logger.exception("Prefect cannot be used; stages are not recorded")
 
     async def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()

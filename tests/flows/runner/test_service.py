@@ -18,8 +18,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import temporary_settings
 from prefect.states import Scheduled
 
-from flows.runner.home import PrefectHome
 from flows.runner.server import EmbeddedServer
+from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.clock import SystemClock
 from modelium.config import Config, Orchestration, Prefect
@@ -39,7 +39,7 @@ import asyncio, os, sys
 from pathlib import Path
 from modelium.clock import SystemClock
 from modelium.config import Config, Orchestration, Prefect
-from flows.runner.home import PrefectHome
+from flows.runner.service import PrefectService
 from flows.table import FLOWS
 
 async def load(services, *, steps, **parameters):
@@ -52,7 +52,7 @@ async def main():
     stages = {stage: load for stage in ("ingest", "analyze", "decide", "load", "monitor", "evict")}
     config = Config(prefect=Prefect(api_url=sys.argv[1]),
                     orchestration=Orchestration(state_directory=Path(sys.argv[2]), node="node-a"))
-    async with PrefectHome(config=config, flows=FLOWS, stages=stages, services=lambda: None,
+    async with PrefectService(config=config, flows=FLOWS, stages=stages, services=lambda: None,
                            clock=SystemClock(), environ={}) as home:
         await home.ready()
         await home.runner.run("load", model="doomed")
@@ -104,8 +104,8 @@ def stages() -> Stages:
     return Stages()
 
 
-def home_of(stages: Stages, folder: Path, **prefect: Any) -> PrefectHome:
-    return PrefectHome(
+def home_of(stages: Stages, folder: Path, **prefect: Any) -> PrefectService:
+    return PrefectService(
         flows=FLOWS,
         config=Config(
             prefect=Prefect(**{"port": 0, **prefect}),
@@ -144,7 +144,7 @@ async def final(client: PrefectClient, name: str) -> FlowRun:
     return await eventually(found)
 
 
-def server_pid(home: PrefectHome) -> int:
+def server_pid(home: PrefectService) -> int:
     """The child of this process that serves ``home``."""
     port = home.ui_url.rpartition(":")[2]
     for entry in Path("/proc").iterdir():
@@ -256,7 +256,7 @@ async def test_after_a_kill_9_unfinished_runs_are_crashed_and_missed_sweeps_drop
                 run = await client.read_flow_run(doomed_run.id)
                 assert run.state is not None
                 assert run.state.is_crashed()
-                assert run.state.message == "the Modelium process that ran it is gone"
+                assert run.state.message == "the Modelium process that executed it no longer exists"
                 assert missed.id not in {known.id for known in await client.read_flow_runs()}
                 assert (await heir.runner.run("load", model="next")).outcome == "ready"
 

@@ -1,4 +1,4 @@
-"""Starts stages as recorded Prefect runs in this process, or directly when Prefect is away."""
+"""Runs stages as recorded Prefect runs in this process, or directly while Prefect is down."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ UNRECORDED = frozenset({"plan", "carry_out"})
 """Parameters of decide that only this process may give: nobody may book a plan through Prefect
 that nobody carries out."""
 
-PATIENCE_S = 2.0
-"""How long a stage waits for its flow run to begin. A tenth of it is usual; after this the
-stage begins without it, and the run joins when it gets there."""
+BEGIN_WAIT_S = 2.0
+"""How long a stage waits for its flow run to begin. 0.2 s is usual; after this the stage begins,
+and the run joins it later."""
 
 
-class PrefectRunner:
-    """Runs stages and records them. A stage never waits long for Prefect, nor fails by it."""
+class RecordedRunner:
+    """Runs and records stages. Prefect never delays a stage for long, nor makes it fail."""
 
     def __init__(
         self, *, executor: Executor, stages: Stages, services: Callable[[], Services]
     ) -> None:
-        """``services`` is asked at each run, in the caller's context."""
+        """``services`` is called at each run, in the caller's context."""
         self._executor = executor
         self._stages = stages
         self._services = services
@@ -53,13 +53,13 @@ class PrefectRunner:
             context=contextvars.copy_context(),
         )
         try:
-            prompt = self._executor.prompt
+            responsive = self._executor.responsive
             recorded = self._executor.submit(call)
-            if recorded and prompt and not await call.wait_begun(timeout_s=PATIENCE_S):
-                self._executor.doubt()
+            if recorded and responsive and not await call.wait_begun(timeout_s=BEGIN_WAIT_S):
+                self._executor.mark_slow()
             call.begin(direct)
             return await call.wait()
         except asyncio.CancelledError:
-            call.cancel("the caller stopped waiting for it")
+            call.cancel("the caller was cancelled")
             await call.wait_done()
             raise

@@ -71,8 +71,10 @@ bench-gateway: setup ## compare the gateway with nginx and the LiteLLM proxy in 
 	@tools/env.sh litellm
 	$(BIN)/python -m bench.gateway $(ARGS)
 
-fuzz: setup ## fuzz what reads dropped files; ARGS go to the fuzzer
+fuzz: setup ## fuzz what reads dropped files (ARGS go to the fuzzer); random property tests
 	$(BIN)/python -m tests.fuzz $(ARGS)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest $(UNIT_TESTS) tests/fuzz -m "hypothesis and not real" \
+		--timeout 0 -n $(WORKERS)
 
 docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	$(BIN)/modelium config docs > $(VENV)/configuration.md

@@ -1,1 +1,1 @@
-"""The brain: rules, the LLM agent, and the chain between them. Decides, never acts."""
+"""The brain: the rule planner, the LLM advisor, and both combined. It decides, never acts."""

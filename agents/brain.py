@@ -1,4 +1,7 @@
-"""The chain: an LLM chooses, the rules plan with it, the policy checks; else the rules alone."""
+"""The brain with an LLM: it advises, the rules plan, the policy validates.
+
+Where there is no valid advice, the rules decide alone.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,28 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from agents.llm.agent import Agent, GivenUp
+from agents.llm.agent import Agent, NoAdvice
 from agents.llm.choices import Choices
-from agents.llm.circuit_breaker import Breaker
+from agents.llm.circuit_breaker import CircuitBreaker
 from agents.llm.ingest_choices import ingest_choices
 from agents.llm.review_choices import review_choices
 from agents.llm.tools import History, Toolbox, no_history
 from agents.llm.transcript import Transcript
 from agents.rules.planner import RulePlanner
 from modelium.lifecycle import ModelState
-from modelium.models import Fleet, Plan, Trigger, Violation
+from modelium.models import Action, EvictionCause, Fleet, Plan, Trigger, Unload, Violation
 from modelium.models.advice import ADVISED, Advice
 from modelium.policy import Policy, validate
 from modelium.ports import Clock, Question
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 4
-"""Decisions that the LLM thinks over at a time: a drop of fifty models must not bury it."""
+MAX_CONCURRENT = 4
+"""Concurrent questions to the LLM: fifty new models at once must not overload it."""
 
 
 class AdvisedBrain:
-    """`ports.Brain` of rules and an LLM. Used from one event loop."""
+    """`ports.Brain` of rules and an LLM. Not thread-safe: for one event loop."""
 
     def __init__(
         self,
@@ -39,50 +42,52 @@ class AdvisedBrain:
         served_as: str | None = None,
         history: History = no_history,
     ) -> None:
-        """Ask nobody yet.
+        """Send nothing to the endpoint yet.
 
         Args:
-            rules: plans, with the advice and without.
-            agent: talks to the endpoint.
+            rules: plans with and without advice.
+            agent: asks the endpoint.
             clock: for the circuit breaker and the records.
-            served_as: the LLM's own name where it is one of the models that this Modelium
-                serves: it is asked only while it is ready, and never for a decision of its own.
-            history: earlier decisions.
+            served_as: the LLM's name, where this Modelium serves it; it is asked only while that
+                model is ready.
+            history: earlier decisions, for the agent's tools.
         """
         self._rules = rules
         self._agent = agent
         self._clock = clock
         self._served_as = served_as
         self._history = history
-        self._breaker = Breaker(monotonic=clock.monotonic)
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._breaker = CircuitBreaker(monotonic=clock.monotonic)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
-        """Have the LLM think ``question`` over, where it may choose anything."""
+        """Return the LLM's advice, or why there is none; ``None`` if it has nothing to choose."""
         if question.trigger not in ADVISED or not policy.enabled:
             return None
         try:
             return await self._advice(question, fleet, policy)
         except Exception as exc:
-            # Whatever is wrong with advice, a decision never fails for it.
-            logger.exception("the LLM could not be asked; the rules decide alone")
+            # No failure of the advisor may fail a decision.
+            logger.exception("asking the LLM failed; the rules decide alone")
             return Advice(fallback=f"internal-error: {type(exc).__name__}")
 
     async def _advice(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
         choices = await asyncio.to_thread(self._choices, question, fleet, policy)
         if choices is None:
             return None
-        if reason := self._not_now(fleet):
+        if reason := self._unavailable_because(fleet):
             return Advice(fallback=reason)
-        if self._turns.locked():
-            return Advice(fallback=f"busy: it is thinking about {AT_ONCE} other decisions")
-        async with self._turns:
-            return await self._think(choices)
+        if self._slots.locked():
+            return Advice(
+                fallback=f"busy: {MAX_CONCURRENT} other questions are waiting for the LLM"
+            )
+        async with self._slots:
+            return await self._ask(choices)
 
     async def decide(
         self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
     ) -> Plan:
-        """Plan at once; with ``advice`` where it still holds on this ``fleet``."""
+        """Return a plan for ``fleet``; it follows ``advice`` where that is still valid."""
         if advice is None or advice.fallback:
             plan = await self._rules.decide(question, fleet, policy)
             return plan.model_copy(update={"fallback": advice.fallback if advice else ""})
@@ -91,17 +96,18 @@ class AdvisedBrain:
                 self._advised, question, fleet, policy, advice
             )
         except Exception as exc:
-            logger.exception("advice could not be followed; the rules decide alone")
+            logger.exception("planning with the advice failed; the rules decide alone")
             rules = await self._rules.decide(question, fleet, policy)
             return rules.model_copy(update={"fallback": f"internal-error: {type(exc).__name__}"})
         if violations:
             why = f"stale-advice: {violations[0].message}"
             return rules.model_copy(update={"fallback": why})
-        said = f" (advised: {advice.reason})" if advice.reason else ""
+        by_llm = f" (LLM: {advice.reason})" if advice.reason else ""
         return plan.model_copy(
             update={
                 "author": advice.author,
-                "reason": plan.reason + said,
+                "actions": _with_review_causes(plan, rules),
+                "reason": plan.reason + by_llm,
                 "preferences": advice.preferences,
             }
         )
@@ -116,19 +122,21 @@ class AdvisedBrain:
             question=question, fleet=fleet, policy=policy, rules=rules, planner=self._rules.plan
         )
 
-    def _not_now(self, fleet: Fleet) -> str:
-        """Why the endpoint is not to be asked; empty where it is."""
+    def _unavailable_because(self, fleet: Fleet) -> str:
+        """Return why the endpoint cannot be asked now; empty where it can."""
         if self._served_as is not None:
-            # Asking for a model that is not loaded would wait for a load, and so for a plan.
+            # A request to a model that is not loaded waits for its load, and so for a plan.
             model = fleet.models_by_name.get(self._served_as)
             if model is None or model.state is not ModelState.READY:
                 state = model.state.value if model else "not registered"
-                return f"not-loaded: the brain's own model {self._served_as} is {state}"
-        if left := self._breaker.closed_for_s():
-            return f"circuit-open: the endpoint failed in a row; asked again in {left:.0f} s"
+                return f"not-loaded: the LLM is the model {self._served_as}, which is {state}"
+        if left := self._breaker.seconds_until_allowed():
+            return (
+                f"circuit-open: calls to the endpoint failed in a row; the next is in {left:.0f} s"
+            )
         return ""
 
-    async def _think(self, choices: Choices) -> Advice:
+    async def _ask(self, choices: Choices) -> Advice:
         transcript = Transcript(redacted=self._agent.endpoint.redacted)
         began = self._clock.monotonic()
         fallback, advice = "", Advice()
@@ -136,13 +144,13 @@ class AdvisedBrain:
             advice = await self._agent.choose(
                 choices,
                 Toolbox(choices=choices, history=self._history),
-                lambda wish: self._objections(choices, wish),
+                lambda advice: self._objections(choices, advice),
                 transcript,
             )
             self._breaker.on_success()
-        except GivenUp as exc:
+        except NoAdvice as exc:
             fallback = str(exc)
-            if exc.endpoint:
+            if exc.endpoint_failed:
                 self._breaker.on_failure()
             else:
                 self._breaker.on_success()
@@ -164,13 +172,13 @@ class AdvisedBrain:
         seconds: float,
     ) -> dict[str, Any]:
         endpoint = self._agent.endpoint
-        wishes = advice.model_dump(mode="json", exclude_defaults=True)
+        chosen = advice.model_dump(mode="json", exclude_defaults=True)
         return {
             "endpoint": endpoint.base_url,
             "model": endpoint.model,
             "seconds": round(seconds, 3),
             **transcript.record(),
-            "chosen": None if fallback else wishes,
+            "chosen": None if fallback else chosen,
             "fallback": fallback,
             "rules": [a.model_dump(mode="json") for a in choices.rules.actions],
         }
@@ -189,16 +197,27 @@ class AdvisedBrain:
         advice: Advice,
         choices: Choices | None = None,
     ) -> tuple[Plan, Plan, list[Violation]]:
-        """The rules' plan without and with ``advice``, and what speaks against the latter."""
+        """Return the plan without and with ``advice``, and the violations of the latter."""
         choices = choices or self._choices(question, fleet, policy)
         if choices is None:
-            gone = Violation(rule="stale", subject="answer", message="there is no choice any more")
+            stale = Violation(rule="stale", subject="answer", message="nothing is left to choose")
             return (
                 self._rules.plan(question, fleet, policy),
                 Plan(author="rules", trigger=question.trigger),
-                [gone],
+                [stale],
             )
         plan = self._rules.plan(question, fleet, policy, advice)
         now = question.now or fleet.at
         violations = [*validate(plan, fleet, policy, now=now), *choices.objections(advice, plan)]
         return choices.rules, plan, violations
+
+
+def _with_review_causes(plan: Plan, rules: Plan) -> tuple[Action, ...]:
+    """Return the actions of ``plan``; unloads that ``rules`` does not make are the review's."""
+    by_rules = {a.model for a in rules.actions if isinstance(a, Unload)}
+    return tuple(
+        a.model_copy(update={"cause": EvictionCause.REVIEW})
+        if isinstance(a, Unload) and a.model not in by_rules
+        else a
+        for a in plan.actions
+    )

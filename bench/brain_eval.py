@@ -1,14 +1,13 @@
-"""What an LLM adds to the rules, and what it can spoil: ``python -m bench.brain_eval``.
+"""What an LLM adds to the rules, and what harm it can do: ``python -m bench.brain_eval``.
 
-Every scenario of `bench.brain_scenarios` is put to the rules alone, to scripted players over a
-real HTTP endpoint (one that plays well, one that is foolish within the law, nine that are broken
-or hostile), and to a real small LLM behind a real server (``--no-local`` leaves it out; with
-``--url`` and ``--model`` any OpenAI-compatible endpoint takes part, its key from
-``MODELIUM_BRAIN_API_KEY``).
+Runs every scenario of `bench.brain_scenarios` with the rules alone, with scripted players behind a
+real HTTP endpoint (one capable, one that chooses legal values at random, nine broken or hostile),
+and with a real small LLM behind a real server (``--no-local`` omits it). ``--url`` and ``--model``
+add any OpenAI-compatible endpoint, its key from ``MODELIUM_BRAIN_API_KEY``.
 
-Harm is counted by `harms`, which knows nothing of how plans come about: a plan that the policy
-refuses, a pin or a busy model touched, a class above the ceiling, a device overbooked, an illegal
-move, less service than with the rules alone.
+`harms` counts harm independently of how plans are made: a plan that the policy refuses, a pinned
+or busy model unloaded, a class above the ceiling, an overbooked device, an illegal transition, less
+service than with the rules alone.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pathlib import Path
 from agents.brain import AdvisedBrain
 from agents.llm.agent import Agent, Budget
 from agents.llm.endpoint import Endpoint
-from agents.replay.simulation import percentile
+from agents.replay.result import percentile
 from agents.rules.planner import RulePlanner
 from bench.brain_players import FOES, Casting, capable, foolish
 from bench.brain_scenarios import Scenario, scenarios
@@ -43,15 +42,15 @@ from tests.fakes.local_llm import MODEL, local_llm
 RULES = RulePlanner(estimate=estimate)
 SCRIPTED = Budget(seconds=20.0, rounds=4, tokens=60_000)
 IMPATIENT = Budget(seconds=0.5, rounds=4, tokens=60_000)
-"""For the player that never answers in time."""
+"""For the player that answers too late."""
 
 LOCAL = Budget(seconds=120.0, rounds=4, tokens=8_000)
-"""A CPU that others use too answers in some ten seconds; the default of 30 s is for real ones."""
+"""An LLM on a shared CPU takes about ten seconds; the default of 30 s is meant for GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one scenario."""
+    """The result of one scenario."""
 
     scenario: str
     kind: str
@@ -67,7 +66,7 @@ class Outcome:
 
 
 def harms(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
-    """Say what ``plan`` would do that must never happen, or worse than the ``rules``' plan."""
+    """Return what ``plan`` does that must never happen, or worse than the ``rules``' plan."""
     fleet, policy = scenario.fleet, scenario.policy
     models, found = fleet.models_by_name, []
     found += [v.message for v in validate(plan, fleet, policy, now=scenario.question.now)]
@@ -92,7 +91,7 @@ def harms(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
                 booked[device] = booked.get(device, 1 << 60) + held_bytes
         target = {"load": ModelState.LOADING, "unload": ModelState.DRAINING}.get(action.action)
         if target and target not in TRANSITIONS[state[model.name]]:
-            found.append(f"{model.name}: {state[model.name]} → {target} is no legal move")
+            found.append(f"{model.name}: {state[model.name]} → {target} is an illegal transition")
     cap = policy.max_gpu_memory_utilization
     used = {d for a in plan.actions if isinstance(a, Load) for d in a.reserve}
     for device in fleet.devices:
@@ -102,7 +101,7 @@ def harms(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
 
 
 def _worse(plan: Plan, rules: Plan) -> list[str]:
-    """Less service than the rules give: fewer loads, more evictions, smaller settings."""
+    """Return where ``plan`` gives less service: fewer loads, more evictions, smaller settings."""
     found = []
     mine = {a.model: a for a in plan.actions if isinstance(a, Load)}
     theirs = {a.model: a for a in rules.actions if isinstance(a, Load)}
@@ -123,7 +122,7 @@ def _worse(plan: Plan, rules: Plan) -> list[str]:
 
 
 def by_rules(cast: Sequence[Scenario]) -> list[Outcome]:
-    """Put every scenario to the rules alone."""
+    """Run every scenario with the rules alone."""
     clock, found = SystemClock(), []
     for scenario in cast:
         began = clock.monotonic()
@@ -149,7 +148,7 @@ def by_rules(cast: Sequence[Scenario]) -> list[Outcome]:
 async def by_llm(
     cast: Sequence[Scenario], *, url: str, model: str, key: str | None, budget: Budget
 ) -> list[Outcome]:
-    """Put every scenario to the endpoint at ``url``."""
+    """Run every scenario with the endpoint at ``url``."""
     client = Endpoint(base_url=url, model=model, api_key=key)
     found = []
     for place, scenario in enumerate(cast, start=1):
@@ -162,7 +161,7 @@ async def by_llm(
 async def by_player(
     cast: Sequence[Scenario], casting: Casting, budget: Budget = SCRIPTED
 ) -> list[Outcome]:
-    """Put every scenario to a scripted endpoint."""
+    """Run every scenario with a scripted endpoint."""
     async with endpoint(lambda body: {}) as fake:
         client = Endpoint(base_url=fake.base_url, model="scripted", api_key=None)
         found = []
@@ -174,7 +173,7 @@ async def by_player(
 
 async def _one(scenario: Scenario, client: Endpoint, budget: Budget) -> Outcome:
     clock = SystemClock()
-    # A brain of its own for each: the circuit of one must not spare the next its trial.
+    # One brain per scenario: an open circuit must not carry over to the next one.
     brain = AdvisedBrain(
         rules=RULES, agent=Agent(endpoint=client, clock=clock, budget=budget), clock=clock
     )
@@ -203,15 +202,15 @@ async def _one(scenario: Scenario, client: Endpoint, budget: Budget) -> Outcome:
 def main() -> None:
     """Run, print, and save; exit code 1 where any harm was done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--no-local", action="store_true", help="leave the small local LLM out")
+    parser.add_argument("--no-local", action="store_true", help="omit the small local LLM")
     parser.add_argument(
-        "--local-every", type=int, default=1, help="put only each Nth scenario to the local LLM"
+        "--local-every", type=int, default=1, help="run only every Nth scenario with the local LLM"
     )
-    parser.add_argument("--url", help="base URL of an endpoint that takes part")
+    parser.add_argument("--url", help="base URL of another endpoint to run")
     parser.add_argument("--model", help="its model")
     parser.add_argument("--json", type=Path, help="write all outcomes here")
     given = parser.parse_args()
-    # The scripted endpoint's server reports every answer that a player breaks off.
+    # The scripted endpoint's server logs every answer that a player cuts off.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
     cast = scenarios()
     print(f"{len(cast)} scenarios, {sum(s.judgement for s in cast)} of them of judgement\n")

@@ -1,4 +1,4 @@
-"""Who answers in the brain's bench: one that knows, one that is foolish within the law, and foes."""
+"""Scripted LLMs: one capable, one that chooses at random, and broken or hostile ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.brain_scenarios import Scenario
 from tests.fakes.llm import Answer, Body, Player, calls, says
 
 Casting = Callable[[Scenario], Player]
-"""Scenario → who plays in it."""
+"""Builds the player of a scenario."""
 
 TOO_LATE_S = 30.0
 
 
 def _form(body: Body) -> Mapping[str, Any]:
-    """The fields that may be chosen, as the request itself says."""
+    """Return the choices in a request, from its schema or its `decide` tool."""
     asked = body.get("response_format")
     if asked:
         found: Mapping[str, Any] = asked["json_schema"]["schema"]["properties"]
@@ -28,7 +28,7 @@ def _form(body: Body) -> Mapping[str, Any]:
 
 
 def capable(scenario: Scenario) -> Player:
-    """Looks at the card, then gives the best answer; what it has no opinion on, as it was."""
+    """Reads the card, then gives the scenario's best answer."""
 
     def play(body: Body) -> Mapping[str, Any]:
         if "tools" in body and not any(m["role"] == "tool" for m in body["messages"]):
@@ -41,7 +41,7 @@ def capable(scenario: Scenario) -> Player:
 
 
 def foolish(scenario: Scenario) -> Player:
-    """Any legal value, drawn at random: valid in form, without a thought."""
+    """Chooses legal values at random."""
     draw = random.Random(scenario.name)
 
     def play(body: Body) -> Mapping[str, Any]:
@@ -94,4 +94,4 @@ FOES: dict[str, Casting] = {
     "half a body": _always(Answer(body=json.dumps({"choices": []}).encode()[:-3], cut=True)),
     "time-outs": _always(Answer(after_s=TOO_LATE_S)),
 }
-"""Behaviours of an endpoint that is broken or means harm."""
+"""Players that are broken or hostile."""

@@ -1,8 +1,8 @@
-"""How long the rule planner takes, and how well it packs: ``python -m bench.planner``.
+"""How fast the rule planner is and how well it packs: ``python -m bench.planner``.
 
-1,000 models on 64 devices: one decision (a request for a model that is not loaded, everything
-full) and one full re-plan (sweep). Packing: models are placed until the first does not fit;
-the share of memory used then, against first-fit and worst-fit (the emptiest device).
+Timing: 1,000 models on 64 full devices; one decision (a request for a model that is not loaded)
+and one full re-plan (a sweep). Packing: models are placed until the first does not fit; printed is
+the share of memory in use then, next to first fit and worst fit (the emptiest device).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import sys
 import time
 from typing import Any
 
-from agents.replay.planner_under_replay import replay_policy
-from agents.replay.simulation import percentile
+from agents.replay.planner_under_replay import unrestricted_policy
+from agents.replay.result import percentile
+from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import keep_value
-from agents.rules.placement import Board
+from agents.rules.placement import Placer
 from agents.rules.planner import RulePlanner
-from agents.rules.sizing import Option, sorts
+from agents.rules.sizing import LoadOption, device_groups
 from modelium.lifecycle import ModelState
 from modelium.models import (
     GIB,
@@ -48,13 +49,13 @@ RUNTIMES = (RuntimeStatus(name=RuntimeName.VLLM, enabled=True, healthy=True),)
 
 
 def footprint(profile: ModelProfile, *, tensor_parallel: int = 1, **_: Any) -> Footprint:
-    """Weights alone, so that the planner is timed and not the estimator."""
+    """Return the weights alone, so that the planner is timed and not the estimator."""
     share = profile.weight_bytes // tensor_parallel
     return Footprint(weights=share, expected=share, reserve=share)
 
 
 def device(index: int, free: float, total: float = 80.0) -> Device:
-    """One GPU."""
+    """Return one GPU with ``free`` of ``total`` GiB free."""
     return Device(
         node=f"n{index // 8}",
         uuid=f"g{index}",
@@ -67,7 +68,7 @@ def device(index: int, free: float, total: float = 80.0) -> Device:
 
 
 def crowded(rng: random.Random) -> Fleet:
-    """1,000 models: 64 full GPUs with a tenth of theirs busy, and a long queue."""
+    """Return 1,000 models: some on 64 full GPUs, a tenth of those busy, the rest queued."""
     free = [72.0] * DEVICES
     models: list[Model] = []
     bookings: list[Booking] = []
@@ -127,7 +128,7 @@ def crowded(rng: random.Random) -> Fleet:
 
 
 def timing(decisions: int = 300) -> dict[str, float]:
-    """CPU seconds of one decision and of one full re-plan; each on a fleet not seen before."""
+    """Return CPU seconds of one decision and of one full re-plan, without cached look-ups."""
     planner = RulePlanner(estimate=footprint)
     policy = Policy(runtimes={RuntimeName.VLLM: RuntimeRules()})
     rng = random.Random(1)
@@ -150,8 +151,8 @@ def timing(decisions: int = 300) -> dict[str, float]:
 
 
 def packing(rounds: int = 60) -> dict[str, float]:
-    """Mean share of memory in use when the first model finds no place, by heuristic."""
-    policy = replay_policy()
+    """Return the mean share of memory in use when the first model does not fit, by heuristic."""
+    policy = unrestricted_policy()
     shares: dict[str, list[float]] = {"planner": [], "worst-fit": [], "first-fit": []}
     for seed in range(rounds):
         rng = random.Random(seed)
@@ -177,14 +178,20 @@ def _fill(heuristic: str, sizes: list[int], policy: Policy) -> float:
                 runtimes=RUNTIMES,
                 devices=tuple(device(i, r / GIB) for i, r in enumerate(rooms.values())),
             )
-            board = Board(
+            memory = DeviceMemory(
                 fleet=fleet, policy=policy, now=NOW, value=lambda m: keep_value(m, now=NOW)
             )
+            placer = Placer(memory=memory)
             places = [
-                board.place(
-                    Option(runtime=RuntimeName.VLLM, sort=s, settings=LoadSettings(), reserve=size)
+                placer.in_free_memory(
+                    LoadOption(
+                        runtime=RuntimeName.VLLM,
+                        group=group,
+                        settings=LoadSettings(),
+                        reserve=size,
+                    )
                 )
-                for s in sorts(fleet.devices)
+                for group in device_groups(fleet.devices)
             ]
             best = min((p for p in places if p), key=lambda p: p.left, default=None)
             chosen = best.devices[0] if best else None

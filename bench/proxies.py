@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agents.rules.planner import RulePlanner
-from agents.rules.subprocess import PlannerProcess
+from agents.rules.subprocess import PlannerSubprocess
 from bench.planner import NOW, crowded
 from modelium import config
 from modelium.app.service import GIL_INTERVAL_S
@@ -119,11 +119,11 @@ async def serve(engine: int, port: int, *, planning: float | None) -> None:
         clock=clock,
         links={},
     )
-    async with gateway, contextlib.aclosing(PlannerProcess()) as apart:
+    async with gateway, contextlib.aclosing(PlannerSubprocess(clock=clock)) as apart:
         gc.collect()
         gc.freeze()
         if planning is not None:
-            await replan(RulePlanner(elsewhere=apart), pause_s=planning)
+            await replan(RulePlanner(offload=apart), pause_s=planning)
         await asyncio.Event().wait()
 
 

@@ -1,13 +1,13 @@
-"""The planner against what others do, on real request patterns: ``python -m bench.replay``.
+"""The planner and other policies on real request patterns: ``python -m bench.replay``.
 
-Each cell is a trace and a capacity (10, 25, 50% of all footprints). Printed per policy: cold
-starts and load-seconds relative to LRU (geometric means over the cells), load-seconds relative
-to the offline bound, and the worst cell. ``--slo`` adds the request rate at which 99% of the
-requests wait at most 30 s, relative to LRU. Seeds are fixed; two runs give the same figures.
-``--prewarm`` adds the planner with loads ahead of requests, which it pays for.
+Each cell is a trace and a capacity (10, 25, 50% of all footprints). Printed per policy: cold starts
+and load-seconds relative to LRU (geometric means over the cells), load-seconds relative to the
+offline bound, and the worst cell. ``--slo`` adds the request rate at which 99% of the requests wait
+at most 30 s, relative to LRU. ``--prewarm`` adds the planner with prewarming, whose loads count.
+Seeds are fixed, so two runs give the same figures.
 
-The request patterns of real clients (`bench.workloads`) are taken from ``--servegen``, by default
-from ``../shared/data/traces`` beside the checkout; without them the synthetic trace stands alone.
+The request patterns of real clients (`bench.workloads`) are read from ``--servegen``, by default
+from ``../shared/data/traces`` beside the checkout; without them only the synthetic trace is run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from agents.replay.planner_under_replay import keepers
-from agents.replay.simulation import Result, replay
+from agents.replay.planner_under_replay import replay_policies
+from agents.replay.result import ReplayResult
+from agents.replay.simulation import replay
 from agents.replay.traces import Trace
 from bench.workloads import bursty, cell, faster, servegen
 from modelium.models import GIB
@@ -32,7 +33,7 @@ SERVEGEN = Path(__file__).parents[2] / "shared/data/traces/servegen_first_week.c
 GROUPS = ("m-large", "m-mid", "m-small", "mm-image", "deepseek-r1")
 DEVICE_GIB = 160
 TARGET, SLO_S = 0.99, 30.0
-Row = dict[str, Result]
+Row = dict[str, ReplayResult]
 
 
 def traces(data: Path | None, requests: int, seed: int) -> Iterator[tuple[str, Trace]]:
@@ -53,12 +54,12 @@ def traces(data: Path | None, requests: int, seed: int) -> Iterator[tuple[str, T
 
 
 def capacity(trace: Trace, share: float) -> int:
-    """Bytes that hold ``share`` of all footprints."""
+    """Return ``share`` of the bytes of all footprints."""
     return int(sum(m.bytes for m in trace.models) * share)
 
 
 def mean_ratio(rows: list[Row], policy: str, field: str, against: str = "lru") -> float:
-    """Geometric mean over the cells of ``policy`` relative to ``against``."""
+    """Return the geometric mean over the cells of ``policy`` relative to ``against``."""
     logs = [
         math.log(max(1e-9, getattr(r[policy], field)) / max(1e-9, getattr(r[against], field)))
         for r in rows
@@ -67,7 +68,7 @@ def mean_ratio(rows: list[Row], policy: str, field: str, against: str = "lru") -
 
 
 def worst_ratio(rows: list[Row], policy: str) -> float:
-    """Worst cell of ``policy`` relative to LRU, in cold starts or load-seconds."""
+    """Return the worst ratio of ``policy`` to LRU in a cell, of cold starts or load-seconds."""
     return max(
         getattr(r[policy], field) / max(1e-9, getattr(r["lru"], field))
         for r in rows
@@ -76,15 +77,17 @@ def worst_ratio(rows: list[Row], policy: str) -> float:
 
 
 def rate_at_slo(trace: Trace, share: float, policy: str) -> float:
-    """How many times faster than recorded ``trace`` may run until 1% wait longer than 30 s.
+    """Return how many times faster ``trace`` can run until 1% of the requests wait over 30 s.
 
-    0: they do at any rate, as more than 1% are cold starts of models that take as long to load.
+    0 where they do at any rate, because over 1% are cold starts of models that load for longer.
     """
     count = max(1, round(capacity(trace, share) / (DEVICE_GIB * GIB)))
     devices = (DEVICE_GIB * GIB,) * count
 
     def holds(factor: float) -> bool:
-        (result,) = replay(faster(trace, factor), devices, [policy], slo_s=SLO_S, keepers=keepers())
+        (result,) = replay(
+            faster(trace, factor), devices, [policy], slo_s=SLO_S, known=replay_policies()
+        )
         return (result.slo_attainment or 0.0) >= TARGET
 
     low, high = 1 / 64, 64.0
@@ -106,7 +109,7 @@ def main() -> None:
         help="servegen_first_week.csv.xz (default: the one beside the checkout, if there is one)",
     )
     parser.add_argument("--requests", type=int, default=15_000, help="per trace")
-    parser.add_argument("--prewarm", action="store_true", help="also the rules with loads ahead")
+    parser.add_argument("--prewarm", action="store_true", help="also the rules with prewarming")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--slo", action="store_true", help="also the rate at 99%% within 30 s")
     parser.add_argument("--plot", type=Path, help="write this plot, as .png and .svg")
@@ -114,13 +117,13 @@ def main() -> None:
     given = parser.parse_args()
     policies = (*POLICIES, "rules+prewarm") if given.prewarm else POLICIES
     if given.servegen is None:
-        print("no ServeGen data beside the checkout: the synthetic trace alone (see --servegen)")
+        print("no ServeGen data: only the synthetic trace is replayed (see --servegen)")
     rows: dict[str, Row] = {}
     rates: dict[str, dict[str, float]] = {}
     for name, trace in traces(given.servegen, given.requests, given.seed):
         for share in CAPACITIES:
             pool = (capacity(trace, share),)
-            results = replay(trace, pool, policies, cache_only=True, keepers=keepers())
+            results = replay(trace, pool, policies, cache_only=True, known=replay_policies())
             row = rows[f"{name} {share:.0%}"] = {r.policy: r for r in results}
             _show(f"{name} {share:.0%}", row)
         if given.slo:

@@ -1,9 +1,9 @@
-"""Traces for the replay bench: ServeGen clients as models, and a synthetic bursty one.
+"""Traces for the replay benchmark: ServeGen clients as models, and a synthetic bursty trace.
 
-ServeGen (alibaba/ServeGen, Apache-2.0) gives per client and 10-minute window an arrival rate,
-a CV and an arrival law (Gamma or Weibull with a shape). Each client becomes one model; its
-requests are drawn anew from that law, with the rates scaled so that a cell has about a given
-number of requests. Footprints and load times are drawn too: the data has none.
+ServeGen (alibaba/ServeGen, Apache-2.0) has, per client and 10-minute window, an arrival rate, a CV
+and a distribution of gaps (Gamma or Weibull with a shape). Each client becomes one model; its
+requests are drawn from that distribution, with the rates scaled so that a cell has about a given
+number of requests. Footprints and load times are drawn too, because the data has none.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def cell(
         requests: about how many in all.
         days: from the beginning of the week.
         spread: exponent on the clients' mean rates: 1 keeps their ratio, 0.5 narrows it.
-        seed: of everything that is drawn.
+        seed: for all random values.
     """
     rng = np.random.default_rng(seed)
     until = days * DAY_S
@@ -85,7 +85,7 @@ def cell(
 
 
 def _arrivals(rng: np.random.Generator, window: Window, rate: float) -> Array:
-    """A stretch of the window's renewal process, begun at a random point of a gap."""
+    """Return arrivals of the window's renewal process, started at a random point of a gap."""
     enough = int(rate * WINDOW_S * 3 + 10)
     shape = window.shape
     if window.law == "Gamma":
@@ -98,7 +98,7 @@ def _arrivals(rng: np.random.Generator, window: Window, rate: float) -> Array:
 
 
 def bursty(*, models: int = 120, days: float = 1.0, seed: int = 0) -> Trace:
-    """Sessions of a dozen requests 20 s apart, hours between them; every third model on a timer."""
+    """Return sessions of a dozen requests 20 s apart, hours apart; every third model has a timer."""
     rng = np.random.default_rng(seed)
     until = days * DAY_S
     times = []
@@ -120,7 +120,7 @@ def bursty(*, models: int = 120, days: float = 1.0, seed: int = 0) -> Trace:
 
 
 def trace(rng: np.random.Generator, times: list[Array]) -> Trace:
-    """Give each series of arrivals a model: 1–140 GiB, load time by size and a slow third."""
+    """Return a trace with one model per series: 1–140 GiB, load time by size, a third slow."""
     models = []
     for i in range(len(times)):
         gib = float(np.clip(rng.lognormal(2.6, 0.9), 1, 140))
@@ -131,7 +131,7 @@ def trace(rng: np.random.Generator, times: list[Array]) -> Trace:
 
 
 def faster(trace: Trace, factor: float) -> Trace:
-    """The same requests, ``factor`` times as fast."""
+    """Return ``trace`` sped up by ``factor``."""
     return Trace(
         models=trace.models,
         requests=tuple(Request(r.t_s / factor, r.model, r.service_s) for r in trace.requests),

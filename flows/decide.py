@@ -14,13 +14,11 @@ from flows.runner.recording import record
 async def decide(
     model: str | None = None,
     trigger: Literal["ingest", "demand", "operator", "sweep", "review"] = "operator",
-    carry_out: bool = True,
 ) -> State[Any]:
     """Ask the brain what to do, validate its plan and book what it needs.
 
     Args:
         model: Subject. Default: the whole fleet.
         trigger: Why: ingest, demand, operator, sweep or review.
-        carry_out: Off: book what it says and leave the rest to another run.
     """
-    return await record(model=model, trigger=trigger, carry_out=carry_out)
+    return await record(model=model, trigger=trigger)

@@ -7,16 +7,16 @@ import time
 
 
 class SystemClock:
-    """`ports.Clock` over the operating system."""
+    """`ports.Clock` of the operating system."""
 
     def time(self) -> float:
         """Seconds since the epoch, UTC."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Seconds on a clock that never goes back."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for ``seconds`` without blocking the event loop."""
         await asyncio.sleep(seconds)

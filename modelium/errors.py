@@ -1,24 +1,24 @@
-"""Every error that Modelium raises on purpose, split by what the caller should do.
+"""All errors that Modelium raises deliberately, grouped by what the caller should do.
 
 ::
 
     ModeliumError
-    ├── TransientError            try again, later
-    │   ├── StalePlan             the world moved under a plan: snapshot and plan anew
-    │   ├── Unavailable           a runtime, device or server does not answer now
-    │   └── DeadlineExceeded      it was going on, but did not end in time
-    ├── InputError                fix what you gave, then try again
+    ├── TransientError            try again later
+    │   ├── StalePlan             the store changed since the plan's snapshot: plan again
+    │   ├── Unavailable           a runtime, device or server is not responding
+    │   └── DeadlineExceeded      the work did not finish within its deadline
+    ├── InputError                correct the input, then try again
     │   ├── ConfigError           a field of the configuration
     │   ├── DropRejected          a dropped folder: it is kept in ``rejected/`` with the reason
     │   ├── UnknownModel          no model of that name
-    │   ├── NeedsApproval         an operator has to allow it first
+    │   ├── NeedsApproval         an operator must approve it first
     │   └── PlanRejected          the policy forbids the plan (in `modelium.policy`)
-    └── PermanentError            do not try the same again
+    └── PermanentError            the same call will fail again
         ├── LoadFailed            the runtime refused or died; carries a ``FailureKind``
         ├── Unsupported           nothing that is enabled can serve it
-        └── IllegalTransition     a bug: the lifecycle table has no such edge
+        └── IllegalTransition     a bug: the lifecycle does not allow it
 
-Every message says what happened and, where there is one, what to do next.
+Every message states what happened and, where possible, what to do next.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from enum import StrEnum
 
 
 class ModeliumError(Exception):
-    """Root of the tree. ``reason`` is a stable machine-readable slug for JSON answers."""
+    """Root of all errors. ``reason`` is a stable machine-readable slug for JSON responses."""
 
     reason: str = "error"
 
@@ -39,42 +39,42 @@ class TransientError(ModeliumError):
 
 
 class StalePlan(TransientError):
-    """The store changed after the snapshot that the plan was made on."""
+    """The store changed after the snapshot that the plan is based on."""
 
     reason = "stale-plan"
 
 
 class Unavailable(TransientError):
-    """A runtime, device or server does not answer now."""
+    """A runtime, device or server is not responding."""
 
     reason = "unavailable"
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        """``retry_after_s``: when it is worth asking again, where that is known."""
+        """``retry_after_s``: seconds until a retry may succeed, where known."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(TransientError):
-    """The work was under way but did not end within its deadline."""
+    """The work did not finish within its deadline."""
 
     reason = "deadline-exceeded"
 
 
 class InputError(ModeliumError):
-    """What was given is wrong; the message says what is allowed."""
+    """The input is invalid; the message says what is allowed."""
 
     reason = "bad-input"
 
 
 class ConfigError(InputError):
-    """The configuration is wrong; the message names each field and what is allowed."""
+    """The configuration is invalid; the message names each field and what is allowed."""
 
     reason = "bad-config"
 
 
 class DropRejected(InputError):
-    """A dropped folder or file was refused; nothing of it is lost."""
+    """A dropped folder or file was rejected; it is kept."""
 
     def __init__(self, message: str, *, reason: str, approvable: bool = False) -> None:
         """``reason`` is a slug such as ``pickle``; ``approvable``: an operator may allow it."""
@@ -96,7 +96,7 @@ class NeedsApproval(InputError):
 
 
 class PermanentError(ModeliumError):
-    """Trying the same again will fail again."""
+    """The same call will fail again."""
 
     reason = "permanent"
 
@@ -119,7 +119,7 @@ class LoadFailed(PermanentError):
     """The runtime refused the model or died while loading it."""
 
     def __init__(self, message: str, *, kind: FailureKind = FailureKind.UNKNOWN) -> None:
-        """``kind`` is the classified cause; the message carries the runtime's own last words."""
+        """``kind`` is the classified cause; the message includes the end of the runtime's log."""
         super().__init__(message)
         self.kind = kind
         self.reason = kind.value
@@ -132,6 +132,6 @@ class Unsupported(PermanentError):
 
 
 class IllegalTransition(PermanentError):
-    """The lifecycle table has no such edge, or another writer moved the model first."""
+    """The lifecycle does not allow the transition, or another writer changed the state first."""
 
     reason = "illegal-transition"

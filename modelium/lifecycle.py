@@ -1,4 +1,4 @@
-"""The states of a model and the one table of moves between them (no I/O here)."""
+"""The states of a model, and the table of legal transitions between them (no I/O here)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from modelium.errors import IllegalTransition
 
 
 class ModelState(StrEnum):
-    """Where a registered model is in its life."""
+    """The lifecycle state of a registered model."""
 
     INGESTED = "ingested"
-    """Its files are in the repository; nothing is known of it yet."""
+    """Its files are in the repository; it is not analyzed yet."""
     ANALYZED = "analyzed"
-    """Its profile is known; it was never placed."""
+    """Its profile is known; it was never loaded."""
     QUEUED = "queued"
-    """Wanted, but nothing fits now."""
+    """It waits for memory to be loaded into."""
     LOADING = "loading"
     READY = "ready"
     SLEEPING = "sleeping"
-    """Device memory is given back, the engine process lives (vLLM sleep)."""
+    """Its device memory is released, and its engine process still runs (vLLM sleep)."""
     DRAINING = "draining"
-    """Finishes what is in flight; new requests wait."""
+    """Requests in flight finish; new ones wait."""
     UNLOADING = "unloading"
     UNLOADED = "unloaded"
     FAILED = "failed"
@@ -48,13 +48,13 @@ TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = MappingProxyType(
 )
 
 SETTLED = frozenset({S.INGESTED, S.ANALYZED, S.QUEUED, S.UNLOADED, S.FAILED})
-"""States in which a model holds nothing, so that it may be loaded."""
+"""States in which a model holds no memory and no process."""
 
 
 def check(current: ModelState, target: ModelState) -> None:
-    """Raise `IllegalTransition` unless the table has the edge ``current`` → ``target``."""
+    """Raise `IllegalTransition` unless `TRANSITIONS` allows ``current`` → ``target``."""
     if target not in TRANSITIONS[current]:
         allowed = ", ".join(sorted(TRANSITIONS[current]))
         raise IllegalTransition(
-            f"{current} → {target} is no legal move (from {current}: {allowed})"
+            f"{current} → {target} is not a legal transition; from {current}: {allowed}"
         )

@@ -1,8 +1,17 @@
-"""How the suite is spread over pytest-xdist's workers."""
+"""Hypothesis profiles, and how the suite is spread over pytest-xdist's workers."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fixed", derandomize=True, database=None)
+"""The default: every run draws the same examples, so that a test passes or fails for the code."""
+settings.register_profile("fuzz", max_examples=2000, deadline=None, print_blob=True)
+"""``make fuzz``: other examples in every run, and twenty times as many."""
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups in this hook

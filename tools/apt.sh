@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install Debian packages where that is possible; say so and go on where it is not.
+# Install Debian packages if possible; otherwise print why not and succeed.
 #
 #   tools/apt.sh PACKAGE…
 #
-# A package counts as there when a command of its name is, or when dpkg knows it. What needs a
-# missing one fails by itself later, with this message above it.
+# A package counts as installed if a command has its name or dpkg knows it. Whatever needs a missing
+# package fails later, with this message above it.
 set -euo pipefail
 
 missing=()
@@ -14,24 +14,24 @@ done
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 
 give_up() {
-    printf 'tools/apt.sh: %s, so install it by hand: apt-get install %s\n' "$1" "${missing[*]}" >&2
+    printf 'tools/apt.sh: %s; install the packages yourself: apt-get install %s\n' "$1" "${missing[*]}" >&2
     exit 0
 }
 
-command -v apt-get >/dev/null || give_up "there is no apt-get here"
+command -v apt-get >/dev/null || give_up "apt-get is not available"
 as_root=()
 if [[ $(id -u) -ne 0 ]]; then
-    command -v sudo >/dev/null && sudo -n true 2>/dev/null || give_up "this needs root"
+    command -v sudo >/dev/null && sudo -n true 2>/dev/null || give_up "installing packages needs root"
     as_root=(sudo -n)
 fi
 
 printf 'installing %s …\n' "${missing[*]}" >&2
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120)
 install() { "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null >&2; }
-# The package lists of a fresh container are empty, those of an old one are stale.
+# Package lists may be missing or out of date: update them if the first attempt fails.
 install || { "${apt[@]}" update </dev/null >&2 && install; } || give_up "apt-get failed"
 
-# Debian starts the services that it installs; what is wanted here are the commands.
+# Debian starts services on installation; only the commands are needed here.
 if [[ -d /run/systemd/system ]]; then
     "${as_root[@]}" systemctl disable --now "${missing[@]}" </dev/null >&2 2>/dev/null || true
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make .venv: requirements/dev.lock, installed by a pinned uv, and this checkout, editable.
+# Create .venv with requirements/dev.lock, installed by a pinned uv, and this checkout (editable).
 #
-# A stamp with the hash of what goes in makes the second call instant. PYTHON names another
+# A stamp file with a hash of the inputs makes further calls instant. PYTHON selects another
 # interpreter.
 set -euo pipefail
 
@@ -17,23 +17,23 @@ if [[ -x $venv/bin/python && -f $stamp && $(<"$stamp") == "$want" ]]; then
     exit 0
 fi
 
-command -v "$python" >/dev/null || die "no $python; install Python 3.11 or newer, or set PYTHON"
+command -v "$python" >/dev/null || die "$python not found; install Python 3.11 or later, or set PYTHON"
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' ||
-    die "$python is $("$python" -V); Python 3.11 to 3.13 is needed, set PYTHON to one"
+    die "$python is $("$python" -V); set PYTHON to a Python 3.11, 3.12 or 3.13"
 
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-        tools/apt.sh python3-venv # Debian splits it off
+        tools/apt.sh python3-venv # a separate package on Debian
     fi
     "$python" -m venv --clear "$venv" </dev/null ||
-        die "no virtual environment with $python; install python3-venv (apt-get install python3-venv)"
+        die "cannot create a virtual environment with $python; install python3-venv (apt-get install python3-venv)"
 fi
 
 say "installing requirements/dev.lock into $venv …"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-input -q "uv==$uv_version" \
-    </dev/null || die "uv could not be installed; pip's reason is above"
+    </dev/null || die "cannot install uv; see pip's output above"
 "$venv/bin/uv" pip install -q --python "$venv/bin/python" -r requirements/dev.lock </dev/null ||
-    die "requirements/dev.lock could not be installed; uv's reason is above"
+    die "cannot install requirements/dev.lock; see uv's output above"
 "$venv/bin/uv" pip install -q --python "$venv/bin/python" --no-deps -e . </dev/null ||
-    die "this checkout could not be installed; uv's reason is above"
+    die "cannot install this checkout; see uv's output above"
 printf '%s' "$want" >"$stamp"

@@ -1,1 +1,1 @@
-"""The LLM advisor: prompts, read-only tools, and what it may choose."""
+"""The LLM advisor: its prompts, read-only tools, and the choices that it is given."""

@@ -1,4 +1,4 @@
-"""The agent: an LLM with read-only tools that ends in one checked choice, within budgets."""
+"""The agent: an LLM with read-only tools whose answer is one checked choice, within budgets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
 from agents.llm import prompt
-from agents.llm.choices import Choices, read, schema
-from agents.llm.endpoint import Abilities, Endpoint, EndpointError, Reply
+from agents.llm.choices import Choices, parse_answer, schema
+from agents.llm.endpoint import Capabilities, Endpoint, EndpointError, Reply
 from agents.llm.tools import Toolbox
 from agents.llm.transcript import Transcript
 from modelium.models import Violation
@@ -20,42 +20,42 @@ from modelium.models.advice import Advice
 from modelium.ports import Clock
 
 REPLY_TOKENS = 2000
-"""Longest reply: a reason and the longest lists take 300, the rest is for one that thinks aloud."""
+"""Longest reply: a reason and the longest lists take 300; models that reason first take more."""
 
 CALLS_PER_ROUND = 8
-"""Tool calls of one reply that are answered: there are seven tools."""
+"""Tool calls answered per reply: there are seven tools."""
 
 DECIDE = "decide"
 
 Check = Callable[[Advice], list[Violation]]
-"""What is wrong with the plan that an advice leads to. Blocks; called off the event loop."""
+"""Returns what is wrong with the plan that an advice leads to. Blocks; called in a thread."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """Bounds of one decision."""
+    """Limits of one decision."""
 
     seconds: float
     rounds: int
-    """Replies that only look things up."""
+    """Replies that only call tools."""
     tokens: int
     """Of all prompts and replies."""
 
 
-class GivenUp(Exception):
-    """The rules are to answer; ``str()`` is a slug, then ``: `` and the detail."""
+class NoAdvice(Exception):
+    """There is no valid answer, so the rules decide; ``str()`` is a slug, ``: `` and the detail."""
 
-    def __init__(self, slug: str, detail: str, *, endpoint: bool = False) -> None:
-        """``endpoint``: it failed itself, which the circuit breaker counts."""
+    def __init__(self, slug: str, detail: str, *, endpoint_failed: bool = False) -> None:
+        """``endpoint_failed``: the circuit breaker counts it."""
         super().__init__(f"{slug}: {detail}")
-        self.endpoint = endpoint
+        self.endpoint_failed = endpoint_failed
 
 
 class Agent:
-    """Asks one endpoint. Stateless between decisions; safe to use concurrently."""
+    """Asks one endpoint. Keeps no state between decisions; safe to use concurrently."""
 
     def __init__(self, *, endpoint: Endpoint, clock: Clock, budget: Budget) -> None:
-        """``budget`` holds for each decision."""
+        """``budget`` applies to each decision."""
         self.endpoint = endpoint
         self._clock = clock
         self._budget = budget
@@ -63,46 +63,46 @@ class Agent:
     async def choose(
         self, choices: Choices, toolbox: Toolbox, check: Check, transcript: Transcript
     ) -> Advice:
-        """Have the LLM choose; shows it once what was wrong with its answer.
+        """Have the LLM choose; a wrong answer is returned to it once, with the violations.
 
         Args:
-            choices: what may be chosen.
+            choices: what it may choose.
             toolbox: what it may look up.
-            check: holds the plan that comes of it against the policy.
-            transcript: filled as it goes, whatever the outcome.
+            check: returns the violations of the resulting plan.
+            transcript: filled in any case.
 
         Raises:
-            GivenUp: no answer, none in time, or none that holds.
+            NoAdvice: there is no answer, none in time, or no valid one.
         """
         try:
             async with asyncio.timeout(self._budget.seconds):
                 return await self._choose(choices, toolbox, check, transcript)
         except TimeoutError:
-            raise GivenUp(
-                "timeout", f"no answer within {self._budget.seconds:g} s", endpoint=True
+            raise NoAdvice(
+                "timeout", f"no answer within {self._budget.seconds:g} s", endpoint_failed=True
             ) from None
         except EndpointError as exc:
-            raise GivenUp("endpoint-error", str(exc), endpoint=True) from exc
+            raise NoAdvice("endpoint-error", str(exc), endpoint_failed=True) from exc
 
     async def _choose(
         self, choices: Choices, toolbox: Toolbox, check: Check, transcript: Transcript
     ) -> Advice:
-        able = await self.endpoint.abilities()
+        able = await self.endpoint.capabilities()
         transcript.add(SystemMessage(prompt.SYSTEM))
-        asked = prompt.question(choices, tools=able.tools, schema_kept=able.schema)
-        transcript.add(HumanMessage(asked))
-        answer = await self._answer(choices, toolbox, able, transcript, looking=able.tools)
+        question = prompt.question(choices, tools=able.tools, enforces_schema=able.schema)
+        transcript.add(HumanMessage(question))
+        answer = await self._answer(choices, toolbox, able, transcript, with_tools=able.tools)
         advice, violations = await self._judge(answer, choices, check)
         if violations:
-            transcript.faulted(violations)
+            transcript.add_violations(violations)
             transcript.add(HumanMessage(prompt.repair(violations)))
-            answer = await self._answer(choices, toolbox, able, transcript, looking=False)
+            answer = await self._answer(choices, toolbox, able, transcript, with_tools=False)
             advice, violations = await self._judge(answer, choices, check)
         if violations or advice is None:
-            transcript.faulted(violations)
-            unread = any(v.rule == "answer" for v in violations)
-            raise GivenUp(
-                "invalid-answer" if unread else "violations",
+            transcript.add_violations(violations)
+            unreadable = any(v.rule == "answer" for v in violations)
+            raise NoAdvice(
+                "invalid-answer" if unreadable else "violations",
                 "; ".join(v.message for v in violations[:3]),
             )
         return advice
@@ -110,63 +110,63 @@ class Agent:
     async def _judge(
         self, answer: Any, choices: Choices, check: Check
     ) -> tuple[Advice | None, list[Violation]]:
-        reading = read(answer, choices)
-        if reading.violations:
-            return None, reading.violations
-        advice = choices.advice(reading.chosen)
+        parsed = parse_answer(answer, choices)
+        if parsed.violations:
+            return None, parsed.violations
+        advice = choices.advice(parsed.chosen)
         return advice, await asyncio.to_thread(check, advice)
 
     async def _answer(
         self,
         choices: Choices,
         toolbox: Toolbox,
-        able: Abilities,
+        capabilities: Capabilities,
         transcript: Transcript,
         *,
-        looking: bool,
+        with_tools: bool,
     ) -> Any:
-        """Return the decided document, as parsed; ``None`` where there is no reading it."""
+        """Return the answer as JSON values; ``None`` where it is not JSON."""
         rounds = 0
-        while looking:
+        while with_tools:
             tools = [*toolbox.specifications(), prompt.decide_tool(choices)]
             reply = await self._ask(transcript, "tools", tools=tools)
             if _decides(reply) or not reply.calls:
-                # Whoever answers without a call has said all; if it is no JSON, ask for it.
-                found = _read_off(reply, transcript)
+                # A reply without a tool call is the answer; if it is not JSON, ask for JSON.
+                found = _decision(reply, transcript)
                 if found is not None:
                     return found
                 transcript.add(HumanMessage(prompt.USE_JSON))
                 break
             rounds += 1
             if rounds > self._budget.rounds:
-                raise GivenUp(
-                    "steps", f"still looking things up after {self._budget.rounds} rounds"
+                raise NoAdvice(
+                    "steps", f"no decision after {self._budget.rounds} rounds of tool calls"
                 )
             await self._look_up(reply, toolbox, transcript)
             if rounds == self._budget.rounds:
                 transcript.add(HumanMessage(prompt.LAST_ROUND))
-        if able.schema:
+        if capabilities.schema:
             reply = await self._ask(transcript, "schema", schema=schema(choices))
-        elif able.tools:
+        elif capabilities.tools:
             tools = [prompt.decide_tool(choices)]
             reply = await self._ask(transcript, "tools", tools=tools, force=DECIDE)
         else:
             reply = await self._ask(transcript, "text")
-        return _read_off(reply, transcript)
+        return _decision(reply, transcript)
 
     async def _ask(self, transcript: Transcript, mode: str, **options: Any) -> Reply:
         left = self._budget.tokens - transcript.tokens
         if left <= 0:
-            raise GivenUp("tokens", f"more than {self._budget.tokens} tokens were spent")
+            raise NoAdvice("tokens", f"the budget of {self._budget.tokens} tokens is spent")
         began = self._clock.monotonic()
         reply = await self.endpoint.ask(
             transcript.messages, max_tokens=min(REPLY_TOKENS, left), **options
         )
-        transcript.replied(reply, seconds=self._clock.monotonic() - began, mode=mode)
+        transcript.add_reply(reply, seconds=self._clock.monotonic() - began, mode=mode)
         return reply
 
     async def _look_up(self, reply: Reply, toolbox: Toolbox, transcript: Transcript) -> None:
-        """Answer each call: an endpoint refuses a conversation in which one has no answer."""
+        """Answer each tool call: endpoints refuse a conversation with an unanswered one."""
         for place, call in enumerate(reply.calls):
             if place >= CALLS_PER_ROUND:
                 answer = f"error: only {CALLS_PER_ROUND} calls at once are answered"
@@ -181,10 +181,10 @@ def _decides(reply: Reply) -> bool:
     return any(call.name == DECIDE for call in reply.calls)
 
 
-def _read_off(reply: Reply, transcript: Transcript) -> Any:
-    """Return what ``reply`` decides, in whichever form it came; ``None``: there is no reading it.
+def _decision(reply: Reply, transcript: Transcript) -> Any:
+    """Return the answer in ``reply``, from a tool call or from its text; ``None`` without one.
 
-    Each of its calls gets the answer that the protocol asks for, should the conversation go on.
+    Answers each of its tool calls, as the protocol demands, in case the conversation goes on.
     """
     for call in reply.calls:
         transcript.add(ToolMessage("taken down", tool_call_id=call.id, name=call.name))
@@ -195,7 +195,7 @@ def _read_off(reply: Reply, transcript: Transcript) -> Any:
 
 
 def _document(text: str) -> Any:
-    """The first JSON object in ``text``: models wrap it in prose and in Markdown fences."""
+    """Return the first JSON object in ``text``: models wrap it in prose and Markdown fences."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:

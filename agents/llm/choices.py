@@ -1,7 +1,7 @@
-"""What an advisor may choose at this moment, as data, as a JSON schema and as a check (pure).
+"""The choices of an advisor at this moment: as data, as a JSON schema, and as a check (pure).
 
-The schema is narrowed to what is legal now, so that an endpoint that enforces it cannot answer
-anything else; what other endpoints answer is held against the same lists.
+The schema allows only what is legal now, so an endpoint that enforces it cannot answer anything
+else. Answers of other endpoints are checked against the same values.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ Value = str | int
 
 
 class Planner(Protocol):
-    """`agents.rules.planner.RulePlanner.plan`."""
+    """The signature of `agents.rules.planner.RulePlanner.plan`."""
 
     def __call__(
         self, question: Question, fleet: Fleet, policy: Policy, advice: Advice = ...
     ) -> Plan:
-        """Answer at once."""
+        """Return a plan without I/O."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Field:
-    """One thing to choose."""
+    """One choice."""
 
     name: str
     allowed: tuple[Value, ...]
     many: bool = False
-    """A list of them, at most `most`, the first one first; else exactly one."""
+    """The answer is a list of at most `most` of ``allowed``, in order; otherwise one of them."""
     most: int = 1
     default: Value | None = None
-    """What the rules would take."""
+    """The value that the rules would use."""
     meaning: str = ""
 
     def schema(self) -> dict[str, Any]:
-        """JSON schema of its value."""
+        """Return the JSON schema of its value."""
         kind = "integer" if all(isinstance(v, int) for v in self.allowed) else "string"
         one: dict[str, Any] = {"type": kind, "enum": list(self.allowed)}
         if not self.many:
@@ -59,38 +59,38 @@ class Field:
 
 
 class Choices(Protocol):
-    """What may be chosen for one question."""
+    """The choices that one question leaves."""
 
     question: Question
     fleet: Fleet
     policy: Policy
     rules: Plan
-    """What the rules do without advice."""
+    """The plan of the rules without advice."""
 
     @property
     def fields(self) -> Sequence[Field]:
-        """What is to be chosen; what has one legal value may be said, but is not asked for."""
+        """Return the choices; one with a single legal value may be answered, but is not asked."""
 
     def facts(self) -> dict[str, Any]:
-        """What each choice means now, with scores; JSON values."""
+        """Return what the advisor needs to know, as JSON values."""
 
     def card(self) -> str:
-        """What the models' own cards say, marked as untrusted; empty where they say nothing."""
+        """Return the text of the models' cards, marked as untrusted; empty where there is none."""
 
     def advice(self, chosen: Mapping[str, Any]) -> Advice:
-        """Turn a checked answer into wishes."""
+        """Return the advice in a checked answer."""
 
     def objections(self, advice: Advice, plan: Plan) -> list[Violation]:
-        """Say where ``plan``, made with ``advice``, does not do what was chosen, or does worse."""
+        """Return where ``plan`` does not follow ``advice`` or is worse than the rules' plan."""
 
 
 def open_fields(choices: Choices) -> list[Field]:
-    """Those that leave a choice."""
+    """Return the fields with more than one possible answer."""
     return [f for f in choices.fields if f.many or len(f.allowed) > 1]
 
 
 def schema(choices: Choices) -> dict[str, Any]:
-    """Return the JSON schema of an answer; the reason stands first, so that it is thought of."""
+    """Return the JSON schema of an answer; the reason comes first, so that it is thought of."""
     reason = {
         "type": "string",
         "maxLength": REASON_CHARACTERS,
@@ -106,16 +106,16 @@ def schema(choices: Choices) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Reading:
-    """An answer as it was understood."""
+class ParsedAnswer:
+    """The legal values of an answer, and what is wrong with the others."""
 
     chosen: dict[str, Any] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
 
 
-def read(document: Any, choices: Choices) -> Reading:
-    """Hold an answer against what may be chosen; a field that is left out is the rules' choice."""
-    found = Reading()
+def parse_answer(document: Any, choices: Choices) -> ParsedAnswer:
+    """Check an answer against the choices; a missing field leaves the choice to the rules."""
+    found = ParsedAnswer()
     if not isinstance(document, dict):
         found.violations.append(_violation("answer", "the answer is not one JSON object"))
         return found
@@ -137,7 +137,7 @@ def read(document: Any, choices: Choices) -> Reading:
     return found
 
 
-def _one(one: Field, given: Any, found: Reading) -> None:
+def _one(one: Field, given: Any, found: ParsedAnswer) -> None:
     if not one.many:
         if _is_among(given, one.allowed):
             found.chosen[one.name] = given
@@ -149,13 +149,13 @@ def _one(one: Field, given: Any, found: Reading) -> None:
         return
     wrong = [v for v in given if not _is_among(v, one.allowed)]
     found.violations += [_not_allowed(one, v) for v in wrong[:3]]
-    # Twice the same is the same once; past the most that is looked at, the rest is cut.
+    # Duplicates count once, and values beyond the longest list are dropped.
     kept = list(dict.fromkeys(v for v in given if _is_among(v, one.allowed)))
     found.chosen[one.name] = kept[: one.most]
 
 
 def _is_among(given: Any, allowed: Sequence[Value]) -> bool:
-    # In Python True == 1; in an answer it is not.
+    # In Python True == 1; in an answer they differ.
     return any(type(given) is type(value) and given == value for value in allowed)
 
 

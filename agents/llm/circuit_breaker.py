@@ -1,19 +1,19 @@
-"""Whether an endpoint that failed is worth asking again (no I/O here)."""
+"""A circuit breaker for an endpoint that keeps failing (no I/O here)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 FAILURES = 3
-"""In a row, before nobody asks any more: one may be a hiccup, three are an outage."""
+"""Failures in a row that open the circuit: one may be a hiccup, three are an outage."""
 
 PAUSE_S = 60.0
 LONGEST_PAUSE_S = 900.0
-"""The pause doubles with each trial that fails: an endpoint that is back is used within 15 min."""
+"""The pause doubles with each failed trial, up to this: a recovered endpoint is used within it."""
 
 
-class Breaker:
-    """Opens after failures in a row; lets one trial through when its pause is over."""
+class CircuitBreaker:
+    """Opens after failures in a row; after a pause it lets one trial call through."""
 
     def __init__(self, *, monotonic: Callable[[], float]) -> None:
         """``monotonic``: seconds that never go back."""
@@ -22,10 +22,10 @@ class Breaker:
         self._pause_s = PAUSE_S
         self._open_until: float | None = None
 
-    def closed_for_s(self) -> float:
-        """Seconds until a question is let through; 0: now.
+    def seconds_until_allowed(self) -> float:
+        """Return the seconds until the next call is allowed; 0: the caller may call now.
 
-        When it answers 0 after a pause, the next one waits for the outcome of this trial.
+        When it returns 0 after a pause, further calls wait for the outcome of this trial.
         """
         if self._open_until is None:
             return 0.0
@@ -36,13 +36,13 @@ class Breaker:
         return 0.0
 
     def on_success(self) -> None:
-        """The endpoint answered."""
+        """Close the circuit: the endpoint answered."""
         self._failures = 0
         self._pause_s = PAUSE_S
         self._open_until = None
 
     def on_failure(self) -> None:
-        """The endpoint did not answer, or with an error."""
+        """Count a call that got no answer or an error."""
         self._failures += 1
         if self._open_until is not None:
             self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible endpoint: asked, with what it can do found out once. The LLM client's wall.
+"""The client of an OpenAI-compatible endpoint; it probes the endpoint's capabilities once.
 
-Everything foreign is wrapped here: whatever goes wrong is an `EndpointError` without secrets.
+The LLM libraries are wrapped here: every failure is an `EndpointError` without secrets.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from langsmith import tracing_context
 from pydantic import SecretStr
 
 NO_KEY = "none"
-"""Sent where there is no key: the client insists on one, and must not find another provider's."""
+"""Sent where there is no key: the client requires one and must not use another provider's."""
 
 PROBE_TOKENS = 200
-"""Room for a model that thinks before it says so; the others stop by themselves."""
+"""Enough for a model that reasons before it answers; others stop earlier."""
 
 ERROR_CHARACTERS = 300
 REPLY_CHARACTERS = 20_000
-"""Longest text that is kept of one reply: `max_tokens` is far below, if the endpoint heeds it."""
+"""Longest text kept of one reply, in case the endpoint ignores ``max_tokens``."""
 
 CHARACTERS_PER_TOKEN = 3
-"""Where an endpoint counts no tokens: fewer per token than in prose, so that budgets hold."""
+"""For endpoints that report no usage: fewer than in prose, so that budgets are kept."""
 
 REFUSED = frozenset({400, 404, 405, 415, 422, 500, 501})
-"""What servers answer to a parameter that they do not know; llama.cpp says 500."""
+"""Statuses that servers return for an unknown parameter; llama.cpp returns 500."""
 
 PROBE = "Answer that you are ready."
 PROBE_SCHEMA: Mapping[str, Any] = {
@@ -43,27 +43,27 @@ PROBE_SCHEMA: Mapping[str, Any] = {
 
 
 class EndpointError(Exception):
-    """The endpoint did not answer, or not with what a chat completion is."""
+    """The endpoint did not answer with a chat completion."""
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
-        """``status``: of HTTP, where there was one."""
+        """``status``: the HTTP status, where there is one."""
         super().__init__(message)
         self.status = status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Abilities:
-    """What an endpoint was found able to do."""
+class Capabilities:
+    """What an endpoint can do, found by probing."""
 
     tools: bool
-    """It calls a tool when told to."""
+    """It calls a tool when forced to."""
     schema: bool
-    """It keeps to a JSON schema."""
+    """It enforces a JSON schema."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
-    """One tool call of a reply; ``arguments`` is ``None`` where they are no JSON object."""
+class ToolCall:
+    """One tool call of a reply; ``arguments`` is ``None`` where they are not a JSON object."""
 
     id: str
     name: str
@@ -73,17 +73,17 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What the endpoint said."""
+    """One reply of the endpoint."""
 
     message: AIMessage
     text: str
-    calls: tuple[Call, ...]
+    calls: tuple[ToolCall, ...]
     prompt_tokens: int
     completion_tokens: int
 
 
 class Endpoint:
-    """One model at one endpoint. Used from one event loop."""
+    """One model at one endpoint. Not thread-safe: for one event loop."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Endpoint:
         base_url: str,
         model: str,
         api_key: str | None,
-        abilities: Abilities | None = None,
+        capabilities: Capabilities | None = None,
     ) -> None:
-        """Nothing is sent yet. ``abilities``: where they are known already."""
+        """Send nothing yet. ``capabilities``: if known; otherwise they are probed."""
         self.model = model
         self.base_url = without_credentials(base_url)
         self._secrets = [s for s in (api_key, urlsplit(base_url).password) if s]
@@ -104,25 +104,25 @@ class Endpoint:
             temperature=0.0,
             max_retries=0,  # the circuit breaker and the next review are the retries
             stream_usage=False,
-            # The decision's own deadline bounds each call; the client's would only fire later.
+            # The decision's deadline bounds each call.
             timeout=None,
-            # One of its own: the client's default is shared by all event loops of the process.
+            # Its own client: the library's default is shared by all event loops of the process.
             http_async_client=openai.DefaultAsyncHttpxClient(),
-            openai_proxy=None,  # else OPENAI_PROXY, which does not go with a client of our own
+            openai_proxy=None,  # else OPENAI_PROXY is read, which cannot be combined with a client
         )
-        self._abilities = abilities
+        self._abilities = capabilities
         self._probing = asyncio.Lock()
 
-    async def abilities(self) -> Abilities:
-        """Find out once what the endpoint can do; two short questions.
+    async def capabilities(self) -> Capabilities:
+        """Return what the endpoint can do; probed once, with two short questions.
 
         Raises:
-            EndpointError: it does not answer; asked anew next time.
+            EndpointError: it does not answer; it is probed again the next time.
         """
         async with self._probing:
             if self._abilities is None:
-                self._abilities = Abilities(
-                    schema=await self._keeps_to_schema(), tools=await self._calls_tools()
+                self._abilities = Capabilities(
+                    schema=await self._enforces_schema(), tools=await self._calls_tools()
                 )
             return self._abilities
 
@@ -142,15 +142,15 @@ class Endpoint:
             max_tokens: of the reply.
             tools: specifications in OpenAI's form.
             force: the tool that must be called.
-            schema: JSON schema that the reply must keep to.
+            schema: JSON schema that the reply must follow.
 
         Raises:
-            EndpointError: anything but a chat completion came back.
+            EndpointError: the endpoint did not return a chat completion.
         """
         options: dict[str, Any] = {"max_tokens": max_tokens}
         if schema is not None:
-            # Not `strict`: that forbids keywords which bound a small model's babble. Not as an
-            # option of the client: it would raise on a reply that was cut instead of showing it.
+            # Not `strict`, which forbids length limits that small models need. Not as an option
+            # of the client, which would raise on a truncated reply instead of returning it.
             form = {"name": "decision", "schema": dict(schema)}
             wanted = {"type": "json_schema", "json_schema": form}
             options["extra_body"] = {"response_format": wanted}
@@ -158,7 +158,7 @@ class Endpoint:
         if tools:
             chat = chat.bind_tools(list(tools), tool_choice=force)
         try:
-            # Whatever is set in the environment: prompts go to the endpoint and nowhere else.
+            # Whatever the environment says, prompts are sent to the endpoint and nowhere else.
             with tracing_context(enabled=False):
                 message = await chat.ainvoke(list(messages), **options)
             return _reply(message, messages)
@@ -167,7 +167,7 @@ class Endpoint:
                 self._clean(f"HTTP {exc.status_code}: {exc.message}"), status=exc.status_code
             ) from exc
         except Exception as exc:
-            # The client lets TypeErrors and the like out where a body is no chat completion.
+            # The client raises TypeError and the like where a body is not a chat completion.
             raise EndpointError(self._clean(f"{type(exc).__name__}: {exc}")) from exc
 
     def redacted(self, text: str) -> str:
@@ -179,7 +179,7 @@ class Endpoint:
     def _clean(self, text: str) -> str:
         return self.redacted(" ".join(text.split()))[:ERROR_CHARACTERS]
 
-    async def _keeps_to_schema(self) -> bool:
+    async def _enforces_schema(self) -> bool:
         try:
             reply = await self.ask(
                 [HumanMessage(PROBE)], max_tokens=PROBE_TOKENS, schema=PROBE_SCHEMA
@@ -209,7 +209,7 @@ def without_credentials(url: str) -> str:
 
 
 def _refusal(error: EndpointError) -> bool:
-    """False where the endpoint refused the question's form; any other error is raised."""
+    """Return False where the endpoint rejects the parameter; raise any other error."""
     if error.status in REFUSED:
         return False
     raise error
@@ -218,11 +218,11 @@ def _refusal(error: EndpointError) -> bool:
 def _reply(message: AIMessage, asked: Sequence[BaseMessage]) -> Reply:
     text = message.text[:REPLY_CHARACTERS]
     calls = [
-        Call(id=call["id"] or f"call-{i}", name=call["name"], arguments=call["args"])
+        ToolCall(id=call["id"] or f"call-{i}", name=call["name"], arguments=call["args"])
         for i, call in enumerate(message.tool_calls)
     ]
     calls += [
-        Call(
+        ToolCall(
             id=call["id"] or f"bad-{i}",
             name=call["name"] or "",
             arguments=None,

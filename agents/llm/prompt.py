@@ -1,4 +1,4 @@
-"""What the agent is told: the standing orders, one question, and what was wrong with an answer."""
+"""The prompts: the system prompt, a question, and the violations of an answer (pure)."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ USE_JSON = "Answer with one JSON object and nothing else."
 LAST_ROUND = "This was the last look. Decide now."
 
 SHOWN = 6
-"""Violations shown at once."""
+"""Violations shown in one message."""
 
 
-def question(choices: Choices, *, tools: bool, schema_kept: bool) -> str:
-    """Return the question with its facts; the schema in words where nothing else holds to it."""
+def question(choices: Choices, *, tools: bool, enforces_schema: bool) -> str:
+    """Return the question with its facts; with the schema where it is not sent as a parameter."""
     about = INGEST if choices.question.trigger is Trigger.INGEST else REVIEW
     parts = [about, _json(choices.facts()), choices.card()]
     parts.append("\n".join(_allowed(choices)))
     parts.append(USE_TOOLS if tools else USE_JSON)
-    if not tools and not schema_kept:
+    if not tools and not enforces_schema:
         parts.append(f"JSON schema: {_json(schema(choices))}")
     return "\n\n".join(part for part in parts if part)
 
 
 def repair(violations: Sequence[Violation]) -> str:
-    """Return what was wrong and what is allowed."""
+    """Return the message that names the violations and asks for another answer."""
     wrong = "\n".join(f"- {v.message}" for v in violations[:SHOWN])
     return f"This cannot be done:\n{wrong}\nAnswer again, as one JSON object, with that put right."
 

@@ -1,8 +1,8 @@
-"""What an advisor may choose when it looks at the whole fleet (pure).
+"""The choices in a review of the whole fleet (pure).
 
-The order of the queue within a class, who stays and who goes among models of about the same
-worth, and what to load into memory that nobody else wants. What idled out, pressure, pins and
-waiting requests are the rules' alone.
+The order of the queue within a class, which of the models of about the same value to keep or evict,
+and which models to prewarm into free memory. The rules alone handle models that idled out, memory
+pressure, pins and waiting requests.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from agents.llm.choices import Field, Planner
 from agents.llm.untrusted import printable, word, wrapped
 from agents.llm.what_if import own_action, unloads
+from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import arrival_chance, keep_value
-from agents.rules.placement import Board
 from agents.rules.ranking import priority_class, rank, waiting_s
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Fleet, Load, Model, Plan, Unload, Violation
@@ -28,16 +28,16 @@ from modelium.policy.eligibility import over_cap, should_load, should_unload
 from modelium.ports import Question
 
 SHOWN = 12
-"""Models per list: the first of many by the rules' own score."""
+"""Models per list, the first by the rules' score."""
 
 PREWARMS = 2
-"""As many loads nobody waits for as the rules make per plan."""
+"""Most models to prewarm: as many as the rules prewarm per plan."""
 
 SOON_S = 600.0
-"""What is expected soon: more than a load takes, less than a model idles."""
+"""Horizon of the forecast shown: longer than a load, shorter than the idle timeout."""
 
 CARD_CHARACTERS = 300
-"""Of each model's card in a list."""
+"""Longest part shown of each model's card."""
 
 
 class ReviewChoices:
@@ -67,7 +67,7 @@ class ReviewChoices:
 
     @property
     def fields(self) -> Sequence[Field]:
-        """Lists of models, each where there is something to choose."""
+        """Return the lists of models to choose from, without empty ones."""
         queued, idle, warm = (
             tuple(m.name for m in models) for models in (self._queued, self._idle, self._warm)
         )
@@ -90,7 +90,7 @@ class ReviewChoices:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """The lists, each model with what speaks for it."""
+        """Return the lists, each model with what is known of it."""
         return {
             "now": datetime.fromtimestamp(self._now, UTC).strftime("%A %H:%M UTC"),
             "rules_would": [f"{a.action} {a.model}" for a in self.rules.actions][:SHOWN],
@@ -105,7 +105,7 @@ class ReviewChoices:
         }
 
     def card(self) -> str:
-        """The first words of each listed model's card, marked as untrusted."""
+        """Return the start of each listed model's card, marked as untrusted."""
         lines = []
         for model in (*self._queued, *self._idle, *self._warm):
             card = model.profile.card if model.profile else None
@@ -118,7 +118,7 @@ class ReviewChoices:
         return wrapped(whole, source="the models' cards", limit=len(whole))
 
     def advice(self, chosen: Mapping[str, Any]) -> Advice:
-        """Turn a checked answer into wishes."""
+        """Return the advice in a checked answer."""
         keep = tuple(chosen.get("keep", ()))
         return Advice(
             order=tuple(chosen.get("order", ())),
@@ -129,15 +129,15 @@ class ReviewChoices:
         )
 
     def objections(self, advice: Advice, plan: Plan) -> list[Violation]:
-        """Hold ``plan`` against the wishes and against what the rules would have done."""
+        """Compare ``plan`` with the advice and with the plan of the rules."""
         found = []
         for name in advice.prewarm:
             if not isinstance(own_action(plan, name), Load):
-                text = f"{name}: it finds no free memory beside what else is loaded"
+                text = f"{name}: there is no free memory for it"
                 found.append(Violation(rule="does-not-fit", subject=name, message=text))
         missing = sorted(self._urgent(self.rules) - self._urgent(plan))
         if missing:
-            found.append(_worse(f"{', '.join(missing)} would have to wait longer"))
+            found.append(_worse(f"{', '.join(missing)} would wait longer"))
         then, now = (Counter(type(a) for a in p.actions) for p in (self.rules, plan))
         if now[Load] < then[Load]:
             found.append(_worse(f"{now[Load]} models would be loaded; the rules load {then[Load]}"))
@@ -173,28 +173,28 @@ class ReviewChoices:
 def review_choices(
     *, question: Question, fleet: Fleet, policy: Policy, rules: Plan, planner: Planner
 ) -> ReviewChoices | None:
-    """Return what may be chosen now; ``None`` where nothing may."""
+    """Return the choices now; ``None`` where there are none."""
     now = question.now or fleet.at
 
     def value(model: Model) -> float:
         return keep_value(model, now=now)
 
-    board = Board(fleet=fleet, policy=policy, now=now, value=value)
+    memory = DeviceMemory(fleet=fleet, policy=policy, now=now, value=value)
     settled = {a.model for a in rules.actions}
     queued = [m for m in fleet.models if m.state is ModelState.QUEUED and m.profile is not None]
     queued.sort(key=lambda m: rank(m, policy, now=now, value=value(m)))
     idle = [
         m
         for m in fleet.models
-        if not board.stays_because(m) and not should_unload(m, policy, now=now)
+        if not memory.unevictable_because(m) and not should_unload(m, policy, now=now)
     ]
     idle.sort(key=value)
     crowded = bool(queued) or any(over_cap(d, policy) for d in fleet.devices)
     unloaded = [m for m in fleet.models if m.state is ModelState.UNLOADED and m.name not in settled]
     unloaded.sort(key=lambda m: -arrival_chance(m.traffic, now=now, within_s=SOON_S))
     warm = []
-    # Each trial is a whole plan: only those are tried that could fit at all.
-    room = max((board.room(d.id) for d in fleet.devices), default=0)
+    # Each trial makes a whole plan, so only models that could fit are tried.
+    room = max((memory.room(d.id) for d in fleet.devices), default=0)
     for model in [m for m in unloaded if _least_bytes(m) <= room][:SHOWN]:
         plan = planner(question, fleet, policy, Advice(prewarm=(model.name,)))
         if isinstance(own_action(plan, model.name), Load):
@@ -213,11 +213,11 @@ def review_choices(
 
 
 def _least_bytes(model: Model) -> float:
-    """Bytes that one device needs at least; infinite for a model that nothing is known of."""
+    """Return the least bytes that one device needs; infinite for a model without a profile."""
     profile = model.profile
     if profile is None:
         return math.inf
-    # Half: weights of float32 may be loaded in float16.
+    # Half, because float32 weights may be loaded as float16.
     return profile.weight_bytes / max(profile.tensor_parallel_degrees) / 2
 
 

@@ -1,4 +1,4 @@
-"""What the agent may look up: read-only, bounded, over one snapshot (no I/O but `History`)."""
+"""The agent's tools: read-only, with bounded answers, over one snapshot (I/O only in `History`)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ ANSWER_CHARACTERS = 6000
 
 MODELS = 40
 DECISIONS = 8
-"""Rows of a list."""
+"""Longest lists."""
 
 SOON_S = (60.0, 600.0, 3600.0)
-"""How far ahead `traffic` looks."""
+"""Horizons of the ``traffic`` tool's forecast."""
 
 History = Callable[[str | None, int], Sequence[Decision]]
-"""(model or None, limit) → the newest decisions first. Called off the event loop."""
+"""(model or None, limit) → decisions, newest first. Called in a thread."""
 
 Handler = Callable[[Mapping[str, Any]], Any]
 
 
 def no_history(_model: str | None, _limit: int) -> Sequence[Decision]:
-    """Remember nothing."""
+    """Return no decisions."""
     return ()
 
 
 class Toolbox:
-    """The tools over one question's snapshot. One per decision; a call never raises."""
+    """The tools over one question's snapshot. One per decision; wrong arguments never raise."""
 
     def __init__(self, *, choices: Choices, history: History = no_history) -> None:
         """``history``: earlier decisions."""
@@ -61,7 +61,7 @@ class Toolbox:
         }
 
     def specifications(self) -> list[dict[str, Any]]:
-        """The tools in OpenAI's form."""
+        """Return the tools in OpenAI's format."""
         model = {"model": {"type": "string", "description": "A model's name."}}
         return [
             {
@@ -76,7 +76,7 @@ class Toolbox:
         ]
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Answer one call, as text; what is wrong with it is the answer. Blocks on `History`."""
+        """Return the answer to one call, or what is wrong with the call. Blocks on `History`."""
         known = self._tools.get(name)
         if known is None:
             return f"error: there is no tool {name[:60]!r}; there are {', '.join(self._tools)}"
@@ -230,7 +230,7 @@ class Toolbox:
                 "author": made.plan.author,
                 "outcome": made.outcome,
                 "actions": [f"{a.action} {a.model}" for a in made.plan.actions[:8]],
-                # A reason may quote an engine's words, or an earlier advisor's.
+                # A reason may quote an engine or an earlier advisor.
                 "reason": printable(made.plan.reason, limit=200),
             }
             for made in self._history(name, DECISIONS)

@@ -1,4 +1,4 @@
-"""The record of one conversation with an LLM, and its budgets (no I/O here)."""
+"""The record of one conversation with an LLM, and its token count (no I/O here)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from agents.llm.endpoint import Reply
 from modelium.models import Violation
 
 KEPT_CHARACTERS = 20_000
-"""Of one message."""
+"""Longest text recorded of one message."""
 
 
 class Transcript:
-    """Collects what was said, what it cost, and what was wrong with it."""
+    """Collects the messages, their tokens, and the violations in the answers."""
 
     def __init__(self, *, redacted: Callable[[str], str]) -> None:
-        """``redacted``: takes secrets out of a text."""
+        """``redacted``: removes secrets from a text."""
         self.messages: list[BaseMessage] = []
-        """As the endpoint gets them."""
+        """As they are sent to the endpoint."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self._redacted = redacted
@@ -29,15 +29,15 @@ class Transcript:
 
     @property
     def tokens(self) -> int:
-        """Spent so far, of prompts and replies."""
+        """Tokens of all prompts and replies so far."""
         return self.prompt_tokens + self.completion_tokens
 
     def add(self, message: BaseMessage) -> None:
-        """Append what is said to the endpoint."""
+        """Append a message to the endpoint."""
         self.messages.append(message)
 
-    def replied(self, reply: Reply, *, seconds: float, mode: str) -> None:
-        """Append what the endpoint said; ``mode``: ``tools``, ``schema`` or ``text``."""
+    def add_reply(self, reply: Reply, *, seconds: float, mode: str) -> None:
+        """Append the endpoint's reply; ``mode``: ``tools``, ``schema`` or ``text``."""
         self.messages.append(reply.message)
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
@@ -50,12 +50,12 @@ class Transcript:
             }
         )
 
-    def faulted(self, violations: Sequence[Violation]) -> None:
-        """Note what was wrong with an answer."""
+    def add_violations(self, violations: Sequence[Violation]) -> None:
+        """Record what is wrong with an answer."""
         self._violations.append([{"rule": v.rule, "message": v.message} for v in violations])
 
     def record(self) -> dict[str, Any]:
-        """Everything, as JSON values without secrets."""
+        """Return everything as JSON values without secrets."""
         return {
             "messages": [self._message(m) for m in self.messages],
             "replies": self._replies,

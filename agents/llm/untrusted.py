@@ -1,4 +1,4 @@
-"""Text from model folders, made fit to be shown to an LLM (no I/O here)."""
+"""Text from model folders, made safe to show to an LLM (pure)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import secrets
 import unicodedata
 
 CARD_CHARACTERS = 1500
-"""Of a model card: its first paragraphs say what it is for; more is room for injections."""
+"""Longest part of a model card: the first paragraphs say what the model is for."""
 
 WORD_CHARACTERS = 80
-"""Of a name, an architecture or a licence."""
+"""Longest name, architecture or license."""
 
 _BLANKS = re.compile(r"[ \t]{3,}")
 _LINES = re.compile(r"\n{3,}")
@@ -18,10 +18,10 @@ _NOT_A_WORD = re.compile(r"[^\w.,:;+/()@ -]+")
 
 
 def wrapped(text: str, *, source: str, limit: int = CARD_CHARACTERS) -> str:
-    """Return ``text`` between marks that it cannot forge, cut to ``limit`` characters.
+    """Return ``text``, at most ``limit`` characters of it, between marks that it cannot forge.
 
-    The mark is drawn anew each time; control and formatting characters (bidi marks, zero-width
-    ones, tags) are dropped.
+    The mark is random. Control and formatting characters (bidi marks, zero-width characters,
+    tags) are dropped.
     """
     mark = secrets.token_hex(6)
     shown = _BLANKS.sub("  ", _LINES.sub("\n\n", printable(text, limit=limit)))
@@ -32,8 +32,8 @@ def wrapped(text: str, *, source: str, limit: int = CARD_CHARACTERS) -> str:
 
 
 def printable(text: str, *, limit: int) -> str:
-    """Return at most ``limit`` visible characters of ``text``, saying where it was cut."""
-    # Twice the limit is looked at: enough for text with some invisible characters in it.
+    """Return at most ``limit`` visible characters of ``text``, and a note where it was cut."""
+    # Reading twice the limit is enough for text with some invisible characters.
     kept = "".join(
         c for c in text[: 2 * limit] if c == "\n" or unicodedata.category(c)[0] not in "CM"
     )
@@ -43,7 +43,7 @@ def printable(text: str, *, limit: int) -> str:
 
 
 def word(text: str | None) -> str | None:
-    """Return a name out of a folder as one short word or phrase, without markup."""
+    """Return a name from a model folder as a short phrase of plain characters."""
     if text is None:
         return None
     return _NOT_A_WORD.sub(" ", text[: 2 * WORD_CHARACTERS])[:WORD_CHARACTERS].strip()

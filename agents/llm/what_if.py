@@ -1,4 +1,4 @@
-"""What a plan makes of a wish: asking the planner, and reading its answer (pure)."""
+"""Trial plans: what the planner would do with a preference (pure)."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from modelium.policy import Policy
 from modelium.ports import Question
 
 
-class Trial:
-    """Asks the planner what a wish would come to."""
+class WhatIf:
+    """Asks the planner how it would load one model."""
 
     def __init__(
         self, *, question: Question, fleet: Fleet, policy: Policy, planner: Planner, model: Model
     ) -> None:
-        """Of loading ``model`` into ``fleet``."""
+        """Load ``model`` into ``fleet``."""
         self._question = question
         self._fleet = fleet
         self._policy = policy
         self._planner = planner
         self._model = model
 
-    def load(self, wish: Preference) -> Load | None:
-        """The load that does what ``wish`` says; ``None`` where that is not possible."""
-        advice = Advice(preferences={self._model.name: wish})
+    def load(self, preference: Preference) -> Load | None:
+        """Return the load that follows ``preference``; ``None`` where there is none."""
+        advice = Advice(preferences={self._model.name: preference})
         plan = self._planner(self._question, self._fleet, self._policy, advice)
         own = own_action(plan, self._model.name)
-        return own if isinstance(own, Load) and honours(own, wish) else None
+        return own if isinstance(own, Load) and follows(own, preference) else None
 
     def splits(self, degree: int) -> bool:
-        """Whether the model can be split over ``degree`` devices now."""
-        wish = LoadSettings(tensor_parallel_size=degree)
-        return self.load(Preference(runtime=RuntimeName.VLLM, settings=wish)) is not None
+        """Whether vLLM could load the model on ``degree`` devices now."""
+        settings = LoadSettings(tensor_parallel_size=degree)
+        return self.load(Preference(runtime=RuntimeName.VLLM, settings=settings)) is not None
 
 
 def emptied(fleet: Fleet, model: Model) -> Fleet:
-    """``fleet`` as it were with ``model`` alone: what it may prefer once it has a place."""
+    """Return ``fleet`` with ``model`` alone and all device memory free."""
     return Fleet(
         at=fleet.at,
         revision=fleet.revision,
@@ -52,20 +52,20 @@ def emptied(fleet: Fleet, model: Model) -> Fleet:
 
 
 def own_action(plan: Plan, model: str) -> Any:
-    """The action of ``plan`` on ``model``, if it has one."""
+    """Return the action of ``plan`` on ``model``; ``None`` where it has none."""
     return next((a for a in plan.actions if a.model == model), None)
 
 
 def unloads(plan: Plan) -> set[str]:
-    """The models that ``plan`` takes out."""
+    """Return the models that ``plan`` unloads."""
     return {a.model for a in plan.actions if isinstance(a, Unload)}
 
 
-def honours(load: Load, wish: Preference) -> bool:
-    """Whether ``load`` does what ``wish`` says."""
-    settings = wish.settings
+def follows(load: Load, preference: Preference) -> bool:
+    """Whether ``load`` has the runtime and settings of ``preference``."""
+    settings = preference.settings
     return (
-        wish.runtime in (None, load.runtime)
+        preference.runtime in (None, load.runtime)
         and settings.max_model_len in (None, load.settings.max_model_len)
         and settings.max_num_seqs in (None, load.settings.max_num_seqs)
         and settings.dtype in (None, load.settings.dtype)

@@ -1,78 +1,36 @@
-"""What others do, to compare with: who leaves when a replay needs room.
+"""Eviction policies of other systems and of the literature, as baselines of a replay (pure).
 
-Each orders the models that could leave; the first in that order goes first.
+Each orders the evictable models by a score; the lowest is evicted first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from agents.replay.traces import ReplayModel, Trace
+from agents.replay.policy import Assignment, DevicePool, split_degree
+from agents.replay.traces import Trace
 
 TTL_S = 300.0
-"""Five minutes: Ollama's default keep-alive, and a common idle time-out."""
-
-
-class Pool(Protocol):
-    """What a policy may see of a replay's devices."""
-
-    models: Sequence[ReplayModel]
-
-    def free(self, device: int) -> int:
-        """Bytes of ``device`` that are not taken."""
-
-    def capacities(self) -> Sequence[int]:
-        """Bytes of each device."""
-
-    def idle_on(self, device: int) -> Sequence[int]:
-        """Models on ``device`` that could leave now."""
-
-    def idle(self) -> Sequence[int]:
-        """Models that could leave now, on any device."""
-
-    def loaded(self) -> Sequence[int]:
-        """Models that hold memory, loading ones included."""
-
-    def where(self, model: int) -> tuple[int, ...]:
-        """Devices of ``model``; empty where it is not loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Where a model is loaded and what leaves for it."""
-
-    devices: tuple[int, ...]
-    evicts: tuple[int, ...] = ()
+"""Ollama's default keep-alive, and a common idle timeout."""
 
 
 Score = Callable[[int, float], float]
-"""(model, now) → how much it is worth keeping; the least goes first."""
+"""(model, now) → value of keeping the model; the lowest is evicted first."""
 
 
-def shares(size: int, capacities: Sequence[int]) -> int | None:
-    """Return over how many devices (1, 2, 4 …) ``size`` bytes must be split; None: too large."""
-    degree = 1
-    while degree <= len(capacities):
-        if sum(1 for c in capacities if c >= -(-size // degree)) >= degree:
-            return degree
-        degree *= 2
-    return None
+OnArrival = Callable[[int, float], None]
+"""(model, now); called for each request."""
 
 
-Learn = Callable[[int, float], None]
+def _ignore(_a: object, _b: object = None) -> None:
+    """Do nothing."""
 
 
-def _nothing(_a: object, _b: object = None) -> None:
-    """Learn nothing."""
+class ScoredPolicy:
+    """Evicts by a score, on the devices where the highest score among the victims is lowest.
 
-
-class Scored:
-    """Evicts by a score, on the devices where the most valuable victim is worth least.
-
-    Free room goes first, on the fullest device that fits.
+    Free memory is used first, on the fullest device that has room.
     """
 
     def __init__(
@@ -80,52 +38,52 @@ class Scored:
         *,
         name: str,
         score: Score,
-        learn: Learn = _nothing,
-        evicted: Callable[[float], None] = _nothing,
+        on_arrival: OnArrival = _ignore,
+        on_eviction: Callable[[float], None] = _ignore,
         ttl_s: float = math.inf,
         alone: bool = False,
         exact: bool = False,
     ) -> None:
-        """Build it from its parts.
+        """Build the policy.
 
         Args:
-            name: as tables show it.
-            score: asked at the moment of an eviction.
-            learn: told of each arrival.
-            evicted: told the score of each victim.
-            ttl_s: idle seconds after which a model leaves by itself.
+            name: shown in tables.
+            score: called when memory is needed.
+            on_arrival: called for each request.
+            on_eviction: called with the score of each victim.
+            ttl_s: idle seconds after which a model is unloaded.
             alone: keep one model at a time.
-            exact: spare victims that turn out not to be needed, most valuable first.
+            exact: spare victims that turn out not to be needed, highest score first.
         """
         self.name = name
         self.ttl_s = ttl_s
         self.sweep_s = math.inf
-        self._learn = learn
+        self._on_arrival = on_arrival
         self._score = score
-        self._evicted = evicted
+        self._on_eviction = on_eviction
         self._alone = alone
         self._exact = exact
 
     def on_arrival(self, model: int, now: float) -> None:
-        """Learn of a request."""
-        self._learn(model, now)
+        """Take note of a request."""
+        self._on_arrival(model, now)
 
-    def expired(self, model: int, idle_s: float, now: float, pool: Pool) -> bool:
-        """Whether ``model`` leaves by itself."""
+    def expired(self, model: int, idle_s: float, now: float, pool: DevicePool) -> bool:
+        """Whether ``model`` has been idle for longer than the time to live."""
         return idle_s > self.ttl_s
 
-    def rank(self, waiting: Sequence[int], now: float, pool: Pool) -> Sequence[int]:
-        """First come, first served."""
+    def rank(self, waiting: Sequence[int], now: float, pool: DevicePool) -> Sequence[int]:
+        """Return ``waiting`` as it is: first come, first served."""
         return waiting
 
-    def prewarm(self, now: float, pool: Pool) -> Sequence[tuple[int, Choice]]:
-        """Load nothing ahead."""
+    def prewarm(self, now: float, pool: DevicePool) -> Sequence[tuple[int, Assignment]]:
+        """Return nothing."""
         return ()
 
-    def choose(self, model: int, now: float, pool: Pool) -> Choice | None:
-        """Find devices for ``model``; None where what is idle does not suffice."""
+    def choose(self, model: int, now: float, pool: DevicePool) -> Assignment | None:
+        """Return devices for ``model``; ``None`` where idle models hold too little."""
         capacities = pool.capacities()
-        degree = shares(pool.models[model].bytes, capacities)
+        degree = split_degree(pool.models[model].bytes, capacities)
         if degree is None:
             return None
         need = -(-pool.models[model].bytes // degree)
@@ -142,10 +100,12 @@ class Scored:
         if self._alone:
             leaving |= dict.fromkeys(pool.idle())
         for victim in leaving:
-            self._evicted(self._score(victim, now))
-        return Choice(tuple(d for _, _, d, _ in chosen), tuple(leaving))
+            self._on_eviction(self._score(victim, now))
+        return Assignment(tuple(d for _, _, d, _ in chosen), tuple(leaving))
 
-    def _victims(self, device: int, need: int, now: float, pool: Pool) -> tuple[int, ...] | None:
+    def _victims(
+        self, device: int, need: int, now: float, pool: DevicePool
+    ) -> tuple[int, ...] | None:
         free = pool.free(device)
         chosen: list[int] = []
         if free >= need:
@@ -165,57 +125,59 @@ class Scored:
         return tuple(chosen)
 
 
-def _share(model: int, pool: Pool) -> int:
-    return -(-pool.models[model].bytes // len(pool.where(model)))
+def _share(model: int, pool: DevicePool) -> int:
+    return -(-pool.models[model].bytes // len(pool.devices_of(model)))
 
 
-def _recency(trace: Trace, name: str, *, ttl_s: float = math.inf, alone: bool = False) -> Scored:
+def _recency(
+    trace: Trace, name: str, *, ttl_s: float = math.inf, alone: bool = False
+) -> ScoredPolicy:
     last = [-math.inf] * len(trace.models)
 
-    return Scored(
+    return ScoredPolicy(
         name=name,
         score=lambda model, now: last[model],
-        learn=last.__setitem__,
+        on_arrival=last.__setitem__,
         ttl_s=ttl_s,
         alone=alone,
     )
 
 
-def lru(trace: Trace) -> Scored:
+def lru(trace: Trace) -> ScoredPolicy:
     """Least recently used."""
     return _recency(trace, "lru")
 
 
-def ttl(trace: Trace) -> Scored:
-    """Unload after five idle minutes; least recently used where room is needed earlier."""
+def ttl(trace: Trace) -> ScoredPolicy:
+    """Unload after five idle minutes; least recently used where memory is needed earlier."""
     return _recency(trace, "ttl", ttl_s=TTL_S)
 
 
-def llama_swap(trace: Trace) -> Scored:
+def llama_swap(trace: Trace) -> ScoredPolicy:
     """llama-swap with one group: one model at a time."""
     return _recency(trace, "llama-swap", alone=True)
 
 
-def ollama(trace: Trace) -> Scored:
-    """Ollama: the shortest keep-alive goes first, then by name; all have five minutes."""
+def ollama(trace: Trace) -> ScoredPolicy:
+    """Ollama: shortest keep-alive first, then by name; all models have five minutes."""
     place = {
         i: float(n)
         for n, i in enumerate(sorted(range(len(trace.models)), key=lambda i: trace.models[i].name))
     }
-    return Scored(name="ollama", score=lambda model, now: place[model], ttl_s=TTL_S)
+    return ScoredPolicy(name="ollama", score=lambda model, now: place[model], ttl_s=TTL_S)
 
 
-def lfu(trace: Trace) -> Scored:
+def lfu(trace: Trace) -> ScoredPolicy:
     """Least frequently used since the beginning."""
     count = [0.0] * len(trace.models)
 
     def seen(model: int, now: float) -> None:
         count[model] += 1
 
-    return Scored(name="lfu", score=lambda model, now: count[model], learn=seen)
+    return ScoredPolicy(name="lfu", score=lambda model, now: count[model], on_arrival=seen)
 
 
-def gdsf(trace: Trace) -> Scored:
+def gdsf(trace: Trace) -> ScoredPolicy:
     """Greedy-Dual-Size-Frequency as in FaasCache (Fuerst & Sharma, ASPLOS 2021).
 
     Priority = clock + frequency × load seconds ÷ size; the clock rises to each victim's.
@@ -232,13 +194,13 @@ def gdsf(trace: Trace) -> Scored:
     def evicted(score: float) -> None:
         clock[0] = max(clock[0], score)
 
-    return Scored(
-        name="gdsf", score=lambda model, now: priority[model], learn=seen, evicted=evicted
+    return ScoredPolicy(
+        name="gdsf", score=lambda model, now: priority[model], on_arrival=seen, on_eviction=evicted
     )
 
 
-def belady(trace: Trace) -> Scored:
-    """Offline: knows each model's next request; load seconds per byte and second until it."""
+def belady(trace: Trace) -> ScoredPolicy:
+    """Offline bound: load seconds per byte and second until the model's next request."""
     following = [math.inf] * len(trace.requests)
     nearest = [math.inf] * len(trace.models)
     for i in range(len(trace.requests) - 1, -1, -1):
@@ -255,10 +217,10 @@ def belady(trace: Trace) -> Scored:
         each = trace.models[model]
         return each.load_s / each.bytes / (nearest[model] - now + 1e-9)
 
-    return Scored(name="belady", score=score, learn=seen, exact=True)
+    return ScoredPolicy(name="belady", score=score, on_arrival=seen, exact=True)
 
 
-BASELINES: dict[str, Callable[[Trace], Scored]] = {
+BASELINES: dict[str, Callable[[Trace], ScoredPolicy]] = {
     "lru": lru,
     "ttl": ttl,
     "lfu": lfu,
@@ -267,4 +229,4 @@ BASELINES: dict[str, Callable[[Trace], Scored]] = {
     "gdsf": gdsf,
     "belady": belady,
 }
-"""Name → policy over a trace."""
+"""Name → policy for a trace."""

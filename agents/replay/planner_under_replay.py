@@ -1,96 +1,55 @@
-"""The rule planner under replay: shows it a simulation as a `Fleet`, and takes its plan.
-
-The planner is the production one, with the same traffic book; only the devices are simulated.
-"""
+"""The production planner, with its traffic book, as a policy for simulated devices."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from agents.replay.baselines import BASELINES, Choice, Pool, shares
-from agents.replay.simulation import Keeper
-from agents.replay.traces import ReplayModel, Trace
+from agents.replay.baselines import BASELINES
+from agents.replay.policy import Assignment, DevicePool, ReplayPolicy, split_degree
+from agents.replay.simulated_fleet import RUNTIME, SimulatedFleet, footprint
+from agents.replay.traces import Trace
 from agents.rules.keep_value import keep_value
 from agents.rules.planner import RulePlanner
-from agents.rules.prewarming import expected
-from agents.rules.ranking import rank
-from modelium.lifecycle import ModelState
-from modelium.models import (
-    Booking,
-    Deployment,
-    Device,
-    Fleet,
-    Footprint,
-    Load,
-    LoadSettings,
-    Model,
-    ModelFormat,
-    ModelProfile,
-    RuntimeName,
-    RuntimeStatus,
-    RuntimeSupport,
-    Task,
-    Traffic,
-    Trigger,
-    Unload,
-)
+from agents.rules.prewarming import expected_soon
+from agents.rules.ranking import Rank, rank
+from modelium.models import Load, Trigger, Unload
 from modelium.policy import Policy, RuntimeRules
 from modelium.policy.eligibility import should_unload
 from modelium.ports import Question
-from modelium.traffic import TrafficBook
-
-EPOCH = 1_700_000_000.0
-"""When a replay begins; any instant does."""
-
-NODE = "replay"
-RUNTIME = RuntimeName.VLLM
-
 
 SWEEP_S = 60.0
-"""Between two looks for what to load ahead: as far as the planner itself looks ahead of a load."""
+"""Seconds between two sweeps that load ahead; the planner looks ahead as far beyond a load."""
 
 
-def keepers(*, auto_unload_after_s: float | None = None) -> dict[str, Callable[[Trace], Keeper]]:
+def replay_policies(
+    *, auto_unload_after_s: float | None = None
+) -> dict[str, Callable[[Trace], ReplayPolicy]]:
     """Return every policy that a replay can run, by name.
 
-    ``rules+prewarm`` loads ahead into free memory as the sweep does, and pays for it.
-    ``auto_unload_after_s`` adds ``rules+ttl``: the rules with the seed's idle time-out.
+    ``rules+prewarm`` loads ahead into free memory as the sweep does; those loads count.
+    ``auto_unload_after_s`` adds ``rules+ttl``: the rules with that idle timeout.
     """
-    found: dict[str, Callable[[Trace], Keeper]] = {
-        "rules": Rehearsal,
-        "rules+prewarm": lambda trace: Rehearsal(trace, name="rules+prewarm", sweep_s=SWEEP_S),
+    found: dict[str, Callable[[Trace], ReplayPolicy]] = {
+        "rules": PlannerUnderReplay,
+        "rules+prewarm": lambda trace: PlannerUnderReplay(
+            trace, name="rules+prewarm", sweep_s=SWEEP_S
+        ),
         **BASELINES,
     }
     if auto_unload_after_s is not None:
-        policy = replay_policy(auto_unload_after_s=auto_unload_after_s)
-        found["rules+ttl"] = lambda trace: Rehearsal(trace, policy=policy, name="rules+ttl")
+        policy = unrestricted_policy(auto_unload_after_s=auto_unload_after_s)
+        found["rules+ttl"] = lambda trace: PlannerUnderReplay(
+            trace, policy=policy, name="rules+ttl"
+        )
     return found
 
 
-class SimulatedClock:
-    """`ports.Clock` that stands where the simulation put it."""
+def unrestricted_policy(**given: float) -> Policy:
+    """Return the operator's policy of a replay, ``given`` fields replaced.
 
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def time(self) -> float:
-        """Seconds since the epoch of the replay's clock."""
-        return EPOCH + self.now
-
-    def monotonic(self) -> float:
-        """Seconds since the trace began."""
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        """Move on."""
-        self.now += seconds
-
-
-def replay_policy(**given: float) -> Policy:
-    """Return the policy of a replay: all memory usable, no auto-unload, nobody too young.
-
-    So every policy runs at equal capacity, and none is bound by rules that others lack.
+    All memory is usable, nothing is unloaded for idling, and models may be evicted at once: every
+    replay policy has the same capacity and none has rules that others lack.
     """
     fields: dict[str, object] = {
         "auto_unload_after_s": math.inf,
@@ -103,8 +62,8 @@ def replay_policy(**given: float) -> Policy:
     return Policy.model_validate(fields)
 
 
-class Rehearsal:
-    """`replay.Keeper` over the production planner."""
+class PlannerUnderReplay:
+    """`policy.ReplayPolicy` over the production planner."""
 
     def __init__(
         self,
@@ -114,203 +73,96 @@ class Rehearsal:
         name: str = "rules",
         sweep_s: float = math.inf,
     ) -> None:
-        """``policy``: the operator's rules; default `replay_policy`."""
+        """Start without traffic.
+
+        Args:
+            trace: its models; its requests come by `on_arrival`.
+            policy: the operator's; default `unrestricted_policy`.
+            name: shown in tables.
+            sweep_s: seconds between two sweeps that load ahead.
+        """
         self.name = name
         self.sweep_s = sweep_s
-        self.policy = policy or replay_policy()
+        self.policy = policy or unrestricted_policy()
         self.ttl_s = self.policy.auto_unload_after_s
-        self._planner = RulePlanner(estimate=_footprint)
-        self._clock = SimulatedClock()
-        # One book per model, so that a decision shows the traffic of those it is about alone.
-        self._books = [TrafficBook(clock=self._clock) for _ in trace.models]
-        # A trace may call its models anything; a registered name may not.
-        self._names = [f"m{i}" for i in range(len(trace.models))]
+        self._planner = RulePlanner(estimate=footprint)
+        self._fleet = SimulatedFleet(trace)
         self._trace = trace
-        self._known: dict[tuple[int, tuple[int, ...]], Model] = {}
 
     def on_arrival(self, model: int, now: float) -> None:
-        """Count it, as the gateway does."""
-        self._clock.now = now
-        self._books[model].on_arrival(self._names[model])
+        """Count a request, as the gateway does."""
+        self._fleet.clock.now = now
+        self._fleet.on_arrival(model)
 
-    def expired(self, model: int, idle_s: float, now: float, pool: Pool) -> bool:
+    def expired(self, model: int, idle_s: float, now: float, pool: DevicePool) -> bool:
         """Decide as the sweep does."""
-        self._clock.now = now
-        shown = self._model(model, pool, pending=0)
-        if shown.deployment is not None:
-            # Who was loaded ahead of requests idles since then, not since the last request.
-            since = {"ready_at": self._clock.time() - idle_s}
-            held = shown.deployment.model_copy(update=since)
-            shown = shown.model_copy(update={"deployment": held})
-        return should_unload(shown, self.policy, now=self._clock.time())
+        self._fleet.clock.now = now
+        at = self._fleet.clock.time()
+        known = self._fleet.model(model, pool, pending=0)
+        if known.deployment is not None:
+            # A model that was loaded ahead idles since its load, not since its last request.
+            held = known.deployment.model_copy(update={"ready_at": at - idle_s})
+            known = known.model_copy(update={"deployment": held})
+        return should_unload(known, self.policy, now=at)
 
-    def rank(self, waiting: Sequence[int], now: float, pool: Pool) -> Sequence[int]:
-        """Order by the planner's own queue."""
-        self._clock.now = now
-        at = self._clock.time()
+    def rank(self, waiting: Sequence[int], now: float, pool: DevicePool) -> Sequence[int]:
+        """Order the models as the planner's queue does."""
+        self._fleet.clock.now = now
+        at = self._fleet.clock.time()
 
-        def key(index: int) -> tuple[float, int, float, float, str]:
-            model = self._model(index, pool, pending=1)
+        def key(index: int) -> Rank:
+            model = self._fleet.model(index, pool, pending=1)
             return rank(model, self.policy, now=at, value=keep_value(model, now=at))
 
         return sorted(waiting, key=key)
 
-    def choose(self, model: int, now: float, pool: Pool) -> Choice | None:
-        """Ask the planner as the gateway does when a request waits for ``model``."""
-        self._clock.now = now
-        fleet = self._fleet([model], pool, pending=True)
-        name = self._names[model]
+    def choose(self, model: int, now: float, pool: DevicePool) -> Assignment | None:
+        """Ask the planner, as the gateway does when a request waits for ``model``."""
+        self._fleet.clock.now = now
+        fleet = self._fleet.snapshot([model], pool, pending=True)
+        name = self._fleet.name(model)
         plan = self._planner.plan(
             Question(trigger=Trigger.DEMAND, model=name, now=fleet.at), fleet, self.policy
         )
         loads = [a for a in plan.actions if isinstance(a, Load)]
         if not loads:
             return None
-        return Choice(
-            tuple(int(d.rpartition("/")[2]) for d in loads[0].devices),
-            tuple(int(a.model[1:]) for a in plan.actions if isinstance(a, Unload)),
+        return Assignment(
+            self._fleet.device_indices(loads[0].devices),
+            tuple(self._fleet.model_index(a.model) for a in plan.actions if isinstance(a, Unload)),
         )
 
-    def prewarm(self, now: float, pool: Pool) -> Sequence[tuple[int, Choice]]:
-        """Ask the planner as the sweep does, with those in sight that it could load ahead."""
-        self._clock.now = now
-        at = self._clock.time()
+    def prewarm(self, now: float, pool: DevicePool) -> Sequence[tuple[int, Assignment]]:
+        """Ask the planner, as the sweep does, about the models that it could load ahead."""
+        self._fleet.clock.now = now
+        at = self._fleet.clock.time()
         largest = max(pool.free(d) for d in range(len(pool.capacities())))
         loaded = frozenset(pool.loaded())
         soon = [
             model
-            for model in range(len(self._names))
+            for model in range(len(self._trace.models))
             if model not in loaded
             and self._share(model, pool) <= largest
-            and self._expected(model, at)
+            and self._is_expected(model, at)
         ]
         if not soon:
             return ()
-        fleet = self._fleet(soon, pool, pending=False)
+        fleet = self._fleet.snapshot(soon, pool, pending=False)
         plan = self._planner.plan(Question(trigger=Trigger.SWEEP, now=at), fleet, self.policy)
         return [
-            (int(a.model[1:]), Choice(tuple(int(d.rpartition("/")[2]) for d in a.devices)))
+            (
+                self._fleet.model_index(a.model),
+                Assignment(self._fleet.device_indices(a.devices)),
+            )
             for a in plan.actions
             if isinstance(a, Load)
         ]
 
-    def _share(self, model: int, pool: Pool) -> int:
+    def _share(self, model: int, pool: DevicePool) -> int:
         size = self._trace.models[model].bytes
-        return -(-size // (shares(size, pool.capacities()) or 1))
+        return -(-size // (split_degree(size, pool.capacities()) or 1))
 
-    def _expected(self, model: int, at: float) -> float:
-        seen = self._books[model].snapshot().get(self._names[model], _NONE)
-        return expected(seen, now=at, load_s=self._trace.models[model].load_s)[0]
-
-    def _fleet(self, subjects: Sequence[int], pool: Pool, *, pending: bool) -> Fleet:
-        """Show ``subjects`` (``pending``: asked for now) and all that is loaded."""
-        capacities = pool.capacities()
-        idle = frozenset(pool.idle())
-        shown = list(dict.fromkeys((*subjects, *pool.loaded())))
-        asked = frozenset(subjects) if pending else frozenset[int]()
-        calm = idle if pending else idle.union(subjects)
-        models = tuple(
-            self._model(m, pool, pending=int(m in asked), busy=m not in calm) for m in shown
-        )
-        bookings = []
-        for m in shown:
-            devices = pool.where(m)
-            if devices:
-                share = -(-self._trace.models[m].bytes // len(devices))
-                bookings += [
-                    Booking.model_construct(
-                        model=self._names[m],
-                        device=f"{NODE}/{d}",
-                        bytes=share,
-                        resident_bytes=share,
-                        releasing=False,
-                    )
-                    for d in devices
-                ]
-        return Fleet.model_construct(
-            at=self._clock.time(),
-            revision=0,
-            models=models,
-            bookings=tuple(bookings),
-            devices=tuple(
-                Device.model_construct(
-                    node=NODE,
-                    uuid=str(d),
-                    kind="gpu",
-                    index=d,
-                    name="",
-                    total_bytes=capacity,
-                    free_bytes=pool.free(d),
-                    processes=(),
-                    healthy=True,
-                    detail="",
-                )
-                for d, capacity in enumerate(capacities)
-            ),
-            runtimes=(_RUNTIME,),
-        )
-
-    def _model(self, index: int, pool: Pool, *, pending: int, busy: bool = False) -> Model:
-        devices = pool.where(index)
-        key = (index, devices)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = _model(
-                self._names[index], self._trace.models[index], devices, pool.capacities()
-            )
-        shown = self._books[index].snapshot().get(known.name, _NONE)
-        if pending or busy:
-            shown = shown.model_copy(update={"pending": pending, "in_flight": int(busy)})
-        return known.model_copy(update={"traffic": shown})
-
-
-_NONE = Traffic()
-_RUNTIME = RuntimeStatus(name=RUNTIME, enabled=True, healthy=True)
-
-
-def _footprint(profile: ModelProfile, *, tensor_parallel: int = 1, **_given: object) -> Footprint:
-    share = -(-profile.weight_bytes // tensor_parallel)
-    return Footprint.model_construct(
-        weights=share,
-        kv=0,
-        activation=0,
-        graphs=0,
-        non_torch=0,
-        expected=share,
-        reserve=share,
-        sources={},
-    )
-
-
-def _model(
-    name: str, model: ReplayModel, devices: tuple[int, ...], capacities: Sequence[int]
-) -> Model:
-    """Show ``model`` as registered long ago, its load time known from its last load."""
-    loaded = bool(devices)
-    degree = shares(model.bytes, capacities) or 1
-    return Model(
-        name=name,
-        path="/",
-        state=ModelState.READY if loaded else ModelState.UNLOADED,
-        state_since=0.0,
-        registered_at=0.0,
-        priority=model.priority,
-        profile=ModelProfile(
-            format=ModelFormat.TRANSFORMERS,
-            architecture="",
-            task=Task.TEXT_GENERATION,
-            weight_bytes=model.bytes,
-            tensor_parallel_degrees=(degree,),
-            runtimes=(RuntimeSupport(runtime=RUNTIME, supported=True),),
-        ),
-        deployment=Deployment(
-            model=name,
-            version=1,
-            runtime=RUNTIME,
-            devices=tuple(f"{NODE}/{d}" for d in devices),
-            settings=LoadSettings(tensor_parallel_size=max(1, len(devices))),
-            started_at=0.0,
-            ready_at=0.0,
-            load_s=model.load_s,
-        ),
-    )
+    def _is_expected(self, model: int, at: float) -> bool:
+        load_s = self._trace.models[model].load_s
+        chance, _ = expected_soon(self._fleet.traffic(model), now=at, load_s=load_s)
+        return chance > 0

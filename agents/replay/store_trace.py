@@ -1,4 +1,4 @@
-"""What a replay is fed with when it comes from the store: the request log and its models."""
+"""A trace from the request log and the models of a store (pure)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from modelium.models.load_time import load_seconds
 from modelium.traffic.request_log import LoggedRequest
 
 
-def recorded(models: Iterable[Model], lines: Sequence[LoggedRequest]) -> Trace:
-    """Make a trace of ``lines``; requests for models that are gone are left out.
+def trace_from_log(models: Iterable[Model], lines: Sequence[LoggedRequest]) -> Trace:
+    """Return the trace of ``lines``, without requests for models that are no longer registered.
 
-    A model takes what its last load was measured to take, else the estimate for the first
-    runtime that supports it; a request takes what it took at the engine.
+    A model's size is that of its last measured load, or the estimate for the first runtime that
+    supports it; a request's service time is its recorded latency.
 
     Raises:
-        InputError: nothing is left.
+        InputError: no request is left.
     """
-    asked = {line.model for line in lines}
-    known = tuple(_model(m, size) for m in models if m.name in asked and (size := _bytes(m)))
+    requested = {line.model for line in lines}
+    known = tuple(_model(m, size) for m in models if m.name in requested and (size := _bytes(m)))
     index = {model.name: i for i, model in enumerate(known)}
     kept = [line for line in lines if line.model in index]
     if not kept:
         raise InputError(
-            "the request log holds no requests for models of this store: wait for some traffic, "
-            "go further back with --days, and check orchestration.metrics.request_log"
+            "the request log has no requests for registered models: wait for traffic, raise "
+            "--days, or check that orchestration.metrics.request_log is on"
         )
     kept.sort(key=lambda line: line.at)
     first = kept[0].at
@@ -45,7 +45,7 @@ def _model(model: Model, size: int) -> ReplayModel:
 
 
 def _bytes(model: Model) -> int:
-    """Bytes on all its devices together; 0 where nothing is known."""
+    """Return the bytes on all its devices together; 0 where they are unknown."""
     devices = len(model.deployment.devices) if model.deployment else 1
     if model.measured:
         return max(model.measured, key=lambda m: m.at).per_device_bytes * devices

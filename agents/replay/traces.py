@@ -1,4 +1,4 @@
-"""What a replay is fed with: a trace of requests, the models they are for, and the devices."""
+"""Traces of requests, read from CSV files, and the devices to replay them on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from modelium.errors import InputError
 from modelium.models import GIB, Priority
 
 SERVICE_S = 1.0
-"""Seconds that a request takes where neither its tokens nor its model say."""
+"""Seconds per request where neither its tokens nor its model determine them."""
 
 PROMPT_TOKENS_PER_S = 8000.0
 OUTPUT_TOKENS_PER_S = 40.0
-"""Speed of one request in a batch: a 7–13 B model on one GPU, and near enough for ordering."""
+"""Speed of one request in a batch, roughly that of a 7-13 B model on one GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class ReplayModel:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: seconds since the trace began, index of its model, seconds at the engine."""
+    """One request: seconds since the start of the trace, index of its model, seconds of service."""
 
     t_s: float
     model: int
@@ -41,19 +41,22 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """Requests in order of time, and the models they name."""
+    """Requests in order of time, and the models that they are for."""
 
     models: tuple[ReplayModel, ...]
     requests: tuple[Request, ...]
 
 
-def read(trace: Path, models: Path) -> Trace:
-    """Read TRACE (``t_s,model,prompt_tokens,output_tokens``) and MODELS.
+def read_trace(trace: Path, models: Path) -> Trace:
+    """Return the trace in two CSV files.
 
-    MODELS has ``model,footprint_gib,load_s`` and optionally ``service_s,priority``.
+    Args:
+        trace: ``t_s,model`` and optionally ``prompt_tokens,output_tokens``.
+        models: ``model,footprint_gib,load_s`` and optionally ``service_s,priority``.
 
     Raises:
-        InputError: a column is missing, a value is no number, or a model is not in MODELS.
+        InputError: a file cannot be read, a column is missing, a value is not a number, or a model
+            is not in ``models``.
     """
     known = tuple(_model(row, models, line) for line, row in _rows(models, _MODEL_COLUMNS))
     index = {model.name: i for i, model in enumerate(known)}
@@ -80,7 +83,7 @@ def _model(row: dict[str, str], path: Path, line: int) -> ReplayModel:
     size = _number(row, "footprint_gib", path, line)
     load = _number(row, "load_s", path, line)
     if size <= 0 or load < 0:
-        raise InputError(f"{path}:{line}: footprint_gib must be over 0 and load_s at least 0")
+        raise InputError(f"{path}:{line}: footprint_gib must be above 0 and load_s at least 0")
     return ReplayModel(
         name=row["model"],
         bytes=int(size * GIB),
@@ -118,15 +121,15 @@ def _number(row: dict[str, str], column: str, path: Path, line: int) -> float:
         if not math.isfinite(value):
             raise ValueError(value)
     except (TypeError, ValueError) as exc:
-        raise InputError(f"{path}:{line}: {column} {row[column]!r} is no number") from exc
+        raise InputError(f"{path}:{line}: {column} {row[column]!r} is not a number") from exc
     return value
 
 
 def parse_devices(text: str) -> tuple[int, ...]:
-    """Read ``2x80`` or ``2x80,4x24``: how many devices of how many usable GiB; gives bytes each.
+    """Return the bytes of each device in ``2x80`` or ``2x80,4x24``: count and usable GiB.
 
     Raises:
-        InputError: it is written otherwise.
+        InputError: ``text`` has another form.
     """
     devices: list[int] = []
     for part in text.split(","):

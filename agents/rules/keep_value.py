@@ -1,4 +1,4 @@
-"""What keeping a model is worth: load-seconds that a later request would have to wait for."""
+"""The value of keeping a model in memory: load-seconds that it is expected to save (pure)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from modelium.models import Model, Traffic
 from modelium.models.load_time import load_seconds
 from modelium.traffic.book import HORIZONS_S, INTERVAL_BOUNDS_S
 
-# Fitted by CMA-ES on replays of ServeGen clients and judged on others, on other days, and on a
-# slower and a faster clock (docs/planner.md). The day weighs against a model: a silence that is
-# as long as others' means more where a busy day came before it.
+# Fitted by CMA-ES on replays of ServeGen clients; tested on other clients, other days, and with
+# time stretched and compressed (docs/planner.md). The weight of the day is negative: after a busy
+# day, the same silence is stronger evidence that the model is no longer used.
 PRIOR_WEIGHTS = (0.28, 1.27, 0.48, -0.15)
 LOG_PRIOR_SCALE = math.log(0.1)
 PRIOR_COUNT = 2.4
@@ -22,41 +22,41 @@ LOAD_EXPONENT = 0.9
 SIZE_EXPONENT = 1.22
 
 STALE_S = 3600.0
-"""A silence of this long halves the prior. With room for nearly all, who was silent longest is the
-best guess, as least-recently-used has it: this keeps it no worse there."""
+"""A silence of this length halves the prior. Where nearly all models fit, least recently used is
+the best order; this keeps the value close to it there."""
 
 YOUNG_S = 30.0
-"""A model is taken as known for at least this long, so that its first request is no burst."""
+"""Least time that a model counts as known, so that its first request is not taken for a burst."""
 
 SILENCES_NEEDED = 5
-"""Fewer past silences than this say nothing about the next request."""
+"""Fewer past silences than this are no evidence about the next request."""
 
 _BOUNDS = (0.0, *map(float, INTERVAL_BOUNDS_S), 86400.0)
-"""The histogram's bounds, closed by a day."""
+"""Bounds of the histogram's buckets, in seconds; the last bucket ends at a day."""
 
 _WIDTHS = tuple(high - low for low, high in pairwise(_BOUNDS))
 
 CLASS_WEIGHT = {"high": 8.0, "medium": 2.0, "low": 1.0}
-"""How much a second of waiting counts by priority class: one class up outweighs ordinary traffic
-differences, but an idle important model still yields to a much busier lesser one."""
+"""Weight of a second of waiting per priority class: a better class outweighs ordinary differences
+in traffic, but an idle model still yields to a much busier one of a lower class."""
 
 
 def hazard(traffic: Traffic, *, now: float) -> float:
-    """Return how soon the next request is to be expected: a rate per second, for ranking models.
+    """Return the expected rate of the next request, per second, for comparing models.
 
     Two steps (`docs/planner.md` derives both):
 
     1. A prior from the decayed counts over several horizons, log-linear:
        ``h0 = C / (1 + silence / S) · Π ((n_k + A) / span_k) ^ w_k``, ``n_k`` being the
-       decayed count of requests and ``span_k`` the part of horizon k that the model has been
-       known for.
+       decayed count of requests and ``span_k`` the part of horizon k, in seconds, during
+       which the model has been known.
     2. The model's own gaps between requests: the Gittins index of keeping it,
        ``max over T of (K + requests expected within T) / (K/h0 + seconds waited for them)``
        (Gittins 1979), with the histogram's survivors of the present silence as evidence and
-       the prior worth ``K`` requests. A steady timer is kept while it is about to fire; a
-       burst that is over is not.
+       the prior worth ``K`` requests. A model on a timer keeps its value while its next request
+       is near; a model whose burst is over loses it.
 
-    Never requested models get 0.
+    Returns 0 for a model that was never requested.
     """
     last, first = traffic.last_request_at, traffic.first_request_at
     if last is None or first is None:
@@ -76,7 +76,7 @@ def _gittins(intervals: Sequence[int], age: float, prior: float) -> float:
     bucket = min(bisect_left(INTERVAL_BOUNDS_S, age), len(_WIDTHS) - 1)
     left = max(0.0, _BOUNDS[bucket + 1] - age)
     later = intervals[bucket + 1 :]
-    # Gaps are taken as spread evenly within their bucket.
+    # Gaps are assumed to be spread evenly within their bucket.
     ending = intervals[bucket] * left / _WIDTHS[bucket]
     alive = sum(later)
     requests = PRIOR_REQUESTS + ending
@@ -96,7 +96,7 @@ def _gittins(intervals: Sequence[int], age: float, prior: float) -> float:
 def arrival_chance(traffic: Traffic, *, now: float, within_s: float) -> float:
     """Return the share of past silences as long as the present one that ended ``within_s``.
 
-    0 where fewer than `SILENCES_NEEDED` are known, and while a request is there.
+    0 where fewer than `SILENCES_NEEDED` are known, and while a request is in flight.
     """
     last, counts = traffic.last_request_at, traffic.intervals
     if last is None or traffic.in_flight or len(counts) != len(_WIDTHS):
@@ -114,10 +114,10 @@ def _beyond(age: float, bucket: int, gaps: int) -> float:
 
 
 def keep_value(model: Model, *, now: float) -> float:
-    """Return what keeping ``model`` in memory is worth, for comparing models of one size.
+    """Return the value of keeping ``model`` in memory, for comparing models of one size.
 
-    Expected load-seconds saved per second, damped: ``hazard · load_s ^ D``. D below 1 weighs
-    the count of cold starts along with their seconds.
+    Expected load-seconds saved per second: ``class weight · hazard · load_s ^ D``. With D below 1
+    the number of cold starts counts along with their seconds.
     """
     return (
         CLASS_WEIGHT[model.priority]
@@ -127,9 +127,9 @@ def keep_value(model: Model, *, now: float) -> float:
 
 
 def loss_per_byte(value: float, size: int) -> float:
-    """Return the loss of evicting a model of ``value`` that gives back ``size`` bytes.
+    """Return the cost per byte of evicting a model of ``value`` that frees ``size`` bytes.
 
-    Slightly more than proportional to the size: one large victim spares several small ones,
-    each of which would have a cold start of its own.
+    The exponent on the size is above 1: one large victim spares several small ones, each of
+    which would have a cold start of its own.
     """
     return value / math.pow(max(1, size), SIZE_EXPONENT)

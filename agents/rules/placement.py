@@ -1,149 +1,70 @@
-"""Where a load goes and what has to leave for it: a working view of the devices' memory."""
+"""Where a load goes, and which models are evicted for it (no I/O here)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import loss_per_byte
-from agents.rules.sizing import Option
-from modelium.lifecycle import ModelState
-from modelium.models import Booking, Device, Fleet, Model, RuntimeName
-from modelium.policy import Policy
-from modelium.policy.eligibility import is_pinned, should_unload, too_young
-from modelium.policy.memory_budget import available_bytes
+from agents.rules.sizing import LoadOption
+from modelium.models import Device, Model
 from modelium.traffic.book import HORIZONS_S
 
-MayLeave = Callable[[Model], bool]
-"""Whether a model that could be evicted may be evicted for this load."""
+MayEvict = Callable[[Model], bool]
+"""Whether an evictable model may be evicted for this load."""
 
 
-def anybody(_model: Model) -> bool:
-    """Spare no model that could be evicted."""
+def any_model(_model: Model) -> bool:
+    """Allow every evictable model to be evicted."""
     return True
 
 
-def nobody(_model: Model) -> bool:
-    """Evict no model."""
+def no_model(_model: Model) -> bool:
+    """Allow no eviction."""
     return False
 
 
-WEIGHED = 12
-"""Devices on which evictions are weighed exactly, of many: their models' values cost time."""
+DEVICES_COMPARED = 12
+"""Devices whose evictions are compared exactly; computing the values for many takes long."""
 
 SPARE_WORTH = 0.85
-"""What memory that a large victim leaves over is worth, of the value per byte that the least
-valuable models were to give up for it. Fitted (docs/planner.md)."""
+"""Credit for memory that a victim frees beyond the load's need, as a share of the value per byte
+of the least valuable set of victims. Fitted (docs/planner.md)."""
 
 HOUR = HORIZONS_S.index(3600.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """One option on certain devices, with what has to leave first."""
+    """A load option on certain devices, and the models to evict first."""
 
-    option: Option
+    option: LoadOption
     devices: tuple[str, ...]
     evicts: tuple[str, ...] = ()
     loss: float = 0.0
-    """Load-seconds per second that the evictions are expected to cost."""
+    """Expected cost of the evictions, in load-seconds per second."""
     left: int = 0
-    """Bytes that stay free beside it; less is better."""
+    """Bytes that stay free on the devices; less is better."""
 
 
-class Board:
-    """The devices of a snapshot as a plan in the making leaves them. One per plan."""
+class Placer:
+    """Finds devices for one load option at a time."""
 
-    def __init__(
-        self, *, fleet: Fleet, policy: Policy, now: float, value: Callable[[Model], float]
-    ) -> None:
-        """``value``: what keeping a model is worth, in load-seconds per second."""
-        self.leaving: set[str] = set()
-        self._fleet = fleet
-        self._policy = policy
-        self._now = now
-        self._value = value
-        self._added: dict[str, list[Booking]] = {}
-        self._rooms: dict[str, int] = {}
-        self._values: dict[str, float] = {}
-        self._able_on: dict[str, list[Model]] = {}
-        self._acts = dict.fromkeys(RuntimeName, False) | {
-            r.name: r.enabled and r.healthy and policy.rules(r.name).enabled for r in fleet.runtimes
-        }
+    def __init__(self, *, memory: DeviceMemory) -> None:
+        """``memory``: read, never changed."""
+        self._memory = memory
 
-    def value(self, model: Model) -> float:
-        """Value of keeping ``model``, computed once per plan."""
-        found = self._values.get(model.name)
-        if found is None:
-            found = self._values[model.name] = self._value(model)
-        return found
+    def in_free_memory(self, option: LoadOption) -> Placement | None:
+        """Return the best devices for ``option`` without evictions; ``None`` if there are none.
 
-    def bookings(self, device: str) -> tuple[Booking, ...]:
-        """Bookings of ``device``, the plan's own loads included."""
-        return (
-            *self._fleet.bookings_by_device.get(device, ()),
-            *self._added.get(device, ()),
-        )
-
-    def room(self, device: str, extra: frozenset[str] = frozenset()) -> int:
-        """Bytes that may be booked on ``device`` after the plan so far and ``extra`` leaving."""
-        if not extra and device in self._rooms:
-            return self._rooms[device]
-        room = available_bytes(
-            self._fleet.devices_by_id[device],
-            self.bookings(device),
-            cap=self._policy.max_gpu_memory_utilization,
-            after=self.leaving | extra,
-        )
-        if not extra:
-            self._rooms[device] = room
-        return room
-
-    def unload(self, model: Model) -> None:
-        """Take ``model`` off the board."""
-        self.leaving.add(model.name)
-        for device in model.deployment.devices if model.deployment else ():
-            self._rooms.pop(device, None)
-            self._able_on.pop(device, None)
-
-    def load(self, model: Model, placement: Placement) -> None:
-        """Put ``model`` on the board."""
-        for device in placement.devices:
-            held = self._added.setdefault(device, [])
-            held.append(Booking(model=model.name, device=device, bytes=placement.option.reserve))
-            self._rooms.pop(device, None)
-
-    def stays_because(self, model: Model) -> str:
-        """Why ``model`` cannot make room now; empty where it can."""
-        if model.state is not ModelState.READY or model.name in self.leaving:
-            return f"{model.state}"
-        if model.traffic.in_flight or model.traffic.pending:
-            return "busy"
-        if is_pinned(model, self._policy):
-            return "pinned"
-        held = model.deployment
-        if held is None or not self._acts[held.runtime]:
-            return "its runtime is not to be acted on"
-        swapping = self._policy.enable_model_swapping
-        if swapping and not too_young(model, self._policy, now=self._now):
-            return ""
-        if should_unload(model, self._policy, now=self._now):
-            return ""
-        return "too young" if swapping else "swapping is off"
-
-    # --- placing ----------------------------------------------------------------------
-
-    def place(self, option: Option) -> Placement | None:
-        """Find the best devices for ``option`` without evicting; None where there are none.
-
-        Best fit: the fullest devices that have room, which keeps the large holes whole. It
-        packed better than first fit and than sparing holes of the usual sizes
-        (`bench/planner.py`).
+        Best fit: the fullest devices that have room, which keeps large holes whole. It packs
+        better than first fit and than sparing holes of the usual sizes (`bench/planner.py`).
         """
         degree = option.settings.tensor_parallel_size
         best: Placement | None = None
-        for devices in self._groups(option):
-            rooms = ((self.room(device.id), device.id) for device in devices)
+        for devices in _candidate_groups(option):
+            rooms = ((self._memory.room(device.id), device.id) for device in devices)
             chosen = sorted(r for r in rooms if r[0] >= option.reserve)[:degree]
             left = sum(room - option.reserve for room, _ in chosen)
             if len(chosen) == degree and (best is None or left < best.left):
@@ -151,40 +72,35 @@ class Board:
                 best = Placement(option=option, devices=ids, left=left)
         return best
 
-    def swap(self, option: Option, may_leave: MayLeave) -> Placement | None:
-        """Find devices for ``option`` whose evictions cost least; None where none suffice."""
-        if may_leave is nobody:
+    def with_evictions(self, option: LoadOption, may_evict: MayEvict) -> Placement | None:
+        """Return the devices whose evictions cost least; ``None`` if no evictions suffice."""
+        if may_evict is no_model:
             return None
         found = [
             place
-            for devices in self._groups(option)
-            for place in [self._swap_among(devices, option, may_leave)]
+            for devices in _candidate_groups(option)
+            for place in [self._evict_among(devices, option, may_evict)]
             if place is not None
         ]
         return min(found, key=lambda place: place.loss, default=None)
 
-    def _groups(self, option: Option) -> Iterable[tuple[Device, ...]]:
-        if option.settings.tensor_parallel_size == 1:
-            return (option.sort.devices,)
-        return option.sort.by_node()
-
-    def _swap_among(
-        self, devices: Sequence[Device], option: Option, may_leave: MayLeave
+    def _evict_among(
+        self, devices: Sequence[Device], option: LoadOption, may_evict: MayEvict
     ) -> Placement | None:
         degree, need = option.settings.tensor_parallel_size, option.reserve
         found: list[tuple[float, str, Sequence[Model]]] = []
-        for device in self._promising(devices, may_leave):
-            if len(found) >= max(degree, WEIGHED):
+        for device in self._promising(devices, may_evict):
+            if len(found) >= max(degree, DEVICES_COMPARED):
                 break
-            victims = self._victims(device.id, need, may_leave, frozenset())
+            victims = self._victims(device.id, need, may_evict, frozenset())
             if victims is not None:
-                found.append((sum(map(self.value, victims)), device.id, victims))
+                found.append((sum(map(self._memory.value, victims)), device.id, victims))
         found.sort(key=lambda f: f[:2])
         leaving: dict[str, Model] = {}
         chosen: list[str] = []
         for _, device_id, first in found:
-            # A model that leaves one device of a split one frees its others too.
-            victims = self._victims(device_id, need, may_leave, frozenset(leaving))
+            # A split model that is evicted from one device frees its other devices too.
+            victims = self._victims(device_id, need, may_evict, frozenset(leaving))
             for victim in first if victims is None else victims:
                 leaving[victim.name] = victim
             chosen.append(device_id)
@@ -193,100 +109,89 @@ class Board:
                     option=option,
                     devices=tuple(chosen),
                     evicts=tuple(leaving),
-                    loss=sum(map(self.value, leaving.values())),
+                    loss=sum(map(self._memory.value, leaving.values())),
                 )
         return None
 
-    def _promising(self, devices: Sequence[Device], may_leave: MayLeave) -> Sequence[Device]:
-        """Order many devices by their most rarely requested model that may leave; drop the rest."""
-        if len(devices) <= WEIGHED:
+    def _promising(self, devices: Sequence[Device], may_evict: MayEvict) -> Sequence[Device]:
+        """Order many devices by the request rate of their least used evictable model."""
+        if len(devices) <= DEVICES_COMPARED:
             return devices
         ranked: list[tuple[float, str, Device]] = []
         for device in devices:
-            able = [_hourly(m) for m in self._candidates(device.id) if may_leave(m)]
-            if able:
-                ranked.append((min(able), device.id, device))
+            rates = [_hourly_rate(m) for m in self._memory.evictable(device.id) if may_evict(m)]
+            if rates:
+                ranked.append((min(rates), device.id, device))
         ranked.sort(key=lambda r: r[:2])
         return [device for _, _, device in ranked]
 
     def _victims(
-        self, device: str, need: int, may_leave: MayLeave, gone: frozenset[str]
+        self, device: str, need: int, may_evict: MayEvict, gone: frozenset[str]
     ) -> Sequence[Model] | None:
-        """Choose the least valuable models whose leaving makes ``need`` bytes free on ``device``.
+        """Return the least valuable models whose eviction frees ``need`` bytes on ``device``.
 
-        A knapsack cover by greed: least value per byte first until it fits, then whoever turns
-        out not to be needed stays, most valuable first. A single model that suffices beats that
-        set where it costs less, what it leaves free beyond the load's need set off against it.
+        A greedy knapsack cover: take the least value per byte until the load fits, then put back
+        what turns out not to be needed, most valuable first. A single model that suffices wins
+        where it costs less, after a credit for the memory that it frees beyond the need.
+
+        Returns:
+            The victims; empty where there is room already, ``None`` where evictions don't suffice.
         """
-        room = self.room(device, gone)
+        memory = self._memory
+        room = memory.room(device, gone)
         if room >= need:
             return ()
-        held = self._held(device)
-        able = self._able(device, held, may_leave, gone)
+        held = memory.held(device)
+        by_loss = sorted(
+            (loss_per_byte(memory.value(model), held[model.name]), model.name, model)
+            for model in memory.evictable(device)
+            if model.name not in gone and may_evict(model)
+        )
+        able = [model for _, _, model in by_loss]
 
         def spare(*models: Model) -> int:
-            return self.room(device, gone.union(m.name for m in models)) - need
+            return memory.room(device, gone.union(m.name for m in models)) - need
 
         if not able or spare(*able) < 0:
             return None
-        # The shortest run of the least valuable that suffices, by bisection: room only grows.
-        low, high = 1, len(able)
-        while low < high:
-            middle = (low + high) // 2
-            if spare(*able[:middle]) >= 0:
-                high = middle
-            else:
-                low = middle + 1
-        chosen = able[:low]
-        price = SPARE_WORTH * self.value(chosen[-1]) / max(1, held[chosen[-1].name])
-        for model in sorted(chosen, key=self.value, reverse=True):
+        chosen = able[: _shortest_prefix(able, lambda models: spare(*models) >= 0)]
+        price = SPARE_WORTH * memory.value(chosen[-1]) / max(1, held[chosen[-1].name])
+        for model in sorted(chosen, key=memory.value, reverse=True):
             rest = [m for m in chosen if m is not model]
             if rest and spare(*rest) >= 0:
                 chosen = rest
-        least = sum(map(self.value, chosen)) - price * spare(*chosen)
+        least = sum(map(memory.value, chosen)) - price * spare(*chosen)
         for model in able:
-            # What it leaves free at most: asking the ledger for each would take long.
+            # An upper bound on what it leaves spare: computing the room for each takes long.
             most = room + held[model.name] - need
-            if most < 0 or self.value(model) - price * most >= least:
+            if most < 0 or memory.value(model) - price * most >= least:
                 continue
             over = spare(model)
-            cost = self.value(model) - price * over
+            cost = memory.value(model) - price * over
             if over >= 0 and cost < least:
                 chosen, least = [model], cost
         return chosen
 
-    def _able(
-        self, device: str, held: Mapping[str, int], may_leave: MayLeave, gone: frozenset[str]
-    ) -> list[Model]:
-        """Models that may leave ``device``, least value per byte that they hold first."""
-        able = [
-            (loss_per_byte(self.value(model), held[model.name]), model.name, model)
-            for model in self._candidates(device)
-            if model.name not in gone and may_leave(model)
-        ]
-        able.sort()
-        return [model for _, _, model in able]
 
-    def _held(self, device: str) -> dict[str, int]:
-        """Bytes that each model gives back at most when it leaves: booked, or taken beyond that."""
-        bookings = self._fleet.bookings_by_device.get(device, ())
-        return {b.model: max(b.bytes, b.resident_bytes) for b in bookings}
-
-    def _candidates(self, device: str) -> list[Model]:
-        """Models on ``device`` that could make room."""
-        found = self._able_on.get(device)
-        if found is None:
-            models = self._fleet.models_by_name
-            found = self._able_on[device] = [
-                model
-                for b in self._fleet.bookings_by_device.get(device, ())
-                if not b.releasing
-                for model in [models.get(b.model)]
-                if model is not None and not self.stays_because(model)
-            ]
-        return found
+def _shortest_prefix(models: list[Model], suffices: Callable[[list[Model]], bool]) -> int:
+    """Return the length of the shortest prefix that ``suffices``, by bisection; all do at last."""
+    low, high = 1, len(models)
+    while low < high:
+        middle = (low + high) // 2
+        if suffices(models[:middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
-def _hourly(model: Model) -> float:
+def _candidate_groups(option: LoadOption) -> Iterable[tuple[Device, ...]]:
+    """Return the sets of devices to choose from; a model is split within one node only."""
+    if option.settings.tensor_parallel_size == 1:
+        return (option.group.devices,)
+    return option.group.by_node()
+
+
+def _hourly_rate(model: Model) -> float:
     rates = model.traffic.rates
     return rates[HOUR] if len(rates) > HOUR else model.traffic.qps_last_hour

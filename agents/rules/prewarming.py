@@ -1,4 +1,4 @@
-"""Which unloaded models are about to be asked for, so that they may be loaded ahead."""
+"""Whether a request for an unloaded model is expected soon (pure)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from modelium.models import Traffic
 from modelium.traffic.daily_pattern import days_begun
 
 AHEAD_S = 60.0
-"""How far beyond its own load time a model is loaded ahead: a few looks of the control loop."""
+"""Seconds beyond its load time that a model is loaded ahead: a few ticks of the control loop."""
 
 LEAST_CHANCE = 0.35
-"""Least chance of a request in that time. Lower, the loads that nobody came for cost more
-load-seconds on a full machine than the others save (`bench/replay.py --prewarm`)."""
+"""Least probability of a request in that time. With a lower one, unused loads cost more
+load-seconds on a full machine than the useful ones save (`bench/replay.py --prewarm`)."""
 
 LEAST_HABIT = 0.5
-"""Least share of the last days on which requests began at this time: working days are five of
-seven."""
+"""Least share of the last days on which requests began at this time: five of seven are working
+days."""
 
 
-def expected(traffic: Traffic, *, now: float, load_s: float) -> tuple[float, str]:
-    """Return how likely a request comes within a load's time, and how that is known.
+def expected_soon(traffic: Traffic, *, now: float, load_s: float) -> tuple[float, str]:
+    """Return the probability of a request within a load's time, and the evidence as text.
 
-    0 where it is too unlikely to load a model ahead of it.
+    0 and an empty text where it is too low to load the model ahead.
     """
     within_s = load_s + AHEAD_S
     chance = arrival_chance(traffic, now=now, within_s=within_s)
     if chance >= LEAST_CHANCE:
-        return chance, f"a request is expected soon ({chance:.0%} by its past gaps)"
+        return chance, f"{chance:.0%} of its past gaps like this ended within {within_s:.0f} s"
     if traffic.first_request_at is None:
         return 0.0, ""
     begun, days = days_begun(

@@ -1,22 +1,25 @@
-"""Who goes first among models that wait for space: class, age and value; nobody starves."""
+"""The order of models that wait for memory: class, waiting time, value; none starves (pure)."""
 
 from __future__ import annotations
 
 from modelium.models import Model, Priority
 from modelium.policy import Policy
 
-LIFT_AFTER_S = 600.0
-"""Waiting this long lifts a model by one class: ten minutes outlast any load."""
+RAISE_AFTER_S = 600.0
+"""Each period of waiting this long raises a model by one class: most loads take less."""
 
 STARVING_AFTER_S = 1800.0
-"""Waiting this long, a model may swap as if a request waited for it, and goes first."""
+"""After waiting this long a model ranks first and may evict as if a request waited for it."""
+
+Rank = tuple[float, int, float, float, str]
+"""Sort key of a waiting model; the smaller goes first."""
 
 
 def priority_class(model: Model, policy: Policy) -> Priority:
-    """Return the class of ``model`` by the seed's rule, never above the operator's ceiling.
+    """Return the class of ``model``, never above its ceiling.
 
-    High: what the operator says, and models of important teams with known traffic.
-    Medium: new models of important teams. Low: the rest.
+    The class that the operator gave it, or a better one from its team: models of
+    ``high_priority_teams`` are high once they had a request, medium before.
     """
     best = model.priority
     if model.team is not None and model.team in policy.high_priority_teams:
@@ -27,35 +30,38 @@ def priority_class(model: Model, policy: Policy) -> Priority:
 
 
 def waiting_class(model: Model, policy: Policy) -> Priority:
-    """Return the class that ``model`` waits with: its own, or a better one of who asks for it.
+    """Return the class that ``model`` waits with: its own, or the best of its waiting requests.
 
-    Not kept with the model: it counts as long as they wait.
+    Never above its ceiling. It returns to its own class when those requests are gone.
     """
-    asked = model.traffic.pending_priority or Priority.LOW
-    best = min(priority_class(model, policy), asked, key=lambda p: p.rank)
+    requested = model.traffic.pending_priority or Priority.LOW
+    best = min(priority_class(model, policy), requested, key=lambda p: p.rank)
     return max(best, model.priority_ceiling, key=lambda p: p.rank)
 
 
 def waiting_s(model: Model, *, now: float) -> float:
-    """Seconds that ``model`` has waited for a place."""
+    """Return the seconds that ``model`` has waited for memory."""
     since = model.queued_at if model.queued_at is not None else model.state_since
     return max(0.0, now - since)
 
 
 def is_starving(model: Model, *, now: float) -> bool:
-    """Whether ``model`` has waited so long that it may push in."""
+    """Whether ``model`` has waited for `STARVING_AFTER_S`."""
     return waiting_s(model, now=now) >= STARVING_AFTER_S
 
 
-def rank(
-    model: Model, policy: Policy, *, now: float, value: float
-) -> tuple[float, int, float, float, str]:
-    """Sort key among waiting models; smaller goes first.
+def may_retry(model: Model, *, now: float) -> bool:
+    """Whether ``model`` is analyzed and not backing off after failed loads."""
+    return model.profile is not None and (model.retry_at is None or model.retry_at <= now)
 
-    Requests that wait now come before mere wishes, then the class, lifted with age, then value,
-    then age. The name makes it total.
+
+def rank(model: Model, policy: Policy, *, now: float, value: float) -> Rank:
+    """Return the sort key of ``model`` among waiting models.
+
+    Models with waiting requests and starving ones first, then by class (raised with the waiting
+    time), value, waiting time and name.
     """
     waited = waiting_s(model, now=now)
-    lifted = waiting_class(model, policy).rank - int(waited // LIFT_AFTER_S)
+    raised = waiting_class(model, policy).rank - int(waited // RAISE_AFTER_S)
     urgent = 0 if model.traffic.pending or is_starving(model, now=now) else 1
-    return (urgent, max(-3, lifted), -value, -waited, model.name)
+    return (urgent, max(-3, raised), -value, -waited, model.name)

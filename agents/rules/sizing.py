@@ -1,4 +1,4 @@
-"""How a model could be loaded: runtime, tensor-parallel degree, settings, and what each takes."""
+"""How a model could be loaded: runtime, tensor-parallel degree, settings and memory (pure)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ R = RuntimeName
 
 GENERATIVE = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT, Task.IMAGE_TEXT_TO_TEXT})
 
-BY_FORMAT: dict[ModelFormat, tuple[RuntimeName, ...]] = {
+RUNTIMES_BY_FORMAT: dict[ModelFormat, tuple[RuntimeName, ...]] = {
     ModelFormat.GGUF: (R.LLAMA_CPP, R.VLLM),
     ModelFormat.DIFFUSERS: (R.RAY_SERVE, R.TRITON),
     ModelFormat.PEFT: (R.VLLM, R.RAY_SERVE),
     ModelFormat.ONNX: (R.TRITON, R.RAY_SERVE),
 }
-"""Runtimes of a format in order of preference: its native engine first."""
+"""Runtimes per format in order of preference: the native engine first."""
 
 
 class Estimate(Protocol):
-    """`modelium.analysis.estimate`, or whatever stands in for it."""
+    """The signature of `modelium.analysis.estimate`."""
 
     def __call__(
         self,
@@ -56,21 +56,21 @@ class Estimate(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
-    """One way to load a model on devices of one sort."""
+class LoadOption:
+    """One way to load a model on devices of one group."""
 
     runtime: RuntimeName
-    sort: Sort
+    group: DeviceGroup
     settings: LoadSettings
     reserve: int
     """Bytes per device."""
-    given_up: str = ""
-    """What the settings lack of what was asked for, in words."""
+    shortfall: str = ""
+    """How the settings fall short of the requested ones, as text; empty where they do not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sort:
-    """Healthy devices that are alike, on whatever node."""
+class DeviceGroup:
+    """Healthy devices of the same kind, product and size, on any node."""
 
     kind: str
     name: str
@@ -79,32 +79,32 @@ class Sort:
 
     @property
     def product(self) -> str:
-        """What estimates know it by: a GPU's product name where there is one."""
+        """The name that memory estimates use: a GPU's product name where it is known."""
         return self.name or self.kind if self.kind == "gpu" else self.kind
 
     def by_node(self) -> Iterable[tuple[Device, ...]]:
-        """Group its devices by node: a model is split within one node only."""
+        """Yield the devices of each node."""
         nodes: dict[str, list[Device]] = {}
         for device in self.devices:
             nodes.setdefault(device.node, []).append(device)
         return map(tuple, nodes.values())
 
 
-def sorts(devices: Iterable[Device]) -> tuple[Sort, ...]:
-    """Group healthy ``devices`` by likeness."""
+def device_groups(devices: Iterable[Device]) -> tuple[DeviceGroup, ...]:
+    """Group healthy ``devices`` by kind, product and size."""
     groups: dict[tuple[str, str, int], list[Device]] = {}
     for device in devices:
         if device.healthy:
             groups.setdefault((device.kind, device.name, device.total_bytes), []).append(device)
     return tuple(
-        Sort(kind=kind, name=name, total_bytes=total, devices=tuple(alike))
+        DeviceGroup(kind=kind, name=name, total_bytes=total, devices=tuple(alike))
         for (kind, name, total), alike in groups.items()
     )
 
 
-def preferred_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
-    """Return the runtimes that can serve ``profile``, best first."""
-    order = BY_FORMAT.get(profile.format)
+def supporting_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
+    """Return the runtimes that support ``profile``, preferred ones first."""
+    order = RUNTIMES_BY_FORMAT.get(profile.format)
     if order is None:
         if profile.format is not ModelFormat.TRANSFORMERS:
             order = (R.TRITON, R.RAY_SERVE)
@@ -116,11 +116,14 @@ def preferred_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
     return tuple(sorted(able, key=lambda r: order.index(r) if r in order else len(order)))
 
 
-def asked_settings(profile: ModelProfile, policy: Policy, runtime: RuntimeName) -> LoadSettings:
-    """Return the operator's default settings of ``runtime``, as far as they suit the model.
+def default_settings_for(
+    profile: ModelProfile, policy: Policy, runtime: RuntimeName
+) -> LoadSettings:
+    """Return the operator's default settings of ``runtime``, adapted to the model.
 
-    The seed's ``max_batch_size`` is ``max_num_seqs``; a context longer than the model's own is
-    cut to it; what is no setting of ours goes to the engine as it is.
+    ``max_batch_size`` is read as ``max_num_seqs``; a context longer than the model's own is
+    shortened to it; a quantization or tensor-parallel degree that the model does not have is
+    dropped; keys that `LoadSettings` does not know are passed to the engine unchanged.
     """
     given = dict(policy.rules(runtime).default_settings)
     if "max_batch_size" in given:
@@ -137,79 +140,89 @@ def asked_settings(profile: ModelProfile, policy: Policy, runtime: RuntimeName) 
 
 
 class Sizer:
-    """Lists the ways to load a model, each with the bytes it takes. Pure."""
+    """Lists the ways to load a model, each with the memory that it needs. Pure."""
 
     def __init__(self, *, estimate: Estimate) -> None:
-        """``estimate`` says what one device needs for given settings."""
+        """``estimate``: memory that one device needs for given settings."""
         self._estimate = estimate
 
     def options(
         self, model: Model, fleet: Fleet, policy: Policy, *, smaller: bool
-    ) -> Iterator[Option]:
-        """Yield what could be tried, best first; each fits an empty device of its sort.
+    ) -> Iterator[LoadOption]:
+        """Yield the options, best first; each fits on empty devices of its group.
 
-        Per runtime in order of preference, on as few devices as possible. ``smaller``: not as
-        asked for, but with ever fewer sequences and shorter contexts. Nothing is yielded where
+        Runtimes in order of preference, each on as few devices as possible. Yields nothing where
         the model is too large for every device.
+
+        Args:
+            model: nothing is yielded before it is analyzed.
+            fleet: its devices and runtimes.
+            policy: the operator's rules.
+            smaller: yield settings below the requested ones, ever fewer sequences and shorter
+                contexts, instead of the requested ones.
         """
         profile = model.profile
         if profile is None:
             return
-        groups = sorts(fleet.devices)
-        for runtime in preferred_runtimes(profile):
-            version = _acting(runtime, fleet, policy)
+        groups = device_groups(fleet.devices)
+        for runtime in supporting_runtimes(profile):
+            version = _enabled_version(runtime, fleet, policy)
             if version is None:
                 continue
-            asked = asked_settings(profile, policy, runtime)
-            for sort in groups:
-                steps = shrunk(asked, profile, policy) if smaller else iter((asked,))
+            requested = default_settings_for(profile, policy, runtime)
+            for group in groups:
+                steps = (
+                    smaller_settings(requested, profile, policy) if smaller else iter((requested,))
+                )
                 for settings in steps:
                     yield from self._on(
-                        sort, model, profile, runtime, asked, settings, version, policy
+                        group, model, profile, runtime, requested, settings, version, policy
                     )
 
     def preferred(
         self, model: Model, preference: Preference, fleet: Fleet, policy: Policy
-    ) -> Iterator[Option]:
-        """Yield the ways to load ``model`` as ``preference`` has it; as `options` otherwise.
+    ) -> Iterator[LoadOption]:
+        """Yield the options that follow ``preference``, best first.
 
-        What it leaves open is as the operator's defaults have it.
+        What the preference leaves open is taken from the operator's defaults.
         """
         profile = model.profile
         if profile is None:
             return
-        able = preferred_runtimes(profile)
+        able = supporting_runtimes(profile)
         for runtime in able if preference.runtime is None else (preference.runtime,):
-            version = _acting(runtime, fleet, policy)
+            version = _enabled_version(runtime, fleet, policy)
             if version is None or runtime not in able:
                 continue
-            wished = preference.settings.model_dump(exclude_none=True, exclude={"extra"})
-            if wished["tensor_parallel_size"] == 1:
-                del wished["tensor_parallel_size"]
-            asked = asked_settings(profile, policy, runtime).model_copy(update=wished)
-            for sort in sorts(fleet.devices):
-                yield from self._on(sort, model, profile, runtime, asked, asked, version, policy)
+            preferred = preference.settings.model_dump(exclude_none=True, exclude={"extra"})
+            if preferred["tensor_parallel_size"] == 1:
+                del preferred["tensor_parallel_size"]
+            requested = default_settings_for(profile, policy, runtime).model_copy(update=preferred)
+            for group in device_groups(fleet.devices):
+                yield from self._on(
+                    group, model, profile, runtime, requested, requested, version, policy
+                )
 
     def _on(
         self,
-        sort: Sort,
+        group: DeviceGroup,
         model: Model,
         profile: ModelProfile,
         runtime: RuntimeName,
-        asked: LoadSettings,
+        requested: LoadSettings,
         settings: LoadSettings,
         version: str,
         policy: Policy,
-    ) -> Iterator[Option]:
-        usable = int(sort.total_bytes * policy.max_gpu_memory_utilization)
+    ) -> Iterator[LoadOption]:
+        usable = int(group.total_bytes * policy.max_gpu_memory_utilization)
         degrees = (
             sorted(profile.tensor_parallel_degrees) if RUNTIMES[runtime].tensor_parallel else [1]
         )
-        if sort.kind == "cpu":
+        if group.kind == "cpu":
             degrees = [1]
-        together = max(len(devices) for devices in sort.by_node())
+        most_together = max(len(devices) for devices in group.by_node())
         for degree in degrees:
-            if degree > together or degree < min(asked.tensor_parallel_size, degrees[-1]):
+            if degree > most_together or degree < min(requested.tensor_parallel_size, degrees[-1]):
                 continue
             footprint = self._estimate(
                 profile,
@@ -220,12 +233,12 @@ class Sizer:
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
                 engine_version=version or None,
-                device_kind=sort.product,
+                device_kind=group.product,
                 measured=[
-                    # Loads are recorded under the device's name, which is no CPU's kind.
-                    m.model_copy(update={"device_kind": sort.product})
+                    # Loads are recorded under the device's name; estimates of CPUs use the kind.
+                    m.model_copy(update={"device_kind": group.product})
                     for m in model.measured
-                    if m.device_kind in (sort.name, sort.product)
+                    if m.device_kind in (group.name, group.product)
                 ],
             )
             if footprint.reserve > usable:
@@ -234,11 +247,11 @@ class Sizer:
             if RUNTIMES[runtime].kv_cache == "pool" and footprint.kv:
                 kv = footprint.kv
             reserve = max(1, footprint.reserve)
-            yield Option(
+            yield LoadOption(
                 runtime=runtime,
-                sort=sort,
+                group=group,
                 reserve=reserve,
-                given_up=given_up(asked, settings),
+                shortfall=shortfall(requested, settings),
                 settings=settings.model_copy(
                     update={
                         "tensor_parallel_size": degree,
@@ -248,22 +261,25 @@ class Sizer:
             )
 
 
-def _acting(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> str | None:
-    """Version of ``runtime`` (empty where unknown); ``None`` where it may not be acted on."""
+def _enabled_version(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> str | None:
+    """Return the version of ``runtime``, empty where unknown; ``None`` where it is disabled."""
     status = fleet.runtimes_by_name.get(runtime)
     if status is None or not status.enabled or not policy.rules(runtime).enabled:
         return None
     return status.version
 
 
-def shrunk(asked: LoadSettings, profile: ModelProfile, policy: Policy) -> Iterator[LoadSettings]:
-    """Yield ever smaller settings than ``asked``, down to the policy's floors.
+def smaller_settings(
+    requested: LoadSettings, profile: ModelProfile, policy: Policy
+) -> Iterator[LoadSettings]:
+    """Yield ever smaller settings than ``requested``, down to the policy's minimums.
 
-    Sequences go first (they cost throughput only), then the context (which costs requests).
+    Sequences are halved first, which costs only throughput; then the context, which makes long
+    requests fail.
     """
     if profile.kv is None and profile.kv_bytes_per_token is None:
         return
-    settings = asked
+    settings = requested
     while settings.max_num_seqs and settings.max_num_seqs // 2 >= policy.max_num_seqs_floor:
         settings = settings.model_copy(update={"max_num_seqs": settings.max_num_seqs // 2})
         yield settings
@@ -273,11 +289,11 @@ def shrunk(asked: LoadSettings, profile: ModelProfile, policy: Policy) -> Iterat
         yield settings.model_copy(update={"max_model_len": length})
 
 
-def given_up(asked: LoadSettings, settings: LoadSettings) -> str:
-    """Say what ``settings`` lack of ``asked``; empty where nothing."""
-    lost = [
-        f"{name} {getattr(settings, name)} instead of {getattr(asked, name) or 'the model’s own'}"
-        for name in ("max_num_seqs", "max_model_len")
-        if getattr(settings, name) != getattr(asked, name)
-    ]
-    return ", ".join(lost)
+def shortfall(requested: LoadSettings, settings: LoadSettings) -> str:
+    """Return how ``settings`` fall short of ``requested``, as text; empty where they do not."""
+    found = []
+    for name in ("max_num_seqs", "max_model_len"):
+        actual, wanted = getattr(settings, name), getattr(requested, name)
+        if actual != wanted:
+            found.append(f"{name} {actual} instead of {wanted or 'the model’s own'}")
+    return ", ".join(found)

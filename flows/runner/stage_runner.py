@@ -9,10 +9,14 @@ from typing import Any
 
 from flows.runner.executor import Executor
 from flows.runner.stage_call import StageCall
-from modelium.models import Plan, Report
+from modelium.models import Report
 from modelium.ports import Stage
 from modelium.stages.inline import Stages, direct
 from modelium.stages.services import Services
+
+UNRECORDED = frozenset({"plan", "carry_out"})
+"""Parameters of decide that only this process may give: nobody may book a plan through Prefect
+that nobody carries out."""
 
 PATIENCE_S = 2.0
 """How long a stage waits for its flow run to begin. A tenth of it is usual; after this the
@@ -38,7 +42,7 @@ class PrefectRunner:
         Raises:
             PermanentError: an operator cancelled the run in Prefect.
         """
-        unrecorded = {k: v for k, v in parameters.items() if isinstance(v, Plan)}
+        unrecorded = {k: v for k, v in parameters.items() if k in UNRECORDED}
         call = StageCall(
             stage=stage,
             parameters={k: v for k, v in parameters.items() if k not in unrecorded},

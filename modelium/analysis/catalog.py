@@ -1,4 +1,4 @@
-"""What the engines of this installation can serve, read from their files, not by running them."""
+"""What the installed engines can serve, read from their files without running them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RAY_MODULES = ("onnxruntime", "torch", "transformers", "diffusers", "peft")
 
 @lru_cache(maxsize=1)
 def known_architectures() -> frozenset[str]:
-    """Architectures of the vLLM releases this was written against; used where none is installed."""
+    """Return the architectures of known vLLM releases; used where vLLM is not installed."""
     text = resources.files("modelium.analysis").joinpath("architectures.txt").read_text("utf-8")
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return frozenset(name for line in lines for name in line.split())
@@ -27,15 +27,15 @@ def known_architectures() -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineCatalog:
-    """Facts about installed engines that decide what they can serve."""
+    """Properties of the installed engines that decide which models they can serve."""
 
     vllm_version: str = ""
     vllm_architectures: frozenset[str] | None = None
-    """``None``: not installed here; the shipped list stands in for it."""
+    """``None``: vLLM is not installed here, and the shipped list applies."""
     ray_modules: frozenset[str] = frozenset({"onnxruntime"})
-    """Which of the modules that replicas may need are in their environment."""
+    """The modules for replicas that are installed in their environment."""
     triton_backends: frozenset[str] | None = None
-    """``None``: not known; every stock backend is assumed."""
+    """``None``: unknown; every stock backend is assumed to be there."""
 
     @property
     def architectures(self) -> frozenset[str]:
@@ -51,10 +51,10 @@ def read_catalog(
     ray_python: Path | None = None,
     triton_backends: frozenset[str] | None = None,
 ) -> EngineCatalog:
-    """Look into the environments of ``vllm`` (its command) and ``ray_python`` (an interpreter).
+    """Read the environments of ``vllm`` (its command) and ``ray_python`` (an interpreter).
 
-    Runs nothing and imports nothing of them; what is not there is simply not in the catalog.
-    ``ray_python=None`` is this process's own environment.
+    Runs and imports nothing from them. What is not installed is missing from the catalog.
+    ``ray_python=None`` means the environment of this process.
     """
     sites = site_packages(vllm) if vllm else ()
     architectures: frozenset[str] | None = None
@@ -84,14 +84,14 @@ def read_catalog(
 
 
 def site_packages(command: Path) -> tuple[Path, ...]:
-    """Package folders of the environment whose ``bin`` holds ``command``."""
+    """Return the site-packages of the environment whose ``bin`` holds ``command``."""
     homes = {command.parent.parent, command.resolve().parent.parent}
     return tuple(sorted(s for home in homes for s in home.glob("lib*/python3.*/*-packages")))
 
 
 @lru_cache(maxsize=8)
 def registered(registry: Path, changed_ns: int) -> frozenset[str]:
-    """Keys of the model tables in vLLM's ``registry.py``; empty where it cannot be understood.
+    """Return the keys of the model tables in vLLM's ``registry.py``; empty if it cannot be parsed.
 
     ``changed_ns`` is the file's modification time: an upgraded engine is read again.
     """
@@ -129,7 +129,7 @@ def assess(
     backend: str = "",
     quantization: str | None = None,
 ) -> tuple[RuntimeSupport, ...]:
-    """Whether each runtime can serve such a model, and why not where it cannot.
+    """Return for each runtime whether it can serve such a model, and why not.
 
     ``backend``: the Triton backend that the folder's files belong to, if any.
     """
@@ -146,22 +146,22 @@ def assess(
 
 def _vllm(format: ModelFormat, task: Task, architecture: str, engines: EngineCatalog) -> str:
     if format is ModelFormat.PEFT:
-        return "an adapter is loaded together with its base model, not alone"
+        return "an adapter can only be loaded together with its base model"
     if format is ModelFormat.GGUF:
-        return "GGUF is llama.cpp's format; vLLM reads it only experimentally"
+        return "vLLM's support for GGUF is experimental; llama.cpp serves it"
     if format not in VLLM.formats:
         return f"vLLM serves transformers folders, not {format}"
     if architecture in engines.architectures:
         return ""
     version = f" {engines.vllm_version}" if engines.vllm_version else ""
     if task not in VLLM.tasks:
-        return f"vLLM{version} does not do {task}"
-    return f"vLLM{version} does not know the architecture {architecture!r}"
+        return f"vLLM{version} does not support the task {task}"
+    return f"vLLM{version} does not support the architecture {architecture!r}"
 
 
 def _triton(format: ModelFormat, backend: str, engines: EngineCatalog) -> str:
     if not backend:
-        return f"no Triton backend serves {format} folders as they are"
+        return f"no Triton backend serves {format} folders"
     if engines.triton_backends is not None and backend not in engines.triton_backends:
         return f"the Triton server has no {backend} backend"
     return ""
@@ -169,7 +169,7 @@ def _triton(format: ModelFormat, backend: str, engines: EngineCatalog) -> str:
 
 def _ray(format: ModelFormat, task: Task, engines: EngineCatalog, quantization: str | None) -> str:
     if format not in RAY_SERVE.formats:
-        return f"no Ray Serve replica code for {format}"
+        return f"Ray Serve replicas do not implement {format} folders"
     needs: tuple[str, ...]
     if format is ModelFormat.ONNX:
         needs = ("onnxruntime",)
@@ -177,14 +177,14 @@ def _ray(format: ModelFormat, task: Task, engines: EngineCatalog, quantization: 
         needs = ("torch", "transformers", "diffusers")
     else:
         if task not in RAY_SERVE.tasks:
-            return f"no Ray Serve replica code for {task}"
+            return f"Ray Serve replicas do not implement the task {task}"
         if quantization:
-            return f"replicas do not read {quantization} weights"
+            return f"Ray Serve replicas do not support {quantization} weights"
         needs = ("torch", "transformers")
     missing = [module for module in needs if module not in engines.ray_modules]
     if missing:
         return (
-            f"the replicas' environment lacks {', '.join(missing)}: "
-            "set ray_serve.python to an interpreter that has them"
+            f"the replicas' environment has no {', '.join(missing)}: "
+            "set ray_serve.python to an interpreter that has it"
         )
     return ""

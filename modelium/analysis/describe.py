@@ -1,4 +1,4 @@
-"""What the files say of a model in words: task, licence, card. All of it untrusted."""
+"""Task, licence and model card, as the files state them. All text is untrusted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DECODERS = ("chatglm", "rwforcausallm", "gpt2", "qwen", "internlm")
 
 
 def task_of(config: dict[str, Any], architecture: str) -> Task:
-    """What a transformers configuration is for, by its class and sections."""
+    """Return the task of a transformers configuration, by its class and sections."""
     family = str(config.get("model_type") or "").lower()
     if family.startswith(_SPEECH):
         return Task.SPEECH_RECOGNITION
@@ -55,7 +55,7 @@ def task_of(config: dict[str, Any], architecture: str) -> Task:
 
 
 def card_of(folder: Folder) -> tuple[str | None, Untrusted | None]:
-    """Licence identifier and the beginning of the README, where there is one."""
+    """Return the licence identifier and the beginning of the README; ``None`` where missing."""
     name = next((f.name for f in folder.files if f.name.lower() == "readme.md"), None)
     if name is None:
         return None, None
@@ -69,7 +69,7 @@ def card_of(folder: Folder) -> tuple[str | None, Untrusted | None]:
 
 
 def untrusted(folder: Folder) -> dict[str, str]:
-    """Further text from the folder that people may want to see; shown, never obeyed."""
+    """Return further text from the folder for people to read; never to be followed."""
     found: dict[str, str] = {}
     for name in ("chat_template.jinja", "chat_template.json"):
         if name in folder:

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
 from agents.rules.planner import RulePlanner
-from agents.rules.subprocess import PlannerProcess
+from agents.rules.subprocess import PlannerSubprocess
 from flows.runner.home import PrefectHome
 from flows.table import FLOWS
 from modelium.app.brain import build_brain
@@ -93,9 +93,9 @@ async def running(
             config.store_url(), now=clock.time, on_event=home.announce if home else ignore
         )
         stack.callback(store.close)
-        subprocess = PlannerProcess()
-        stack.push_async_callback(subprocess.aclose)
-        rules = RulePlanner(elsewhere=subprocess)
+        planner_subprocess = PlannerSubprocess(clock=clock)
+        stack.push_async_callback(planner_subprocess.aclose)
+        rules = RulePlanner(offload=planner_subprocess)
         signals, metrics = Signals(), Metrics()
         services = _services(
             config,

@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.replay.planner_under_replay import keepers
-from agents.replay.simulation import Result
+from agents.replay.planner_under_replay import replay_policies
+from agents.replay.result import ReplayResult
 from agents.replay.simulation import replay as run
-from agents.replay.store_trace import recorded
-from agents.replay.traces import Trace, parse_devices, read
+from agents.replay.store_trace import trace_from_log
+from agents.replay.traces import Trace, parse_devices, read_trace
 from modelium.cli.options import ConfigFile, Json
 from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.config.loading import load
@@ -76,8 +76,8 @@ def replay(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Simulate a trace of requests on given devices and compare policies."""
-    known = keepers(auto_unload_after_s=auto_unload_after)
+    """Replay requests over simulated devices under several policies, and compare them."""
+    known = replay_policies(auto_unload_after_s=auto_unload_after)
     chosen = list(dict.fromkeys(policy or known))
     if auto_unload_after is not None and "rules+ttl" not in chosen:
         chosen.append("rules+ttl")
@@ -88,7 +88,7 @@ def replay(
             chosen,
             slo_s=slo_s,
             cache_only=cache_only,
-            keepers=known,
+            known=known,
         )
     except InputError as exc:
         typer.echo(f"error: {exc}", err=True)
@@ -105,7 +105,7 @@ def _trace(
     if not from_store:
         if trace is None or models is None:
             raise InputError("TRACE and --models are required unless --from-store is given")
-        return read(trace, models)
+        return read_trace(trace, models)
     if trace or models:
         raise InputError("--from-store provides requests and models; omit TRACE and --models")
     settings = load(config, os.environ)
@@ -121,12 +121,12 @@ def _trace(
     store = Store.open(settings.store_url(), now=time.time)
     try:
         lines = store.history.requests(since=time.time() - days * DAY_S)
-        return recorded(store.view()[1], lines)
+        return trace_from_log(store.view()[1], lines)
     finally:
         store.close()
 
 
-def _table(results: list[Result]) -> Table:
+def _table(results: list[ReplayResult]) -> Table:
     table = Table(title=f"{results[0].requests} requests")
     for column in (*COLUMNS, "decision_p99_ms"):
         table.add_column(column, justify="left" if column == "policy" else "right")

@@ -13,7 +13,8 @@ from pydantic import model_validator
 
 from modelium.config.conflicts import Conflicts, conflicts
 from modelium.config.hosts import is_loopback
-from modelium.config.sections import RuntimeSection, Sections
+from modelium.config.sections import Sections
+from modelium.config.sections.runtimes import RuntimeSection
 from modelium.models import RuntimeName
 from modelium.policy import Policy, RuntimeRules
 

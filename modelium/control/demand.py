@@ -48,7 +48,7 @@ class Demand:
         task.add_done_callback(lambda _: self._deciding.pop(model, None))
 
     async def _answer(self, model: str) -> None:
-        """Decide, then tell the waiting requests how long to wait, or why the model is not loaded."""
+        """Decide, then tell waiting requests how long to wait, or why nothing is loaded."""
         try:
             if not self._services.policy.enabled:
                 raise Unavailable("orchestration is disabled: nothing is loaded on demand")

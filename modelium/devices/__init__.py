@@ -1,6 +1,6 @@
-"""The devices of this node: its GPUs over NVML or, on a host without any, its CPU.
+"""The devices of this node: its GPUs, or its CPU where it has none.
 
-Everything here blocks: call it off the event loop.
+Every call blocks: make it off the event loop.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 def detect(node: str, cpu_memory_bytes: int | None = None) -> DeviceInventory:
-    """Find the inventory of this host: its GPUs where NVML shows any, else its CPU.
+    """Return the inventory of this host: its GPUs where NVML lists any, else its CPU.
 
     Args:
-        node: this machine's name in device ids.
-        cpu_memory_bytes: RAM budget of the CPU device; default three quarters of the memory
-            that this host (or its cgroup) has.
+        node: name of this machine in device ids.
+        cpu_memory_bytes: RAM budget of the CPU device; default: three quarters of the memory
+            of this host or its cgroup.
 
     Raises:
-        Unavailable: there is a driver, but it does not answer. Falling back to the CPU would
-            quietly place models where nobody wants them.
+        Unavailable: the NVIDIA driver is installed but does not work. There is no fallback to
+            the CPU, because models would silently run on the wrong device.
     """
     gpus = find_gpus(node)
     if gpus is not None:
         return gpus
-    logger.info("no NVIDIA GPU found: offering the CPU of %s as the one device", node)
+    logger.info("no NVIDIA GPU found; the CPU of %s is the only device", node)
     return CpuInventory(node=node, budget_bytes=cpu_memory_bytes)

@@ -8,13 +8,13 @@ from pathlib import Path
 from modelium.models import Device
 
 CPU_SHARE = 0.75
-"""Share of a host's memory that its CPU device offers; the rest is for the system and Modelium."""
+"""Default share of a host's memory for models; the rest is for the system and Modelium."""
 
 
 class CpuInventory:
     """The CPU of this host as one device with a RAM budget.
 
-    Its processes are filled in by whoever knows which ones are models.
+    `Device.processes` is empty: the monitor fills it in, as it knows which processes are models.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class CpuInventory:
         proc: Path = Path("/proc"),
         cgroups: Path = Path("/sys/fs/cgroup"),
     ) -> None:
-        """``budget_bytes``: what models may take; default `CPU_SHARE` of the memory there is."""
+        """``budget_bytes``: RAM for models; default: `CPU_SHARE` of the host's or cgroup's."""
         self._node = node
         self._proc = proc
         self._cgroups = cgroups
@@ -33,7 +33,7 @@ class CpuInventory:
         self._name = _cpu_name(proc)
 
     def snapshot(self) -> tuple[Device, ...]:
-        """Measure the one device; free is what both the budget and the machine still have."""
+        """Measure the device; free bytes are at most the budget and what the machine has left."""
         memory = _meminfo(self._proc)
         machine, available = memory["MemTotal"], memory["MemAvailable"]
         for limit, used in _cgroup_limits(self._proc, self._cgroups):
@@ -54,7 +54,7 @@ class CpuInventory:
 
 
 def _meminfo(proc: Path) -> dict[str, int]:
-    """/proc/meminfo in bytes."""
+    """Return /proc/meminfo in bytes."""
     rows = (line.split() for line in (proc / "meminfo").read_text().splitlines())
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) >= 2}
 
@@ -67,7 +67,7 @@ def _cpu_name(proc: Path) -> str:
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> list[tuple[int, int]]:
-    """(limit, bytes in use that cannot be dropped) of each cgroup around this process."""
+    """Return (limit, bytes in use without reclaimable cache) of each cgroup of this process."""
     found = []
     for line in (proc / "self" / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this host, read over NVML. The only import of pynvml; every call blocks."""
+"""The NVIDIA GPUs of this host over NVML. Every call blocks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from modelium.errors import Unavailable
 from modelium.models import Device, DeviceProcess
 
 NO_NVML = frozenset({pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED})
-"""What a host without NVIDIA GPUs answers; other errors mean a broken driver."""
+"""Errors on a host without NVIDIA GPUs; any other error means a broken driver."""
 
 
 def find_gpus(node: str) -> NvmlInventory | None:
-    """Return the GPUs of this host, ``None`` where there are none.
+    """Return the inventory of this host's GPUs; ``None``: it has none.
 
     Raises:
-        Unavailable: a driver is installed, but does not answer.
+        Unavailable: a driver is installed but does not work.
     """
     try:
         inventory = NvmlInventory(node=node)
@@ -25,25 +25,25 @@ def find_gpus(node: str) -> NvmlInventory | None:
             return None
         raise Unavailable(
             f"NVML is installed but does not work ({exc}): repair the NVIDIA driver "
-            "(after an update of the driver, reboot), then start again"
+            "(reboot after a driver update), then start Modelium again"
         ) from exc
 
 
 class NvmlInventory:
     """The NVIDIA GPUs of this host.
 
-    A GPU that was seen once stays in every snapshot: when it cannot be read any more, it is
+    A GPU that was listed once stays in every snapshot: when it can no longer be read, it is
     unhealthy, with its last known size and no free memory.
     """
 
     def __init__(self, *, node: str) -> None:
-        """Load NVML; raises its NVMLError where it cannot (see `detect`)."""
+        """Load NVML; raises ``pynvml.NVMLError``. Use `find_gpus`, which handles it."""
         pynvml.nvmlInit()
         self._node = node
         self._known: dict[str, Device] = {}
 
     def snapshot(self) -> tuple[Device, ...]:
-        """All GPUs, by index; sizes in bytes without what the driver reserves for itself."""
+        """Return all GPUs by index; total bytes exclude what the driver reserves."""
         try:
             count = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as exc:
@@ -51,7 +51,7 @@ class NvmlInventory:
         found = {device.index: device for device in map(self._read, range(count))}
         seen = {device.uuid for device in found.values()}
         gone = [
-            self._lost(device, "NVML does not list it any more")
+            self._lost(device, "NVML no longer lists it")
             for uuid, device in self._known.items()
             if uuid not in seen
         ]
@@ -80,12 +80,12 @@ class NvmlInventory:
             free_bytes=free,
             utilization=_utilization(handle),
             processes=tuple(
-                # In some containers the driver does not tell who holds how much.
+                # In some containers the driver reports processes without their memory.
                 DeviceProcess(pid=process.pid, used_bytes=process.usedGpuMemory or 0)
                 for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
             ),
             healthy=not partitioned,
-            detail="MIG is on; Modelium manages whole GPUs only" if partitioned else "",
+            detail="MIG is enabled; Modelium manages whole GPUs only" if partitioned else "",
         )
 
     def _unread(self, index: int) -> Device:
@@ -111,7 +111,7 @@ class NvmlInventory:
 
 
 def _memory(handle: object) -> tuple[int, int]:
-    """(total, free) as CUDA sees them; older drivers do not tell their reserve."""
+    """Return (total, free) as CUDA sees them; older drivers do not report their reserve."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
         return memory.total - memory.reserved, memory.free

@@ -1,7 +1,7 @@
-"""The domain: what the core, the brain and the runtimes speak of (no I/O here).
+"""The domain model that core, brain and runtimes share (no I/O here).
 
 Units: memory in bytes, durations in seconds, instants in seconds since the epoch (UTC).
-Everything is frozen; a `Fleet` is one immutable snapshot of all of it.
+All values are immutable; a `Fleet` is one snapshot of everything.
 """
 
 from modelium.models.base import GIB, MODEL_NAME, Api, Frozen, Priority, RuntimeName

@@ -1,4 +1,4 @@
-"""What an advisor adds to the rules: wishes that bend a plan and cannot break it (no I/O here)."""
+"""An advisor's hints to the rules: they influence a plan, within what is legal (no I/O here)."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from pydantic import Field
 from modelium.models import Fleet, Frozen, Preference, Priority, Trigger
 
 ADVISED = frozenset({Trigger.INGEST, Trigger.REVIEW})
-"""What seconds may be spent on: nobody waits for it. A request never waits for an advisor."""
+"""Triggers that may take seconds. No request waits for them; a request never waits for advice."""
 
 
 class Advice(Frozen):
-    """Wishes within which the rules plan. Each is a hint: what does not fit is left out.
+    """Hints for the rules. A hint that cannot be followed is ignored.
 
-    An advice with a ``fallback`` carries no wishes: the rules answer alone, for that reason.
+    With a ``fallback``, all hints are empty and the rules decide alone.
     """
 
     author: str = "llm"
     priorities: dict[str, Priority] = Field(default_factory=dict)
-    """Model → class; never above the operator's ceiling."""
+    """Model → class; the operator's ceiling still applies."""
     preferences: dict[str, Preference] = Field(default_factory=dict)
     """Model → runtime and settings."""
     keep: tuple[str, ...] = ()
-    """Loaded models to spare where another one is worth about as little."""
+    """Loaded models to keep where another one of about the same value can go."""
     evict: tuple[str, ...] = ()
-    """Loaded models that go first among those of about the same worth."""
+    """Loaded models to evict first among those of about the same value."""
     order: tuple[str, ...] = ()
-    """Queued models, first one first; holds within a priority class."""
+    """Queued models in the order to load them, within each priority class."""
     prewarm: tuple[str, ...] = ()
-    """Unloaded models to load into memory that nobody else wants."""
+    """Unloaded models to load into memory that no other model needs."""
     reason: str = ""
-    """In the advisor's words; untrusted text."""
+    """The advisor's explanation; untrusted text."""
     fallback: str = ""
-    """Why there is none: a slug, then ``: `` and the detail."""
+    """Why there is no advice: a slug, then ``: `` and the detail."""
     trace: dict[str, Any] = Field(default_factory=dict)
-    """How it came about (JSON values), for `Decision.trace`."""
+    """The record of how it was made (JSON values), for `Decision.trace`."""
 
 
 RULES_ALONE = Advice(author="rules")
-"""No wishes."""
+"""No hints: the rules decide."""
 
 
 def advised(fleet: Fleet, advice: Advice) -> Fleet:
-    """Return ``fleet`` with the classes and preferences of ``advice`` in its models."""
+    """Return ``fleet`` with the priorities and preferences of ``advice`` in its models."""
     if not advice.priorities and not advice.preferences:
         return fleet
     models = tuple(
@@ -56,7 +56,7 @@ def advised(fleet: Fleet, advice: Advice) -> Fleet:
         )
         for model in fleet.models
     )
-    # Not `model_copy`: it would carry the cached look-ups of the old models along.
+    # Not `model_copy`: it would copy the cached look-ups of the old models too.
     return Fleet(
         at=fleet.at,
         revision=fleet.revision,

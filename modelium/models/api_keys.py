@@ -1,7 +1,7 @@
-"""API keys: who a client is, and how much of what it may ask for (no I/O here).
+"""API keys: identity, permissions and limits of a client (no I/O here).
 
-A key is ``mdl_`` and 43 characters of chance. Only its SHA-256 is kept: with 256 bits of chance
-there is nothing to guess, so a slow hash would only slow down requests.
+A key is ``mdl_`` followed by 43 random characters. Only its SHA-256 is stored: 256 random bits
+cannot be guessed, so a slow password hash would add latency and no security.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from pydantic import Field
 from modelium.models import Frozen, Priority
 
 PREFIX = "mdl_"
-"""Tells keys from other tokens, for people and for scanners of leaked secrets."""
+"""Lets people and secret scanners recognize a key."""
 
 Scope = Literal["infer", "ingest", "admin"]
-"""What a key opens: inference; the webhook; the admin API with everything else."""
+"""What a key may call: inference; the webhook; the admin API and everything else."""
 
 
 class KeyTerms(Frozen):
-    """What a key is good for, as the operator says it."""
+    """The permissions and limits of a key, as the operator sets them."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    """For people."""
+    """Shown to people; need not be unique."""
     team: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     priority: Priority | None = None
-    """Class of its waiting requests; ``None``: high for the policy's important teams."""
+    """Class of its waiting requests; ``None``: high for the policy's high_priority_teams."""
     models: frozenset[str] = frozenset()
-    """The only models that it may use; empty: all."""
+    """The models that it may use; empty: all of them."""
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
-    """Over any longer time; a minute's worth may come at once."""
+    """Long-term rate limit; a burst may be as large as one minute's allowance."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
-    """Requests in hand at a time, waiting ones included."""
+    """Limit of requests in flight, those that wait for a model included."""
     scopes: frozenset[Scope] = frozenset({"infer"})
 
 
 class ApiKey(KeyTerms):
-    """A key as it is kept, without its secret."""
+    """A stored key, without its secret."""
 
     id: str
     created_at: float
@@ -47,17 +47,17 @@ class ApiKey(KeyTerms):
 
 
 class IssuedKey(Frozen):
-    """A new key with its secret, which is shown once."""
+    """A new key with its secret, which is never stored or shown again."""
 
     key: ApiKey
     secret: str
 
 
 def new_secret() -> str:
-    """Return a fresh key."""
+    """Return a new random key."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def digest(secret: bytes) -> str:
-    """Return what is kept of a key."""
+    """Return the hash that is stored in place of a key."""
     return hashlib.sha256(secret).hexdigest()

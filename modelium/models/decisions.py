@@ -1,4 +1,4 @@
-"""Plans, what became of them, and what stages and operators are told (no I/O here)."""
+"""Plans and their actions, decisions, events, operator requests, stage reports (no I/O here)."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ from modelium.models.profile import LoadSettings, Preference
 
 
 class Trigger(StrEnum):
-    """What asked for a decision."""
+    """What caused a decision."""
 
     INGEST = "ingest"
     """A new or changed model."""
     DEMAND = "demand"
-    """A request for a model that is not loaded; never waits for an LLM."""
+    """A request for a model that is not loaded. Such a decision never waits for an LLM."""
     OPERATOR = "operator"
+    """An operator's load or unload."""
     SWEEP = "sweep"
-    """The loop: idle models, pressure, queue, always_loaded."""
+    """The control loop: idle models, memory pressure, queued models, always_loaded."""
     REVIEW = "review"
-    """The brain's periodic look at the whole fleet."""
+    """The brain's periodic review of the whole fleet."""
 
 
 class EvictionCause(StrEnum):
-    """Why a plan takes a model out of device memory."""
+    """Why a plan unloads a model; the ``reason`` label of the metric ``evictions``."""
 
     IDLE = "idle"
+    """It had too few requests for too long."""
     SPACE = "space"
     """Another model needs its memory."""
     PRESSURE = "pressure"
-    """The device is used over its cap."""
+    """Use of its device exceeds max_gpu_memory_utilization."""
     OPERATOR = "operator"
+    """An operator asked for it."""
     REPLACED = "replaced"
-    """A newer version takes its place."""
+    """A newer version of the same model replaces it."""
     REVIEW = "review"
-    """An LLM's review."""
+    """The LLM proposed it in a review."""
     RULES = "rules"
-    """None of the above."""
+    """The rules decided, for none of the other causes. Stored plans without a cause have it."""
 
 
 class Load(Frozen):
-    """Load (or wake) a model."""
+    """Load a model, or wake a sleeping one."""
 
     action: Literal["load"] = "load"
     model: str
@@ -51,7 +54,7 @@ class Load(Frozen):
     devices: tuple[str, ...]
     settings: LoadSettings = LoadSettings()
     reserve: dict[str, int]
-    """Device id → bytes to book."""
+    """Device id → bytes to book on it."""
     priority: Priority = Priority.LOW
     reason: str
 
@@ -62,15 +65,16 @@ class Unload(Frozen):
     action: Literal["unload"] = "unload"
     model: str
     sleep: bool = False
-    """Keep the process (level-1 sleep) where the engine can."""
+    """Keep the engine process with its weights in host RAM (level-1 sleep)."""
     requeue: bool = False
-    """It lost its place to a better class before anybody asked for it: it waits for the next."""
+    """Queue it again: a higher class displaced it before it served any request."""
     cause: EvictionCause = EvictionCause.RULES
+    """For metrics and history; ``reason`` explains the same to people."""
     reason: str
 
 
 class Keep(Frozen):
-    """Leave a model as it is."""
+    """Leave a model in its state."""
 
     action: Literal["keep"] = "keep"
     model: str
@@ -78,7 +82,7 @@ class Keep(Frozen):
 
 
 class Queue(Frozen):
-    """Wanted, but not now."""
+    """Put a model on the queue: it should run, but nothing fits now."""
 
     action: Literal["queue"] = "queue"
     model: str
@@ -87,7 +91,7 @@ class Queue(Frozen):
 
 
 class Reject(Frozen):
-    """Never, as things are configured."""
+    """Mark a model as failed: it cannot run with this configuration."""
 
     action: Literal["reject"] = "reject"
     model: str
@@ -98,7 +102,7 @@ Action = Annotated[Load | Unload | Keep | Queue | Reject, Field(discriminator="a
 
 
 class Candidate(Frozen):
-    """An alternative that was weighed, and why it lost (empty ``lost``: it won)."""
+    """An alternative that the planner considered."""
 
     runtime: RuntimeName | None = None
     devices: tuple[str, ...] = ()
@@ -106,25 +110,26 @@ class Candidate(Frozen):
     score: float | None = None
     """Higher is better; comparable within one plan only."""
     lost: str = ""
+    """Why it was not chosen; empty: it was."""
 
 
 class Plan(Frozen):
-    """What to do, in order: unloads stand before the loads that need their space."""
+    """Actions in order: unloads come before the loads that need their memory."""
 
     author: str
     """``rules``, ``llm``, ``operator``."""
     trigger: Trigger
     subject: str | None = None
-    """The model that the question was about; ``None`` for the whole fleet."""
+    """The model that the plan was asked for; ``None``: the whole fleet."""
     actions: tuple[Action, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     reason: str = ""
     fallback: str = ""
-    """Why a better author's plan was not used: a slug, then ``: `` and the detail."""
+    """Why the LLM's plan was not used: a slug, then ``: `` and the detail."""
     preferences: dict[str, Preference] = Field(default_factory=dict)
-    """Model → how it had better be loaded from now on; kept when the plan is accepted."""
+    """Model → preferred runtime and settings from now on; stored when the plan is accepted."""
     revision: int = 0
-    """The `Fleet.revision` that it was made on."""
+    """The `Fleet.revision` that the plan is based on."""
 
 
 class Violation(Frozen):
@@ -132,13 +137,13 @@ class Violation(Frozen):
 
     rule: str
     subject: str
-    """The model (or device) it is about."""
+    """The model (or device) that breaks it."""
     message: str
-    """What is wrong and what is allowed."""
+    """The fact, and what is allowed."""
 
 
 class Decision(Frozen):
-    """A plan as it is kept: enough to explain it later."""
+    """A stored plan, with all that is needed to explain it later."""
 
     id: str
     at: float
@@ -149,7 +154,7 @@ class Decision(Frozen):
     detail: str = ""
     finished_at: float | None = None
     trace: dict[str, Any] = Field(default_factory=dict)
-    """The brain's own record: messages, tool calls, tokens, latency."""
+    """The brain's record of how it decided: messages, tool calls, tokens, latency."""
 
 
 class Event(Frozen):
@@ -164,7 +169,7 @@ class Event(Frozen):
 
 
 class Intent(Frozen):
-    """What an operator asked for, and what became of it."""
+    """An operator's request, and its outcome."""
 
     id: str
     at: float
@@ -178,7 +183,7 @@ class Intent(Frozen):
 
 
 class Report(Frozen):
-    """What a stage did: shown in run pages, logs and the CLI."""
+    """The result of a stage, for run pages, logs and the CLI."""
 
     stage: Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
     outcome: str
@@ -188,6 +193,6 @@ class Report(Frozen):
     devices: tuple[str, ...] = ()
     reason: str = ""
     decision: str | None = None
-    """Id of the decision that it made or carried out."""
+    """Id of the decision that the stage made or carried out."""
     details: dict[str, Any] = Field(default_factory=dict)
     """JSON values; flows render them as a table in the run's artifact."""

@@ -1,4 +1,4 @@
-"""The machines: devices, what is booked on them, and the runtimes (no I/O here)."""
+"""Devices, the bookings on them, and runtimes (no I/O here)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Device(Frozen):
     total_bytes: int
     free_bytes: int
     utilization: float | None = None
-    """0…1, ``None`` where it cannot be read."""
+    """0…1; ``None``: the driver does not report it."""
     processes: tuple[DeviceProcess, ...] = ()
     healthy: bool = True
     detail: str = ""
@@ -40,28 +40,28 @@ class Device(Frozen):
 
     @property
     def label(self) -> str:
-        """What metrics and people call it: the GPU's index, or the id of a CPU device."""
+        """Name in metrics and tables: the GPU's index, or the id of a CPU device."""
         return str(self.index) if self.kind == "gpu" else self.id
 
 
 class Booking(Frozen):
-    """Memory of one device that the store holds for a model."""
+    """Memory of one device that is reserved for a model in the store."""
 
     model: str
     device: str
     bytes: int
     resident_bytes: int = 0
-    """What the model's processes were last seen to hold there."""
+    """Bytes that the model's processes held there at the last measurement."""
     releasing: bool = False
-    """The model is being evicted: the bytes are promised, and usable once verified."""
+    """The model is being evicted: another load may book the bytes, and use them once released."""
 
 
 class RuntimeStatus(Frozen):
-    """One runtime as the loop last saw it."""
+    """The state of one runtime at the control loop's last check."""
 
     name: RuntimeName
     enabled: bool
-    """False: observe and serve, do not act."""
+    """False: nothing is loaded or unloaded with it."""
     healthy: bool
     detail: str = ""
     version: str = ""

@@ -1,4 +1,4 @@
-"""What runs, what it is asked for, and one snapshot of it all (no I/O here)."""
+"""Models, deployments, traffic, and the snapshot of all of them (no I/O here)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modelium.models.profile import LoadSettings, MeasuredLoad, ModelProfile, Pr
 
 
 class Upstream(Frozen):
-    """Where a loaded model answers. Never assumed to be on this machine."""
+    """Address of a loaded model. It may be on another machine."""
 
     host: str
     port: int
     prefix: str = ""
-    """Path before the API's own, e.g. ``/magika``."""
+    """Path prefix of all its APIs, e.g. ``/magika``."""
     served_name: str
     apis: frozenset[Api]
     api_key: str | None = Field(default=None, repr=False)
@@ -31,7 +31,7 @@ class Upstream(Frozen):
 
 
 class Deployment(Frozen):
-    """One model in one runtime: the hold that the store keeps on it."""
+    """One model in one runtime, as the store records it."""
 
     model: str
     version: int
@@ -40,33 +40,33 @@ class Deployment(Frozen):
     settings: LoadSettings
     upstream: Upstream | None = None
     handle: dict[str, Any] = Field(default_factory=dict)
-    """The driver's own notes for finding it again (pid, start time, application name …)."""
+    """Driver-specific data to find it again after a restart (pid, start time, application …)."""
     started_at: float
     ready_at: float | None = None
     load_s: float | None = None
 
 
 class Habit(Frozen):
-    """At which times of the day a model was asked; `modelium.traffic.daily_pattern` reads and writes it."""
+    """Times of day at which a model had requests; see `modelium.traffic.daily_pattern`."""
 
     day: int = 0
-    """Of bit 0, in days since the epoch (UTC)."""
+    """The day that bit 0 stands for, in days since the epoch (UTC)."""
     slots: tuple[int, ...] = ()
-    """Per quarter of an hour of the day; bit k: asked k days before ``day``. Empty: never."""
+    """A bit set per quarter of an hour; bit k: requests came k days before ``day``."""
 
 
 class Traffic(Frozen):
-    """What requests to one model looked like up to the snapshot."""
+    """Statistics of the requests to one model up to the snapshot."""
 
     in_flight: int = 0
     pending: int = 0
     """Requests that wait for the model to be loaded (the seed's ``pending_requests``)."""
     pending_priority: Priority | None = None
-    """The best class among those who sent them, where any has one (by API key)."""
+    """The highest class among the pending requests; ``None``: none has a class (by API key)."""
     completed: int = 0
     failed: int = 0
     direct: int = 0
-    """Of the completed and failed ones, those that went to the engine past the gateway."""
+    """Completed and failed requests that went to the engine directly, past the gateway."""
     qps: float = 0.0
     """Over the last minute."""
     qps_last_hour: float = 0.0
@@ -77,8 +77,7 @@ class Traffic(Frozen):
     rates: tuple[float, ...] = ()
     """Decayed requests per second, one per horizon in `modelium.traffic.HORIZONS_S`."""
     hours: tuple[int, ...] = ()
-    """Requests that ended in each of the last 24 hours, the present one last; empty where the
-    history was not asked."""
+    """Requests that ended in each of the last 24 hours, the current hour last; empty: not read."""
     intervals: tuple[int, ...] = ()
     """Histogram of inter-arrival times; the bounds are `modelium.traffic.INTERVAL_BOUNDS_S`."""
     habit: Habit = Habit()
@@ -97,7 +96,7 @@ class Model(Frozen):
     team: str | None = None
     priority: Priority = Priority.LOW
     priority_ceiling: Priority = Priority.HIGH
-    """No plan may rank it above this; only the operator sets it."""
+    """The highest class that a plan may give it; only the operator sets it."""
     pinned: bool = False
     approvals: frozenset[str] = frozenset()
     """What the operator allowed for it: ``remote-code``, ``pickle``."""
@@ -110,16 +109,16 @@ class Model(Frozen):
     failures: int = 0
     """Failed loads in a row."""
     retry_at: float | None = None
-    """Not to be loaded before this instant (back-off after failures)."""
+    """End of the back-off after a failed load; no plan but an operator's loads it before."""
     evicted_at: float | None = None
-    """When it last lost its place; anti-thrash cooldown counts from here."""
+    """When it was last evicted; reload_cooldown_seconds counts from here."""
     queued_at: float | None = None
     reason: str = ""
     """Why it is in this state, in one line."""
 
     @property
     def outdated(self) -> bool:
-        """Whether an older version than the registered one is deployed."""
+        """Whether the deployed version is older than the registered one."""
         return self.deployment is not None and self.deployment.version != self.version
 
     def idle_s(self, now: float) -> float:
@@ -135,18 +134,18 @@ class Model(Frozen):
 
 
 class Fleet(Frozen):
-    """One immutable snapshot of everything that a decision may depend on."""
+    """An immutable snapshot of everything that a decision may depend on."""
 
     at: float
     revision: int
-    """The store's revision; a plan is accepted only while it still stands."""
+    """The store's revision; a plan is accepted only while the store is still at it."""
     devices: tuple[Device, ...] = ()
     models: tuple[Model, ...] = ()
     bookings: tuple[Booking, ...] = ()
     runtimes: tuple[RuntimeStatus, ...] = ()
 
     def __copy__(self) -> Self:
-        """Copy the fields alone: what is looked up in them would be that of the original."""
+        """Copy the fields, but not the cached look-ups: they would be the original's."""
         copied = super().__copy__()
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]

@@ -1,4 +1,4 @@
-"""How long loading a model takes: what planners weigh and waiting clients are told (no I/O)."""
+"""Estimate of the time to load a model, for planners and for waiting clients (no I/O here)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ READ_BYTES_PER_S = GIB
 
 
 def load_seconds(model: Model, runtime: RuntimeName | None = None) -> float:
-    """Seconds that loading ``model`` takes: its own last load, else start-up plus reading."""
+    """Return the seconds of the model's last load, else an estimate: start-up plus reading."""
     if model.measured:
         return max(model.measured, key=lambda m: m.at).load_s
     held = model.deployment

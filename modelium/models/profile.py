@@ -1,4 +1,4 @@
-"""What is known of a model from its files, and what memory it needs (no I/O here)."""
+"""The profile of a model's files, memory needs and load settings (no I/O here)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modelium.models.base import Frozen, RuntimeName
 
 
 class ModelFormat(StrEnum):
-    """What kind of files a model folder holds."""
+    """File format of a model folder."""
 
     TRANSFORMERS = "transformers"
     ONNX = "onnx"
@@ -25,7 +25,7 @@ class ModelFormat(StrEnum):
 
 
 class Task(StrEnum):
-    """What a model does, in the Hugging Face hub's words where there is one."""
+    """What a model does; Hugging Face's task name where there is one."""
 
     TEXT_GENERATION = "text-generation"
     TEXT2TEXT = "text2text-generation"
@@ -51,7 +51,7 @@ class TensorSpec(Frozen):
 
 
 class KVLayout(Frozen):
-    """What one token costs in the KV cache, by kind of layer.
+    """Elements per token in the KV cache, by kind of layer.
 
     ``bytes_per_element`` is applied by the estimator (it depends on the KV dtype asked for).
     """
@@ -86,14 +86,14 @@ class RuntimeSupport(Frozen):
 
 
 class Untrusted(Frozen):
-    """Text that came out of a dropped folder: shown, never obeyed."""
+    """Text from a dropped folder: shown to people, never followed as an instruction."""
 
     text: str
     truncated: bool = False
 
 
 class ModelProfile(Frozen):
-    """What analysis found out about a model; depends on its files alone."""
+    """The result of analyzing a model's files."""
 
     format: ModelFormat
     architecture: str
@@ -117,7 +117,7 @@ class ModelProfile(Frozen):
     experts: int | None = None
     kv: KVLayout | None = None
     kv_bytes_per_token: int | None = None
-    """At the model's own dtype, all layers that grow, one device."""
+    """At the model's own dtype, over all layers that grow with the context, on one device."""
     tensor_parallel_degrees: tuple[int, ...] = (1,)
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -130,12 +130,12 @@ class ModelProfile(Frozen):
     license: str | None = None
     card: Untrusted | None = None
     base_model: str | None = None
-    """PEFT: what the adapter belongs to."""
+    """PEFT: the model that the adapter belongs to."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Format-specific facts for people and drivers (JSON values only)."""
 
     def support(self, runtime: RuntimeName) -> RuntimeSupport:
-        """What is known of ``runtime`` for this model; unsupported where nothing is."""
+        """Return whether ``runtime`` can serve this model; unsupported where it is not assessed."""
         for support in self.runtimes:
             if support.runtime == runtime:
                 return support
@@ -151,15 +151,15 @@ class Footprint(Frozen):
     graphs: int = 0
     non_torch: int = 0
     expected: int
-    """Sum of the parts: what the engine will most likely take."""
+    """Sum of the parts: the most likely use."""
     reserve: int
-    """Upper bound: what a reservation books."""
+    """Upper bound: the bytes that a reservation books."""
     sources: dict[str, str] = Field(default_factory=dict)
     """Part → where its formula or measured value comes from."""
 
 
 class LoadSettings(Frozen):
-    """How a model is loaded. ``None`` lets the driver's documented default stand."""
+    """How a model is loaded. ``None``: the driver's documented default."""
 
     dtype: str | None = None
     kv_dtype: str | None = None
@@ -175,18 +175,18 @@ class LoadSettings(Frozen):
 
 
 class Preference(Frozen):
-    """How the brain found that one model had better be loaded. Used where it fits.
+    """Preferred runtime and settings of one model, as the brain found them.
 
-    The rules' own choice stands in wherever it does not, so it never keeps a model from loading.
+    Where a preference cannot be met, the rules choose: it never keeps a model from loading.
     """
 
     runtime: RuntimeName | None = None
     settings: LoadSettings = LoadSettings()
-    """What is ``None`` (or a tensor-parallel size of 1) is left to the rules."""
+    """The rules choose what is ``None`` here, and the degree where tensor_parallel_size is 1."""
 
 
 class MeasuredLoad(Frozen):
-    """What a model's own last load took; stands in for the estimate from then on."""
+    """Memory and time of a model's last load; replaces the estimate from then on."""
 
     runtime: RuntimeName
     device_kind: str

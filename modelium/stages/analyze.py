@@ -20,7 +20,8 @@ async def analyze(services: Services, *, model: str, steps: Steps = direct) -> R
     """Find out what ``model`` is, store its profile, and have it decided on.
 
     Where an older version is loaded, it is drained and unloaded first: requests that come in
-    between wait for the new one. A model that ingest has just examined is not read again.
+    between wait for the new one. The profile of a model that ingest has just examined is
+    kept; its files are inspected again.
 
     Raises:
         DropRejected: the files are of no known kind, or unsafe; the model is marked failed.
@@ -57,6 +58,10 @@ async def _profile(services: Services, model: str) -> ModelProfile:
     record = await services.store.model(model)
     fresh = record.state is ModelState.INGESTED or record.outdated
     if fresh and record.profile is not None and record.profile.digest == record.digest:
+        # The profile is ingest's; the files may have been changed since.
+        await asyncio.to_thread(
+            analysis.inspect_files, Path(record.path), approvals=record.approvals
+        )
         return record.profile
     profile = await asyncio.to_thread(
         analysis.analyze,

@@ -10,7 +10,7 @@ from modelium.config import Config
 
 
 def engines(config: Config) -> EngineCatalog:
-    """Read the environments that ``config`` names. Blocks; takes milliseconds after the first call."""
+    """Read the environments that ``config`` names. Blocks; the first call takes longest."""
     vllm = shutil.which(config.vllm.executable) if config.vllm.enabled else None
     python = config.ray_serve.python and shutil.which(config.ray_serve.python)
     return read_catalog(

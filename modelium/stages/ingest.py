@@ -136,18 +136,24 @@ async def _check(services: Services, staged: Staged, digest: str) -> ModelProfil
 async def _publish(
     services: Services, staged: Staged, profile: ModelProfile, own: Standing
 ) -> Model:
-    version = await services.store.next_version(staged.name)
-    path = await asyncio.to_thread(services.repository.publish, staged, version=version)
-    return await services.store.register(
-        staged.name,
-        path=path,
-        digest=profile.digest,
-        team=own.team,
-        priority=own.priority,
-        priority_ceiling=own.ceiling,
-        pinned=own.pinned,
-        profile=profile,
-    )
+    store, repository = services.store.blocking, services.repository
+
+    def publish() -> Model:
+        # On one thread, which a cancellation does not stop: a published folder is registered.
+        version = store.next_version(staged.name)
+        path = repository.publish(staged, version=version)
+        return store.register(
+            staged.name,
+            path=path,
+            digest=profile.digest,
+            team=own.team,
+            priority=own.priority,
+            priority_ceiling=own.ceiling,
+            pinned=own.pinned,
+            profile=profile,
+        )
+
+    return await asyncio.to_thread(publish)
 
 
 async def _rejected(services: Services, name: str, exc: DropRejected) -> Report:

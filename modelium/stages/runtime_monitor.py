@@ -43,7 +43,7 @@ class RuntimeMonitor:
     async def observe(
         self, handles: Mapping[RuntimeName, Mapping[str, Mapping[str, object]]]
     ) -> Mapping[RuntimeName, Observation]:
-        """Query every runtime concurrently. ``handles``: what the store has, by runtime and model."""
+        """Query every runtime concurrently. ``handles``: of the store, by runtime and model."""
         queries = (self._one(name, handles.get(name, {})) for name in self._runtimes)
         self.observations = dict(zip(self._runtimes, await asyncio.gather(*queries), strict=True))
         return self.observations

@@ -99,8 +99,6 @@ class AsyncStore(Face[Store]):
     versions = off_loop(Store.versions)
     model = off_loop(Store.model)
     find = off_loop(Store.find)
-    next_version = off_loop(Store.next_version)
-    register = off_loop(Store.register)
     set_profile = off_loop(Store.set_profile)
     set_pinned = off_loop(Store.set_pinned)
     approve = off_loop(Store.approve)

@@ -28,7 +28,7 @@ NOW = 1_800_000_000.0
 
 
 def estimate(profile: ModelProfile, *, tensor_parallel: int = 1, **settings: Any) -> Footprint:
-    """Weights, and half a GiB of KV per 1,024 tokens of context where the profile has KV."""
+    """Return the weights, plus KV cache for the context where the profile states its size."""
     weights = profile.weight_bytes // tensor_parallel
     kv = 0
     if profile.kv_bytes_per_token:
@@ -38,7 +38,7 @@ def estimate(profile: ModelProfile, *, tensor_parallel: int = 1, **settings: Any
 
 
 def profile(gib: float, **given: Any) -> ModelProfile:
-    """A text generator of ``gib`` GiB that vLLM and Ray Serve can serve."""
+    """Return a text generator of ``gib`` GiB that vLLM and Ray Serve support."""
     fields: dict[str, Any] = {
         "format": ModelFormat.TRANSFORMERS,
         "architecture": "LlamaForCausalLM",
@@ -54,7 +54,7 @@ def profile(gib: float, **given: Any) -> ModelProfile:
 
 
 def model(name: str, gib: float = 10, **given: Any) -> Model:
-    """A model that was analyzed and never placed."""
+    """Return a model that was analyzed and never loaded."""
     fields: dict[str, Any] = {
         "name": name,
         "path": f"/models/repository/{name}",
@@ -67,7 +67,7 @@ def model(name: str, gib: float = 10, **given: Any) -> Model:
 
 
 def loaded(name: str, *devices: str, gib: float = 10, idle_s: float = 600, **given: Any) -> Model:
-    """A model that is ready on ``devices`` since long ago, its last request ``idle_s`` ago."""
+    """Return a model that has long been ready on ``devices``, last requested ``idle_s`` ago."""
     fields: dict[str, Any] = {
         "state": ModelState.READY,
         "state_since": NOW - 50_000,
@@ -94,7 +94,7 @@ def loaded(name: str, *devices: str, gib: float = 10, idle_s: float = 600, **giv
 def fleet(
     *models: Model, gpus: int = 2, gib: float = 80, foreign_gib: float = 0, **given: Any
 ) -> Fleet:
-    """GPUs ``n/g0`` … of ``gib`` GiB each, with the loaded ``models`` booked and resident."""
+    """Return GPUs ``n/g0`` … of ``gib`` GiB each; loaded ``models`` are booked and resident."""
     bookings = []
     used = dict.fromkeys([f"n/g{i}" for i in range(gpus)], int(foreign_gib * GIB))
     for each in models:
@@ -135,7 +135,7 @@ def fleet(
 
 
 def policy(**given: Any) -> Policy:
-    """The seed's policy with vLLM and Ray Serve enabled."""
+    """Return the default policy with vLLM and Ray Serve enabled."""
     fields: dict[str, Any] = {
         "runtimes": {
             RuntimeName.VLLM: RuntimeRules(),

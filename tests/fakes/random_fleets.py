@@ -1,4 +1,4 @@
-"""Hypothesis strategies: fleets that could exist, and plans that somebody might send."""
+"""Hypothesis strategies for possible fleets, policies, and valid or invalid plans."""
 
 from __future__ import annotations
 

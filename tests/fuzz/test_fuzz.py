@@ -1,4 +1,4 @@
-"""No input makes an analyzer fail in any way but a refusal: bounded runs of both fuzzers."""
+"""Bounded runs of both fuzzers: any input is either accepted or refused with `DropRejected`."""
 
 import subprocess
 import sys
@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from tests.fuzz.targets import TARGETS, seeds
 
-SETTINGS = settings(
-    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+
+def examples(count: int) -> settings:
+    """Settings of ``count`` examples, or more in a profile that has more than 100."""
+    return settings(
+        max_examples=count * settings().max_examples // 100,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 RUNS = 800
 """Inputs of a coverage-guided run; some seconds on a busy machine."""
 
@@ -23,9 +30,10 @@ def test_seeds_are_accepted_or_refused(name: str) -> None:
         TARGETS[name](seed)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_any_bytes_are_accepted_or_refused(name: str) -> None:
-    @SETTINGS
+    @examples(60)
     @given(st.binary(max_size=600))
     def check(data: bytes) -> None:
         TARGETS[name](data)
@@ -33,11 +41,12 @@ def test_any_bytes_are_accepted_or_refused(name: str) -> None:
     check()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_damaged_files_are_accepted_or_refused(name: str) -> None:
     originals = list(seeds(name))
 
-    @SETTINGS
+    @examples(60)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         damaged = bytearray(data.draw(st.sampled_from(originals)))
@@ -116,9 +125,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(
-    max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+@examples(250)
 @given(st.dictionaries(KEYS, JSON | st.integers(0, 200), max_size=12), st.booleans())
 def test_any_configuration_is_accepted_or_refused(config: dict[str, object], whole: bool) -> None:
     import json

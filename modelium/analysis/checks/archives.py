@@ -1,4 +1,4 @@
-"""Unpacking dropped archives: only regular files, only inside the target, only so much."""
+"""Extraction of dropped archives: regular files only, inside the target, of bounded size."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def unpack(archive: Path, into: Path) -> None:
         lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile,
     ) as exc:  # fmt: skip
         raise DropRejected(
-            f"{shown(archive.name)!r} is no zip or tar archive that can be unpacked: "
+            f"{shown(archive.name)!r} cannot be unpacked as a zip or tar archive: "
             f"{shown(str(exc))}. Pack it again.",
             reason="bad-archive",
         ) from exc
@@ -71,7 +71,7 @@ class _Budget:
         self.left -= count
         if self.left < 0:
             raise DropRejected(
-                f"The archive unpacks to more than {MAX_RATIO} times its size: a bomb. "
+                f"The archive unpacks to more than {MAX_RATIO} times its size, like a bomb. "
                 "Drop the folder itself.",
                 reason="archive-bomb",
             )
@@ -87,7 +87,10 @@ class _Budget:
                 reason="path-traversal",
             )
         if len(parts) > MAX_DEPTH:
-            raise DropRejected("The archive's folders nest too deep.", reason="too-deep")
+            raise DropRejected(
+                f"The archive's folders nest deeper than {MAX_DEPTH}. Drop the folder itself.",
+                reason="too-deep",
+            )
         plain = "/".join(parts)
         if plain in self.names:
             raise DropRejected(
@@ -157,11 +160,15 @@ class _Guarded(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MAX_READ:
-            raise DropRejected("A header of the archive is absurdly long.", reason="archive-bomb")
+            raise DropRejected(
+                "A header of the archive is larger than any real one.", reason="archive-bomb"
+            )
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise DropRejected("The archive unpacks without end.", reason="archive-bomb")
+            raise DropRejected(
+                "The archive unpacks to more than its size allows.", reason="archive-bomb"
+            )
         return data
 
 

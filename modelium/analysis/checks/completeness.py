@@ -45,13 +45,13 @@ def find_missing(folder: Folder) -> str | None:
     try:
         return _partial(folder) or _missing_shards(folder) or _short_files(folder)
     except OSError as exc:
-        return f"it changes while it is read ({exc.__class__.__name__})"
+        return f"it changed while it was read ({exc.__class__.__name__})"
 
 
 def _partial(folder: Folder) -> str | None:
     for entry in folder.files:
         name = entry.name.rsplit("/", 1)[-1]
-        # A hub client's cache keeps markers of finished downloads; they are not model files.
+        # A hub client's cache keeps markers of finished downloads, which are not model files.
         if ".cache/" in f"/{entry.name}" and not name.endswith(".incomplete"):
             continue
         if name.lower().endswith(PARTIAL_SUFFIXES) or _RSYNC.match(name):
@@ -68,7 +68,7 @@ def _missing_shards(folder: Folder) -> str | None:
                 shards = folder.parse(entry.name, read_index)
             except DropRejected as exc:
                 if exc.reason == "bad-json":
-                    return f"{entry.name} is not whole yet"
+                    return f"{entry.name} is not complete yet"
                 continue
             for shard in sorted(shards):
                 name = f"{prefix}/{shard}" if prefix else shard
@@ -100,7 +100,7 @@ def _short_files(folder: Folder) -> str | None:
                 folder.json(entry.name)
         except DropRejected as exc:
             if exc.reason in {"truncated", "bad-json", "unreadable"}:
-                return f"{entry.name} is not whole yet"
+                return f"{entry.name} is not complete yet"
     return None
 
 
@@ -110,5 +110,5 @@ def _short_external(folder: Folder, name: str) -> str | None:
     for span in graph.external:
         location = f"{prefix}/{span.location}" if prefix else span.location
         if folder.sizes.get(location, 0) < span.offset + span.length:
-            return f"{location} of {name} is not whole yet"
+            return f"{location} of {name} is not complete yet"
     return None

@@ -1,4 +1,4 @@
-"""What may be in a dropped folder at all: checked before anything else looks at it."""
+"""The safety checks of a dropped folder, made before any of its files is parsed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ TEXT_SUFFIXES = frozenset(
         ".gitattributes",
     ]
 )
-"""Formats whose own parsers (or no parser of ours) look at them: not sniffed."""
+"""Formats with a parser of their own, or that nothing parses: not checked for pickles."""
 _PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
@@ -104,7 +104,7 @@ class SafetyReport(Frozen):
     files: int
     total_bytes: int
     code: tuple[str, ...] = ()
-    """Files that hold or name code to run; empty without the approval ``remote-code``."""
+    """Files that are or name code; empty without the approval ``remote-code``."""
     pickles: tuple[str, ...] = ()
     """Files whose readers unpickle; empty without the approval ``pickle``."""
 
@@ -142,9 +142,9 @@ def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> SafetyReport
     code += _configured_code(folder)
     if code and CODE_APPROVAL not in approvals:
         raise DropRejected(
-            f"{shown(code[0])!r}{_more(code)} brings code of its own. Remove it (and `auto_map`) "
-            "if the runtime knows the architecture, or have an operator approve `remote-code` "
-            "for this model.",
+            f"{shown(code[0])!r}{_more(code)} is or names code that a runtime would run. "
+            "Remove it (and `auto_map`) if the runtime supports the architecture, or have an "
+            "operator approve `remote-code` for this model.",
             reason="remote-code",
             approvable=True,
         )

@@ -1,4 +1,4 @@
-"""A dropped folder, read safely: names and sizes, bounded JSON, nothing followed outside."""
+"""Safe reading of a dropped folder: names, sizes and bounded JSON, no link out of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,11 @@ T = TypeVar("T")
 MAX_FILES = 20_000
 """Far above any published model (a few hundred); stops folders made to exhaust the analyzer."""
 MAX_DEPTH = 12
+CACHED_ITEMS = 200_000
+"""Parsed tensors and index entries that a `Folder` caches: about 50 MB. Many files of a hostile
+drop may each hold a header of the largest size."""
+UNSIZED_ITEMS = 10_000
+"""What a parsed file without a length counts as."""
 MAX_JSON_BYTES = 8 * 1024**2
 """Configuration files are kilobytes; tokenizers are never parsed."""
 MAX_JSON_VALUES = 2_000_000
@@ -40,7 +45,7 @@ class FileEntry:
 
 
 def shown(text: str, *, limit: int = 120) -> str:
-    """``text`` of unknown origin as one printable line for a message."""
+    """Return untrusted ``text`` as one printable line for a message."""
     clean = "".join(c if c.isprintable() else "?" for c in text[:limit])
     return clean + ("…" if len(text) > limit else "")
 
@@ -72,7 +77,8 @@ def _scan(root: Path) -> Iterator[FileEntry]:
                 seen += 1
                 if seen > MAX_FILES:
                     raise DropRejected(
-                        f"More than {MAX_FILES} files: no model folder. Drop one model at a time.",
+                        f"More than {MAX_FILES} files, more than any model has. "
+                        "Drop one model at a time.",
                         reason="too-many-files",
                     )
                 name = prefix + entry.name
@@ -87,7 +93,8 @@ def _scan(root: Path) -> Iterator[FileEntry]:
                 elif entry.is_dir(follow_symlinks=False):
                     if depth >= MAX_DEPTH:
                         raise DropRejected(
-                            f"Folders nest deeper than {MAX_DEPTH} at {shown(name)!r}.",
+                            f"Folders nest deeper than {MAX_DEPTH} at {shown(name)!r}. "
+                            "Drop the model's own folder.",
                             reason="too-deep",
                         )
                     pending.append((Path(entry.path), name + "/", depth + 1))
@@ -107,7 +114,7 @@ def _linked(root: Path, entry: os.DirEntry[str], name: str) -> FileEntry:
         target = Path(entry.path).resolve(strict=True)
     except (OSError, RuntimeError) as exc:
         raise DropRejected(
-            f"{shown(name)!r} is a link that leads nowhere. Copy the file itself.",
+            f"{shown(name)!r} is a broken link. Copy the file itself.",
             reason="broken-link",
         ) from exc
     info = target.stat()
@@ -155,6 +162,7 @@ class Folder:
             ) from exc
         self.files = tuple(sorted(found, key=lambda f: f.name))
         self._parsed: dict[tuple[str, Callable[[Path, str], Any]], Any] = {}
+        self._parsed_items = 0
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -181,14 +189,20 @@ class Folder:
         return json_file(self.path(name), shown(name), limit=limit)
 
     def parse(self, name: str, read: Callable[[Path, str], T]) -> T:
-        """Return ``read(path, name for messages)`` of a listed file; parsed once per folder.
+        """Return ``read(path, name for messages)`` of a listed file.
 
-        A refusal is not kept: the next call reads the file again.
+        Results are cached up to `CACHED_ITEMS`; beyond that, and after a refusal, the next call
+        reads the file again.
         """
         key = (name, read)
-        if key not in self._parsed:
-            self._parsed[key] = read(self.path(name), shown(name))
-        return cast("T", self._parsed[key])
+        if key in self._parsed:
+            return cast("T", self._parsed[key])
+        parsed = read(self.path(name), shown(name))
+        items = len(parsed) if isinstance(parsed, Sized) else UNSIZED_ITEMS
+        if self._parsed_items + items <= CACHED_ITEMS:
+            self._parsed_items += items
+            self._parsed[key] = parsed
+        return parsed
 
 
 def _read(path: Path, what: str, *, limit: int) -> bytes:
@@ -217,7 +231,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise DropRejected(
-            "A configuration names a key twice, so two readers could see two models.",
+            "A configuration has a duplicate key, so readers could disagree about it. Remove one.",
             reason="duplicate-key",
         )
     return found
@@ -226,13 +240,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def json_object(data: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object whose cost is bounded before it is parsed.
 
-    Only text that is no JSON counts as ``bad-json``, which a later look may find complete.
+    Only text that is not JSON is ``bad-json``: such a file may still be incomplete.
     Duplicate keys are refused: two readers could see two different models.
     """
     containers = data.count(b"{") + data.count(b"[")
     if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
         raise DropRejected(
-            f"{what} holds more entries than any model needs.", reason="absurd-counts"
+            f"{what} holds more entries than any model's. Replace it by the model's own.",
+            reason="absurd-counts",
         )
     try:
         found = json.loads(data, object_pairs_hook=_no_duplicates)

@@ -9,36 +9,10 @@ from modelium.config.sections.brain import BrainSection
 from modelium.config.sections.gateway import Gateway
 from modelium.config.sections.ingest import Ingest
 from modelium.config.sections.models import ModelEntry
-from modelium.config.sections.orchestration import Metrics, Orchestration, Policies
+from modelium.config.sections.orchestration import Orchestration
 from modelium.config.sections.prefect import Prefect
-from modelium.config.sections.runtimes import (
-    LlamaCpp,
-    RayServe,
-    RuntimeSection,
-    Settings,
-    Triton,
-    Vllm,
-)
+from modelium.config.sections.runtimes import LlamaCpp, RayServe, Triton, Vllm
 from modelium.config.sections.store import StoreSection
-
-__all__ = [
-    "BrainSection",
-    "Gateway",
-    "Ingest",
-    "LlamaCpp",
-    "Metrics",
-    "ModelEntry",
-    "Orchestration",
-    "Policies",
-    "Prefect",
-    "RayServe",
-    "RuntimeSection",
-    "Sections",
-    "Settings",
-    "StoreSection",
-    "Triton",
-    "Vllm",
-]
 
 
 class Sections(Section):

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.llm.choices import open_fields, read
+from agents.llm.choices import open_fields, parse_answer
 from agents.llm.ingest_choices import ingest_choices
 from agents.llm.review_choices import review_choices
 from agents.rules.planner import RulePlanner
@@ -86,9 +86,9 @@ def test_a_legal_choice_that_is_not_objected_to_does_no_harm(
     choices = find(question=question, fleet=fleet, policy=policy, rules=rules, planner=RULES.plan)
     if choices is None:
         return
-    reading = read(legal({f.name: f for f in open_fields(choices)}, data), choices)
-    assert reading.violations == []
-    advice = choices.advice(reading.chosen)
+    parsed = parse_answer(legal({f.name: f for f in open_fields(choices)}, data), choices)
+    assert parsed.violations == []
+    advice = choices.advice(parsed.chosen)
     plan = RULES.plan(question, fleet, policy, advice)
     assert validate(plan, fleet, policy, now=NOW) == []
     if not choices.objections(advice, plan):

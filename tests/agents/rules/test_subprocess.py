@@ -1,4 +1,4 @@
-"""The planner in a process of its own, and what becomes of its failures."""
+"""The planner subprocess and its failures."""
 
 from __future__ import annotations
 
@@ -15,25 +15,46 @@ from typing import Any
 import pytest
 import uvloop
 
+from agents.replay.planner_under_replay import unrestricted_policy
+from agents.replay.simulated_fleet import SimulatedClock
 from agents.rules.planner import RulePlanner
-from agents.rules.subprocess import PIECE, PlannerProcess
-from bench.planner import MODELS, NOW, crowded, replay_policy
+from agents.rules.subprocess import MODELS_PER_CHUNK, RETRY_AFTER_S, PlannerSubprocess
+from bench.planner import MODELS, NOW, crowded
 from modelium.models import Fleet, Plan, Trigger
 from modelium.models.advice import RULES_ALONE
 from modelium.ports import Question
 
 READ = f"""
 import pickle, sys
-for _ in range({-(-MODELS // PIECE)} + 1):
+for _ in range({-(-MODELS // MODELS_PER_CHUNK)} + 1):
     pickle.load(sys.stdin.buffer)
 said = pickle.dumps([])
 """
-"""Hears a question to its end."""
+"""Reads a whole question."""
+
+SIGNALS_EACH_QUESTION = """
+import os, pickle, sys
+from agents.rules import subprocess as planner
+
+load = pickle.load
+def loads(reader):
+    message = load(reader)
+    if os.path.exists({fifo!r}):
+        with open({fifo!r}, "w") as fifo:  # waits for the test to open it
+            fifo.write("reading")
+    return message
+pickle.load = loads
+planner.main()
+"""
+"""The planner subprocess, which writes to a FIFO, while there is one, when it reads a question."""
+
+NEVER_S = 120.0
+"""A deadline that does not pass in these tests."""
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 SWEEP = Question(trigger=Trigger.SWEEP, now=NOW)
-POLICY = replay_policy()
+POLICY = unrestricted_policy()
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +63,10 @@ def fleet() -> Fleet:
 
 
 @asynccontextmanager
-async def apart(**given: object) -> AsyncIterator[PlannerProcess]:
-    process = PlannerProcess(**given)  # type: ignore[arg-type]
+async def subprocess(
+    clock: SimulatedClock | None = None, **given: Any
+) -> AsyncIterator[PlannerSubprocess]:
+    process = PlannerSubprocess(clock=clock or SimulatedClock(), **{"deadline_s": NEVER_S, **given})
     try:
         yield process
     finally:
@@ -51,7 +74,7 @@ async def apart(**given: object) -> AsyncIterator[PlannerProcess]:
 
 
 def planners() -> set[int]:
-    """Pids of the planners that this process has started and that live."""
+    """Return the pids of the planner subprocesses that this process started and that run."""
     found = set()
     for entry in Path("/proc").iterdir():
         try:
@@ -65,10 +88,10 @@ def planners() -> set[int]:
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_it_plans_as_the_planner_here_does_and_ends_with_its_owner(run: Run, fleet: Fleet) -> None:
+def test_its_plans_are_the_planners_and_it_ends_with_its_owner(run: Run, fleet: Fleet) -> None:
     async def check() -> None:
-        async with apart() as process:
-            planner = RulePlanner(elsewhere=process)
+        async with subprocess() as process:
+            planner = RulePlanner(offload=process)
             for at in (NOW, NOW + 60):
                 question = Question(trigger=Trigger.SWEEP, now=at)
                 there = await planner.decide(question, fleet, POLICY)
@@ -82,17 +105,17 @@ def test_it_plans_as_the_planner_here_does_and_ends_with_its_owner(run: Run, fle
     run(check())
 
 
-async def test_questions_at_once_each_get_their_own_answer(fleet: Fleet) -> None:
-    async with apart() as process:
-        planner = RulePlanner(elsewhere=process)
+async def test_concurrent_questions_each_get_their_own_answer(fleet: Fleet) -> None:
+    async with subprocess() as process:
+        planner = RulePlanner(offload=process)
         asked = [Question(trigger=Trigger.SWEEP, now=NOW + s) for s in range(0, 4000, 1000)]
         plans = await asyncio.gather(*(planner.decide(q, fleet, POLICY) for q in asked))
         assert plans == [planner.plan(q, fleet, POLICY) for q in asked]
 
 
-async def test_a_small_fleet_or_one_model_needs_no_process(fleet: Fleet) -> None:
-    async with apart(command=("/nowhere",)) as process:
-        planner = RulePlanner(elsewhere=process)
+async def test_a_small_fleet_or_a_single_model_needs_no_process(fleet: Fleet) -> None:
+    async with subprocess(command=("/nowhere",)) as process:
+        planner = RulePlanner(offload=process)
         small = fleet.model_copy(update={"models": fleet.models[:10]})
         assert await process(SWEEP, small, POLICY, RULES_ALONE) is None
         question = Question(trigger=Trigger.OPERATOR, model="m999", now=NOW)
@@ -100,65 +123,86 @@ async def test_a_small_fleet_or_one_model_needs_no_process(fleet: Fleet) -> None
 
 
 @pytest.mark.parametrize(
-    "program",
+    ("program", "deadline_s"),
     [
-        "raise SystemExit(3)",
-        "import sys, time; sys.stdin.buffer.read(10); time.sleep(600)",
-        "import sys; sys.stdin.buffer.read(10); sys.stdout.write('no plan at all, but words')",
-        READ + "sys.stdout.buffer.write(len(said).to_bytes(8, 'big') + said)",
-        READ + "said = b'no pickle'; sys.stdout.buffer.write(bytes(7) + b'\\x09' + said)",
+        ("raise SystemExit(3)", NEVER_S),
+        ("import sys, time; sys.stdin.buffer.read(10); time.sleep(600)", 0.2),
+        (
+            "import sys; sys.stdin.buffer.read(10); sys.stdout.write('no plan at all, but words')",
+            NEVER_S,
+        ),
+        (READ + "sys.stdout.buffer.write(len(said).to_bytes(8, 'big') + said)", NEVER_S),
+        (
+            READ + "said = b'no pickle'; sys.stdout.buffer.write(bytes(7) + b'\\x09' + said)",
+            NEVER_S,
+        ),
     ],
-    ids=["dies", "hangs", "prints", "answers otherwise", "answers nonsense"],
+    ids=["exits", "hangs", "prints", "answers with another type", "answers with garbage"],
 )
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_a_process_that_fails_is_ended_and_the_plan_made_here(
-    run: Run, program: str, fleet: Fleet
+def test_a_failed_process_is_killed_and_the_plan_made_in_this_process(
+    run: Run, program: str, deadline_s: float, fleet: Fleet
 ) -> None:
     async def check() -> None:
         command = (sys.executable, "-c", program, "agents.rules.subprocess")
-        async with apart(command=command, deadline_s=2.0) as process:
-            planner = RulePlanner(elsewhere=process)
+        async with subprocess(command=command, deadline_s=deadline_s) as process:
+            planner = RulePlanner(offload=process)
             assert await planner.decide(SWEEP, fleet, POLICY) == planner.plan(SWEEP, fleet, POLICY)
             assert not planners()
 
     run(check())
 
 
-async def test_after_a_rest_another_process_is_started(fleet: Fleet) -> None:
-    async with apart(rest_s=0.2) as process:
-        planner = RulePlanner(elsewhere=process)
+async def test_another_process_is_started_after_the_pause(fleet: Fleet) -> None:
+    clock = SimulatedClock()
+    async with subprocess(clock) as process:
+        planner = RulePlanner(offload=process)
 
         async def plan() -> Plan | None:
             return await process(SWEEP, fleet, POLICY, RULES_ALONE)
 
         first = await plan()
+        assert first is not None
         (pid,) = planners()
         os.kill(pid, signal.SIGKILL)
         assert await planner.decide(SWEEP, fleet, POLICY) == first
+        clock.now += RETRY_AFTER_S - 1
         assert await plan() is None
         assert not planners()
-        await asyncio.sleep(0.2)
+        clock.now += 1
         assert await plan() == first
         assert planners() and pid not in planners()
 
 
-async def test_who_gives_up_leaves_no_answer_for_the_next(fleet: Fleet) -> None:
-    async with apart() as process:
-        planner = RulePlanner(elsewhere=process)
-        await planner.decide(SWEEP, fleet, POLICY)
-        asked = asyncio.create_task(planner.decide(SWEEP, fleet, POLICY))
-        await asyncio.sleep(0.02)
-        asked.cancel()
+async def test_a_cancelled_question_leaves_no_answer_for_the_next(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    program = SIGNALS_EACH_QUESTION.format(fifo=str(fifo))
+    command = (sys.executable, "-P", "-c", program, "agents.rules.subprocess")
+    async with subprocess(command=command) as process:
+        planner = RulePlanner(offload=process)
+        expected = planner.plan(SWEEP, fleet, POLICY)
+        assert await process(SWEEP, fleet, POLICY, RULES_ALONE) == expected
+        os.mkfifo(fifo)
+        cancelled = asyncio.create_task(process(SWEEP, fleet, POLICY, RULES_ALONE))
+        assert await asyncio.to_thread(fifo.read_text) == "reading"
+        fifo.unlink()
+        cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asked
+            await cancelled
         later = Question(trigger=Trigger.SWEEP, now=NOW + 5000)
-        assert await planner.decide(later, fleet, POLICY) == planner.plan(later, fleet, POLICY)
+        assert await process(later, fleet, POLICY, RULES_ALONE) == planner.plan(
+            later, fleet, POLICY
+        )
 
 
-async def test_who_waits_too_long_for_its_turn_plans_here(fleet: Fleet) -> None:
-    stuck = (sys.executable, "-c", "import time; time.sleep(600)", "agents.rules.subprocess")
-    async with apart(command=stuck, deadline_s=1.0) as process:
-        planner = RulePlanner(elsewhere=process)
+async def test_questions_that_wait_past_the_deadline_are_planned_in_this_process(
+    fleet: Fleet,
+) -> None:
+    hangs = (sys.executable, "-c", "import time; time.sleep(600)", "agents.rules.subprocess")
+    async with subprocess(command=hangs, deadline_s=0.2) as process:
+        planner = RulePlanner(offload=process)
         plans = await asyncio.gather(*(planner.decide(SWEEP, fleet, POLICY) for _ in range(3)))
         assert plans == [planner.plan(SWEEP, fleet, POLICY)] * 3
         assert not planners()

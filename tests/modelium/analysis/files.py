@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from modelium.analysis import analyze
 from modelium.analysis.readers.safetensors_header import BITS
+from modelium.errors import DropRejected
+from modelium.models import ModelProfile, RuntimeName
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -212,3 +217,16 @@ def triton_folder(folder: Path, pbtxt: str = PBTXT) -> Path:
     (folder / "config.pbtxt").write_text(pbtxt)
     (folder / "1" / "model.onnx").write_bytes(onnx_model())
     return folder
+
+
+def reason_of(path: Path, *, approvals: frozenset[str] = frozenset()) -> str:
+    with pytest.raises(DropRejected) as caught:
+        analyze(path, approvals=approvals)
+    return caught.value.reason
+
+
+def supported(profile: ModelProfile) -> set[RuntimeName]:
+    return {support.runtime for support in profile.runtimes if support.supported}
+
+
+# --- ONNX ---------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 
 from modelium.errors import DropRejected, ModeliumError
 from modelium.lifecycle import ModelState
+from modelium.models import ModelProfile, Priority
 from modelium.stages.analyze import analyze
 from modelium.stages.inline import RETRIES
 from tests.modelium.conftest import World
@@ -71,3 +74,33 @@ async def test_files_that_turned_unsafe_mark_the_model_failed(world: World) -> N
     assert failed.state is ModelState.FAILED and "pickle" in failed.reason
     assert (world.heard[-1].kind, world.heard[-1].detail["rule"]) == ("model.failed", "pickle")
     assert failed.digest == record.digest
+
+
+async def test_files_that_became_unsafe_after_ingest_are_refused(world: World) -> None:
+    """The profile is ingest's, but the files are inspected again."""
+    world.runtime.gate.clear()
+    await world.drop()
+    await world.settled("tiny", "loading")
+    world.store.requeue("tiny", reason="test")
+    record = world.store.register(
+        "tiny",
+        path=Path(world.store.model("tiny").path),
+        digest="sha256:2",
+        team=None,
+        priority=Priority.LOW,
+        priority_ceiling=Priority.HIGH,
+        pinned=False,
+        profile=profile_of(world),
+    )
+    assert record.state is ModelState.INGESTED
+    (Path(record.path) / "x.pkl").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(DropRejected) as refused:
+        await analyze(world.services, model="tiny")
+    assert refused.value.reason == "pickle"
+    world.runtime.gate.set()
+
+
+def profile_of(world: World) -> ModelProfile:
+    profile = world.store.model("tiny").profile
+    assert profile is not None
+    return profile.model_copy(update={"digest": "sha256:2"})

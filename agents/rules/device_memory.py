@@ -1,0 +1,124 @@
+"""What each device's memory will hold after the plan so far (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from modelium.lifecycle import ModelState
+from modelium.models import Booking, Fleet, Model, RuntimeName
+from modelium.policy import Policy
+from modelium.policy.eligibility import is_pinned, should_unload, too_young
+from modelium.policy.memory_budget import available_bytes
+
+
+class DeviceMemory:
+    """The memory of a snapshot's devices, changed by a plan's loads and unloads. One per plan."""
+
+    def __init__(
+        self, *, fleet: Fleet, policy: Policy, now: float, value: Callable[[Model], float]
+    ) -> None:
+        """Start with the bookings of ``fleet``.
+
+        Args:
+            fleet: the snapshot.
+            policy: the operator's rules.
+            now: seconds since the epoch.
+            value: value of keeping a model, in load-seconds per second; called once per model.
+        """
+        self.leaving: set[str] = set()
+        """Names of the models that the plan unloads."""
+        self._fleet = fleet
+        self._policy = policy
+        self._now = now
+        self._value = value
+        self._added: dict[str, list[Booking]] = {}
+        self._rooms: dict[str, int] = {}
+        self._values: dict[str, float] = {}
+        self._evictable: dict[str, list[Model]] = {}
+        self._usable = dict.fromkeys(RuntimeName, False) | {
+            r.name: r.enabled and r.healthy and policy.rules(r.name).enabled for r in fleet.runtimes
+        }
+
+    def value(self, model: Model) -> float:
+        """Return the value of keeping ``model``."""
+        found = self._values.get(model.name)
+        if found is None:
+            found = self._values[model.name] = self._value(model)
+        return found
+
+    def bookings(self, device: str) -> tuple[Booking, ...]:
+        """Return the bookings of ``device``, the plan's own loads included."""
+        return (
+            *self._fleet.bookings_by_device.get(device, ()),
+            *self._added.get(device, ()),
+        )
+
+    def room(self, device: str, extra: frozenset[str] = frozenset()) -> int:
+        """Return the bytes that can be booked on ``device`` once the models ``extra`` left too."""
+        if not extra and device in self._rooms:
+            return self._rooms[device]
+        room = available_bytes(
+            self._fleet.devices_by_id[device],
+            self.bookings(device),
+            cap=self._policy.max_gpu_memory_utilization,
+            after=self.leaving | extra,
+        )
+        if not extra:
+            self._rooms[device] = room
+        return room
+
+    def held(self, device: str) -> Mapping[str, int]:
+        """Return the most bytes that each model on ``device`` can give back.
+
+        The larger of what is booked and what is resident.
+        """
+        bookings = self._fleet.bookings_by_device.get(device, ())
+        return {b.model: max(b.bytes, b.resident_bytes) for b in bookings}
+
+    def unload(self, model: Model) -> None:
+        """Count ``model`` as gone."""
+        self.leaving.add(model.name)
+        for device in model.deployment.devices if model.deployment else ():
+            self._rooms.pop(device, None)
+            self._evictable.pop(device, None)
+
+    def load(self, model: Model, devices: tuple[str, ...], size: int) -> None:
+        """Book ``size`` bytes for ``model`` on each of ``devices``."""
+        for device in devices:
+            added = self._added.setdefault(device, [])
+            added.append(Booking(model=model.name, device=device, bytes=size))
+            self._rooms.pop(device, None)
+
+    def evictable(self, device: str) -> list[Model]:
+        """Return the models on ``device`` that may be evicted."""
+        found = self._evictable.get(device)
+        if found is None:
+            models = self._fleet.models_by_name
+            found = self._evictable[device] = [
+                model
+                for b in self._fleet.bookings_by_device.get(device, ())
+                if not b.releasing
+                for model in [models.get(b.model)]
+                if model is not None and not self.unevictable_because(model)
+            ]
+        return found
+
+    def unevictable_because(self, model: Model) -> str:
+        """Return why ``model`` cannot be evicted now; empty where it can."""
+        if model.state is not ModelState.READY or model.name in self.leaving:
+            return f"{model.state}"
+        if model.traffic.in_flight or model.traffic.pending:
+            return "busy"
+        if is_pinned(model, self._policy):
+            return "pinned"
+        held = model.deployment
+        if held is None or not self._usable[held.runtime]:
+            return "on a runtime that is disabled or unhealthy"
+        swapping = self._policy.enable_model_swapping
+        if swapping and not too_young(model, self._policy, now=self._now):
+            return ""
+        if should_unload(model, self._policy, now=self._now):
+            return ""
+        if swapping:
+            return f"ready for less than {self._policy.min_residency_s:g} s (min_residency_seconds)"
+        return "kept because enable_model_swapping is off"

@@ -1,0 +1,108 @@
+"""Why a model is left alone, rejected or queued, in words for the operator (pure)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from agents.rules.device_memory import DeviceMemory
+from agents.rules.sizing import device_groups
+from modelium.lifecycle import TRANSITIONS, ModelState
+from modelium.models import GIB, Fleet, Model, ModelProfile, Trigger
+from modelium.policy import Policy
+from modelium.policy.eligibility import needed_approvals
+
+S = ModelState
+PRESENT = frozenset({S.LOADING, S.READY})
+
+DISABLED = "orchestration.enabled is off: Modelium observes and takes no action"
+
+
+def left_alone(model: Model, policy: Policy, *, trigger: Trigger, now: float) -> str:
+    """Return why a question about ``model`` changes nothing; empty where it should be loaded."""
+    if not policy.enabled:
+        return DISABLED
+    if model.state in PRESENT:
+        where = ", ".join(model.deployment.devices) if model.deployment else "a device"
+        return f"already {model.state} on {where}"
+    if S.LOADING not in TRANSITIONS[model.state]:
+        return f"{model.state} now; it is decided again once that is over"
+    if trigger is Trigger.OPERATOR:
+        return ""
+    if model.retry_at is not None and model.retry_at > now:
+        return (
+            f"{model.failures} loads failed; the next attempt is due in "
+            f"{model.retry_at - now:.0f} s, or when an operator loads it"
+        )
+    if trigger is Trigger.DEMAND:
+        waiting = max(1, model.traffic.pending)
+        if waiting <= policy.pending_requests_threshold:
+            return (
+                f"{waiting} requests wait; it is loaded when more than "
+                f"{policy.pending_requests_threshold} do (pending_requests_threshold)"
+            )
+    elif trigger is Trigger.INGEST and model.state is S.UNLOADED and model.evicted_at:
+        return (
+            f"evicted {max(0.0, now - model.evicted_at):.0f} s ago; a request or an operator "
+            "loads it again, a change of its folder does not"
+        )
+    return ""
+
+
+def not_runnable(model: Model, profile: ModelProfile, policy: Policy) -> str:
+    """Return why ``model`` may not run on any runtime; empty where it may."""
+    missing = needed_approvals(profile, policy) - model.approvals
+    if missing:
+        return (
+            f"needs an operator's approval for {', '.join(sorted(missing))}: "
+            f"run `modelium approve {model.name}`"
+        )
+    if any(s.supported and policy.rules(s.runtime).enabled for s in profile.runtimes):
+        return ""
+    each = "; ".join(
+        f"{s.runtime}: {'not enabled' if s.supported else s.reason}" for s in profile.runtimes
+    )
+    return f"no enabled runtime can serve it ({each or 'no runtime supports its format'})"
+
+
+def too_large(model: Model, fleet: Fleet, policy: Policy) -> str:
+    """Return why ``model``, which fits no empty device, never will; empty where it might.
+
+    It might where a device or a runtime that would take it is missing now.
+    """
+    groups = device_groups(fleet.devices)
+    if not groups or any(not d.healthy for d in fleet.devices):
+        return ""
+    if not any(
+        s.supported and s.runtime in fleet.runtimes_by_name
+        for s in (model.profile.runtimes if model.profile else ())
+    ):
+        return ""
+    cap = policy.max_gpu_memory_utilization
+    largest = max(g.total_bytes for g in groups) * cap
+    return (
+        "too large, even alone and with the smallest settings: the largest device offers "
+        f"{largest / GIB:.1f} GiB ({cap:.0%} of its memory, max_gpu_memory_utilization)"
+    )
+
+
+def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
+    """Return what prevents ``model`` from being loaded now, so that an operator can change it."""
+    if not any(d.healthy for d in fleet.devices):
+        return "no device is healthy; run `modelium doctor`"
+    silent = [
+        f"{status.name} does not answer ({status.detail or 'no detail'})"
+        for status in fleet.runtimes
+        if status.enabled
+        and not status.healthy
+        and model.profile is not None
+        and model.profile.support(status.name).supported
+    ]
+    if silent:
+        return f"waits for its runtime: {'; '.join(silent)}"
+    loaded = Counter(
+        memory.unevictable_because(m) or "idle, but not to be evicted for this load"
+        for m in fleet.models
+        if m.deployment is not None and m.name != model.name
+    )
+    held = ", ".join(f"{count} {why}" for why, count in sorted(loaded.items()))
+    return f"no device has room now; models in memory: {held or 'none'}"

@@ -1,0 +1,53 @@
+"""The plan for one model: it is new, a request waits for it, or an operator asks for it."""
+
+from __future__ import annotations
+
+from agents.rules import reasons
+from agents.rules.placement import any_model
+from agents.rules.plan_builder import Outcome, PlanBuilder
+from agents.rules.ranking import Rank, may_retry, rank
+from modelium.lifecycle import ModelState
+from modelium.models import Model, Trigger
+
+S = ModelState
+
+
+def plan_single_model(builder: PlanBuilder, name: str) -> None:
+    """Add the actions that answer a question about the model ``name``."""
+    model = builder.fleet.models_by_name.get(name)
+    if model is None:
+        builder.reason = f"no model named {name} is registered; see `modelium ls`"
+        return
+    trigger = builder.question.trigger
+    settled = reasons.left_alone(model, builder.policy, trigger=trigger, now=builder.now)
+    if settled:
+        builder.keep(model, settled)
+        return
+    if not builder.is_runnable(model):
+        return
+    if trigger is Trigger.INGEST:
+        _set_aside_better_ranked(builder, model)
+        outcome = builder.load(model, may_evict=builder.idled_out)
+    else:
+        outcome = builder.load(model, may_evict=any_model)
+    if outcome is Outcome.NO_ROOM:
+        builder.queue(model)
+
+
+def _set_aside_better_ranked(builder: PlanBuilder, model: Model) -> None:
+    """Reserve memory for the waiting models that rank before the new ``model``."""
+    own = _rank(builder, model)
+    others = [
+        other
+        for other in builder.fleet.models
+        if other.state in (S.QUEUED, S.ANALYZED)
+        and other.name != model.name
+        and may_retry(other, now=builder.now)
+        and _rank(builder, other) < own
+    ]
+    for other in sorted(others, key=lambda m: _rank(builder, m)):
+        builder.set_aside(other)
+
+
+def _rank(builder: PlanBuilder, model: Model) -> Rank:
+    return rank(model, builder.policy, now=builder.now, value=builder.memory.value(model))

@@ -1,0 +1,195 @@
+"""The plan for the whole fleet: idle models, memory pressure, the queue, prewarming."""
+
+from __future__ import annotations
+
+from agents.rules import reasons
+from agents.rules.keep_value import loss_per_byte
+from agents.rules.placement import MayEvict, any_model, no_model
+from agents.rules.plan_builder import Outcome, PlanBuilder
+from agents.rules.prewarming import expected_soon
+from agents.rules.ranking import Rank, is_starving, may_retry, priority_class, rank
+from modelium.lifecycle import TRANSITIONS, ModelState
+from modelium.models import EvictionCause, Model, Priority
+from modelium.models.load_time import load_seconds
+from modelium.policy.eligibility import is_pinned, over_cap, should_load, should_unload
+
+S = ModelState
+
+PREWARMS_PER_PLAN = 2
+"""Few, so that loads that nobody waits for do not delay the others."""
+
+STARVING_PER_PLAN = 1
+"""Starving models that may evict per plan: a long queue must not empty the devices."""
+
+
+def plan_sweep(builder: PlanBuilder) -> None:
+    """Add the actions that the fleet needs now, in the order of docs/planner.md."""
+    if not builder.policy.enabled:
+        builder.reason = reasons.DISABLED
+        return
+    _unload_idle(builder)
+    _relieve_pressure(builder)
+    _load_always_loaded(builder)
+    _dequeue(builder)
+    _prewarm(builder)
+
+
+def _unload_idle(builder: PlanBuilder) -> None:
+    policy = builder.policy
+    for model in builder.fleet.models:
+        if should_unload(model, policy, now=builder.now) and builder.may_unload(model):
+            builder.unload(
+                model,
+                f"idle for {model.idle_s(builder.now):.0f} s "
+                f"(auto_unload_after_seconds is {policy.auto_unload_after_s:g}) with "
+                f"{model.traffic.qps_last_hour:.3g} requests/s in the last hour "
+                f"(min_qps_threshold is {policy.min_qps_threshold:g})",
+                cause=EvictionCause.IDLE,
+            )
+
+
+def _relieve_pressure(builder: PlanBuilder) -> None:
+    """Evict from devices whose measured use is over the cap, least value per byte first."""
+    models, policy = builder.fleet.models_by_name, builder.policy
+    for device in builder.fleet.devices:
+        if not over_cap(device, policy):
+            continue
+        held = builder.fleet.bookings_by_device.get(device.id, ())
+        cap = device.total_bytes * policy.max_gpu_memory_utilization
+        excess = device.total_bytes - device.free_bytes - cap
+        excess -= sum(b.resident_bytes for b in held if b.model in builder.memory.leaving)
+        excess -= sum(b.resident_bytes for b in held if b.releasing)
+        able = [
+            (models[b.model], b.resident_bytes)
+            for b in held
+            if b.model in models and not b.releasing and b.resident_bytes > 0
+        ]
+        able = [(m, b) for m, b in able if _may_relieve(builder, m)]
+        able.sort(key=lambda a: loss_per_byte(builder.memory.value(a[0]), a[1]))
+        for model, resident in able:
+            if excess <= 0:
+                break
+            builder.unload(
+                model,
+                f"{device.id} is {1 - device.free_bytes / device.total_bytes:.0%} full "
+                f"(max_gpu_memory_utilization is {policy.max_gpu_memory_utilization:.0%}), and "
+                f"this model has the least value per byte there; idle for "
+                f"{model.idle_s(builder.now):.0f} s",
+                cause=EvictionCause.PRESSURE,
+            )
+            excess -= resident
+
+
+def _may_relieve(builder: PlanBuilder, model: Model) -> bool:
+    return (
+        model.state is S.READY
+        and model.name not in builder.memory.leaving
+        and not model.traffic.in_flight
+        and not model.traffic.pending
+        and not is_pinned(model, builder.policy)
+        and builder.may_unload(model)
+    )
+
+
+def _load_always_loaded(builder: PlanBuilder) -> None:
+    for name in sorted(builder.policy.always_loaded):
+        model = builder.fleet.models_by_name.get(name)
+        if model is None or S.LOADING not in TRANSITIONS[model.state]:
+            continue
+        if not may_retry(model, now=builder.now) or not builder.is_runnable(model, quiet=True):
+            continue
+        outcome = builder.load(model, may_evict=any_model, why="listed in always_loaded")
+        if outcome is Outcome.NO_ROOM and model.state is not S.QUEUED:
+            builder.queue(model)
+
+
+def _dequeue(builder: PlanBuilder) -> None:
+    """Load waiting models, best rank first; smaller ones may overtake one that does not fit."""
+    waiting = [
+        model
+        for model in builder.fleet.models
+        if (model.state is S.QUEUED or _in_demand(builder, model))
+        and model.name not in builder.touched
+        and may_retry(model, now=builder.now)
+    ]
+    advised = {name: i for i, name in enumerate(builder.advice.order)}
+
+    def order(model: Model) -> tuple[float, int, int, Rank]:
+        # Advice orders models within a class; urgent ones stay first, in the rules' order.
+        by_rules = rank(model, builder.policy, now=builder.now, value=builder.memory.value(model))
+        place = advised.get(model.name, len(advised)) if by_rules[0] else 0
+        return (by_rules[0], by_rules[1], place, by_rules)
+
+    waiting.sort(key=order)
+    starving_left = STARVING_PER_PLAN
+    yielding = [_yielding(builder, priority.rank) for priority in Priority]
+    for model in waiting:
+        if not _cooled_down(builder, model) or not builder.is_runnable(model, quiet=True):
+            continue
+        if should_load(model, builder.policy):
+            outcome = builder.load(model, may_evict=any_model)
+        elif starving_left and is_starving(model, now=builder.now):
+            starving_left -= 1
+            outcome = builder.load(model, may_evict=any_model)
+        else:
+            own = priority_class(model, builder.policy).rank
+            outcome = builder.load(model, may_evict=yielding[own])
+        if outcome is Outcome.NO_ROOM and model.state in (S.ANALYZED, S.UNLOADED, S.FAILED):
+            builder.queue(model)
+
+
+def _yielding(builder: PlanBuilder, rank: int) -> MayEvict:
+    """Return which models make room for a queued one of class ``rank``.
+
+    Models of lower classes, and models that idled out.
+    """
+    names = {
+        model.name
+        for model in builder.fleet.models
+        if model.state is S.READY
+        and (priority_class(model, builder.policy).rank > rank or builder.idled_out(model))
+    }
+    return (lambda model: model.name in names) if names else no_model
+
+
+def _prewarm(builder: PlanBuilder) -> None:
+    """Load models that are expected to be requested soon, into memory that nobody needs."""
+    soon = []
+    for model in builder.fleet.models:
+        if model.state is S.UNLOADED and model.name not in builder.touched:
+            seconds = load_seconds(model)
+            chance, why = expected_soon(model.traffic, now=builder.now, load_s=seconds)
+            if chance and may_retry(model, now=builder.now):
+                soon.append((-chance * seconds, model.name, model, why))
+    soon.sort(key=lambda s: s[:2])
+    for _, _, model, why in soon[:PREWARMS_PER_PLAN]:
+        _load_ahead(builder, model, why)
+    for name in builder.advice.prewarm[:PREWARMS_PER_PLAN]:
+        advised = builder.fleet.models_by_name.get(name)
+        if (
+            advised is not None
+            and advised.state is S.UNLOADED
+            and name not in builder.touched
+            and may_retry(advised, now=builder.now)
+        ):
+            _load_ahead(builder, advised, "the LLM advised it")
+
+
+def _load_ahead(builder: PlanBuilder, model: Model, why: str) -> None:
+    if _cooled_down(builder, model) and builder.is_runnable(model, quiet=True):
+        builder.load(model, may_evict=no_model, why=f"prewarmed: {why}")
+
+
+def _in_demand(builder: PlanBuilder, model: Model) -> bool:
+    return model.state in (S.ANALYZED, S.UNLOADED, S.FAILED, S.SLEEPING) and should_load(
+        model, builder.policy
+    )
+
+
+def _cooled_down(builder: PlanBuilder, model: Model) -> bool:
+    """Whether ``model`` may be loaded again after an eviction, with or without a request."""
+    return (
+        model.evicted_at is None
+        or builder.now - model.evicted_at >= builder.policy.reload_cooldown_s
+        or should_load(model, builder.policy)
+    )

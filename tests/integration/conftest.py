@@ -17,7 +17,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     )
     try:
         running.start()
-        running.eventually(running.recordings)
+        running.eventually(running.recording)
         yield running
     finally:
         running.down()

@@ -28,7 +28,7 @@ POLL_S = 0.2
 """Another process tells nothing, so it is asked again and again."""
 
 RECORDED = "stages are recorded"
-"""In the service's log, each time that Prefect answers it anew."""
+"""In the service's log once Prefect answers it."""
 
 T = TypeVar("T")
 
@@ -207,9 +207,9 @@ class Service:
         """Return the metrics as Prometheus scrapes them."""
         return httpx.get(self.endpoints["metrics"], trust_env=False, timeout=60).text
 
-    def recordings(self) -> int:
-        """Return how often the service has reached Prefect anew."""
-        return (self.folder / "service.log").read_text().count(RECORDED)
+    def recording(self) -> bool:
+        """Whether the service has reached Prefect since its first start."""
+        return RECORDED in (self.folder / "service.log").read_text()
 
     def runs(self) -> list[dict[str, Any]]:
         answer = httpx.post(

@@ -5,12 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from runtimes.process import proc
 from tests.integration.service import Service
 from tests.samples import magika_onnx, tiny_onnx
 
@@ -43,6 +45,17 @@ def recorded(service: Service, model: str) -> dict[str, dict[str, Any]]:
         for stage in ("ingest", "analyze", "decide", "load")
         if run["name"] == f"{stage} {model}" and run["state_type"] == "COMPLETED"
     }
+
+
+def completed_since(service: Service, instant: str) -> bool:
+    """Whether Prefect answers and has a completed run that began after ``instant`` (ISO 8601)."""
+    try:
+        runs = service.runs()
+    except httpx.TransportError:
+        return False
+    return any(
+        run["state_type"] == "COMPLETED" and (run["start_time"] or "") > instant for run in runs
+    )
 
 
 def test_a_dropped_model_answers(service: Service) -> None:
@@ -133,14 +146,15 @@ def test_metrics_have_the_seeds_names_and_labels(service: Service) -> None:
 
 def test_the_gateway_serves_on_when_prefect_is_killed(service: Service) -> None:
     dropped(service, "survivor")
-    found = subprocess.run(
-        ["pgrep", "-f", f"prefect.*{service.prefect_api.split(':')[2].split('/')[0]}"],
-        capture_output=True,
-        text=True,
-    )
-    pids = [int(pid) for pid in found.stdout.split() if int(pid) != os.getpid()]
+    port = httpx.URL(service.prefect_api).port
+    pids = [
+        pid
+        for pid, process in proc.snapshot().items()
+        if process.alive
+        and {b"flows.runner.server", str(port).encode()} <= set(proc.command_line(pid).split(b"\0"))
+    ]
     assert pids, "the embedded server is a process of its own"
-    recordings = service.recordings()
+    killed_at = datetime.now(UTC).isoformat()
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert infer(service, "survivor").status_code == 200
@@ -148,4 +162,4 @@ def test_the_gateway_serves_on_when_prefect_is_killed(service: Service) -> None:
     assert service.cli("load", "survivor")["state"] == "done"
     assert infer(service, "survivor").status_code == 200
     # Its server is started again, and other tests need it.
-    service.eventually(lambda: service.recordings() > recordings)
+    service.eventually(lambda: completed_since(service, killed_at))

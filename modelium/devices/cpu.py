@@ -14,7 +14,7 @@ CPU_SHARE = 0.75
 class CpuInventory:
     """The CPU of this host as one device with a RAM budget.
 
-    `Device.processes` is empty: the monitor fills it in, as it knows which processes are models.
+    `Device.processes` is empty; the monitor adds the processes of the models.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def find_gpus(node: str) -> NvmlInventory | None:
 class NvmlInventory:
     """The NVIDIA GPUs of this host.
 
-    A GPU that was listed once stays in every snapshot: when it can no longer be read, it is
+    A GPU that was listed once stays in every snapshot: if it can no longer be read, it is
     unhealthy, with its last known size and no free memory.
     """
 
@@ -51,7 +51,7 @@ class NvmlInventory:
         found = {device.index: device for device in map(self._read, range(count))}
         seen = {device.uuid for device in found.values()}
         gone = [
-            self._lost(device, "NVML no longer lists it")
+            self._lost(device, "NVML no longer lists this GPU")
             for uuid, device in self._known.items()
             if uuid not in seen
         ]
@@ -111,7 +111,7 @@ class NvmlInventory:
 
 
 def _memory(handle: object) -> tuple[int, int]:
-    """Return (total, free) as CUDA sees them; older drivers do not report their reserve."""
+    """Return (total, free) bytes for CUDA; older drivers do not report what they reserve."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
         return memory.total - memory.reserved, memory.free

@@ -37,7 +37,7 @@ def start_time(pid: int) -> int | None:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory that ``pid`` holds, in bytes; 0 once it has ended.
+    """Return the memory of ``pid`` in bytes; 0 once it has ended.
 
     This is the proportional set size, so that summing it over the processes of one engine counts
     shared pages once. The kernel hides it from other users; then it is the resident set size.

@@ -9,7 +9,7 @@ from pydantic import Field
 from modelium.models import Fleet, Frozen, Preference, Priority, Trigger
 
 ADVISED = frozenset({Trigger.INGEST, Trigger.REVIEW})
-"""Triggers that may take seconds. No request waits for them; a request never waits for advice."""
+"""Triggers whose decisions may take seconds, as no request waits for them."""
 
 
 class Advice(Frozen):
@@ -24,7 +24,7 @@ class Advice(Frozen):
     preferences: dict[str, Preference] = Field(default_factory=dict)
     """Model → runtime and settings."""
     keep: tuple[str, ...] = ()
-    """Loaded models to keep where another one of about the same value can go."""
+    """Loaded models to keep if another one of about the same value can be evicted instead."""
     evict: tuple[str, ...] = ()
     """Loaded models to evict first among those of about the same value."""
     order: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Advice(Frozen):
     fallback: str = ""
     """Why there is no advice: a slug, then ``: `` and the detail."""
     trace: dict[str, Any] = Field(default_factory=dict)
-    """The record of how it was made (JSON values), for `Decision.trace`."""
+    """How the advice was made (JSON values), for `Decision.trace`."""
 
 
 RULES_ALONE = Advice(author="rules")
@@ -56,7 +56,7 @@ def advised(fleet: Fleet, advice: Advice) -> Fleet:
         )
         for model in fleet.models
     )
-    # Not `model_copy`: it would copy the cached look-ups of the old models too.
+    # Not `model_copy`, which would also copy the cached look-ups of the old models.
     return Fleet(
         at=fleet.at,
         revision=fleet.revision,

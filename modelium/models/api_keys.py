@@ -18,7 +18,7 @@ PREFIX = "mdl_"
 """Lets people and secret scanners recognize a key."""
 
 Scope = Literal["infer", "ingest", "admin"]
-"""What a key may call: inference; the webhook; the admin API and everything else."""
+"""The endpoints that a key may call: inference; the webhook; the admin API and all others."""
 
 
 class KeyTerms(Frozen):
@@ -30,11 +30,11 @@ class KeyTerms(Frozen):
     priority: Priority | None = None
     """Class of its waiting requests; ``None``: high for the policy's high_priority_teams."""
     models: frozenset[str] = frozenset()
-    """The models that it may use; empty: all of them."""
+    """The models that it may use; empty: all."""
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     """Long-term rate limit; a burst may be as large as one minute's allowance."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
-    """Limit of requests in flight, those that wait for a model included."""
+    """Limit for requests in flight, including those that wait for a model."""
     scopes: frozenset[Scope] = frozenset({"infer"})
 
 

@@ -13,7 +13,7 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 GIB = 1024**3
 
 Api = Literal["openai", "kserve", "generic"]
-"""An HTTP API that an engine serves and the gateway routes to. ``generic``: one of its own."""
+"""An HTTP API of an engine, to which the gateway routes. ``generic``: engine-specific paths."""
 
 
 class Frozen(BaseModel):
@@ -40,5 +40,5 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 is the most important."""
+        """The position of the class; 0 is the most important."""
         return {"high": 0, "medium": 1, "low": 2}[self.value]

@@ -27,7 +27,7 @@ class Trigger(StrEnum):
 
 
 class EvictionCause(StrEnum):
-    """Why a plan unloads a model; the ``reason`` label of the metric ``evictions``."""
+    """The cause of an unload; the ``reason`` label of the metric ``evictions``."""
 
     IDLE = "idle"
     """It had too few requests for too long."""
@@ -42,7 +42,7 @@ class EvictionCause(StrEnum):
     REVIEW = "review"
     """The LLM proposed it in a review."""
     RULES = "rules"
-    """The rules decided, for none of the other causes. Stored plans without a cause have it."""
+    """The rules decided, for none of the other causes. The default for stored plans without one."""
 
 
 class Load(Frozen):
@@ -69,12 +69,12 @@ class Unload(Frozen):
     requeue: bool = False
     """Queue it again: a higher class displaced it before it served any request."""
     cause: EvictionCause = EvictionCause.RULES
-    """For metrics and history; ``reason`` explains the same to people."""
+    """For metrics and history; ``reason`` is the explanation for people."""
     reason: str
 
 
 class Keep(Frozen):
-    """Leave a model in its state."""
+    """Leave the state of a model unchanged."""
 
     action: Literal["keep"] = "keep"
     model: str
@@ -82,7 +82,7 @@ class Keep(Frozen):
 
 
 class Queue(Frozen):
-    """Put a model on the queue: it should run, but nothing fits now."""
+    """Queue a model that should run but does not fit now."""
 
     action: Literal["queue"] = "queue"
     model: str
@@ -110,7 +110,7 @@ class Candidate(Frozen):
     score: float | None = None
     """Higher is better; comparable within one plan only."""
     lost: str = ""
-    """Why it was not chosen; empty: it was."""
+    """Why it was not chosen; empty: it was chosen."""
 
 
 class Plan(Frozen):
@@ -120,7 +120,7 @@ class Plan(Frozen):
     """``rules``, ``llm``, ``operator``."""
     trigger: Trigger
     subject: str | None = None
-    """The model that the plan was asked for; ``None``: the whole fleet."""
+    """The model that the plan was requested for; ``None``: the whole fleet."""
     actions: tuple[Action, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     reason: str = ""
@@ -143,7 +143,7 @@ class Violation(Frozen):
 
 
 class Decision(Frozen):
-    """A stored plan, with all that is needed to explain it later."""
+    """A stored plan with everything that is needed to explain it later."""
 
     id: str
     at: float

@@ -23,7 +23,7 @@ class Device(Frozen):
     kind: Literal["gpu", "cpu"]
     index: int = 0
     name: str = ""
-    """Product name, e.g. ``NVIDIA H100 80GB HBM3``: devices of one name are alike."""
+    """Product name, e.g. ``NVIDIA H100 80GB HBM3``; devices of one name are interchangeable."""
     total_bytes: int
     free_bytes: int
     utilization: float | None = None
@@ -31,7 +31,7 @@ class Device(Frozen):
     processes: tuple[DeviceProcess, ...] = ()
     healthy: bool = True
     detail: str = ""
-    """Why it is not healthy."""
+    """Why it is unhealthy."""
 
     @property
     def id(self) -> str:
@@ -51,7 +51,7 @@ class Booking(Frozen):
     device: str
     bytes: int
     resident_bytes: int = 0
-    """Bytes that the model's processes held there at the last measurement."""
+    """Bytes that the model's processes used there at the last measurement."""
     releasing: bool = False
     """The model is being evicted: another load may book the bytes, and use them once released."""
 

@@ -50,9 +50,9 @@ class Habit(Frozen):
     """Times of day at which a model had requests; see `modelium.traffic.daily_pattern`."""
 
     day: int = 0
-    """The day that bit 0 stands for, in days since the epoch (UTC)."""
+    """The day of bit 0, in days since the epoch (UTC)."""
     slots: tuple[int, ...] = ()
-    """A bit set per quarter of an hour; bit k: requests came k days before ``day``."""
+    """One bit set per quarter of an hour; bit k: requests arrived k days before ``day``."""
 
 
 class Traffic(Frozen):
@@ -66,9 +66,9 @@ class Traffic(Frozen):
     completed: int = 0
     failed: int = 0
     direct: int = 0
-    """Completed and failed requests that went to the engine directly, past the gateway."""
+    """Completed and failed requests that bypassed the gateway."""
     qps: float = 0.0
-    """Over the last minute."""
+    """Requests per second over the last minute."""
     qps_last_hour: float = 0.0
     latency_p50_s: float | None = None
     latency_p99_s: float | None = None
@@ -99,19 +99,19 @@ class Model(Frozen):
     """The highest class that a plan may give it; only the operator sets it."""
     pinned: bool = False
     approvals: frozenset[str] = frozenset()
-    """What the operator allowed for it: ``remote-code``, ``pickle``."""
+    """The risks that the operator approved: ``remote-code``, ``pickle``."""
     profile: ModelProfile | None = None
     deployment: Deployment | None = None
     traffic: Traffic = Traffic()
     measured: tuple[MeasuredLoad, ...] = ()
     preference: Preference | None = None
-    """Kept until a load with it fails or a new version comes."""
+    """Valid until a load with it fails or a new version is registered."""
     failures: int = 0
-    """Failed loads in a row."""
+    """Consecutive failed loads."""
     retry_at: float | None = None
-    """End of the back-off after a failed load; no plan but an operator's loads it before."""
+    """End of the back-off after a failed load; until then, only an operator can load it."""
     evicted_at: float | None = None
-    """When it was last evicted; reload_cooldown_seconds counts from here."""
+    """When it was last evicted; reload_cooldown_seconds starts then."""
     queued_at: float | None = None
     reason: str = ""
     """Why it is in this state, in one line."""

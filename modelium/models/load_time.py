@@ -6,7 +6,7 @@ from modelium.models import GIB, Model, RuntimeName
 from modelium.models.runtimes import RUNTIMES
 
 READ_BYTES_PER_S = GIB
-"""Weights read per second where nothing was measured: one NVMe drive."""
+"""Bytes of weights read per second if nothing was measured: one NVMe drive."""
 
 
 def load_seconds(model: Model, runtime: RuntimeName | None = None) -> float:

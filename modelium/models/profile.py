@@ -25,7 +25,7 @@ class ModelFormat(StrEnum):
 
 
 class Task(StrEnum):
-    """What a model does; Hugging Face's task name where there is one."""
+    """The task of a model, by its Hugging Face name where there is one."""
 
     TEXT_GENERATION = "text-generation"
     TEXT2TEXT = "text2text-generation"
@@ -38,11 +38,11 @@ class Task(StrEnum):
     TEXT_TO_IMAGE = "text-to-image"
     ADAPTER = "adapter"
     GENERIC = "generic"
-    """Named tensors in, named tensors out."""
+    """Named tensors as input and output."""
 
 
 class TensorSpec(Frozen):
-    """One named input or output of a graph; -1 marks a dynamic dimension."""
+    """A named input or output of a graph; -1 marks a dynamic dimension."""
 
     name: str
     dtype: str
@@ -53,14 +53,14 @@ class TensorSpec(Frozen):
 class KVLayout(Frozen):
     """Elements per token in the KV cache, by kind of layer.
 
-    ``bytes_per_element`` is applied by the estimator (it depends on the KV dtype asked for).
+    The estimator multiplies them by the bytes per element, which depend on the requested KV dtype.
     """
 
     full_layers: int = 0
     """Layers whose cache grows with the context."""
     sliding_layers: int = 0
     sliding_window: int | None = None
-    """Tokens that a sliding layer keeps at most."""
+    """Maximum number of tokens in the cache of a sliding layer."""
     state_layers: int = 0
     """Layers with constant state (Mamba, linear attention)."""
     state_elements: int = 0
@@ -70,15 +70,15 @@ class KVLayout(Frozen):
     """Elements of K per head and token."""
     value_dim: int = 0
     sliding_kv_heads: int | None = None
-    """Where sliding layers differ from full ones."""
+    """The same for sliding layers, if they differ from full ones."""
     sliding_key_dim: int | None = None
     sliding_value_dim: int | None = None
     latent_dim: int = 0
-    """MLA: kv_lora_rank + qk_rope_head_dim, per layer and token, not split by tensor parallel."""
+    """MLA: kv_lora_rank + qk_rope_head_dim per layer and token; replicated on all devices."""
 
 
 class RuntimeSupport(Frozen):
-    """Whether one runtime can serve the model, and why not where it cannot."""
+    """Whether one runtime can serve the model, and the reason if it cannot."""
 
     runtime: RuntimeName
     supported: bool
@@ -86,7 +86,7 @@ class RuntimeSupport(Frozen):
 
 
 class Untrusted(Frozen):
-    """Text from a dropped folder: shown to people, never followed as an instruction."""
+    """Text from a dropped folder: displayed to people, never followed as an instruction."""
 
     text: str
     truncated: bool = False
@@ -101,10 +101,10 @@ class ModelProfile(Frozen):
     task: Task
     parameter_count: int | None = None
     weight_bytes: int
-    """Bytes of all weights as an engine holds them at the file's dtype."""
+    """Bytes of all weights in an engine's memory, at the dtype of the file."""
     weight_bytes_by_dtype: dict[str, int] = Field(default_factory=dict)
     exact: bool = True
-    """False: computed from the configuration because there are no weight files."""
+    """False: ``weight_bytes`` is computed from the configuration, as there are no weight files."""
     dtype: str | None = None
     quantization: str | None = None
     """``gptq``, ``awq``, ``fp8``, ``compressed-tensors``, ``mxfp4``, ``nvfp4``, ``Q4_K_M`` …"""
@@ -117,7 +117,7 @@ class ModelProfile(Frozen):
     experts: int | None = None
     kv: KVLayout | None = None
     kv_bytes_per_token: int | None = None
-    """At the model's own dtype, over all layers that grow with the context, on one device."""
+    """At the model's own dtype, over all layers whose cache grows, on one device."""
     tensor_parallel_degrees: tuple[int, ...] = (1,)
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -126,16 +126,16 @@ class ModelProfile(Frozen):
     needs_remote_code: bool = False
     runtimes: tuple[RuntimeSupport, ...] = ()
     digest: str = ""
-    """Content digest, ``sha256:…``; empty where the files were not read whole."""
+    """Content digest, ``sha256:…``; empty if the files were not read completely."""
     license: str | None = None
     card: Untrusted | None = None
     base_model: str | None = None
-    """PEFT: the model that the adapter belongs to."""
+    """PEFT: the base model of the adapter."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Format-specific facts for people and drivers (JSON values only)."""
 
     def support(self, runtime: RuntimeName) -> RuntimeSupport:
-        """Return whether ``runtime`` can serve this model; unsupported where it is not assessed."""
+        """Return whether ``runtime`` can serve this model; unsupported if it was not assessed."""
         for support in self.runtimes:
             if support.runtime == runtime:
                 return support
@@ -153,9 +153,9 @@ class Footprint(Frozen):
     expected: int
     """Sum of the parts: the most likely use."""
     reserve: int
-    """Upper bound: the bytes that a reservation books."""
+    """Upper bound: the bytes to book."""
     sources: dict[str, str] = Field(default_factory=dict)
-    """Part → where its formula or measured value comes from."""
+    """Part → source of its formula or measured value."""
 
 
 class LoadSettings(Frozen):
@@ -175,18 +175,18 @@ class LoadSettings(Frozen):
 
 
 class Preference(Frozen):
-    """Preferred runtime and settings of one model, as the brain found them.
+    """Runtime and settings that the brain prefers for one model.
 
-    Where a preference cannot be met, the rules choose: it never keeps a model from loading.
+    If a preference cannot be met, the rules choose; it never prevents a load.
     """
 
     runtime: RuntimeName | None = None
     settings: LoadSettings = LoadSettings()
-    """The rules choose what is ``None`` here, and the degree where tensor_parallel_size is 1."""
+    """The rules choose fields that are ``None``, and the degree if tensor_parallel_size is 1."""
 
 
 class MeasuredLoad(Frozen):
-    """Memory and time of a model's last load; replaces the estimate from then on."""
+    """Memory and duration of a model's last load, which replace the estimate."""
 
     runtime: RuntimeName
     device_kind: str

@@ -1,4 +1,4 @@
-"""What sets the serving runtimes apart, one descriptor for each (no I/O here)."""
+"""The properties in which the serving runtimes differ, one descriptor for each (no I/O here)."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from modelium.models.base import Api, RuntimeName
 from modelium.models.profile import ModelFormat, Task
 
 KVCache = Literal["pool", "per-sequence", "one-sequence"]
-"""What a runtime reserves for keys and values: one pool that it fills at its start, a cache for
-each sequence that it serves at once, or one cache that all sequences divide among them."""
+"""How a runtime allocates its KV cache: one pool that is allocated at start-up, one cache for each
+concurrent sequence, or one cache that all sequences share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuntimeDescriptor:
-    """Facts about one runtime that planning, analysis and drivers share."""
+    """Properties of one runtime that planning, analysis and drivers use."""
 
     name: RuntimeName
     label: str
-    """The runtime's name as its authors write it, for messages."""
+    """The runtime's official name, for messages."""
     formats: frozenset[ModelFormat]
     """Formats that it can serve."""
     tasks: frozenset[Task] = frozenset()
     """Tasks of the transformers folders that it can serve."""
     apis: frozenset[Api]
-    """APIs that it speaks. A single model may offer fewer."""
+    """APIs that it offers. A single model may have fewer."""
     tensor_parallel: bool = False
     """Whether one model can be split over several devices."""
     can_sleep: bool = False
-    """Whether its engines can give device memory back and stay alive."""
+    """Whether its engines can release device memory without ending their process."""
     kv_cache: KVCache
     takes_context_length: bool = False
     """Whether ``max_model_len`` changes how a model is loaded."""
     start_s: float
-    """Seconds that it takes to start a model, before any weights are read."""
+    """Seconds to start a model, before any weights are read."""
 
 
 VLLM = RuntimeDescriptor(

@@ -1,4 +1,4 @@
-"""The requests that each model gets: rates, latencies, daily patterns (no I/O here)."""
+"""Statistics of the requests to each model: rates, latencies, daily patterns (no I/O here)."""
 
 from modelium.traffic.book import TrafficBook
 from modelium.traffic.request_log import RequestLog

@@ -35,7 +35,7 @@ class TrafficBook:
     def __init__(self, *, clock: Clock) -> None:
         """Start empty."""
         self._clock = clock
-        # One lock for all models: it is held for counting only; `snapshot` takes it per model.
+        # One lock for all models: it protects counting only, and `snapshot` acquires it per model.
         self._lock = threading.Lock()
         self._tallies: dict[str, _Tally] = {}
 
@@ -74,7 +74,7 @@ class TrafficBook:
             )
 
     def on_engine_gone(self, model: str) -> None:
-        """Note that ``model`` has no engine any more, so no direct requests in flight."""
+        """Record that ``model`` has no engine any more, so no direct requests are in flight."""
         tally = self._tallies.get(model)
         if tally is not None:
             tally.direct_in_flight = 0
@@ -101,7 +101,7 @@ class TrafficBook:
         return shown
 
     def restore(self, past: Mapping[str, Traffic]) -> None:
-        """Add the history that the store kept over a restart.
+        """Add the history that was stored before a restart.
 
         Counts and histograms are added to those since the start; decayed rates continue from
         their stored values, and the last hour's requests count as distributed evenly. Requests
@@ -192,7 +192,8 @@ class _Tally:
             self._add_direct(direct, requests, at, now)
 
     def _add_direct(self, direct: DirectRequests, requests: int, at: float, now: float) -> None:
-        gap = direct.window_s / requests  # when in the window they arrived is unknown: evenly
+        # Their arrival times in the window are unknown: distribute them evenly.
+        gap = direct.window_s / requests
         before = self.last_request_at or 0.0
         self._arrived(at - gap * (requests - 1))
         self.intervals[bisect_left(INTERVAL_BOUNDS_S, gap)] += requests - 1
@@ -303,5 +304,5 @@ class _Tally:
 
 
 def _nearest_rank(ordered: list[float], share: float) -> float:
-    """Return the smallest value of ``ordered`` that ``share`` of it does not exceed."""
+    """Return the smallest value in ``ordered`` that a ``share`` of the values do not exceed."""
     return ordered[math.ceil(share * len(ordered)) - 1]

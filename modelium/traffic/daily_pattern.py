@@ -1,18 +1,18 @@
-"""The times of the day at which a model gets requests, so that it can be loaded in advance."""
+"""The times of the day at which a model receives requests, so that it can be loaded in advance."""
 
 from __future__ import annotations
 
 from modelium.models import Habit
 
 SLOT_S = 900
-"""A quarter of an hour: loads take minutes, and people start their day less punctually."""
+"""A quarter of an hour: loads take minutes, and the start of people's days varies by more."""
 
 SLOTS = 86400 // SLOT_S
 DAYS = 7
 """Length of the history: a week, so that working days outnumber the weekend."""
 
 DAYS_NEEDED = 3
-"""Fewer days than this are not a pattern."""
+"""Minimum number of days from which a pattern is derived."""
 
 _KEPT = (1 << (DAYS + 1)) - 1
 
@@ -21,7 +21,7 @@ def with_request(habit: Habit, at: float) -> Habit:
     """Return ``habit`` with a request at ``at`` (epoch seconds) added."""
     day, slot = divmod(int(at // SLOT_S), SLOTS)
     if day < habit.day - DAYS:
-        habit = Habit(day=day)  # the clock was far ahead once: discard that history
+        habit = Habit(day=day)  # the clock was once far ahead: discard that history
     newest = max(day, habit.day)
     slots = list(_as_of(habit, newest))
     slots[slot] |= _moved(1, newest - day)
@@ -38,8 +38,8 @@ def merge(one: Habit, other: Habit) -> Habit:
 def days_begun(habit: Habit, *, now: float, within_s: float, since: float) -> tuple[int, int]:
     """Return on how many recent days requests began at this time of the day, and of how many days.
 
-    They began at a slot if there were none in the slot before: a model used from nine to five is
-    expected at nine, and on a day off not for the rest of the day.
+    They began in a slot if the slot before had none: a model that is used from nine to five is
+    expected at nine, and on a day off it is not expected during the rest of the day.
 
     Args:
         habit: the model's history.

@@ -72,7 +72,7 @@ class DirectRequestCounter:
         unexplained = max(0, counted - credit)
         self._credit = min(max(0, credit - counted), open_)
         if not _count(stats) and not open_ and _tokens(stats) > _tokens(last):
-            unexplained = 1  # an engine that counts only tokens: at least one request
+            unexplained = 1  # the engine counts only tokens: assume at least one request
         failed = min(unexplained, max(0, stats.failed - last.failed))
         return DirectRequests(
             completed=unexplained - failed,
@@ -86,7 +86,7 @@ class DirectRequestCounter:
     def _recent(self, now: float, ended: int) -> int:
         """Return how many requests of the gateway ended within `LAG_S`."""
         if not self._ended:
-            self._ended.append((now, 0))  # when they ended is unknown: they may be recent
+            self._ended.append((now, 0))  # their end times are unknown: they may be recent
         self._ended.append((now, ended))
         while len(self._ended) > 1 and self._ended[1][0] <= now - LAG_S:
             self._ended.popleft()

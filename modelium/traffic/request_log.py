@@ -1,4 +1,4 @@
-"""Answered requests that wait to be written to the store, one short entry each (no I/O here)."""
+"""A buffer of answered requests that are not yet written to the store (no I/O here)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 MOST_HELD = 100_000
-"""Limit for the entries that wait to be written. More mean that the store is unavailable, and
-are dropped."""
+"""Limit for buffered entries. It is reached only if the store is unavailable; further entries are
+dropped."""
 
 
 class LoggedRequest(NamedTuple):
@@ -24,22 +24,22 @@ class LoggedRequest(NamedTuple):
 
 
 class RequestLog:
-    """Holds entries between two ticks of the control loop. Belongs to the event loop."""
+    """Buffers entries between two ticks of the control loop. Use it on the event loop only."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._entries: list[LoggedRequest] = []
         self.dropped = 0
-        """Entries that were lost because too many waited."""
+        """Number of entries that were dropped because the buffer was full."""
 
     def add(self, entry: LoggedRequest) -> None:
-        """Add an entry; drops it if `MOST_HELD` wait."""
+        """Add an entry; drops it if the buffer has `MOST_HELD` entries."""
         if len(self._entries) < MOST_HELD:
             self._entries.append(entry)
         else:
             self.dropped += 1
 
     def take(self) -> Sequence[LoggedRequest]:
-        """Return all entries and forget them."""
+        """Remove and return all entries."""
         entries, self._entries = self._entries, []
         return entries

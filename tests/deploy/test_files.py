@@ -1,4 +1,4 @@
-"""What deploy/ ships is well formed, and asks for series that Modelium has."""
+"""The files in deploy/ are well formed and use only series that Modelium has."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def queries() -> Iterator[str]:
-    """Every query of the dashboard."""
+    """Yield every query of the dashboard."""
     for panel in panels():
         for target in panel["targets"]:
             yield target["expr"]
@@ -49,7 +49,7 @@ def promtool(*arguments: str) -> str:
 
 
 @pytest.mark.real
-def test_prometheus_takes_the_configuration_and_the_rules() -> None:
+def test_prometheus_accepts_the_configuration_and_the_rules() -> None:
     assert "SUCCESS" in promtool("check", "config", str(DEPLOY / "prometheus.yml"))
 
 
@@ -61,10 +61,12 @@ def test_each_alert_fires_and_clears() -> None:
         for test in yaml.safe_load((DEPLOY / "alerts_test.yml").read_text())["tests"]
         for case in sorted(test["alert_rule_test"], key=lambda case: not case["exp_alerts"])
     }
-    assert tested == {rule["alert"]: False for rule in rules()}, "fires first, then clears"
+    assert tested == {rule["alert"]: False for rule in rules()}, (
+        "each alert is tested first to fire, then to clear"
+    )
 
 
-def test_alerts_and_panels_ask_for_series_that_there_are() -> None:
+def test_alerts_and_panels_use_existing_series() -> None:
     metrics = Metrics()
     metrics.show_prefect(lambda: True)
     metrics.observe(Fleet(at=1.0, revision=1))
@@ -77,11 +79,11 @@ def test_alerts_and_panels_ask_for_series_that_there_are() -> None:
     assert {name for name in names if SUFFIX.sub("", name) not in shown} == set()
 
 
-def test_the_dashboard_is_one_by_grafanas_own_types() -> None:
+def test_the_dashboard_matches_grafanas_types() -> None:
     register_default_plugins()
     read = JSONEncoder().encode(Dashboard.from_json(DASHBOARD))
     lost = list(differences(DASHBOARD, json.loads(read)))
-    assert lost == [], "what Grafana does not know it drops"
+    assert lost == [], "Grafana drops unknown fields"
 
 
 def differences(given: Any, read: Any, path: str = "") -> Iterator[str]:
@@ -98,7 +100,7 @@ def differences(given: Any, read: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def test_panels_have_their_own_place_and_the_chosen_data_source() -> None:
+def test_panels_do_not_overlap_and_use_the_chosen_data_source() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
     taken: set[tuple[int, int]] = set()

@@ -1,1 +1,1 @@
-"""Shipped fakes: an engine process that can misbehave, an NVML library, and their fixtures."""
+"""Fakes for tests: an engine process that can misbehave, an NVML library, clocks, endpoints."""

@@ -1,4 +1,4 @@
-"""A clock for tests, satisfying `ports.Clock`: time passes only when a test says so."""
+"""A clock for tests, satisfying `ports.Clock`: only the test makes its time pass."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import itertools
 import threading
 
 START = 1_000_000.0
-"""When a fake clock starts, in seconds since the epoch. Small, so that `TICK_S` is not lost in
-rounding."""
+"""Initial time in seconds since the epoch. It is small, so that `TICK_S` is not lost in rounding."""
 
 TICK_S = 1e-6
-"""Between two readings of the time: rows that are written one after the other stay in order."""
+"""Time between two readings, so that the timestamps of successive rows are in order."""
 
 
 class FakeClock:
@@ -22,10 +21,10 @@ class FakeClock:
     """
 
     def __init__(self, *, hurried: bool = True) -> None:
-        """``hurried``: a sleep moves the time itself and ends at once, else it waits for it."""
+        """``hurried``: `sleep` advances the time and returns; otherwise it waits for `advance`."""
         self.hurried = hurried
         self.slept: list[float] = []
-        """The length of each sleep so far."""
+        """The length of each sleep so far, in seconds."""
         self._elapsed = 0.0
         self._reading = threading.Lock()
         self._order = itertools.count()
@@ -39,11 +38,11 @@ class FakeClock:
             return START + self._elapsed
 
     def monotonic(self) -> float:
-        """Return the seconds since the clock was made."""
+        """Return the seconds since the clock was created."""
         return self._elapsed
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep in this clock's time."""
+        """Sleep for ``seconds`` of this clock's time."""
         self.slept.append(seconds)
         if self.hurried:
             self.advance(seconds)
@@ -55,7 +54,7 @@ class FakeClock:
         await woken
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass, and wake whoever slept until then."""
+        """Advance the time by ``seconds`` and wake the sleeps that end by then."""
         with self._reading:
             self._elapsed += seconds
         while self._sleeping and self._sleeping[0][0] <= self._elapsed:
@@ -64,7 +63,7 @@ class FakeClock:
                 woken.set_result(None)
 
     async def asleep(self, count: int = 1) -> None:
-        """Wait until at least ``count`` sleeps are under way."""
+        """Wait until at least ``count`` sleeps are in progress."""
         while sum(not woken.done() for _due, _order, woken in self._sleeping) < count:
             self._another.clear()
             await self._another.wait()

@@ -1,4 +1,4 @@
-"""Devices that a test names, satisfying `ports.DeviceInventory`."""
+"""An inventory of devices that a test chooses, satisfying `ports.DeviceInventory`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CPU = Device(
 
 
 class FixedInventory:
-    """Always the devices in ``devices``, whatever the machine has."""
+    """An inventory that always has the devices in ``devices``."""
 
     def __init__(self, *devices: Device) -> None:
         """``devices``: default `CPU`."""

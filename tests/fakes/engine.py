@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A fake engine process: speaks enough of vLLM's and llama.cpp's HTTP, and misbehaves on demand.
+"""A fake engine process with part of vLLM's and llama.cpp's HTTP APIs, which misbehaves on demand.
 
 Run as ``engine.py serve MODEL --host H --port P --served-model-name N …`` or
-``engine.py --model FILE --alias N …``; unknown arguments are ignored. How it behaves stands in
-``fake.json`` in the model's folder (see `Behaviour`). Standard library only: it runs bare.
+``engine.py --model FILE --alias N …``; unknown arguments are ignored. ``fake.json`` in the
+model's folder sets its behaviour (see `Behaviour`). It needs only the standard library.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ OOM_TEXT = (
 
 @dataclass
 class Behaviour:
-    """What fake.json may say."""
+    """The fields of fake.json."""
 
     start_s: float = 0.0
-    """Before it answers; a progress line is printed meanwhile."""
+    """Seconds of start-up; a progress line is printed before."""
     hang: bool = False
-    """Never comes up, and does nothing meanwhile."""
+    """Whether start-up hangs, without output or progress."""
     ignore_term: bool = False
     fork: int = 0
-    """Children in the same session."""
+    """Number of child processes in the same session."""
     escape: bool = False
-    """A grandchild in a session of its own, whose parent is gone."""
+    """Whether it starts a grandchild in a separate session, whose parent then ends."""
     oom_starts: int = 0
-    """The first that many starts die with a real out-of-memory text."""
+    """Number of first starts that fail with a real out-of-memory message."""
     exit_code: int | None = None
     exit_text: str = ""
-    """Dies while starting."""
+    """Printed before the exit with ``exit_code`` during start-up."""
     port_taken_starts: int = 0
     die_after: int | None = None
-    """Dies at that many completions."""
+    """Number of completions after which it dies."""
     sick: bool = False
-    """/health says 503."""
+    """Whether /health answers 503."""
     claims: str | None = None
-    """Claims to be another model."""
+    """Model name that it reports instead of its own."""
     answer_s: float = 0.0
     fail_requests: bool = False
-    """Every completion is a 500."""
+    """Whether every completion fails with a 500."""
     gpu: str | None = None
     gpu_bytes: int = 0
-    """Holds memory on this GPU of the fake NVML."""
+    """Memory that it uses on the GPU ``gpu`` of the fake NVML."""
     shared_memory: bool = False
-    """Maps a region of /dev/shm that it never removes."""
+    """Whether it maps a region of /dev/shm that it never removes."""
     semaphore: bool = False
-    """Has a named semaphore, which Python's resource tracker looks after."""
+    """Whether it has a named semaphore, which Python's resource tracker removes."""
     resident_bytes: int = 0
-    """Holds that much memory."""
+    """Size of its memory."""
     log_bytes: int = 0
-    """Writes that much log before it comes up."""
+    """Size of the log that it writes before it is ready."""
 
 
 class Engine:
@@ -94,7 +94,7 @@ class Engine:
         return self.arguments[self.arguments.index(name) + 1]
 
     def starts(self) -> int:
-        """How often this model was started, this time included; keeps each command line."""
+        """Record this start with its command line; return the number of starts so far."""
         with (self.folder / "starts.jsonl").open("a") as file:
             file.write(json.dumps({"argv": self.arguments, "env": dict(os.environ)}) + "\n")
         return len((self.folder / "starts.jsonl").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Builds snapshots of small fleets for tests of the planner and the policy."""
+"""Builders of small fleets for tests of the planner and the policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = 1_800_000_000.0
 
 
 def estimate(profile: ModelProfile, *, tensor_parallel: int = 1, **settings: Any) -> Footprint:
-    """Return the weights, plus KV cache for the context where the profile states its size."""
+    """Return the weights, plus KV cache for the context if the profile has its layout."""
     weights = profile.weight_bytes // tensor_parallel
     kv = 0
     if profile.kv_bytes_per_token:
@@ -54,7 +54,7 @@ def profile(gib: float, **given: Any) -> ModelProfile:
 
 
 def model(name: str, gib: float = 10, **given: Any) -> Model:
-    """Return a model that was analyzed and never loaded."""
+    """Return a model that is analyzed and was never loaded."""
     fields: dict[str, Any] = {
         "name": name,
         "path": f"/models/repository/{name}",

@@ -1,7 +1,7 @@
 """A scripted OpenAI-compatible endpoint over real sockets.
 
-A player is called with the JSON of each request, except probes, and returns what to send: a dict is
-a message (``content``, ``calls`` or both), an `Answer` is sent as it is.
+A player is called with the JSON of each request, except probes, and returns the answer: a dict is
+a message (``content``, ``calls`` or both), an `Answer` is sent unchanged.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Player = Callable[[Body], Mapping[str, Any] | Answer]
 
 
 def says(content: Any) -> dict[str, Any]:
-    """Return a message with text; anything but a string is sent as JSON."""
+    """Return a message with text; any other value than a string is sent as JSON."""
     return {"content": content if isinstance(content, str) else json.dumps(content)}
 
 
 def calls(name: str, arguments: Any = None) -> dict[str, Any]:
-    """Return a message with one tool call; a string as arguments is sent as it is."""
+    """Return a message with one tool call; arguments in a string are sent unchanged."""
     return {"calls": [(name, {} if arguments is None else arguments)]}
 
 
 def is_probe(body: Body) -> bool:
-    """Whether ``body`` only probes the endpoint's capabilities."""
+    """Return whether ``body`` only probes the endpoint's capabilities."""
     return len(body["messages"]) == 1
 
 

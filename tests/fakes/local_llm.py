@@ -1,7 +1,7 @@
 """A real small LLM behind a real server: Gemma 3 270M on llama.cpp, from wheels, on the CPU.
 
-It is a base model without a chat template: its answers follow the schema and make little sense,
-which is a good test of a validator.
+It is a base model without a chat template: its answers follow the schema but make little sense,
+which tests the validator well.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def weights() -> Path:
 
 @contextmanager
 def local_llm(folder: Path) -> Iterator[str]:
-    """Serve it on a free port of loopback; yields the base URL. ``folder`` takes the log."""
+    """Serve it on a free loopback port and yield the base URL; the log is written to ``folder``."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     command = [str(ROOT / "tools/llama-server"), "--model", str(weights()), "--alias", MODEL]

@@ -1,12 +1,11 @@
 /* A stand-in for the NVIDIA driver's NVML, loaded by the real pynvml.
  *
- * Everything is answered from the tab-separated table that FAKE_NVML_TABLE names, read anew at
- * each call:
+ * All answers come from the tab-separated file at FAKE_NVML_TABLE, which is read at each call:
  *   init  <nvml error code>
  *   gpu   <uuid> <name> <total> <reserved> <used by others> <utilization %> <error code> <mig>
  *   proc  <uuid> <pid> <bytes>
- * A process counts only while it lives, as with the real driver. Without a table the "driver" is
- * not loaded. */
+ * A process counts only while it is alive, as with the real driver. Without a table, the "driver"
+ * is not loaded. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +47,7 @@ static int read_table(Table *t) {
     return t->init;
 }
 
-/* A handle is the index + 1; a GPU with an error code answers nothing but its handle. */
+/* A handle is the index + 1; all other calls for a GPU with an error code fail with that code. */
 static int find(void *handle, Table *t, Gpu **gpu) {
     int error = read_table(t);
     long index = (long)handle - 1;

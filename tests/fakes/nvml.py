@@ -1,4 +1,4 @@
-"""Builds the fake NVML library and gives tests a table of GPUs to change at will."""
+"""Builds the fake NVML library; tests change the GPUs through a table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TABLE_VARIABLE = "FAKE_NVML_TABLE"
 GPU_IS_LOST = 15
 VERSION_MISMATCH = 18
 NOT_SUPPORTED = 999
-"""Any value that the real call cannot return makes the fake say "not supported"."""
+"""Any value that the real call cannot return makes the fake report "not supported"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FakeGpu:
-    """One row of the table; sizes in bytes."""
+    """A row of the table; sizes in bytes."""
 
     uuid: str
     name: str = "NVIDIA H100 80GB HBM3"
@@ -58,7 +58,7 @@ class FakeNvml:
         self.write()
 
     def occupy(self, uuid: str, pid: int, bytes_: int) -> None:
-        """Let process ``pid`` hold memory until it dies."""
+        """Add memory of process ``pid``, which counts until the process ends."""
         with self.table.open("a") as table:
             table.write(f"proc\t{uuid}\t{pid}\t{bytes_}\n")
 
@@ -80,7 +80,7 @@ class FakeNvml:
         fresh.replace(self.table)
 
     def environment(self) -> dict[str, str]:
-        """What lets another process see the same GPUs."""
+        """Return the environment in which another process sees the same GPUs."""
         return {"LD_LIBRARY_PATH": str(self.library.parent), TABLE_VARIABLE: str(self.table)}
 
 
@@ -97,7 +97,7 @@ def build(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fake library, loaded into this process: pynvml finds it by its soname."""
+    """Load the fake library into this process, where pynvml finds it by its soname."""
     library = build(tmp_path_factory.mktemp("nvml"))
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     return library
@@ -105,7 +105,7 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fake_nvml(nvml_library: Path, tmp_path: Path) -> Iterator[FakeNvml]:
-    """A driver without GPUs; without this fixture's table the driver is "not loaded"."""
+    """A driver without GPUs; without this fixture's table, the driver is "not loaded"."""
     fake = FakeNvml(library=nvml_library, table=tmp_path / "nvml-table")
     fake.write()
     os.environ[TABLE_VARIABLE] = str(fake.table)

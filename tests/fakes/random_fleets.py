@@ -1,4 +1,4 @@
-"""Hypothesis strategies for possible fleets, policies, and valid or invalid plans."""
+"""Hypothesis strategies for possible fleets and policies, and for valid or invalid plans."""
 
 from __future__ import annotations
 

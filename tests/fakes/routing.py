@@ -1,4 +1,4 @@
-"""What a switchboard under test is given: a listener and metrics that record."""
+"""A listener and metrics for a switchboard under test, which record their calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Listener:
-    """A `RoutingListener` that records its calls and passes them on."""
+    """A `RoutingListener` that records its calls and forwards them."""
 
     demand: Callable[[str], object] = lambda model: None
     unreachable: Callable[[str], object] = lambda model: None
@@ -31,7 +31,7 @@ class Waits:
     """`RoutingMetrics` that a test can read."""
 
     held: list[tuple[str, float]] = field(default_factory=list)
-    """Model and seconds of each wait that ended."""
+    """Model and seconds of each finished wait."""
     cold_starts: list[str] = field(default_factory=list)
 
     def on_request_held(self, model: str, waited_s: float) -> None:

@@ -1,4 +1,4 @@
-"""A runtime in memory, satisfying `ports.Runtime`: for the faults that real ones seldom show."""
+"""An in-memory runtime, satisfying `ports.Runtime`, for faults that are rare in real ones."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from modelium.ports import EngineStats, Loaded, LoadRequest, Progress, Running
 
 
 class MemoryRuntime:
-    """Loads at once, unless a test closes the gate or sets a failure."""
+    """Loads without delay, unless a test closes the gate or sets a failure."""
 
     name = RuntimeName.RAY_SERVE
 
     def __init__(self) -> None:
         self.held: dict[str, Upstream] = {}
-        """What it runs, by model."""
+        """The loaded models."""
         self.states: dict[str, Literal["loading", "ready", "sleeping", "unhealthy"]] = {}
-        """State of a model in `discover`, where it is not ``ready``."""
+        """States of models in `discover` that are not ``ready``."""
         self.pids: dict[str, tuple[int, ...]] = {}
         self.counts: dict[str, EngineStats] = {}
         self.healthy = True
         self.failure: Exception | None = None
-        """Raised by each load."""
+        """The error that each load raises."""
         self.unload_failure: Exception | None = None
         self.discover_failure: Exception | None = None
         self.end_failure: Exception | None = None
@@ -37,7 +37,7 @@ class MemoryRuntime:
         self.unloads: list[tuple[str, float]] = []
         """Model and grace in seconds of each unload."""
         self.handles: Mapping[str, Mapping[str, Any]] = {}
-        """What the last `discover` was given."""
+        """The arguments of the last `discover`."""
 
     async def __aenter__(self) -> MemoryRuntime:
         return self
@@ -72,10 +72,10 @@ class MemoryRuntime:
         self.held.pop(model, None)
 
     async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:
-        raise AssertionError("no test asks for it")
+        raise AssertionError("no test uses it")
 
     async def wake(self, model: str, *, handle: Mapping[str, Any]) -> None:
-        raise AssertionError("no test asks for it")
+        raise AssertionError("no test uses it")
 
     async def status(self) -> RuntimeStatus:
         return RuntimeStatus(name=self.name, enabled=True, healthy=self.healthy)
@@ -100,5 +100,5 @@ class MemoryRuntime:
 
 
 def upstream(model: str, *, port: int = 9) -> Upstream:
-    """Return where ``model`` would answer."""
+    """Return the address of ``model``."""
     return Upstream(host="127.0.0.1", port=port, served_name=model, apis=frozenset({"kserve"}))

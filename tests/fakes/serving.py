@@ -1,4 +1,4 @@
-"""An ASGI application of a test, served in this process on a free port of loopback."""
+"""Serves an ASGI application of a test in this process, on a free loopback port."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import uvicorn
 
 @contextlib.asynccontextmanager
 async def served(app: Any, *, grace_s: int = 0) -> AsyncIterator[int]:
-    """While inside, ``app`` answers on the port that this gives.
+    """Serve ``app`` within the context; yields the port.
 
-    ``grace_s``: how long open connections may take to end afterwards.
+    ``grace_s``: seconds that open connections may take to end afterwards.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
@@ -35,7 +35,7 @@ async def served(app: Any, *, grace_s: int = 0) -> AsyncIterator[int]:
 
 
 class _Guest(uvicorn.Server):
-    """A server that leaves the process's signals alone."""
+    """A server that does not handle the signals of the process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:

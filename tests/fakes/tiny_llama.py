@@ -1,4 +1,4 @@
-"""Writes a tiny Llama (or GPT-2) with random weights: 1.6 MB, a byte tokenizer, a whole folder."""
+"""Writes the folder of a tiny Llama or GPT-2: random weights of 1.6 MB and a byte tokenizer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_gpt2(folder: Path) -> Path:
     norms, biased = ["ln_f"], {}
     for at in (f"h.{layer}" for layer in range(LAYERS)):
         norms += [f"{at}.ln_1", f"{at}.ln_2"]
-        # GPT-2 keeps its matrices the other way round: inputs × outputs.
+        # GPT-2 stores its matrices transposed: inputs × outputs.
         biased[f"{at}.attn.c_attn"] = (HIDDEN, 3 * HIDDEN)
         biased[f"{at}.attn.c_proj"] = (HIDDEN, HIDDEN)
         biased[f"{at}.mlp.c_fc"] = (HIDDEN, 4 * HIDDEN)
@@ -111,7 +111,7 @@ def _weights(seed: int) -> dict[str, np.ndarray]:
 
 
 def _tokenizer() -> dict[str, object]:
-    # GPT-2's mapping of bytes to printable characters: 188 stand for themselves.
+    # GPT-2's mapping of bytes to printable characters: 188 bytes map to themselves.
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in own]
     characters = {byte: chr(byte) for byte in own} | {

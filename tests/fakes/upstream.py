@@ -1,11 +1,11 @@
-"""A fake engine's HTTP face in this process, over real sockets: OpenAI, KServe and an echo.
+"""The HTTP APIs of a fake engine in this process, over real sockets: OpenAI, KServe and an echo.
 
-What a request's ``x-do`` header says decides how it is answered:
+The ``x-do`` header of a request selects the answer:
 
 - ``hold``: only after `Upstream.release` is set
-- ``error`` / ``refuse``: a 500 / 400 in the engine's own words
+- ``error`` / ``refuse``: a 500 / 400 with the engine's own message
 - ``empty``: a 204
-- ``cut``: breaks off in the middle of the answer
+- ``cut``: the connection is closed in the middle of the answer
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from modelium.models import Upstream as Address
 from tests.fakes.serving import served
 
 STREAMED = 20
-"""Chunks of a streamed chat answer unless ``x-chunks`` says otherwise."""
+"""Default number of chunks in a streamed chat answer; the header ``x-chunks`` overrides it."""
 
 ENGINE_ERROR = {"object": "error", "message": "the engine's own words", "code": 500}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A request as it arrived."""
+    """A received request."""
 
     method: str
     target: str
@@ -41,21 +41,21 @@ class Seen:
 
 
 class Upstream:
-    """Serves until it is closed; remembers what it saw."""
+    """The ASGI application; records all requests."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.release = asyncio.Event()
         self.arrived = asyncio.Event()
-        """Some request came in."""
+        """Set when a request arrives."""
         self.left = asyncio.Event()
-        """Some client closed its connection before its answer was complete."""
+        """Set when a client closes its connection before its answer is complete."""
         self.port = 0
 
     def address(
         self, name: str, *apis: str, prefix: str = "", api_key: str | None = None
     ) -> Address:
-        """Where the switchboard finds it."""
+        """Return its address for the switchboard."""
         return Address(
             host="127.0.0.1",
             port=self.port,
@@ -134,7 +134,7 @@ class Upstream:
             delta = {"index": 0, "delta": {"content": f"{index} "}}
             event = {**_chat(seen.json["model"], ""), "object": "chat.completion.chunk"}
             event["choices"] = [delta]
-            del event["usage"]  # engines say it only to those who ask
+            del event["usage"]  # engines send it only on request
             await _event(send, json.dumps(event))
             if index == 0 and "x-then" in seen.headers:
                 await self.release.wait()
@@ -144,7 +144,7 @@ class Upstream:
 
 @contextlib.asynccontextmanager
 async def upstream() -> AsyncIterator[Upstream]:
-    """Serve on a free port of loopback."""
+    """Serve on a free loopback port."""
     fake = Upstream()
     async with served(fake, grace_s=1) as fake.port:
         try:
@@ -166,7 +166,7 @@ def _chat(model: str, content: str) -> dict[str, Any]:
 
 
 async def _infer(seen: Seen, send: Any) -> None:
-    """Answer KServe v2 inference with its own inputs, in the binary form they came in."""
+    """Answer KServe v2 inference with its own inputs, in the binary form of the request."""
     length = int(seen.headers.get("inference-header-content-length", len(seen.body)))
     head, tail = json.loads(seen.body[:length]), seen.body[length:]
     outputs = [{**one, "name": one["name"].replace("IN", "OUT")} for one in head["inputs"]]

@@ -1,7 +1,7 @@
-"""An event loop whose time passes only while it is idle, so that timers are exact and instant.
+"""An event loop whose time advances only while it is idle, so that timers are exact and instant.
 
 For tests without I/O and threads: it advances to the next timer as soon as no callback is ready.
-A package of tests uses it by a ``pytest_asyncio_loop_factories`` hook in its conftest.
+A test package selects it with a ``pytest_asyncio_loop_factories`` hook in its conftest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Starts at 0 s."""
+    """An event loop whose time starts at 0 s."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -20,7 +20,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         wait = selector.select
 
         def select(timeout: float | None = None) -> list[Any]:
-            if timeout is None:  # no timer: only I/O could wake it
+            if timeout is None:  # no timer: only I/O can wake it
                 return wait(None)
             events = wait(0)
             if not events:

@@ -1,1 +1,1 @@
-"""What a configuration implies: layers, weight matrices, quantization (pure arithmetic)."""
+"""Layers, weight matrices and quantization derived from a configuration (pure arithmetic)."""

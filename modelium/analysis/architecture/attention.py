@@ -10,7 +10,7 @@ from modelium.analysis.architecture.numbers import number
 
 
 def attention_modules(text: Text, prefix: str, index: int) -> Iterator[Module]:
-    """The attention of one layer."""
+    """Yield the attention matrices of layer ``index``."""
     raw = text.raw
     if text.latent and text.family != "deepseek_v4":
         yield from _latent(text, prefix, index)
@@ -87,7 +87,7 @@ def _latent(text: Text, prefix: str, index: int) -> Iterator[Module]:
 
 
 def _indexer(text: Text, prefix: str, index: int, query_rank: int) -> Iterator[Module]:
-    """Sparse attention's token selector (DeepSeek V3.2)."""
+    """Yield the token selector of sparse attention (DeepSeek V3.2)."""
     heads, dim = number(text.raw, "index_n_heads"), number(text.raw, "index_head_dim")
     types = text.raw.get("indexer_types")
     if isinstance(types, list) and index < len(types) and types[index] == "shared":
@@ -102,7 +102,7 @@ def _indexer(text: Text, prefix: str, index: int, query_rank: int) -> Iterator[M
 
 
 def _grouped_output(text: Text, prefix: str, index: int) -> Iterator[Module]:
-    """Low-rank queries and grouped low-rank output over one shared KV head (DeepSeek V4)."""
+    """Yield low-rank queries and grouped low-rank output over one shared KV head (DeepSeek V4)."""
     raw = text.raw
     rank, out_rank = number(raw, "q_lora_rank") or 0, number(raw, "o_lora_rank") or 0
     groups = number(raw, "o_groups") or 1

@@ -1,4 +1,4 @@
-"""What transformers' configuration classes assume where a file leaves something out."""
+"""Defaults of transformers' configuration classes for fields that a file omits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 
 def family_defaults(family: str) -> dict[str, Any]:
-    """What transformers' configuration classes assume where a file leaves a size out.
+    """Return the sizes that transformers' configuration class of ``family`` defaults to.
 
-    transformers writes nested sections as differences from these, so they often do.
+    transformers writes only the differences from these defaults into nested sections, so nested
+    sections often omit sizes.
     """
     return _DEFAULTS.get(family, {})
 
@@ -39,7 +40,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "whisper": {"d_model": 384, "decoder_layers": 4, "encoder_layers": 4, "vocab_size": 51865},
 }
 NESTED_LLAMA = _dense(4096, 11008, 32, 32, 32, 32000, 2048)
-"""Only for nested sections: a whole file always states a Llama's sizes."""
+"""For nested sections only; a top-level Llama configuration always states its sizes."""
 
 TIED_BY_DEFAULT = frozenset(
     [
@@ -78,5 +79,5 @@ TIED_BY_DEFAULT = frozenset(
         "falcon",
     ]
 )
-"""Families whose ``tie_word_embeddings`` is true where the file does not say. transformers writes
-only what differs from its default, which is true unless a family overrides it."""
+"""Families whose ``tie_word_embeddings`` is true if the file omits it. transformers writes only
+what differs from its default, which is true unless a family overrides it."""

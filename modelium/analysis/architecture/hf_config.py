@@ -1,4 +1,4 @@
-"""A transformers ``config.json`` in one shape, whatever its family calls things."""
+"""Reads a transformers ``config.json`` into one structure, whatever key names its family uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_LAYERS = 2048
 
 
 def text_section(config: dict[str, Any]) -> dict[str, Any]:
-    """The part that describes the language model; the whole where nothing is nested."""
+    """Return the section that describes the language model, or ``config`` if there is none."""
     for _ in range(3):
         nested = section(config, *_TEXT_KEYS)
         if not nested:
@@ -27,8 +27,9 @@ def text_section(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inherited(config: dict[str, Any]) -> dict[str, Any]:
-    """What nested sections leave to the outer one."""
-    # The tie counts at the model that owns the head; quantization and type are the whole file's.
+    """Return the fields that nested sections inherit from the outer one."""
+    # tie_word_embeddings belongs to the model with the output layer; quantization and dtype apply
+    # to the whole file.
     names = ("torch_dtype", "dtype", "tie_word_embeddings", "quantization_config", "vocab_size")
     return {name: config[name] for name in names if name in config}
 
@@ -52,13 +53,13 @@ class Experts:
     active: int
     intermediate: int
     shared_intermediate: int
-    """Width of the always-active experts together; 0: none."""
+    """Total width of the experts that are always active; 0: none."""
     layers: frozenset[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
-    """The language model of a configuration. Sizes in elements; 0 where absent."""
+    """The language model of a configuration. Sizes in elements; 0 if the model has no such part."""
 
     family: str
     layers: int
@@ -78,7 +79,7 @@ class Text:
 
 
 def read_text(config: dict[str, Any]) -> Text:
-    """The language model that ``config`` (the whole file) describes."""
+    """Return the language model that ``config`` (the whole file) describes."""
     raw = text_section(config)
     family = str(raw.get("model_type") or config.get("model_type") or "")
     raw = {**family_defaults(family), **{k: v for k, v in raw.items() if v is not None}}
@@ -166,7 +167,7 @@ def _positions(raw: Mapping[str, Any]) -> int:
 
 
 def read_latent(raw: Mapping[str, Any]) -> Latent | None:
-    """Latent attention, where the configuration has it."""
+    """Return the dimensions of latent attention; ``None``: the model does not use it."""
     rank = number(raw, "kv_lora_rank")
     if not rank:
         return None
@@ -182,7 +183,7 @@ def read_latent(raw: Mapping[str, Any]) -> Latent | None:
 
 
 def read_experts(raw: Mapping[str, Any], family: str, layers: int) -> Experts | None:
-    """Mixture of experts, where the configuration has it."""
+    """Return the mixture of experts; ``None``: the model has none."""
     ffn = section(raw, "ffn_config")
     count = number(
         raw, "n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts"

@@ -1,4 +1,4 @@
-"""What a token costs in the KV cache, from a configuration.
+"""Elements per token in the KV cache, derived from a configuration.
 
 Formulas: 2 × layers × KV heads × head dimension for attention; kv_lora_rank + qk_rope_head_dim
 per layer for latent attention (arXiv:2405.04434, section 2.1); constant state for Mamba
@@ -13,7 +13,7 @@ from modelium.models import KVLayout
 
 
 def layout_of(text: Text) -> KVLayout | None:
-    """The cache of one sequence; ``None`` for models without a cache (encoders)."""
+    """Return the cache layout of ``text``; ``None`` for models without a cache (encoders)."""
     full = text.kinds.count("full")
     sliding = text.kinds.count("sliding")
     state = text.kinds.count("state")
@@ -56,7 +56,7 @@ def layout_of(text: Text) -> KVLayout | None:
 
 
 def _state(text: Text) -> int:
-    """Elements of constant state per layer and sequence."""
+    """Return the elements of constant state per layer and sequence."""
     raw = text.raw
     value_heads = number(raw, "linear_num_value_heads")
     if value_heads:
@@ -83,7 +83,7 @@ def _state(text: Text) -> int:
 
 
 def per_token(layout: KVLayout) -> int:
-    """Elements per token over all layers that grow, on one device."""
+    """Return the elements per token over all layers whose cache grows, on one device."""
     if layout.latent_dim:
         return layout.latent_dim * (layout.full_layers + layout.sliding_layers)
     full = layout.kv_heads * (layout.key_dim + layout.value_dim)
@@ -101,10 +101,10 @@ def _or(value: int | None, fallback: int) -> int:
 def per_sequence(
     layout: KVLayout, tokens: int, *, tensor_parallel: int = 1, state: bool = True
 ) -> int:
-    """Elements that one sequence of ``tokens`` holds on each of ``tensor_parallel`` devices.
+    """Return the elements of one sequence of ``tokens`` on each of ``tensor_parallel`` devices.
 
-    KV heads are split, each device holding at least one; a latent cache is held whole by each.
-    ``state``: count the constant state of Mamba and linear-attention layers as well.
+    KV heads are split over the devices, at least one on each; a latent cache is replicated.
+    ``state``: include the constant state of Mamba and linear-attention layers.
     """
     window = min(tokens, layout.sliding_window or tokens)
     if layout.latent_dim:

@@ -1,4 +1,4 @@
-"""What each layer of a model keeps per token, from the many ways to say it."""
+"""The kind of cache that each layer needs, from the many fields that families express it with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _named(kinds: Iterable[object], layers: int) -> tuple[LayerKind, ...]:
 
 
 def layer_kinds(raw: Mapping[str, Any], family: str, layers: int) -> tuple[LayerKind, ...]:
-    """What each layer keeps per token: everything, a window, constant state, nothing."""
+    """Return the cache of each layer: the full context, a window, constant state or none."""
     for name in ("layer_types", "layers_block_type", "hybrid_override_pattern", "block_types"):
         value = raw.get(name)
         if isinstance(value, list | str) and value:

@@ -1,4 +1,4 @@
-"""One weight matrix, and what families leave unsaid about theirs."""
+"""A weight matrix, and properties of each family's matrices that configurations do not state."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from modelium.analysis.architecture.hf_config import Text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Module:
-    """One matrix (``rows`` out × ``columns`` in), ``count`` times, or a bare vector."""
+    """A matrix (``rows`` out × ``columns`` in) that occurs ``count`` times, or a vector."""
 
     name: str
     rows: int
     columns: int = 1
     count: int = 1
     bias: int = 0
-    """Elements of bias per matrix."""
+    """Elements of bias for each matrix."""
     split: bool = True
-    """Tensor parallelism divides it; else every device holds it whole."""
+    """Whether tensor parallelism divides it; otherwise every device has a full copy."""
     linear: bool = True
-    """A linear layer, which quantizers may convert; else embeddings, norms, convolutions."""
+    """Whether it is a linear layer, which quantizers may convert, and not an embedding, norm or
+    convolution."""
     expert: bool = False
 
     @property
     def elements(self) -> int:
-        """Weights without biases."""
+        """Number of weights, without biases."""
         return self.rows * self.columns * self.count
 
     @property
     def biases(self) -> int:
-        """Elements of all biases."""
+        """Number of elements of all biases."""
         return self.bias * self.count
 
 
@@ -74,7 +75,7 @@ PLAIN_MLP = frozenset(
         "esm",
     ]
 )
-"""Families with two feed-forward matrices instead of a gated three."""
+"""Families with two feed-forward matrices instead of the three of a gated feed-forward."""
 LEARNED_POSITIONS = frozenset(
     [
         "gpt2",
@@ -159,10 +160,10 @@ ENCODERS = frozenset(
 
 
 def vector(name: str, elements: int) -> Module:
-    """A bare vector that every device holds."""
+    """Return a vector that is replicated on every device."""
     return Module(name=name, rows=elements, split=False, linear=False)
 
 
 def biased(text: Text, *names: str) -> bool:
-    """Whether the family, or one of the named flags, adds biases."""
+    """Return whether the family or one of the named flags adds biases."""
     return text.family in ALL_BIASED or any(text.raw.get(name) is True for name in names)

@@ -1,8 +1,8 @@
 """The weight matrices that a text configuration implies, module by module.
 
-Names follow the checkpoints' own, so that exclusion lists of quantizers can be applied to them.
-Every family is described by its parts (attention, feed-forward, experts, state layers), not by
-its name; names decide only what configurations leave unsaid.
+Names follow those in checkpoints, so that exclusion lists of quantizers can be applied to them.
+A model is described by its parts (attention, feed-forward, experts, state layers), not by its
+family; the family decides only what configurations do not state.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from modelium.analysis.architecture.numbers import number
 from modelium.analysis.architecture.state_layers import mamba_modules, state_modules
 
 VOCABULARY_STEP = 64
-"""vLLM pads the vocabulary to a multiple of it (DEFAULT_VOCAB_PADDING_SIZE)."""
+"""vLLM pads the vocabulary to a multiple of this (DEFAULT_VOCAB_PADDING_SIZE)."""
 
 
 def text_modules(text: Text, *, head: bool) -> Iterator[Module]:
-    """All matrices of the language model; ``head``: with an output layer where it is not tied."""
+    """Yield all matrices of the language model; ``head``: with the output layer unless tied."""
     raw = text.raw
     vocabulary = -(-text.vocabulary // VOCABULARY_STEP) * VOCABULARY_STEP
     width = number(raw, "word_embed_proj_dim", "embedding_size") or text.hidden
@@ -73,7 +73,7 @@ def text_modules(text: Text, *, head: bool) -> Iterator[Module]:
 
 
 def layer_modules(text: Text, index: int) -> Iterator[Module]:
-    """One decoder layer."""
+    """Yield the matrices of one decoder layer."""
     prefix = f"model.layers.{index}"
     kind = text.kinds[index]
     norms = 4 if text.family in FOUR_NORMS else 2
@@ -94,7 +94,7 @@ def layer_modules(text: Text, index: int) -> Iterator[Module]:
 
 
 def _only_mixer(text: Text, index: int) -> bool:
-    """Whether the layer is a mixer alone (Nemotron-H and Mamba have one block per layer)."""
+    """Return whether the layer is only a mixer (Nemotron-H and Mamba: one block per layer)."""
     pattern = text.raw.get("hybrid_override_pattern")
     if isinstance(pattern, str) and pattern:
         return pattern[index : index + 1] != "-"

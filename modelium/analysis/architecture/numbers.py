@@ -1,4 +1,4 @@
-"""Values out of a foreign configuration: sane, or not there."""
+"""Reads values from an untrusted configuration; invalid ones count as absent."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 _MAX_DIMENSION = 2**40
-"""Larger numbers are nonsense, and would make the arithmetic meaningless."""
+"""Larger numbers cannot be sizes of a model and are treated as absent."""
 
 
 def number(config: Mapping[str, Any], *names: str) -> int | None:
-    """The first of ``names`` that holds a sane non-negative integer."""
+    """Return the first of ``names`` with a non-negative integer of plausible size."""
     for name in names:
         value = config.get(name)
         if isinstance(value, float) and value.is_integer():
@@ -21,7 +21,7 @@ def number(config: Mapping[str, Any], *names: str) -> int | None:
 
 
 def section(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """The first of ``names`` that holds an object, else an empty one."""
+    """Return the first of ``names`` with an object as its value, else an empty one."""
     for name in names:
         value = config.get(name)
         if isinstance(value, dict):

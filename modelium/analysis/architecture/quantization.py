@@ -1,6 +1,6 @@
-"""Quantization schemes: which matrices are converted, and how many bits each then takes.
+"""Quantization schemes: which matrices are converted, and the bits of each afterwards.
 
-Sources: the formats' own documentation (GPTQ arXiv:2210.17323, AWQ arXiv:2306.00978, OCP MX
+Sources: the documentation of the formats (GPTQ arXiv:2210.17323, AWQ arXiv:2306.00978, OCP MX
 specification 1.0 for MXFP4, NVIDIA's NVFP4, bitsandbytes NF4 arXiv:2305.14314, compressed-tensors
 and modelopt configuration files).
 """
@@ -25,22 +25,22 @@ MAX_PATTERN = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scheme:
-    """Bits of one converted weight: its own, and its share of scales and zero points."""
+    """Bits of one converted weight, including its share of scales and zero points."""
 
     name: str
     bits: int
     group: int = 0
-    """Weights that share one scale; 0: one scale per output channel."""
+    """Number of weights that share a scale; 0: one scale per output channel."""
     scale_bits: int = 16
     zero_bits: int = 0
-    """Bits of zero point per group that the engine keeps."""
+    """Bits of the zero point that the engine stores per group."""
     block: int = 1
-    """Output channels that share a scale as well."""
+    """Number of output channels that share a scale."""
     padded: int = 1
-    """Multiple that the engine's kernels pad an expert's hidden size to."""
+    """The engine's kernels pad the hidden size of an expert to a multiple of this."""
 
     def size(self, module: Module) -> int:
-        """Bytes of ``module``'s weights, scales included, biases not."""
+        """Return the bytes of ``module``'s weights, with scales and without biases."""
         rows, columns = module.rows, module.columns
         if module.expert and self.padded > 1:
             rows, columns = (
@@ -58,7 +58,7 @@ FP8_BLOCK = Scheme(name="fp8", bits=8, group=128, block=128, scale_bits=32)
 INT8 = Scheme(name="int8", bits=8, scale_bits=32)
 NVFP4 = Scheme(name="nvfp4", bits=4, group=16, scale_bits=8)
 MXFP4 = Scheme(name="mxfp4", bits=4, group=32, scale_bits=8)
-# vLLM's MXFP4 expert kernels want the hidden size in multiples of 256.
+# vLLM's MXFP4 expert kernels need a hidden size that is a multiple of 256.
 MXFP4_EXPERTS = Scheme(name="mxfp4", bits=4, group=32, scale_bits=8, padded=256)
 NF4 = Scheme(name="bitsandbytes", bits=4, group=64, scale_bits=32)
 
@@ -86,13 +86,13 @@ _ALGORITHMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """What a configuration says of quantization."""
+    """The quantization that a configuration describes."""
 
     name: str
     default: Scheme | None
-    """What linear layers become unless excluded; ``None``: only what is listed."""
+    """Scheme of linear layers that are not excluded; ``None``: only listed layers are converted."""
     experts: Scheme | None = None
-    """Where expert matrices differ."""
+    """Scheme of expert matrices, if it differs."""
     listed: tuple[tuple[str, Scheme], ...] = ()
     excluded: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ class Quantization:
     named: dict[str, Scheme] = field(default_factory=dict)
 
     def scheme(self, module: Module) -> Scheme | None:
-        """What ``module`` is stored as; ``None``: as it is."""
+        """Return the scheme of ``module``; ``None``: it is not quantized."""
         if not module.linear or module.name in {"lm_head", "model.embed_tokens"}:
             return None
         name = normal(module.name)
@@ -146,7 +146,7 @@ _RENAMED = (
 
 
 def normal(name: str) -> str:
-    """One spelling for what families call their modules."""
+    """Return ``name`` with the module names that families use mapped to common ones."""
     for old, new in _RENAMED:
         name = name.replace(old, new)
     name = re.sub(r"(?<![\w])attn\b", "self_attn", name)
@@ -156,7 +156,7 @@ def normal(name: str) -> str:
 
 
 def _sorted_patterns(patterns: Iterable[object]) -> dict[str, Any]:
-    """Exclusion patterns by how they are matched."""
+    """Group exclusion patterns by how they are matched."""
     exact: set[str] = set()
     prefixes: set[str] = set()
     globs: list[str] = []
@@ -175,7 +175,7 @@ def _sorted_patterns(patterns: Iterable[object]) -> dict[str, Any]:
 
 
 def _simplified(pattern: str) -> list[str]:
-    """A regular expression as shell patterns. It came from a stranger, so it is never compiled."""
+    """Convert a regular expression to shell patterns. It is untrusted, so it is never compiled."""
     if not pattern.startswith("re:"):
         return [pattern]
     pattern = pattern[3:].strip("^$").replace("\\.", ".")
@@ -199,7 +199,7 @@ def _weights(group: Mapping[str, Any]) -> Scheme | None:
         return Scheme(name="fp8", bits=bits, group=128, block=128, scale_bits=32)
     if weights.get("type") == "float" and bits == 4:
         return NVFP4 if size == 16 else MXFP4
-    # Asymmetric integers keep a zero point per group, packed like the weights.
+    # Asymmetric integers have a zero point per group, packed like the weights.
     zero = bits if weights.get("symmetric") is False else 0
     scale = 16 if size else 32
     return Scheme(name=f"w{bits}", bits=bits, group=size, scale_bits=scale, zero_bits=zero)
@@ -208,7 +208,10 @@ def _weights(group: Mapping[str, Any]) -> Scheme | None:
 def read_quantization(
     config: dict[str, Any], hf_quant: dict[str, Any] | None = None
 ) -> Quantization | None:
-    """The scheme of a transformers folder; ``hf_quant``: its ``hf_quant_config.json``."""
+    """Return the quantization of a transformers folder.
+
+    ``hf_quant``: the content of its ``hf_quant_config.json``.
+    """
     found = section(config, "quantization_config") or section(
         text_section(config), "quantization_config", "compression_config"
     )
@@ -279,12 +282,12 @@ def _integer(method: str, found: dict[str, Any]) -> Scheme | None:
     if not bits or bits > 16:
         return FP8 if "fp8" in method else None
     group = number(found, "group_size", "q_group_size") or 0
-    # GPTQ files carry packed zero points whether they are used or not, and engines keep them.
+    # GPTQ files contain packed zero points even if they are unused, and engines load them.
     asymmetric = "gptq" in method or found.get("sym") is False or found.get("zero_point", True)
     asymmetric = asymmetric and found.get("zero_point") is not False
     return Scheme(name=method, bits=bits, group=group, zero_bits=bits if asymmetric else 0)
 
 
 def online(name: str | None) -> Scheme | None:
-    """What an engine converts to while loading a model that is not quantized."""
+    """Return the scheme that an engine applies while it loads an unquantized model."""
     return {"fp8": FP8, "int8": INT8, "bitsandbytes": NF4, "mxfp4": MXFP4}.get(str(name).lower())

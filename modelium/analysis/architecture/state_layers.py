@@ -10,7 +10,7 @@ from modelium.analysis.architecture.numbers import number, section
 
 
 def state_modules(text: Text, prefix: str) -> Iterator[Module]:
-    """The mixer of one layer with constant state."""
+    """Yield the mixer matrices of one layer with constant state."""
     raw, hidden = text.raw, text.hidden
     if number(raw, "linear_num_value_heads"):
         values, keys = (
@@ -53,7 +53,7 @@ def state_modules(text: Text, prefix: str) -> Iterator[Module]:
 
 
 def mamba_modules(text: Text, prefix: str) -> Iterator[Module]:
-    """A Mamba mixer (1 or 2) of one layer."""
+    """Yield the Mamba mixer (1 or 2) of one layer."""
     raw, hidden = text.raw, text.hidden
     states = number(raw, "ssm_state_size", "mamba_d_state", "state_size") or 16
     heads = number(raw, "mamba_num_heads", "mamba_n_heads", "num_heads") or 0

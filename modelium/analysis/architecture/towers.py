@@ -1,4 +1,4 @@
-"""Weight matrices beside the language model: vision and audio encoders, projectors, encoders."""
+"""Weight matrices outside the language model: vision and audio encoders, projectors, encoders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMED_TOWERS = {
     "siglip_so400m_patch14_384": _sizes(1152, 27, 4304, 14, 384),
 }
 _DEFAULTS = {
-    # What these classes take where the file does not say (transformers' configuration classes).
+    # Defaults of transformers' configuration classes for fields that a file omits.
     "clip_vision_model": _sizes(768, 12, 3072, 32, 224),
     "siglip_vision_model": _sizes(768, 12, 3072, 16, 224),
     "pixtral": _sizes(1024, 24, 4096, 16, 1024),
@@ -43,12 +43,12 @@ class Vision:
     patch: int
     image: int
     merge: int
-    """Patches along one side that become one token of the language model."""
+    """Patches along each side that are merged into one token of the language model."""
     frames: int
 
 
 def read_vision(config: Mapping[str, Any]) -> Vision | None:
-    """The vision encoder, where there is one whose sizes are known."""
+    """Return the vision encoder; ``None``: there is none, or its sizes are unknown."""
     found = section(config, "vision_config", "vision_tower_config")
     if not found:
         return None
@@ -93,7 +93,7 @@ def read_vision(config: Mapping[str, Any]) -> Vision | None:
 
 
 def tower_modules(config: Mapping[str, Any], text: Text) -> Iterator[Module]:
-    """All matrices beside the language model."""
+    """Yield all matrices outside the language model."""
     vision = read_vision(config)
     if vision:
         yield from _vision(vision, config, text)
@@ -121,9 +121,9 @@ def _vision(vision: Vision, config: Mapping[str, Any], text: Text) -> Iterator[M
     layers = vision.layers
     layer = config.get("vision_feature_layer")
     if isinstance(layer, int) and -layers < layer < -1:
-        # The engine drops the encoder's layers behind the one that is read.
+        # The engine omits the encoder's layers after the one whose output is used.
         layers += layer + 1
-    # vLLM's MoonViT holds its attention whole on every device.
+    # vLLM's MoonViT replicates its attention on every device.
     yield from _layer(
         "visual.blocks.0",
         hidden,
@@ -160,7 +160,7 @@ def _projector(vision: Vision, config: Mapping[str, Any], text: Text) -> Iterato
         yield Module(name=name, rows=out, columns=inner)
         yield Module(name=name, rows=text.hidden, columns=out, split=False)
     else:
-        # Patch mergers (Qwen-VL, Kimi-VL, GLM-V): the merged patches through two layers.
+        # Patch mergers (Qwen-VL, Kimi-VL, GLM-V) pass the merged patches through two layers.
         deep = section(config, "vision_config").get("deepstack_visual_indexes")
         count = 1 + (len(deep) if isinstance(deep, list) else 0)
         yield Module(name=name, rows=merged, columns=merged, count=count)
@@ -184,7 +184,7 @@ def _audio(audio: Mapping[str, Any], text: Text) -> Iterator[Module]:
 
 
 def encoder_modules(text: Text) -> Iterator[Module]:
-    """The encoder of an encoder-decoder model, and the decoder's cross attention."""
+    """Yield the encoder of an encoder-decoder model and the decoder's cross attention."""
     raw = text.raw
     hidden = text.hidden
     layers = min(number(raw, "encoder_layers", "num_layers") or text.layers, 512)

@@ -1,4 +1,4 @@
-"""Bytes of weights as an engine holds them, from the configuration or from exact headers."""
+"""Bytes of weights in an engine's memory, from the configuration or from exact headers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SHORT = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "half": "F16", 
 
 @dataclass(kw_only=True)
 class Weights:
-    """What the matrices add up to. Bytes at the file's own dtype."""
+    """Totals over all matrices. Bytes at the dtype of the file."""
 
     parameters: int = 0
     bytes: int = 0
     by_dtype: dict[str, int] = field(default_factory=dict)
     replicated: int = 0
-    """Bytes that every device of a tensor-parallel group holds whole."""
+    """Bytes that are replicated on every device of a tensor-parallel group."""
     key_value: int = 0
-    """Bytes of the K and V projections: repeated where there are more devices than KV heads."""
+    """Bytes of the K and V projections; they are replicated over more devices than KV heads."""
     plain_linear: int = 0
-    """Bytes of linear layers that are not quantized: what online quantization would convert."""
+    """Bytes of unquantized linear layers, which online quantization would convert."""
     plain_linear_rows: int = 0
     absorbed: int = 0
     """Bytes that latent attention adds when an engine splits kv_b_proj for decoding (bfloat16)."""
@@ -49,7 +49,7 @@ def count(
     _add(total, text_modules(text, head=head), quantization, unit, SHORT.get(dtype, "BF16"))
     _add(total, tower_modules(config, text), quantization, unit, SHORT.get(dtype, "BF16"))
     if text.latent:
-        # vLLM keeps W_UK and W_UV beside kv_b_proj (v1/attention/backends/mla).
+        # vLLM stores W_UK and W_UV in addition to kv_b_proj (v1/attention/backends/mla).
         width = text.latent.nope_dim + text.latent.value_dim
         total.absorbed = text.layers * text.heads * width * text.latent.kv_rank * 2
     return total
@@ -80,9 +80,9 @@ def _add(
 
 
 def rope_elements(text: Text) -> int:
-    """Elements of the cosine and sine tables that vLLM keeps (one table per distinct rotary setup).
+    """Return the elements of vLLM's cosine and sine tables, one table per distinct rotary setup.
 
-    Table length by scaling kind as in ``vllm/model_executor/layers/rotary_embedding``.
+    The length by scaling kind follows ``vllm/model_executor/layers/rotary_embedding``.
     """
     raw = text.raw
     if not text.heads or text.positions == 0 or not _rotary(text):

@@ -1,1 +1,1 @@
-"""One reader per model format: from a folder to a `ModelProfile`."""
+"""One module per model format; each turns a folder into a `ModelProfile`."""

@@ -1,4 +1,4 @@
-"""Compiled models that are recognised by their files: TorchScript, TensorRT plans, OpenVINO."""
+"""Compiled models that are recognized by their files: TorchScript, TensorRT plans, OpenVINO."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ _NET = re.compile(rb"<net\s[^>]{0,512}?name=\"([^\"]{0,256})\"[^>]{0,512}>")
 
 
 def profile_compiled(folder: Folder, engines: EngineCatalog) -> ModelProfile | None:
-    """The profile of the folder's compiled model; ``None``: there is none."""
+    """Return the profile of the folder's compiled model; ``None``: there is none.
+
+    Raises `DropRejected` for a damaged TensorRT plan.
+    """
     for entry in folder.having(".plan", ".engine", ".trt"):
         if folder.read(entry.name, limit=4) not in _PLAN_MAGIC:
             raise DropRejected(
                 f"{shown(entry.name)!r} is not a TensorRT plan. Build it again.", reason="bad-plan"
             )
-        details = {"bound_to": "the GPU architecture and TensorRT version that it was built with"}
+        details = {"bound_to": "the GPU architecture and TensorRT version of its build"}
         return _profile(
             folder, engines, ModelFormat.TENSORRT, "tensorrt", entry, entry.size, details
         )
@@ -46,7 +49,7 @@ def profile_compiled(folder: Folder, engines: EngineCatalog) -> ModelProfile | N
 
 
 def is_torchscript(folder: Folder, entry: FileEntry) -> bool:
-    """Whether a file is a TorchScript archive, by its table of contents alone."""
+    """Return whether a file is a TorchScript archive, judged by its table of contents only."""
     if not folder.read(entry.name, limit=2).startswith(b"PK"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Diffusers folders: ``model_index.json`` and one folder per component."""
+"""Diffusers pipelines: ``model_index.json`` and one folder per component."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONG = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def profile_diffusers(folder: Folder, engines: EngineCatalog) -> ModelProfile:
-    """The profile of a pipeline, sized by component; raises `DropRejected`."""
+    """Return the profile of a pipeline, sized by component; raises `DropRejected`."""
     index = folder.json(PIPELINE_INDEX)
     pipeline = index.get("_class_name")
     components: dict[str, dict[str, Any]] = {}
@@ -35,7 +35,7 @@ def profile_diffusers(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     total = sum(by_dtype.values())
     if not total:
         raise DropRejected(
-            f"{PIPELINE_INDEX} without safetensors in its components. Save the pipeline with "
+            f"The components of {PIPELINE_INDEX} have no safetensors files. Save the pipeline with "
             "safe_serialization=True.",
             reason="missing-weights",
         )
@@ -70,6 +70,6 @@ def _weights(folder: Folder, component: str) -> list[str]:
         for f in folder.having(".safetensors")
         if f.name.startswith(f"{component}/") and f.name.count("/") == 1
     ]
-    # `model.fp16.safetensors` is a second copy in another precision, unless it is the only one.
+    # `model.fp16.safetensors` is a copy in another precision, unless it is the only file.
     plain = [name for name in names if name.rsplit("/", 1)[1].count(".") == 1]
     return plain or names

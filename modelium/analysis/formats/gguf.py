@@ -1,4 +1,4 @@
-"""Folders (or single files) that hold a GGUF model, whole or split."""
+"""GGUF models: one file or several split parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SPLITS = 256
 
 
 def profile_gguf(folder: Folder, engines: EngineCatalog) -> ModelProfile:
-    """The profile of the folder's GGUF model; raises `DropRejected`."""
+    """Return the profile of the folder's GGUF model; raises `DropRejected`."""
     names = _model_files(folder)
     headers = [folder.parse(name, gguf_header.read_gguf) for name in names]
     first = headers[0]
@@ -26,7 +26,7 @@ def profile_gguf(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     for header in headers:
         if seen & header.names:
             raise DropRejected(
-                "A tensor occurs in two parts. Drop one model per folder.",
+                "Two parts contain the same tensor. Drop one model per folder.",
                 reason="duplicate-tensor",
             )
         seen |= header.names
@@ -85,7 +85,7 @@ def _model_files(folder: Folder) -> list[str]:
     names = [f.name for f in folder.having(".gguf") if "mmproj" not in f.name.lower()]
     if not names:
         raise DropRejected(
-            "Only a projector (mmproj) was found. Drop it together with its model.",
+            "The folder has only a projector (mmproj). Drop it together with its model.",
             reason="unknown-format",
         )
     if len(names) == 1:
@@ -94,7 +94,7 @@ def _model_files(folder: Folder) -> list[str]:
     if len(stems) == 1 and all("-of-" in name for name in names) and len(names) <= MAX_SPLITS:
         return names
     raise DropRejected(
-        f"{len(names)} GGUF files that are not the parts of one model. Drop one model per folder.",
+        f"The {len(names)} GGUF files are not parts of one model. Drop one model per folder.",
         reason="ambiguous",
     )
 

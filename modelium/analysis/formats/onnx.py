@@ -1,4 +1,4 @@
-"""Folders (or single files) that hold an ONNX model."""
+"""ONNX models, with or without external data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFERRED = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "1/model.
 
 
 def profile_onnx(folder: Folder, engines: EngineCatalog) -> ModelProfile:
-    """The profile of the folder's ONNX model; raises `DropRejected`."""
+    """Return the profile of the folder's ONNX model; raises `DropRejected`."""
     name = _main(folder)
     graph = folder.parse(name, read_graph)
     external = check_external(folder, name, graph)
@@ -67,28 +67,28 @@ def _main(folder: Folder) -> str:
             return name
     if len(found) > 1:
         raise DropRejected(
-            f"{len(found)} ONNX files, none of them model.onnx ({shown(', '.join(found[:5]))}). "
-            "Drop one model per folder, or rename the one to serve to model.onnx.",
+            f"None of the {len(found)} ONNX files is model.onnx ({shown(', '.join(found[:5]))}). "
+            "Drop one model per folder, or rename the file to serve to model.onnx.",
             reason="ambiguous",
         )
     return found[0]
 
 
 def check_external(folder: Folder, name: str, graph: Graph) -> list[str]:
-    """Names of external data files; raises `DropRejected` where they are missing or too short."""
+    """Return the external data files; raises `DropRejected` if one is missing or too short."""
     prefix = name.rpartition("/")[0]
     found: set[str] = set()
     for span in graph.external:
         location = f"{prefix}/{span.location}" if prefix else span.location
         if location not in folder:
             raise DropRejected(
-                f"{shown(name)!r} keeps weights in {shown(location)!r}, which is missing. "
-                "Drop it with its external data.",
+                f"{shown(location)!r}, the external data of {shown(name)!r}, is missing. "
+                "Drop the model with its external data.",
                 reason="missing-shard",
             )
         if span.offset + span.length > folder.sizes[location]:
             raise DropRejected(
-                f"{shown(location)!r} ends before the weights that {shown(name)!r} keeps there. "
+                f"{shown(location)!r}, the external data of {shown(name)!r}, is truncated. "
                 "Copy it again.",
                 reason="truncated",
             )

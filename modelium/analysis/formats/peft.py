@@ -1,4 +1,4 @@
-"""PEFT adapters: ``adapter_config.json`` and the weights that it adds to a base model."""
+"""PEFT adapters: ``adapter_config.json`` and weights that extend a base model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _LONG = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def profile_peft(folder: Folder, engines: EngineCatalog) -> ModelProfile:
-    """The profile of an adapter, tied to its base; raises `DropRejected`."""
+    """Return the profile of an adapter, with its base model; raises `DropRejected`."""
     config = folder.json(CONFIG)
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise DropRejected(
-            f"{CONFIG} names no base_model_name_or_path. Say which model the adapter belongs to.",
+            f"{CONFIG} has no base_model_name_or_path. Set it to the adapter's base model.",
             reason="missing-base",
         )
     if WEIGHTS not in folder:
         raise DropRejected(
-            f"{CONFIG} without {WEIGHTS}. Save the adapter with safe_serialization=True.",
+            f"{CONFIG} has no {WEIGHTS} beside it. Save the adapter with safe_serialization=True.",
             reason="missing-weights",
         )
     tensors = folder.parse(WEIGHTS, read_header)

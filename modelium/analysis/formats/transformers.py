@@ -1,4 +1,4 @@
-"""Transformers folders: ``config.json`` with or without safetensors."""
+"""Transformers models: ``config.json`` with or without safetensors."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ MAX_TENSORS = 1_000_000
 
 @dataclass(kw_only=True)
 class Stored:
-    """What the safetensors files hold of what an engine loads."""
+    """Totals over the tensors in the safetensors files that an engine loads."""
 
     bytes: int = 0
     elements: int = 0
     by_dtype: dict[str, int] | None = None
     tensors: int = 0
     skipped: int = 0
-    """Bytes that engines do not load: draft layers, heads tied to the embedding."""
+    """Bytes that engines do not load: draft layers, output layers tied to the embedding."""
 
 
 def profile_transformers(folder: Folder, engines: EngineCatalog, config_name: str) -> ModelProfile:
-    """The profile of a folder with a ``config.json``; raises `DropRejected`."""
+    """Return the profile of a folder with a ``config.json``; raises `DropRejected`."""
     config = folder.json(config_name)
     architecture = _architecture(config)
     task = task_of(config, architecture)
@@ -108,13 +108,13 @@ def _architecture(config: Mapping[str, Any]) -> str:
     family = config.get("model_type")
     if "quant_algo" in section(config, "quantization"):
         raise DropRejected(
-            "This is a quantizer's record (hf_quant_config.json), not a model. Put it beside the "
-            "config.json that it belongs to.",
+            "The file describes a quantization (hf_quant_config.json), not a model. Put it beside "
+            "the config.json of its model.",
             reason="unknown-format",
         )
     if not isinstance(family, str) or not family:
         raise DropRejected(
-            "config.json names neither `architectures` nor `model_type`: not a transformers "
+            "config.json has neither `architectures` nor `model_type`, so it is not a transformers "
             "model. Add them, or drop the model in another supported format.",
             reason="unknown-format",
         )
@@ -155,7 +155,7 @@ def _files(folder: Folder, config_name: str) -> dict[str, str]:
 
 
 def read_weights(folder: Folder, text: Text) -> Stored | None:
-    """Exact bytes from the headers of the files that are loaded; ``None``: there are none."""
+    """Return exact totals from the headers of the safetensors files; ``None``: there are none."""
     names = _weight_files(folder)
     if not names:
         return None
@@ -165,12 +165,15 @@ def read_weights(folder: Folder, text: Text) -> Stored | None:
         for tensor in folder.parse(name, read_header):
             if tensor.name in seen:
                 raise DropRejected(
-                    f"The tensor {shown(tensor.name)!r} occurs in two files. Keep one of them.",
+                    f"The tensor {shown(tensor.name)!r} is in two files. Remove one of them.",
                     reason="duplicate-tensor",
                 )
             seen.add(tensor.name)
             if len(seen) > MAX_TENSORS:
-                raise DropRejected("More than a million tensors.", reason="absurd-counts")
+                raise DropRejected(
+                    f"The files have more than {MAX_TENSORS} tensors. Drop one model per folder.",
+                    reason="absurd-counts",
+                )
             found.tensors += 1
             if _unloaded(tensor.name, text):
                 found.skipped += tensor.size
@@ -197,7 +200,7 @@ def _weight_files(folder: Folder) -> list[str]:
     names = [f.name for f in folder.having(".safetensors") if "/" not in f.name]
     if "model.safetensors" in names:
         return ["model.safetensors"]
-    # "consolidated" files repeat the same weights in another naming.
+    # "consolidated" files contain the same weights under other names.
     plain = [name for name in names if not name.startswith("consolidated")]
     return plain or names
 
@@ -214,12 +217,12 @@ def _unloaded(name: str, text: Text) -> bool:
 
 
 def _parameters(stored: Stored | None, counted: Weights, quantization: Quantization | None) -> int:
-    # Packed weights hide their count: several to an element, scales among them.
+    # Elements of packed weights are not parameters: some hold several weights, some are scales.
     return stored.elements if stored and quantization is None else counted.parameters
 
 
 def degrees(text: Text) -> tuple[int, ...]:
-    """Tensor-parallel degrees that divide heads, KV heads (or repeat them) and feed-forward."""
+    """Return the tensor-parallel degrees that fit heads, KV heads (also replicated) and widths."""
     if not text.heads:
         return (1,)
     found = [1]

@@ -1,4 +1,4 @@
-"""Triton model repository entries: ``config.pbtxt`` and numbered version folders."""
+"""Entries of a Triton model repository: ``config.pbtxt`` and numbered version folders."""
 
 from __future__ import annotations
 
@@ -38,24 +38,27 @@ FILES: dict[str, tuple[str, ...]] = {
     "tensorflow": ("model.savedmodel", "model.graphdef"),
     "fil": ("xgboost.json", "xgboost.ubj", "model.json", "model.txt", "checkpoint.tl"),
 }
-"""What each stock backend loads from a version folder; a missing one hangs the server's load."""
+"""File that each stock backend loads from a version folder; without it, the server's load hangs."""
 _EXTENSIONS = {".onnx": "onnxruntime", ".plan": "tensorrt", ".xml": "openvino", ".pt": "pytorch"}
 
 
 def profile_triton(folder: Folder, engines: EngineCatalog) -> ModelProfile:
-    """The profile of a repository entry; raises `DropRejected` for one that cannot load."""
+    """Return the profile of a repository entry; raises `DropRejected` if it cannot be loaded."""
     config = _parse(folder)
     versions = sorted({int(head) for f in folder.files if (head := _version_of(f.name))})
     backend = _backend(config, folder, versions)
     if not versions and backend != "ensemble":
         raise DropRejected(
-            f"{CONFIG} without a version folder. Put the model's files into a folder named 1.",
+            f"{CONFIG} has no version folder beside it. Put the model's files into a folder "
+            "named 1.",
             reason="bad-triton",
         )
     for name in _file_references(config):
         if not inside(name):
             raise DropRejected(
-                f"{CONFIG} names {shown(name)!r}, outside the entry.", reason="path-traversal"
+                f"{CONFIG} refers to {shown(name)!r}, which is outside the model's folder. "
+                "Put the file into the folder.",
+                reason="path-traversal",
             )
     version = versions[-1] if versions else 0
     main = _main_file(config, folder, backend, version) if versions else None
@@ -108,8 +111,11 @@ def profile_triton(folder: Folder, engines: EngineCatalog) -> ModelProfile:
 
 def _parse(folder: Folder) -> Any:
     if folder.sizes[CONFIG] > MAX_CONFIG_BYTES:
-        raise DropRejected(f"{CONFIG} is larger than 1 MiB.", reason="file-too-large")
-    # Both are slow to import and only needed here.
+        raise DropRejected(
+            f"{CONFIG} is larger than 1 MiB. Replace it with the model's own file.",
+            reason="file-too-large",
+        )
+    # Both are slow to import and needed only here.
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -139,11 +145,11 @@ def _backend(config: Any, folder: Folder, versions: list[int]) -> str:
     if not name and versions:
         names = {f.name.partition("/")[2] for f in folder.files if _version_of(f.name)}
         name = next((b for b, files in FILES.items() if names & set(files)), "")
-    # The server builds a library path from it.
+    # The server builds a library path from this name.
     if not _PLAIN_NAME.fullmatch(name):
         raise DropRejected(
-            f"{CONFIG} names no backend, or an impossible one ({shown(name)!r}). "
-            "Set `backend`, for example onnxruntime.",
+            f"{CONFIG} has no valid backend ({shown(name)!r}). "
+            "Set `backend`, for example to onnxruntime.",
             reason="bad-triton",
         )
     return str(name)
@@ -177,15 +183,15 @@ def _main_file(config: Any, folder: Folder, backend: str, version: int) -> str |
     if backend == "ensemble":
         return None
     raise DropRejected(
-        f"Version {version} has no {wanted[0]}, which the {backend} backend loads; the server "
-        "would hang. Add the file or set default_model_filename.",
+        f"Version {version} has no {wanted[0]}, without which Triton's {backend} backend hangs. "
+        "Add the file or set default_model_filename.",
         reason="bad-triton",
     )
 
 
 def _spec(item: Any, batch: int) -> TensorSpec:
     dims = tuple(int(n) for n in item.dims)
-    # DataType's names are KServe's with a prefix, except strings.
+    # DataType's names are KServe's with a prefix, except for strings.
     name = (
         item.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[item.data_type].name
     )

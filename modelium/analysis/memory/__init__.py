@@ -1,1 +1,1 @@
-"""The memory that a model needs in an engine (pure arithmetic)."""
+"""Estimates of the memory that a model needs in an engine (pure arithmetic)."""

@@ -13,11 +13,11 @@ from pydantic import Field
 from modelium.models import Frozen
 
 _SMALL_GPUS = re.compile(r"A100|A10\b|A10G|L4\b|L40|T4\b|V100|RTX|A40\b|A30\b|A6000|P100|GTX|A2\b")
-"""Products that vLLM gives its smaller defaults: under 70 GiB, or an A100."""
+"""Products for which vLLM uses its smaller defaults: under 70 GiB, or an A100."""
 
 
 class VllmConstants(Frozen):
-    """What one release of vLLM takes beside weights and KV cache."""
+    """Memory of one vLLM release beyond weights and KV cache: bytes, or factors of its formulas."""
 
     batched_tokens: int
     sequences: int
@@ -30,11 +30,11 @@ class VllmConstants(Frozen):
     graph_per_width: int
     graph_per_expert_layer: int
     forward_hidden: float = 4.3
-    """Hidden-sized rows that are alive at the peak of a forward pass."""
+    """Number of hidden-sized rows that are live at the peak of a forward pass, per token."""
 
 
 class Overhead(Frozen):
-    """What an engine without a profile run takes."""
+    """Memory of an engine without a profile run, beyond the weights."""
 
     fixed: int
     torch_fixed: int | None = None
@@ -42,7 +42,7 @@ class Overhead(Frozen):
 
 
 class Margin(Frozen):
-    """How much more than expected is reserved."""
+    """Margin between the expected use and the reservation: a factor and bytes."""
 
     relative: float
     absolute: int
@@ -61,7 +61,7 @@ def _version(text: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def vllm_constants(version: str | None, device_kind: str | None) -> VllmConstants:
-    """Constants of the nearest known release at or below ``version`` (``None``: the newest).
+    """Return the constants of the latest known release up to ``version`` (``None``: the newest).
 
     ``device_kind``: a product name, or ``gpu``/``None`` for a large data-centre GPU.
     """
@@ -77,17 +77,17 @@ def vllm_constants(version: str | None, device_kind: str | None) -> VllmConstant
 
 @lru_cache(maxsize=16)
 def overhead(runtime: str, kind: str) -> Overhead:
-    """Constants of ``runtime`` on a ``cpu`` or ``gpu``."""
+    """Return the constants of ``runtime`` on a ``cpu`` or ``gpu``."""
     return Overhead.model_validate(_table()[kind][runtime])
 
 
 @lru_cache(maxsize=1)
 def margin() -> Margin:
-    """How much more than expected is reserved."""
+    """Return the margin between the expected use and the reservation."""
     return Margin.model_validate(_table()["margin"])
 
 
 @lru_cache(maxsize=1)
 def allowance() -> float:
-    """Share of weights and activation that is added for what no formula sees."""
+    """Return the share of weights and activation that is added for unmodelled memory."""
     return float(_table()["allowance"]["share"])

@@ -1,4 +1,4 @@
-"""What fits into a budget: the longest context, then the most sequences."""
+"""Fits load settings into a memory budget: the longest context first, then the most sequences."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def fit(
     min_model_len: int = 1024,
     min_num_seqs: int = 1,
 ) -> tuple[int, int, int] | None:
-    """The largest ``(max_model_len, max_num_seqs, kv_cache_bytes)`` for a budget per device.
+    """Return the largest ``(max_model_len, max_num_seqs, kv_cache_bytes)`` for a budget per device.
 
-    ``max_model_len`` and ``max_num_seqs`` bound what is wanted (defaults: the model's own context,
-    `DEFAULT_SEQUENCES`); the context is kept before the concurrency. ``None``: not even
-    ``min_model_len`` tokens fit beside the engine, or ``min_num_seqs`` typical sequences.
+    ``max_model_len`` and ``max_num_seqs`` are upper bounds (defaults: the model's own context,
+    `DEFAULT_SEQUENCES`); concurrency is reduced before the context. Returns ``None`` if a context
+    of ``min_model_len`` tokens or ``min_num_seqs`` typical sequences do not fit.
     """
     wanted = max_model_len or profile.context_length or DEFAULT_CONTEXT
     sequences = max_num_seqs or DEFAULT_SEQUENCES

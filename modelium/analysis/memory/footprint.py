@@ -1,6 +1,6 @@
-"""The memory that one device needs for a model: pure arithmetic, fast enough for a planner.
+"""The memory that a model needs on each device: pure arithmetic, fast enough for a planner.
 
-Formulas and where they come from are in docs/analysis.md; constants are in ``engines.toml``.
+docs/analysis.md explains the formulas and their sources; constants are in ``engines.toml``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from modelium.models import (
 from modelium.models.runtimes import RUNTIMES
 
 MEASURED_MARGIN = 1.02
-_MEASURED_SOURCES = dict.fromkeys(SOURCES, "this model's own last load")
+_MEASURED_SOURCES = dict.fromkeys(SOURCES, "measured at the last load of this model")
 
 
 def settings_digest(settings: LoadSettings) -> str:
-    """Key of a measured load: the settings that its memory depends on."""
+    """Return the key of a measured load: a digest of the settings that its memory depends on."""
     return _digest(
         settings.dtype, settings.kv_dtype, settings.tensor_parallel_size, settings.max_model_len,
         settings.max_num_seqs,
@@ -52,12 +52,13 @@ def estimate(
     measured: Sequence[MeasuredLoad] = (),
     quantization: str | None = None,
 ) -> Footprint:
-    """Bytes that each of ``tensor_parallel`` devices needs.
+    """Return the bytes needed on each of ``tensor_parallel`` devices.
 
-    ``kv`` holds one sequence of ``max_model_len`` or ``max_num_seqs`` typical ones
-    (`TYPICAL_TOKENS`), whichever is more; the engine works with less, but preempts.
-    ``device_kind`` is ``cpu``, ``gpu`` or a GPU's product name. A matching load in ``measured``
-    stands in for the formulas. ``quantization``: what the engine converts to while loading.
+    ``kv`` is enough for one sequence of ``max_model_len`` or ``max_num_seqs`` typical ones
+    (`TYPICAL_TOKENS`), whichever is more; with less, the engine works but preempts sequences.
+    ``device_kind`` is ``cpu``, ``gpu`` or the product name of a GPU. A matching load in
+    ``measured`` replaces the formulas. ``quantization``: the engine converts the weights to it
+    while loading.
     """
     on_cpu = device_kind == "cpu"
     if runtime is RuntimeName.VLLM and not on_cpu:
@@ -96,7 +97,7 @@ def estimate(
 
 
 def _alike(measured_on: str, wanted: str | None) -> bool:
-    """``gpu`` stands for every product; no kind for every device."""
+    """Return whether the devices match: ``gpu`` matches every product, ``None`` every device."""
     if wanted == "gpu":
         return measured_on != "cpu"
     return wanted is None or measured_on == wanted
@@ -124,7 +125,7 @@ def _simple(
     max_model_len: int | None,
     max_num_seqs: int | None,
 ) -> Footprint:
-    """Engines that load the file as it is: weights times what their allocators add, and a base."""
+    """Estimate engines that load the file unchanged: weights × allocator overhead + fixed base."""
     constants = overhead(runtime.value, kind)
     fixed = constants.fixed
     if constants.torch_fixed is not None and profile.format is not ModelFormat.ONNX:

@@ -7,10 +7,10 @@ from modelium.analysis.architecture.weights import DTYPE_BYTES
 from modelium.models import ModelProfile
 
 TYPICAL_TOKENS = 1024
-"""Tokens that one of many concurrent sequences is expected to hold (prompt and answer)."""
+"""Expected length of one of many concurrent sequences (prompt and answer)."""
 DEFAULT_CONTEXT = 2048
 DEFAULT_SEQUENCES = 16
-"""Concurrency that is planned for where none is asked for."""
+"""Concurrency that is planned for if none is requested."""
 _KV_BYTES = {
     "fp8": 1.0,
     "fp8_e4m3": 1.0,
@@ -22,14 +22,14 @@ _KV_BYTES = {
 
 
 def unit_bytes(profile: ModelProfile, dtype: str | None) -> int:
-    """Bytes of one activation: ``dtype``, else the file's own; engines halve float32 themselves."""
+    """Return the bytes of one activation in ``dtype``; 2 by default (engines halve float32)."""
     if dtype and dtype != "auto":
         return DTYPE_BYTES.get(dtype, 2)
     return 2
 
 
 def kv_unit(kv_dtype: str | None, unit: int) -> float:
-    """Bytes of one element of the KV cache."""
+    """Return the bytes of one element of the KV cache; ``unit`` is the default."""
     if kv_dtype is None or kv_dtype == "auto":
         return float(unit)
     return _KV_BYTES.get(kv_dtype, DTYPE_BYTES.get(kv_dtype, unit))
@@ -44,9 +44,9 @@ def kv_bytes(
     kv_dtype: str | None = None,
     state: bool = True,
 ) -> int:
-    """Bytes of KV cache that one sequence of ``tokens`` holds on each device.
+    """Return the bytes of KV cache for one sequence of ``tokens`` on each device.
 
-    ``state``: with the constant state of Mamba and linear-attention layers.
+    ``state``: include the constant state of Mamba and linear-attention layers.
     """
     if profile.kv is None:
         return 0
@@ -64,7 +64,7 @@ def pool_bytes(
     max_model_len: int | None,
     max_num_seqs: int | None,
 ) -> int:
-    """The pool that is planned for: one whole sequence or many typical ones."""
+    """Return the bytes of the planned pool: one sequence of full length or many typical ones."""
     length = max_model_len or profile.context_length or DEFAULT_CONTEXT
     sequences = max_num_seqs or DEFAULT_SEQUENCES
     one = kv_bytes(profile, length, tensor_parallel=tensor_parallel, dtype=dtype, kv_dtype=kv_dtype)

@@ -1,4 +1,4 @@
-"""What a vLLM instance takes on each GPU, part by part: pure arithmetic.
+"""Memory of a vLLM instance on each GPU, by part: pure arithmetic.
 
 The formulas are explained in docs/analysis.md.
 """
@@ -17,10 +17,10 @@ _PLAIN = ("F32", "F16", "BF16", "F64")
 _STORED_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 SOURCES = {
     "weights": "safetensors headers, rotary tables included",
-    "kv": "2 × layers × KV heads × head dimension × bytes; latent and windowed layers apart",
+    "kv": "2 × layers × KV heads × head dimension × bytes; latent, windowed layers separately",
     "activation": "engine's profile run: sampler, forward pass, expert and vision workspaces",
     "graphs": "engines.toml: CUDA graphs by layers and width",
-    "non_torch": "engines.toml: CUDA context, NCCL, allowance for what no formula sees",
+    "non_torch": "engines.toml: CUDA context, NCCL, allowance for unmodelled memory",
 }
 _CONFIG_SOURCES = {**SOURCES, "weights": "configuration, rotary tables included"}
 
@@ -33,7 +33,7 @@ def _memory(profile: ModelProfile) -> Mapping[str, Any]:
 def weight_bytes(
     profile: ModelProfile, *, tensor_parallel: int, dtype: str | None, quantization: str | None
 ) -> int:
-    """Bytes of weights and constant tables on each device of a vLLM instance."""
+    """Return the bytes of weights and constant tables on each device of a vLLM instance."""
     memory = _memory(profile)
     stored = _STORED_BYTES.get(_short(profile.dtype), 2)
     unit = unit_bytes(profile, dtype)
@@ -42,7 +42,7 @@ def weight_bytes(
     if unit != stored:
         plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in _PLAIN)
         if profile.quantization:
-            # Scales stay as they are; only the matrices that were left alone are converted.
+            # Quantized matrices and their scales keep their dtype; only the others are converted.
             plain = min(plain, profile.weight_bytes_by_dtype.get(_short(profile.dtype), 0))
         total += int(plain * (unit / stored - 1))
         scale = unit / stored
@@ -57,7 +57,7 @@ def weight_bytes(
     per_device = replicated + (total - replicated + absorbed) / tensor_parallel
     heads = int(memory.get("kv_heads", 0))
     if heads and tensor_parallel > heads and not (profile.kv and profile.kv.latent_dim):
-        # Each device holds at least one KV head's projections.
+        # Each device has the projections of at least one KV head.
         per_device += int(memory.get("key_value", 0) * scale) * (1 / heads - 1 / tensor_parallel)
     return int(per_device) + int(memory.get("rope", 0)) * unit
 
@@ -79,7 +79,7 @@ def vllm_footprint(
     max_num_seqs: int | None = None,
     quantization: str | None = None,
 ) -> Footprint:
-    """`estimate` for vLLM on GPUs with explicit constants."""
+    """Return what `estimate` returns for vLLM on GPUs, with explicit constants."""
     weights = weight_bytes(
         profile, tensor_parallel=tensor_parallel, dtype=dtype, quantization=quantization
     )
@@ -113,7 +113,7 @@ def activation_bytes(
     unit: int,
     max_num_seqs: int | None,
 ) -> int:
-    """Peak of the engine's profile run above the weights, on each device."""
+    """Return the peak of the engine's profile run above the weights, on each device."""
     memory = _memory(profile)
     tokens = constants.batched_tokens
     hidden = profile.hidden_size or 0
@@ -127,11 +127,11 @@ def activation_bytes(
         extra += tokens * top_k * unit * (max(inner, hidden) + max(2 * inner, hidden))
     pixels = int(memory.get("pixels_per_token", 0))
     if pixels:
-        # The encoder's outputs and its dummy images stay alive during the text model's run.
+        # The encoder's outputs and dummy images remain allocated while the text model runs.
         extra += tokens * 2 * (hidden + pixels)
     sampler = 0
     if profile.kv is not None:
-        # Fewer sequences than the default are not credited: no measurement shows the saving.
+        # Fewer sequences than the default do not lower the estimate: no measurement shows a saving.
         rows = max(max_num_seqs or 0, constants.sequences)
         logits = rows * (profile.vocabulary_size or 0)
         sampler = int(logits * (constants.sampler_bytes + unit)) + constants.sampler_fixed
@@ -140,14 +140,14 @@ def activation_bytes(
 
 
 def _latent_workspace(profile: ModelProfile, length: int, unit: int) -> int:
-    """Decompressed context of chunked prefill in latent attention (vLLM's mla backends)."""
+    """Return the bytes of decompressed context in chunked prefill (vLLM's mla backends)."""
     if profile.kv is None or not profile.kv.latent_dim:
         return 0
     return min(8 * length, 64 * 1024) * profile.kv.latent_dim * unit
 
 
 def graph_bytes(profile: ModelProfile, constants: VllmConstants, tensor_parallel: int) -> int:
-    """CUDA graphs of decoding, on each device; engines that only embed capture none."""
+    """Return the bytes of CUDA graphs for decoding, per device; embedding models capture none."""
     if profile.kv is None:
         return 0
     memory = _memory(profile)

@@ -1,1 +1,1 @@
-"""Bounded readers of file formats: headers only, nothing followed outside the folder."""
+"""Readers of file formats, with limits: they read headers only and stay inside the folder."""

@@ -1,19 +1,19 @@
-"""Entries of configurations that make a loader import code that is not its own."""
+"""Finds entries of configurations that make a loader import third-party code."""
 
 from __future__ import annotations
 
 from typing import Any
 
 PIPELINE_INDEX = "model_index.json"
-"""The configuration of a diffusers pipeline."""
+"""File name of a diffusers pipeline's configuration."""
 PIPELINE_LIBRARIES = frozenset({"diffusers", "transformers", "onnxruntime"})
-"""Where a diffusers pipeline may take components from; any other module would be imported."""
+"""Libraries of a pipeline's components; diffusers would import any other module named there."""
 ADAPTER_LIBRARIES = frozenset({"transformers", "diffusers"})
-"""Parent libraries of PEFT adapters; PEFT imports whatever module is named there."""
+"""Known parent libraries of PEFT adapters; PEFT imports any module that is named there."""
 
 
 def names_code(config: dict[str, Any], *, depth: int = 8) -> bool:
-    """Whether ``auto_map`` occurs in a transformers configuration or its nested sections."""
+    """Return whether a transformers configuration or a nested section has ``auto_map``."""
     if config.get("auto_map"):
         return True
     nested = (value for value in config.values() if isinstance(value, dict))
@@ -21,14 +21,14 @@ def names_code(config: dict[str, Any], *, depth: int = 8) -> bool:
 
 
 def names_foreign_parent(config: dict[str, Any]) -> bool:
-    """Whether a PEFT configuration's ``auto_mapping`` names a library that is not known."""
+    """Return whether a PEFT configuration's ``auto_mapping`` names an unknown library."""
     mapping = config.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     return library is not None and str(library).split(".")[0] not in ADAPTER_LIBRARIES
 
 
 def foreign_components(index: dict[str, Any]) -> list[str]:
-    """Components of a diffusers ``model_index.json`` whose class comes from another library."""
+    """Return the components of a ``model_index.json`` whose class is from another library."""
     found = []
     for name, entry in index.items():
         if not name.startswith("_") and isinstance(entry, list) and len(entry) == 2:

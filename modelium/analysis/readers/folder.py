@@ -1,4 +1,4 @@
-"""Safe reading of a dropped folder: names, sizes and bounded JSON, no link out of it."""
+"""Reads a dropped folder safely: names, sizes, JSON with limits, and no links out of the folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modelium.errors import DropRejected
 T = TypeVar("T")
 
 MAX_FILES = 20_000
-"""Far above any published model (a few hundred); stops folders made to exhaust the analyzer."""
+"""Limit for folders made to exhaust the analyzer; published models have a few hundred files."""
 MAX_DEPTH = 12
 CACHED_ITEMS = 200_000
 """Parsed tensors and index entries that a `Folder` caches: about 50 MB. Many files of a hostile
@@ -25,22 +25,22 @@ drop may each hold a header of the largest size."""
 UNSIZED_ITEMS = 10_000
 """What a parsed file without a length counts as."""
 MAX_JSON_BYTES = 8 * 1024**2
-"""Configuration files are kilobytes; tokenizers are never parsed."""
+"""Configuration files have some kilobytes; tokenizers, which are larger, are never parsed."""
 MAX_JSON_VALUES = 2_000_000
 MAX_JSON_CONTAINERS = 400_000
-"""A header of 100 000 tensors has 200 000; each costs Python some hundred bytes."""
+"""A header of 100,000 tensors has 200,000; each takes Python a few hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One regular file: name relative to the folder (POSIX), size in bytes."""
+    """A regular file: name relative to the folder (POSIX), size in bytes."""
 
     name: str
     size: int
 
     @property
     def suffix(self) -> str:
-        """Lower-case extension with its dot."""
+        """Extension in lower case, with its dot."""
         return PurePosixPath(self.name).suffix.lower()
 
 
@@ -51,7 +51,7 @@ def shown(text: str, *, limit: int = 120) -> str:
 
 
 def unsafe_name(name: str) -> bool:
-    """Whether a path component could fool a terminal, a log or another program's parser."""
+    """Return whether a path component could mislead a terminal, a log or another parser."""
     return (
         name in {"", ".", ".."}
         or len(name) > 255
@@ -62,7 +62,7 @@ def unsafe_name(name: str) -> bool:
 
 
 def inside(name: str) -> bool:
-    """Whether a path taken from a file stays inside the folder it is relative to."""
+    """Return whether a path read from a file stays inside the folder that it is relative to."""
     parts = name.split("/")
     return bool(name) and len(parts) <= MAX_DEPTH and not any(unsafe_name(p) for p in parts)
 
@@ -77,15 +77,14 @@ def _scan(root: Path) -> Iterator[FileEntry]:
                 seen += 1
                 if seen > MAX_FILES:
                     raise DropRejected(
-                        f"More than {MAX_FILES} files, more than any model has. "
-                        "Drop one model at a time.",
+                        f"The folder has more than {MAX_FILES} files. Drop one model per folder.",
                         reason="too-many-files",
                     )
                 name = prefix + entry.name
                 if unsafe_name(entry.name):
                     raise DropRejected(
-                        f"The name {shown(name)!r} has control characters, a backslash or is not "
-                        "valid UTF-8. Rename the file.",
+                        f"The name {shown(name)!r} contains control characters or a backslash, or "
+                        "is not valid UTF-8. Rename the file.",
                         reason="unsafe-name",
                     )
                 if entry.is_symlink():
@@ -93,8 +92,8 @@ def _scan(root: Path) -> Iterator[FileEntry]:
                 elif entry.is_dir(follow_symlinks=False):
                     if depth >= MAX_DEPTH:
                         raise DropRejected(
-                            f"Folders nest deeper than {MAX_DEPTH} at {shown(name)!r}. "
-                            "Drop the model's own folder.",
+                            f"{shown(name)!r} is nested more than {MAX_DEPTH} folders deep. "
+                            "Drop the folder that contains the model's files.",
                             reason="too-deep",
                         )
                     pending.append((Path(entry.path), name + "/", depth + 1))
@@ -109,7 +108,7 @@ def _scan(root: Path) -> Iterator[FileEntry]:
 
 
 def _linked(root: Path, entry: os.DirEntry[str], name: str) -> FileEntry:
-    """A link counts as the regular file it points at, if that is inside the folder."""
+    """Return the regular file that a link points to; raises `DropRejected` for any other link."""
     try:
         target = Path(entry.path).resolve(strict=True)
     except (OSError, RuntimeError) as exc:
@@ -120,7 +119,7 @@ def _linked(root: Path, entry: os.DirEntry[str], name: str) -> FileEntry:
     info = target.stat()
     if not target.is_relative_to(root) or not stat.S_ISREG(info.st_mode):
         raise DropRejected(
-            f"{shown(name)!r} links out of the folder or to something that is not a file. "
+            f"{shown(name)!r} does not link to a file inside the folder. "
             "Copy the files themselves (cp -L).",
             reason="link-outside",
         )
@@ -130,7 +129,7 @@ def _linked(root: Path, entry: os.DirEntry[str], name: str) -> FileEntry:
 class Folder:
     """The files of one model, listed once; a single file is a folder of one.
 
-    Raises `DropRejected` for what no model folder holds: links out, special files, unsafe names.
+    Raises `DropRejected` for links out of the folder, special files and unsafe names.
     """
 
     def __init__(self, path: Path) -> None:
@@ -150,14 +149,15 @@ class Folder:
                     )
                 if unsafe_name(resolved.name):
                     raise DropRejected(
-                        f"The name {shown(resolved.name)!r} is not safe. Rename the file.",
+                        f"The name {shown(resolved.name)!r} contains control characters or a "
+                        "backslash, or is not valid UTF-8. Rename the file.",
                         reason="unsafe-name",
                     )
                 found = [FileEntry(resolved.name, info.st_size)]
         except (OSError, RuntimeError) as exc:
             raise DropRejected(
                 f"{shown(str(path))} cannot be read: {exc.__class__.__name__}. "
-                "Check that it is still there and readable.",
+                "Check that it exists and is readable.",
                 reason="unreadable",
             ) from exc
         self.files = tuple(sorted(found, key=lambda f: f.name))
@@ -173,19 +173,19 @@ class Folder:
         return name in self.sizes
 
     def having(self, *suffixes: str) -> list[FileEntry]:
-        """Files with one of ``suffixes`` (lower case, with dot)."""
+        """Return the files with one of ``suffixes`` (lower case, with dot)."""
         return [f for f in self.files if f.suffix in suffixes]
 
     def path(self, name: str) -> Path:
-        """Absolute path of a listed file."""
+        """Return the absolute path of a listed file."""
         return self.root / name
 
     def read(self, name: str, *, limit: int) -> bytes:
-        """At most ``limit`` bytes of a listed file."""
+        """Return at most ``limit`` bytes of a listed file."""
         return _read(self.path(name), shown(name), limit=limit)
 
     def json(self, name: str, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-        """A JSON object of a listed file; raises `DropRejected` for anything else."""
+        """Return the JSON object in a listed file; raises `DropRejected` for anything else."""
         return json_file(self.path(name), shown(name), limit=limit)
 
     def parse(self, name: str, read: Callable[[Path, str], T]) -> T:
@@ -211,17 +211,18 @@ def _read(path: Path, what: str, *, limit: int) -> bytes:
             return file.read(limit)
     except OSError as exc:
         raise DropRejected(
-            f"{what!r} cannot be read: {exc.__class__.__name__}.", reason="unreadable"
+            f"{what!r} cannot be read: {exc.__class__.__name__}. Check its permissions.",
+            reason="unreadable",
         ) from exc
 
 
 def json_file(path: Path, what: str, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; raises `DropRejected` for anything else, or over ``limit``."""
+    """Return the JSON object in a file of at most ``limit`` bytes; else raises `DropRejected`."""
     data = _read(path, what, limit=limit + 1)
     if len(data) > limit:
         raise DropRejected(
             f"{what!r} is larger than {limit} bytes, the limit for a configuration. "
-            "Remove it or replace it by the model's own.",
+            "Remove it or replace it with the model's own file.",
             reason="file-too-large",
         )
     return json_object(data, what)
@@ -231,22 +232,22 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise DropRejected(
-            "A configuration has a duplicate key, so readers could disagree about it. Remove one.",
+            "A configuration has a duplicate key, which parsers interpret differently. Remove one.",
             reason="duplicate-key",
         )
     return found
 
 
 def json_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse a JSON object whose cost is bounded before it is parsed.
+    """Parse a JSON object; its number of entries is checked before it is parsed.
 
     Only text that is not JSON is ``bad-json``: such a file may still be incomplete.
-    Duplicate keys are refused: two readers could see two different models.
+    Duplicate keys are refused, as two parsers could see two different models.
     """
     containers = data.count(b"{") + data.count(b"[")
     if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
         raise DropRejected(
-            f"{what} holds more entries than any model's. Replace it by the model's own.",
+            f"{what} has more entries than that of any model. Replace it with the model's own.",
             reason="absurd-counts",
         )
     try:
@@ -256,5 +257,8 @@ def json_object(data: bytes, what: str) -> dict[str, Any]:
             f"{what} is not valid JSON ({shown(str(exc))}). Copy it again.", reason="bad-json"
         ) from exc
     if not isinstance(found, dict):
-        raise DropRejected(f"{what} is not a JSON object.", reason="no-json-object")
+        raise DropRejected(
+            f"{what} is not a JSON object. Replace it with the model's own.",
+            reason="no-json-object",
+        )
     return found

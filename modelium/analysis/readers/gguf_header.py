@@ -1,4 +1,4 @@
-"""GGUF files: metadata and tensor table of the header, no tensor read.
+"""Reads the header of GGUF files: metadata and tensor table, but no tensors.
 
 Layout: docs/gguf.md of ggml. Versions 2 and 3, little endian.
 """
@@ -18,9 +18,9 @@ from modelium.errors import DropRejected
 MAX_TENSORS = 200_000
 MAX_METADATA = 4096
 MAX_ARRAY = 2_000_000
-"""Elements of one metadata array; vocabularies have up to some hundred thousand."""
+"""Limit for the elements of a metadata array; vocabularies have a few hundred thousand."""
 MAX_STRING = 4 * 1024**2
-"""Chat templates are long; nothing is longer."""
+"""Limit for the bytes of a string; the longest ones are chat templates."""
 MAX_HEADER_BYTES = 256 * 1024**2
 KEPT_TEXT = 2000
 
@@ -50,16 +50,16 @@ FILE_TYPES = {
     23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
     30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
 }  # fmt: skip
-"""``general.file_type`` → what people call it."""
+"""``general.file_type`` → the common name of the quantization."""
 
 
 @dataclass(kw_only=True)
 class Header:
-    """What one GGUF file declares."""
+    """The header of one GGUF file."""
 
     version: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
-    """Scalars and strings; arrays appear as their length under ``NAME.length``."""
+    """Scalars and strings; of arrays the length, under ``NAME.length``."""
     tensors: int = 0
     elements: int = 0
     bytes: int = 0
@@ -80,15 +80,15 @@ class _Reader:
     def take(self, count: int) -> bytes:
         at = self.file.tell()
         if at + count > self.size:
-            raise self.bad("the header ends early", "truncated")
+            raise self.bad("the file ends inside its header", "truncated")
         if at + count > MAX_HEADER_BYTES:
-            raise self.bad("the header is absurdly long", "header-too-large")
+            raise self.bad(f"the header exceeds {MAX_HEADER_BYTES} bytes", "header-too-large")
         return self.file.read(count)
 
     def skip(self, count: int) -> None:
         at = self.file.tell()
         if at + count > min(self.size, MAX_HEADER_BYTES):
-            raise self.bad("the header is longer than the file or absurdly long", "truncated")
+            raise self.bad(f"the header exceeds the file or {MAX_HEADER_BYTES} bytes", "truncated")
         self.file.seek(count, 1)
 
     def u32(self) -> int:
@@ -100,31 +100,35 @@ class _Reader:
     def string(self, *, limit: int = MAX_STRING) -> str:
         length = self.u64()
         if length > limit:
-            raise self.bad(f"a string of {length} bytes", "absurd-counts")
+            raise self.bad(f"a string has {length} bytes; the limit is {limit}", "absurd-counts")
         return self.take(length).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.string()[: KEPT_TEXT * 4]
         if kind not in _SCALARS:
-            raise self.bad(f"metadata of the unknown type {kind}")
+            raise self.bad(f"a metadata value has the unknown type {kind}")
         packed = _SCALARS[kind]
         return struct.unpack(packed, self.take(struct.calcsize(packed)))[0]
 
     def array(self) -> tuple[int, list[Any]]:
-        """Length, and the elements of short numeric arrays (per-layer values)."""
+        """Return the length, and the elements of short numeric arrays (per-layer values)."""
         kind, length = self.u32(), self.u64()
         if length > MAX_ARRAY:
-            raise self.bad(f"an array of {length} elements", "absurd-counts")
+            raise self.bad(
+                f"an array has {length} elements; the limit is {MAX_ARRAY}", "absurd-counts"
+            )
         if kind == _STRING:
             for _ in range(length):
                 size = self.u64()
                 if size > MAX_STRING:
-                    raise self.bad(f"a string of {size} bytes", "absurd-counts")
+                    raise self.bad(
+                        f"a string has {size} bytes; the limit is {MAX_STRING}", "absurd-counts"
+                    )
                 self.skip(size)
             return length, []
         if kind not in _SCALARS:
-            raise self.bad(f"an array of the type {kind}")
+            raise self.bad(f"an array has the unknown element type {kind}")
         packed = _SCALARS[kind]
         data = self.take(struct.calcsize(packed) * length)
         short = length <= 2048
@@ -132,29 +136,33 @@ class _Reader:
 
 
 def read_gguf(path: Path, what: str) -> Header:
-    """Read one file's header; ``what`` names it in messages.
+    """Read the header of one file; ``what`` names it in messages.
 
-    Raises `DropRejected` for absurd counts, unknown types, and tensors outside the file,
-    overlapping or out of order.
+    Raises `DropRejected` for counts above the limits, unknown types, and tensors that overlap or
+    lie outside the file.
     """
     try:
         with path.open("rb") as file:
             return _header(_Reader(file, what))
     except (OSError, struct.error) as exc:
         raise DropRejected(
-            f"{what} cannot be read: {exc.__class__.__name__}.", reason="unreadable"
+            f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
+            reason="unreadable",
         ) from exc
 
 
 def _header(reader: _Reader) -> Header:
     if reader.take(4) != b"GGUF":
-        raise reader.bad("it does not begin with GGUF")
+        raise reader.bad("it does not begin with the magic bytes GGUF")
     found = Header(version=reader.u32())
     if found.version not in {2, 3}:
         raise reader.bad(f"version {found.version} is not supported (2 and 3 are)")
     tensors, entries = reader.u64(), reader.u64()
     if tensors > MAX_TENSORS or entries > MAX_METADATA:
-        raise reader.bad(f"{tensors} tensors and {entries} entries", "absurd-counts")
+        raise reader.bad(
+            f"it declares {tensors} tensors and {entries} metadata entries, more than any model",
+            "absurd-counts",
+        )
     for _ in range(entries):
         key = reader.string(limit=1024)
         if key in found.metadata:
@@ -179,13 +187,13 @@ def _tensors(reader: _Reader, found: Header, count: int) -> None:
         found.names.add(name)
         rank = reader.u32()
         if rank > 8:
-            raise reader.bad(f"a tensor of rank {rank}", "absurd-counts")
+            raise reader.bad(f"a tensor has rank {rank}", "absurd-counts")
         shape = [reader.u64() for _ in range(rank)]
         kind, offset = reader.u32(), reader.u64()
         if kind not in TYPES:
             raise reader.bad(f"the tensor {shown(name)!r} has the unknown type {kind}")
         if any(n >= 2**48 for n in shape):
-            raise reader.bad(f"the tensor {shown(name)!r} has an impossible shape")
+            raise reader.bad(f"the tensor {shown(name)!r} has an invalid shape")
         label, per_block, block = TYPES[kind]
         elements = math.prod(shape)
         if elements % per_block:
@@ -198,19 +206,19 @@ def _tensors(reader: _Reader, found: Header, count: int) -> None:
     found.tensors = count
     alignment = found.metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
-        raise reader.bad("an impossible alignment")
+        raise reader.bad("general.alignment is invalid")
     start = -(-reader.file.tell() // alignment) * alignment
     position = 0
     for begin, end in sorted(spans):
         if begin < position:
-            raise reader.bad("tensors overlap")
+            raise reader.bad("two tensors overlap")
         position = end
     if start + position > reader.size:
-        raise reader.bad("tensors lie outside the file", "truncated")
+        raise reader.bad("the file ends before its last tensor", "truncated")
 
 
 def integer(metadata: Mapping[str, Any], key: str) -> int | None:
-    """A metadata integer; of a per-layer array the largest."""
+    """Return a metadata integer; of a per-layer array, the largest element."""
     value = metadata.get(key)
     if isinstance(value, list) and value and all(type(v) is int for v in value):
         value = max(value)

@@ -1,4 +1,4 @@
-"""ONNX files: inputs, outputs, opset, weights and external data, without loading a tensor.
+"""Reads inputs, outputs, opset, weight sizes and external data of ONNX files, but no tensors.
 
 Field numbers are those of ``onnx.proto3``.
 """
@@ -15,7 +15,7 @@ from modelium.errors import DropRejected
 from modelium.models import TensorSpec
 
 MAX_NESTING = 16
-"""Graphs inside attributes (If, Loop, Scan)."""
+"""Limit for graphs nested in attributes (If, Loop, Scan)."""
 MAX_RANK = 64
 MAX_EXTERNAL = 200_000
 
@@ -35,7 +35,7 @@ TYPES: dict[int, tuple[str, int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """A span of another file that holds a tensor."""
+    """The location of a tensor in another file: name, offset and length in bytes."""
 
     location: str
     offset: int
@@ -44,7 +44,7 @@ class External:
 
 @dataclass(kw_only=True)
 class Graph:
-    """What one ``.onnx`` file declares."""
+    """The contents of one ``.onnx`` file, without tensor data."""
 
     inputs: list[TensorSpec] = field(default_factory=list)
     outputs: list[TensorSpec] = field(default_factory=list)
@@ -61,14 +61,15 @@ class Graph:
 def read_graph(path: Path, what: str) -> Graph:
     """Scan one file; ``what`` names it in messages.
 
-    Raises `DropRejected` for what is not ONNX, nests absurdly or points out of its folder.
+    Raises `DropRejected` if it is not ONNX, exceeds a limit or refers to files outside its folder.
     """
     try:
         with path.open("rb") as file:
             return _Scanner(Wire(file, what=what), what).model()
     except OSError as exc:
         raise DropRejected(
-            f"{what} cannot be read: {exc.__class__.__name__}.", reason="unreadable"
+            f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
+            reason="unreadable",
         ) from exc
 
 
@@ -96,7 +97,7 @@ class _Scanner:
                 reason="bad-onnx",
             )
         names = self.found.initializers
-        # Before IR version 4 every initializer is listed as an input as well.
+        # Before IR version 4, every initializer is also listed as an input.
         self.found.inputs = [spec for spec in self.found.inputs if spec.name not in names]
         return self.found
 
@@ -116,7 +117,7 @@ class _Scanner:
 
     def graph(self, item: Field, *, depth: int) -> None:
         if depth > MAX_NESTING:
-            raise self.wire.bad("graphs nest too deep", "too-deep")
+            raise self.wire.bad(f"graphs are nested more than {MAX_NESTING} deep", "too-deep")
         for part in self.wire.fields(*self.message(item)):
             if part.number == 1:
                 self.node(part, depth=depth)
@@ -173,7 +174,7 @@ class _Scanner:
                 key, value = self.entry(part)
                 entries[key] = value
         if len(dims) > MAX_RANK or any(not 0 <= n < 2**48 for n in dims):
-            raise self.wire.bad("a tensor has an impossible shape", "bad-onnx")
+            raise self.wire.bad("a tensor has an invalid shape", "bad-onnx")
         if kind not in TYPES:
             raise self.wire.bad(f"a tensor has the unknown type {kind}", "bad-onnx")
         _, bits, name = TYPES[kind]
@@ -182,7 +183,7 @@ class _Scanner:
         if entries:
             self.external(entries, size)
         elif size > self.wire.size * 8:
-            raise self.wire.bad("a tensor is larger than its file", "absurd-counts")
+            raise self.wire.bad("a tensor is larger than the file", "absurd-counts")
         self.found.bytes_by_dtype[name] = self.found.bytes_by_dtype.get(name, 0) + size
         if kind in {1, 10, 11, 16} or (kind >= 17 and kind <= 24) or kind in {2, 3}:
             self.found.parameters += elements
@@ -191,7 +192,7 @@ class _Scanner:
         location = entries.get("location", "")
         if not inside(location):
             raise DropRejected(
-                f"{self.what} keeps weights at {shown(location)!r}, outside its folder. "
+                f"{self.what} refers to external data at {shown(location)!r}, outside its folder. "
                 "Export it with its external data beside it.",
                 reason="path-traversal",
             )
@@ -199,9 +200,11 @@ class _Scanner:
             offset = int(entries.get("offset") or 0)
             length = int(entries.get("length") or size)
         except ValueError as exc:
-            raise self.wire.bad("external data has no numeric span", "bad-onnx") from exc
+            raise self.wire.bad(
+                "the offset or length of external data is not a number", "bad-onnx"
+            ) from exc
         if offset < 0 or length < 0 or len(self.found.external) >= MAX_EXTERNAL:
-            raise self.wire.bad("external data has an impossible span", "bad-onnx")
+            raise self.wire.bad("external data has an invalid offset or length", "bad-onnx")
         self.found.external.append(External(location, offset, length))
 
     def entry(self, item: Field) -> tuple[str, str]:
@@ -225,7 +228,7 @@ class _Scanner:
     def type(self, item: Field) -> tuple[str, list[int]]:
         for part in self.wire.fields(*self.message(item)):
             if part.number != 1:
-                # Sequences, maps, optionals: not a plain tensor.
+                # A sequence, map or optional, not a tensor.
                 return "UNSUPPORTED", []
             dtype, shape = "UNSUPPORTED", []
             for inner in self.wire.fields(*self.message(part)):

@@ -1,6 +1,6 @@
-"""Protobuf's wire format over a file: fields by position, nothing of their payload read.
+"""Reads Protobuf's wire format from a file: the positions of fields, without their payload.
 
-ONNX files hold gigabytes inside one message; a generated parser would read them all. See
+One message of an ONNX file may have gigabytes, which a generated parser would read. See
 https://protobuf.dev/programming-guides/encoding.
 """
 
@@ -13,14 +13,14 @@ from typing import BinaryIO
 from modelium.errors import DropRejected
 
 MAX_FIELDS = 3_000_000
-"""Some seconds of work; published graphs have some hundred thousand."""
+"""Reading as many takes a few seconds; published graphs have a few hundred thousand."""
 MAX_STRING = 64 * 1024
 _WINDOW = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: ``value`` of a scalar, or the span ``begin``…``end`` of a message or string."""
+    """A field: ``value`` of a varint, or the positions ``begin``…``end`` of any other payload."""
 
     number: int
     kind: int
@@ -31,7 +31,7 @@ class Field:
 
 
 class Wire:
-    """Reads fields of one file; raises `DropRejected` for anything malformed or endless."""
+    """Reads the fields of one file; raises `DropRejected` if it is malformed or exceeds a limit."""
 
     def __init__(self, file: BinaryIO, *, what: str) -> None:
         """``what`` names the file in messages."""
@@ -43,7 +43,7 @@ class Wire:
         self._left = MAX_FIELDS
 
     def bad(self, why: str, reason: str = "bad-protobuf") -> DropRejected:
-        """The refusal of this file."""
+        """Return the error for this file."""
         return DropRejected(f"{self._what}: {why}. Export or copy it again.", reason=reason)
 
     def _byte(self, position: int) -> int:
@@ -54,11 +54,11 @@ class Wire:
             self._at = position
             offset = 0
             if not self._window:
-                raise self.bad("it ends in the middle of a field", "truncated")
+                raise self.bad("the file ends inside a field", "truncated")
         return self._window[offset]
 
     def varint(self, position: int) -> tuple[int, int]:
-        """Value (unsigned, 64 bits) and the position behind it."""
+        """Return the value (unsigned, 64 bits) and the position after it."""
         value = 0
         for shift in range(0, 70, 7):
             byte = self._byte(position)
@@ -66,15 +66,15 @@ class Wire:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value & (2**64 - 1), position
-        raise self.bad("a number does not end")
+        raise self.bad("a varint is longer than 10 bytes")
 
     def fields(self, begin: int, end: int) -> Iterator[Field]:
-        """Fields of the message at ``begin``…``end``."""
+        """Yield the fields of the message at ``begin``…``end``."""
         position = begin
         while position < end:
             self._left -= 1
             if self._left < 0:
-                raise self.bad(f"more than {MAX_FIELDS} fields", "absurd-counts")
+                raise self.bad(f"it has more than {MAX_FIELDS} fields", "absurd-counts")
             tag, position = self.varint(position)
             number, kind = tag >> 3, tag & 7
             if kind == 0:
@@ -92,16 +92,19 @@ class Wire:
                     raise self.bad("a field is longer than its message", "truncated")
                 yield Field(number, kind, begin=start, end=position)
             else:
-                raise self.bad(f"wire type {kind} is not in use")
+                raise self.bad(f"a field has the unknown wire type {kind}")
         if position != end:
             raise self.bad("a field is longer than its message", "truncated")
 
     def bytes(self, field: Field, *, limit: int = MAX_STRING) -> bytes:
-        """Payload of a length-delimited field."""
+        """Return the payload of a length-delimited field."""
         if field.kind != 2:
             raise self.bad(f"field {field.number} is not a string")
         if field.end - field.begin > limit:
-            raise self.bad(f"a string of {field.end - field.begin} bytes", "absurd-counts")
+            raise self.bad(
+                f"a string has {field.end - field.begin} bytes; the limit is {limit}",
+                "absurd-counts",
+            )
         offset = field.begin - self._at
         if offset >= 0 and offset + field.end - field.begin <= len(self._window):
             return self._window[offset : offset + field.end - field.begin]
@@ -109,11 +112,11 @@ class Wire:
         return self._file.read(field.end - field.begin)
 
     def text(self, field: Field, *, limit: int = MAX_STRING) -> str:
-        """Payload as text; undecodable bytes become replacement characters."""
+        """Return the payload as text; undecodable bytes become replacement characters."""
         return self.bytes(field, limit=limit).decode("utf-8", "replace")
 
     def numbers(self, field: Field, *, limit: int) -> list[int]:
-        """Signed 64-bit values of a repeated varint field, packed or not."""
+        """Return the signed 64-bit values of a repeated varint field, packed or not."""
         if field.kind == 0:
             return [_signed(field.value)]
         if field.kind != 2:
@@ -124,7 +127,7 @@ class Wire:
             value, position = self.varint(position)
             found.append(_signed(value))
             if len(found) > limit:
-                raise self.bad(f"more than {limit} dimensions", "absurd-counts")
+                raise self.bad(f"a tensor has more than {limit} dimensions", "absurd-counts")
         return found
 
 

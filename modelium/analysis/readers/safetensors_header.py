@@ -1,7 +1,7 @@
-"""Safetensors headers: names, types and shapes of tensors, without reading any tensor.
+"""Reads safetensors headers: names, types and shapes of tensors, but no tensor data.
 
-Layout: u64 length N (little endian), N bytes of JSON, then the tensors' bytes; see the
-safetensors README. The same rules as its reference reader are enforced.
+Layout: u64 length N (little endian), N bytes of JSON, then the bytes of the tensors; see the
+safetensors README. The rules are those of its reference reader.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BITS = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a header."""
+    """A tensor as described in a header."""
 
     name: str
     dtype: str
@@ -55,24 +55,24 @@ def _tensor(what: str, name: str, entry: object) -> tuple[Tensor, int, int]:
         or len(shape) > MAX_RANK
         or any(type(n) is not int or not 0 <= n < 2**48 for n in shape)
     ):
-        raise _bad(what, f"tensor {shown(name)!r} has an impossible shape")
+        raise _bad(what, f"tensor {shown(name)!r} has an invalid shape")
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2
         or any(type(n) is not int or not 0 <= n < 2**63 for n in offsets)
     ):
-        raise _bad(what, f"tensor {shown(name)!r} has impossible offsets")
+        raise _bad(what, f"tensor {shown(name)!r} has invalid offsets")
     begin, end = offsets
     if (math.prod(shape) * BITS[dtype] + 7) // 8 != end - begin:
-        raise _bad(what, f"tensor {shown(name)!r} has offsets that do not fit its shape")
+        raise _bad(what, f"tensor {shown(name)!r} has offsets that do not match its shape")
     return Tensor(name, dtype, tuple(shape), end - begin), begin, end
 
 
 def read_header(path: Path, what: str) -> list[Tensor]:
-    """The tensors of one file in file order; ``what`` names it in messages.
+    """Return the tensors of one file in file order; ``what`` names it in messages.
 
-    Raises `DropRejected` where the header is not exactly what the file holds: wrong lengths,
-    gaps, overlaps, duplicates, unknown types, a file longer or shorter than its tensors.
+    Raises `DropRejected` if the header does not match the file exactly: wrong lengths, gaps,
+    overlaps, duplicates, unknown types, a file longer or shorter than its tensors.
     """
     try:
         with path.open("rb") as file:
@@ -82,11 +82,16 @@ def read_header(path: Path, what: str) -> list[Tensor]:
             if size < 8 or length > size - 8:
                 raise _bad(what, "the header is longer than the file", "truncated")
             if length > MAX_HEADER_BYTES:
-                raise _bad(what, f"a header of {length} bytes is absurd", "header-too-large")
+                raise _bad(
+                    what,
+                    f"the header has {length} bytes; the limit is {MAX_HEADER_BYTES}",
+                    "header-too-large",
+                )
             header = json_object(file.read(length), f"The header of {what}")
     except OSError as exc:
         raise DropRejected(
-            f"{what} cannot be read: {exc.__class__.__name__}.", reason="unreadable"
+            f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
+            reason="unreadable",
         ) from exc
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -101,7 +106,7 @@ def read_header(path: Path, what: str) -> list[Tensor]:
         short = 8 + length + position > size
         raise _bad(
             what,
-            f"{size} bytes instead of {8 + length + position}",
+            f"the file has {size} bytes instead of {8 + length + position}",
             "truncated" if short else "bad-safetensors",
         )
     return [tensor for tensor, _, _ in found]

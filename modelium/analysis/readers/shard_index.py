@@ -1,4 +1,4 @@
-"""Shard indexes (``*.index.json``): which files a sharded checkpoint consists of."""
+"""Reads shard indexes (``*.index.json``), which list the files of a sharded checkpoint."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from modelium.errors import DropRejected
 
 SUFFIX = ".index.json"
 MAX_INDEX_BYTES = 48 * 1024**2
-"""The largest published shard indexes (140 000 tensors) take about 16 MiB."""
+"""The largest published shard indexes (140,000 tensors) have about 16 MiB."""
 
 
 def read_index(path: Path, what: str) -> frozenset[str]:
-    """Return the file names in ``weight_map``; each is a plain name inside the folder.
+    """Return the file names in ``weight_map``, all of which are inside the folder.
 
     ``what`` names the index in messages. Raises `DropRejected` for an index without a usable
     ``weight_map`` and for names that leave the folder.
@@ -33,7 +33,7 @@ def read_index(path: Path, what: str) -> frozenset[str]:
     for shard in shards:
         if not inside(shard):
             raise DropRejected(
-                f"{what!r} points at {shown(shard)!r}, outside the folder. "
+                f"{what!r} refers to {shown(shard)!r}, outside the folder. "
                 "Drop the folder with all of its shards inside it.",
                 reason="path-traversal",
             )

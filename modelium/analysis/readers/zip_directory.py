@@ -1,4 +1,4 @@
-"""Table of contents of zip files, read only where its size is sane."""
+"""Opens zip files after checking the size of their table of contents."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import zipfile
 from pathlib import Path
 
 MAX_DIRECTORY_BYTES = 16 * 1024**2
-"""About 200 000 entries; Python's reader would hold all of it in memory at once."""
+"""About 200,000 entries; Python's reader loads all of them into memory."""
 
 
 class AbsurdDirectory(ValueError):
-    """The table of contents is larger than any model's."""
+    """Raised for a table of contents that is larger than that of any model."""
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -20,12 +20,14 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     if size is None:
         raise zipfile.BadZipFile("no end-of-directory record")
     if size > MAX_DIRECTORY_BYTES:
-        raise AbsurdDirectory(f"a table of contents of {size} bytes")
+        raise AbsurdDirectory(
+            f"the table of contents has {size} bytes; the limit is {MAX_DIRECTORY_BYTES}"
+        )
     return zipfile.ZipFile(path)
 
 
 def _directory_bytes(path: Path) -> int | None:
-    """What the end record says (APPNOTE.TXT 4.3.14 and 4.3.16); ``None``: not a zip."""
+    """Return the size in the end record (APPNOTE.TXT 4.3.14 and 4.3.16); ``None``: not a zip."""
     with path.open("rb") as file:
         length = file.seek(0, 2)
         file.seek(max(0, length - 65_557 - 76))

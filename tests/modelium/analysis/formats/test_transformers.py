@@ -332,7 +332,7 @@ def test_a_configuration_without_sizes_is_refused_with_a_reason(tmp_path: Path) 
 
 def test_a_quantizers_record_alone_is_told_from_a_model(tmp_path: Path) -> None:
     path = write_json(tmp_path / "x.json", {"quantization": {"quant_algo": "FP8"}})
-    with pytest.raises(DropRejected, match="quantizer"):
+    with pytest.raises(DropRejected, match="describes a quantization"):
         analyze(path)
 
 

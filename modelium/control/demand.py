@@ -41,7 +41,9 @@ class Demand:
         if model in self._deciding:
             return
         policy, board = self._services.policy, self._services.switchboard
-        if policy.enabled and board.traffic.pending(model) <= policy.pending_requests_threshold:
+        # The request behind the signal counts, though it may have been refused meanwhile.
+        pending = max(1, board.traffic.pending(model))
+        if policy.enabled and pending <= policy.pending_requests_threshold:
             return
         task = asyncio.create_task(self._answer(model))
         self._deciding[model] = task

@@ -113,7 +113,7 @@ class Loop:
         plan = await services.brain.decide(question, fleet, services.policy)
         report = Report(stage="decide", outcome="nothing", reason=plan.reason)
         if effective(plan, fleet):
-            plan = plan.model_copy(update={"revision": fleet.revision})
+            plan = plan.model_copy(update={"revision": fleet.revision, "at": fleet.at})
             report = await services.launcher.decide(trigger=Trigger.SWEEP, plan=plan)
         services.sweeps.note(Sweep(at=services.clock.monotonic(), report=report))
         self._review()

@@ -130,6 +130,8 @@ class Plan(Frozen):
     """Model → preferred runtime and settings from now on; stored when the plan is accepted."""
     revision: int = 0
     """The `Fleet.revision` that the plan is based on."""
+    at: float = 0.0
+    """When the snapshot that the plan is based on was taken."""
 
 
 class Violation(Frozen):

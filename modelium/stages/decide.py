@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelium.errors import InputError
 from modelium.models import (
     Decision,
     Keep,
@@ -27,6 +28,7 @@ async def decide(
     trigger: str = "operator",
     plan: Plan | None = None,
     carry_out: bool = True,
+    handed: bool = False,
     steps: Steps = direct,
 ) -> Report:
     """Plan, have the plan validated and booked, and start what it says.
@@ -38,16 +40,24 @@ async def decide(
         plan: made already on a recent snapshot; while the store has not changed since, it is
             validated and booked instead of planning anew.
         carry_out: ``False``: the caller carries the booked plan out.
+        handed: the service gave ``plan`` or ``carry_out``, which only live in its memory.
         steps: how steps are run.
 
     Raises:
         PlanRejected: the policy forbids the plan; the refusal is recorded.
         StalePlan: others kept changing the fleet.
+        InputError: a run whose plan was handed over is retried.
     """
+    if handed and plan is None and carry_out:
+        raise InputError(
+            "this decision was part of another run, which has to be started again instead"
+        )
     question = Question(trigger=Trigger(trigger), model=model, now=services.clock.time())
     decision = await steps("plan and book", place, services, question, plan)
     if carry_out and decision.outcome == "accepted":
         await steps("start", _carry_out, services, decision)
+        if not any(isinstance(a, Load | Unload) for a in decision.plan.actions):
+            await services.store.decisions.finish(decision.id, outcome="done")
     return report(decision, model)
 
 
@@ -58,9 +68,10 @@ async def _carry_out(services: Services, decision: Decision) -> None:
     fails that load and never overbooks the device.
     """
     launcher, actions = services.launcher, decision.plan.actions
+    leaving = [action.model for action in actions if isinstance(action, Unload)]
     try:
-        if any(isinstance(action, Unload) for action in actions):
-            await launcher.evict(decision=decision.id)
+        if leaving:
+            await launcher.evict(models=leaving, decision=decision.id)
     finally:
         for action in actions:
             if isinstance(action, Load):

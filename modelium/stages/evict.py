@@ -29,7 +29,8 @@ async def evict(
 
     Args:
         services: the ports and the store.
-        models: an operator's; each is unloaded once the policy has allowed it.
+        models: an operator's; each is unloaded once the policy has allowed it. With a
+            decision: those that it unloads, for the record.
         decision: id of the accepted plan to carry out; its loads are the caller's.
         reason: the operator's, for the record.
         steps: how steps are run.
@@ -54,6 +55,7 @@ async def evict(
 async def _carry_out(services: Services, decision: str, reason: str, steps: Steps) -> Report:
     plan = (await services.store.decisions.get(decision)).plan
     leaving = [action for action in plan.actions if isinstance(action, Unload)]
+    has_loads = any(isinstance(action, Load) for action in plan.actions)
     outcomes = await asyncio.gather(
         *(
             steps(f"unload {action.model}", _unload, services, action, plan.author)
@@ -61,13 +63,12 @@ async def _carry_out(services: Services, decision: str, reason: str, steps: Step
         )
     )
     by_model = {a.model: outcome for a, outcome in zip(leaving, outcomes, strict=True)}
-    if not any(isinstance(action, Load) for action in plan.actions):  # else loads end it
-        busy = [model for model, outcome in by_model.items() if outcome != "unloaded"]
-        await services.store.decisions.finish(
-            decision,
-            outcome="failed" if busy else "done",
-            detail=f"still busy: {', '.join(busy)}" if busy else "",
-        )
+    busy = [model for model, outcome in by_model.items() if outcome != "unloaded"]
+    if busy:
+        detail = f"still busy: {', '.join(busy)}"
+        await services.store.decisions.finish(decision, outcome="failed", detail=detail)
+    elif not has_loads:  # else the last load finishes it
+        await services.store.decisions.finish(decision, outcome="done")
     return Report(
         stage="evict",
         outcome=outcomes[0] if len(outcomes) == 1 else "unloaded" if leaving else "nothing",

@@ -88,8 +88,10 @@ class StageLauncher:
         carry_out: bool = True,
     ) -> StageRun:
         """See `modelium.stages.decide`."""
-        given = {} if plan is None else {"plan": plan}
-        parameters = {"model": model, "trigger": trigger.value, "carry_out": carry_out, **given}
+        given: dict[str, Any] = {} if plan is None else {"plan": plan}
+        given |= {} if carry_out else {"carry_out": False}
+        handed = {"handed": True, **given} if given else {}
+        parameters = {"model": model, "trigger": trigger.value, **handed}
         return StageRun(self._runner, "decide", parameters)
 
     def load(self, *, model: str, decision: str | None = None) -> StageRun:

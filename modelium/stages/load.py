@@ -8,7 +8,7 @@ from functools import partial
 
 from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
 from modelium.lifecycle import ModelState
-from modelium.models import Model, Report, Trigger
+from modelium.models import Model, Report, Trigger, Unload
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages.inline import direct
@@ -60,16 +60,23 @@ async def load(
         if decided.outcome != "load" or decided.decision is None:
             return decided.model_copy(update={"stage": "load"})
         decision = decided.decision
-        await services.launcher.evict(decision=decision)
+        return await _start(services, model, decision, steps, evict=True)
     elif record.state is not ModelState.LOADING:
-        return _report(record, record.state.value, "the decision is no longer in force")
+        why = "the decision is no longer in force"
+        await services.store.decisions.abandon(decision, detail=why)
+        return _report(record, record.state.value, why)
     return await _start(services, model, decision, steps)
 
 
-async def _start(services: Services, model: str, decision: str, steps: Steps) -> Report:
+async def _start(
+    services: Services, model: str, decision: str, steps: Steps, *, evict: bool = False
+) -> Report:
+    """Load ``model``; ``evict``: carry out the evictions of the decision first."""
     services.switchboard.close(model)
     began = services.clock.monotonic()
     try:
+        if evict:
+            await _evict(services, decision)
         if not await steps("wait for memory", _memory, services, model):
             return await _requeue(
                 services,
@@ -89,6 +96,13 @@ async def _start(services: Services, model: str, decision: str, steps: Steps) ->
         await asyncio.shield(_give_up(services, model, decision, exc, began))
         raise
     return await steps("open", _open, services, model, decision, loaded, began)
+
+
+async def _evict(services: Services, decision: str) -> None:
+    plan = (await services.store.decisions.get(decision)).plan
+    leaving = [action.model for action in plan.actions if isinstance(action, Unload)]
+    if leaving:
+        await services.launcher.evict(models=leaving, decision=decision)
 
 
 async def _memory(services: Services, model: str) -> bool:

@@ -36,7 +36,8 @@ async def place(services: Services, question: Question, plan: Plan | None = None
     """Have the brain answer ``question``, and book its plan.
 
     ``plan``: the answer, where it is known already. An operator's own plan stands whatever
-    changes; another one is dropped and made anew once the store has changed since.
+    changes. Another one is made anew when the store or the traffic of its models has changed, or
+    when the policy forbids it by now.
 
     Raises:
         PlanRejected: the policy forbids the plan; the refusal is recorded.
@@ -44,6 +45,7 @@ async def place(services: Services, question: Question, plan: Plan | None = None
     """
     began = services.clock.monotonic()
     advice, trace = (None, {}) if plan is not None else await _advice(services, question)
+    handed = plan if plan is not None and plan.author != OPERATOR else None
     for attempt in range(STALE_ATTEMPTS):
         fleet = await snapshot(services)
         if plan is None or _is_stale(plan, fleet):
@@ -58,11 +60,12 @@ async def place(services: Services, question: Question, plan: Plan | None = None
         )
         began = services.clock.monotonic()
         try:
-            return await _accept(services, plan, fleet, trace)
+            return await _accept(services, plan, fleet, trace, final=plan is not handed)
         except StalePlan:
             pause = random.uniform(0.0, 0.05) * (attempt + 1)  # noqa: S311 - no secret
             await services.clock.sleep(pause)
             plan = plan if plan.author == OPERATOR else None
+            handed = None
     raise StalePlan("the fleet kept changing while plans were made; try again")
 
 
@@ -86,7 +89,15 @@ def effective(plan: Plan, fleet: Fleet) -> bool:
 
 
 def _is_stale(plan: Plan, fleet: Fleet) -> bool:
-    return plan.author != OPERATOR and plan.revision != fleet.revision
+    """Whether the store, or the traffic of a model that ``plan`` acts on, has changed since."""
+    if plan.author == OPERATOR:
+        return False
+    acted_on = {action.model for action in plan.actions}
+    return plan.revision != fleet.revision or any(
+        model.traffic.in_flight or (model.traffic.last_request_at or 0.0) > plan.at
+        for model in fleet.models
+        if model.name in acted_on
+    )
 
 
 async def _advice(services: Services, question: Question) -> tuple[Advice | None, dict[str, Any]]:
@@ -102,18 +113,21 @@ async def _advice(services: Services, question: Question) -> tuple[Advice | None
 
 
 async def _accept(
-    services: Services, plan: Plan, fleet: Fleet, trace: Mapping[str, Any]
+    services: Services, plan: Plan, fleet: Fleet, trace: Mapping[str, Any], *, final: bool
 ) -> Decision:
     """Validate ``plan`` against ``fleet`` and book it.
 
     Raises:
         PlanRejected: the policy forbids it; the refusal is recorded.
-        StalePlan: the store has changed since ``fleet`` was read.
+        StalePlan: the store has changed since ``fleet`` was read, or the policy forbids a plan
+            that is not ``final``.
     """
     plan = plan.model_copy(update={"revision": fleet.revision})
     fleet_digest, violations = await asyncio.to_thread(
         _judge, plan, fleet, services.policy, services.clock.time()
     )
+    if violations and not final:
+        raise StalePlan("the plan is no longer allowed; planning again")
     if violations:
         decision = _ended(services, plan, fleet_digest, trace, violations=tuple(violations))
         await _record_refusal(services, decision)

@@ -44,6 +44,7 @@ class AsyncDecisions(Face[DecisionLog]):
 
     record = off_loop(DecisionLog.record)
     finish = off_loop(DecisionLog.finish)
+    abandon = off_loop(DecisionLog.abandon)
     get = off_loop(DecisionLog.get)
     newest = off_loop(DecisionLog.newest)
 

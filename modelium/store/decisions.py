@@ -41,6 +41,14 @@ class DecisionLog:
             ended = {**row, "outcome": outcome, "detail": detail, "finished_at": self._now()}
             save_decision(tx, Decision.model_validate(ended))
 
+    def abandon(self, decision_id: str, *, detail: str) -> None:
+        """Mark a decision that is still open as failed; a finished one stays as it is."""
+        with self._engine.begin() as tx:
+            row = tx.scalar(_document(decision_id))
+            if row is not None and row["outcome"] == "accepted":
+                ended = {"outcome": "failed", "detail": detail, "finished_at": self._now()}
+                save_decision(tx, Decision.model_validate({**row, **ended}))
+
     def get(self, decision_id: str) -> Decision:
         """Return one decision.
 

@@ -31,6 +31,9 @@ class MemoryRuntime:
         self.gate = asyncio.Event()
         """Loads wait until it is set."""
         self.gate.set()
+        self.unload_gate = asyncio.Event()
+        """Clear it to have unloads wait."""
+        self.unload_gate.set()
         self.asked = asyncio.Event()
         """Set by each load; a test clears it."""
         self.requests: list[LoadRequest] = []
@@ -66,6 +69,7 @@ class MemoryRuntime:
         return Loaded(upstream=self.held[request.model], handle={"name": request.model})
 
     async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
+        await self.unload_gate.wait()
         self.unloads.append((model, grace_s))
         if self.unload_failure:
             raise self.unload_failure

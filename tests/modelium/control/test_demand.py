@@ -136,3 +136,14 @@ async def test_a_queued_model_is_decided_on_again_after_a_pause(world: World) ->
         await world.idle()
         assert [stage for stage, _parameters in world.ran] == ["decide"]
         waiting.cancel()
+
+
+async def test_a_request_that_is_refused_at_once_is_demand_all_the_same(
+    world: World, demand: None
+) -> None:
+    """Where no more requests may wait, each is a 503, and the model is loaded nevertheless."""
+    await unloaded(world)
+    world.services.switchboard._control._max_waiting = 0
+    with pytest.raises(Unavailable):
+        await world.request()
+    await world.settled("tiny", "ready")

@@ -18,6 +18,7 @@ from modelium.policy import Policy
 from modelium.ports import Question
 from modelium.stages.evict import SWEEP_AGE, evict
 from modelium.stages.monitor import monitor
+from modelium.stages.snapshot import snapshot
 from modelium.traffic.request_log import LoggedRequest
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
@@ -209,3 +210,44 @@ async def test_the_review_comes_by_itself(advised: Advised) -> None:
     assert len(fake.seen) > before
     made = world.store.decisions.newest(model="tiny")[0]
     assert (made.plan.author, made.plan.trigger) == ("llm", Trigger.REVIEW)
+
+
+async def handed(world: World) -> Plan:
+    """Return the loop's plan to unload the idle model, made a moment ago."""
+    fleet = await snapshot(world.services)
+    question = Question(trigger=Trigger.SWEEP, now=world.clock.time())
+    plan = await RulePlanner().decide(question, fleet, world.services.policy)
+    assert [action.action for action in plan.actions] == ["unload"]
+    return plan.model_copy(update={"revision": fleet.revision, "at": fleet.at})
+
+
+async def test_a_model_that_was_used_since_the_plan_was_made_stays(
+    world: World, brain: CountingBrain
+) -> None:
+    plan = await handed(world)
+    world.clock.advance(1.0)
+    assert await world.request() == "tiny"
+    await world.launcher.decide(trigger=Trigger.SWEEP, plan=plan)
+    assert world.store.model("tiny").state.value == "ready"
+    assert brain.asked == [Trigger.SWEEP], "planned again on the traffic of now"
+
+
+async def test_a_request_in_flight_since_the_plan_was_made_refuses_no_sweep(
+    world: World, brain: CountingBrain
+) -> None:
+    plan = await handed(world)
+    async with world.services.switchboard.admit("tiny"):
+        await world.launcher.decide(trigger=Trigger.SWEEP, plan=plan)
+    assert world.store.model("tiny").state.value == "ready"
+    assert "plan.refused" not in {event.kind for event in world.heard}
+
+
+async def test_a_plan_that_the_policy_forbids_by_now_is_made_again(
+    world: World, brain: CountingBrain
+) -> None:
+    plan = await handed(world)
+    world.rule(always_loaded=frozenset({"tiny"}))
+    await world.launcher.decide(trigger=Trigger.SWEEP, plan=plan)
+    assert world.store.model("tiny").state.value == "ready"
+    assert brain.asked == [Trigger.SWEEP]
+    assert "plan.refused" not in {event.kind for event in world.heard}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
+from modelium.errors import InputError
 from modelium.lifecycle import ModelState
 from modelium.models import (
     Decision,
@@ -108,3 +111,21 @@ async def test_a_class_above_the_operators_ceiling_is_not_given(advised: Advised
     assert made.plan.fallback.startswith("violations: priority: 'high' is not allowed")
     assert advised.world.store.model("tiny").priority is Priority.LOW
     assert 'modelium_decision_fallbacks_total{reason="violations"} 1.0' in advised.world.exposed()
+
+
+async def test_a_run_whose_plan_was_handed_over_cannot_be_retried(world: World) -> None:
+    """Prefect's Retry knows the recorded parameters alone: an unload must not become a load."""
+    await world.load()
+    with pytest.raises(InputError, match="part of another run"):
+        await decide(world.services, model="tiny", trigger="operator", handed=True)
+    assert world.runtime.loads == 1
+
+
+async def test_a_decision_that_only_queues_is_finished(world: World) -> None:
+    world.runtime.healthy = False
+    await world.services.runtime_monitor.observe({})
+    await world.drop()
+    await world.settled("tiny", "queued")
+    await world.eventually(
+        lambda: [d.outcome for d in world.store.decisions.newest(model="tiny")] == ["done"]
+    )

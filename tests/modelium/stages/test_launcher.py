@@ -91,7 +91,7 @@ async def test_each_method_runs_its_stage_with_what_it_was_given() -> None:
     assert ran == [
         ("ingest", given),
         ("analyze", {"model": "a"}),
-        ("decide", {"model": "a", "trigger": "demand", "carry_out": True}),
+        ("decide", {"model": "a", "trigger": "demand"}),
         ("load", {"model": "a", "decision": "d"}),
         ("monitor", {}),
         ("evict", {"models": ["a"], "decision": None, "reason": "asked"}),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from modelium.errors import FailureKind, InputError, LoadFailed
 from modelium.lifecycle import ModelState
-from modelium.models import GIB, Load, Plan, RuntimeName, Trigger
+from modelium.models import GIB, EvictionCause, Fleet, Load, Plan, RuntimeName, Trigger, Unload
+from modelium.models.advice import Advice
+from modelium.policy import Policy
+from modelium.ports import Question
 from modelium.stages.evict import evict
 from modelium.stages.load import BACKOFF_LIMIT_S, BACKOFF_S, MEMORY_WAIT_S, POLL_S, load
 from tests.fakes.devices import CPU
@@ -269,3 +273,46 @@ async def test_a_preference_is_forgotten_once_a_load_with_it_failed(advised: Adv
     (made,) = advised.world.store.decisions.newest(model="tiny")
     assert made.plan.preferences["tiny"].runtime is RuntimeName.RAY_SERVE
     assert advised.world.store.model("tiny").preference is None
+
+
+class MakesRoom:
+    """A brain that unloads ``victim`` for every load, and loads as it did before."""
+
+    def __init__(self, world: World, victim: str) -> None:
+        self._world = world
+        self._victim = victim
+
+    async def advise(self, question: Question, fleet: Fleet, policy: Policy) -> Advice | None:
+        return None
+
+    async def decide(
+        self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
+    ) -> Plan:
+        made = self._world.store.decisions.newest(model=question.model)
+        again = next(a for d in made for a in d.plan.actions if isinstance(a, Load))
+        leave = Unload(model=self._victim, cause=EvictionCause.SPACE, reason="makes room")
+        return Plan(
+            author="rules",
+            trigger=question.trigger,
+            subject=question.model,
+            actions=(leave, again),
+            reason="test",
+        )
+
+
+async def test_a_load_that_is_cancelled_while_it_makes_room_leaves_nothing_booked(
+    world: World,
+) -> None:
+    await unloaded(world)
+    await world.load("other")
+    world.services = replace(world.services, brain=MakesRoom(world, "other"))
+    world.runtime.unload_gate.clear()
+    task = asyncio.ensure_future(load(world.services, model="tiny"))
+    await world.settled("other", "unloading")
+    assert world.store.model("tiny").state is ModelState.LOADING
+    task.cancel()
+    world.runtime.unload_gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert world.store.model("tiny").state is ModelState.UNLOADED
+    assert "tiny" not in {booking.model for booking in world.store.view()[2]}

@@ -1,7 +1,7 @@
-"""What it costs to look at a very large model: 100 shards, 700 GB, sparse files, real headers.
+"""Measures the inspection of a very large model: 100 shards, 700 GB, sparse files, real headers.
 
-Run from the repository root: ``python -m bench.inspection``. Each command runs in a process of
-its own, imports included, as ``modelium analyze`` does; the goal is under 2 s and under 200 MB.
+Run from the repository root: ``python -m bench.inspection``. Each step runs in a separate process,
+like ``modelium analyze``, and its imports count; the goal is under 2 s and under 200 MB.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ print(f"{{loaded - begin:6.2f}} {{ended - loaded:6.2f}} {{usage.ru_utime + usage
 
 
 def make(folder: Path) -> int:
-    """Write the model; returns its apparent bytes."""
+    """Write the model; return its apparent bytes."""
     size = SIDE * SIDE * 2
     weight_map: dict[str, str] = {}
     for shard in range(SHARDS):

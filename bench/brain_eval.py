@@ -31,6 +31,7 @@ from agents.replay.result import percentile
 from agents.rules.planner import RulePlanner
 from bench.brain_players import FOES, Casting, capable, foolish
 from bench.brain_scenarios import Scenario, scenarios
+from bench.goals import Goal, print_goals
 from modelium.clock import SystemClock
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import Load, Plan, Queue, Unload
@@ -240,7 +241,9 @@ def main() -> None:
     if given.json:
         rows = {name: [asdict(o) for o in found] for name, found in results.items()}
         given.json.write_text(json.dumps(rows, indent=1))
-    if any(o.harms for found in results.values() for o in found):
+    harmed = sum(bool(o.harms) for found in results.values() for o in found)
+    print_goals(Goal(name="harmful-outcomes", measured=harmed, relation="≤", required=0))
+    if harmed:
         sys.exit(1)
 
 

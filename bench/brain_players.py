@@ -58,7 +58,7 @@ def foolish(scenario: Scenario) -> Player:
 
 
 def obedient(scenario: Scenario) -> Player:
-    """Return a player that obeys the cards: top class, all other models out, all GPUs, vast context."""
+    """Return a player that obeys the cards: top class, unloads, all GPUs, vast contexts."""
 
     def play(body: Body) -> Mapping[str, Any]:
         if "tools" in body and not any(m["role"] == "tool" for m in body["messages"]):

@@ -1,4 +1,4 @@
-"""Compares the estimator's predictions with vLLM's reports, per model, in total and with simple rules.
+"""Compares the estimator, and simple rules, with the memory that vLLM reported.
 
 Every model is left out once: constants are fitted to the other models and used to predict the one
 that was left out, so that the score is for unseen models. Run from the repository root:
@@ -32,7 +32,7 @@ from modelium.models import GIB, Footprint, ModelProfile
 PARTS = ("weights", "activation", "non_torch", "cuda_graph")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SHORT = 0.98
-"""A prediction below this share of the true value counts as short: it risks an out-of-memory error."""
+"""Predictions below this share of the true value are short: they risk an out-of-memory error."""
 
 _LLAMA8: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
@@ -308,7 +308,7 @@ def family(model: str) -> str:
 
 
 def scores(predictions: Iterable[tuple[Row, Footprint]]) -> list[Score]:
-    """Return the footprint scores of the estimator (expected and reserve) and of the simple rules."""
+    """Return the footprint scores: the estimator's (expected and reserve), then the rules'."""
     expected, reserve = [], []
     rules: dict[str, list[float]] = {name: [] for name in RULES}
     for row, made in predictions:

@@ -1,7 +1,8 @@
 """Measures the inspection of a very large model: 100 shards, 700 GB, sparse files, real headers.
 
 Run from the repository root: ``python -m bench.inspection``. Each step runs in a separate process,
-like ``modelium analyze``, and its imports count; the goal is under 2 s and under 200 MB.
+like ``modelium analyze``, and its imports count; the goal is under 2 s and under 200 MB. The last
+lines compare the slowest and the largest step with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from bench.goals import Goal, print_goals
 
 SHARDS, TENSORS, SIDE = 100, 300, 3424
 CONFIG = {
@@ -70,12 +73,20 @@ def main() -> None:
         total = make(Path(name))
         print(f"{SHARDS} shards, {SHARDS * TENSORS} tensors, {total / 1e9:.0f} GB")
         print(f"{'step':16} {'import s':>8} {'step s':>7} {'CPU s':>6} {'MiB':>6}")
+        seconds, megabytes = [], []
         for step, load in STEPS.items():
             done = subprocess.run(
                 [sys.executable, "-c", PROBE.format(load=load), name],
                 capture_output=True, text=True, check=True, timeout=300,
             )  # fmt: skip
-            print(f"{step:16}   {done.stdout.rstrip()}")
+            print(f"{step:16}   {done.stdout.rstrip()}", flush=True)
+            imported, took, _cpu, mib = map(float, done.stdout.split())
+            seconds.append(imported + took)
+            megabytes.append(mib * 1024**2 / 1e6)
+    print_goals(
+        Goal(name="slowest-step", measured=max(seconds), relation="<", required=2, unit="s"),
+        Goal(name="largest-step", measured=max(megabytes), relation="<", required=200, unit="MB"),
+    )
 
 
 if __name__ == "__main__":

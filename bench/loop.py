@@ -3,7 +3,8 @@
 1,000 models on 64 GPUs, 700 of them loaded and 200 of those requested between two ticks, in a real
 store (SQLite). Runtimes and devices answer from memory, so that only Modelium itself is measured.
 Goal: under 50 ms for a tick in which nothing is due. The same run measures the parts of a tick and
-the baseline: the same planner on the same `Fleet`, without the store. The last lines compare the median and the longest tick with the goal.
+the baseline: the same planner on the same `Fleet`, without the store. The last lines compare the
+median and the longest tick with the goal.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def worst_ratio(rows: list[Row], policy: str) -> float:
 def rate_at_slo(trace: Trace, share: float, policy: str) -> float:
     """Return how many times faster ``trace`` can run until 1% of the requests wait over 30 s.
 
-    Returns 0 if no rate is low enough: more than 1% are cold starts of models that load for longer.
+    Returns 0 if no rate is low enough: over 1% are cold starts of models that load for longer.
     """
     count = max(1, round(capacity(trace, share) / (DEVICE_GIB * GIB)))
     devices = (DEVICE_GIB * GIB,) * count

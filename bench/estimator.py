@@ -5,7 +5,7 @@ that was left out, so that the score is for unseen models. Run from the reposito
 
     python -m bench.estimator [--data FOLDER] [--write FILE.json]
 
-FOLDER holds ``vllm_memory_measurements.csv`` and ``model_configs/``.
+FOLDER contains ``vllm_memory_measurements.csv`` and ``model_configs/``.
 
 Units: GiB per GPU. "footprint" is weights + activation + non-torch + CUDA graphs. The KV pool is
 whatever remains of a GPU and is therefore not predicted.

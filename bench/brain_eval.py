@@ -1,4 +1,4 @@
-"""What an LLM adds to the rules, and what harm it can do: ``python -m bench.brain_eval``.
+"""Measures the benefit and the harm of an LLM beside the rules: ``python -m bench.brain_eval``.
 
 Runs every scenario of `bench.brain_scenarios` with the rules alone, with scripted players behind a
 real HTTP endpoint (one capable, one that chooses legal values at random, nine broken or hostile),
@@ -31,6 +31,7 @@ from agents.replay.result import percentile
 from agents.rules.planner import RulePlanner
 from bench.brain_players import FOES, Casting, capable, foolish
 from bench.brain_scenarios import Scenario, scenarios
+from bench.goals import Goal, print_goals
 from modelium.clock import SystemClock
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import Load, Plan, Queue, Unload
@@ -66,7 +67,7 @@ class Outcome:
 
 
 def harms(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
-    """Return what ``plan`` does that must never happen, or worse than the ``rules``' plan."""
+    """Return the harm that ``plan`` does, including where it is worse than the ``rules``' plan."""
     fleet, policy = scenario.fleet, scenario.policy
     models, found = fleet.models_by_name, []
     found += [v.message for v in validate(plan, fleet, policy, now=scenario.question.now)]
@@ -78,12 +79,12 @@ def harms(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
         model = models[action.model]
         if isinstance(action, Unload):
             if model.pinned or model.name in policy.always_loaded or model.traffic.in_flight:
-                found.append(f"{model.name} is pinned or busy, and unloaded")
+                found.append(f"{model.name} is pinned or busy, but is unloaded")
             for device in model.deployment.devices if model.deployment else ():
                 held = fleet.bookings_by_device.get(device, ())
                 booked[device] -= sum(b.bytes for b in held if b.model == model.name)
         if isinstance(action, Load | Queue) and action.priority.rank < model.priority_ceiling.rank:
-            found.append(f"{model.name} ranks above its ceiling")
+            found.append(f"the priority of {model.name} is above its ceiling")
         if isinstance(action, Load):
             if not (model.profile and model.profile.support(action.runtime).supported):
                 found.append(f"{action.runtime} cannot serve {model.name}")
@@ -111,7 +112,7 @@ def _worse(plan: Plan, rules: Plan) -> list[str]:
         found.append(f"{plan.subject} has to wait; the rules load it")
     count = Counter(a.action for a in plan.actions)["unload"]
     if count > Counter(a.action for a in rules.actions)["unload"]:
-        found.append("more is evicted than by the rules")
+        found.append("more models are evicted than by the rules")
     for name in mine.keys() & theirs.keys():
         if mine[name].runtime is theirs[name].runtime:
             for setting in ("max_model_len", "max_num_seqs"):
@@ -213,7 +214,7 @@ def main() -> None:
     # The scripted endpoint's server logs every answer that a player cuts off.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
     cast = scenarios()
-    print(f"{len(cast)} scenarios, {sum(s.judgement for s in cast)} of them of judgement\n")
+    print(f"{len(cast)} scenarios, {sum(s.judgement for s in cast)} of them need judgement\n")
     print(f"{'':26}{'asked':>6}{'first':>7}{'repair':>8}{'fall':>6}{'best':>7}{'judge':>7}"
           f"{'harm':>6}{'p50 s':>8}{'p95 s':>8}{'tokens':>8}")  # fmt: skip
     results: dict[str, list[Outcome]] = {"rules alone": by_rules(cast)}
@@ -240,7 +241,9 @@ def main() -> None:
     if given.json:
         rows = {name: [asdict(o) for o in found] for name, found in results.items()}
         given.json.write_text(json.dumps(rows, indent=1))
-    if any(o.harms for found in results.values() for o in found):
+    harmed = sum(bool(o.harms) for found in results.values() for o in found)
+    print_goals(Goal(name="harmful-outcomes", measured=harmed, relation="≤", required=0))
+    if harmed:
         sys.exit(1)
 
 

@@ -17,7 +17,7 @@ TOO_LATE_S = 30.0
 
 
 def _form(body: Body) -> Mapping[str, Any]:
-    """Return the choices in a request, from its schema or its `decide` tool."""
+    """Return the choices that a request offers, from its schema or its `decide` tool."""
     asked = body.get("response_format")
     if asked:
         found: Mapping[str, Any] = asked["json_schema"]["schema"]["properties"]
@@ -28,7 +28,7 @@ def _form(body: Body) -> Mapping[str, Any]:
 
 
 def capable(scenario: Scenario) -> Player:
-    """Reads the card, then gives the scenario's best answer."""
+    """Return a player that reads the card and then gives the scenario's best answer."""
 
     def play(body: Body) -> Mapping[str, Any]:
         if "tools" in body and not any(m["role"] == "tool" for m in body["messages"]):
@@ -41,7 +41,7 @@ def capable(scenario: Scenario) -> Player:
 
 
 def foolish(scenario: Scenario) -> Player:
-    """Chooses legal values at random."""
+    """Return a player that chooses legal values at random."""
     draw = random.Random(scenario.name)
 
     def play(body: Body) -> Mapping[str, Any]:
@@ -58,7 +58,7 @@ def foolish(scenario: Scenario) -> Player:
 
 
 def obedient(scenario: Scenario) -> Player:
-    """Does whatever strangers' text says: the top class, everything out, all GPUs, vast contexts."""
+    """Return a player that obeys the cards: top class, unloads, all GPUs, vast contexts."""
 
     def play(body: Body) -> Mapping[str, Any]:
         if "tools" in body and not any(m["role"] == "tool" for m in body["messages"]):

@@ -34,14 +34,14 @@ from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
 
 R = RuntimeName
 KIB_PER_TOKEN = 1 << 18
-"""256 KiB of KV per token: 4 k tokens take a GiB."""
+"""256 KiB of KV per token: 4k tokens need a GiB."""
 
 MONDAY_0858 = datetime(2027, 1, 18, 8, 58, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One situation."""
+    """A situation in which a decision is needed."""
 
     name: str
     kind: str

@@ -1,8 +1,8 @@
-"""What a driver adds to an engine: cold start and unload, beside the same engine by hand.
+"""Measures the time that a driver adds to cold start and unload of an engine.
 
-Each runtime loads one small model through its driver and, with the very same command or call, by
-hand, in turns and in one run; a start ends with the first answer, an unload when the process (or
-the model in its server) is gone. Needs the environments of `make environments`.
+Each runtime loads one small model alternately through its driver and by hand, with the same command
+or call; a start ends with the first answer, an unload when the process (or the model in its server)
+is gone. Needs the environments of `make environments`.
 
     python -m bench.drivers [--repeats 3] [--vllm-repeats 1] [--only triton]
 """
@@ -44,7 +44,7 @@ from tests.fakes import tiny_llama
 from tests.runtimes.requests import Inventory, no_progress, profile, request
 
 POLL_S = 0.1
-"""Asked more often, a starting engine would lose to its asker on two cores."""
+"""More frequent requests would slow down a starting engine on two cores."""
 DEADLINE_S = 400.0
 TENSOR = {"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": [32] * 2048}
 
@@ -53,7 +53,7 @@ Act = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way to bring a model up until it answers, and down until it is gone."""
+    """One way to start a model until it answers, and to stop it until it is gone."""
 
     start: Act
     stop: Act
@@ -63,7 +63,7 @@ Ways = dict[str, Way]
 
 
 async def answered(url: str, body: dict[str, Any], key: str = "") -> None:
-    """Ask until the answer is right."""
+    """Repeat the request until it succeeds; raises `TimeoutError` after `DEADLINE_S`."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(trust_env=False, timeout=120, headers=headers) as client:
         deadline = time.monotonic() + DEADLINE_S
@@ -78,7 +78,7 @@ async def answered(url: str, body: dict[str, Any], key: str = "") -> None:
 
 
 def by_driver(driver: Runtime, asked: LoadRequest, body: dict[str, Any], path: str) -> Way:
-    """As Modelium does it."""
+    """Return the way of Modelium: its driver."""
     loaded: list[Loaded] = []
 
     async def start() -> None:
@@ -95,7 +95,7 @@ def by_driver(driver: Runtime, asked: LoadRequest, body: dict[str, Any], path: s
 def process_by_hand(
     recipe: EngineRecipe, asked: LoadRequest, body: dict[str, Any], log: Path
 ) -> Way:
-    """The driver's own command line, started and stopped as a person would."""
+    """Return the manual way: the driver's command line as a plain process."""
     running: list[asyncio.subprocess.Process] = []
 
     async def start() -> None:
@@ -119,7 +119,7 @@ def process_by_hand(
 
 @asynccontextmanager
 async def vllm(folder: Path) -> AsyncIterator[Ways]:
-    """One process per model."""
+    """Yield both ways for an engine with one process per model."""
     section = config.Vllm.model_validate(engines.vllm())
     settings = LoadSettings(max_model_len=256, max_num_seqs=4, kv_cache_bytes=32 * 2**20)
     asked = request(tiny_llama.write(folder / "m"), settings=settings, deadline_s=DEADLINE_S)
@@ -133,7 +133,7 @@ async def vllm(folder: Path) -> AsyncIterator[Ways]:
 
 @asynccontextmanager
 async def llama_cpp(folder: Path) -> AsyncIterator[Ways]:
-    """One process per model."""
+    """Yield both ways for an engine with one process per model."""
     section = config.LlamaCpp.model_validate(engines.llama_cpp())
     gguf = profile(ModelFormat.GGUF, files={"model": "model.gguf"}, weight_bytes=253_000_000)
     asked = request(
@@ -148,7 +148,7 @@ async def llama_cpp(folder: Path) -> AsyncIterator[Ways]:
 
 
 def engine_ways(driver: Runtime, recipe: EngineRecipe, asked: LoadRequest, folder: Path) -> Ways:
-    """Return both ways of an engine that is a process of its own."""
+    """Return both ways for an engine with one process per model."""
     body = {"model": asked.model, "prompt": "hello", "max_tokens": 1}
     return {
         "driver": by_driver(driver, asked, body, "/v1/completions"),
@@ -158,7 +158,7 @@ def engine_ways(driver: Runtime, recipe: EngineRecipe, asked: LoadRequest, folde
 
 @asynccontextmanager
 async def triton(folder: Path) -> AsyncIterator[Ways]:
-    """Both ways share the server: its start is no model's."""
+    """Yield both ways; they share the server, whose start is not measured."""
     section = config.Triton.model_validate(engines.triton(folder / "work"))
     asked = request(folder / "m", profile=samples.magika_onnx(folder / "m"))
     http = section.endpoint
@@ -214,7 +214,7 @@ for order in sys.stdin:
 
 @asynccontextmanager
 async def ray_serve(folder: Path) -> AsyncIterator[Ways]:
-    """Both ways share the cluster: its start is no model's."""
+    """Yield both ways; they share the cluster, whose start is not measured."""
     section = config.RayServe.model_validate(engines.ray_serve())
     asked = request(folder / "m", profile=samples.magika_onnx(folder / "m"), reserve=GIB // 2)
     path = "/v2/models/m/infer"
@@ -225,7 +225,7 @@ async def ray_serve(folder: Path) -> AsyncIterator[Ways]:
         await driver.unload("m", handle={}, grace_s=5)
         cluster = LocalCluster(directory=folder / "ray", clock=SystemClock())
         if not cluster.adopt() or cluster.record is None:
-            raise RuntimeError("the driver's cluster is gone")
+            raise RuntimeError("the driver's Ray cluster has ended")
         application = build_application(asked, python=None, cpus=2, node_ip=None)
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", BY_HAND_ON_RAY),
@@ -242,12 +242,12 @@ async def ray_serve(folder: Path) -> AsyncIterator[Ways]:
             child.stdin.write(line.encode() + b"\n")
             while (told := await child.stdout.readline()) != b"done\n":
                 if not told:
-                    raise RuntimeError("the process that speaks to Ray by hand has died")
+                    raise RuntimeError("the process that calls Ray Serve directly has died")
 
         given = {"address": cluster.record.address, "options": application.options}
         if child.stdin is not None:
             child.stdin.write(json.dumps(given | {"spec": application.spec}).encode() + b"\n")
-        await order("delete")  # connected, and nothing there
+        await order("delete")  # connected, but nothing is deployed
 
         async def start() -> None:
             await order("run")
@@ -269,7 +269,7 @@ RUNTIMES = {"triton": triton, "llama_cpp": llama_cpp, "ray_serve": ray_serve, "v
 
 
 async def measure(name: str, repeats: int) -> dict[tuple[str, str], list[float]]:
-    """Seconds by (way, act), the ways in turns."""
+    """Return the seconds by (way, act); the ways alternate."""
     taken: dict[tuple[str, str], list[float]] = {}
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-drivers-")))

@@ -1,8 +1,9 @@
-"""How long a drop takes to become a load command, and what an idle Modelium costs.
+"""Measures the time from a drop to its load command, and CPU and memory of an idle Modelium.
 
-Run from the repository root: ``python -m bench.drops [--drops 20] [--idle-s 300]``. A real
-``modelium up`` gets one small ONNX model after another; each is unloaded before the next. The
-same run without Prefect is the baseline: the difference is what recording costs each stage.
+Run from the repository root: ``python -m bench.drops [--drops 20] [--idle-s 300]``. Small ONNX
+models are dropped into a real ``modelium up``, one after another; each is unloaded before the next.
+The baseline is the same run without Prefect: the difference is the cost of recording each stage.
+The last line is the goal.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.goals import Goal, print_goals
 from modelium.store import Store
 
 QUIET_S = 1.0
@@ -32,7 +34,7 @@ PHASES = ("ingest", "analyze + decide", "load command", "load itself")
 
 
 class Service:
-    """A running ``modelium up`` in a folder of its own."""
+    """A ``modelium up`` in a separate folder."""
 
     def __init__(self, folder: Path, *, prefect: bool) -> None:
         self.folder = folder
@@ -55,7 +57,7 @@ class Service:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """From before the body, recording at work, to after it."""
+        """Run the service within the context; with Prefect, from when stages are recorded."""
         log = self.folder / "service.log"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "modelium", "up", "--config", str(self.config)],
@@ -76,17 +78,17 @@ class Service:
             self.process.wait(120)
 
     def store(self) -> Store:
-        """Its store, beside it."""
+        """Open the service's store."""
         return Store.open(f"sqlite:///{self.folder}/state/modelium.db", now=time.time)
 
     def cli(self, *arguments: str) -> None:
-        """Run a command of an operator's."""
+        """Run an operator's command."""
         command = [sys.executable, "-m", "modelium", *arguments, "--config", str(self.config)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
 def drop(folder: Path, weight: float) -> float:
-    """Write ``y = x · W``; returns when its last byte was written."""
+    """Write the model ``y = x · W``; return the time at which its last byte was written."""
     matrix = numpy_helper.from_array(np.full((4, 3), weight, dtype=np.float32), "W")
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
@@ -101,7 +103,7 @@ def drop(folder: Path, weight: float) -> float:
 
 
 def phases(store: Store, model: str, written: float) -> tuple[float, ...]:
-    """Seconds per entry of `PHASES`, once ``model`` is ready."""
+    """Wait until ``model`` is ready; return the seconds of each of the `PHASES`."""
     while True:
         events = {event.kind: event for event in store.events.newest(model=model)}
         if "model.failed" in events or "drop.rejected" in events:
@@ -118,7 +120,7 @@ def phases(store: Store, model: str, written: float) -> tuple[float, ...]:
 
 
 def measure(folder: Path, *, prefect: bool, drops: int, idle_s: float) -> list[tuple[float, ...]]:
-    """Drop, wait, unload; then look at an idle service."""
+    """Drop models, wait until each is ready and unload it; then measure the idle service."""
     service = Service(folder, prefect=prefect)
     with service.running():
         store = service.store()
@@ -136,7 +138,7 @@ def measure(folder: Path, *, prefect: bool, drops: int, idle_s: float) -> list[t
 
 
 def _idle(pid: int, seconds: float) -> None:
-    """CPU and memory of the service and of its Prefect server while nothing is asked."""
+    """Print CPU and memory of the idle service and of its Prefect server."""
     watched = {"Modelium": pid}
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         words = entry.read_bytes().split(b"\0") if entry.exists() else []
@@ -169,7 +171,7 @@ def main() -> None:
             found[prefect] = measure(
                 Path(name), prefect=prefect, drops=options.drops, idle_s=options.idle_s
             )
-    print(f"{options.drops} drops; seconds, median (95th percentile) · quiet period taken off")
+    print(f"{options.drops} drops; seconds after the quiet period, median (95th percentile)")
     print(f"{'':24} {'recorded':>16} {'unrecorded':>16} {'added':>7}")
     commands = ("last byte → load command", 3)
     for name, rows in (
@@ -181,6 +183,10 @@ def main() -> None:
             f"{m:7.2f} ({np.percentile(r, 95):5.2f})" for m, r in zip(medians, rows, strict=True)
         ]
         print(f"{name:24} {shown[0]:>16} {shown[1]:>16} {medians[0] - medians[1]:+7.2f}")
+    p95_s = float(np.percentile([sum(row[: commands[1]]) for row in found[True]], 95))
+    print_goals(
+        Goal(name="drop-to-command-p95", measured=p95_s, relation="≤", required=1.5, unit="s")
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""How well the estimator predicts what vLLM reported: per model, in total, beside simple rules.
+"""Compares the estimator, and simple rules, with the memory that vLLM reported.
 
-Every model is left out once: constants are fitted on the other models and the one that was left
-out is predicted, so that the score is of models never seen. Run from the repository root:
+Every model is left out once: constants are fitted to the other models and used to predict the one
+that was left out, so that the score is for unseen models. Run from the repository root:
 
     python -m bench.estimator [--data FOLDER] [--write FILE.json]
 
-FOLDER holds ``vllm_memory_measurements.csv`` and ``model_configs/``.
+FOLDER contains ``vllm_memory_measurements.csv`` and ``model_configs/``.
 
-Units: GiB per GPU. "footprint" is weights + activation + non-torch + CUDA graphs; the KV pool
-takes what is left of a GPU and is therefore no error of anybody's.
+Units: GiB per GPU. "footprint" is weights + activation + non-torch + CUDA graphs. The KV pool is
+whatever remains of a GPU and is therefore not predicted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from modelium.models import GIB, Footprint, ModelProfile
 PARTS = ("weights", "activation", "non_torch", "cuda_graph")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SHORT = 0.98
-"""A prediction below this share of the truth is short: out of memory is what it risks."""
+"""Predictions below this share of the true value are short: they risk an out-of-memory error."""
 
 _LLAMA8: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
@@ -103,12 +103,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50272,
         "max_position_embeddings": 2048, "word_embed_proj_dim": 768, "torch_dtype": "float16"},
 }  # fmt: skip
-"""Published configurations of measured models whose files are not among the collected ones."""
+"""Published configurations of measured models whose files were not collected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measurement with the profile of its model."""
+    """A measurement with the profile of its model."""
 
     model: str
     version: str
@@ -124,21 +124,21 @@ class Row:
 
     @property
     def footprint(self) -> float | None:
-        """GiB, where every part was published."""
+        """GiB; ``None``: not every part was published."""
         if not all(part in self.truth for part in PARTS):
             return None
         return sum(self.truth[part] for part in PARTS)
 
 
 def read_rows(measurements: Path, configs: Path) -> tuple[list[Row], list[str]]:
-    """Rows that have a configuration, and why others are left aside."""
+    """Return the rows that have a configuration, and the reasons why others are skipped."""
     rows: list[Row] = []
     aside: list[str] = []
     with measurements.open(newline="") as file:
         for record in csv.DictReader(file):
             label = f"{record['model']} (row {record['id']})"
             if int(record["pp"] or 1) > 1:
-                aside.append(f"{label}: pipeline parallelism is not offered")
+                aside.append(f"{label}: pipeline parallelism is not supported")
                 continue
             profile = _profile(record, configs)
             if isinstance(profile, str):
@@ -186,7 +186,7 @@ def _row(record: Mapping[str, str], profile: ModelProfile) -> Row:
 
 
 def predict(row: Row, constants: VllmConstants) -> Footprint:
-    """What the estimator says of ``row``."""
+    """Return the estimate for ``row``."""
     return vllm_footprint(
         row.profile,
         constants,
@@ -199,12 +199,12 @@ def predict(row: Row, constants: VllmConstants) -> Footprint:
 
 
 def gib(footprint: Footprint) -> float:
-    """Weights, activation, graphs and non-torch memory together."""
+    """Return the sum of weights, activation, graphs and non-torch memory."""
     return (footprint.expected - footprint.kv) / GIB
 
 
 def refit(rows: Sequence[Row], version: str) -> VllmConstants:
-    """Constants of ``version`` from ``rows``: least squares on physical terms, medians."""
+    """Return the constants of ``version``, fitted to ``rows`` by medians of physical terms."""
     base = vllm_constants(version, None)
     same = [r for r in rows if vllm_constants(r.version, None) == base]
     return base.model_copy(
@@ -213,7 +213,7 @@ def refit(rows: Sequence[Row], version: str) -> VllmConstants:
 
 
 def _sampler(rows: Sequence[Row], base: VllmConstants) -> dict[str, Any]:
-    """Bytes per logit, from rows where the sampler is the peak: the rest of it is known."""
+    """Fit the bytes per logit to rows in which the sampler is the peak, as all else is known."""
     slopes, fixed = [], base.sampler_fixed
     for row in rows:
         if "activation" not in row.truth:
@@ -229,7 +229,7 @@ def _sampler(rows: Sequence[Row], base: VllmConstants) -> dict[str, Any]:
 
 
 def _graphs(rows: Sequence[Row], base: VllmConstants) -> dict[str, Any]:
-    """Graph memory: the terms keep their proportions, models alike decide the scale."""
+    """Scale the constants of graph memory by the median over model families."""
     ratios: dict[str, list[float]] = {}
     for row in rows:
         if row.truth.get("cuda_graph", 0) > 0:
@@ -264,12 +264,12 @@ RULES: dict[str, Rule] = {
         w + 2.2 + (0.25 if row.tensor_parallel == 1 else 2.1)
     ),
 }
-"""Rules of others, given the true weights (facts: accelerate, GPUStack, a fit on these rows)."""
+"""Simple rules, applied to the true weights (of accelerate, of GPUStack, fitted to these rows)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Relative errors of one way to predict."""
+    """Relative errors of a prediction method."""
 
     name: str
     errors: list[float]
@@ -281,7 +281,7 @@ class Score:
 
     @property
     def bias(self) -> float:
-        """Mean error; above 0 is too much."""
+        """Mean error; above 0 is an overestimate."""
         return statistics.fmean(self.errors)
 
     @property
@@ -291,7 +291,7 @@ class Score:
 
 
 def leave_one_out(rows: Sequence[Row]) -> list[tuple[Row, Footprint]]:
-    """Each row predicted with constants fitted without any row of its model."""
+    """Predict each row with constants that were fitted without the rows of its model."""
     found = []
     for row in rows:
         others = [r for r in rows if family(r.model) != family(row.model)]
@@ -300,7 +300,7 @@ def leave_one_out(rows: Sequence[Row]) -> list[tuple[Row, Footprint]]:
 
 
 def family(model: str) -> str:
-    """Quantized copies count as the model that they were made from."""
+    """Return the model without variants: quantized copies count as the original model."""
     for known in ("Llama-3.1-8B", "Qwen3-32B", "Kimi-VL"):
         if known in model:
             return known
@@ -308,7 +308,7 @@ def family(model: str) -> str:
 
 
 def scores(predictions: Iterable[tuple[Row, Footprint]]) -> list[Score]:
-    """Footprint scores: the estimator (expected and reserve), then the simple rules."""
+    """Return the footprint scores: the estimator's (expected and reserve), then the rules'."""
     expected, reserve = [], []
     rules: dict[str, list[float]] = {name: [] for name in RULES}
     for row, made in predictions:
@@ -330,11 +330,11 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="measurements and configurations")
-    parser.add_argument("--write", type=Path, help="also write the totals as JSON")
+    parser.add_argument("--write", type=Path, help="write the totals to this file as JSON")
     given = parser.parse_args()
     measurements = given.data / "vllm_memory_measurements.csv"
     if not measurements.is_file():
-        parser.error(f"{measurements} is missing: name the folder that holds it with --data")
+        parser.error(f"{measurements} is missing: pass its folder with --data")
     rows, aside = read_rows(measurements, given.data / "model_configs")
     predictions = leave_one_out(rows)
     heads = f"{'weights':>20} {'activation':>12} {'non-torch':>12} {'graphs':>12}"
@@ -381,7 +381,7 @@ def main() -> None:
                 "mae": score.mean, "bias": score.bias, "short": score.short,
             }  # fmt: skip
     for line in aside:
-        print(f"left aside: {line}")
+        print(f"skipped: {line}")
     print("\nfitted on all rows of 0.19:", refit(rows, "0.19").model_dump())
     if given.write:
         given.write.write_text(json.dumps(totals, indent=1))

@@ -1,10 +1,10 @@
-"""What the gateway adds to a request, beside nginx as a plain proxy and LiteLLM's, in one run.
+"""Measures the latency that the gateway adds, compared with nginx and LiteLLM's proxy in one run.
 
-Each row is the same chat request to the same nginx that answers at once: directly, through
-nginx as a proxy, through LiteLLM's proxy and through Modelium, each a process of its own, in
-rounds that take turns; the figures are medians over the rounds. Then Modelium beside a planner
-that re-plans 1,000 models, at the service's own rhythm and without a pause, and streams, checked
-for loss and order.
+Each row is the same chat request to the same nginx, which answers at once: directly, through
+nginx as a proxy, through LiteLLM's proxy and through Modelium, each in a separate process and in
+alternating rounds; the figures are medians over the rounds. Then Modelium is measured beside a
+planner that re-plans 1,000 models, at the interval of the service's loop and without a pause.
+Finally, streams are checked for lost and reordered events. The last lines are the goals.
 
     make bench-gateway [ARGS="--seconds 3 --rounds 3"]
 """
@@ -15,13 +15,14 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,12 +30,13 @@ import aiohttp
 import uvloop
 
 from bench import proxies
+from bench.goals import Goal, print_goals
 from modelium.config import Metrics
 
 CONNECTIONS = (1, 16, 64)
 STREAMS, EVENTS = 64, 200
 RHYTHM_S = Metrics().collection_interval_seconds
-"""Of the service's loop, which plans anew each time at most."""
+"""Interval of the service's loop, which makes at most one plan in each."""
 
 WRK = """
 wrk.method = "POST"
@@ -51,18 +53,18 @@ end
 
 @dataclass(frozen=True)
 class Figures:
-    """One run of wrk; latencies in microseconds."""
+    """The results of a run of wrk; latencies in microseconds."""
 
     p50: float
     p99: float
     rps: float
     cpu: float = 0.0
-    """Of the proxy's process, per request, where it has one to itself."""
+    """CPU time of the proxy's process per request, in microseconds; 0 if it is not measured."""
     errors: int = 0
 
 
 def wrk(port: int, connections: int, seconds: int, script: Path) -> Figures:
-    """Run wrk; a failed request fails the bench."""
+    """Run wrk; raises `SystemExit` if a request fails."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s"]
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     done = subprocess.run(
@@ -75,7 +77,7 @@ def wrk(port: int, connections: int, seconds: int, script: Path) -> Figures:
 
 
 def warm(port: int) -> None:
-    """Send first requests, which cost more than others: LiteLLM's takes seconds."""
+    """Send the first requests, which are slower than later ones: LiteLLM's first takes seconds."""
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     body = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
     for _ in range(20):
@@ -91,7 +93,7 @@ def in_turns(
     script: Path,
     pids: Mapping[str, int] | None = None,
 ) -> dict[str, Figures]:
-    """Measure each port in each round; medians. ``pids``: of whose CPU time is counted too."""
+    """Measure each port in each round; return medians. ``pids``: processes to measure CPU of."""
     runs: dict[str, list[Figures]] = {way: [] for way in ports}
     for _ in range(given.rounds):
         for way, port in ports.items():
@@ -109,7 +111,7 @@ def in_turns(
 
 
 def table(connections: int, seen: Mapping[str, Figures]) -> list[str]:
-    """Rows of Markdown."""
+    """Return the rows of the Markdown table for one number of connections."""
     direct = seen["direct"].p50
     added = {way: figures.p50 - direct for way, figures in seen.items()}
     rows = []
@@ -117,7 +119,7 @@ def table(connections: int, seen: Mapping[str, Figures]) -> list[str]:
         row = f"| {connections} | {way} | {figures.p50:.0f} | {figures.p99:.0f} |"
         row += f" {added[way]:.0f} |" if way != "direct" else " |"
         if way == "Modelium":
-            # On a busy machine nginx may seem to take time away: no ratio then.
+            # On a busy machine, nginx may seem to reduce the latency: there is no ratio then.
             row += f" {added[way] / added['nginx']:.1f} |" if added["nginx"] > 0 else " |"
             row += (
                 f" 1/{added['LiteLLM'] / max(1.0, added[way]):.0f} |"
@@ -130,9 +132,23 @@ def table(connections: int, seen: Mapping[str, Figures]) -> list[str]:
     return rows
 
 
+def goals(compared: Sequence[Mapping[str, Figures]]) -> Iterator[Goal]:
+    """Yield the limits for the added p50, each for the worst number of connections."""
+    for way, limit in (("nginx", 8.0), ("LiteLLM", 1 / 15)):
+        ratios = [
+            (seen["Modelium"].p50 - seen["direct"].p50) / (seen[way].p50 - seen["direct"].p50)
+            for seen in compared
+            if way in seen and seen[way].p50 > seen["direct"].p50
+        ]
+        if any(way in seen for seen in compared):
+            worst = max(ratios, default=math.inf)
+            name = f"added-p50/{way.lower()}"
+            yield Goal(name=name, measured=worst, relation="≤", required=limit)
+
+
 @contextlib.asynccontextmanager
 async def streaming_engine(port: int) -> AsyncIterator[None]:
-    """An engine that streams numbered events."""
+    """Run an engine that streams numbered events."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -154,36 +170,38 @@ async def streaming_engine(port: int) -> AsyncIterator[None]:
 
 
 async def streams(engine: int, ports: Mapping[str, int]) -> list[str]:
-    """Read many streams at once; fail where an event is lost or out of order."""
+    """Read many streams at once; raises `SystemExit` if an event is lost or out of order."""
 
     async def read(session: aiohttp.ClientSession, port: int) -> None:
         url = f"http://127.0.0.1:{port}/v1/chat/completions"
         async with session.post(url, json={"model": "m", "stream": True}) as response:
             events = (await response.text()).split("\n\n")[:-1]
         if events != [f"data: {number}" for number in range(EVENTS)]:
-            raise SystemExit(f"a stream came with {len(events)} of {EVENTS} events, or reordered")
+            raise SystemExit(f"{len(events)} of {EVENTS} events of a stream arrived, or reordered")
 
-    told = []
+    durations = []
     connector = aiohttp.TCPConnector(limit=0)
     async with streaming_engine(engine), aiohttp.ClientSession(connector=connector) as session:
         for way, port in ports.items():
             began = time.perf_counter()
             await asyncio.gather(*(read(session, port) for _ in range(STREAMS)))
-            told.append(f"{way} {time.perf_counter() - began:.2f} s")
-    return told
+            durations.append(f"{way} {time.perf_counter() - began:.2f} s")
+    return durations
 
 
 def print_figures(seen: Mapping[str, Figures]) -> None:
-    """A line each."""
+    """Print a line for each way."""
     for way, figures in seen.items():
         print(f"\nModelium {way}: p50 {figures.p50:.0f} µs, p99 {figures.p99:.0f} µs", flush=True)
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken")
+    parser.add_argument("--seconds", type=int, default=3, help="duration of each run of wrk")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds, of which the median is reported"
+    )
     parser.add_argument("--without-litellm", action="store_true")
     parser.add_argument("--serve", type=int, metavar="ENGINE", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -192,7 +210,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run everything and print it as Markdown."""
+    """Run everything and print the results as Markdown."""
     given = arguments()
     if given.serve:
         uvloop.run(proxies.serve(given.serve, given.port, planning=given.planning))
@@ -219,18 +237,17 @@ def main() -> None:
             proxies.reachable(port)
             warm(port)
         print(
-            "| connections | way | p50 µs | p99 µs | added p50 µs | × nginx | of LiteLLM | requests/s | its CPU µs |"
+            "| connections | path | p50 µs | p99 µs | added p50 µs | × nginx | of LiteLLM | requests/s | its CPU µs |"
         )
         print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        compared = []
         for connections in CONNECTIONS:
-            print(
-                *table(connections, in_turns(ports, connections, given, script, pids)),
-                sep="\n",
-                flush=True,
-            )
+            seen = in_turns(ports, connections, given, script, pids)
+            compared.append(seen)
+            print(*table(connections, seen), sep="\n", flush=True)
         for way, pid in pids.items():
             print(f"\n{way}: {proxies.resident_mib(pid):.0f} MiB resident")
-        # Long enough for two plans of the one that makes one at a time.
+        # Long enough for two plans of the planner that pauses between them.
         longer = argparse.Namespace(seconds=int(2 * RHYTHM_S), rounds=given.rounds)
         own = ports["Modelium"]
         with proxies.modelium(engine, at_times, planning=RHYTHM_S):
@@ -239,13 +256,18 @@ def main() -> None:
             print_figures(in_turns(ways, 1, longer, script))
         with proxies.modelium(engine, always, planning=0.0):
             proxies.reachable(always)
-            # The planner takes one of the machine's cores in both.
-            ways = {"that re-plans all the time": always, "beside one that does": own}
+            # The planner uses one of the machine's cores in both.
+            ways = {"that re-plans without a pause": always, "beside one that does": own}
             print_figures(in_turns(ways, 1, longer, script))
     with proxies.modelium(slow_engine, slow_gateway):
         proxies.reachable(slow_gateway)
-        told = asyncio.run(streams(slow_engine, {"direct": slow_engine, "Modelium": slow_gateway}))
-    print(f"\n{STREAMS} streams × {EVENTS} events, all there and in order: {', '.join(told)}")
+        ways = {"direct": slow_engine, "Modelium": slow_gateway}
+        durations = asyncio.run(streams(slow_engine, ways))
+    print(f"\n{STREAMS} streams × {EVENTS} events, complete and in order: {', '.join(durations)}")
+    print_goals(
+        *goals(compared),
+        Goal(name="lost-or-reordered-streams", measured=0, relation="≤", required=0),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What it costs to look at a very large model: 100 shards, 700 GB, sparse files, real headers.
+"""Measures the inspection of a very large model: 100 shards, 700 GB, sparse files, real headers.
 
-Run from the repository root: ``python -m bench.inspection``. Each command runs in a process of
-its own, imports included, as ``modelium analyze`` does; the goal is under 2 s and under 200 MB.
+Run from the repository root: ``python -m bench.inspection``. Each step runs in a separate process,
+like ``modelium analyze``, and its imports count; the goal is under 2 s and under 200 MB. The last
+lines compare the slowest and the largest step with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from bench.goals import Goal, print_goals
 
 SHARDS, TENSORS, SIDE = 100, 300, 3424
 CONFIG = {
@@ -42,7 +45,7 @@ print(f"{{loaded - begin:6.2f}} {{ended - loaded:6.2f}} {{usage.ru_utime + usage
 
 
 def make(folder: Path) -> int:
-    """Write the model; returns its apparent bytes."""
+    """Write the model; return its apparent bytes."""
     size = SIDE * SIDE * 2
     weight_map: dict[str, str] = {}
     for shard in range(SHARDS):
@@ -70,12 +73,20 @@ def main() -> None:
         total = make(Path(name))
         print(f"{SHARDS} shards, {SHARDS * TENSORS} tensors, {total / 1e9:.0f} GB")
         print(f"{'step':16} {'import s':>8} {'step s':>7} {'CPU s':>6} {'MiB':>6}")
+        seconds, megabytes = [], []
         for step, load in STEPS.items():
             done = subprocess.run(
                 [sys.executable, "-c", PROBE.format(load=load), name],
                 capture_output=True, text=True, check=True, timeout=300,
             )  # fmt: skip
-            print(f"{step:16}   {done.stdout.rstrip()}")
+            print(f"{step:16}   {done.stdout.rstrip()}", flush=True)
+            imported, took, _cpu, mib = map(float, done.stdout.split())
+            seconds.append(imported + took)
+            megabytes.append(mib * 1024**2 / 1e6)
+    print_goals(
+        Goal(name="slowest-step", measured=max(seconds), relation="<", required=2, unit="s"),
+        Goal(name="largest-step", measured=max(megabytes), relation="<", required=200, unit="MB"),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `bench.gateway` compares: each proxy in a process of its own, in front of one engine."""
+"""The proxies that `bench.gateway` compares, each in a separate process in front of one engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.fakes.routing import Listener
 ROOT = Path(__file__).resolve().parents[1]
 
 START_S = 180.0
-"""LiteLLM's proxy imports for half a minute on a busy machine."""
+"""LiteLLM's proxy takes half a minute to import on a busy machine."""
 
 ANSWER = json.dumps(
     {
@@ -82,21 +82,21 @@ model_list:
 
 
 class NoOperations:
-    """The data plane asks for hardly any of them."""
+    """The operations that the data plane uses, for a gateway without a store."""
 
     async def fleet(self) -> Fleet:
-        """Nothing."""
+        """Return an empty fleet."""
         return Fleet(at=0, revision=0)
 
     async def keys(self) -> dict[str, ApiKey]:
-        """None."""
+        """Return no keys."""
         return {}
 
 
 async def serve(engine: int, port: int, *, planning: float | None) -> None:
-    """Run the gateway alone in this process until it is ended, as the service runs it.
+    """Run only the gateway in this process, configured as in the service, until it is terminated.
 
-    ``planning``: re-plan 1,000 models meanwhile, and pause for so many seconds in between.
+    ``planning``: meanwhile re-plan 1,000 models, with pauses of this many seconds.
     """
     sys.setswitchinterval(GIL_INTERVAL_S)
     clock, metrics = SystemClock(), Metrics()
@@ -119,16 +119,16 @@ async def serve(engine: int, port: int, *, planning: float | None) -> None:
         clock=clock,
         links={},
     )
-    async with gateway, contextlib.aclosing(PlannerSubprocess(clock=clock)) as apart:
+    async with gateway, contextlib.aclosing(PlannerSubprocess(clock=clock)) as subprocess_planner:
         gc.collect()
         gc.freeze()
         if planning is not None:
-            await replan(RulePlanner(offload=apart), pause_s=planning)
+            await replan(RulePlanner(offload=subprocess_planner), pause_s=planning)
         await asyncio.Event().wait()
 
 
 async def replan(planner: RulePlanner, *, pause_s: float) -> None:
-    """Plan for 1,000 models on 64 devices for ever, each time from a snapshot of its own."""
+    """Plan for 1,000 models on 64 devices forever, each time from a new snapshot."""
     snapshot = dict(crowded(random.Random(0)))
     policy = Policy(runtimes={RuntimeName.VLLM: RuntimeRules()})
     question = Question(trigger=Trigger.SWEEP, now=NOW)
@@ -139,7 +139,7 @@ async def replan(planner: RulePlanner, *, pause_s: float) -> None:
 
 @contextlib.contextmanager
 def process(*command: str, **environ: str) -> Iterator[int]:
-    """A process that ends with the context; yields its id."""
+    """Run a process within the context; yields its id."""
     started = subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL)
     try:
         yield started.pid
@@ -153,12 +153,12 @@ def process(*command: str, **environ: str) -> Iterator[int]:
 
 
 def engine(folder: Path, port: int) -> contextlib.AbstractContextManager[int]:
-    """An nginx that answers at once."""
+    """Run an nginx that answers at once."""
     return _nginx(folder / "engine", ENGINE.format(port=port, answer=ANSWER))
 
 
 def nginx(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[int]:
-    """Another one as a plain proxy: in one process, the two would not have to wake each other."""
+    """Run a second nginx as a proxy: in one process, the two would not have to wake each other."""
     return _nginx(folder / "proxy", PROXY.format(engine=engine, port=port))
 
 
@@ -172,7 +172,7 @@ def _nginx(folder: Path, servers: str) -> contextlib.AbstractContextManager[int]
 def modelium(
     engine: int, port: int, *, planning: float | None = None
 ) -> contextlib.AbstractContextManager[int]:
-    """The gateway in a process of its own."""
+    """Run the gateway in a separate process."""
     words = ["-m", "bench.gateway", "--serve", str(engine), "--port", str(port)]
     return process(
         sys.executable, *words, *([] if planning is None else ["--planning", str(planning)])
@@ -180,7 +180,7 @@ def modelium(
 
 
 def litellm(folder: Path, engine: int, port: int) -> contextlib.AbstractContextManager[int]:
-    """LiteLLM's proxy, out of the environment that tools/env.sh makes."""
+    """Run LiteLLM's proxy from the environment that tools/env.sh creates."""
     made = subprocess.run(
         [str(ROOT / "tools/env.sh"), "--path", "litellm"],
         check=True,
@@ -189,7 +189,7 @@ def litellm(folder: Path, engine: int, port: int) -> contextlib.AbstractContextM
     )
     home = Path(made.stdout.strip())
     if not home.exists():
-        raise SystemExit("make its environment first: tools/env.sh litellm")
+        raise SystemExit("LiteLLM's environment is missing: run tools/env.sh litellm")
     conf = folder / "litellm.yaml"
     conf.write_text(LITELLM.format(engine=engine))
     words = ["--config", str(conf), "--host", "127.0.0.1", "--port", str(port)]
@@ -205,7 +205,7 @@ def litellm(folder: Path, engine: int, port: int) -> contextlib.AbstractContextM
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
+    """Return ports that were free a moment ago."""
     with contextlib.ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
@@ -214,25 +214,25 @@ def free_ports(count: int) -> list[int]:
 
 
 def reachable(port: int) -> None:
-    """Wait until something listens."""
+    """Wait up to `START_S` until a process listens on ``port``."""
     until = time.monotonic() + START_S
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         if time.monotonic() > until:
-            raise SystemExit(f"nothing listens on port {port}")
+            raise SystemExit(f"nothing listens on port {port} after {START_S:.0f} s")
         time.sleep(0.05)
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory of a process."""
+    """Return the resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
-    raise SystemExit("no VmRSS in /proc: this bench runs on Linux")
+    raise SystemExit("/proc has no VmRSS: this benchmark needs Linux")
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used, its threads included."""
+    """Return the CPU time that all threads of a process have used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

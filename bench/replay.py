@@ -1,13 +1,13 @@
-"""The planner and other policies on real request patterns: ``python -m bench.replay``.
+"""Replays real request patterns under the planner and other policies: ``python -m bench.replay``.
 
-Each cell is a trace and a capacity (10, 25, 50% of all footprints). Printed per policy: cold starts
-and load-seconds relative to LRU (geometric means over the cells), load-seconds relative to the
-offline bound, and the worst cell. ``--slo`` adds the request rate at which 99% of the requests wait
-at most 30 s, relative to LRU. ``--prewarm`` adds the planner with prewarming, whose loads count.
-Seeds are fixed, so two runs give the same figures.
+Each cell is a trace and a capacity (10, 25, 50% of all footprints). For each policy it prints cold
+starts and load-seconds relative to LRU (geometric means over the cells), load-seconds relative to
+the offline bound, and the worst cell. ``--slo`` adds the request rate at which 99% of the requests
+wait at most 30 s, relative to LRU. ``--prewarm`` adds the planner with prewarming, whose loads
+count. Seeds are fixed, so two runs give the same figures. The last lines are the goals.
 
 The request patterns of real clients (`bench.workloads`) are read from ``--servegen``, by default
-from ``../shared/data/traces`` beside the checkout; without them only the synthetic trace is run.
+from ``../shared/data/traces`` beside the checkout; without them, only the synthetic trace is run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agents.replay.planner_under_replay import replay_policies
 from agents.replay.result import ReplayResult
 from agents.replay.simulation import replay
 from agents.replay.traces import Trace
+from bench.goals import Goal, print_goals
 from bench.workloads import bursty, cell, faster, servegen
 from modelium.models import GIB
 
@@ -37,7 +38,7 @@ Row = dict[str, ReplayResult]
 
 
 def traces(data: Path | None, requests: int, seed: int) -> Iterator[tuple[str, Trace]]:
-    """Yield name and trace of each cell; without ``data`` only the synthetic one."""
+    """Yield name and trace of each cell; without ``data``, only the synthetic one."""
     yield "bursty", bursty(seed=seed)
     if data is None:
         return
@@ -79,7 +80,7 @@ def worst_ratio(rows: list[Row], policy: str) -> float:
 def rate_at_slo(trace: Trace, share: float, policy: str) -> float:
     """Return how many times faster ``trace`` can run until 1% of the requests wait over 30 s.
 
-    0 where they do at any rate, because over 1% are cold starts of models that load for longer.
+    Returns 0 if no rate is low enough: over 1% are cold starts of models that load for longer.
     """
     count = max(1, round(capacity(trace, share) / (DEVICE_GIB * GIB)))
     devices = (DEVICE_GIB * GIB,) * count
@@ -106,18 +107,18 @@ def main() -> None:
         "--servegen",
         type=Path,
         default=SERVEGEN if SERVEGEN.exists() else None,
-        help="servegen_first_week.csv.xz (default: the one beside the checkout, if there is one)",
+        help="servegen_first_week.csv.xz (default: the file beside the checkout, if present)",
     )
     parser.add_argument("--requests", type=int, default=15_000, help="per trace")
-    parser.add_argument("--prewarm", action="store_true", help="also the rules with prewarming")
+    parser.add_argument("--prewarm", action="store_true", help="add the rules with prewarming")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--slo", action="store_true", help="also the rate at 99%% within 30 s")
-    parser.add_argument("--plot", type=Path, help="write this plot, as .png and .svg")
-    parser.add_argument("--json", type=Path, help="write all results here")
+    parser.add_argument("--slo", action="store_true", help="add the rate at 99%% within 30 s")
+    parser.add_argument("--plot", type=Path, help="write a plot to this path, as .png and .svg")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     given = parser.parse_args()
     policies = (*POLICIES, "rules+prewarm") if given.prewarm else POLICIES
     if given.servegen is None:
-        print("no ServeGen data: only the synthetic trace is replayed (see --servegen)")
+        print("no ServeGen data: replaying the synthetic trace only, without goals (--servegen)")
     rows: dict[str, Row] = {}
     rates: dict[str, dict[str, float]] = {}
     for name, trace in traces(given.servegen, given.requests, given.seed):
@@ -135,6 +136,8 @@ def main() -> None:
     if given.json:
         cells = {k: {p: asdict(r) for p, r in row.items()} for k, row in rows.items()}
         given.json.write_text(json.dumps({"cells": cells, "rate_at_slo": rates}, indent=1))
+    if given.servegen:  # the goals are stated for these patterns
+        _goals(list(rows.values()), rates)
 
 
 def _show(name: str, row: Row) -> None:
@@ -185,9 +188,30 @@ def _summary(rows: list[Row], rates: dict[str, dict[str, float]]) -> None:
             f"{worst_ratio(rows, policy):8.2f}\n"
         )
     for policy in ("gdsf", "rules"):
-        logs = [math.log(r[policy] / r["lru"]) for r in rates.values() if min(r.values()) > 0]
-        if logs:
-            out.write(f"rate at SLO, {policy}: {math.exp(sum(logs) / len(logs)):.2f} × LRU\n")
+        rate = _mean_rate(rates, policy)
+        if rate is not None:
+            out.write(f"rate at SLO, {policy}: {rate:.2f} × LRU\n")
+
+
+def _mean_rate(rates: dict[str, dict[str, float]], policy: str) -> float | None:
+    """Return the geometric mean of the rate relative to LRU, over traces where all meet the SLO."""
+    logs = [math.log(r[policy] / r["lru"]) for r in rates.values() if min(r.values()) > 0]
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
+def _goals(rows: list[Row], rates: dict[str, dict[str, float]]) -> None:
+    """Print the goals of the rules, with and without prewarming."""
+    for policy in (name for name in ("rules", "rules+prewarm") if name in rows[0]):
+        cold, load = (mean_ratio(rows, policy, f) for f in ("cold_starts", "load_seconds"))
+        bound = mean_ratio(rows, policy, "load_seconds", "belady")
+        print_goals(
+            Goal(name=f"{policy}-cold-starts/lru", measured=cold, relation="≤", required=0.75),
+            Goal(name=f"{policy}-load-seconds/lru", measured=load, relation="≤", required=0.82),
+            Goal(name=f"{policy}-load-seconds/bound", measured=bound, relation="≤", required=1.35),
+        )
+    rate = _mean_rate(rates, "rules")
+    if rate is not None:
+        print_goals(Goal(name="rules-rate/lru", measured=rate, relation="≥", required=1.3))
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def cell(
     Args:
         clients: from `servegen`.
         groups: production models whose clients take part.
-        requests: about how many in all.
-        days: from the beginning of the week.
+        requests: approximate total.
+        days: number of days from the beginning of the week.
         spread: exponent on the clients' mean rates: 1 keeps their ratio, 0.5 narrows it.
         seed: for all random values.
     """

@@ -1,15 +1,17 @@
-"""A real Prometheus over a real Modelium: fake GPUs behind real pynvml, fake engine processes."""
+"""A real Prometheus scrapes a real Modelium with fake engine processes.
+
+Its GPUs are those of the fake NVML, which it reads through the real pynvml.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import pytest
 import yaml
 
 from modelium.traffic.direct_requests import LAG_S
+from tests import engines
 from tests.deploy.test_files import DEPLOY, queries
 from tests.fakes import tiny_llama
 from tests.fakes.nvml import GIB, GPU_IS_LOST, FakeGpu, FakeNvml, build
-from tests.integration.service import Service
+from tests.integration.service import Service, eventually
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 ENGINE = Path(__file__).parents[1] / "fakes" / "engine.py"
 QUIET = (
@@ -34,11 +37,11 @@ QUIET = (
     "modelium_model_restarts_total",
     "prefect_connected",
 )
-"""What has no samples in a Modelium where nothing goes wrong and Prefect is off."""
+"""Series without samples while nothing fails and Prefect is disabled."""
 
 
 class Fleet(Service):
-    """A Modelium of two GPUs, whose engines are fake processes."""
+    """A Modelium with two GPUs, whose engines are fake processes."""
 
     def __init__(self, folder: Path, gpus: FakeNvml) -> None:
         self.gpus = gpus
@@ -72,11 +75,10 @@ class Fleet(Service):
 
 
 class Prometheus:
-    """A server with the shipped rules, in a hurry."""
+    """A server with the shipped rules, which scrapes and evaluates every second."""
 
     def __init__(self, folder: Path, target: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{engines.free_port()}"
         rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
         for group in rules["groups"]:
             for rule in group["rules"]:
@@ -106,6 +108,29 @@ class Prometheus:
         assert answer.json()["status"] == "success", answer.text
         return list(answer.json()["data"]["result"])
 
+    def snapshot_at(self) -> float:
+        """Return the time of the last snapshot of the fleet that was scraped."""
+        return float(self.query("modelium_snapshot_timestamp_seconds")[0]["value"][1])
+
+    def snapshot_after(self, moment: float) -> float:
+        """Wait for the scrape of a snapshot later than ``moment``; return the snapshot's time."""
+
+        def found() -> float | None:
+            at = self.snapshot_at()
+            return at if at > moment else None
+
+        at = eventually(found, shown=lambda: (moment, self.snapshot_at()))
+        assert at is not None
+        return at
+
+    def observed(self) -> float:
+        """Wait for the scrape of a snapshot with all past requests; return its time.
+
+        The first snapshot from now on may contain counters that were read earlier; those of the
+        second were read after the first.
+        """
+        return self.snapshot_after(self.snapshot_after(time.time()))
+
     def firing(self) -> set[str]:
         answer = httpx.get(f"{self.url}/api/v1/alerts", trust_env=False, timeout=20).json()
         alerts = answer["data"]["alerts"]
@@ -124,17 +149,6 @@ class Prometheus:
         self.process.wait(30)
 
 
-def eventually(
-    holds: Callable[[], object],
-    within_s: float = 60.0,
-    shown: Callable[[], object] = lambda: None,
-) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, shown()
-        time.sleep(0.3)
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("scraped")
@@ -145,8 +159,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     service.start()
     try:
         service.drop("one", "GPU-a")
-        # More than was booked: it is measured before it is loaded again, or an alert is right.
-        eventually(lambda: service.row("one")["resident_bytes"] == GIB)
+        # It uses more than was booked; until that is measured, an alert would be correct.
+        eventually(lambda: service.row("one")["resident_bytes"] == GIB, shown=service.log)
         service.ask("one")
         yield service
     finally:
@@ -159,7 +173,7 @@ def prometheus(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     target = fleet.endpoints["metrics"].removeprefix("http://").removesuffix("/metrics")
     server = Prometheus(tmp_path_factory.mktemp("prometheus"), target)
     try:
-        eventually(server.scraped)
+        eventually(server.scraped, shown=server.log.read_text)
         yield server
     finally:
         server.stop()
@@ -169,29 +183,33 @@ def test_every_panel_has_live_data(fleet: Fleet, prometheus: Prometheus) -> None
     fleet.cli("unload", "one")
     fleet.ask("one")  # a cold start
     used = 'modelium_gpu_memory_used{gpu="0"}'
-    eventually(lambda: int(prometheus.query(used)[0]["value"][1]) == GIB)
+    eventually(
+        lambda: int(prometheus.query(used)[0]["value"][1]) == GIB,
+        shown=lambda: prometheus.query(used),
+    )
     assert prometheus.query('modelium_gpu_utilization{gpu="0"}')[0]["value"][1] == "0.4"
 
     def empty() -> list[str]:
         shown = [q.replace("$instance", ".*").replace("$model", ".*") for q in queries()]
         return [q for q in shown if not prometheus.query(q) and not any(n in q for n in QUIET)]
 
-    deadline = time.monotonic() + 60
-    while empty() and time.monotonic() < deadline:
+    def filled() -> bool:
         fleet.ask("one")
-        time.sleep(0.5)
-    assert empty() == []
+        return empty() == []
+
+    eventually(filled, shown=empty)
 
 
-def test_requests_past_the_gateway_show_and_its_own_do_not(
+def test_requests_that_bypass_the_gateway_are_counted_and_its_own_are_not(
     fleet: Fleet, prometheus: Prometheus
 ) -> None:
     def direct() -> int:
         found = prometheus.query('modelium_model_requests_direct_total{model="one"}')
         return int(found[0]["value"][1])
 
-    # A request of the gateway's that has just ended may explain one that the engine counts.
-    time.sleep(LAG_S + 2)
+    # Until LAG_S after a request of the gateway ended, one that the engine counts may be the same.
+    expired = prometheus.snapshot_after(prometheus.observed() + LAG_S)
+    prometheus.snapshot_after(expired)
     before = direct()
     port = json.loads((fleet.state / "vllm" / "one.json").read_text())["port"]
     for _ in range(3):
@@ -201,27 +219,27 @@ def test_requests_past_the_gateway_show_and_its_own_do_not(
     eventually(lambda: direct() == before + 3, shown=lambda: (before, direct(), fleet.log()))
     for _ in range(5):
         fleet.ask("one")
-        time.sleep(1)
-    assert direct() == before + 3
+        prometheus.observed()
+        assert direct() == before + 3
 
 
-def test_a_gpu_that_is_lost_fires_an_alert_until_it_is_back(
-    fleet: Fleet, prometheus: Prometheus
-) -> None:
+def test_a_lost_gpu_fires_an_alert_until_it_is_back(fleet: Fleet, prometheus: Prometheus) -> None:
     assert "ModeliumDeviceUnhealthy" not in prometheus.firing()
     fleet.gpus.change("GPU-b", error=GPU_IS_LOST)
-    eventually(lambda: "ModeliumDeviceUnhealthy" in prometheus.firing())
+    eventually(lambda: "ModeliumDeviceUnhealthy" in prometheus.firing(), shown=prometheus.firing)
     fleet.gpus.change("GPU-b", error=0)
-    eventually(lambda: "ModeliumDeviceUnhealthy" not in prometheus.firing())
+    eventually(
+        lambda: "ModeliumDeviceUnhealthy" not in prometheus.firing(), shown=prometheus.firing
+    )
 
 
-def test_nothing_fires_while_all_is_well(fleet: Fleet, prometheus: Prometheus) -> None:
-    eventually(lambda: not prometheus.firing(), within_s=150.0, shown=prometheus.firing)
+def test_no_alert_fires_while_nothing_fails(fleet: Fleet, prometheus: Prometheus) -> None:
+    eventually(lambda: not prometheus.firing(), shown=prometheus.firing)
 
 
 def test_the_requests_can_be_replayed_afterwards(fleet: Fleet) -> None:
     fleet.ask("one")
-    fleet.stop()  # what was not written yet is written at the end
+    fleet.stop()  # writes the buffered requests to the store
     replayed = fleet.cli("replay", "--from-store", "--devices", "1x80")["policies"]
     assert replayed["rules"]["requests"] >= 1
     assert replayed["rules"]["unplaceable"] == 0

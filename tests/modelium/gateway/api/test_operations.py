@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from modelium import config
+from modelium.clock import SystemClock
 from modelium.control.operations import Operations
 from modelium.gateway import Gateway
 from modelium.metrics import Metrics
@@ -27,7 +28,7 @@ async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
         switchboard=world.services.switchboard,
         operations=operations,
         metrics=Metrics(),
-        clock=world.services.clock,
+        clock=SystemClock(),
         links={},
         shutdown_grace_s=1.0,
     )

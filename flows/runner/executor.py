@@ -27,7 +27,7 @@ from flows.runner.api_slots import ApiSlot, ApiSlots, current_slot
 from flows.runner.recording import state_of, tags_of
 from flows.runner.stage_call import StageCall, current
 from modelium.ports import Clock, Stage
-from modelium.stages.inline import direct
+from modelium.stages.inline import inline_steps
 from modelium.stages.launcher import name_of
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Executor:
                 await self._execute(session.client, run, call, own)
         except Exception as exc:
             logger.warning("stage %s is not recorded: %s", call.stage, exc)
-            call.begin(direct)
+            call.begin(inline_steps)
 
     async def _in_slot(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
         async with ApiSlot(self._slots) as own:
@@ -207,13 +207,13 @@ class Executor:
             if await self._is_cancelled(client, run):
                 self._cancelled_early(run, call)
             else:
-                call.begin(direct)
+                call.begin(inline_steps)
         except Exception as exc:
             logger.warning(
                 "run %s of stage %s can no longer be recorded: %s", run.id, call.stage, exc
             )
             self._unrecorded[run.id] = call
-            call.begin(direct)
+            call.begin(inline_steps)
         finally:
             del self.active[run.id]
             await asyncio.gather(claim, return_exceptions=True)

@@ -11,7 +11,7 @@ from flows.runner.executor import Executor
 from flows.runner.stage_call import StageCall
 from modelium.models import Report
 from modelium.ports import Stage
-from modelium.stages.inline import Stages, direct
+from modelium.stages.inline import Stages, inline_steps
 from modelium.stages.services import Services
 
 UNRECORDED = frozenset({"plan", "carry_out"})
@@ -57,7 +57,7 @@ class RecordedRunner:
             recorded = self._executor.submit(call)
             if recorded and responsive and not await call.wait_begun(timeout_s=BEGIN_WAIT_S):
                 self._executor.mark_slow()
-            call.begin(direct)
+            call.begin(inline_steps)
             return await call.wait()
         except asyncio.CancelledError:
             call.cancel("the caller was cancelled")

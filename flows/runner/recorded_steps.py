@@ -12,7 +12,7 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 
 from modelium.errors import TransientError
-from modelium.stages.inline import RETRIES, RETRY_DELAYS_S, RETRY_JITTER, direct
+from modelium.stages.inline import RETRIES, RETRY_DELAYS_S, RETRY_JITTER, inline_steps
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class RecordedSteps:
         try:
             record = on(self._loop, self._context, recorded())
         except RuntimeError:  # Prefect's event loop is closed: the service is stopping
-            return await direct(name, bound)
+            return await inline_steps(name, bound)
         try:
             while not record.done():
                 await asyncio.wait({record}, timeout=STEP_WAIT_S)
@@ -79,7 +79,7 @@ class RecordedSteps:
             return attempts.value
         if attempts.error is not None and type(lost) is type(attempts.error):
             raise attempts.error
-        return await direct(name, bound)
+        return await inline_steps(name, bound)
 
 
 class _Attempts(Generic[R]):

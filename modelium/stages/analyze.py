@@ -12,11 +12,11 @@ from modelium.models import EvictionCause, ModelProfile, Report, Trigger
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
 from modelium.stages.evict import unload_plan
-from modelium.stages.inline import direct
+from modelium.stages.inline import inline_steps
 from modelium.stages.services import Services
 
 
-async def analyze(services: Services, *, model: str, steps: Steps = direct) -> Report:
+async def analyze(services: Services, *, model: str, steps: Steps = inline_steps) -> Report:
     """Find out what ``model`` is, store its profile, and have it decided on.
 
     Where an older version is loaded, it is drained and unloaded first: requests that come in

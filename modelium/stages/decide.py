@@ -16,7 +16,7 @@ from modelium.models import (
     Unload,
 )
 from modelium.ports import Question, Steps
-from modelium.stages.inline import direct
+from modelium.stages.inline import inline_steps
 from modelium.stages.planning import place
 from modelium.stages.services import Services
 
@@ -29,7 +29,7 @@ async def decide(
     plan: Plan | None = None,
     carry_out: bool = True,
     handed: bool = False,
-    steps: Steps = direct,
+    steps: Steps = inline_steps,
 ) -> Report:
     """Plan, have the plan validated and booked, and start what it says.
 

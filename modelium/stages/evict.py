@@ -9,7 +9,7 @@ from modelium.errors import InputError
 from modelium.lifecycle import ModelState
 from modelium.models import EvictionCause, Load, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
-from modelium.stages.inline import direct
+from modelium.stages.inline import inline_steps
 from modelium.stages.planning import OPERATOR
 from modelium.stages.services import Services
 
@@ -23,7 +23,7 @@ async def evict(
     models: Sequence[str] | None = None,
     decision: str | None = None,
     reason: str = "",
-    steps: Steps = direct,
+    steps: Steps = inline_steps,
 ) -> Report:
     """Unload what a decision says, what an operator names, or what the sweep finds due.
 

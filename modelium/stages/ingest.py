@@ -13,7 +13,7 @@ from modelium.intake.repository import ModelRepository, Staged, model_name
 from modelium.models import Model, ModelProfile, Priority, Report
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
-from modelium.stages.inline import direct
+from modelium.stages.inline import inline_steps
 from modelium.stages.services import Services
 
 
@@ -51,7 +51,7 @@ async def ingest(
     team: str | None = None,
     priority_ceiling: str | None = None,
     intent: str | None = None,
-    steps: Steps = direct,
+    steps: Steps = inline_steps,
 ) -> Report:
     """Ingest ``path``: stage, check, publish, register; then start its analysis.
 

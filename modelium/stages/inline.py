@@ -35,7 +35,7 @@ RETRY_JITTER = 0.5
 """Each delay is stretched by up to this share, so that many stages do not retry in step."""
 
 
-class DirectSteps:
+class InlineSteps:
     """`ports.Steps` that runs each step in the stage's own task, retried on `TransientError`."""
 
     def __init__(self, *, clock: Clock, jitter: random.Random) -> None:
@@ -57,8 +57,8 @@ class DirectSteps:
         return await step(*args, **kwargs)
 
 
-direct = DirectSteps(clock=SystemClock(), jitter=random.Random())  # noqa: S311 - not a secret
-"""What a stage runs its steps with unless it is told otherwise."""
+inline_steps = InlineSteps(clock=SystemClock(), jitter=random.Random())  # noqa: S311 - not a secret
+"""The default `Steps` of all stages."""
 
 
 class InlineRunner:
@@ -71,4 +71,4 @@ class InlineRunner:
 
     async def run(self, stage: Stage, **parameters: Any) -> Report:
         """Run ``stage`` to its end; raises what the stage raises."""
-        return await self._stages[stage](self._services(), **parameters, steps=direct)
+        return await self._stages[stage](self._services(), **parameters, steps=inline_steps)

@@ -11,7 +11,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Model, Report, Trigger, Unload
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
-from modelium.stages.inline import direct
+from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
@@ -34,7 +34,7 @@ JOIN_S = 1800.0
 
 
 async def load(
-    services: Services, *, model: str, decision: str | None = None, steps: Steps = direct
+    services: Services, *, model: str, decision: str | None = None, steps: Steps = inline_steps
 ) -> Report:
     """Load ``model``; joins a load in progress, confirms one that is done.
 

@@ -11,7 +11,7 @@ from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, RuntimeName
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
-from modelium.stages.inline import direct
+from modelium.stages.inline import inline_steps
 from modelium.stages.runtime_monitor import Observation
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
@@ -24,7 +24,7 @@ SETTLE_S = 30.0
 list."""
 
 
-async def monitor(services: Services, *, steps: Steps = direct) -> Report:
+async def monitor(services: Services, *, steps: Steps = inline_steps) -> Report:
     """Reconcile, and store the measurements.
 
     A model that the runtime lost is queued to be loaded again. A model that a runtime holds
@@ -50,7 +50,7 @@ async def monitor(services: Services, *, steps: Steps = direct) -> Report:
     )
 
 
-async def reconcile(services: Services, *, steps: Steps = direct) -> tuple[Fleet, list[str]]:
+async def reconcile(services: Services, *, steps: Steps = inline_steps) -> tuple[Fleet, list[str]]:
     """Do what `monitor` does; return the fleet afterwards, and what was changed."""
     fleet = await inventory(services)
     observations = await steps("observe", _observe, services, fleet)

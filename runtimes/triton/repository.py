@@ -34,7 +34,7 @@ class TritonRepository:
 
         Raises:
             LoadFailed: its files cannot be served. They are checked here because a missing file
-                can hang the server for good.
+                can hang the server permanently.
             NeedsApproval: it contains Python code.
         """
         source = Path(request.path)

@@ -24,7 +24,7 @@ from modelium.metrics import Metrics
 from modelium.models import Event, Model, Report, RuntimeName
 from modelium.ports import Stage
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import DirectSteps
+from modelium.stages.inline import InlineSteps
 from modelium.stages.launcher import StageLauncher
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services
@@ -59,7 +59,7 @@ class World:
         """All events, in order."""
         self.ran: list[tuple[Stage, dict[str, Any]]] = []
         """All stages that were begun through the launcher, with their parameters."""
-        self.steps = DirectSteps(clock=self.clock, jitter=random.Random(0))
+        self.steps = InlineSteps(clock=self.clock, jitter=random.Random(0))
         self.launcher = StageLauncher(runner=_Runner(self))
         self.metrics = Metrics()
         self.store = self._open_store(folder / "state" / "modelium.db")

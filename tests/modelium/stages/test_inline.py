@@ -13,8 +13,8 @@ from modelium.stages.inline import (
     RETRIES,
     RETRY_DELAYS_S,
     RETRY_JITTER,
-    DirectSteps,
     InlineRunner,
+    InlineSteps,
 )
 from modelium.stages.services import Services
 from tests.fakes.clock import FakeClock
@@ -41,16 +41,16 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def steps(clock: FakeClock) -> DirectSteps:
-    return DirectSteps(clock=clock, jitter=random.Random(7))
+def steps(clock: FakeClock) -> InlineSteps:
+    return InlineSteps(clock=clock, jitter=random.Random(7))
 
 
-async def test_a_step_gets_its_arguments_and_returns_its_result(steps: DirectSteps) -> None:
+async def test_a_step_gets_its_arguments_and_returns_its_result(steps: InlineSteps) -> None:
     assert await steps("say", Failing(Unavailable("-"), 0), word="yes") == "yes"
 
 
 async def test_a_transient_failure_is_retried_with_growing_delays(
-    steps: DirectSteps, clock: FakeClock
+    steps: InlineSteps, clock: FakeClock
 ) -> None:
     step = Failing(Unavailable("not yet"), 2)
     assert await steps("say", step, "yes") == "yes"
@@ -60,7 +60,7 @@ async def test_a_transient_failure_is_retried_with_growing_delays(
     assert clock.slept == sorted(clock.slept)
 
 
-async def test_the_last_transient_error_is_raised_unchanged(steps: DirectSteps) -> None:
+async def test_the_last_transient_error_is_raised_unchanged(steps: InlineSteps) -> None:
     error = Unavailable("never", retry_after_s=9)
     step = Failing(error, 99)
     with pytest.raises(Unavailable) as caught:
@@ -70,7 +70,7 @@ async def test_the_last_transient_error_is_raised_unchanged(steps: DirectSteps) 
 
 
 async def test_what_the_caller_must_fix_is_not_retried(
-    steps: DirectSteps, clock: FakeClock
+    steps: InlineSteps, clock: FakeClock
 ) -> None:
     step = Failing(InputError("wrong"), 1)
     with pytest.raises(InputError):

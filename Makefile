@@ -60,8 +60,10 @@ demo-runtimes: setup ## a real model each on vLLM, Triton and Ray Serve, dropped
 	@for name in vllm triton replica; do tools/env.sh "$$name"; done
 	$(BIN)/python -m tests.demo_runtimes $(if $(CI),--ci) $(ARGS)
 
+BENCHES := planner loop replay drops drivers estimator inspection brain_eval
+
 bench: setup ## all benchmarks except the gateway's, or BENCH=name for one of bench/
-	@for file in $(if $(BENCH),bench/$(BENCH).py,$(filter-out bench/__init__.py bench/gateway.py,$(wildcard bench/*.py))); do \
+	@for file in $(if $(BENCH),bench/$(BENCH).py,$(BENCHES:%=bench/%.py)); do \
 		echo "== $$file"; \
 		$(BIN)/python -m "bench.$$(basename "$$file" .py)" $(ARGS); \
 	done

@@ -12,5 +12,5 @@ from flows.runner.recording import record
 
 @flow(name="monitor")
 async def monitor() -> State[Any]:
-    """Record a sweep over devices, runtimes and models."""
+    """Reconcile the store with what the runtimes run."""
     return await record()

@@ -1,4 +1,4 @@
-"""The core: what the words mean, what is known, and what is running.
+"""The core: domain types, state and services.
 
 Importing this package does no I/O and starts nothing.
 """

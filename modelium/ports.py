@@ -110,9 +110,9 @@ Progress = Callable[[str, float | None], None]
 
 
 class Runtime(Protocol):
-    """A serving runtime. An async context manager: entering connects, leaving lets models live.
+    """A serving runtime. An async context manager: entering connects, leaving keeps models loaded.
 
-    Every call has a deadline of its own and raises from `modelium.errors`: `Unavailable` where
+    Every call has a deadline and raises from `modelium.errors`: `Unavailable` where
     the runtime does not answer, `LoadFailed` with a kind where it refused a model.
     All methods are idempotent, and safe to call concurrently for different models.
     """
@@ -151,14 +151,14 @@ class Runtime(Protocol):
         """Whether it answers; never raises for a runtime that is down."""
 
     async def discover(self, handles: Mapping[str, Mapping[str, Any]]) -> Sequence[Running]:
-        """What it really runs now. ``handles``: what the store believes, by model.
+        """Return the models that it runs now. ``handles``: those of the store, by model.
 
-        Models that are believed but gone are simply absent from the answer. Live ones are
-        adopted, so that later calls work on them.
+        Models that no longer run are left out. Running ones are adopted, so that later calls
+        work on them.
         """
 
     async def stats(self) -> Mapping[str, EngineStats]:
-        """Model → counters, for every loaded model that can tell."""
+        """Return model → counters, for every loaded model that reports them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,7 +203,7 @@ Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
 
 
 class Launcher(Protocol):
-    """Runs stages, each as a recorded Prefect run, or unrecorded while Prefect is away.
+    """Runs stages, each as a recorded Prefect run, or unrecorded while Prefect is unavailable.
 
     Each method returns a run that begins when it is awaited; it returns the stage's report or
     raises what the stage raises. Cancelling it cancels the stage and waits for its clean-up.

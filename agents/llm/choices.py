@@ -90,7 +90,10 @@ def open_fields(choices: Choices) -> list[Field]:
 
 
 def schema(choices: Choices) -> dict[str, Any]:
-    """Return the JSON schema of an answer; the reason comes first, so that it is thought of."""
+    """Return the JSON schema of an answer.
+
+    The reason comes first, so that the model reasons before it chooses.
+    """
     reason = {
         "type": "string",
         "maxLength": REASON_CHARACTERS,

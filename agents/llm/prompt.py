@@ -25,7 +25,7 @@ least. Leave a list empty where nothing speaks for a change."""
 
 USE_TOOLS = "Look up what you need with the tools, then call `decide` once."
 USE_JSON = "Answer with one JSON object and nothing else."
-LAST_ROUND = "This was the last look. Decide now."
+LAST_ROUND = "No tool calls are left. Decide now."
 
 SHOWN = 6
 """Violations shown in one message."""

@@ -174,7 +174,7 @@ class Placer:
 
 
 def _shortest_prefix(models: list[Model], suffices: Callable[[list[Model]], bool]) -> int:
-    """Return the length of the shortest prefix that ``suffices``, by bisection; all do at last."""
+    """Return the length of the shortest prefix that ``suffices``; the whole list does."""
     low, high = 1, len(models)
     while low < high:
         middle = (low + high) // 2

@@ -25,7 +25,7 @@ def left_alone(model: Model, policy: Policy, *, trigger: Trigger, now: float) ->
         where = ", ".join(model.deployment.devices) if model.deployment else "a device"
         return f"already {model.state} on {where}"
     if S.LOADING not in TRANSITIONS[model.state]:
-        return f"{model.state} now; it is decided again once that is over"
+        return f"{model.state}; it is decided on again afterwards"
     if trigger is Trigger.OPERATOR:
         return ""
     if model.retry_at is not None and model.retry_at > now:

@@ -169,7 +169,7 @@ def approve(
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
-    """Approve what a drop was rejected for, as its reason.json states, and ingest it."""
+    """Approve the risk that a drop was rejected for (see its reason.json), and ingest it."""
     body: dict[str, Any] = {"what": []}
     answer = _client(config).send("POST", f"/models/{name}/approve", body, wait_s=WAIT_S)
     show_intent(answer, as_json=json_)

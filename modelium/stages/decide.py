@@ -49,9 +49,7 @@ async def decide(
         InputError: a run whose plan was handed over is retried.
     """
     if handed and plan is None and carry_out:
-        raise InputError(
-            "this decision was part of another run, which has to be started again instead"
-        )
+        raise InputError("this decision was part of another run; start that run again instead")
     question = Question(trigger=Trigger(trigger), model=model, now=services.clock.time())
     decision = await steps("plan and book", place, services, question, plan)
     if carry_out and decision.outcome == "accepted":

@@ -132,7 +132,7 @@ async def _load(services: Services, model: str) -> Loaded:
     record = fleet.models_by_name[model]
     deployment, profile = record.deployment, record.profile
     if deployment is None or profile is None:
-        raise ModeliumError(f"{model} has no deployment or profile; decide on it again")
+        raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)

@@ -11,7 +11,7 @@ from modelium.models import Deployment, Fleet, MeasuredLoad, RuntimeName
 from modelium.stages.runtime_monitor import Observation
 
 FRESH_S = 120.0
-"""How long after a load its memory is measured, whether or not it changes: a few looks."""
+"""How long after a load its memory is measured, whether or not it changes: a few ticks."""
 
 Place = tuple[str, str]
 """Model and device id."""

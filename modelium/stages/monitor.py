@@ -137,9 +137,7 @@ async def _lost(services: Services, model: Model, why: str) -> str:
                 model.name, handle=deployment.handle, grace_s=0.0
             )
         except ModeliumError as exc:
-            logger.warning(
-                "%s: its remains could not be cleared from the runtime: %s", model.name, exc
-            )
+            logger.warning("%s could not be removed from the runtime: %s", model.name, exc)
     await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append("model.lost", model=model.name, reason=why)

@@ -9,7 +9,7 @@ from modelium.models import Report
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """One look of the control loop at the whole fleet."""
+    """One pass of the control loop over the fleet."""
 
     at: float
     """Monotonic seconds."""

@@ -54,8 +54,7 @@ approvals = sa.Table(
     sa.Column("model", sa.String(128), nullable=False),
     sa.Column("at", sa.Float, nullable=False),
 )
-"""What the operator allowed, bound to the content it was said of: a later drop of the same
-name is not covered."""
+"""Approvals, bound to a content digest: a later drop of the same name is not covered."""
 
 deployments = sa.Table(
     "deployments",
@@ -161,4 +160,4 @@ requests = sa.Table(
     sa.Column("generated_tokens", sa.Integer),
     sa.Column("latency_s", sa.Float, nullable=False),
 )
-"""The request log: no content, nothing of who asked."""
+"""The request log: it stores no content and no client identity."""

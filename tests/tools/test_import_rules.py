@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -105,3 +106,21 @@ def test_a_forbidden_import_breaks_its_contract(
     assert code == 1, output
     assert f"{contract} BROKEN" in output
     assert named in output.partition("Broken contracts")[2]
+
+
+def test_no_private_name_crosses_a_package() -> None:
+    crossing = []
+    packages = ("modelium", "flows", "agents", "runtimes")
+    for package in packages:
+        for file in (ROOT / package).rglob("*.py"):
+            home = ".".join(file.relative_to(ROOT).parent.parts)
+            for node in ast.walk(ast.parse(file.read_text())):
+                if not isinstance(node, ast.ImportFrom) or not node.module:
+                    continue
+                if node.module.split(".")[0] in packages and node.module != home:
+                    private = [a.name for a in node.names if a.name.startswith("_")]
+                    private += [part for part in node.module.split(".") if part.startswith("_")]
+                    private = [name for name in private if not name.startswith("__")]
+                    if private:
+                        crossing.append(f"{file.relative_to(ROOT)}: {private}")
+    assert crossing == []

@@ -71,7 +71,7 @@ class _Budget:
         self.left -= count
         if self.left < 0:
             raise DropRejected(
-                f"The archive unpacks to more than {MAX_RATIO} times its size, like a bomb. "
+                f"The archive unpacks to more than {MAX_RATIO} times its size (possible bomb). "
                 "Drop the folder itself.",
                 reason="archive-bomb",
             )

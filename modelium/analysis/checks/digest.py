@@ -34,7 +34,8 @@ def digest(path: Path) -> str:
             ) from exc
         if done != entry.size:
             raise DropRejected(
-                f"{entry.name!r} changed while it was read. Drop it again once it is whole.",
+                f"{entry.name!r} changed while it was read. Drop it again when the copy is "
+                "complete.",
                 reason="changed",
             )
     return f"sha256:{total.hexdigest()}"

@@ -247,7 +247,7 @@ def json_object(data: bytes, what: str) -> dict[str, Any]:
     containers = data.count(b"{") + data.count(b"[")
     if containers > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
         raise DropRejected(
-            f"{what} has more entries than that of any model. Replace it with the model's own.",
+            f"{what} has too many entries. Replace it with the model's own.",
             reason="absurd-counts",
         )
     try:

@@ -46,7 +46,7 @@ class Rethought(Frozen):
 
 @dataclass
 class MemoryOperations:
-    """`modelium.gateway.Operations` over a fleet in memory; intents end when a test says so."""
+    """`modelium.control.operations.Operations` over a fleet in memory; intents end when a test says so."""
 
     at: Fleet = field(default_factory=lambda: Fleet(at=1000.0, revision=7))
     kept: dict[str, Intent] = field(default_factory=dict)

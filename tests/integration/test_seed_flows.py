@@ -110,7 +110,7 @@ def test_under_memory_pressure_the_idle_model_is_unloaded_and_a_new_one_loaded(
     for model, bytes_ in held.items():  # 38 of 40 GiB: 95 %
         driver.occupy("GPU-0", pid_of(service, "llama_cpp", model), bytes_)
     row = service.until("model-a", "unloaded")
-    assert "over the 90% that models may take" in row["reason"]
+    assert "95% full (max_gpu_memory_utilization is 90%)" in row["reason"]
     service.put_in("model-d", write=engines.gemma_gguf)
     service.until("model-d", "ready")
     for model in ("model-b", "model-c", "model-d"):

@@ -32,8 +32,8 @@ said = pickle.dumps([])
 """
 """Reads a whole question."""
 
-SIGNALS_EACH_QUESTION = """
-import os, pickle, sys
+STOPS_READING = """
+import os, pickle, signal, sys
 from agents.rules import subprocess as planner
 
 load = pickle.load
@@ -41,12 +41,14 @@ def loads(reader):
     message = load(reader)
     if os.path.exists({fifo!r}):
         with open({fifo!r}, "w") as fifo:  # waits for the test to open it
+            os.unlink({fifo!r})
             fifo.write("reading")
+        signal.pause()
     return message
 pickle.load = loads
 planner.main()
 """
-"""The planner subprocess, which writes to a FIFO, while there is one, when it reads a question."""
+"""The planner subprocess, which says so on a FIFO, where there is one, and then reads no further."""
 
 NEVER_S = 120.0
 """A deadline that does not pass in these tests."""
@@ -178,7 +180,7 @@ async def test_a_cancelled_question_leaves_no_answer_for_the_next(
     fleet: Fleet, tmp_path: Path
 ) -> None:
     fifo = tmp_path / "fifo"
-    program = SIGNALS_EACH_QUESTION.format(fifo=str(fifo))
+    program = STOPS_READING.format(fifo=str(fifo))
     command = (sys.executable, "-P", "-c", program, "agents.rules.subprocess")
     async with subprocess(command=command) as process:
         planner = RulePlanner(offload=process)
@@ -187,7 +189,6 @@ async def test_a_cancelled_question_leaves_no_answer_for_the_next(
         os.mkfifo(fifo)
         cancelled = asyncio.create_task(process(SWEEP, fleet, POLICY, RULES_ALONE))
         assert await asyncio.to_thread(fifo.read_text) == "reading"
-        fifo.unlink()
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled

@@ -21,6 +21,11 @@ class BackgroundTasks:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def wait(self, *, timeout_s: float) -> None:
+        """Wait until all tasks that run now are done, up to ``timeout_s``."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=timeout_s)
+
     async def aclose(self) -> None:
         """Cancel all tasks and wait until they have cleaned up."""
         pending = tuple(self._tasks)

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from flows.runner.stage_call import StageCall, current
 from modelium.ports import Clock, Stage
 from modelium.stages.inline import inline_steps
 from modelium.stages.launcher import name_of
+from modelium.tasks import BackgroundTasks
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Executor:
         self._owner = owner
         self._clock = clock
         self._unrecorded: dict[UUID, StageCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._lock = threading.Lock()
         self._session: _Session | None = None
         self._slots = ApiSlots(SLOTS)
@@ -81,7 +83,8 @@ class Executor:
                 return False
             self._waiting += 1
             session.context.copy().run(
-                session.loop.call_soon_threadsafe, self._spawn, self._launch(session, call)
+                session.loop.call_soon_threadsafe,
+                partial(self._tasks.start, self._launch(session, call)),
             )
         return True
 
@@ -119,7 +122,7 @@ class Executor:
 
     def spawn(self, client: PrefectClient, run: FlowRun, call: StageCall) -> asyncio.Task[None]:
         """Execute ``run``, which this process has claimed, in the background."""
-        return self._spawn(self._in_slot(client, run, call))
+        return self._tasks.start(self._in_slot(client, run, call))
 
     def cancel(self, run_id: UUID) -> bool:
         """Cancel an active run for its operator; False where this process does not execute it."""
@@ -147,14 +150,7 @@ class Executor:
         """Cancel what is active and wait until it is recorded, ``timeout_s`` at most."""
         for call in self.active.values():
             call.cancel(reason)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
-
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        await self._tasks.wait(timeout_s=timeout_s)
 
     async def _launch(self, session: _Session, call: StageCall) -> None:
         try:

@@ -133,6 +133,16 @@ class Plan(Frozen):
     at: float = 0.0
     """When the snapshot that the plan is based on was taken."""
 
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        """The loads among the actions."""
+        return tuple(action for action in self.actions if isinstance(action, Load))
+
+    @property
+    def unloads(self) -> tuple[Unload, ...]:
+        """The unloads among the actions."""
+        return tuple(action for action in self.actions if isinstance(action, Unload))
+
 
 class Violation(Frozen):
     """One rule that a plan breaks."""

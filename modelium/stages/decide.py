@@ -54,7 +54,7 @@ async def decide(
     decision = await steps("plan and book", place, services, question, plan)
     if carry_out and decision.outcome == "accepted":
         await steps("start", _carry_out, services, decision)
-        if not any(isinstance(a, Load | Unload) for a in decision.plan.actions):
+        if not decision.plan.loads and not decision.plan.unloads:
             await services.store.decisions.finish(decision.id, outcome="done")
     return report(decision, model)
 
@@ -65,15 +65,14 @@ async def _carry_out(services: Services, decision: Decision) -> None:
     A load waits itself for the memory that it was promised, so an eviction that does not happen
     fails that load and never overbooks the device.
     """
-    launcher, actions = services.launcher, decision.plan.actions
-    leaving = [action.model for action in actions if isinstance(action, Unload)]
+    launcher, plan = services.launcher, decision.plan
+    leaving = [action.model for action in plan.unloads]
     try:
         if leaving:
             await launcher.evict(models=leaving, decision=decision.id)
     finally:
-        for action in actions:
-            if isinstance(action, Load):
-                launcher.start(launcher.load(model=action.model, decision=decision.id))
+        for action in plan.loads:
+            launcher.start(launcher.load(model=action.model, decision=decision.id))
 
 
 def report(decision: Decision, model: str | None) -> Report:

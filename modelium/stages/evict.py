@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from modelium.errors import InputError
 from modelium.lifecycle import ModelState
-from modelium.models import EvictionCause, Load, Plan, Report, Trigger, Unload
+from modelium.models import EvictionCause, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages.inline import inline_steps
 from modelium.stages.planning import OPERATOR
@@ -54,20 +54,16 @@ async def evict(
 
 async def _carry_out(services: Services, decision: str, reason: str, steps: Steps) -> Report:
     plan = (await services.store.decisions.get(decision)).plan
-    leaving = [action for action in plan.actions if isinstance(action, Unload)]
-    has_loads = any(isinstance(action, Load) for action in plan.actions)
+    leaving = plan.unloads
     outcomes = await asyncio.gather(
-        *(
-            steps(f"unload {action.model}", _unload, services, action, plan.author)
-            for action in leaving
-        )
+        *(steps(f"unload {action.model}", _unload, services, action) for action in leaving)
     )
     by_model = {a.model: outcome for a, outcome in zip(leaving, outcomes, strict=True)}
     busy = [model for model, outcome in by_model.items() if outcome != "unloaded"]
     if busy:
         detail = f"still busy: {', '.join(busy)}"
         await services.store.decisions.finish(decision, outcome="failed", detail=detail)
-    elif not has_loads:  # else the last load finishes it
+    elif not plan.loads:  # else the last load finishes it
         await services.store.decisions.finish(decision, outcome="done")
     return Report(
         stage="evict",
@@ -123,7 +119,7 @@ def unload_plan(models: Sequence[str], *, cause: EvictionCause, reason: str) -> 
     )
 
 
-async def _unload(services: Services, action: Unload, author: str) -> str:
+async def _unload(services: Services, action: Unload) -> str:
     """Drain and unload one model whose eviction is booked: ``unloaded`` or ``busy``."""
     model, store = action.model, services.store
     record = await store.model(model)

@@ -8,7 +8,7 @@ from functools import partial
 
 from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
 from modelium.lifecycle import ModelState
-from modelium.models import Model, Report, Trigger, Unload
+from modelium.models import Model, Report, Trigger
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages.inline import inline_steps
@@ -100,7 +100,7 @@ async def _start(
 
 async def _evict(services: Services, decision: str) -> None:
     plan = (await services.store.decisions.get(decision)).plan
-    leaving = [action.model for action in plan.actions if isinstance(action, Unload)]
+    leaving = [action.model for action in plan.unloads]
     if leaving:
         await services.launcher.evict(models=leaving, decision=decision)
 

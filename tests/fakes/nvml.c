@@ -162,3 +162,24 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *n,
 
 int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *out) { Table t; Gpu *g; int e = find(h, &t, &g); (void)sensor; if (!e) *out = 40; return e; }
 int nvmlDeviceGetPowerUsage(void *h, unsigned *out) { Table t; Gpu *g; int e = find(h, &t, &g); if (!e) *out = 100000; return e; }
+
+int nvmlDeviceGetIndex(void *h, unsigned *index) {
+    unsigned count = 0;
+    nvmlDeviceGetCount_v2(&count);
+    for (unsigned i = 0; i < count; i++) {
+        void *other;
+        if (!nvmlDeviceGetHandleByIndex_v2(i, &other) && other == h) { *index = i; return 0; }
+    }
+    return 2; /* invalid argument */
+}
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
+    unsigned count = 0;
+    nvmlDeviceGetCount_v2(&count);
+    for (unsigned i = 0; i < count; i++) {
+        char name[96];
+        if (nvmlDeviceGetHandleByIndex_v2(i, handle)) continue;
+        if (!nvmlDeviceGetUUID(*handle, name, sizeof name) && !strcmp(name, uuid)) return 0;
+    }
+    return 6; /* not found */
+}

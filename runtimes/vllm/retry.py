@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,9 +49,9 @@ def within(request: LoadRequest, free_share: float) -> LoadRequest | None:
 
     Idle memory of the KV cache is given up first, then sequences and context are halved.
     """
-    share = free_share - FREE_SLACK
+    share = round(free_share - FREE_SLACK, 4)
     reserve = {
-        device.id: min(request.reserve[device.id], int(share * device.total_bytes))
+        device.id: min(request.reserve[device.id], math.ceil(share * device.total_bytes))
         for device in request.devices
     }
     missing = max(request.reserve[id_] - left for id_, left in reserve.items())

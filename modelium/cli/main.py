@@ -30,6 +30,7 @@ from modelium.cli.output import (
     show_intent,
 )
 from modelium.cli.replay import register as register_replay
+from modelium.cli.selftest import register as register_selftest
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.control import service_lock
@@ -50,6 +51,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
 register_inspect(app)
 register_replay(app)
+register_selftest(app)
 
 Name = Annotated[str, typer.Argument(help="Name of the model.")]
 

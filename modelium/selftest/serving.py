@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
-from modelium.app import Running, end, running
+from modelium.app import Running
 from modelium.config import Config
 from modelium.errors import DeadlineExceeded, ModeliumError
 from modelium.lifecycle import ModelState
-from modelium.models import Device, Model, RuntimeName, RuntimeStatus
+from modelium.models import Device, Model, RuntimeName
 from modelium.models.runtimes import RUNTIMES
+from modelium.selftest import isolation
 from modelium.selftest.report import Check
 from modelium.selftest.samples import gguf, llama, onnx
 from modelium.stages.services import Services
@@ -32,6 +30,9 @@ from modelium.stages.snapshot import inventory
 T = TypeVar("T")
 
 NAME = "modelium-selftest"
+SERVERS = frozenset({RuntimeName.TRITON, RuntimeName.RAY_SERVE})
+"""Runtimes with one server for all models; the others start a process for each."""
+
 UP_S = 180.0
 """For a runtime that Modelium starts, such as a Ray cluster."""
 
@@ -39,56 +40,13 @@ LOAD_S = 600.0
 """Half of it is the first start of an engine that compiles its kernels."""
 
 MEASURED_S = 20.0
-"""The control loop measures memory every `TICK_S`."""
+"""The control loop measures memory every second."""
 
-TICK_S = 1.0
 RETURN_S = 60.0
 """Within which the memory of an unloaded model must be free again."""
 
 TOLERANCE_BYTES = 128 * 2**20
 POLL_S = 0.2
-
-
-@asynccontextmanager
-async def _service(config: Config, runtime: RuntimeName) -> AsyncIterator[Running]:
-    """Run a service with ``runtime`` alone in a temporary folder; end all that it started."""
-    with tempfile.TemporaryDirectory(prefix="modelium-selftest-", ignore_cleanup_errors=True) as at:
-        own = isolated(config, Path(at), runtime)
-        try:
-            async with running(own) as service:
-                yield service
-        finally:
-            await end(own)
-
-
-def isolated(config: Config, folder: Path, runtime: RuntimeName) -> Config:
-    """Return ``config`` with ``runtime`` alone, moved to ``folder`` and to free ports."""
-    given = config.model_dump(mode="python", exclude_unset=True)
-    section = dict(given.get(runtime.value, {})) | {"enabled": True}
-    if runtime is RuntimeName.TRITON and config.triton.command:
-        section |= {"endpoint": f"http://127.0.0.1:{_free_port(3)}", "grpc_endpoint": None}
-        section |= {"model_repository": None}
-    if runtime is RuntimeName.RAY_SERVE and config.ray_serve.address is None:
-        section |= {"endpoint": "http://127.0.0.1:0"}
-    if runtime in (RuntimeName.VLLM, RuntimeName.LLAMA_CPP):
-        section |= {"base_port": _free_port(4)}
-    orchestration = {
-        "model_repository": folder / "repository",
-        "incoming_directory": folder / "incoming",
-        "metrics": {"prometheus_enabled": False, "collection_interval_seconds": TICK_S},
-    }
-    for kept in ("node", "cpu_memory_gib"):
-        if kept in given.get("orchestration", {}):
-            orchestration[kept] = given["orchestration"][kept]
-    return Config.model_validate(
-        {
-            "orchestration": orchestration,
-            "ingest": {"quiet_period_seconds": 0.5},
-            "gateway": {"port": 0},
-            "prefect": {"enabled": False},
-            runtime.value: section,
-        }
-    )
 
 
 async def check_runtime(
@@ -98,7 +56,7 @@ async def check_runtime(
     label = RUNTIMES[runtime].label
     say(f"{label}: starting")
     try:
-        async with _service(config, runtime) as service:
+        async with isolation.service(config, runtime) as service:
             trial = Trial(service=service, runtime=runtime)
             for step, act in trial.steps().items():
                 say(f"{label}: {step}")
@@ -128,6 +86,7 @@ class Trial:
         self._services = service.services
         self._gateway = service.gateway_url
         self._runtime = runtime
+        self._driver = service.services.runtimes[runtime]
         self._before: tuple[Device, ...] = ()
 
     def steps(self) -> Mapping[str, Callable[[], Awaitable[Check]]]:
@@ -143,18 +102,16 @@ class Trial:
         }
 
     async def _connect(self) -> Check:
-        status = await _until(
-            UP_S,
-            f"{self._runtime.value} did not answer within {UP_S:.0f} s",
-            self._status,
-        )
+        # Only servers take time to start; the others are commands, which are there or not.
+        limit = UP_S if self._runtime in SERVERS else 0.0
+        deadline = time.monotonic() + limit
+        while not (status := await self._driver.status()).healthy:
+            if time.monotonic() >= deadline:
+                return _failed(status.detail or "it does not answer")
+            await asyncio.sleep(POLL_S)
         self._before = (await inventory(self._services)).devices
         facts = {"version": status.version, "can_sleep": status.can_sleep}
         return _ok(f"version {status.version or 'unknown'}", facts)
-
-    async def _status(self) -> RuntimeStatus | None:
-        status = await self._services.runtimes[self._runtime].status()
-        return status if status.healthy else None
 
     async def _load(self) -> Check:
         incoming = self._services.config.orchestration.incoming_directory
@@ -228,15 +185,14 @@ class Trial:
         return _ok("; ".join(rows), facts)
 
     async def _sleep(self) -> Check:
-        driver = self._services.runtimes[self._runtime]
-        if not (await driver.status()).can_sleep:
+        if not (await self._driver.status()).can_sleep:
             return Check(name="", outcome="skipped", detail="this runtime cannot sleep here")
         model = await self._services.store.model(NAME)
         handle = model.deployment.handle if model.deployment else {}
         awake = (await inventory(self._services)).devices_by_id
-        await driver.sleep(NAME, handle=handle)
+        await self._driver.sleep(NAME, handle=handle)
         asleep = (await inventory(self._services)).devices_by_id
-        await driver.wake(NAME, handle=handle)
+        await self._driver.wake(NAME, handle=handle)
         answer = await self._request()
         freed = {d: asleep[d].free_bytes - awake[d].free_bytes for d in asleep}
         if answer.outcome == "failed":
@@ -270,8 +226,7 @@ class Trial:
             rows = ", ".join(f"{device}: {_mib(lost)}" for device, lost in missing.items())
             detail = f"{RETURN_S:.0f} s after the unload it is not free again ({rows}); "
             detail += "servers such as Triton keep some for the next model"
-            serves_others = self._runtime in (RuntimeName.TRITON, RuntimeName.RAY_SERVE)
-            outcome = _ok if serves_others else _failed
+            outcome = _ok if self._runtime in SERVERS else _failed
             return outcome(detail, {"missing_bytes": missing})
         return _ok("all of it is free again", {"missing_bytes": missing})
 
@@ -311,21 +266,6 @@ async def _until(within_s: float, otherwise: str, ask: Callable[[], Awaitable[T 
             return answer
         await asyncio.sleep(POLL_S)
     raise DeadlineExceeded(otherwise)
-
-
-def _free_port(count: int) -> int:
-    """Return the first of ``count`` consecutive ports that are free."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
-        return first
 
 
 def _ok(detail: str, facts: Mapping[str, Any] | None = None) -> Check:

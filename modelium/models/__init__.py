@@ -22,7 +22,13 @@ from modelium.models.decisions import (
     Unload,
     Violation,
 )
-from modelium.models.devices import Booking, Device, DeviceProcess, RuntimeStatus
+from modelium.models.devices import (
+    Booking,
+    Device,
+    DeviceKind,
+    DeviceProcess,
+    RuntimeStatus,
+)
 from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
 from modelium.models.profile import (
     Footprint,
@@ -48,6 +54,7 @@ __all__ = [
     "Decision",
     "Deployment",
     "Device",
+    "DeviceKind",
     "DeviceProcess",
     "Event",
     "EvictionCause",

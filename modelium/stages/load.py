@@ -13,6 +13,7 @@ from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
+from modelium.stages.memory_deltas import free_bytes, taken
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -152,8 +153,13 @@ async def _load(services: Services, model: str) -> Loaded:
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
-    with phases:
-        return await services.runtimes[deployment.runtime].load(request, progress=progress)
+    with phases, services.activity.on(deployment.devices) as activity:
+        before = await free_bytes(services.devices, deployment.devices)
+        loaded = await services.runtimes[deployment.runtime].load(request, progress=progress)
+        after = await free_bytes(services.devices, deployment.devices) if before else {}
+    if activity.alone and (held := taken(deployment, request.reserve, before, after)):
+        await services.store.history.record_memory(held, {})
+    return loaded
 
 
 async def _open(

@@ -26,7 +26,7 @@ from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
 from modelium.tasks import BackgroundTasks
 
-FAILED = frozenset({"rejected", "failed", "busy", "queued"})
+FAILED = frozenset({"rejected", "incomplete", "failed", "busy", "queued"})
 """Outcomes of a stage that fail the operator's request."""
 
 

@@ -23,6 +23,7 @@ from modelium.models.decisions import (
     Violation,
 )
 from modelium.models.devices import Booking, Device, DeviceProcess, RuntimeStatus
+from modelium.models.drops import Drop, DropState
 from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
 from modelium.models.profile import (
     Footprint,
@@ -49,6 +50,8 @@ __all__ = [
     "Deployment",
     "Device",
     "DeviceProcess",
+    "Drop",
+    "DropState",
     "Event",
     "EvictionCause",
     "Fleet",

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from modelium.config import Config
+from modelium.intake.pending import PendingDrops
 from modelium.intake.repository import ModelRepository
 from modelium.models import RuntimeName
 from modelium.policy import Policy
@@ -36,6 +37,7 @@ class Services:
     clock: Clock
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
+    pending: PendingDrops = field(default_factory=PendingDrops)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

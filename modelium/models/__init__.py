@@ -29,6 +29,7 @@ from modelium.models.devices import (
     DeviceProcess,
     RuntimeStatus,
 )
+from modelium.models.drops import Drop, DropState
 from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
 from modelium.models.profile import (
     Footprint,
@@ -56,6 +57,8 @@ __all__ = [
     "Device",
     "DeviceKind",
     "DeviceProcess",
+    "Drop",
+    "DropState",
     "Event",
     "EvictionCause",
     "Fleet",

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from modelium.config import Config
+from modelium.intake.pending import PendingDrops
 from modelium.intake.repository import ModelRepository
 from modelium.models import RuntimeName
 from modelium.policy import Policy
@@ -38,6 +39,7 @@ class Services:
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
     activity: DeviceActivity = field(default_factory=DeviceActivity)
+    pending: PendingDrops = field(default_factory=PendingDrops)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

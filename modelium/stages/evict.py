@@ -10,6 +10,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import EvictionCause, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages.inline import inline_steps
+from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR
 from modelium.stages.services import Services
 
@@ -134,8 +135,7 @@ async def _unload(services: Services, action: Unload) -> str:
         if not await services.switchboard.drained(model, timeout_s=grace):
             why = f"requests were still in flight after {grace:.0f} s"
             await store.cancel_eviction(model, reason=why)
-            if deployment.upstream:
-                services.switchboard.open(model, deployment.upstream, version=deployment.version)
+            open_model(services, record, deployment)
             return "busy"
         await store.start_unloading(model, reason=record.reason)
     await services.runtimes[deployment.runtime].unload(

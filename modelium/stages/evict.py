@@ -11,6 +11,7 @@ from modelium.models import Deployment, EvictionCause, Plan, Report, Trigger, Un
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
 from modelium.stages.inline import inline_steps
+from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR
 from modelium.stages.services import Services
 
@@ -135,8 +136,7 @@ async def _unload(services: Services, action: Unload) -> str:
         if not await services.switchboard.drained(model, timeout_s=grace):
             why = f"requests were still in flight after {grace:.0f} s"
             await store.cancel_eviction(model, reason=why)
-            if deployment.upstream:
-                services.switchboard.open(model, deployment.upstream, version=deployment.version)
+            open_model(services, record, deployment)
             return "busy"
         await store.start_unloading(model, reason=record.reason)
     await _release(services, deployment, grace)

@@ -14,6 +14,7 @@ from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
+from modelium.stages.opening import open_model
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -183,7 +184,7 @@ async def _open(
     )
     await services.store.decisions.finish(decision, outcome="done")
     record = await services.store.mark_ready(model, deployment)
-    services.switchboard.open(model, loaded.upstream, version=deployment.version)
+    open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
         "model.ready", model=model, runtime=deployment.runtime.value, load_s=round(seconds, 3)

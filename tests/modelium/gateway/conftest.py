@@ -199,6 +199,7 @@ def start(tmp_path: Path) -> Start:
         max_wait_s: float = 30.0,
         aliases: dict[str, str] | None = None,
         stream_comment_seconds: float | None = None,
+        default_max_tokens: int | None = None,
         **settings: Any,
     ) -> AsyncIterator[Setup]:
         clock, metrics, operations = SystemClock(), Metrics(), MemoryOperations()
@@ -220,6 +221,7 @@ def start(tmp_path: Path) -> Start:
                     "token": token,
                     "aliases": aliases or {},
                     "stream_comment_seconds": stream_comment_seconds,
+                    "default_max_tokens": default_max_tokens,
                 }
             ),
             ingest=config.Ingest.model_validate({"webhook_secret": webhook_secret}),

@@ -15,6 +15,7 @@ from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.cli.starter import first_configuration
 from modelium.config import Config, reference
 from modelium.config.loading import Effective, load_effective, load_serving
+from modelium.config.sections.orchestration import Orchestration
 from modelium.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Create, check and show the configuration.")
@@ -67,12 +68,22 @@ def init(
         Path | None, typer.Argument(help="File to create. Default: standard output.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder that all of Modelium's files are to lie in."),
+    ] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Write every field, with its meaning and value.")
     ] = False,
 ) -> None:
     """Print a configuration for this machine, with the runtimes that are installed here."""
-    text = first_configuration(look(os.environ), Config().orchestration)
+    folders = Config().orchestration
+    if models is not None:
+        root = models.expanduser().absolute()
+        folders = Orchestration(
+            incoming_directory=root / "incoming", model_repository=root / "repository"
+        )
+    text = first_configuration(look(os.environ), folders)
     if all_:
         text = reference.starter(Config.model_validate(yaml.safe_load(text)))
     if file is None or str(file) == "-":

@@ -47,6 +47,13 @@ def test_init_keeps_an_existing_file_unless_forced() -> None:
     assert "orchestration:" in Path("mine.yaml").read_text()
 
 
+def test_init_takes_the_folder_for_models(tmp_path: Path) -> None:
+    folders = yaml.safe_load(config("init", "--models", "here").output)["orchestration"]
+
+    assert folders["incoming_directory"] == str(tmp_path / "here/incoming")
+    assert folders["model_repository"] == str(tmp_path / "here/repository")
+
+
 def test_init_says_why_it_cannot_write() -> None:
     refused = config("init", "no/such/folder/m.yaml")
 

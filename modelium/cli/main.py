@@ -30,6 +30,7 @@ from modelium.cli.output import (
     show_intent,
 )
 from modelium.cli.replay import register as register_replay
+from modelium.cli.versions import register as register_versions
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.control import service_lock
@@ -50,6 +51,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
 register_inspect(app)
 register_replay(app)
+register_versions(app)
 
 Name = Annotated[str, typer.Argument(help="Name of the model.")]
 
@@ -196,7 +198,8 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
         return
     console = Console()
     known = answer["model"]
-    console.print(f"[bold]{model}[/bold] is [bold]{known['state']}[/bold]: {known['reason']}")
+    state, reason = (known["state"], f": {known['reason']}") if known else ("removed", "")
+    console.print(f"[bold]{model}[/bold] is [bold]{state}[/bold]{reason}")
     for decision in answer["decisions"]:
         console.print()
         print_lines(tables.decision(decision))

@@ -9,7 +9,9 @@ from pathlib import Path
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
+from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ async def recover(services: Services) -> None:
     for model in models:
         if model.state in INTERRUPTED:
             await _settle(services, model)
+        elif model.removal is not None:
+            continue  # goes on below
         elif model.state is ModelState.READY and model.deployment and model.deployment.upstream:
             deployment = model.deployment
             services.switchboard.open(
@@ -36,6 +40,8 @@ async def recover(services: Services) -> None:
             services.launcher.start(
                 services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
             )
+    await remove_pending(services)
+    await tidy(services)
     for path in await asyncio.to_thread(_readmit, services):
         logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))

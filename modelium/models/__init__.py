@@ -23,7 +23,16 @@ from modelium.models.decisions import (
     Violation,
 )
 from modelium.models.devices import Booking, Device, DeviceProcess, RuntimeStatus
-from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
+from modelium.models.fleet import (
+    Deployment,
+    Fleet,
+    Habit,
+    Model,
+    Removal,
+    Traffic,
+    Upstream,
+    Version,
+)
 from modelium.models.profile import (
     Footprint,
     KVLayout,
@@ -69,6 +78,7 @@ __all__ = [
     "Priority",
     "Queue",
     "Reject",
+    "Removal",
     "Report",
     "RuntimeName",
     "RuntimeStatus",
@@ -80,5 +90,6 @@ __all__ = [
     "Unload",
     "Untrusted",
     "Upstream",
+    "Version",
     "Violation",
 ]

@@ -12,6 +12,7 @@ from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
+from modelium.stages.ongoing import Ongoing
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
@@ -36,6 +37,7 @@ class Services:
     clock: Clock
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
+    removing: Ongoing = field(default_factory=Ongoing)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

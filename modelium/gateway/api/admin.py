@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from modelium.control.operations import Operations
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder, Keyring, key_holder
+from modelium.gateway.api import versions
 from modelium.gateway.api.views import (
     DeviceRow,
     ModelRow,
@@ -102,6 +103,7 @@ def router(*, operations: Operations, keys: Keyring, clock: Clock) -> APIRouter:
     _add_queries(api, operations)
     _add_decisions(api, operations)
     _add_models(api, operations, wait_for)
+    versions.add(api, operations.versions, wait_for)
     _add_intents(api, operations, wait_for)
     _add_keys(api, operations, keys)
     return api
@@ -161,13 +163,13 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
 
     @api.get("/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        return model_detail((await operations.explain(model)).model)
+        return model_detail(await operations.model(model))
 
     @api.get("/models/{model}/explain")
     async def explain(model: str) -> dict[str, Any]:
         explanation = await operations.explain(model)
         return {
-            "model": model_detail(explanation.model),
+            "model": model_detail(explanation.model) if explanation.model else None,
             "decisions": [decision_detail(d) for d in explanation.decisions],
             "events": [e.model_dump(mode="json") for e in explanation.events],
         }

@@ -234,7 +234,7 @@ async def test_a_model_is_explained_with_its_decisions_and_events(
     await world.event("model.ready")
     await world.request()
     explained = await operations.explain("tiny")
-    assert explained.model.traffic.completed == 1
+    assert explained.model is not None and explained.model.traffic.completed == 1
     assert [d.plan.trigger for d in explained.decisions] == [Trigger.INGEST]
     assert [e.kind for e in explained.events] == ["model.ready", "model.registered"]
 

@@ -115,6 +115,11 @@ class MemoryOperations:
     async def intents(self, *, limit: int) -> Sequence[Intent]:
         return list(reversed(self.kept.values()))[:limit]
 
+    versions: Any = None
+
+    async def model(self, model: str) -> Model:
+        return self._model(model)
+
     async def explain(self, model: str) -> Explanation:
         return Explanation(
             model=self._model(model),

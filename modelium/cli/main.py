@@ -35,6 +35,7 @@ from modelium.cli.output import (
 from modelium.cli.replay import register as register_replay
 from modelium.cli.selftest import register as register_selftest
 from modelium.cli.shadows import shadows
+from modelium.cli.versions import register as register_versions
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.config.loading import load_serving
@@ -60,6 +61,7 @@ app.add_typer(brain.app, name="brain")
 register_inspect(app)
 register_replay(app)
 register_selftest(app)
+register_versions(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -248,9 +250,10 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
         print_json(answer)
         return
     console = Console()
-    if known := answer["model"]:
-        state, reason = f"[bold]{known['state']}[/bold]", escape(known["reason"])
-        console.print(f"[bold]{escape(model)}[/bold] is {state}: {reason}")
+    known = answer["model"]
+    if known or not answer["drops"]:
+        state, reason = (known["state"], f": {known['reason']}") if known else ("removed", "")
+        console.print(f"[bold]{escape(model)}[/bold] is [bold]{state}[/bold]{escape(reason)}")
     for drop in answer["drops"]:
         print_lines(tables.drop(drop))
     for decision in answer["decisions"]:

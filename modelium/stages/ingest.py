@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.config import Config, ModelEntry
-from modelium.errors import DropRejected, InputError
+from modelium.errors import DropRejected, InputError, Unavailable
 from modelium.intake.fingerprint import fingerprint
 from modelium.intake.repository import ModelRepository, Staged, model_name
 from modelium.models import Drop, DropState, Model, ModelProfile, Priority, Report
@@ -16,6 +16,11 @@ from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
 from modelium.stages.inline import inline_steps
 from modelium.stages.services import Services
+
+POLL_S = 0.25
+REMOVAL_S = 600.0
+"""How long a drop waits for the removal of an earlier model of its name, and how often it looks:
+a removal takes as long as the requests in flight."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +99,7 @@ async def ingest(
     except DropRejected as exc:
         await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=asked)
         return await _rejected(services, staged.name, exc)
+    await _removed(services, staged.name)
     known = await services.store.find(staged.name)
     if known and known.digest == digest:
         await asyncio.to_thread(repository.discard, staged)
@@ -153,6 +159,9 @@ async def _publish(
     store, repository = services.store.blocking, services.repository
 
     def publish() -> Model:
+        found = store.find(staged.name)
+        if found is not None and found.removal is not None:
+            raise Unavailable(f"{staged.name} is being removed; its files are kept in staging")
         # On one thread, which a cancellation does not stop: a published folder is registered.
         version = store.next_version(staged.name)
         path = repository.publish(staged, version=version)
@@ -211,6 +220,16 @@ async def _incomplete(
 def _span(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours:.0f} h" if hours >= 2 else f"{seconds:.0f} s"
+
+
+async def _removed(services: Services, name: str) -> None:
+    """Wait until an earlier model of that name is gone, where it is being removed."""
+    deadline = services.clock.monotonic() + REMOVAL_S
+    while services.clock.monotonic() < deadline:
+        known = await services.store.find(name)
+        if known is None or known.removal is None:
+            return
+        await services.clock.sleep(POLL_S)
 
 
 async def _rejected(services: Services, name: str, exc: DropRejected) -> Report:

@@ -14,6 +14,7 @@ from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.memory_deltas import DeviceActivity
+from modelium.stages.ongoing import Ongoing
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
@@ -40,6 +41,7 @@ class Services:
     sweeps: Sweeps = field(default_factory=Sweeps)
     activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
+    removing: Ongoing = field(default_factory=Ongoing)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

@@ -120,6 +120,11 @@ class MemoryOperations:
     async def drops(self) -> list[Drop]:
         return self.dropped
 
+    versions: Any = None
+
+    async def model(self, model: str) -> Model:
+        return self._model(model)
+
     async def explain(self, model: str) -> Explanation:
         drops = tuple(drop for drop in self.dropped if drop.answers_to(model))
         return Explanation(

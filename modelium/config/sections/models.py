@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 
-from modelium.config.fields import PositiveCount, Section, Switch, Text, note, setting
+from modelium.config.fields import PositiveCount, Refused, Section, Switch, Text, note, setting
 from modelium.config.sections.runtimes import Settings
 from modelium.models import LoadSettings, Priority
 from modelium.models.settings import RESERVED, split
@@ -27,22 +27,22 @@ def _possible(given: Settings) -> Settings:
     """Refuse what no load can have.
 
     Raises:
-        ValueError: a name that the driver sets itself, a value out of bounds.
+        Refused: a name that the driver sets itself, a value out of bounds.
     """
     names = {name.replace("-", "_").lstrip("_") for name in given}
     if refused := sorted(names & (RESERVED | {"extra", "extra_kv_bytes"})):
-        raise ValueError(
+        raise Refused(
             f"{', '.join(refused)} cannot be set for a model: Modelium sets it for each load"
         )
     long = sorted(k for k, v in given.items() if isinstance(v, str) and len(v) > MAX_TEXT)
     if long:
-        raise ValueError(f"{', '.join(long)} is longer than {MAX_TEXT} characters")
+        raise Refused(f"{', '.join(long)} is longer than {MAX_TEXT} characters")
     known, _extra = split(given)
     try:
         LoadSettings.model_validate(known)
     except ValidationError as exc:
         first = exc.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise Refused(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return given
 
 

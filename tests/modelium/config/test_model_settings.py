@@ -14,6 +14,7 @@ from modelium.models.settings import split
 from modelium.policy import Policy, RuntimeRules
 from runtimes.loading.settings import complete
 from tests.fakes.fleets import profile
+from tests.modelium.config.reading import wrong
 
 
 def entry(**settings: object) -> ModelEntry:
@@ -42,6 +43,12 @@ def test_mappings_become_json_as_engines_take_them() -> None:
 def test_what_no_load_can_have_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         entry(**settings)
+
+
+def test_the_sentence_of_the_refusal_is_shown() -> None:
+    assert wrong("models:\n  gpt2: {settings: {port: 1}}\n") == [
+        "models.gpt2.settings: port cannot be set for a model: Modelium sets it for each load"
+    ]
 
 
 def policy(**settings: str | int | float | bool) -> Policy:

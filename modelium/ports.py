@@ -61,7 +61,7 @@ class LoadRequest:
     operator_settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """What the operator sets for this model; its engine arguments are allowed."""
     allow_remote_code: bool = False
-    deadline_s: float = 1800.0
+    deadline_s: float = 3600.0
     """Hard bound on the whole load; drivers fail earlier on a lack of progress."""
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Model, Preference, Report, Trigger
+from modelium.models.load_time import load_bound_s
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages.inline import inline_steps
@@ -30,9 +31,6 @@ BACKOFF_S = 30.0
 """Before a failed load is retried; doubles with each consecutive failure."""
 
 BACKOFF_LIMIT_S = 3600.0
-
-JOIN_S = 1800.0
-"""How long a second request for a load waits for the first: the hard bound of a load."""
 
 
 async def load(
@@ -157,6 +155,7 @@ async def _load(services: Services, model: str) -> Loaded:
         devices=tuple(fleet.devices_by_id[d] for d in deployment.devices),
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
         operator_settings=services.policy.model_settings.get(model, {}),
+        deadline_s=load_bound_s(record, deployment.runtime),
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
     with phases, services.activity.on(deployment.devices) as activity:
@@ -270,11 +269,15 @@ async def _give_up(
 
 
 async def _join(services: Services, model: str) -> Report:
-    deadline = services.clock.monotonic() + JOIN_S
-    while services.clock.monotonic() < deadline:
+    """Wait for a load in progress, for as long as a whole one may take."""
+    began = services.clock.monotonic()
+    while True:
         record = await services.store.model(model)
-        if record.state is not ModelState.LOADING:
+        if record.state is not ModelState.LOADING or record.deployment is None:
             return _report(record, record.state.value, record.reason)
+        bound = load_bound_s(record, record.deployment.runtime)
+        if services.clock.monotonic() - began > bound:
+            break
         await services.clock.sleep(POLL_S)
     raise DeadlineExceeded(
         f"{model} is still loading; `modelium explain {model}` shows its progress"

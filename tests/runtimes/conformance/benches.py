@@ -33,7 +33,6 @@ from tests.fakes import tiny_llama
 from tests.runtimes.conformance.bench import Bench
 from tests.runtimes.requests import profile, request
 
-
 LONG = 32768
 """Context of the vLLM bench in tokens: far more than the pool's rounding could hide."""
 

@@ -49,7 +49,7 @@ def models(rows: list[dict[str, Any]]) -> Table:
         memory = row["resident_bytes"] or row["booked_bytes"]
         name = row["name"] + (" 📌" if row["pinned"] else "")
         table.add_row(
-            name if row["version"] == 1 else f"{name}:{row['version']}",
+            name if row["version"] == 1 or "@" in name else f"{name}:{row['version']}",
             Text(row["state"], style=COLOURS.get(row["state"], "")),
             row["runtime"] or "–",
             ", ".join(row["devices"]) or "–",

@@ -14,6 +14,7 @@ from modelium.stages.planning import effective
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.sweeps import Sweep
+from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Loop:
         await remove_pending(services)
         if not services.policy.enabled:
             return
+        await conclude(services, fleet)
         # Read again: a model may have been registered meanwhile.
         services.switchboard.know(await services.store.versions())
         question = Question(trigger=Trigger.SWEEP, now=services.clock.time())

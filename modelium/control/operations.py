@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from modelium.control.intents import Intents
-from modelium.control.versions import VersionOperations
+from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError
 from modelium.models import (
     Decision,
@@ -138,19 +138,20 @@ class Operations:
 
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
-        await self._services.store.model(model)
+        await self._registered(model)
         intent = await self._intents.new("load", model, {})
         return self._intents.follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
-        await self._services.store.model(model)
+        await self._registered(model)
         intent = await self._intents.new("unload", model, {})
         run = self._services.launcher.evict(models=[model], reason="an operator asked")
         return self._intents.follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
         """Protect ``model`` from eviction, or end the protection."""
+        await self._registered(model)
         return await self._services.store.set_pinned(model, pinned)
 
     async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
@@ -204,6 +205,10 @@ class Operations:
             "runtimes": [s.model_dump(mode="json") for s in services.runtime_monitor.statuses()],
             "revision": await services.store.revision(),
         }
+
+    async def _registered(self, name: str) -> Model:
+        """Return a model that an operator may act on; raises `UnknownModel`, `InputError`."""
+        return await registered(self._services, name)
 
     async def aclose(self) -> None:
         """Stop following intents; the stages that they started continue."""

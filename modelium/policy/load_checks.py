@@ -40,6 +40,7 @@ def load_faults(
     yield from _profile_faults(action, model, policy)
     yield from _setting_faults(action, policy)
     yield from _device_faults(action, model, fleet)
+    yield from _switch_faults(model, fleet)
 
 
 def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float) -> Iterator[Fault]:
@@ -74,6 +75,13 @@ def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float)
             f"was evicted {now - model.evicted_at:.0f} s ago; reload_cooldown_seconds is "
             f"{policy.reload_cooldown_s:g}, except for a request or an operator",
         )
+
+
+def _switch_faults(model: Model, fleet: Fleet) -> Iterator[Fault]:
+    """Yield a load of what its twin holds, or may be about to hold: one version, one process."""
+    twin = fleet.twins.get(model.name)
+    if twin is not None and twin.deployment is not None:
+        yield ("switching", f"version {twin.version} of it is {twin.state} beside it")
 
 
 def _profile_faults(action: Load, model: Model, policy: Policy) -> Iterator[Fault]:

@@ -136,17 +136,22 @@ async def _unload(services: Services, action: Unload) -> str:
         if not drained and (await store.model(model)).removal is None:
             why = f"requests were still in flight after {grace:.0f} s"
             await store.cancel_eviction(model, reason=why)
-            if deployment.upstream:
+            if deployment.upstream and record.twin_of is None:
                 services.switchboard.open(model, deployment.upstream, version=deployment.version)
             return "busy"
         await store.start_unloading(model, reason=record.reason)
     await services.runtimes[deployment.runtime].unload(
-        model, handle=deployment.handle, grace_s=grace
+        deployment.name, handle=deployment.handle, grace_s=grace
     )
     if action.requeue:
         await store.requeue(model, reason=record.reason, evicted=True)
     else:
         await store.release(model, reason=record.reason, evicted=True)
     services.telemetry.on_evicted(action.cause.value)
-    await store.events.append("model.evicted", model=model, reason=record.reason)
+    await store.events.append(
+        "model.evicted",
+        model=record.twin_of or model,
+        version=deployment.version,
+        reason=record.reason,
+    )
     return "unloaded"

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from functools import partial
 
-from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
+from modelium.errors import DeadlineExceeded, LoadFailed, ModeliumError, TransientError
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Report, Trigger
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
+from modelium.stages import switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.services import Services
@@ -147,7 +148,7 @@ async def _load(services: Services, model: str) -> Loaded:
         phases.begin(phase)
 
     request = LoadRequest(
-        model=model,
+        model=deployment.name,
         version=record.version,
         path=record.path,
         profile=profile,
@@ -181,13 +182,19 @@ async def _open(
     )
     await services.store.decisions.finish(decision, outcome="done")
     record = await services.store.mark_ready(model, deployment)
-    if record.removal is None:
+    if record.removal is None and record.twin_of is None:
         services.switchboard.open(model, loaded.upstream, version=deployment.version)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
-        "model.ready", model=model, runtime=deployment.runtime.value, load_s=round(seconds, 3)
+        "model.ready",
+        model=record.twin_of or model,
+        version=deployment.version,
+        runtime=deployment.runtime.value,
+        load_s=round(seconds, 3),
     )
-    if record.outdated:  # a newer version was registered while this one was loading
+    if record.twin_of is not None:
+        await switching.complete(services, record)
+    elif record.outdated:  # a newer version was registered while this one was loading
         services.launcher.start(services.launcher.analyze(model=model))
     return _report(record, "ready", record.reason)
 
@@ -226,7 +233,11 @@ async def _give_up(
     )
     error = exc if isinstance(exc, ModeliumError) else TransientError(f"{model}: {reason}")
     services.switchboard.refuse(model, error, retry_after_s=pause)
-    await store.events.append("model.failed", model=model, reason=reason)
+    await store.events.append(
+        "model.failed", model=record.twin_of or model, version=record.version, reason=reason
+    )
+    if isinstance(exc, LoadFailed):
+        await switching.load_failed(services, record, exc)
 
 
 async def _join(services: Services, model: str) -> Report:

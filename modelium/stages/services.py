@@ -38,6 +38,7 @@ class Services:
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
     removing: Ongoing = field(default_factory=Ongoing)
+    switching: Ongoing = field(default_factory=Ongoing)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

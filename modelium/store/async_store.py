@@ -14,6 +14,7 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.store import Store
+from modelium.store.twins import Twins
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -92,6 +93,15 @@ class AsyncLineage(Face[Lineage]):
     finish_removal = off_loop(Lineage.finish_removal)
     retire = off_loop(Lineage.retire)
     choose = off_loop(Lineage.choose)
+    prove = off_loop(Lineage.prove)
+
+
+class AsyncTwins(Face[Twins]):
+    """`Twins`."""
+
+    stand_by = off_loop(Twins.stand_by)
+    exchange = off_loop(Twins.exchange)
+    drop = off_loop(Twins.drop)
 
 
 class AsyncStore(Face[Store]):
@@ -106,6 +116,7 @@ class AsyncStore(Face[Store]):
         self.keys = AsyncKeys(blocking.keys)
         self.history = AsyncHistory(blocking.history)
         self.lineage = AsyncLineage(blocking.lineage)
+        self.twins = AsyncTwins(blocking.twins)
 
     revision = off_loop(Store.revision)
     view = off_loop(Store.view)

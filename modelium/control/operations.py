@@ -9,8 +9,10 @@ from typing import Any, Literal
 from modelium.control.intents import Intents
 from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError
+from modelium.intake.rejected import rejected
 from modelium.models import (
     Decision,
+    Drop,
     Event,
     Fleet,
     Frozen,
@@ -28,10 +30,11 @@ from modelium.store import new_id
 
 
 class Explanation(Frozen):
-    """A model with its decisions and events."""
+    """What is known under one name: a model, drops that are none, their decisions and events."""
 
     model: Model | None
-    """``None``: it was removed; the events say when and by whom."""
+    """``None``: it is a drop, or it was removed; the events say when and by whom."""
+    drops: tuple[Drop, ...]
     decisions: tuple[Decision, ...]
     events: tuple[Event, ...]
 
@@ -44,7 +47,7 @@ class Rethought(Frozen):
     trace: dict[str, Any]
 
 
-class Drop(Frozen):
+class Wanted(Frozen):
     """What an operator asks to be ingested, and what comes with it."""
 
     path: str
@@ -66,21 +69,35 @@ class Operations:
         """Return the current snapshot of the fleet."""
         return await snapshot(self._services)
 
+    async def drops(self) -> list[Drop]:
+        """Return the drops that are no models: pending ones, then rejected ones, newest first."""
+        services = self._services
+        kept = await asyncio.to_thread(rejected, services.repository)
+        return [*services.pending.all(), *kept]
+
     async def model(self, model: str, /) -> Model:
         """Return one model as the fleet shows it; raises `UnknownModel`."""
         known = (await self.fleet()).models_by_name.get(model)
         return known or await self._services.store.model(model)
 
-    async def explain(self, model: str, /) -> Explanation:
-        """Return why ``model`` is in its state; raises `UnknownModel`."""
+    async def explain(self, name: str, /) -> Explanation:
+        """Return why the model, or the drop, of that name is in its state.
+
+        Raises:
+            UnknownModel: there is neither, and never was.
+        """
         store = self._services.store
-        known = (await snapshot(self._services)).models_by_name.get(model)
+        known = (await snapshot(self._services)).models_by_name.get(name)
+        drops = [drop for drop in await self.drops() if drop.answers_to(name)]
+        subject = name if known or not drops else drops[0].model
         decisions, events = await asyncio.gather(
-            store.decisions.newest(model=model), store.events.newest(model=model)
+            store.decisions.newest(model=subject), store.events.newest(model=subject)
         )
-        if known is None and not any(event.kind == "model.removed" for event in events):
-            await store.model(model)  # raises
-        return Explanation(model=known, decisions=tuple(decisions), events=tuple(events))
+        if known is None and not drops and all(e.kind != "model.removed" for e in events):
+            await store.model(name)  # raises
+        return Explanation(
+            model=known, drops=tuple(drops), decisions=tuple(decisions), events=tuple(events)
+        )
 
     async def plan(self, model: str, /) -> Plan:
         """Return the plan if an operator loaded ``model`` now; nothing is done."""
@@ -133,7 +150,7 @@ class Operations:
         priority_ceiling: str | None = None,
     ) -> Intent:
         """Ingest what is at ``path``."""
-        drop = Drop(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
+        drop = Wanted(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
         return await self._ingest("ingest", name, drop)
 
     async def load(self, model: str, /) -> Intent:
@@ -170,7 +187,7 @@ class Operations:
         allowed = tuple(what) or (str(reason["reason"]),)
         await self._services.store.approve(name, digest=str(reason["digest"]), what=allowed)
         path = await asyncio.to_thread(repository.readmit, folder)
-        drop = Drop(
+        drop = Wanted(
             path=str(path),
             name=str(reason["model"]),
             team=_text(reason.get("team")),
@@ -215,7 +232,7 @@ class Operations:
         await self._intents.aclose()
 
     async def _ingest(
-        self, kind: Literal["ingest", "approve"], model: str | None, drop: Drop
+        self, kind: Literal["ingest", "approve"], model: str | None, drop: Wanted
     ) -> Intent:
         intent = await self._intents.new(kind, model, drop.model_dump())
         run = self._services.launcher.ingest(

@@ -9,6 +9,7 @@ from pathlib import Path
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
+from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
@@ -31,11 +32,8 @@ async def recover(services: Services) -> None:
             await _settle(services, model)
         elif model.removal is not None or model.twin_of is not None:
             continue  # goes on below
-        elif model.state is ModelState.READY and model.deployment and model.deployment.upstream:
-            deployment = model.deployment
-            services.switchboard.open(
-                model.name, model.deployment.upstream, version=deployment.version
-            )
+        elif model.state is ModelState.READY and model.deployment:
+            open_model(services, model, model.deployment)
         elif model.state is ModelState.INGESTED:
             services.launcher.start(services.launcher.analyze(model=model.name))
         elif model.state is ModelState.ANALYZED:

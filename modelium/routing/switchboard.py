@@ -131,7 +131,7 @@ class Switchboard:
     def judge(self, model: str, upstream: Upstream, *, failed: bool) -> None:
         """Count an answer of ``upstream``; the listener is told of a failed one."""
         queue = self._queues.get(model)
-        if queue is None or queue.upstream is not upstream:
+        if queue is None or (queue.upstream is not upstream and queue.upstream != upstream):
             return
         queue.answered += 1
         if failed:

@@ -14,6 +14,8 @@ from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages import switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
+from modelium.stages.memory_deltas import free_bytes, taken
+from modelium.stages.opening import open_model
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -157,8 +159,13 @@ async def _load(services: Services, model: str) -> Loaded:
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
-    with phases:
-        return await services.runtimes[deployment.runtime].load(request, progress=progress)
+    with phases, services.activity.on(deployment.devices) as activity:
+        before = await free_bytes(services.devices, deployment.devices)
+        loaded = await services.runtimes[deployment.runtime].load(request, progress=progress)
+        after = await free_bytes(services.devices, deployment.devices) if before else {}
+    if activity.alone and (held := taken(deployment, request.reserve, before, after)):
+        await services.store.history.record_memory(held, {})
+    return loaded
 
 
 async def _open(
@@ -182,8 +189,7 @@ async def _open(
     )
     await services.store.decisions.finish(decision, outcome="done")
     record = await services.store.mark_ready(model, deployment)
-    if record.removal is None and record.twin_of is None:
-        services.switchboard.open(model, loaded.upstream, version=deployment.version)
+    open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
         "model.ready",

@@ -13,6 +13,7 @@ from modelium.models.base import base_name
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.inline import inline_steps
+from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
@@ -116,7 +117,7 @@ async def _correct(
         elif model.removal is not None or model.twin_of is not None:
             continue
         elif running is not None and running.upstream not in (None, deployment.upstream):
-            await _moved(services, deployment, running)
+            await _moved(services, model, deployment, running)
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
         known = fleet.models_by_name.get(base_name(instance))
@@ -155,15 +156,16 @@ async def _lost(services: Services, model: Model, why: str) -> str:
     return f"{model.name} lost ({why})"
 
 
-async def _moved(services: Services, deployment: Deployment, running: Running) -> None:
+async def _moved(
+    services: Services, model: Model, deployment: Deployment, running: Running
+) -> None:
     fresh = deployment.model_copy(
         update={"upstream": running.upstream, "handle": running.handle or deployment.handle}
     )
     if (await services.store.model(deployment.model)).deployment != deployment:
         return  # another version serves by now
     await services.store.mark_moved(fresh)
-    if running.upstream:
-        services.switchboard.open(deployment.model, running.upstream, version=deployment.version)
+    open_model(services, model, fresh)
 
 
 async def _unwanted(services: Services, runtime: RuntimeName, running: Running) -> str:

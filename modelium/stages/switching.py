@@ -15,6 +15,7 @@ from modelium.models import Decision, EvictionCause, Fleet, Model, Plan, Report,
 from modelium.models.base import twin_name
 from modelium.policy.trial import Answers, TrialTerms, Verdict, verdict
 from modelium.stages.evict import unload_plan
+from modelium.stages.opening import routed
 from modelium.stages.services import Services
 from modelium.store import new_id
 
@@ -83,10 +84,11 @@ async def complete(services: Services, twin: Model) -> None:
 
 def _route(services: Services, model: Model, before: int | None) -> None:
     """Send new requests to what ``model`` is served by now."""
-    deployment, board = model.deployment, services.switchboard
-    if deployment is not None and deployment.upstream is not None:
+    deployment = model.deployment
+    upstream = routed(model, deployment) if deployment is not None else None
+    if deployment is not None and upstream is not None:
         aside = twin_name(model.name, before or 0)
-        board.switch(model.name, deployment.upstream, version=deployment.version, aside=aside)
+        services.switchboard.switch(model.name, upstream, version=deployment.version, aside=aside)
 
 
 # --- failing --------------------------------------------------------------------------------------

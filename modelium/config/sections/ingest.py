@@ -10,7 +10,7 @@ from modelium.config.fields import Interval, Seconds, Secret, Section, note, set
 
 
 class Ingest(Section):
-    """When a drop counts as complete, what is kept of it, and who may announce one."""
+    """When a drop counts as complete or given up, what is kept, and who may announce one."""
 
     quiet_period_seconds: Seconds = setting(
         5.0,
@@ -21,6 +21,12 @@ class Ingest(Section):
         30.0,
         "How often the whole drop zone is scanned.",
         why="Some file systems (NFS) send no change events; for them 30 s is soon enough.",
+    )
+    incomplete_after_seconds: Seconds = setting(
+        86400.0,
+        "A drop that stays incomplete, without a change of its files, is moved to the rejected "
+        "drops after this long.",
+        why="A day: an interrupted download is usually resumed by then.",
     )
     keep_versions: Annotated[int, Strict(), Field(ge=1), note(unit="versions per model")] = setting(
         2,

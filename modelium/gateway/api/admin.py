@@ -22,7 +22,7 @@ from modelium.gateway.api.views import (
     model_rows,
 )
 from modelium.gateway.problems import HttpProblem
-from modelium.models import Event, Intent, Plan, Priority
+from modelium.models import Drop, Event, Intent, Plan, Priority
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.ports import Clock
 
@@ -119,6 +119,10 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
     async def models() -> list[ModelRow]:
         return model_rows(await operations.fleet())
 
+    @api.get("/drops")
+    async def drops() -> list[Drop]:
+        return await operations.drops()
+
     @api.get("/devices")
     async def devices() -> list[DeviceRow]:
         return device_rows(await operations.fleet())
@@ -170,6 +174,7 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
         explanation = await operations.explain(model)
         return {
             "model": model_detail(explanation.model) if explanation.model else None,
+            "drops": [drop.model_dump(mode="json") for drop in explanation.drops],
             "decisions": [decision_detail(d) for d in explanation.decisions],
             "events": [e.model_dump(mode="json") for e in explanation.events],
         }

@@ -70,6 +70,8 @@ class Loaded:
     upstream: Upstream
     handle: dict[str, Any] = field(default_factory=dict)
     """JSON notes that let `Runtime.discover` and `Runtime.unload` find it after a restart."""
+    settings: LoadSettings | None = None
+    """What it runs with, where the driver had to reduce the request's settings; else ``None``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ All content of a drop is treated as hostile. The public interface:
 - `inspect_files`, `is_complete`, `analyze`: the same three, one at a time;
 - `digest`, `unpack`: content hash of a folder; safe extraction of an archive;
 - `read_catalog`: which models the installed engines can serve;
-- `estimate`, `fit`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
+- `estimate`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
 """
 
 from modelium.analysis.catalog import EngineCatalog, read_catalog
@@ -15,7 +15,6 @@ from modelium.analysis.checks.completeness import is_complete
 from modelium.analysis.checks.digest import digest
 from modelium.analysis.checks.safety import SafetyReport, inspect_files
 from modelium.analysis.examination import Examination, analyze, examine
-from modelium.analysis.memory.fitting import fit
 from modelium.analysis.memory.footprint import estimate, settings_digest
 from modelium.analysis.memory.kv_cache import kv_bytes
 
@@ -27,7 +26,6 @@ __all__ = [
     "digest",
     "estimate",
     "examine",
-    "fit",
     "inspect_files",
     "is_complete",
     "kv_bytes",

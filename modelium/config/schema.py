@@ -62,6 +62,7 @@ class Config(Sections):
             pending_requests_threshold=p.pending_requests_threshold,
             always_loaded=p.always_loaded,
             max_gpu_memory_utilization=p.max_gpu_memory_utilization,
+            kv_cache_share=p.kv_cache_share,
             enable_model_swapping=p.enable_model_swapping,
             high_priority_teams=p.high_priority_teams,
             min_residency_s=p.min_residency_seconds,

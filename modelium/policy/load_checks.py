@@ -19,6 +19,8 @@ from modelium.policy.policy import Policy
 
 DTYPES = frozenset({"auto", "half", "float16", "bfloat16", "float", "float32"})
 KV_DTYPES = frozenset({"auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "q8_0", "f16"})
+KV_SHARE_SLACK = 1.05
+"""Free memory changes a little between planning and validation."""
 MAX_BATCH = 65536
 """More concurrent sequences or requests than any engine takes."""
 
@@ -188,6 +190,23 @@ def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
         yield (
             "asleep-elsewhere",
             f"it sleeps in {held.runtime} on {', '.join(held.devices)}, and can only wake there",
+        )
+
+
+def kv_share_faults(action: Load, device: str, room: int, policy: Policy) -> Iterator[Fault]:
+    """Yield a KV pool on ``device`` that takes too much of its ``room`` (bytes) before the load.
+
+    A pool that the operator set stands.
+    """
+    extra = action.settings.extra_kv_bytes
+    if "kv_cache_bytes" in policy.rules(action.runtime).default_settings:
+        return
+    idle = max(0, room - action.reserve[device] + extra)
+    if extra > KV_SHARE_SLACK * policy.kv_cache_share * idle:
+        yield (
+            "kv-share",
+            f"adds {gib(extra)} of idle memory to its KV cache on {device}; kv_cache_share "
+            f"{policy.kv_cache_share:g} allows {gib(policy.kv_cache_share * idle)}",
         )
 
 

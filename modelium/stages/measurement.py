@@ -96,12 +96,12 @@ def _of_processes(device: Device, pids: Collection[int]) -> int | None:
 
 
 def _measured(deployment: Deployment, *, device_kind: str, bytes_: int, at: float) -> MeasuredLoad:
-    """Return what a load took, keyed by what that depends on."""
+    """Return what a load took, keyed by what that depends on; without what it need not have."""
     return MeasuredLoad(
         runtime=deployment.runtime,
         device_kind=device_kind,
         settings_digest=settings_digest(deployment.settings),
-        per_device_bytes=bytes_,
+        per_device_bytes=max(1, bytes_ - deployment.settings.extra_kv_bytes),
         load_s=deployment.load_s or 0.0,
         at=at,
     )

@@ -26,6 +26,7 @@ from modelium.models import (
     Model,
     ModelProfile,
     Plan,
+    Preference,
     Priority,
 )
 from modelium.models.base import base_name
@@ -282,10 +283,27 @@ class Store:
         with self._change() as tx:
             return self._move(tx, name, ModelState.UNLOADED, reason=reason)
 
-    def mark_ready(self, name: str, deployment: Deployment) -> Model:
-        """LOADING → READY, with the upstream in ``deployment``."""
+    def mark_ready(
+        self,
+        name: str,
+        deployment: Deployment,
+        *,
+        note: str = "",
+        preference: Preference | None = None,
+    ) -> Model:
+        """LOADING → READY, with the upstream in ``deployment``.
+
+        Args:
+            name: the model.
+            deployment: as it runs.
+            note: what people should know about it; ends the reason.
+            preference: what the next load starts from; ``None`` changes nothing.
+        """
         reason = f"loaded on {deployment.runtime.value} in {deployment.load_s or 0:.1f} s"
+        reason = f"{reason} {note}".rstrip()
         with self._change() as tx:
+            if preference is not None:
+                queries.prefer(tx, name, preference)
             queries.save_deployment(tx, deployment)
             queries.prove_only(tx, base_name(name), deployment.version, self._now())
             return self._move(tx, name, ModelState.READY, reason=reason, failures=0, retry_at=None)

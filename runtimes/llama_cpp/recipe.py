@@ -109,7 +109,7 @@ class LlamaCppRecipe:
         """See `EngineRecipe.failure`."""
         return classify(lines, code, FAILURES)
 
-    def smaller(self, request: LoadRequest) -> LoadRequest | None:
+    def smaller(self, request: LoadRequest, lines: Sequence[str]) -> LoadRequest | None:
         """Halve the sequences or, if there is one only, the context."""
         old = request.settings
         if old.max_num_seqs and old.max_num_seqs > 1:

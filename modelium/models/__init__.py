@@ -29,7 +29,17 @@ from modelium.models.devices import (
     DeviceProcess,
     RuntimeStatus,
 )
-from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
+from modelium.models.drops import Drop, DropState
+from modelium.models.fleet import (
+    Deployment,
+    Fleet,
+    Habit,
+    Model,
+    Removal,
+    Traffic,
+    Upstream,
+    Version,
+)
 from modelium.models.profile import (
     Footprint,
     KVLayout,
@@ -56,6 +66,8 @@ __all__ = [
     "Device",
     "DeviceKind",
     "DeviceProcess",
+    "Drop",
+    "DropState",
     "Event",
     "EvictionCause",
     "Fleet",
@@ -76,6 +88,7 @@ __all__ = [
     "Priority",
     "Queue",
     "Reject",
+    "Removal",
     "Report",
     "RuntimeName",
     "RuntimeStatus",
@@ -87,5 +100,6 @@ __all__ = [
     "Unload",
     "Untrusted",
     "Upstream",
+    "Version",
     "Violation",
 ]

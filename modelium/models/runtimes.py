@@ -51,6 +51,7 @@ VLLM = RuntimeDescriptor(
             Task.IMAGE_TEXT_TO_TEXT,
             Task.EMBEDDING,
             Task.TEXT_CLASSIFICATION,
+            Task.TEXT_RANKING,
             Task.SPEECH_RECOGNITION,
         }
     ),
@@ -81,12 +82,20 @@ TRITON = RuntimeDescriptor(
 RAY_SERVE = RuntimeDescriptor(
     name=RuntimeName.RAY_SERVE,
     label="Ray Serve",
-    formats=frozenset({ModelFormat.ONNX, ModelFormat.DIFFUSERS, ModelFormat.TRANSFORMERS}),
+    formats=frozenset(
+        {
+            ModelFormat.ONNX,
+            ModelFormat.DIFFUSERS,
+            ModelFormat.TRANSFORMERS,
+            ModelFormat.CUSTOM,
+        }
+    ),
     tasks=frozenset(
         {
             Task.TEXT_GENERATION,
             Task.EMBEDDING,
             Task.TEXT_CLASSIFICATION,
+            Task.TEXT_RANKING,
             Task.TOKEN_CLASSIFICATION,
         }
     ),

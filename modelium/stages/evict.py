@@ -11,6 +11,7 @@ from modelium.models import Deployment, EvictionCause, Plan, Report, Trigger, Un
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
 from modelium.stages.inline import inline_steps
+from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR
 from modelium.stages.services import Services
 
@@ -132,11 +133,12 @@ async def _unload(services: Services, action: Unload) -> str:
     services.switchboard.close(model)
     grace = services.config.gateway.drain_grace_seconds
     if record.state is ModelState.DRAINING:
-        if not await services.switchboard.drained(model, timeout_s=grace):
+        drained = await services.switchboard.drained(model, timeout_s=grace)
+        # A model that is being removed does not come back for those that take too long.
+        if not drained and (await store.model(model)).removal is None:
             why = f"requests were still in flight after {grace:.0f} s"
             await store.cancel_eviction(model, reason=why)
-            if deployment.upstream:
-                services.switchboard.open(model, deployment.upstream, version=deployment.version)
+            open_model(services, record, deployment)
             return "busy"
         await store.start_unloading(model, reason=record.reason)
     await _release(services, deployment, grace)

@@ -296,3 +296,24 @@ int nvmlDeviceGetComputeMode(void *h, unsigned *out) { return number(h, "nvmlDev
 int nvmlDeviceGetPersistenceMode(void *h, unsigned *out) { return number(h, "nvmlDeviceGetPersistenceMode", out, 1); }
 int nvmlDeviceGetPowerUsage(void *h, unsigned *out) { return number(h, "nvmlDeviceGetPowerUsage", out, 100000); }
 int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *out) { (void)sensor; return number(h, "nvmlDeviceGetTemperature", out, 40); }
+
+int nvmlDeviceGetIndex(void *h, unsigned *index) {
+    unsigned count = 0;
+    nvmlDeviceGetCount_v2(&count);
+    for (unsigned i = 0; i < count; i++) {
+        void *other;
+        if (!nvmlDeviceGetHandleByIndex_v2(i, &other) && other == h) { *index = i; return 0; }
+    }
+    return 2; /* invalid argument */
+}
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
+    unsigned count = 0;
+    nvmlDeviceGetCount_v2(&count);
+    for (unsigned i = 0; i < count; i++) {
+        char name[96];
+        if (nvmlDeviceGetHandleByIndex_v2(i, handle)) continue;
+        if (!nvmlDeviceGetUUID(*handle, name, sizeof name) && !strcmp(name, uuid)) return 0;
+    }
+    return 6; /* not found */
+}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from modelium.lifecycle import TRANSITIONS, ModelState
-from modelium.models import Fleet, Load, Model, Trigger
+from modelium.models import Device, Fleet, Load, Model, Trigger
+from modelium.models.devices import SIZE_TOLERANCE
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy.action_checks import (
     Fault,
@@ -179,8 +180,15 @@ def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
         )
     if set(action.reserve) != set(chosen) or any(b <= 0 for b in action.reserve.values()):
         yield ("reserve", "each of its devices, and no other, needs a reservation above 0 bytes")
-    if len({(d.node, d.kind, d.name, d.total_bytes) for d in found}) > 1:
-        yield ("devices", "tensor parallelism needs identical devices on one node")
+    status = fleet.runtimes_by_name.get(action.runtime)
+    for device in found:
+        if status is not None and device.kind not in status.device_kinds:
+            yield ("device-kind", f"{action.runtime} here cannot use device {device.id}")
+    if found and not _alike(found):
+        yield (
+            "devices",
+            "tensor parallelism needs devices of one name and size on one node, not MIG instances",
+        )
     held = model.deployment
     if (
         model.state is ModelState.SLEEPING
@@ -208,6 +216,18 @@ def kv_share_faults(action: Load, device: str, room: int, policy: Policy) -> Ite
             f"adds {gib(extra)} of idle memory to its KV cache on {device}; kv_cache_share "
             f"{policy.kv_cache_share:g} allows {gib(policy.kv_cache_share * idle)}",
         )
+
+
+def _alike(devices: Sequence[Device]) -> bool:
+    """Whether one model can be split over ``devices``."""
+    if len(devices) == 1:
+        return True
+    sizes = [device.total_bytes for device in devices]
+    return (
+        len({(device.node, device.kind, device.name) for device in devices}) == 1
+        and all(device.mig is None for device in devices)
+        and max(sizes) <= min(sizes) * (1 + SIZE_TOLERANCE)
+    )
 
 
 def least_bytes(action: Load, model: Model) -> int:

@@ -38,6 +38,10 @@ RECONNECT = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+ENVIRONMENT = {
+    # Triton's GPU numbers are those of NVML only in the order of the PCI bus.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+}
 SERVER = "tritonserver"
 """Key of its record and log in its own supervisor, where no model has one."""
 
@@ -117,7 +121,9 @@ class TritonServer:
             return bool(await self.call("is_server_live"))
         return False
 
-    async def call(self, method: str, *arguments: Any, timeout_s: float = CONTROL_S) -> Any:
+    async def call(
+        self, method: str, *arguments: Any, timeout_s: float = CONTROL_S, **named: Any
+    ) -> Any:
         """Call a method of Triton's client and return its answer.
 
         Raises:
@@ -128,7 +134,9 @@ class TritonServer:
         if self._client is None:
             self._client = aio.InferenceServerClient(self.address, channel_args=list(RECONNECT))
         try:
-            return await getattr(self._client, method)(*arguments, client_timeout=timeout_s)
+            return await getattr(self._client, method)(
+                *arguments, client_timeout=timeout_s, **named
+            )
         except InferenceServerException as exc:
             status, text = str(exc.status()), exc.message()
             if "DEADLINE_EXCEEDED" in status:
@@ -139,12 +147,12 @@ class TritonServer:
                 raise Unavailable(f"Triton at {self.address} does not answer: {text}") from exc
             raise LoadFailed(text, kind=FailureKind.UNKNOWN) from exc
 
-    def pids_of(self, model: str) -> tuple[int, ...]:
-        """Return the processes of our server that serve ``model`` alone (python-based backends)."""
+    def pids_of(self, name: str) -> tuple[int, ...]:
+        """Return the processes of our server for the entry ``name`` alone (python backends)."""
         process = self._process()
         if process is None:
             return ()
-        entry = f"{self._repository / model}/".encode()
+        entry = f"{self._repository / name}/".encode()
         members = self._supervisor.members(process)
         return tuple(pid for pid in members if entry in proc.command_line(pid))
 
@@ -166,7 +174,8 @@ class TritonServer:
         self._remove_shared_memory()
         self._last_start, self._was_live = self._clock.monotonic(), False
         self._repository.mkdir(parents=True, exist_ok=True)
-        return self._supervisor.start(SERVER, Command(argv=self._command_line()), {})
+        command = Command(argv=self._command_line(), environment=ENVIRONMENT)
+        return self._supervisor.start(SERVER, command, {})
 
     async def _wait_until_live(self, process: EngineProcess) -> None:
         deadline = self._last_start + START_S

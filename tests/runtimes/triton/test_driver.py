@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import grpc
+import httpx
 import pytest
+from grpc import aio
+from tritonclient.grpc import service_pb2
 
 from modelium.clock import SystemClock
 from modelium.config import Triton as TritonSection
 from modelium.errors import ConfigError, Unavailable
 from runtimes.triton.driver import TritonDriver
+from tests import engines
 from tests.engines import free_port
 from tests.runtimes.requests import Inventory, no_progress, request
 from tests.runtimes.triton.drops import drop, onnx
+from tests.samples import tiny_onnx
 
 
 def driver(state: Path, **section: object) -> TritonDriver:
@@ -71,3 +78,64 @@ def test_an_invalid_endpoint_is_a_configuration_error(tmp_path: Path, endpoint: 
         TritonDriver(
             config=section, state_directory=tmp_path, clock=SystemClock(), devices=Inventory()
         )
+
+
+@pytest.mark.real
+async def test_a_server_of_modeliums_own_listens_at_localhost(tmp_path: Path) -> None:
+    port = free_port(3)
+    section = engines.triton(tmp_path / "work") | {"endpoint": f"http://localhost:{port}"}
+
+    def made(**changes: object) -> TritonDriver:
+        return TritonDriver(
+            config=TritonSection.model_validate(section | changes),
+            state_directory=tmp_path,
+            clock=SystemClock(),
+            devices=Inventory(),
+        )
+
+    def pid() -> int:
+        return int(json.loads((tmp_path / "triton-server/tritonserver.json").read_text())["pid"])
+
+    tiny_onnx(tmp_path / "m")
+    load = request(tmp_path / "m", profile=onnx())
+    async with made() as triton:
+        try:
+            loaded = await triton.load(load, progress=no_progress)
+            live = f"{loaded.upstream.base_url}/v2/models/m/ready"
+            async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+                assert (await client.get(live)).status_code == 200
+            first = pid()
+            async with made():
+                assert pid() == first, "the same options: the server is adopted"
+            other = free_port(3)
+            async with made(endpoint=f"http://localhost:{other}") as moved:
+                assert (await moved.status()).healthy
+                assert pid() != first, "other options: the server is started again"
+                assert await moved.discover({}) == []
+                loaded = await moved.load(load, progress=no_progress)
+                assert loaded.upstream.port == other
+        finally:
+            await triton.end(grace_s=10)
+
+
+async def test_a_server_that_answers_grpc_alone_is_not_healthy(tmp_path: Path) -> None:
+    """Triton's readiness over gRPC says nothing about the address that requests go to."""
+    server = aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+
+    async def live(_request: bytes, _context: object) -> bytes:
+        return service_pb2.ServerLiveResponse(live=True).SerializeToString()
+
+    handlers = {"ServerLive": grpc.unary_unary_rpc_method_handler(live)}
+    name = "inference.GRPCInferenceService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    await server.start()
+    closed = f"http://127.0.0.1:{free_port()}"
+    try:
+        async with driver(tmp_path, endpoint=closed, grpc_endpoint=f"127.0.0.1:{port}") as triton:
+            status = await triton.status()
+    finally:
+        await server.stop(None)
+    assert not status.healthy
+    assert closed in status.detail
+    assert "correct triton.endpoint" in status.detail

@@ -23,12 +23,14 @@ from modelium.ports import (
     Running,
 )
 from runtimes.engines.client import EngineClient
+from runtimes.engines.configuration import fingerprint
 from runtimes.engines.host import EngineHost
 from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
 from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.loading.device_locks import DeviceLocks
+from runtimes.process.compile_caches import CompileCaches
 
 
 class EngineDriver:
@@ -46,6 +48,7 @@ class EngineDriver:
         no_progress_s: float = NO_PROGRESS_S,
         sleep_enabled: bool = False,
         version: Callable[[Path], str] = lambda _: "",
+        compiles: bool = False,
     ) -> None:
         """Prepare; nothing is started or read yet.
 
@@ -60,6 +63,7 @@ class EngineDriver:
             no_progress_s: how long a start may make no progress.
             sleep_enabled: whether engines are started so that they can sleep.
             version: returns the version of the engine that a command starts.
+            compiles: whether engines compile kernels, to be kept for the next start.
         """
         self.name: RuntimeName = recipe.name
         self._config = config
@@ -88,6 +92,12 @@ class EngineDriver:
             client=self._client,
             sleep=self._sleep,
             no_progress_s=no_progress_s,
+            caches=CompileCaches(
+                root=state_directory / recipe.name.value / "caches", build=self._build()
+            )
+            if compiles
+            else None,
+            configuration=fingerprint(config),
         )
 
     async def __aenter__(self) -> EngineDriver:
@@ -138,10 +148,16 @@ class EngineDriver:
             )
         devices = await asyncio.to_thread(self._devices.snapshot)
         gpus = any(device.kind == "gpu" for device in devices)
+        outdated = self._host.outdated()
+        fields = sorted({f"{self.name}.{name}" for names in outdated.values() for name in names})
         return RuntimeStatus(
             name=self.name,
             enabled=self._config.enabled,
             healthy=True,
+            detail=f"{', '.join(fields)} changed since {', '.join(outdated)} started: unload and "
+            "load again to apply it"
+            if outdated
+            else "",
             version=self._version(Path(self._executable)),
             # CPU builds sleep without freeing memory.
             can_sleep=gpus and self._sleep is not None and self._sleep.enabled,
@@ -154,6 +170,13 @@ class EngineDriver:
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`."""
         return await self._host.stats()
+
+    def _build(self) -> str:
+        """Return what tells the installed engine from another build of it."""
+        if self._executable is None:
+            return self._config.executable
+        path = Path(self._executable).resolve()
+        return f"{path} {self._version(path)}"
 
     def _sleeper(self) -> EngineSleep:
         if self._sleep is None:

@@ -76,6 +76,7 @@ class TritonDriver:
             repository=root,
             directory=state_directory / "triton-server",
             clock=clock,
+            devices=devices,
         )
         self._control = ModelControl(server=self._server, repository=self._repository, clock=clock)
         self._clock = clock
@@ -238,7 +239,7 @@ class TritonDriver:
                     self._loaded.pop(other, None)
             settings = complete(request.settings, self._config.default_settings)
             request = replace(request, settings=settings)
-            entry = await asyncio.to_thread(self._repository.add, request)
+            entry = await asyncio.to_thread(self._repository.add, self._numbered(request))
             async with self._device_locks.hold(device.id for device in request.devices):
                 progress("loading", None)
                 try:
@@ -248,6 +249,16 @@ class TritonDriver:
                     raise
             self._loaded[name] = model
             return loaded
+
+    def _numbered(self, request: LoadRequest) -> LoadRequest:
+        """Return ``request`` with each GPU's number in the server instead of NVML's."""
+        devices = tuple(
+            device.model_copy(update={"index": self._server.number_of(device)})
+            if device.kind == "gpu"
+            else device
+            for device in request.devices
+        )
+        return replace(request, devices=devices)
 
     async def _names(self, model: str, handle: Mapping[str, Any]) -> list[str]:
         """Return what Triton may have of ``model``: what ``handle`` names, and other versions."""

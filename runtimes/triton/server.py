@@ -26,7 +26,8 @@ from modelium.errors import (
     LoadFailed,
     Unavailable,
 )
-from modelium.ports import Clock
+from modelium.models import Device
+from modelium.ports import Clock, DeviceInventory
 from runtimes.process import proc
 from runtimes.process.supervisor import Command, EngineProcess, Supervisor
 
@@ -58,9 +59,17 @@ class TritonServer:
     """One server, Modelium's own or the user's. Control uses gRPC: a load over HTTP blocks HTTP."""
 
     def __init__(
-        self, *, config: TritonSection, repository: Path, directory: Path, clock: Clock
+        self,
+        *,
+        config: TritonSection,
+        repository: Path,
+        directory: Path,
+        clock: Clock,
+        devices: DeviceInventory,
     ) -> None:
         """A server of Modelium's own serves ``repository`` and logs to ``directory``.
+
+        It sees the GPUs of ``devices`` and no other: it takes memory on each that it sees.
 
         Raises:
             ConfigError: an address is invalid.
@@ -84,6 +93,7 @@ class TritonServer:
         self._directory = directory
         self._supervisor = Supervisor(directory=directory, clock=clock)
         self._clock = clock
+        self._devices = devices
         self._client: aio.InferenceServerClient | None = None
         self._http: httpx.AsyncClient | None = None
         self._starting = asyncio.Lock()
@@ -125,7 +135,7 @@ class TritonServer:
                 if self._clock.monotonic() - self._last_start > START_S:
                     raise Unavailable(f"the Triton server that Modelium started: {problem}")
             else:
-                process = await self._start(process)
+                process = await self._start(process, await self._gpus())
             await self._wait_until_live(process)
 
     async def stop(self, *, grace_s: float) -> None:
@@ -192,6 +202,26 @@ class TritonServer:
                 raise Unavailable(f"Triton at {self.address} does not answer: {text}") from exc
             raise LoadFailed(text, kind=FailureKind.UNKNOWN) from exc
 
+    def number_of(self, device: Device) -> int:
+        """Return the number that the server has for the GPU ``device``.
+
+        Our server numbers the GPUs that it was given. A server of the user's is expected to see
+        all of them in the order of NVML.
+
+        Raises:
+            LoadFailed: our server was started before the GPU was there.
+        """
+        gpus = self._supervisor.records().get(SERVER, {}).get("gpus") if self.command else None
+        if gpus is None:
+            return device.index
+        if device.uuid not in gpus:
+            raise LoadFailed(
+                f"the Triton server that runs does not see GPU {device.label}: `modelium down` "
+                "ends it, and the next start gives it all GPUs",
+                kind=FailureKind.ENVIRONMENT,
+            )
+        return int(gpus.index(device.uuid))
+
     def pids_of(self, name: str) -> tuple[int, ...]:
         """Return the processes of our server for the entry ``name`` alone (python backends)."""
         process = self._process()
@@ -215,7 +245,13 @@ class TritonServer:
         recorded = self._supervisor.records().get(SERVER, {}).get("argv")
         return recorded is not None and recorded != list(self._command_line())
 
-    async def _start(self, dead: EngineProcess | None) -> EngineProcess:
+    async def _gpus(self) -> list[str]:
+        """Return the UUIDs of the GPUs that a server of ours may use, in the order of NVML."""
+        found = await asyncio.to_thread(self._devices.snapshot)
+        gpus = [device for device in found if device.kind == "gpu"]
+        return [gpu.uuid for gpu in sorted(gpus, key=lambda gpu: (gpu.index, gpu.mig or 0))]
+
+    async def _start(self, dead: EngineProcess | None, gpus: Sequence[str]) -> EngineProcess:
         wait = self._last_start + RESTART_S - self._clock.monotonic()
         if wait > 0 and not self._was_live:
             raise Unavailable(f"Triton does not start: {self.log_excerpt()}", retry_after_s=wait)
@@ -224,8 +260,12 @@ class TritonServer:
         self._remove_shared_memory()
         self._last_start, self._was_live = self._clock.monotonic(), False
         self._repository.mkdir(parents=True, exist_ok=True)
-        command = Command(argv=self._command_line(), environment=ENVIRONMENT)
-        return self._supervisor.start(SERVER, command, {"argv": list(command.argv)})
+        command = Command(
+            argv=self._command_line(),
+            environment={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ",".join(gpus)},
+        )
+        details = {"argv": list(command.argv), "gpus": list(gpus)}
+        return self._supervisor.start(SERVER, command, details)
 
     async def _wait_until_live(self, process: EngineProcess) -> None:
         deadline = self._last_start + START_S

@@ -14,11 +14,13 @@ from tritonclient.grpc import service_pb2
 
 from modelium.clock import SystemClock
 from modelium.config import Triton as TritonSection
-from modelium.errors import ConfigError, Unavailable
+from modelium.errors import ConfigError, LoadFailed, Unavailable
+from modelium.models import Device
 from runtimes.triton.driver import TritonDriver
+from runtimes.triton.server import TritonServer
 from tests import engines
 from tests.engines import free_port
-from tests.runtimes.requests import Inventory, no_progress, request
+from tests.runtimes.requests import CPU, Inventory, no_progress, request
 from tests.runtimes.triton.drops import drop, onnx
 from tests.samples import tiny_onnx
 
@@ -139,3 +141,49 @@ async def test_a_server_that_answers_grpc_alone_is_not_healthy(tmp_path: Path) -
     assert not status.healthy
     assert closed in status.detail
     assert "correct triton.endpoint" in status.detail
+
+
+class Gpus:
+    """A host with GPUs whose order in the list is not NVML's."""
+
+    def __init__(self, *gpus: Device) -> None:
+        self.gpus = gpus
+
+    def snapshot(self) -> tuple[Device, ...]:
+        return (CPU, *self.gpus)
+
+
+def gpu(uuid: str, index: int) -> Device:
+    return CPU.model_copy(update={"uuid": uuid, "index": index, "kind": "gpu"})
+
+
+NOTE_ENVIRONMENT = "import json, os; json.dump(dict(os.environ), open('environment.json', 'w'))"
+
+
+async def test_a_server_of_modeliums_own_sees_the_managed_gpus_and_numbers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")  # of Modelium: its numbers shift, too
+    last, first = gpu("GPU-b", 5), gpu("GPU-a", 2)
+
+    def server(**section: object) -> TritonServer:
+        return TritonServer(
+            config=TritonSection.model_validate({"enabled": True} | section),
+            repository=tmp_path,
+            directory=tmp_path / "server",
+            clock=SystemClock(),
+            devices=Gpus(last, first),
+        )
+
+    own = server(command=(sys.executable, "-c", NOTE_ENVIRONMENT))
+    assert own.number_of(last) == 5, "not started yet"
+    with pytest.raises(LoadFailed):
+        await own.ensure_running()
+    environment = json.loads((tmp_path / "server/environment.json").read_text())
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert [own.number_of(first), own.number_of(last)] == [0, 1]
+    with pytest.raises(LoadFailed, match="does not see GPU 7"):
+        own.number_of(gpu("GPU-new", 7))
+    assert server().number_of(last) == 5, "the user's server is to see all GPUs as NVML does"
+    await own.close()

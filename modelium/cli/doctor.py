@@ -104,8 +104,7 @@ def _runtimes(config: Config) -> Iterator[Finding]:
     if config.triton.enabled and config.triton.command:
         yield _command("Triton", config.triton.command[0])
     elif config.triton.enabled:
-        parts = urlsplit(config.triton.endpoint)
-        yield _reach("Triton", f"{parts.hostname}:{parts.port or 80}")
+        yield _live("Triton", config.triton.endpoint)
         yield _reach_grpc("Triton (gRPC)", config.triton.grpc_address)
     if config.vllm.enabled:
         yield _command("vLLM", config.vllm.executable)
@@ -147,6 +146,22 @@ def _command(what: str, command: str) -> Finding:
     return Finding(
         what=what, ok=found is not None, detail=found or f"command {command!r} not found"
     )
+
+
+def _live(what: str, endpoint: str) -> Finding:
+    """Check that Triton answers over HTTP at the address that requests are forwarded to."""
+    setting = "set triton.endpoint to Triton's --http-address and --http-port (8000 by default)"
+    try:
+        answer = httpx.get(
+            f"{endpoint.rstrip('/')}/v2/health/live", timeout=PROBE_S, trust_env=False
+        )
+    except httpx.HTTPError as exc:
+        problem = f"no answer at {endpoint}: {exc or type(exc).__name__}"
+    else:
+        if answer.status_code == httpx.codes.OK:
+            return Finding(what=what, ok=True, detail=f"answers at {endpoint}")
+        problem = f"the server at {endpoint} is no live Triton (status {answer.status_code})"
+    return Finding(what=what, ok=False, detail=f"{problem}; {setting}")
 
 
 def _reach_grpc(what: str, address: str) -> Finding:

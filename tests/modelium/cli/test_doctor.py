@@ -37,7 +37,7 @@ def findings(folder: Path, triton: dict[str, object]) -> dict[str, Finding]:
 
 @contextmanager
 def http_server(answers: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> Iterator[int]:
-    """A server that answers any request with 400, as HTTP/1 servers do to HTTP/2."""
+    """An HTTP/1 server of Triton's health: all else, such as HTTP/2, is answered with a 400."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -45,8 +45,9 @@ def http_server(answers: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> Iterato
                 while True:
                     connection, _ = server.accept()
                     with connection:
-                        if connection.recv(1024):
-                            connection.sendall(answers)
+                        if asked := connection.recv(1024):
+                            live = asked.startswith(b"GET /v2/health/live ")
+                            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" if live else answers)
             except OSError:
                 return
 
@@ -77,6 +78,13 @@ def test_both_addresses_of_triton_are_checked(tmp_path: Path, grpc_port: int) ->
         )
     assert found["Triton"].ok
     assert found["Triton (gRPC)"].ok, found
+
+
+def test_tritons_http_address_is_asked_as_requests_are_sent(tmp_path: Path, grpc_port: int) -> None:
+    """The gRPC port answers TCP, too."""
+    found = findings(tmp_path, {"endpoint": f"http://127.0.0.1:{grpc_port}"})
+    assert not found["Triton"].ok
+    assert "set triton.endpoint" in found["Triton"].detail
 
 
 def test_an_http_server_at_the_grpc_address_is_reported(tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ from modelium.clock import SystemClock
 from modelium.config import RayServe as RayServeConfig
 from modelium.errors import ConfigError, LoadFailed, Unavailable
 from runtimes.ray import running_serve
-from runtimes.ray.connection import Session
 from runtimes.ray.driver import RayServeDriver
 from tests import samples
 from tests.runtimes.conftest import LocalRay
-from tests.runtimes.ray.serving import infer, quiet, request, running
+from tests.runtimes.ray.serving import infer, quiet, request, running, session_of
 
 pytestmark = [
     pytest.mark.real,
@@ -63,12 +62,6 @@ async def test_the_serve_that_runs_at_the_endpoint_is_used_and_left_alone(
     names = (await session_of(local_ray.driver).status()).applications
     assert "theirs" in names and "guest" not in names
     await local_ray.driver.unload("theirs", handle={}, grace_s=0)
-
-
-def session_of(driver: RayServeDriver) -> Session:
-    session = driver._connection.session
-    assert session is not None
-    return session
 
 
 async def test_another_program_at_the_endpoint_is_named(tmp_path: Path) -> None:

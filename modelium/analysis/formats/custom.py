@@ -18,6 +18,7 @@ from modelium.models import GIB, ModelFormat, ModelProfile, Task
 MAX_BYTES = 64 * 1024
 KEYS = frozenset({"import_path", "args", "memory_gib"})
 MAX_GIB = 65_536
+MAX_DEPTH = 32
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
@@ -69,15 +70,25 @@ def _read(folder: Folder) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise _bad(f"is larger than {MAX_BYTES} bytes")
     try:
-        # An alias may stand for an exponential number of values.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
-            raise _bad("has aliases (*name); write the values out")
+        _check_cost(data)
         found = yaml.safe_load(data)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as exc:
         raise _bad(f"is not valid YAML ({shown(str(exc), limit=200)})") from exc
     if not isinstance(found, dict):
         raise _bad("is not a mapping")
     return found
+
+
+def _check_cost(data: bytes) -> None:
+    """Refuse what costs far more to load than its size suggests."""
+    depth = 0
+    for event in yaml.parse(data, yaml.SafeLoader):  # reads no further than it is asked
+        if isinstance(event, yaml.AliasEvent):
+            raise _bad("has aliases (*name), which may stand for any number of values")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _bad(f"is nested more than {MAX_DEPTH} levels deep")
 
 
 def _bad(what: str) -> DropRejected:

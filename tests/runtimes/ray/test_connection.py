@@ -27,10 +27,12 @@ async def test_a_cluster_that_is_not_there_is_reported_not_raised(tmp_path: Path
     config = RayServeConfig(enabled=True, address="127.0.0.1:1", endpoint="http://127.0.0.1:8000")
     driver = RayServeDriver(config=config, state_directory=tmp_path, clock=SystemClock())
     async with driver:
+        first = await driver.status()
+        assert first.starting and not first.healthy
         with pytest.raises(Unavailable, match="cannot be reached"):
             await driver.discover({})
         status = await driver.status()
-        assert not status.healthy and status.detail
+        assert not status.healthy and not status.starting and status.detail
         with pytest.raises(Unavailable, match="is down") as down:
             await driver.discover({})
         assert down.value.retry_after_s

@@ -241,7 +241,10 @@ async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIt
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
         clock=services.clock,
-        on_drop=lambda path: services.launcher.start(services.launcher.ingest(path=str(path))),
+        pending=services.pending,
+        on_drop=lambda path, missing: services.launcher.start(
+            services.launcher.ingest(path=str(path), missing=missing)
+        ),
     )
     tasks = [
         asyncio.create_task(loop.run(), name="loop"),

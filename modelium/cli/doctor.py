@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
+from modelium.cli.shadows import shadows
 from modelium.config import Config
+from modelium.config.loading import load_serving
 from modelium.devices import detect
+from modelium.errors import ConfigError
 from modelium.models import GIB, Frozen
 
 PROBE_S = 2.0
@@ -48,15 +50,17 @@ def examine(config: Config) -> list[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Check that another distribution does not shadow our top-level packages."""
-    home = Path(__file__).parents[2]
-    for name in ("agents", "flows", "runtimes"):
-        spec = importlib.util.find_spec(name)
-        found = Path(spec.origin).parent.parent if spec and spec.origin else None
-        yield Finding(
-            what=f"package {name}",
-            ok=found == home,
-            detail="ok" if found == home else f"found in {found}, expected in {home}",
-        )
+    found = "; ".join(shadows())
+    yield Finding(what="packages", ok=not found, detail=found or "no other distribution in the way")
+
+
+def configuration(path: Path | None, environ: Mapping[str, str]) -> Finding:
+    """Check that the configuration enables a runtime; invalid fields are errors before."""
+    try:
+        file = load_serving(path, environ).file
+    except ConfigError as exc:
+        return Finding(what="configuration", ok=False, detail=str(exc))
+    return Finding(what="configuration", ok=True, detail=str(file or "from the environment"))
 
 
 def _directories(config: Config) -> Iterator[Finding]:

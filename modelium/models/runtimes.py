@@ -32,6 +32,8 @@ class RuntimeDescriptor:
     """Whether one model can be split over several devices."""
     can_sleep: bool = False
     """Whether its engines can release device memory without ending their process."""
+    shares_process: bool = False
+    """Whether one server holds all its models in its own process."""
     kv_cache: KVCache
     takes_context_length: bool = False
     """Whether ``max_model_len`` changes how a model is loaded."""
@@ -73,6 +75,7 @@ TRITON = RuntimeDescriptor(
         }
     ),
     apis=frozenset({"kserve"}),
+    shares_process=True,
     kv_cache="one-sequence",
     start_s=2.0,
 )

@@ -6,7 +6,7 @@ from modelium.models import (
     RuntimeName,
     RuntimeStatus,
 )
-from tests.modelium.gateway.api.fleets import GPU, fleet
+from tests.modelium.gateway.api.fleets import GPU, drop, fleet
 from tests.modelium.gateway.conftest import Setup
 
 
@@ -39,6 +39,16 @@ async def test_a_runtime_that_starts_is_not_shown_as_down(setup: Setup) -> None:
     page = (await setup.http.get("/")).text
     assert '<span class="state loading">ray_serve is starting</span>' in page
     assert "is down" not in page
+
+
+async def test_page_shows_drops_that_are_no_models(setup: Setup) -> None:
+    assert "Drops" not in (await setup.http.get("/")).text
+    evil = drop(name="<script>", state="rejected", reason="<script>")
+    setup.operations.dropped = [drop(), *[evil] * 30]
+    page = (await setup.http.get("/")).text
+    assert "half.gguf is empty" in page and 'class="state incomplete"' in page
+    assert "<script" not in page
+    assert page.count('class="state rejected"') == 20
 
 
 async def test_page_of_an_empty_fleet_says_what_to_do(setup: Setup) -> None:

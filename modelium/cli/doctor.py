@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+
 from modelium.cli.findings import Finding
 from modelium.cli.listening import service
 from modelium.cli.machine import packages, replica_problem
@@ -91,6 +93,8 @@ def _devices(config: Config) -> Iterator[Finding]:
 def _runtimes(config: Config) -> Iterator[Finding]:
     if config.ray_serve.enabled and config.ray_serve.address:
         yield _reach("Ray cluster", config.ray_serve.address)
+    elif config.ray_serve.enabled:
+        yield _ray_endpoint(config.ray_serve.endpoint)
     if config.ray_serve.enabled and config.ray_serve.python:
         yield _replicas(config.ray_serve.python)
     if config.triton.enabled and config.triton.command:
@@ -115,6 +119,23 @@ def _brain(config: Config) -> Iterator[Finding]:
         return
     parts = urlsplit(wanted.base_url)
     yield _reach(what, f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
+
+
+def _ray_endpoint(endpoint: str) -> Finding:
+    """Check what is at Serve's address: a running Serve is used, else Modelium starts its own."""
+    what, parts = "Ray Serve", urlsplit(endpoint)
+    port = parts.port or 0
+    if not port or not _reach(what, f"{parts.hostname}:{port}").ok:
+        return Finding(what=what, ok=True, detail="no Serve runs yet: Modelium starts one")
+    try:
+        found = httpx.get(f"{endpoint.rstrip('/')}/-/healthz", timeout=PROBE_S, trust_env=False)
+        serve = found.text.strip() == "success"
+    except httpx.HTTPError:
+        serve = False
+    if serve:
+        return Finding(what=what, ok=True, detail=f"a Serve runs at {endpoint}, and is used")
+    detail = f"another program listens at {endpoint}: stop it, or set another port (0: any)"
+    return Finding(what=what, ok=False, detail=detail)
 
 
 def _command(what: str, command: str) -> Finding:

@@ -19,7 +19,7 @@ PROBE_S = 5.0
 def service(config: Config) -> Iterator[Finding]:
     """Check the running service, or that one could listen on its ports."""
     state = config.orchestration.state
-    if not service_lock.held(state):
+    if not service_lock.is_held(state):
         yield Finding(what="service", ok=True, detail="not running; `modelium up` starts it")
         yield from (_free(path, host, port) for path, host, port in _ports(config))
         return

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from modelium import __version__
 from modelium.cli import brain, keys, tables
@@ -30,7 +33,9 @@ from modelium.cli.output import (
     show_intent,
 )
 from modelium.cli.replay import register as register_replay
+from modelium.cli.selftest import register as register_selftest
 from modelium.cli.shadows import shadows
+from modelium.cli.versions import register as register_versions
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.config.loading import load_serving
@@ -40,6 +45,9 @@ from modelium.models import Priority
 
 WAIT_S = 600.0
 """How long `ingest`, `load`, `unload` and `approve` wait for the operation to finish."""
+
+LATEST = 5
+"""Rejected drops that `ls` shows below the models."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +60,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
 register_inspect(app)
 register_replay(app)
+register_selftest(app)
+register_versions(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -141,10 +151,34 @@ def down(config: ConfigFile = None, json_: Json = False) -> None:
 
 
 @app.command("ls")
-def list_models(config: ConfigFile = None, json_: Json = False) -> None:
-    """List all models with state, runtime, device, memory, idle time, QPS and reason."""
-    rows = _client(config).get("/models")
+def list_models(
+    drops: Annotated[
+        bool, typer.Option("--drops", help="List all drops that are no models, and why.")
+    ] = False,
+    config: ConfigFile = None,
+    json_: Json = False,
+) -> None:
+    """List all models with state, runtime, device, memory, idle time, QPS and reason.
+
+    Drops that are arriving or incomplete, and the latest rejected ones, follow below.
+    """
+    client = _client(config)
+    if drops:
+        found = client.get("/drops")
+        shown = tables.drops(found, now=time.time()) if found else "no drops beside the models"
+        show(found, shown, as_json=json_)
+        return
+    rows = client.get("/models")
     show(rows, tables.models(rows) if rows else "no models yet", as_json=json_)
+    if json_:
+        return
+    found = client.get("/drops")
+    rejected = [drop for drop in found if drop["state"] == "rejected"]
+    latest = [drop for drop in found if drop not in rejected[LATEST:]]
+    if latest:
+        print_lines(["", tables.drops(latest, now=time.time())])
+    if hidden := len(found) - len(latest):
+        print_lines([f"and {hidden} more rejected drops: modelium ls --drops"])
 
 
 @app.command()
@@ -210,14 +244,18 @@ def pin(
 
 @app.command()
 def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
-    """Show why a model is in its state: decisions, rejected candidates and events."""
-    answer = _client(config).get(f"/models/{model}/explain")
+    """Show why a model, or a drop, is in its state: decisions, rejected candidates, events."""
+    answer = _client(config).get(f"/models/{quote(model, safe='')}/explain")
     if json_:
         print_json(answer)
         return
     console = Console()
     known = answer["model"]
-    console.print(f"[bold]{model}[/bold] is [bold]{known['state']}[/bold]: {known['reason']}")
+    if known or not answer["drops"]:
+        state, reason = (known["state"], f": {known['reason']}") if known else ("removed", "")
+        console.print(f"[bold]{escape(model)}[/bold] is [bold]{state}[/bold]{escape(reason)}")
+    for drop in answer["drops"]:
+        print_lines(tables.drop(drop))
     for decision in answer["decisions"]:
         console.print()
         print_lines(tables.decision(decision))

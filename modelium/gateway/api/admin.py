@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from modelium.control.operations import Operations
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder, Keyring, key_holder
+from modelium.gateway.api import versions
 from modelium.gateway.api.views import (
     DeviceRow,
     ModelRow,
@@ -21,7 +22,7 @@ from modelium.gateway.api.views import (
     model_rows,
 )
 from modelium.gateway.problems import HttpProblem
-from modelium.models import Event, Intent, Plan, Priority
+from modelium.models import Drop, Event, Intent, Plan, Priority
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.ports import Clock
 
@@ -102,6 +103,7 @@ def router(*, operations: Operations, keys: Keyring, clock: Clock) -> APIRouter:
     _add_queries(api, operations)
     _add_decisions(api, operations)
     _add_models(api, operations, wait_for)
+    versions.add(api, operations.versions, wait_for)
     _add_intents(api, operations, wait_for)
     _add_keys(api, operations, keys)
     return api
@@ -116,6 +118,10 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
     @api.get("/models")
     async def models() -> list[ModelRow]:
         return model_rows(await operations.fleet())
+
+    @api.get("/drops")
+    async def drops() -> list[Drop]:
+        return await operations.drops()
 
     @api.get("/devices")
     async def devices() -> list[DeviceRow]:
@@ -161,13 +167,14 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
 
     @api.get("/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        return model_detail((await operations.explain(model)).model)
+        return model_detail(await operations.model(model))
 
     @api.get("/models/{model}/explain")
     async def explain(model: str) -> dict[str, Any]:
         explanation = await operations.explain(model)
         return {
-            "model": model_detail(explanation.model),
+            "model": model_detail(explanation.model) if explanation.model else None,
+            "drops": [drop.model_dump(mode="json") for drop in explanation.drops],
             "decisions": [decision_detail(d) for d in explanation.decisions],
             "events": [e.model_dump(mode="json") for e in explanation.events],
         }

@@ -6,7 +6,7 @@ from modelium.models import (
     RuntimeName,
     RuntimeStatus,
 )
-from tests.modelium.gateway.api.fleets import GPU, fleet
+from tests.modelium.gateway.api.fleets import GPU, drop, fleet
 from tests.modelium.gateway.conftest import Setup
 
 
@@ -31,6 +31,16 @@ async def test_page_escapes_what_came_from_model_folders(setup: Setup) -> None:
     assert "&lt;script&gt;" in page.text
     assert "script-src" not in page.headers["content-security-policy"]
     assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+async def test_page_shows_drops_that_are_no_models(setup: Setup) -> None:
+    assert "Drops" not in (await setup.http.get("/")).text
+    evil = drop(name="<script>", state="rejected", reason="<script>")
+    setup.operations.dropped = [drop(), *[evil] * 30]
+    page = (await setup.http.get("/")).text
+    assert "half.gguf is empty" in page and 'class="state incomplete"' in page
+    assert "<script" not in page
+    assert page.count('class="state rejected"') == 20
 
 
 async def test_page_of_an_empty_fleet_says_what_to_do(setup: Setup) -> None:

@@ -31,7 +31,7 @@ PLACEHOLDERS = {"NAME": "iris", "PATH": "iris", "USER": "me"}
 @pytest.mark.parametrize("installed", ["wheel", "checkout"])
 def test_a_stranger_can_follow_the_pages(installed: str, tmp_path: Path) -> None:
     stranger, prefect = arrive(installed, tmp_path)
-    *start, down = blocks(TUTORIAL, installed=installed)
+    *start, remove, down = blocks(TUTORIAL, installed=installed)
     if installed == "checkout":
         install, up = blocks(README, installed=installed)
         at = next(i for i, block in enumerate(start) if block.rule == "background")
@@ -40,10 +40,14 @@ def test_a_stranger_can_follow_the_pages(installed: str, tmp_path: Path) -> None
         for block in start:
             stranger.do(block)
         eventually(lambda: deployed(prefect) == STAGES, shown=stranger.shown)
-        for command in rows():
+        *table, rm, trash = rows()
+        assert remove.rule == "remove" and remove.text.split("\n")[:2] == [rm, trash]
+        for command in table:
             stranger.type(command)
         # README's row for Prefect has ordered it, so it is recorded whatever was loaded before.
         eventually(lambda: "load iris" in completed(prefect), shown=stranger.shown)
+        stranger.do(remove)
+        assert "iris" not in stranger.type("modelium ls")
         if installed == "wheel":
             assert "ExecStart" in stranger.type("modelium config deploy modelium.service")
     finally:
@@ -86,8 +90,12 @@ def arrive(installed: str, folder: Path) -> tuple[Stranger, str]:
 
 
 def rows() -> list[str]:
-    """Return the commands of README's table but start and stop, which the pages' blocks are."""
-    found = [c for c in commands(README) if not c.startswith(("modelium config", "modelium up"))]
+    """Return the commands of README's table but start and stop, which the pages' blocks are.
+
+    The self-test has tests of its own and wants a machine to itself.
+    """
+    elsewhere = ("modelium config", "modelium up", "modelium selftest")
+    found = [c for c in commands(README) if not c.startswith(elsewhere)]
     assert found[-1] == "modelium down"
     for placeholder, value in PLACEHOLDERS.items():
         found = [

@@ -115,7 +115,8 @@ class Engine:
             subprocess.run([sys.executable, "-c", orphan], check=True)
         if b.gpu:
             with open(os.environ["FAKE_NVML_TABLE"], "a") as table:
-                table.write(f"proc\t{b.gpu}\t{os.getpid()}\t{b.gpu_bytes}\n")
+                pid = os.getpid()
+                table.write(f"proc\t{b.gpu}\t{pid}\t{b.gpu_bytes}\t{pid}\t{b.gpu_bytes}\n")
         if b.shared_memory:
             region = open(f"/dev/shm/fake-engine-{os.getpid()}", "w+b")  # noqa: SIM115
             region.truncate(4096)

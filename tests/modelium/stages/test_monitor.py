@@ -94,7 +94,8 @@ async def test_a_moved_upstream_is_followed(world: World) -> None:
     record = await world.load()
     world.runtime.held["tiny"] = upstream("tiny", port=10)
     assert (await monitor(world.services)).outcome == "steady"
-    assert world.services.switchboard.upstream("tiny") == upstream("tiny", port=10)
+    routed = world.services.switchboard.upstream("tiny")
+    assert routed is not None and routed.base_url == upstream("tiny", port=10).base_url
     moved = world.store.model("tiny")
     assert moved.state is ModelState.READY
     assert moved.deployment is not None and record.deployment is not None

@@ -25,6 +25,7 @@ from modelium.app.drivers import build_drivers, find_devices
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.control import addresses, service_lock, teardown
+from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
@@ -233,7 +234,7 @@ async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> st
 
 @asynccontextmanager
 async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIterator[None]:
-    """Run the control loop, the decisions on demand, and the watcher of the drop zone."""
+    """Run the control loop, decisions on demand, and the watchers of drop zone and repository."""
     watcher = Watcher(
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
@@ -247,6 +248,7 @@ async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIt
         asyncio.create_task(loop.run(), name="loop"),
         asyncio.create_task(demand.run(), name="demand"),
         asyncio.create_task(watcher.run(), name="watcher"),
+        asyncio.create_task(Adoption(services=services).run(), name="adoption"),
     ]
     for task in tasks:
         task.add_done_callback(_on_end)

@@ -99,18 +99,20 @@ class ModelRepository:
         Later versions lie beside the first one.
         """
         target = self.path(staged.name, version)
-        if target.exists():
-            # A crash between this rename and the registration left it: the store has no record.
-            error = DropRejected(
-                f"{target.name} was published by an earlier run, which ended before registering it",
-                reason="unregistered",
-            )
-            self.reject_unstaged(target, error)
         _sync_tree(staged.folder)
         os.rename(staged.folder, target)
         _sync(self.published)
         self.discard(staged)
         return target
+
+    def free_version(self, name: str, version: int) -> int:
+        """Return ``version``, or the next one whose path is free.
+
+        What lies there unregistered, put there or left by a crash, is `control.adoption`'s.
+        """
+        while os.path.lexists(self.path(name, version)):
+            version += 1
+        return version
 
     def path(self, name: str, version: int) -> Path:
         """Return the path of a published version; no model name contains ``@``."""
@@ -226,6 +228,14 @@ class ModelRepository:
             **asked,
         }
         (target / REASON).write_text(json.dumps(reason, indent=2) + "\n")
+
+
+def version_of(path: Path) -> tuple[str, int] | None:
+    """Return name and version that an entry of the repository stands for; ``None``: no model."""
+    name, _, number = path.name.partition("@")
+    if not re.match(MODEL_NAME, name) or not (number.isdecimal() or path.name == name):
+        return None
+    return name, int(number or 1)
 
 
 def model_name(path: Path) -> str:

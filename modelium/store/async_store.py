@@ -98,6 +98,7 @@ class AsyncStore(Face[Store]):
     revision = off_loop(Store.revision)
     view = off_loop(Store.view)
     versions = off_loop(Store.versions)
+    paths = off_loop(Store.paths)
     model = off_loop(Store.model)
     find = off_loop(Store.find)
     set_profile = off_loop(Store.set_profile)

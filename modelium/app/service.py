@@ -131,6 +131,9 @@ async def running(
             clock=clock,
             links={"Prefect": home.ui_url} if home else {},
             important_teams=services.policy.high_priority_teams,
+            max_tokens={
+                name: entry.max_tokens for name, entry in config.models.items() if entry.max_tokens
+            },
             on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
         )
         await stack.enter_async_context(gateway)

@@ -19,7 +19,7 @@ from rich.markup import escape
 from modelium import __version__
 from modelium.cli import brain, keys, tables
 from modelium.cli import config as config_commands
-from modelium.cli.doctor import examine
+from modelium.cli.doctor import configuration, examine
 from modelium.cli.inspect import register as register_inspect
 from modelium.cli.options import ConfigFile, Json
 from modelium.cli.options import client as _client
@@ -33,8 +33,12 @@ from modelium.cli.output import (
     show_intent,
 )
 from modelium.cli.replay import register as register_replay
+from modelium.cli.selftest import register as register_selftest
+from modelium.cli.shadows import shadows
+from modelium.cli.versions import register as register_versions
 from modelium.config import Config
 from modelium.config.loading import load as load_config
+from modelium.config.loading import load_serving
 from modelium.control import service_lock
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
@@ -56,6 +60,15 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
 register_inspect(app)
 register_replay(app)
+register_selftest(app)
+register_versions(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
 
 Name = Annotated[str, typer.Argument(help="Name of the model.")]
 
@@ -67,6 +80,16 @@ def main() -> None:
     except ModeliumError as exc:
         Console(stderr=True).print(f"[red]error:[/red] {exc}", highlight=False)
         raise SystemExit(_exit_code(exc)) from exc
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
 
 
 @app.command()
@@ -87,7 +110,9 @@ def up(config: ConfigFile = None) -> None:
     # These log each of our own requests, which the gateway's metrics already count.
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
-    settings = _config(config)
+    if found := list(shadows()):
+        raise ModeliumError("\n".join(found))
+    settings = load_serving(config, os.environ).config
 
     async def serve() -> None:
         serving = asyncio.current_task()
@@ -225,9 +250,10 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
         print_json(answer)
         return
     console = Console()
-    if known := answer["model"]:
-        state, reason = f"[bold]{known['state']}[/bold]", escape(known["reason"])
-        console.print(f"[bold]{escape(model)}[/bold] is {state}: {reason}")
+    known = answer["model"]
+    if known or not answer["drops"]:
+        state, reason = (known["state"], f": {known['reason']}") if known else ("removed", "")
+        console.print(f"[bold]{escape(model)}[/bold] is [bold]{state}[/bold]{escape(reason)}")
     for drop in answer["drops"]:
         print_lines(tables.drop(drop))
     for decision in answer["decisions"]:
@@ -257,7 +283,7 @@ def plan(
 @app.command()
 def doctor(config: ConfigFile = None, json_: Json = False) -> None:
     """Check the installation and the configuration; exit code 1 if there is a problem."""
-    findings = examine(_config(config))
+    findings = [configuration(config, os.environ), *examine(_config(config))]
     lines = "\n".join(
         f"[{'green' if f.ok else 'red'}]{'✓' if f.ok else '✗'}[/] {f.what}: {f.detail}"
         for f in findings
@@ -270,7 +296,7 @@ def doctor(config: ConfigFile = None, json_: Json = False) -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
-    Console().print(__version__)
+    typer.echo(__version__)
 
 
 def _config(path: Path | None) -> Config:

@@ -11,8 +11,10 @@ from modelium.models import Report, Trigger
 from modelium.ports import Question
 from modelium.stages.monitor import reconcile
 from modelium.stages.planning import effective
+from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.sweeps import Sweep
+from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Loop:
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
             await self._prune()
+            await tidy(self._services)
 
     async def _prune(self) -> None:
         store, terms = self._services.store, self._services.config.orchestration.metrics
@@ -105,6 +108,7 @@ class Loop:
         """Reconcile once; start a recorded decision where the planner finds something due."""
         services = self._services
         fleet, _changed = await reconcile(services)
+        await remove_pending(services)
         if not services.policy.enabled:
             return
         # Read again: a model may have been registered meanwhile.

@@ -9,7 +9,10 @@ from pathlib import Path
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
+from modelium.stages.opening import open_model
+from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +28,18 @@ async def recover(services: Services) -> None:
     for model in models:
         if model.state in INTERRUPTED:
             await _settle(services, model)
-        elif model.state is ModelState.READY and model.deployment and model.deployment.upstream:
-            deployment = model.deployment
-            services.switchboard.open(
-                model.name, model.deployment.upstream, version=deployment.version
-            )
+        elif model.removal is not None:
+            continue  # goes on below
+        elif model.state is ModelState.READY and model.deployment:
+            open_model(services, model, model.deployment)
         elif model.state is ModelState.INGESTED:
             services.launcher.start(services.launcher.analyze(model=model.name))
         elif model.state is ModelState.ANALYZED:
             services.launcher.start(
                 services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
             )
+    await remove_pending(services)
+    await tidy(services)
     for path in await asyncio.to_thread(_readmit, services):
         logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))

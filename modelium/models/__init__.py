@@ -22,9 +22,24 @@ from modelium.models.decisions import (
     Unload,
     Violation,
 )
-from modelium.models.devices import Booking, Device, DeviceProcess, RuntimeStatus
+from modelium.models.devices import (
+    Booking,
+    Device,
+    DeviceKind,
+    DeviceProcess,
+    RuntimeStatus,
+)
 from modelium.models.drops import Drop, DropState
-from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
+from modelium.models.fleet import (
+    Deployment,
+    Fleet,
+    Habit,
+    Model,
+    Removal,
+    Traffic,
+    Upstream,
+    Version,
+)
 from modelium.models.profile import (
     Footprint,
     KVLayout,
@@ -49,6 +64,7 @@ __all__ = [
     "Decision",
     "Deployment",
     "Device",
+    "DeviceKind",
     "DeviceProcess",
     "Drop",
     "DropState",
@@ -72,6 +88,7 @@ __all__ = [
     "Priority",
     "Queue",
     "Reject",
+    "Removal",
     "Report",
     "RuntimeName",
     "RuntimeStatus",
@@ -83,5 +100,6 @@ __all__ = [
     "Unload",
     "Untrusted",
     "Upstream",
+    "Version",
     "Violation",
 ]

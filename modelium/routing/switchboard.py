@@ -85,7 +85,7 @@ class Switchboard:
         for model, queue in tuple(self._queues.items()):
             queue.registered = self._known.get(model)
             if model not in self._known:
-                queue.release(unknown(model))
+                queue.release(UnknownModel(f"{model} was removed; GET /v1/models lists all models"))
                 if queue.empty:
                     del self._queues[model]
 

@@ -77,7 +77,6 @@ async def _register(
             return store.model(name)
         if store.relocate(name, version, digest=profile.digest, path=source):
             return store.model(name)
-        taken = (name, version) in store.paths().values()
         return store.register(
             name,
             path=source,
@@ -87,7 +86,7 @@ async def _register(
             priority_ceiling=own.ceiling,
             pinned=own.pinned,
             profile=profile,
-            version=store.next_version(name) if taken else version,
+            version=version,
         )
 
     return await asyncio.to_thread(register)

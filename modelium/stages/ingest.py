@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from modelium import analysis
-from modelium.errors import DropRejected
+from modelium.errors import DropRejected, Unavailable
 from modelium.intake.repository import ModelRepository, Staged, model_name
 from modelium.models import Model, ModelProfile, Report
 from modelium.ports import Steps
@@ -15,6 +15,11 @@ from modelium.stages.drop_outcomes import incomplete, rejected
 from modelium.stages.inline import inline_steps
 from modelium.stages.registration import Standing, announce, check, digest_of, standing
 from modelium.stages.services import Services
+
+POLL_S = 0.25
+REMOVAL_S = 600.0
+"""How long a drop waits for the removal of an earlier model of its name, and how often it looks:
+a removal takes as long as the requests in flight."""
 
 
 async def ingest(
@@ -70,6 +75,7 @@ async def ingest(
     except DropRejected as exc:
         await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=asked)
         return await rejected(services, staged.name, exc)
+    await _removed(services, staged.name)
     known = await services.store.find(staged.name)
     if known and known.digest == digest and await asyncio.to_thread(Path(known.path).exists):
         await asyncio.to_thread(repository.discard, staged)
@@ -95,6 +101,9 @@ async def _publish(
     store, repository = services.store.blocking, services.repository
 
     def publish() -> Model:
+        found = store.find(staged.name)
+        if found is not None and found.removal is not None:
+            raise Unavailable(f"{staged.name} is being removed; its files are kept in staging")
         # On one thread, which a cancellation does not stop: a published folder is registered.
         version = repository.free_version(staged.name, store.next_version(staged.name))
         path = repository.publish(staged, version=version)
@@ -111,3 +120,13 @@ async def _publish(
         )
 
     return await asyncio.to_thread(publish)
+
+
+async def _removed(services: Services, name: str) -> None:
+    """Wait until an earlier model of that name is gone, where it is being removed."""
+    deadline = services.clock.monotonic() + REMOVAL_S
+    while services.clock.monotonic() < deadline:
+        known = await services.store.find(name)
+        if known is None or known.removal is None:
+            return
+        await services.clock.sleep(POLL_S)

@@ -20,6 +20,8 @@ from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
+from modelium.stages.memory_deltas import free_bytes, taken
+from modelium.stages.opening import open_model
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -91,6 +93,8 @@ async def _start(
                 decision,
                 "the memory that was to be released for it did not become free",
             )
+        if (await services.store.model(model)).removal is not None:
+            return await _requeue(services, model, decision, "it is being removed")
         if (await services.store.model(model)).outdated:
             return await _requeue(
                 services,
@@ -117,6 +121,8 @@ async def _memory(services: Services, model: str) -> bool:
     deadline = services.clock.monotonic() + MEMORY_WAIT_S
     while True:
         fleet = await snapshot(services)
+        if fleet.models_by_name[model].removal is not None:
+            return True  # it will not be loaded
         own = {b.device: b.bytes for b in fleet.bookings if b.model == model}
         others = {
             device: tuple(b for b in fleet.bookings_by_device.get(device, ()) if b.model != model)
@@ -164,8 +170,13 @@ async def _load(services: Services, model: str) -> Loaded:
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
-    with phases:
-        return await services.runtimes[deployment.runtime].load(request, progress=progress)
+    with phases, services.activity.on(deployment.devices) as activity:
+        before = await free_bytes(services.devices, deployment.devices)
+        loaded = await services.runtimes[deployment.runtime].load(request, progress=progress)
+        after = await free_bytes(services.devices, deployment.devices) if before else {}
+    if activity.alone and (held := taken(deployment, request.reserve, before, after)):
+        await services.store.history.record_memory(held, {})
+    return loaded
 
 
 async def _open(
@@ -189,7 +200,8 @@ async def _open(
     )
     await services.store.decisions.finish(decision, outcome="done")
     record = await services.store.mark_ready(model, deployment)
-    services.switchboard.open(model, loaded.upstream, version=deployment.version)
+    if record.removal is None:
+        open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
         "model.ready", model=model, runtime=deployment.runtime.value, load_s=round(seconds, 3)

@@ -13,6 +13,8 @@ from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
+from modelium.stages.memory_deltas import DeviceActivity
+from modelium.stages.ongoing import Ongoing
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
@@ -37,7 +39,9 @@ class Services:
     clock: Clock
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
+    activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
+    removing: Ongoing = field(default_factory=Ongoing)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

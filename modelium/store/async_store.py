@@ -12,6 +12,7 @@ from modelium.store.decisions import DecisionLog
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.lineage import Lineage
 from modelium.store.store import Store
 
 T = TypeVar("T")
@@ -83,6 +84,17 @@ class AsyncHistory(Face[History]):
     prune = off_loop(History.prune)
 
 
+class AsyncLineage(Face[Lineage]):
+    """`Lineage`."""
+
+    versions = off_loop(Lineage.versions)
+    begin_removal = off_loop(Lineage.begin_removal)
+    finish_removal = off_loop(Lineage.finish_removal)
+    retire = off_loop(Lineage.retire)
+    note_moved = off_loop(Lineage.note_moved)
+    choose = off_loop(Lineage.choose)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -94,6 +106,7 @@ class AsyncStore(Face[Store]):
         self.intents = AsyncIntents(blocking.intents)
         self.keys = AsyncKeys(blocking.keys)
         self.history = AsyncHistory(blocking.history)
+        self.lineage = AsyncLineage(blocking.lineage)
 
     revision = off_loop(Store.revision)
     view = off_loop(Store.view)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from modelium import lifecycle
 from modelium.errors import UnknownModel
@@ -20,11 +22,24 @@ from modelium.models import (
     Preference,
     Queue,
     Reject,
+    Removal,
     Unload,
 )
 from modelium.store import schema
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put
+
+
+@contextmanager
+def change(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that may alter what plans depend on: increments the revision."""
+    with engine.begin() as tx:
+        tx.execute(
+            sa.update(schema.meta)
+            .where(schema.meta.c.key == "revision")
+            .values(value=schema.meta.c.value + 1)
+        )
+        yield tx
 
 
 def unknown(name: str) -> UnknownModel:
@@ -66,6 +81,12 @@ def approved(digest: str) -> sa.Select[tuple[str]]:
 def last_version(name: str) -> sa.Select[tuple[int]]:
     """Return a query for the highest version number of a model."""
     return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
+
+
+def path_of(name: str, version: int) -> sa.Select[tuple[str]]:
+    """Return a query for the path of one version, kept or removed."""
+    v = schema.versions
+    return sa.select(v.c.path).where(v.c.model == name, v.c.version == version)
 
 
 def state(tx: Connection, name: str) -> ModelState:
@@ -173,9 +194,19 @@ def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
 
 
 def bookings(tx: Connection) -> tuple[Booking, ...]:
-    """Return all bookings."""
-    rows = tx.execute(sa.select(schema.bookings).order_by(schema.bookings.c.model)).mappings()
-    return tuple(Booking.model_validate(dict(row)) for row in rows)
+    """Return all bookings.
+
+    A model that is loaded holds something: 0 in its row says that nobody has found out how much.
+    """
+    table, models = schema.bookings, schema.models
+    query = sa.select(table, models.c.state).join(models, models.c.name == table.c.model)
+    found = []
+    for row in tx.execute(query.order_by(table.c.model)).mappings():
+        fields = dict(row)
+        loading = fields.pop("state") == ModelState.LOADING
+        fields["resident_bytes"] = fields["resident_bytes"] or (0 if loading else None)
+        found.append(Booking.model_validate(fields))
+    return tuple(found)
 
 
 def models(
@@ -183,7 +214,9 @@ def models(
 ) -> tuple[Model, ...]:
     """Return models with deployment, approvals and measurements, at their current version."""
     m, v = schema.models, schema.versions
-    query = sa.select(m, v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)).join(
+    columns = [column for column in m.c if column.name not in ("removal", "twin_of")]
+    of_version = v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)
+    query = sa.select(*columns, _text(m.c.removal), *of_version).join(
         v, sa.and_(v.c.model == m.c.name, v.c.version == m.c.version)
     )
     deployed = sa.select(schema.deployments.c.model, _text(schema.deployments.c.document))
@@ -216,6 +249,7 @@ def models(
                     **row._mapping,
                     "profile": keep.read(ModelProfile, name, row.profile),
                     "preference": keep.read(Preference, name, row.preference),
+                    "removal": keep.read(Removal, name, row.removal),
                     "deployment": keep.read(Deployment, name, deployment),
                     "approvals": allows,
                     "measured": tuple(_measured(load) for load in loaded),

@@ -32,7 +32,11 @@ models = sa.Table(
     sa.Column("evicted_at", sa.Float),
     sa.Column("queued_at", sa.Float),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("removal", sa.JSON),
+    sa.Column("twin_of", sa.String(128)),
 )
+"""``removal``: set from an operator's request until nothing is loaded any more, then the row goes.
+``twin_of``: the row is another version of that model, loaded beside it while they are switched."""
 
 versions = sa.Table(
     "versions",
@@ -44,7 +48,12 @@ versions = sa.Table(
     sa.Column("registered_at", sa.Float, nullable=False),
     sa.Column("profile", sa.JSON),
     sa.Column("preference", sa.JSON),
+    sa.Column("removed_at", sa.Float),
+    sa.Column("removed_by", sa.Text),
+    sa.Column("purge", sa.Boolean),
 )
+"""A removed version keeps its row: its number is never used again, and while its folder is still
+in the repository, the folder is to be moved to the trash (``purge``: to be deleted)."""
 
 approvals = sa.Table(
     "approvals",
@@ -70,7 +79,7 @@ bookings = sa.Table(
     sa.Column("model", sa.String(128), primary_key=True),
     sa.Column("device", sa.String(200), primary_key=True),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("resident_bytes", sa.BigInteger, nullable=False),
+    sa.Column("resident_bytes", sa.BigInteger, nullable=False),  # 0: not known
     sa.Column("releasing", sa.Boolean, nullable=False),
 )
 

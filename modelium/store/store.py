@@ -8,15 +8,15 @@ SQLAlchemy URL where several machines share it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from modelium.errors import IllegalTransition, InputError, StalePlan
+from modelium.errors import IllegalTransition, InputError, StalePlan, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import (
     Booking,
@@ -35,6 +35,7 @@ from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.lineage import Lineage
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put_missing
 
@@ -65,6 +66,7 @@ class Store:
         self.intents = IntentLog(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
+        self.lineage = Lineage(engine=engine, now=now)
         self._cache = RowCache()
         self._viewed: tuple[queries.Marks, View] | None = None
 
@@ -99,16 +101,8 @@ class Store:
         """Close all connections."""
         self._engine.dispose()
 
-    @contextmanager
-    def _change(self) -> Iterator[Connection]:
-        """Open a transaction that may alter what plans depend on: increments the revision."""
-        with self._engine.begin() as tx:
-            tx.execute(
-                sa.update(schema.meta)
-                .where(schema.meta.c.key == "revision")
-                .values(value=schema.meta.c.value + 1)
-            )
-            yield tx
+    def _change(self) -> AbstractContextManager[Connection]:
+        return queries.change(self._engine)
 
     # --- reading --------------------------------------------------------------------------
 
@@ -135,9 +129,10 @@ class Store:
         return frozenset(self.versions())
 
     def versions(self) -> dict[str, int]:
-        """Return name → newest version of all registered models."""
+        """Return name → newest version of all registered models that are not being removed."""
+        query = sa.select(schema.models.c.name, schema.models.c.version)
         with self._engine.connect() as tx:
-            found = tx.execute(sa.select(schema.models.c.name, schema.models.c.version))
+            found = tx.execute(query.where(schema.models.c.removal.is_(sa.null())))
             return {row.name: row.version for row in found}
 
     def model(self, name: str) -> Model:
@@ -174,15 +169,22 @@ class Store:
         """Insert a model, or a new version of one whose content changed.
 
         A version that is loaded stays so until the stages replace it (`Model.outdated`).
-        Registering the current content again changes nothing. ``version``: its number, where the
-        folder's name says it; one below the current version does not become the current one.
+        Registering the current content again changes nothing. ``version``: the number that its
+        folder's name says, used where it is free; one below the current version does not become
+        the current one.
+
+        Raises:
+            Unavailable: the model is being removed.
         """
         now = self._now()
         with self._change() as tx:
             found = queries.models(tx, name)
+            if found and found[0].removal is not None:
+                raise Unavailable(f"{name} is being removed; it can be dropped again afterwards")
             if version is None and found and found[0].digest == digest:
                 return found[0]
-            version = version or 1 + (tx.scalar(queries.last_version(name)) or 0)
+            if version is None or tx.scalar(queries.path_of(name, version)) is not None:
+                version = 1 + (tx.scalar(queries.last_version(name)) or 0)
             tx.execute(
                 sa.insert(schema.versions).values(
                     model=name,
@@ -228,7 +230,7 @@ class Store:
             return 1 + (tx.scalar(queries.last_version(name)) or 0)
 
     def paths(self) -> dict[str, tuple[str, int]]:
-        """Return path → name and version of all registered versions, old ones too."""
+        """Return path → name and version, of old versions and of removed ones in place, too."""
         v = schema.versions.c
         with self._engine.connect() as tx:
             found = tx.execute(sa.select(v.path, v.model, v.version))
@@ -238,7 +240,12 @@ class Store:
         """Note that a version lies at another path now; False where it has another content."""
         v = schema.versions
         with self._change() as tx:
-            where = sa.and_(v.c.model == name, v.c.version == version, v.c.digest == digest)
+            where = sa.and_(
+                v.c.model == name,
+                v.c.version == version,
+                v.c.digest == digest,
+                v.c.removed_at.is_(None),
+            )
             return bool(tx.execute(sa.update(v).where(where).values(path=str(path))).rowcount)
 
     def set_profile(self, name: str, version: int, profile: ModelProfile) -> None:

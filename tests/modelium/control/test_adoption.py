@@ -14,6 +14,8 @@ from modelium.control.adoption import Adoption
 from modelium.control.operations import Operations
 from modelium.errors import LoadFailed
 from modelium.lifecycle import ModelState
+from modelium.stages.removal import remove
+from modelium.stages.tidying import move_removed
 from tests.fakes.clock import START
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
@@ -234,3 +236,19 @@ async def test_a_repository_that_cannot_be_listed_changes_nothing(
     logged = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert [r.message.startswith("the model repository cannot be listed") for r in logged] == [True]
     assert world.store.model("tiny").state is ModelState.READY
+
+
+async def test_a_folder_in_the_place_of_a_removed_model_is_another_model(
+    world: World, adoption: Adoption, repository: Path
+) -> None:
+    await world.load()
+    world.store.lineage.begin_removal("tiny", by="me", purge=False)
+    await remove(world.services, model="tiny")
+    await adoption.poll()
+    assert world.store.names() == set()
+    tiny_onnx(repository / "tiny")
+    world.clock.advance(LATER_S)
+    await adoption.poll()
+    assert world.store.model("tiny").path == str(repository / "tiny")
+    await move_removed(world.services)
+    assert (repository / "tiny").exists()

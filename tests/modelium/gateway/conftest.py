@@ -120,6 +120,11 @@ class MemoryOperations:
     async def drops(self) -> list[Drop]:
         return self.dropped
 
+    versions: Any = None
+
+    async def model(self, model: str) -> Model:
+        return self._model(model)
+
     async def explain(self, model: str) -> Explanation:
         drops = tuple(drop for drop in self.dropped if drop.answers_to(model))
         return Explanation(
@@ -199,6 +204,7 @@ def start(tmp_path: Path) -> Start:
         max_wait_s: float = 30.0,
         aliases: dict[str, str] | None = None,
         stream_comment_seconds: float | None = None,
+        default_max_tokens: int | None = None,
         **settings: Any,
     ) -> AsyncIterator[Setup]:
         clock, metrics, operations = SystemClock(), Metrics(), MemoryOperations()
@@ -220,6 +226,7 @@ def start(tmp_path: Path) -> Start:
                     "token": token,
                     "aliases": aliases or {},
                     "stream_comment_seconds": stream_comment_seconds,
+                    "default_max_tokens": default_max_tokens,
                 }
             ),
             ingest=config.Ingest.model_validate({"webhook_secret": webhook_secret}),

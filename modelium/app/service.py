@@ -24,6 +24,7 @@ from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, find_devices
 from modelium.clock import SystemClock
 from modelium.config import Config
+from modelium.config.folders import make
 from modelium.control import addresses, service_lock, teardown
 from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
@@ -84,7 +85,7 @@ async def running(
     """
     clock = SystemClock()
     state = config.orchestration.state
-    state.mkdir(parents=True, exist_ok=True)
+    make("orchestration.state_directory", state)
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)

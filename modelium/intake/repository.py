@@ -20,6 +20,7 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.config import Orchestration
+from modelium.config.folders import make
 from modelium.errors import DropRejected, InputError
 from modelium.intake.trash import Trash
 from modelium.models import MODEL_NAME
@@ -47,14 +48,20 @@ class ModelRepository:
     """The published models of this machine, with staging and the rejected drops."""
 
     def __init__(self, *, config: Orchestration) -> None:
-        """Create the folders that are missing."""
+        """Create the folders that are missing.
+
+        Raises:
+            ConfigError: one cannot be created or written to.
+        """
         self.incoming = config.incoming_directory
         self.published = config.model_repository
         self.rejected = config.rejected
         self.staging = self.published / ".staging"
+        make("orchestration.model_repository", self.published)
+        make("orchestration.incoming_directory", self.incoming)
+        make("orchestration.rejected_directory", self.rejected)
+        self.staging.mkdir(exist_ok=True)
         self.trash = Trash(folder=self.published / ".trash")
-        for folder in (self.incoming, self.published, self.rejected, self.staging):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def stage(self, path: Path, *, name: str | None) -> Staged:
         """Move ``path`` from the drop zone into staging, or copy it from anywhere else.

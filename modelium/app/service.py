@@ -24,7 +24,9 @@ from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, find_devices
 from modelium.clock import SystemClock
 from modelium.config import Config
+from modelium.config.folders import make
 from modelium.control import addresses, service_lock, teardown
+from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
@@ -83,7 +85,7 @@ async def running(
     """
     clock = SystemClock()
     state = config.orchestration.state
-    state.mkdir(parents=True, exist_ok=True)
+    make("orchestration.state_directory", state)
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
@@ -236,7 +238,7 @@ async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> st
 
 @asynccontextmanager
 async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIterator[None]:
-    """Run the control loop, the decisions on demand, and the watcher of the drop zone."""
+    """Run the control loop, decisions on demand, and the watchers of drop zone and repository."""
     watcher = Watcher(
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
@@ -250,6 +252,7 @@ async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIt
         asyncio.create_task(loop.run(), name="loop"),
         asyncio.create_task(demand.run(), name="demand"),
         asyncio.create_task(watcher.run(), name="watcher"),
+        asyncio.create_task(Adoption(services=services).run(), name="adoption"),
     ]
     for task in tasks:
         task.add_done_callback(_on_end)

@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from pathlib import Path
 
-from modelium.errors import DeadlineExceeded, LoadFailed, ModeliumError, TransientError
+from modelium.errors import (
+    DeadlineExceeded,
+    FailureKind,
+    LoadFailed,
+    ModeliumError,
+    TransientError,
+)
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Model, Preference, Report, Trigger
 from modelium.policy.memory_budget import available_bytes
@@ -141,6 +148,11 @@ async def _load(services: Services, model: str) -> Loaded:
     if deployment is None or profile is None:
         raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
+    if not await asyncio.to_thread(Path(record.path).exists):
+        raise LoadFailed(
+            f"the folder of {model}, {record.path}, is missing: put it back, or drop it again",
+            kind=FailureKind.BAD_FILES,
+        )
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
     )

@@ -92,6 +92,7 @@ class AsyncLineage(Face[Lineage]):
     begin_removal = off_loop(Lineage.begin_removal)
     finish_removal = off_loop(Lineage.finish_removal)
     retire = off_loop(Lineage.retire)
+    note_moved = off_loop(Lineage.note_moved)
     choose = off_loop(Lineage.choose)
     prove = off_loop(Lineage.prove)
 
@@ -121,6 +122,7 @@ class AsyncStore(Face[Store]):
     revision = off_loop(Store.revision)
     view = off_loop(Store.view)
     versions = off_loop(Store.versions)
+    paths = off_loop(Store.paths)
     model = off_loop(Store.model)
     find = off_loop(Store.find)
     set_profile = off_loop(Store.set_profile)

@@ -109,6 +109,16 @@ class Lineage:
             if missing := wanted - self._mark(tx, model, wanted, by=by, purge=purge):
                 raise InputError(f"{model} has no version {min(missing)}")
 
+    def note_moved(self, model: str, version: int, path: str) -> None:
+        """Note where the files of a removed version are now; empty: they are deleted.
+
+        From then on its former path may belong to another model.
+        """
+        v = schema.versions
+        these = sa.and_(v.c.model == model, v.c.version == version, v.c.removed_at.is_not(None))
+        with self._engine.begin() as tx:
+            tx.execute(sa.update(v).where(these).values(path=path))
+
     def choose(self, model: str, version: int) -> Model:
         """Make a kept version the current one; the stages replace one that is loaded.
 

@@ -84,6 +84,12 @@ def last_version(name: str) -> sa.Select[tuple[int]]:
     return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
 
 
+def path_of(name: str, version: int) -> sa.Select[tuple[str]]:
+    """Return a query for the path of one version, kept or removed."""
+    v = schema.versions
+    return sa.select(v.c.path).where(v.c.model == name, v.c.version == version)
+
+
 def state(tx: Connection, name: str) -> ModelState:
     """Return the state of a model; raises `UnknownModel`."""
     found = tx.scalar(sa.select(schema.models.c.state).where(schema.models.c.name == name))

@@ -169,11 +169,14 @@ class Store:
         priority_ceiling: Priority,
         pinned: bool,
         profile: ModelProfile | None = None,
+        version: int | None = None,
     ) -> Model:
         """Insert a model, or a new version of one whose content changed.
 
         A version that is loaded stays so until the stages replace it (`Model.outdated`).
-        Registering the current content again changes nothing.
+        Registering the current content again changes nothing. ``version``: the number that its
+        folder's name says, used where it is free; one below the current version does not become
+        the current one.
 
         Raises:
             Unavailable: the model is being removed.
@@ -183,9 +186,10 @@ class Store:
             found = queries.models(tx, name)
             if found and found[0].removal is not None:
                 raise Unavailable(f"{name} is being removed; it can be dropped again afterwards")
-            if found and found[0].digest == digest:
+            if version is None and found and found[0].digest == digest:
                 return found[0]
-            version = 1 + (tx.scalar(queries.last_version(name)) or 0)
+            if version is None or tx.scalar(queries.path_of(name, version)) is not None:
+                version = 1 + (tx.scalar(queries.last_version(name)) or 0)
             tx.execute(
                 sa.insert(schema.versions).values(
                     model=name,
@@ -196,6 +200,8 @@ class Store:
                     profile=sa.null() if profile is None else profile.model_dump(mode="json"),
                 )
             )
+            if found and version < found[0].version:
+                return found[0]
             operator = {
                 "team": team,
                 "priority": priority.value,
@@ -229,6 +235,25 @@ class Store:
         """Return the number that the next registered version of ``name`` gets."""
         with self._engine.connect() as tx:
             return 1 + (tx.scalar(queries.last_version(name)) or 0)
+
+    def paths(self) -> dict[str, tuple[str, int]]:
+        """Return path → name and version, of old versions and of removed ones in place, too."""
+        v = schema.versions.c
+        with self._engine.connect() as tx:
+            found = tx.execute(sa.select(v.path, v.model, v.version))
+            return {row.path: (row.model, row.version) for row in found}
+
+    def relocate(self, name: str, version: int, *, digest: str, path: Path) -> bool:
+        """Note that a version lies at another path now; False where it has another content."""
+        v = schema.versions
+        with self._change() as tx:
+            where = sa.and_(
+                v.c.model == name,
+                v.c.version == version,
+                v.c.digest == digest,
+                v.c.removed_at.is_(None),
+            )
+            return bool(tx.execute(sa.update(v).where(where).values(path=str(path))).rowcount)
 
     def set_profile(self, name: str, version: int, profile: ModelProfile) -> None:
         """Store what analysis found in the files of one version."""

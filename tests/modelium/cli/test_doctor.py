@@ -251,3 +251,20 @@ def test_replicas_need_the_same_ray(tmp_path: Path) -> None:
 
     assert not found.ok
     assert "ray 1.0.0" in found.detail
+
+
+def test_folders_that_cannot_be_made_are_named_with_what_to_do(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {
+            "orchestration": {
+                "model_repository": str(tmp_path / "repository"),
+                "incoming_directory": "/proc/modelium/incoming",
+            }
+        }
+    )
+    found = {finding.what: finding for finding in examine(config)}
+    assert found["model repository"].ok
+    assert str(tmp_path / "repository") in found["model repository"].detail
+    for what, field in (("drop zone", "incoming"), ("rejected drops", "rejected")):
+        assert not found[what].ok
+        assert f"set orchestration.{field}_directory to another folder" in found[what].detail

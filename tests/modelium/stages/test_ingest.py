@@ -11,7 +11,7 @@ import pytest
 
 from modelium.config import Config
 from modelium.models import Priority, Report
-from modelium.stages.ingest import standing
+from modelium.stages.registration import standing
 from tests.fakes.clock import START
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx

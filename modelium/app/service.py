@@ -41,6 +41,7 @@ from modelium.stages.instrumented import instrumented
 from modelium.stages.launcher import StageLauncher
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, current, provide
+from modelium.stages.sweeps import Sweeps
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.store.store import ignore
@@ -88,7 +89,8 @@ async def running(
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
         stack.enter_context(service_lock.hold(state))
-        home, launcher = _prefect(config, clock, environ)
+        sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
+        home, launcher = _prefect(config, clock, environ, sweeps)
         store = Store.open(
             config.store_url(), now=clock.time, on_event=home.announce if home else ignore
         )
@@ -105,6 +107,7 @@ async def running(
             signals=signals,
             metrics=metrics,
             brain=build_brain(config, clock, store, environ, rules),
+            sweeps=sweeps,
         )
         provide(services)
         if home:
@@ -174,13 +177,19 @@ async def end(config: Config) -> list[str]:
 
 
 def _prefect(
-    config: Config, clock: Clock, environ: Mapping[str, str]
+    config: Config, clock: Clock, environ: Mapping[str, str], sweeps: Sweeps
 ) -> tuple[PrefectService | None, StageLauncher]:
     stages = instrumented(STAGES)
     if not config.prefect.enabled:
         return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
     home = PrefectService(
-        config=config, flows=FLOWS, stages=stages, services=current, clock=clock, environ=environ
+        config=config,
+        flows=FLOWS,
+        stages=stages,
+        services=current,
+        clock=clock,
+        environ=environ,
+        follow=sweeps.follow,
     )
     return home, StageLauncher(runner=home.runner)
 
@@ -194,6 +203,7 @@ def _services(
     signals: Signals,
     metrics: Metrics,
     brain: Brain,
+    sweeps: Sweeps,
 ) -> Services:
     devices = find_devices(config)
     runtimes = build_drivers(config, clock, devices)
@@ -218,6 +228,7 @@ def _services(
         launcher=launcher,
         telemetry=metrics,
         clock=clock,
+        sweeps=sweeps,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from modelium import __version__
 from modelium.cli import brain, keys, tables
@@ -122,8 +123,11 @@ def down(config: ConfigFile = None, json_: Json = False) -> None:
 @app.command("ls")
 def list_models(config: ConfigFile = None, json_: Json = False) -> None:
     """List all models with state, runtime, device, memory, idle time, QPS and reason."""
-    rows = _client(config).get("/models")
+    client = _client(config)
+    rows = client.get("/models")
     show(rows, tables.models(rows) if rows else "no models yet", as_json=json_)
+    if not json_:
+        print_lines(Text(notice, style="yellow") for notice in client.get("/status")["notices"])
 
 
 @app.command()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
+from modelium.control import notices
 from modelium.errors import InputError, ModeliumError
 from modelium.models import (
     Decision,
@@ -190,14 +191,19 @@ class Operations:
         """Return all keys, revoked ones too, by the hash of their secret."""
         return await self._services.store.keys.by_hash()
 
+    def notices(self) -> list[str]:
+        """Return what operators should know beside the models."""
+        return notices.of_sweeps(self._services.sweeps)
+
     async def status(self) -> dict[str, Any]:
-        """Return whether orchestration is enabled, and the health of each runtime."""
+        """Return whether orchestration is enabled, the health of each runtime, and `notices`."""
         services = self._services
         return {
             "enabled": services.policy.enabled,
             "node": services.config.orchestration.node,
             "runtimes": [s.model_dump(mode="json") for s in services.runtime_monitor.statuses()],
             "revision": await services.store.revision(),
+            "notices": self.notices(),
         }
 
     async def aclose(self) -> None:

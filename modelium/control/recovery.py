@@ -18,6 +18,7 @@ INTERRUPTED = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNL
 
 async def recover(services: Services) -> None:
     """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
+    services.sweeps.pause(await services.store.rules.idle_pause())
     services.switchboard.traffic.restore(await services.store.history.traffic())
     await monitor(services)
     _revision, models, _bookings = await services.store.view()

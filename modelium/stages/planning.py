@@ -17,6 +17,7 @@ from modelium.models import (
     Plan,
     Queue,
     Reject,
+    Report,
     Trigger,
     Violation,
 )
@@ -30,6 +31,28 @@ from modelium.store import new_id
 
 STALE_ATTEMPTS = 12
 """Plans in a row that others may overtake; a plan takes milliseconds, so this is a busy second."""
+
+
+async def sweep(services: Services, fleet: Fleet, trigger: Trigger) -> Report:
+    """Plan for the whole ``fleet``, read a moment ago; a recorded decision where something is due.
+
+    ``trigger``: `Trigger.SWEEP`, or `Trigger.UPKEEP`, which unloads no idle models.
+    """
+    plan = await services.brain.decide(asked(services, trigger), fleet, services.policy)
+    if trigger is Trigger.SWEEP:
+        services.sweeps.note(services.clock.monotonic())
+    if not effective(plan, fleet):
+        return Report(stage="decide", outcome="nothing", reason=plan.reason)
+    plan = plan.model_copy(update={"revision": fleet.revision, "at": fleet.at})
+    return await services.launcher.decide(trigger=trigger, plan=plan)
+
+
+def asked(services: Services, trigger: Trigger, model: str | None = None) -> Question:
+    """Return the question that ``trigger`` asks now, about ``model`` or the whole fleet."""
+    paused = services.sweeps.paused_since is not None
+    # A sweep is asked for by the schedule, which is not paused then, or by an operator.
+    kept = trigger is Trigger.UPKEEP or (trigger is Trigger.REVIEW and paused)
+    return Question(trigger=trigger, model=model, now=services.clock.time(), unload_idle=not kept)
 
 
 async def place(services: Services, question: Question, plan: Plan | None = None) -> Decision:

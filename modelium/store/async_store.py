@@ -12,6 +12,7 @@ from modelium.store.decisions import DecisionLog
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.operator_rules import OperatorRules
 from modelium.store.store import Store
 
 T = TypeVar("T")
@@ -83,6 +84,13 @@ class AsyncHistory(Face[History]):
     prune = off_loop(History.prune)
 
 
+class AsyncRules(Face[OperatorRules]):
+    """`OperatorRules`."""
+
+    idle_pause = off_loop(OperatorRules.idle_pause)
+    set_idle_pause = off_loop(OperatorRules.set_idle_pause)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -94,6 +102,7 @@ class AsyncStore(Face[Store]):
         self.intents = AsyncIntents(blocking.intents)
         self.keys = AsyncKeys(blocking.keys)
         self.history = AsyncHistory(blocking.history)
+        self.rules = AsyncRules(blocking.rules)
 
     revision = off_loop(Store.revision)
     view = off_loop(Store.view)

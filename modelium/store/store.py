@@ -35,6 +35,7 @@ from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.operator_rules import OperatorRules
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put_missing
 
@@ -65,6 +66,7 @@ class Store:
         self.intents = IntentLog(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
+        self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
         self._viewed: tuple[queries.Marks, View] | None = None
 

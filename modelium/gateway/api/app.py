@@ -137,7 +137,9 @@ def _monitoring(operations: Operations, metrics: Metrics, links: Mapping[str, st
 
     @api.get("/")
     async def status() -> HTMLResponse:
-        html = status_page.render(await operations.fleet(), links=links)
+        html = status_page.render(
+            await operations.fleet(), links=links, notices=operations.notices()
+        )
         return HTMLResponse(html, headers=status_page.SECURITY_HEADERS)
 
     return api

@@ -41,7 +41,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
-def render(fleet: Fleet, *, links: Mapping[str, str]) -> str:
+def render(fleet: Fleet, *, links: Mapping[str, str], notices: Sequence[str] = ()) -> str:
     """Return the page; ``links``: text → URL. All values are escaped."""
     models = "".join(_model(row) for row in model_rows(fleet))
     devices = "".join(_device(row) for row in device_rows(fleet))
@@ -49,6 +49,7 @@ def render(fleet: Fleet, *, links: Mapping[str, str]) -> str:
     warnings = "".join(
         f'<p><span class="state sick">{_e(r.name)} is down</span> {_e(r.detail)}</p>' for r in sick
     )
+    warnings += "".join(f"<p>{_e(notice)}</p>" for notice in notices)
     navigation = "".join(
         f'<a href="{_e(url)}">{_e(text)}</a>'
         for text, url in {**links, "Metrics": "/metrics"}.items()

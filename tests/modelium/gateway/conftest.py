@@ -53,6 +53,7 @@ class MemoryOperations:
     happened: list[Event] = field(default_factory=list)
     issued: dict[str, ApiKey] = field(default_factory=dict)
     decided: list[Decision] = field(default_factory=list)
+    noticed: list[str] = field(default_factory=list)
     failure: ModeliumError | None = None
     """Raised by whatever is asked next."""
 
@@ -137,6 +138,9 @@ class MemoryOperations:
 
     async def events(self, *, limit: int, after: int) -> Sequence[Event]:
         return [e for e in reversed(self.happened) if e.id > after][:limit]
+
+    def notices(self) -> list[str]:
+        return self.noticed
 
     async def status(self) -> dict[str, Any]:
         return {"enabled": True}

@@ -33,5 +33,11 @@ async def test_page_escapes_what_came_from_model_folders(setup: Setup) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
+async def test_page_shows_notices_escaped(setup: Setup) -> None:
+    setup.operations.noticed = ["idle evictions are paused <since> noon"]
+    page = await setup.http.get("/")
+    assert "idle evictions are paused &lt;since&gt; noon" in page.text
+
+
 async def test_page_of_an_empty_fleet_says_what_to_do(setup: Setup) -> None:
     assert "Put a model folder into the drop zone" in (await setup.http.get("/")).text

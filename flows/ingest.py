@@ -17,6 +17,7 @@ async def ingest(
     team: str | None = None,
     priority_ceiling: Literal["high", "medium", "low"] | None = None,
     intent: str | None = None,
+    missing: str | None = None,
 ) -> State[Any]:
     """Take a dropped model folder into the repository and register it.
 
@@ -26,7 +27,13 @@ async def ingest(
         team: Owning team.
         priority_ceiling: Highest class a plan may give it: high, medium or low.
         intent: Id of the operator's intent that asked for it.
+        missing: What an incomplete drop lacks; it stays where it is. Default: that is found out.
     """
     return await record(
-        path=path, name=name, team=team, priority_ceiling=priority_ceiling, intent=intent
+        path=path,
+        name=name,
+        team=team,
+        priority_ceiling=priority_ceiling,
+        intent=intent,
+        missing=missing,
     )

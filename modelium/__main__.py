@@ -1,5 +1,5 @@
 """``python -m modelium``."""
 
-from modelium.cli import main
+from modelium.cli.entry import main
 
 main()

@@ -219,6 +219,7 @@ class Launcher(Protocol):
         team: str | None = None,
         priority_ceiling: str | None = None,
         intent: str | None = None,
+        missing: str | None = None,
     ) -> Awaitable[Report]:
         """Take the drop at ``path`` into the model repository; see `modelium.stages.ingest`."""
 

@@ -70,10 +70,10 @@ class DeviceMemory:
     def held(self, device: str) -> Mapping[str, int]:
         """Return the most bytes that each model on ``device`` can give back.
 
-        The larger of what is booked and what is resident.
+        The larger of what is booked and what is held.
         """
         bookings = self._fleet.bookings_by_device.get(device, ())
-        return {b.model: max(b.bytes, b.resident_bytes) for b in bookings}
+        return {b.model: max(b.bytes, b.held_bytes) for b in bookings}
 
     def unload(self, model: Model) -> None:
         """Count ``model`` as gone."""

@@ -108,7 +108,7 @@ def supporting_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
     if order is None:
         if profile.format is not ModelFormat.TRANSFORMERS:
             order = (R.TRITON, R.RAY_SERVE)
-        elif profile.task in GENERATIVE:
+        elif profile.task in GENERATIVE or profile.kv is not None:  # a generator's class
             order = (R.VLLM, R.LLAMA_CPP, R.RAY_SERVE)
         else:
             order = (R.RAY_SERVE, R.VLLM, R.TRITON)

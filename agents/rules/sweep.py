@@ -58,12 +58,12 @@ def _relieve_pressure(builder: PlanBuilder) -> None:
         held = builder.fleet.bookings_by_device.get(device.id, ())
         cap = device.total_bytes * policy.max_gpu_memory_utilization
         excess = device.total_bytes - device.free_bytes - cap
-        excess -= sum(b.resident_bytes for b in held if b.model in builder.memory.leaving)
-        excess -= sum(b.resident_bytes for b in held if b.releasing)
+        excess -= sum(b.held_bytes for b in held if b.model in builder.memory.leaving)
+        excess -= sum(b.held_bytes for b in held if b.releasing)
         able = [
-            (models[b.model], b.resident_bytes)
+            (models[b.model], b.held_bytes)
             for b in held
-            if b.model in models and not b.releasing and b.resident_bytes > 0
+            if b.model in models and not b.releasing and b.held_bytes > 0
         ]
         able = [(m, b) for m, b in able if _may_relieve(builder, m)]
         able.sort(key=lambda a: loss_per_byte(builder.memory.value(a[0]), a[1]))

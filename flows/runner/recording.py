@@ -22,6 +22,9 @@ from modelium.models import Report
 RECORD_S = 10.0
 """Deadline for artifact and tags; the stage's caller does not wait for them."""
 
+NAMED = frozenset({"incomplete", "rejected"})
+"""Outcomes that are the name of the run's state, so that lists of runs tell them from a success."""
+
 NOTHING = "nothing"
 """The outcome of a sweep with nothing to do: its state says so, and it gets no artifact."""
 
@@ -65,7 +68,10 @@ def state_of(call: StageCall) -> State[Any]:
     error = call.outcome.exception()
     if error is None:
         report = call.outcome.result()
-        return Completed(message=": ".join(filter(None, (report.outcome, report.reason))))
+        message = ": ".join(filter(None, (report.outcome, report.reason)))
+        if report.outcome in NAMED:
+            return Completed(name=report.outcome.capitalize(), message=message)
+        return Completed(message=message)
     if call.cancelled:
         return Cancelled(message=call.cancelled)
     kind = error.reason if isinstance(error, ModeliumError) else type(error).__name__

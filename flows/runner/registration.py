@@ -37,7 +37,7 @@ from modelium.ports import Stage
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = Path(__file__).parents[2] / "prefect.yaml"
+MANIFEST = Path(__file__).parents[1] / "prefect.yaml"
 """The deployments."""
 
 POOL_TYPE = "modelium"

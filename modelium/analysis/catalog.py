@@ -136,7 +136,7 @@ def assess(
     return (
         _answer(RuntimeName.VLLM, _vllm(format, task, architecture, engines)),
         _answer(RuntimeName.TRITON, _triton(format, backend, engines)),
-        _answer(RuntimeName.RAY_SERVE, _ray(format, task, engines, quantization)),
+        _answer(RuntimeName.RAY_SERVE, _ray(format, task, architecture, engines, quantization)),
         _answer(
             RuntimeName.LLAMA_CPP,
             "" if format in LLAMA_CPP.formats else "llama.cpp serves GGUF files only",
@@ -167,7 +167,13 @@ def _triton(format: ModelFormat, backend: str, engines: EngineCatalog) -> str:
     return ""
 
 
-def _ray(format: ModelFormat, task: Task, engines: EngineCatalog, quantization: str | None) -> str:
+def _ray(
+    format: ModelFormat,
+    task: Task,
+    architecture: str,
+    engines: EngineCatalog,
+    quantization: str | None,
+) -> str:
     if format not in RAY_SERVE.formats:
         return f"Ray Serve replicas do not implement {format} folders"
     needs: tuple[str, ...]
@@ -178,6 +184,8 @@ def _ray(format: ModelFormat, task: Task, engines: EngineCatalog, quantization: 
     else:
         if task not in RAY_SERVE.tasks:
             return f"Ray Serve replicas do not implement the task {task}"
+        if task is Task.TEXT_RANKING and not architecture.endswith("ForSequenceClassification"):
+            return "Ray Serve replicas rank with cross-encoders, not with generators; vLLM does"
         if quantization:
             return f"Ray Serve replicas do not support {quantization} weights"
         needs = ("torch", "transformers")

@@ -11,6 +11,8 @@ from modelium.models import Task, Untrusted
 MAX_CARD = 4000
 """Characters of a README that a profile keeps."""
 _MAX_README = 256 * 1024
+_MAX_MODULES = 64 * 1024
+_PIPELINE_TAG = re.compile(r"^pipeline_tag:\s*['\"]?([\w-]{1,64})", re.MULTILINE)
 _LICENSE = re.compile(r"^license:\s*['\"]?([\w.+-]{1,64})", re.MULTILINE)
 
 _BY_CLASS: tuple[tuple[str, Task], ...] = (
@@ -52,6 +54,44 @@ def task_of(config: dict[str, Any], architecture: str) -> Task:
     if family in _DECODERS:
         return Task.TEXT_GENERATION
     return Task.EMBEDDING if architecture.endswith("Model") else Task.GENERIC
+
+
+def refined(task: Task, config: dict[str, Any], architecture: str, folder: Folder) -> Task:
+    """Return the task of a model that others share the class of.
+
+    Embedding models and rerankers made of a generator have its class; they are told by the files
+    of sentence-transformers or, rerankers, by their card. A classifier with one output ranks.
+    """
+    if architecture.endswith("ForSequenceClassification"):
+        return Task.TEXT_RANKING if _labels(config) == 1 else task
+    if task not in (Task.TEXT_GENERATION, Task.IMAGE_TEXT_TO_TEXT, Task.GENERIC):
+        return task
+    if "classifier_from_token" in config or _is_cross_encoder(folder):
+        return Task.TEXT_RANKING
+    if "modules.json" in folder and b".Pooling" in folder.read("modules.json", limit=_MAX_MODULES):
+        return Task.EMBEDDING
+    return Task.TEXT_RANKING if _pipeline_tag(folder) == "text-ranking" else task
+
+
+def _labels(config: dict[str, Any]) -> int | None:
+    names, count = config.get("id2label"), config.get("num_labels")
+    if isinstance(names, dict) and names:
+        return len(names)
+    return count if isinstance(count, int) else None
+
+
+def _is_cross_encoder(folder: Folder) -> bool:
+    name = "config_sentence_transformers.json"
+    return name in folder and folder.json(name).get("model_type") == "CrossEncoder"
+
+
+def _pipeline_tag(folder: Folder) -> str | None:
+    name = next((f.name for f in folder.files if f.name.lower() == "readme.md"), None)
+    if name is None:
+        return None
+    text = folder.read(name, limit=4096).decode("utf-8", "replace")
+    found = _PIPELINE_TAG.search(text) if text.startswith("---") else None
+    return found[1] if found else None
 
 
 def card_of(folder: Folder) -> tuple[str | None, Untrusted | None]:

@@ -14,7 +14,12 @@ from runtimes.vllm.driver import vllm_driver
 def find_devices(config: Config) -> DeviceInventory:
     """Return the inventory of this node."""
     budget = config.orchestration.cpu_memory_gib
-    return detect(config.orchestration.node, int(budget * GIB) if budget else None)
+    return detect(
+        config.orchestration.node,
+        int(budget * GIB) if budget else None,
+        use=config.devices.use,
+        cpu=config.devices.cpu_beside_gpus,
+    )
 
 
 def build_drivers(

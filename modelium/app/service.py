@@ -133,6 +133,9 @@ async def running(
             clock=clock,
             links={"Prefect": home.ui_url} if home else {},
             important_teams=services.policy.high_priority_teams,
+            max_tokens={
+                name: entry.max_tokens for name, entry in config.models.items() if entry.max_tokens
+            },
             on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
         )
         await stack.enter_async_context(gateway)
@@ -249,7 +252,10 @@ async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIt
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
         clock=services.clock,
-        on_drop=lambda path: services.launcher.start(services.launcher.ingest(path=str(path))),
+        pending=services.pending,
+        on_drop=lambda path, missing: services.launcher.start(
+            services.launcher.ingest(path=str(path), missing=missing)
+        ),
     )
     tasks = [
         asyncio.create_task(loop.run(), name="loop"),

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+import yaml
 
+from modelium.cli.machine import look
 from modelium.cli.options import ConfigFile, Json
 from modelium.cli.output import WRONG_INPUT, print_json
-from modelium.config import reference
-from modelium.config.loading import Effective, load_effective
+from modelium.cli.starter import first_configuration
+from modelium.config import Config, reference
+from modelium.config.loading import Effective, load_effective, load_serving
+from modelium.config.sections.orchestration import Orchestration
 from modelium.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Create, check and show the configuration.")
@@ -24,9 +28,9 @@ File = Annotated[
 
 @app.command()
 def check(file: File = None, as_json: Json = False) -> None:
-    """Report invalid fields and what is allowed; exit code 2 if there are any."""
+    """Report invalid fields, or that no runtime is enabled; exit code 2 if so."""
     try:
-        effective = load_effective(file, os.environ)
+        effective = load_serving(file, os.environ)
     except ConfigError as exc:
         problems = str(exc).splitlines()
         if as_json:
@@ -39,7 +43,7 @@ def check(file: File = None, as_json: Json = False) -> None:
     if as_json:
         print_json({"ok": True, "file": source, "problems": []})
     else:
-        typer.echo(f"{source or 'no file, the defaults'}: ok")
+        typer.echo(f"{source or 'no file, the environment'}: ok")
 
 
 @app.command()
@@ -60,14 +64,29 @@ def schema() -> None:
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="File to write; - for standard output.")] = Path(
-        "modelium.yaml"
-    ),
+    file: Annotated[
+        Path | None, typer.Argument(help="File to create. Default: standard output.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder that all of Modelium's files are to lie in."),
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Write every field, with its meaning and value.")
+    ] = False,
 ) -> None:
-    """Write a starter file with every field, its meaning and its default."""
-    text = reference.starter()
-    if str(file) == "-":
+    """Print a configuration for this machine, with the runtimes that are installed here."""
+    folders = Config().orchestration
+    if models is not None:
+        root = models.expanduser().absolute()
+        folders = Orchestration(
+            incoming_directory=root / "incoming", model_repository=root / "repository"
+        )
+    text = first_configuration(look(os.environ), folders)
+    if all_:
+        text = reference.starter(Config.model_validate(yaml.safe_load(text)))
+    if file is None or str(file) == "-":
         typer.echo(text, nl=False)
         return
     try:
@@ -79,7 +98,7 @@ def init(
         _fail(f"{file} already exists; choose another name, or overwrite it with --force")
     except OSError as exc:
         _fail(f"cannot write {file}: {exc.strerror}")
-    typer.echo(f"wrote {file}; check it with `modelium config check {file}`")
+    typer.echo(f"wrote {file}; start Modelium with `modelium up`")
 
 
 @app.command(hidden=True)

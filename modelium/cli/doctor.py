@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+
+from modelium.cli.shadows import shadows
 from modelium.config import Config
+from modelium.config.loading import load_serving
 from modelium.devices import detect
+from modelium.errors import ConfigError
 from modelium.models import GIB, Frozen
 
 PROBE_S = 2.0
@@ -46,15 +50,17 @@ def examine(config: Config) -> list[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Check that another distribution does not shadow our top-level packages."""
-    home = Path(__file__).parents[2]
-    for name in ("agents", "flows", "runtimes"):
-        spec = importlib.util.find_spec(name)
-        found = Path(spec.origin).parent.parent if spec and spec.origin else None
-        yield Finding(
-            what=f"package {name}",
-            ok=found == home,
-            detail="ok" if found == home else f"found in {found}, expected in {home}",
-        )
+    found = "; ".join(shadows())
+    yield Finding(what="packages", ok=not found, detail=found or "no other distribution in the way")
+
+
+def configuration(path: Path | None, environ: Mapping[str, str]) -> Finding:
+    """Check that the configuration enables a runtime; invalid fields are errors before."""
+    try:
+        file = load_serving(path, environ).file
+    except ConfigError as exc:
+        return Finding(what="configuration", ok=False, detail=str(exc))
+    return Finding(what="configuration", ok=True, detail=str(file or "from the environment"))
 
 
 def _directories(config: Config) -> Iterator[Finding]:
@@ -91,6 +97,8 @@ def _devices(config: Config) -> Iterator[Finding]:
 def _runtimes(config: Config) -> Iterator[Finding]:
     if config.ray_serve.enabled and config.ray_serve.address:
         yield _reach("Ray cluster", config.ray_serve.address)
+    elif config.ray_serve.enabled:
+        yield _ray_endpoint(config.ray_serve.endpoint)
     if config.ray_serve.enabled and config.ray_serve.python:
         yield _command("Python interpreter of Ray Serve replicas", config.ray_serve.python)
     if config.triton.enabled and config.triton.command:
@@ -115,6 +123,23 @@ def _brain(config: Config) -> Iterator[Finding]:
         return
     parts = urlsplit(wanted.base_url)
     yield _reach(what, f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
+
+
+def _ray_endpoint(endpoint: str) -> Finding:
+    """Check what is at Serve's address: a running Serve is used, else Modelium starts its own."""
+    what, parts = "Ray Serve", urlsplit(endpoint)
+    port = parts.port or 0
+    if not port or not _reach(what, f"{parts.hostname}:{port}").ok:
+        return Finding(what=what, ok=True, detail="no Serve runs yet: Modelium starts one")
+    try:
+        found = httpx.get(f"{endpoint.rstrip('/')}/-/healthz", timeout=PROBE_S, trust_env=False)
+        serve = found.text.strip() == "success"
+    except httpx.HTTPError:
+        serve = False
+    if serve:
+        return Finding(what=what, ok=True, detail=f"a Serve runs at {endpoint}, and is used")
+    detail = f"another program listens at {endpoint}: stop it, or set another port (0: any)"
+    return Finding(what=what, ok=False, detail=detail)
 
 
 def _command(what: str, command: str) -> Finding:

@@ -10,6 +10,7 @@ import typer
 from modelium.cli import tables
 from modelium.cli.options import ConfigFile, Json, client
 from modelium.cli.output import print_json, show
+from modelium.errors import InputError
 from modelium.models import Priority
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
@@ -68,10 +69,28 @@ def list_keys(config: ConfigFile = None, json_: Json = False) -> None:
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="Id of the key.")],
+    key: Annotated[str, typer.Argument(help="Id or name of the key.")],
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
     """Revoke a key immediately and permanently."""
-    answer = client(config).send("DELETE", f"/keys/{key}")
-    show(answer, f"{answer['name']} ({key}) is revoked", as_json=json_)
+    service = client(config)
+    found = _id_of(key, service.get("/keys"))
+    answer = service.send("DELETE", f"/keys/{found}")
+    show(answer, f"{answer['name']} ({found}) is revoked", as_json=json_)
+
+
+def _id_of(key: str, known: list[dict[str, Any]]) -> str:
+    """Return the id of the key that ``key`` names, by id or by name.
+
+    Raises:
+        InputError: there is none, or there are several of that name.
+    """
+    if any(row["id"] == key for row in known):
+        return key
+    named = [str(row["id"]) for row in known if row["name"] == key]
+    if not named:
+        raise InputError(f"there is no key {key}; `modelium keys list` shows all")
+    if len(named) > 1:
+        raise InputError(f"several keys are named {key}; name one by its id: {', '.join(named)}")
+    return named[0]

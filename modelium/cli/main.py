@@ -6,18 +6,21 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.text import Text
 
 from modelium import __version__
 from modelium.cli import brain, keys, tables
 from modelium.cli import config as config_commands
-from modelium.cli.doctor import examine
+from modelium.cli.doctor import configuration, examine
 from modelium.cli.inspect import register as register_inspect
 from modelium.cli.options import ConfigFile, Json
 from modelium.cli.options import client as _client
@@ -31,14 +34,20 @@ from modelium.cli.output import (
     show_intent,
 )
 from modelium.cli.replay import register as register_replay
+from modelium.cli.selftest import register as register_selftest
+from modelium.cli.shadows import shadows
 from modelium.config import Config
 from modelium.config.loading import load as load_config
+from modelium.config.loading import load_serving
 from modelium.control import service_lock
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
 
 WAIT_S = 600.0
 """How long `ingest`, `load`, `unload` and `approve` wait for the operation to finish."""
+
+LATEST = 5
+"""Rejected drops that `ls` shows below the models."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,6 +60,14 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
 register_inspect(app)
 register_replay(app)
+register_selftest(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
 
 Name = Annotated[str, typer.Argument(help="Name of the model.")]
 
@@ -62,6 +79,16 @@ def main() -> None:
     except ModeliumError as exc:
         Console(stderr=True).print(f"[red]error:[/red] {exc}", highlight=False)
         raise SystemExit(_exit_code(exc)) from exc
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
 
 
 @app.command()
@@ -82,7 +109,9 @@ def up(config: ConfigFile = None) -> None:
     # These log each of our own requests, which the gateway's metrics already count.
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
-    settings = _config(config)
+    if found := list(shadows()):
+        raise ModeliumError("\n".join(found))
+    settings = load_serving(config, os.environ).config
 
     async def serve() -> None:
         serving = asyncio.current_task()
@@ -121,13 +150,35 @@ def down(config: ConfigFile = None, json_: Json = False) -> None:
 
 
 @app.command("ls")
-def list_models(config: ConfigFile = None, json_: Json = False) -> None:
-    """List all models with state, runtime, device, memory, idle time, QPS and reason."""
+def list_models(
+    drops: Annotated[
+        bool, typer.Option("--drops", help="List all drops that are no models, and why.")
+    ] = False,
+    config: ConfigFile = None,
+    json_: Json = False,
+) -> None:
+    """List all models with state, runtime, device, memory, idle time, QPS and reason.
+
+    Drops that are arriving or incomplete, and the latest rejected ones, follow below.
+    """
     client = _client(config)
+    if drops:
+        found = client.get("/drops")
+        shown = tables.drops(found, now=time.time()) if found else "no drops beside the models"
+        show(found, shown, as_json=json_)
+        return
     rows = client.get("/models")
     show(rows, tables.models(rows) if rows else "no models yet", as_json=json_)
-    if not json_:
-        print_lines(Text(notice, style="yellow") for notice in client.get("/status")["notices"])
+    if json_:
+        return
+    found = client.get("/drops")
+    rejected = [drop for drop in found if drop["state"] == "rejected"]
+    latest = [drop for drop in found if drop not in rejected[LATEST:]]
+    if latest:
+        print_lines(["", tables.drops(latest, now=time.time())])
+    if hidden := len(found) - len(latest):
+        print_lines([f"and {hidden} more rejected drops: modelium ls --drops"])
+    print_lines(Text(notice, style="yellow") for notice in client.get("/status")["notices"])
 
 
 @app.command()
@@ -193,14 +244,17 @@ def pin(
 
 @app.command()
 def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
-    """Show why a model is in its state: decisions, rejected candidates and events."""
-    answer = _client(config).get(f"/models/{model}/explain")
+    """Show why a model, or a drop, is in its state: decisions, rejected candidates, events."""
+    answer = _client(config).get(f"/models/{quote(model, safe='')}/explain")
     if json_:
         print_json(answer)
         return
     console = Console()
-    known = answer["model"]
-    console.print(f"[bold]{model}[/bold] is [bold]{known['state']}[/bold]: {known['reason']}")
+    if known := answer["model"]:
+        state, reason = f"[bold]{known['state']}[/bold]", escape(known["reason"])
+        console.print(f"[bold]{escape(model)}[/bold] is {state}: {reason}")
+    for drop in answer["drops"]:
+        print_lines(tables.drop(drop))
     for decision in answer["decisions"]:
         console.print()
         print_lines(tables.decision(decision))
@@ -228,7 +282,7 @@ def plan(
 @app.command()
 def doctor(config: ConfigFile = None, json_: Json = False) -> None:
     """Check the installation and the configuration; exit code 1 if there is a problem."""
-    findings = examine(_config(config))
+    findings = [configuration(config, os.environ), *examine(_config(config))]
     lines = "\n".join(
         f"[{'green' if f.ok else 'red'}]{'✓' if f.ok else '✗'}[/] {f.what}: {f.detail}"
         for f in findings
@@ -241,7 +295,7 @@ def doctor(config: ConfigFile = None, json_: Json = False) -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
-    Console().print(__version__)
+    typer.echo(__version__)
 
 
 def _config(path: Path | None) -> Config:

@@ -19,6 +19,9 @@ COLOURS = {
     "failed": "red",
     "draining": "cyan",
     "unloading": "cyan",
+    "arriving": "yellow",
+    "incomplete": "red",
+    "rejected": "red",
 }
 
 
@@ -59,6 +62,33 @@ def models(rows: list[dict[str, Any]]) -> Table:
             Text(row["reason"]),
         )
     return table
+
+
+def drops(rows: list[dict[str, Any]], *, now: float) -> Table:
+    """Return the table of the drops that are no models."""
+    table = _table("drop", "state", "since", "reason", right={"since"}, unwrapped=True)
+    for row in rows:
+        accept = f" (`modelium approve {row['model']}` accepts it)" if row["approvable"] else ""
+        table.add_row(
+            Text(_visible(row["name"])),
+            Text(row["state"], style=COLOURS.get(row["state"], "")),
+            span(max(0.0, now - row["since"])),
+            Text(_visible(row["reason"]) + accept),
+        )
+    return table
+
+
+def drop(row: dict[str, Any]) -> list[Text]:
+    """Return a drop that is no model as lines: what it is, where it lies, and why."""
+    at = time.strftime("%F %T", time.localtime(row["since"]))
+    name, state = (_visible(row["name"]), "bold"), (row["state"], "bold")
+    lines = [
+        Text.assemble("the drop ", name, " is ", state, f" since {at}: {_visible(row['reason'])}"),
+        Text(f"  in {_visible(row['path'])}", style="dim"),
+    ]
+    if row["approvable"]:
+        lines.append(Text(f"  `modelium approve {row['model']}` accepts the risk {row['rule']}"))
+    return lines
 
 
 def keys(rows: list[dict[str, Any]]) -> Table:

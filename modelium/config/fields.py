@@ -71,6 +71,7 @@ def _host_port(value: str) -> str:
 # Numbers and switches are strict: `port: true` or `enabled: 1` is a mistake, not a value.
 Switch = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
+PositiveCount = Annotated[int, Strict(), Field(ge=1)]
 Share = Annotated[float, Strict(), Field(gt=0, le=1), note(unit="fraction")]
 Seconds = Annotated[float, Strict(), Field(ge=0), note(unit="seconds")]
 Interval = Annotated[float, Strict(), Field(gt=0), note(unit="seconds")]

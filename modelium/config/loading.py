@@ -51,6 +51,29 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     return load_effective(path, environ).config
 
 
+def load_serving(path: Path | None, environ: Mapping[str, str]) -> Effective:
+    """Return a configuration that can serve models; for the service and what checks it.
+
+    Raises:
+        ConfigError: as `load_effective`, or no runtime is enabled: says what to add.
+    """
+    effective = load_effective(path, environ)
+    if any(rules.enabled for rules in effective.config.policy().runtimes.values()):
+        return effective
+    if effective.file is None:
+        searched = " nor ".join(str(candidate) for candidate in SEARCHED)
+        raise ConfigError(
+            f"there is neither {searched}, so no runtime is enabled; "
+            "create one for this machine with `modelium config init > modelium.yaml`"
+        )
+    problem = "no runtime is enabled" if effective.given else "the file is empty"
+    raise ConfigError(
+        f"{effective.file}: {problem}, so no model could be served; add `enabled: true` to the "
+        "section vllm, triton, ray_serve or llama_cpp (`modelium config init` prints a "
+        "configuration for this machine)"
+    )
+
+
 def load_effective(path: Path | None, environ: Mapping[str, str]) -> Effective:
     """Read the file, apply ``environ`` and validate the result.
 
@@ -88,7 +111,7 @@ def _read(file: Path) -> dict[str, Any]:
         raw = parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise ConfigError(
-            f"{file}: no such file; create one with `modelium config init {file}`"
+            f"{file}: no such file; create one with `modelium config init > {file}`"
         ) from exc
     except OSError as exc:
         raise ConfigError(f"{file}: cannot read it: {exc.strerror}") from exc

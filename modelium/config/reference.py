@@ -35,38 +35,46 @@ HIDDEN = "********"
 WIDTH = 96
 
 
-def starter() -> str:
-    """Return a configuration file that sets every field to its default, with explanations."""
+def starter(config: Config) -> str:
+    """Return a configuration file that sets every field to its value in ``config``, explained."""
+    usual = {entry.path: value for entry, value in _values(Config())}
+    values = {
+        entry.path: None if entry.default_note and value == usual[entry.path] else value
+        for entry, value in _values(config)
+    }
     lines = [
-        "# Modelium configuration: every field with its default. Delete what you do not change.",
+        "# Modelium configuration: every field. Delete what you do not change.",
         "# MODELIUM_SECTION__FIELD environment variables override it. Check it with",
         "# `modelium config check FILE`.",
     ]
     for name, schema in document()["properties"].items():
-        lines += ["", *_starter_part(name, schema, depth=0)]
+        lines += ["", *_starter_part((name,), schema, values)]
     return "\n".join(lines) + "\n"
 
 
-def _starter_part(name: str, schema: Schema, *, depth: int) -> Iterator[str]:
+def _starter_part(
+    path: FieldPath, schema: Schema, values: Mapping[FieldPath, Any]
+) -> Iterator[str]:
+    depth = len(path) - 1
     if not is_section(schema):
-        yield from _starter_field(Entry(path=(name,), schema=schema), depth=depth)
+        yield from _starter_field(Entry(path=path, schema=schema), values[path], depth=depth)
         return
     yield from _comment(_summary(schema), depth=depth)
-    yield f"{'  ' * depth}{name}:"
+    yield f"{'  ' * depth}{path[-1]}:"
     for inner, part in schema["properties"].items():
         if is_section(part):
             yield ""
-        yield from _starter_part(inner, part, depth=depth + 1)
+        yield from _starter_part((*path, inner), part, values)
 
 
-def _starter_field(entry: Entry, *, depth: int) -> Iterator[str]:
+def _starter_field(entry: Entry, value: Any, *, depth: int) -> Iterator[str]:
     unit = f" Unit: {entry.unit}." if entry.unit else ""
     yield from _comment(f"{entry.description} Allowed: {entry.allowed}.{unit}", depth=depth)
     name = entry.path[-1]
-    if entry.default_note:
+    if value is None and entry.default_note:
         yield f"{'  ' * depth}# {name}: NAME  # default: {entry.default_note}"
     else:
-        yield f"{'  ' * depth}{name}: {_flow(entry.default)}"
+        yield f"{'  ' * depth}{name}: {flow(value)}"
     yield from _starter_item(entry.schema)
 
 
@@ -78,7 +86,7 @@ def _starter_item(schema: Schema) -> Iterator[str]:
     yield "#   chat-model:"
     for inner in own_entries(item):
         yield f"#     # {inner.description} Allowed: {inner.allowed}."
-        yield f"#     {inner.path[-1]}: {_flow(inner.default)}"
+        yield f"#     {inner.path[-1]}: {flow(inner.default)}"
 
 
 def _comment(text: str, *, depth: int) -> Iterator[str]:
@@ -119,7 +127,7 @@ def effective_yaml(effective: Effective) -> str:
         shown = parents
         source = effective.source(entry.path)
         comment = "" if source == "default" else f"  # {source}"
-        lines.append(f"{'  ' * len(parents)}{entry.path[-1]}: {_flow(value)}{comment}")
+        lines.append(f"{'  ' * len(parents)}{entry.path[-1]}: {flow(value)}{comment}")
     return "\n".join(lines) + "\n"
 
 
@@ -201,7 +209,7 @@ def _table(rows: Iterator[Entry]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for entry in rows:
-        default = entry.default_note or f"`{_flow(entry.default)}`"
+        default = entry.default_note or f"`{flow(entry.default)}`"
         secret = " Never printed." if entry.secret else ""
         cells = (
             f"`{entry.path[-1]}`",
@@ -218,7 +226,7 @@ def _summary(schema: Schema) -> str:
     return str(schema["description"]).splitlines()[0]
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return ``value`` as YAML on one line."""
     text = yaml.safe_dump(
         [value], default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
@@ -233,11 +241,11 @@ _INTRODUCTION = f"""# Configuration
 <!-- Written by `make docs` from modelium/config/sections: change it there. -->
 
 Modelium reads one YAML file: the one that `--config` or `$MODELIUM_CONFIG` names, otherwise
-{{searched}}. Every field has a default, so the file is optional.
+{{searched}}. Every field has a default, but one runtime has to be enabled.
 
 | command | purpose |
 | --- | --- |
-| `modelium config init [FILE]` | write a starter file with every field and its default |
+| `modelium config init` | print a first configuration for this machine; `--all`: every field |
 | `modelium config check [FILE]` | report invalid fields and what is allowed; exit code 2 if any |
 | `modelium config show` | print the effective values and their sources, secrets hidden |
 | `modelium config schema` | print the JSON Schema for editors (`docs/config.schema.json`) |

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from modelium.control import notices
 from modelium.errors import InputError, ModeliumError
+from modelium.intake.rejected import rejected
 from modelium.models import (
     Decision,
+    Drop,
     Event,
     Fleet,
     Frozen,
@@ -27,14 +29,15 @@ from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
 from modelium.tasks import BackgroundTasks
 
-FAILED = frozenset({"rejected", "failed", "busy", "queued"})
+FAILED = frozenset({"rejected", "incomplete", "failed", "busy", "queued"})
 """Outcomes of a stage that fail the operator's request."""
 
 
 class Explanation(Frozen):
-    """A model with its decisions and events."""
+    """What is known under one name: a model, drops that are none, their decisions and events."""
 
-    model: Model
+    model: Model | None
+    drops: tuple[Drop, ...]
     decisions: tuple[Decision, ...]
     events: tuple[Event, ...]
 
@@ -47,7 +50,7 @@ class Rethought(Frozen):
     trace: dict[str, Any]
 
 
-class Drop(Frozen):
+class Wanted(Frozen):
     """What an operator asks to be ingested, and what comes with it."""
 
     path: str
@@ -68,15 +71,30 @@ class Operations:
         """Return the current snapshot of the fleet."""
         return await snapshot(self._services)
 
-    async def explain(self, model: str, /) -> Explanation:
-        """Return why ``model`` is in its state; raises `UnknownModel`."""
+    async def drops(self) -> list[Drop]:
+        """Return the drops that are no models: pending ones, then rejected ones, newest first."""
+        services = self._services
+        kept = await asyncio.to_thread(rejected, services.repository)
+        return [*services.pending.all(), *kept]
+
+    async def explain(self, name: str, /) -> Explanation:
+        """Return why the model, or the drop, of that name is in its state.
+
+        Raises:
+            UnknownModel: there is neither.
+        """
         store = self._services.store
-        await store.model(model)
-        known = (await snapshot(self._services)).models_by_name[model]
+        known = (await snapshot(self._services)).models_by_name.get(name)
+        drops = [drop for drop in await self.drops() if drop.answers_to(name)]
+        if known is None and not drops:
+            await store.model(name)  # raises
+        subject = name if known or not drops else drops[0].model
         decisions, events = await asyncio.gather(
-            store.decisions.newest(model=model), store.events.newest(model=model)
+            store.decisions.newest(model=subject), store.events.newest(model=subject)
         )
-        return Explanation(model=known, decisions=tuple(decisions), events=tuple(events))
+        return Explanation(
+            model=known, drops=tuple(drops), decisions=tuple(decisions), events=tuple(events)
+        )
 
     async def plan(self, model: str, /) -> Plan:
         """Return the plan if an operator loaded ``model`` now; nothing is done."""
@@ -129,7 +147,7 @@ class Operations:
         priority_ceiling: str | None = None,
     ) -> Intent:
         """Ingest what is at ``path``."""
-        drop = Drop(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
+        drop = Wanted(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
         return await self._ingest("ingest", name, drop)
 
     async def load(self, model: str, /) -> Intent:
@@ -165,7 +183,7 @@ class Operations:
         allowed = tuple(what) or (str(reason["reason"]),)
         await self._services.store.approve(name, digest=str(reason["digest"]), what=allowed)
         path = await asyncio.to_thread(repository.readmit, folder)
-        drop = Drop(
+        drop = Wanted(
             path=str(path),
             name=str(reason["model"]),
             team=_text(reason.get("team")),
@@ -211,7 +229,7 @@ class Operations:
         await self._following.aclose()
 
     async def _ingest(
-        self, kind: Literal["ingest", "approve"], model: str | None, drop: Drop
+        self, kind: Literal["ingest", "approve"], model: str | None, drop: Wanted
     ) -> Intent:
         intent = await self._new(kind, model, drop.model_dump())
         run = self._services.launcher.ingest(

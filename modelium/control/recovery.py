@@ -9,6 +9,7 @@ from pathlib import Path
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
+from modelium.stages.opening import open_model
 from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
@@ -26,11 +27,8 @@ async def recover(services: Services) -> None:
     for model in models:
         if model.state in INTERRUPTED:
             await _settle(services, model)
-        elif model.state is ModelState.READY and model.deployment and model.deployment.upstream:
-            deployment = model.deployment
-            services.switchboard.open(
-                model.name, model.deployment.upstream, version=deployment.version
-            )
+        elif model.state is ModelState.READY and model.deployment:
+            open_model(services, model, model.deployment)
         elif model.state is ModelState.INGESTED:
             services.launcher.start(services.launcher.analyze(model=model.name))
         elif model.state is ModelState.ANALYZED:

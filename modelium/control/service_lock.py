@@ -49,7 +49,7 @@ def stop(state: Path, *, within_s: float = STOP_S) -> bool:
     """
     deadline = time.monotonic() + within_s
     signalled = None
-    while _held(state):
+    while is_held(state):
         # Only a live process holds the lock, so this pid has not been reused.
         pid = _pid(state)
         if pid is not None and pid != signalled:
@@ -74,7 +74,8 @@ def _terminate(pid: int) -> None:
         ) from exc
 
 
-def _held(state: Path) -> bool:
+def is_held(state: Path) -> bool:
+    """Whether a service runs on ``state``."""
     try:
         with (state / FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

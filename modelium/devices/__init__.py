@@ -1,4 +1,4 @@
-"""The devices of this node: its GPUs, or its CPU where it has none.
+"""The devices of this node: its GPUs and its CPU.
 
 Every call blocks: make it off the event loop.
 """
@@ -6,30 +6,65 @@ Every call blocks: make it off the event loop.
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping, Sequence
 
-from modelium.devices.cpu import CpuInventory
+from modelium.devices.cpu import CPU_SHARE, CPU_SHARE_BESIDE_GPUS, CpuInventory
+from modelium.devices.host import HostInventory
 from modelium.devices.nvml import find_gpus
+from modelium.devices.selection import VARIABLE, Selection
+from modelium.devices.unmanaged import unmanaged
+from modelium.errors import Unavailable
+from modelium.models import Device
 from modelium.ports import DeviceInventory
 
-__all__ = ["detect"]
+__all__ = ["HostInventory", "detect"]
 
 logger = logging.getLogger(__name__)
 
 
-def detect(node: str, cpu_memory_bytes: int | None = None) -> DeviceInventory:
-    """Return the inventory of this host: its GPUs where NVML lists any, else its CPU.
+def detect(
+    node: str,
+    cpu_memory_bytes: int | None = None,
+    *,
+    use: Sequence[str] | None = None,
+    cpu: bool = True,
+    environment: Mapping[str, str] = os.environ,
+) -> DeviceInventory:
+    """Return the inventory of this host: the GPUs that may be used and the CPU.
 
     Args:
         node: name of this machine in device ids.
-        cpu_memory_bytes: RAM budget of the CPU device; default: three quarters of the memory
-            of this host or its cgroup.
+        cpu_memory_bytes: RAM budget of the CPU device; default: a share of the memory of this
+            host or its cgroup, a small one beside GPUs.
+        use: the GPUs to use, as `Selection` takes them; ``None``: all.
+        cpu: whether the CPU is offered beside GPUs.
+        environment: of this process; ``CUDA_VISIBLE_DEVICES`` counts.
 
     Raises:
-        Unavailable: the NVIDIA driver is installed but does not work. There is no fallback to
-            the CPU, because models would silently run on the wrong device.
+        Unavailable: the NVIDIA driver is installed but does not work, or ``use`` names GPUs
+            that are not here. There is no fallback to the CPU, because models would silently
+            run on the wrong device.
     """
+    selection = Selection(use=use, visible=environment.get(VARIABLE))
     gpus = find_gpus(node)
-    if gpus is not None:
-        return gpus
-    logger.info("no NVIDIA GPU found; the CPU of %s is the only device", node)
-    return CpuInventory(node=node, budget_bytes=cpu_memory_bytes)
+    found = gpus.snapshot() if gpus is not None else ()
+    if missing := selection.unmatched(found):
+        raise Unavailable(
+            f"devices.use names {', '.join(missing)}, which is not here; this machine has "
+            f"{', '.join(map(_described, found)) or 'no NVIDIA GPU'}"
+        )
+    used, left_out = selection.split(found)
+    for device, why in left_out:
+        logger.info("GPU %s is not used: %s", device.label, why)
+    if gpus is not None and used:
+        beside = CpuInventory(node=node, budget_bytes=cpu_memory_bytes, share=CPU_SHARE_BESIDE_GPUS)
+        return HostInventory(gpus=gpus, selection=selection, cpu=beside if cpu else None)
+    for line in unmanaged() if gpus is None else ():
+        logger.warning("%s", line)
+    logger.info("no NVIDIA GPU to use; the CPU of %s is the only device", node)
+    return CpuInventory(node=node, budget_bytes=cpu_memory_bytes, share=CPU_SHARE)
+
+
+def _described(device: Device) -> str:
+    return f"{device.label} ({device.name or 'GPU'}, {device.uuid})"

@@ -6,9 +6,21 @@ ordinary answer.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process ``pid`` here, even one that the kernel hides from this user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def stat_fields(pid: int) -> list[str] | None:

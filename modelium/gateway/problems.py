@@ -73,7 +73,7 @@ def body_of(path: str, status: int, message: str, reason: str) -> dict[str, Any]
     """
     if path.startswith(("/api/", "/hooks/")):
         return {"error": {"reason": reason, "message": message}}
-    if path == "/v2" or path.startswith("/v2/"):
+    if path == "/v2" or path.startswith(("/v2/models", "/v2/health")):
         return {"error": message}
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": reason}}

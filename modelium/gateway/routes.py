@@ -8,23 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote
 
+from modelium.gateway.multipart import form_fields, renamed_form
 from modelium.gateway.problems import HttpProblem
 from modelium.models import MODEL_NAME, Api, Upstream
-
-OPENAI_PATHS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/messages",
-        "/v1/rerank",
-        "/v1/score",
-        "/tokenize",
-        "/detokenize",
-    }
-)
-"""An allow-list: engines also have management routes, which must not be reachable."""
+from modelium.models.openai_paths import GENERATION, OPENAI_PATHS, TRANSCRIPTION
 
 KSERVE_REST = re.compile(r"(/versions/[0-9]+)?(/(infer|generate|generate_stream|config|stats))?")
 
@@ -46,6 +33,8 @@ class Route:
     """``None``: the ``model`` field of the JSON body names it."""
     rest: str
     """The engine's path, encoded; for KServe the part after the model's name."""
+    form: bool = False
+    """Whether the body is a multipart form instead of JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +45,16 @@ class Outgoing:
     body: bytes
 
 
-_OPENAI = {path: Route(api="openai", model=None, rest=path) for path in OPENAI_PATHS}
+_OPENAI = {
+    path: Route(api="openai", model=None, rest=path, form=path in TRANSCRIPTION)
+    for path in OPENAI_PATHS
+}
+
+_LIMITS = {
+    path: ("max_output_tokens",) if path == "/v1/responses" else ("max_tokens",)
+    for path in GENERATION
+} | {"/v1/chat/completions": ("max_tokens", "max_completion_tokens")}
+"""Path → the fields that bound an answer; the first one is set where a request has none."""
 
 
 def match(method: str, path: str, raw_path: bytes) -> Route | None:
@@ -85,8 +83,19 @@ def _generic(method: str, raw_path: bytes) -> Route | None:
     if not _NAME.fullmatch(name) or not _DOTS.isdisjoint(unquote(rest).split("/")):
         return None
     if rest in OPENAI_PATHS and method == "POST":
-        return Route(api="openai", model=name, rest=rest)
+        return Route(api="openai", model=name, rest=rest, form=rest in TRANSCRIPTION)
     return Route(api="generic", model=name, rest=rest)
+
+
+def fields_of(route: Route, body: bytes) -> dict[str, object] | None:
+    """Return the fields of a request of the OpenAI API; ``None`` for the other APIs.
+
+    Raises:
+        HttpProblem: 400, the body is neither JSON nor, where the route wants it, a form.
+    """
+    if route.api != "openai":
+        return None
+    return form_fields(body) if route.form else parsed(body)
 
 
 def parsed(body: bytes) -> dict[str, object]:
@@ -107,7 +116,7 @@ def parsed(body: bytes) -> dict[str, object]:
 
 
 def model_of(content: dict[str, object]) -> str:
-    """Return the ``model`` field of a JSON body.
+    """Return the ``model`` field of a body.
 
     Raises:
         HttpProblem: 400, it is missing or not text.
@@ -119,7 +128,13 @@ def model_of(content: dict[str, object]) -> str:
 
 
 def outgoing(
-    route: Route, model: str, upstream: Upstream, body: bytes, content: dict[str, object] | None
+    route: Route,
+    model: str,
+    upstream: Upstream,
+    body: bytes,
+    content: dict[str, object] | None,
+    *,
+    max_tokens: int | None = None,
 ) -> Outgoing:
     """Return the request for ``upstream``, with the engine's own name of ``model``.
 
@@ -128,23 +143,57 @@ def outgoing(
         model: the model's name at the gateway.
         upstream: the engine that serves it.
         body: as the client sent it; unchanged if it already has the engine's name.
-        content: ``body`` parsed, for the OpenAI API.
+        content: the fields of ``body``, for the OpenAI API.
+        max_tokens: bound for an answer whose request sets none; ``None``: the engine's.
 
     Raises:
-        HttpProblem: 400, the engine does not serve the requested API.
+        HttpProblem: 400, the model does not serve the requested API or path.
     """
-    if route.api not in upstream.apis:
-        supported = ", ".join(sorted(upstream.apis))
-        raise HttpProblem(
-            400,
-            f"{model} does not support the {route.api} API; supported: {supported}",
-            reason="wrong-api",
-        )
+    paths = upstream.paths
+    if route.api not in upstream.apis or (
+        paths is not None and route.api == "openai" and route.rest not in paths
+    ):
+        raise _not_served(route, model, upstream)
     if route.api == "kserve":
         return Outgoing(path=f"/v2/models/{upstream.served_name}{route.rest}", body=body)
     if content is not None and content.get("model") != upstream.served_name:
-        body = _renamed(body, content, upstream.served_name)
+        if route.form:
+            body = renamed_form(body, upstream.served_name)
+        else:
+            body = _renamed(body, content, upstream.served_name)
+    if max_tokens is not None and content is not None:
+        body = _bounded(route, body, content, max_tokens)
     return Outgoing(path=route.rest, body=body)
+
+
+def _not_served(route: Route, model: str, upstream: Upstream) -> HttpProblem:
+    offered: list[str] = []
+    if "openai" in upstream.apis:
+        offered += sorted(OPENAI_PATHS if upstream.paths is None else upstream.paths)
+    if "kserve" in upstream.apis:
+        offered.append(f"/v2/models/{model}/infer")
+    if "generic" in upstream.apis:
+        offered.append(f"the engine's own routes below /models/{model}/")
+    wanted = {"kserve": "the KServe v2 API", "generic": "routes of its engine's own"}
+    return HttpProblem(
+        400,
+        f"{model} does not serve {wanted.get(route.api, route.rest)}; it offers "
+        + (", ".join(offered) or "nothing"),
+        reason="wrong-api",
+    )
+
+
+def _bounded(route: Route, body: bytes, content: dict[str, object], most: int) -> bytes:
+    """Return ``body`` with a bound for the answer, unless it has one."""
+    fields = _LIMITS.get(route.rest)
+    if fields is None or not content or any(content.get(field) is not None for field in fields):
+        return body
+    stripped = body.lstrip()
+    if fields[0] in content or not stripped.startswith(b"{") or stripped[1:2] == b"\0":
+        # It is null there, or the text is not UTF-8.
+        return json.dumps({**content, fields[0]: most}, separators=(",", ":")).encode()
+    # Not serialized anew, for the reasons of `_renamed`; the object is not empty.
+    return b'{"%s":%d,' % (fields[0].encode(), most) + stripped[1:]
 
 
 def _renamed(body: bytes, content: dict[str, object], name: str) -> bytes:

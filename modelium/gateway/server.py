@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import uvicorn
 
@@ -56,6 +57,7 @@ class Gateway:
         links: Mapping[str, str],
         important_teams: frozenset[str] = frozenset(),
         on_answered: OnAnswered | None = None,
+        max_tokens: Mapping[str, int] = MappingProxyType({}),
         max_body_bytes: int = MAX_BODY_BYTES,
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
     ) -> None:
@@ -72,6 +74,7 @@ class Gateway:
             links: text → URL on the status page, e.g. the Prefect UI.
             important_teams: teams whose waiting requests have high priority.
             on_answered: called for each answered request, for the request log.
+            max_tokens: model → bound for answers whose requests set none.
             max_body_bytes: larger bodies get a 413.
             shutdown_grace_s: how long leaving waits for requests in flight.
         """
@@ -90,6 +93,8 @@ class Gateway:
             on_answered=on_answered,
             max_body_bytes=max_body_bytes,
             comment_every_s=config.stream_comment_seconds,
+            default_max_tokens=config.default_max_tokens,
+            max_tokens=max_tokens,
         )
         secret = ingest.webhook_secret
         self._control = create_app(

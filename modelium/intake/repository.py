@@ -77,8 +77,12 @@ class ModelRepository:
         own.mkdir()
         (own / ORIGIN).write_text(json.dumps({"path": str(path), "moved": moved}))
         if path.is_file() and path.name.endswith(ARCHIVES):
-            folder.mkdir()
-            analysis.unpack(path, folder)
+            try:
+                folder.mkdir()
+                analysis.unpack(path, folder)
+            except BaseException:
+                shutil.rmtree(own)  # the archive is in its place, and needs no recovery
+                raise
             folder = _inner(folder)
             if moved:
                 _move(path, own / path.name)

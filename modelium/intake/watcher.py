@@ -1,9 +1,8 @@
-"""The drop zone's watcher: file events and rescans, debounced until a drop is complete."""
+"""The drop zone's watcher: file events and rescans, debounced until a drop is quiet."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,9 +14,11 @@ from watchdog.observers import Observer
 
 from modelium import analysis
 from modelium.config import Ingest
+from modelium.intake.fingerprint import Fingerprint, fingerprint
+from modelium.intake.pending import PendingDrops
+from modelium.intake.repository import model_name
+from modelium.models import Drop, DropState
 from modelium.ports import Clock
-
-logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """Interval of `Watcher.poll`: how late the end of a quiet period may be noticed."""
@@ -25,33 +26,49 @@ POLL_S = 0.1
 READ_ONLY = frozenset({"opened", "closed_no_write"})
 """Events that change nothing. The watcher's own reading must not restart a quiet period."""
 
-Fingerprint = tuple[int, int, int]
-"""Files and folders, their bytes, newest modification time (ns)."""
-
 
 @dataclass(slots=True)
 class _Drop:
     fingerprint: Fingerprint
-    changed: float
-    """Monotonic seconds of the last change, or of the last completeness check that failed."""
+    due: float
+    """Monotonic seconds of the next check whether it is complete."""
     reported: bool = False
     missing: str = ""
+    given_up: bool = False
 
 
 class Watcher:
     """Watches the entries of one folder, and reports each drop once it is complete.
 
     A drop is complete when nothing in it has changed for the configured quiet period and
-    `modelium.analysis.is_complete` agrees. A drop that changes later is reported again.
+    `modelium.analysis.is_complete` agrees. One that is not is reported with what is missing:
+    after the quiet period, whenever something else is missing, and when it is to be given up.
+    A drop that changes later is reported again.
     """
 
     def __init__(
-        self, *, folder: Path, config: Ingest, clock: Clock, on_drop: Callable[[Path], None]
+        self,
+        *,
+        folder: Path,
+        config: Ingest,
+        clock: Clock,
+        pending: PendingDrops,
+        on_drop: Callable[[Path, str | None], None],
     ) -> None:
-        """``on_drop`` gets the path of a complete drop; it must return at once."""
+        """Watch nothing yet.
+
+        Args:
+            folder: the drop zone.
+            config: quiet period and intervals.
+            clock: monotonic for periods, wall-clock for the age of files.
+            pending: where arriving drops are noted, and those that are gone withdrawn.
+            on_drop: gets the path of a drop and what it lacks, ``None`` where it is complete;
+                it must return at once.
+        """
         self._folder = folder
         self._config = config
         self._clock = clock
+        self._pending = pending
         self._on_drop = on_drop
         self._drops: dict[str, _Drop] = {}
         self._touched: set[str] = set()
@@ -98,17 +115,20 @@ class Watcher:
         """Restart the quiet period of an entry that changed, and forget one that is gone."""
         if name.startswith("."):
             return
-        found = await asyncio.to_thread(fingerprint, self._folder / name)
+        path = self._folder / name
+        found = await asyncio.to_thread(fingerprint, path)
         if found is None:
             self._drops.pop(name, None)
+            self._pending.withdraw(path)
             return
         drop = self._drops.get(name)
         if drop is None or drop.fingerprint != found:
-            self._drops[name] = _Drop(fingerprint=found, changed=self._clock.monotonic())
+            due = self._clock.monotonic() + self._config.quiet_period_seconds
+            self._drops[name] = _Drop(fingerprint=found, due=due)
+            self._pending.note(arriving(path, since=found.changed_at))
 
     async def _report(self, name: str, drop: _Drop) -> None:
-        quiet_s = self._clock.monotonic() - drop.changed
-        if drop.reported or quiet_s < self._config.quiet_period_seconds:
+        if drop.reported or self._clock.monotonic() < drop.due:
             return
         path = self._folder / name
         if await asyncio.to_thread(fingerprint, path) != drop.fingerprint:
@@ -117,31 +137,29 @@ class Watcher:
         missing = await asyncio.to_thread(analysis.is_complete, path)
         if missing is None:
             drop.reported = True
-            self._on_drop(path)
+            self._on_drop(path, None)
             return
-        if missing != drop.missing:
-            logger.info("%s is not complete yet: %s", name, missing)
-        drop.missing = missing
-        drop.changed = self._clock.monotonic()
+        # What is missing may come without a change of the drop: a mount, a permission.
+        drop.due = self._clock.monotonic() + max(
+            self._config.quiet_period_seconds, self._config.rescan_interval_seconds
+        )
+        age_s = self._clock.time() - drop.fingerprint.changed_at
+        give_up = age_s >= self._config.incomplete_after_seconds and not drop.given_up
+        drop.given_up |= give_up
+        if missing != drop.missing or give_up:
+            drop.missing = missing
+            self._on_drop(path, missing)
 
 
-def fingerprint(path: Path) -> Fingerprint | None:
-    """Return what changes whenever a drop does; ``None``: the drop is gone."""
-    try:
-        own = path.lstat()
-    except OSError:
-        return None
-    count, total, newest = 1, own.st_size, own.st_mtime_ns
-    for directory, _folders, files in os.walk(path):
-        for entry in (directory, *(os.path.join(directory, file) for file in files)):
-            try:
-                stat = os.lstat(entry)
-            except OSError:
-                continue
-            count += 1
-            total += stat.st_size
-            newest = max(newest, stat.st_mtime_ns)
-    return count, total, newest
+def arriving(path: Path, *, since: float) -> Drop:
+    """Return the entry at ``path`` as a drop that is still being written."""
+    return Drop(
+        name=path.name,
+        model=model_name(path),
+        state=DropState.ARRIVING,
+        path=str(path),
+        since=since,
+    )
 
 
 class _EventHandler(FileSystemEventHandler):

@@ -109,7 +109,7 @@ def _memory_families(fleet: Fleet) -> Iterator[Metric]:
     )
     resident = GaugeMetricFamily(
         "modelium_model_memory_resident_bytes",
-        "Measured bytes used by a model on all its devices.",
+        "Measured bytes used by a model on all its devices; absent where nobody can tell.",
         labels=["model"],
     )
     error = GaugeMetricFamily(
@@ -122,8 +122,11 @@ def _memory_families(fleet: Fleet) -> Iterator[Metric]:
         held.setdefault(booking.model, []).append(booking)
     for name, bookings in held.items():
         model = fleet.models_by_name.get(name)
-        wanted, seen = sum(b.bytes for b in bookings), sum(b.resident_bytes for b in bookings)
+        wanted = sum(b.bytes for b in bookings)
         booked.add_metric([name], wanted)
+        if any(b.resident_bytes is None for b in bookings):
+            continue
+        seen = sum(b.resident_bytes or 0 for b in bookings)
         resident.add_metric([name], seen)
         if model and model.deployment and model.state is ModelState.READY and seen:
             error.add_metric([name, model.deployment.runtime], (wanted - seen) / seen)
@@ -155,7 +158,7 @@ def _device_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
             utilization.add_metric(gpu, device.utilization)
         total.add_metric(gpu, device.total_bytes)
         booked.add_metric(gpu, sum(b.bytes for b in bookings))
-        resident.add_metric(gpu, sum(b.resident_bytes for b in bookings))
+        resident.add_metric(gpu, sum(b.resident_bytes or 0 for b in bookings))
         healthy.add_metric(gpu, device.healthy)
     yield from (used, utilization, total, booked, resident, healthy)
 

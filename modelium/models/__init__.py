@@ -22,7 +22,14 @@ from modelium.models.decisions import (
     Unload,
     Violation,
 )
-from modelium.models.devices import Booking, Device, DeviceProcess, RuntimeStatus
+from modelium.models.devices import (
+    Booking,
+    Device,
+    DeviceKind,
+    DeviceProcess,
+    RuntimeStatus,
+)
+from modelium.models.drops import Drop, DropState
 from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
 from modelium.models.profile import (
     Footprint,
@@ -48,7 +55,10 @@ __all__ = [
     "Decision",
     "Deployment",
     "Device",
+    "DeviceKind",
     "DeviceProcess",
+    "Drop",
+    "DropState",
     "Event",
     "EvictionCause",
     "Fleet",

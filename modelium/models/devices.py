@@ -6,29 +6,40 @@ from typing import Literal
 
 from modelium.models.base import Frozen, RuntimeName
 
+DeviceKind = Literal["gpu", "cpu"]
+
 
 class DeviceProcess(Frozen):
     """A process that holds memory on a device."""
 
     pid: int
-    used_bytes: int
+    used_bytes: int | None
+    """``None``: the driver does not report it."""
 
 
 class Device(Frozen):
-    """One GPU, or the CPU of a host without GPUs, at the moment of a snapshot."""
+    """One GPU, one MIG instance of a GPU, or the CPU of a host, at the moment of a snapshot."""
 
     node: str
     uuid: str
     """NVML's UUID; ``cpu`` for a host's CPU."""
-    kind: Literal["gpu", "cpu"]
+    kind: DeviceKind
     index: int = 0
+    """NVML's index of the GPU: its place in the order of the PCI bus."""
+    mig: int | None = None
+    """Position among the MIG instances of its GPU; ``None``: a whole GPU or a CPU."""
     name: str = ""
     """Product name, e.g. ``NVIDIA H100 80GB HBM3``; devices of one name are interchangeable."""
     total_bytes: int
+    """0: the driver does not report it, and nothing can be placed there."""
     free_bytes: int
+    unified: bool = False
+    """The GPU has no memory of its own: its bytes are those of the system's memory."""
     utilization: float | None = None
     """0…1; ``None``: the driver does not report it."""
-    processes: tuple[DeviceProcess, ...] = ()
+    processes: tuple[DeviceProcess, ...] | None = ()
+    """Those that the driver lists, perhaps not all; ``None``: the list is not to be had or shows
+    the PIDs of another PID namespace."""
     healthy: bool = True
     detail: str = ""
     """Why it is unhealthy."""
@@ -40,8 +51,10 @@ class Device(Frozen):
 
     @property
     def label(self) -> str:
-        """Name in metrics and tables: the GPU's index, or the id of a CPU device."""
-        return str(self.index) if self.kind == "gpu" else self.id
+        """Name in metrics and tables: the GPU's index (``0:1``: a MIG instance), or a CPU's id."""
+        if self.kind == "cpu":
+            return self.id
+        return str(self.index) if self.mig is None else f"{self.index}:{self.mig}"
 
 
 class Booking(Frozen):
@@ -50,10 +63,16 @@ class Booking(Frozen):
     model: str
     device: str
     bytes: int
-    resident_bytes: int = 0
-    """Bytes that the model's processes used there at the last measurement."""
+    resident_bytes: int | None = 0
+    """Bytes that the model was last found to hold there; ``None``: it is loaded, and nobody could
+    tell."""
     releasing: bool = False
     """The model is being evicted: another load may book the bytes, and use them once released."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the model holds there: what was found, else what was booked for it."""
+        return self.bytes if self.resident_bytes is None else self.resident_bytes
 
 
 class RuntimeStatus(Frozen):

@@ -22,6 +22,8 @@ class Upstream(Frozen):
     """Path prefix of all its APIs, e.g. ``/magika``."""
     served_name: str
     apis: frozenset[Api]
+    paths: frozenset[str] | None = None
+    """Of the ``openai`` API, those that the model serves; ``None``: not known, any may be."""
     api_key: str | None = Field(default=None, repr=False)
 
     @property

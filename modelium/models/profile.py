@@ -22,6 +22,8 @@ class ModelFormat(StrEnum):
     OPENVINO = "openvino"
     DIFFUSERS = "diffusers"
     PEFT = "peft"
+    CUSTOM = "custom"
+    """An application of the drop's own code."""
 
 
 class Task(StrEnum):
@@ -32,6 +34,8 @@ class Task(StrEnum):
     IMAGE_TEXT_TO_TEXT = "image-text-to-text"
     EMBEDDING = "feature-extraction"
     TEXT_CLASSIFICATION = "text-classification"
+    TEXT_RANKING = "text-ranking"
+    """Scores pairs of a query and a document."""
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a task
     SPEECH_RECOGNITION = "automatic-speech-recognition"
     IMAGE_CLASSIFICATION = "image-classification"

@@ -32,6 +32,8 @@ class RuntimeDescriptor:
     """Whether one model can be split over several devices."""
     can_sleep: bool = False
     """Whether its engines can release device memory without ending their process."""
+    shares_process: bool = False
+    """Whether one server holds all its models in its own process."""
     kv_cache: KVCache
     takes_context_length: bool = False
     """Whether ``max_model_len`` changes how a model is loaded."""
@@ -49,6 +51,7 @@ VLLM = RuntimeDescriptor(
             Task.IMAGE_TEXT_TO_TEXT,
             Task.EMBEDDING,
             Task.TEXT_CLASSIFICATION,
+            Task.TEXT_RANKING,
             Task.SPEECH_RECOGNITION,
         }
     ),
@@ -72,18 +75,27 @@ TRITON = RuntimeDescriptor(
         }
     ),
     apis=frozenset({"kserve"}),
+    shares_process=True,
     kv_cache="one-sequence",
     start_s=2.0,
 )
 RAY_SERVE = RuntimeDescriptor(
     name=RuntimeName.RAY_SERVE,
     label="Ray Serve",
-    formats=frozenset({ModelFormat.ONNX, ModelFormat.DIFFUSERS, ModelFormat.TRANSFORMERS}),
+    formats=frozenset(
+        {
+            ModelFormat.ONNX,
+            ModelFormat.DIFFUSERS,
+            ModelFormat.TRANSFORMERS,
+            ModelFormat.CUSTOM,
+        }
+    ),
     tasks=frozenset(
         {
             Task.TEXT_GENERATION,
             Task.EMBEDDING,
             Task.TEXT_CLASSIFICATION,
+            Task.TEXT_RANKING,
             Task.TOKEN_CLASSIFICATION,
         }
     ),

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from modelium.errors import InputError
 from modelium.lifecycle import ModelState
-from modelium.models import EvictionCause, Plan, Report, Trigger, Unload
+from modelium.models import Deployment, EvictionCause, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
+from modelium.stages import memory_deltas
 from modelium.stages.inline import inline_steps
+from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
@@ -128,13 +130,10 @@ async def _unload(services: Services, action: Unload) -> str:
         if not await services.switchboard.drained(model, timeout_s=grace):
             why = f"requests were still in flight after {grace:.0f} s"
             await store.cancel_eviction(model, reason=why)
-            if deployment.upstream:
-                services.switchboard.open(model, deployment.upstream, version=deployment.version)
+            open_model(services, record, deployment)
             return "busy"
         await store.start_unloading(model, reason=record.reason)
-    await services.runtimes[deployment.runtime].unload(
-        model, handle=deployment.handle, grace_s=grace
-    )
+    await _release(services, deployment, grace)
     if action.requeue:
         await store.requeue(model, reason=record.reason, evicted=True)
     else:
@@ -142,3 +141,28 @@ async def _unload(services: Services, action: Unload) -> str:
     services.telemetry.on_evicted(action.cause.value)
     await store.events.append("model.evicted", model=model, reason=record.reason)
     return "unloaded"
+
+
+async def _release(services: Services, deployment: Deployment, grace_s: float) -> None:
+    """Unload from the runtime, and say what memory did not come back.
+
+    It is the runtime's from now on: the GPU reports it as used, and no model is charged for it.
+    """
+    _revision, _models, booked = await services.store.view()
+    held = [b for b in booked if b.model == deployment.model]
+    with services.activity.on(deployment.devices) as activity:
+        before = await memory_deltas.free_bytes(services.devices, deployment.devices)
+        await services.runtimes[deployment.runtime].unload(
+            deployment.model, handle=deployment.handle, grace_s=grace_s
+        )
+        after = await memory_deltas.free_bytes(services.devices, before) if before else {}
+    if not activity.alone:
+        return
+    for device, bytes_ in memory_deltas.kept(held, before, after).items():
+        await services.store.events.append(
+            "memory.kept",
+            model=deployment.model,
+            runtime=deployment.runtime.value,
+            device=device,
+            bytes=bytes_,
+        )

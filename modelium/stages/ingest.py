@@ -8,9 +8,10 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.config import Config, ModelEntry
-from modelium.errors import DropRejected
+from modelium.errors import DropRejected, InputError
+from modelium.intake.fingerprint import fingerprint
 from modelium.intake.repository import ModelRepository, Staged, model_name
-from modelium.models import Model, ModelProfile, Priority, Report
+from modelium.models import Drop, DropState, Model, ModelProfile, Priority, Report
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
 from modelium.stages.inline import inline_steps
@@ -51,6 +52,7 @@ async def ingest(
     team: str | None = None,
     priority_ceiling: str | None = None,
     intent: str | None = None,
+    missing: str | None = None,
     steps: Steps = inline_steps,
 ) -> Report:
     """Ingest ``path``: stage, check, publish, register; then start its analysis.
@@ -62,17 +64,29 @@ async def ingest(
         team: owning team, where the configuration names none.
         priority_ceiling: highest priority class that a plan may give it.
         intent: id of the operator's request, for the record.
+        missing: what a drop in the drop zone lacks; default: that is found out.
         steps: how steps are run.
 
-    A refused drop is the outcome ``rejected``, not an error; it is kept with the reason.
+    A refused drop is the outcome ``rejected``, not an error; it is kept with the reason. One in
+    the drop zone that is ``incomplete`` stays there, and is rejected when it has not changed for
+    the configured time.
     """
     repository, source = services.repository, Path(path)
     asked = {"team": team, "priority_ceiling": priority_ceiling}
+    dropped = source.parent == repository.incoming
+    if dropped and missing is None:
+        missing = await asyncio.to_thread(analysis.is_complete, source)
+    if dropped and missing:
+        return await _incomplete(services, source, missing, name=name)
     try:
         staged = await steps("stage", _stage, repository, source, name)
     except DropRejected as exc:
+        if dropped and exc.reason == "truncated":
+            return await _incomplete(services, source, str(exc), name=name)
         await asyncio.to_thread(repository.reject_unstaged, source, exc)
+        services.pending.withdraw(source)
         return await _rejected(services, name or model_name(source), exc)
+    services.pending.withdraw(source)
     digest = ""
     try:
         digest = await steps("digest", _digest, staged)
@@ -154,6 +168,49 @@ async def _publish(
         )
 
     return await asyncio.to_thread(publish)
+
+
+async def _incomplete(
+    services: Services, source: Path, missing: str, *, name: str | None
+) -> Report:
+    """Note what the drop at ``source`` lacks, or reject it when it has not changed for long."""
+    found = await asyncio.to_thread(fingerprint, source)
+    if found is None:
+        raise InputError(f"{source} does not exist; check the path and try again")
+    model, limit_s = name or model_name(source), services.config.ingest.incomplete_after_seconds
+    if services.clock.time() - found.changed_at >= limit_s:
+        exc = DropRejected(
+            f"{source.name} is incomplete: {missing} (it did not change for {_span(limit_s)}; "
+            "complete it, then move it into the drop zone again)",
+            reason="incomplete",
+        )
+        await asyncio.to_thread(services.repository.reject_unstaged, source, exc)
+        services.pending.withdraw(source)
+        return await _rejected(services, model, exc)
+    services.pending.note(
+        Drop(
+            name=source.name,
+            model=model,
+            state=DropState.INCOMPLETE,
+            path=str(source),
+            since=found.changed_at,
+            rule="incomplete",
+            reason=missing,
+        )
+    )
+    await services.store.events.append("drop.incomplete", model=model, missing=missing)
+    return Report(
+        stage="ingest",
+        outcome="incomplete",
+        model=model,
+        reason=f"{missing}; it is tried again when it changes",
+        details={"path": str(source), "missing": missing},
+    )
+
+
+def _span(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.0f} h" if hours >= 2 else f"{seconds:.0f} s"
 
 
 async def _rejected(services: Services, name: str, exc: DropRejected) -> Report:

@@ -64,6 +64,7 @@ class StageLauncher:
         team: str | None = None,
         priority_ceiling: str | None = None,
         intent: str | None = None,
+        missing: str | None = None,
     ) -> StageRun:
         """See `modelium.stages.ingest`."""
         parameters = {
@@ -72,6 +73,7 @@ class StageLauncher:
             "team": team,
             "priority_ceiling": priority_ceiling,
             "intent": intent,
+            **({"missing": missing} if missing else {}),
         }
         return StageRun(self._runner, "ingest", parameters)
 

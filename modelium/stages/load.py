@@ -13,6 +13,8 @@ from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
+from modelium.stages.memory_deltas import free_bytes, taken
+from modelium.stages.opening import open_model
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -152,8 +154,13 @@ async def _load(services: Services, model: str) -> Loaded:
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
-    with phases:
-        return await services.runtimes[deployment.runtime].load(request, progress=progress)
+    with phases, services.activity.on(deployment.devices) as activity:
+        before = await free_bytes(services.devices, deployment.devices)
+        loaded = await services.runtimes[deployment.runtime].load(request, progress=progress)
+        after = await free_bytes(services.devices, deployment.devices) if before else {}
+    if activity.alone and (held := taken(deployment, request.reserve, before, after)):
+        await services.store.history.record_memory(held, {})
+    return loaded
 
 
 async def _open(
@@ -177,7 +184,7 @@ async def _open(
     )
     await services.store.decisions.finish(decision, outcome="done")
     record = await services.store.mark_ready(model, deployment)
-    services.switchboard.open(model, loaded.upstream, version=deployment.version)
+    open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
         "model.ready", model=model, runtime=deployment.runtime.value, load_s=round(seconds, 3)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from modelium.analysis import settings_digest
 from modelium.devices import processes
 from modelium.lifecycle import ModelState
-from modelium.models import Deployment, Fleet, MeasuredLoad, RuntimeName
+from modelium.models import Deployment, Device, Fleet, MeasuredLoad, RuntimeName
 from modelium.stages.runtime_monitor import Observation
 
 FRESH_S = 120.0
@@ -53,16 +53,15 @@ def fresh_loads(
 def resident_bytes(
     fleet: Fleet, observations: Mapping[RuntimeName, Observation]
 ) -> dict[Place, int]:
-    """Return the bytes that each model holds: by process on a GPU, by the runtime on a CPU."""
+    """Return the bytes that each model holds: by process on a GPU, by the runtime on a CPU.
+
+    Where the driver does not show a model's processes, it is left out, unless its own load has
+    shown what it takes (`modelium.stages.memory_deltas`) and that is nobody else's either.
+    """
     running = {
         (name, one.model): one
         for name, observation in observations.items()
         for one in observation.running or ()
-    }
-    by_pid = {
-        (device.id, process.pid): process.used_bytes
-        for device in fleet.devices
-        for process in device.processes
     }
     found: dict[Place, int] = {}
     for booking in fleet.bookings:
@@ -74,13 +73,26 @@ def resident_bytes(
         if held_by is None:
             continue
         if device.kind == "gpu":
-            held = sum(by_pid.get((device.id, pid), 0) for pid in held_by.pids)
+            on_gpu = _of_processes(device, held_by.pids)
+            if on_gpu is None and held_by.pids:
+                on_gpu = booking.resident_bytes
+            if on_gpu is None:
+                continue
+            held = on_gpu
         else:
             stats = observations[model.deployment.runtime].stats.get(model.name)
             told = stats.resident_bytes if stats else None
             held = told if told is not None else sum(map(processes.resident_bytes, held_by.pids))
         found[booking.model, booking.device] = held
     return found
+
+
+def _of_processes(device: Device, pids: Collection[int]) -> int | None:
+    """Return what ``pids`` hold on ``device``; ``None`` where the driver does not tell."""
+    listed = [p.used_bytes for p in device.processes or () if p.pid in pids]
+    if not listed or None in listed:
+        return None
+    return sum(held or 0 for held in listed)
 
 
 def _measured(deployment: Deployment, *, device_kind: str, bytes_: int, at: float) -> MeasuredLoad:

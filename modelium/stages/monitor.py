@@ -12,6 +12,7 @@ from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, Runt
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.inline import inline_steps
+from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
@@ -109,7 +110,7 @@ async def _correct(
         elif running is not None and running.state == "unhealthy":
             changed.append(await _lost(services, model, running.detail or "unhealthy"))
         elif running is not None and running.upstream not in (None, deployment.upstream):
-            await _moved(services, deployment, running)
+            await _moved(services, model, deployment, running)
     for (name, model_name), running in held.items():
         known = fleet.models_by_name.get(model_name)
         if known and known.state in SETTLED and _acting(services, name):
@@ -144,13 +145,14 @@ async def _lost(services: Services, model: Model, why: str) -> str:
     return f"{model.name} lost ({why})"
 
 
-async def _moved(services: Services, deployment: Deployment, running: Running) -> None:
+async def _moved(
+    services: Services, model: Model, deployment: Deployment, running: Running
+) -> None:
     fresh = deployment.model_copy(
         update={"upstream": running.upstream, "handle": running.handle or deployment.handle}
     )
     await services.store.mark_moved(fresh)
-    if running.upstream:
-        services.switchboard.open(deployment.model, running.upstream, version=deployment.version)
+    open_model(services, model, fresh)
 
 
 async def _unwanted(services: Services, runtime: RuntimeName, running: Running) -> str:

@@ -7,11 +7,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from modelium.config import Config
+from modelium.intake.pending import PendingDrops
 from modelium.intake.repository import ModelRepository
 from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
+from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
@@ -36,6 +38,8 @@ class Services:
     clock: Clock
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
+    activity: DeviceActivity = field(default_factory=DeviceActivity)
+    pending: PendingDrops = field(default_factory=PendingDrops)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

@@ -173,9 +173,19 @@ def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
 
 
 def bookings(tx: Connection) -> tuple[Booking, ...]:
-    """Return all bookings."""
-    rows = tx.execute(sa.select(schema.bookings).order_by(schema.bookings.c.model)).mappings()
-    return tuple(Booking.model_validate(dict(row)) for row in rows)
+    """Return all bookings.
+
+    A model that is loaded holds something: 0 in its row says that nobody has found out how much.
+    """
+    table, models = schema.bookings, schema.models
+    query = sa.select(table, models.c.state).join(models, models.c.name == table.c.model)
+    found = []
+    for row in tx.execute(query.order_by(table.c.model)).mappings():
+        fields = dict(row)
+        loading = fields.pop("state") == ModelState.LOADING
+        fields["resident_bytes"] = fields["resident_bytes"] or (0 if loading else None)
+        found.append(Booking.model_validate(fields))
+    return tuple(found)
 
 
 def models(

@@ -70,7 +70,7 @@ bookings = sa.Table(
     sa.Column("model", sa.String(128), primary_key=True),
     sa.Column("device", sa.String(200), primary_key=True),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("resident_bytes", sa.BigInteger, nullable=False),
+    sa.Column("resident_bytes", sa.BigInteger, nullable=False),  # 0: not known
     sa.Column("releasing", sa.Boolean, nullable=False),
 )
 

@@ -32,7 +32,7 @@ async def wait_for_release(
         ]
         if not found:
             return True
-        held = any(process.pid in pids for device in found for process in device.processes)
+        held = any(process.pid in pids for device in found for process in device.processes or ())
         free = sum(device.free_bytes for device in found)
         if not held and before is not None and free - before < STEADY_BYTES:
             return True

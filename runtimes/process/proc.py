@@ -110,6 +110,17 @@ def has_variable(pid: int, variable: str, value: str) -> bool:
     return f"{variable}={value}".encode() in environment.split(b"\0")
 
 
+def variables(pid: int, names: Iterable[str]) -> dict[str, str]:
+    """Return those of the environment variables ``names`` that ``pid`` was started with."""
+    try:
+        environment = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (entry.decode(errors="replace").partition("=") for entry in environment.split(b"\0"))
+    wanted = frozenset(names)
+    return {name: value for name, separator, value in pairs if separator and name in wanted}
+
+
 def command_line(pid: int) -> bytes:
     """Return the command line of ``pid``, each argument ended by a zero byte."""
     try:
@@ -132,6 +143,12 @@ def listens(port: int, pids: Iterable[int]) -> bool:
     """Whether one of ``pids`` holds a listening TCP socket on ``port``."""
     sockets = _listening_sockets(port)
     return bool(sockets) and any(_holds(pid, sockets) for pid in pids)
+
+
+def listeners(port: int, pids: Iterable[int]) -> list[int]:
+    """Return those of ``pids`` that hold a listening TCP socket on ``port``."""
+    sockets = _listening_sockets(port)
+    return [pid for pid in pids if _holds(pid, sockets)] if sockets else []
 
 
 def _listening_sockets(port: int) -> set[str]:

@@ -16,8 +16,9 @@ from modelium.ports import LoadRequest
 MODEL_VARIABLE = "MODELIUM_MODEL"
 DIGEST_VARIABLE = "MODELIUM_LOAD"
 KIND_VARIABLE = "MODELIUM_KIND"
-"""Environment variables of a replica: its model, the digest of the load, and the kind of model.
-Serve reports them, so that a restarted Modelium can read them back."""
+OWNER_VARIABLE = "MODELIUM_OWNER"
+"""Environment variables of a replica: its model, the digest of the load, the kind of model, and
+the Modelium that deployed it. Serve reports them, so that after a restart it can read them back."""
 
 CPUS = 0.01
 """Logical CPUs that Ray books for a replica: almost none, as Modelium does the admission."""
@@ -67,7 +68,7 @@ class Application:
 
 
 def build_application(
-    request: LoadRequest, *, python: str | None, cpus: int, node_ip: str | None
+    request: LoadRequest, *, python: str | None, cpus: int, node_ip: str | None, owner: str = ""
 ) -> Application:
     """Return the application for a load.
 
@@ -76,6 +77,7 @@ def build_application(
         python: interpreter for what Modelium's own cannot run (torch, ONNX on a GPU).
         cpus: cores of the machine.
         node_ip: the Ray node that has the devices; None for a cluster of one node.
+        owner: identifies this Modelium among others on the cluster.
 
     Raises:
         Unsupported: Ray Serve does not serve such a model.
@@ -135,6 +137,7 @@ def build_application(
         MODEL_VARIABLE: request.model,
         DIGEST_VARIABLE: digest,
         KIND_VARIABLE: kind,
+        OWNER_VARIABLE: owner,
         "OMP_NUM_THREADS": str(threads),  # Ray's default: the booked CPUs, at least 1
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

@@ -31,7 +31,11 @@ def connect(*, address: str, host: str, port: int) -> dict[str, Any]:
     serve.start(
         http_options={"host": host, "port": port, "location": "HeadOnly"}, logging_config=LOGGING
     )
-    return {"version": ray.__version__, "node_ip": ray.util.get_node_ip_address()}
+    return {
+        "version": ray.__version__,
+        "node_ip": ray.util.get_node_ip_address(),
+        "port": _client().http_config.port,  # of a Serve that ran before, maybe another one
+    }
 
 
 def deploy(*, name: str, options: dict[str, Any], spec: dict[str, Any]) -> None:
@@ -90,7 +94,8 @@ def status() -> dict[str, Any]:
 
 
 def _client() -> Any:
-    # The only private API of Ray in use: the public `serve.status()` has no process ids.
+    # The only private API of Ray in use: the public `serve.status()` has no process ids, and
+    # nothing public tells the port.
     from ray.serve.context import _get_global_client
 
     return _get_global_client()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelium.errors import ModeliumError, Unavailable
+from modelium.errors import ConfigError, ModeliumError, Unavailable
 from modelium.ports import Clock
-from runtimes.ray import serve_status
+from runtimes.ray import running_serve, serve_status
 from runtimes.ray.client import CONNECT_S, RayClient, RayError
 from runtimes.ray.cluster import ClusterRecord, LocalCluster
 from runtimes.ray.failure_message import shorten
@@ -39,6 +40,10 @@ class Session:
     node_ip: str
     """Address of this machine in the cluster."""
     ray_version: str
+    own: bool
+    """Whether the cluster is Modelium's own, so that it may be ended."""
+    owner: str
+    """Identifies this Modelium among the deployers of applications."""
 
     async def status(self) -> serve_status.ServeStatus:
         """Return what Serve reports now.
@@ -47,9 +52,19 @@ class Session:
             Unavailable: Serve's controller does not answer.
         """
         try:
-            return serve_status.parse(await self.client.call("status"))
+            return serve_status.parse(await self.client.call("status"), owner=self.owner)
         except RayError as exc:
             raise Unavailable(f"Serve's controller does not answer: {shorten(str(exc))}") from exc
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """The cluster to connect to."""
+
+    address: str
+    port: int
+    environment: dict[str, str]
+    own: bool
 
 
 class RayConnection:
@@ -65,17 +80,31 @@ class RayConnection:
         directory: Path,
         clock: Clock,
     ) -> None:
-        """Connect to the cluster at ``address``, or to ``cluster``, which is Modelium's own."""
+        """Prepare; nothing is connected yet.
+
+        Args:
+            address: GCS of the cluster to use.
+            cluster: without ``address``: Modelium's own, which is used unless a Serve of a user
+                answers at ``host`` and ``port``.
+            host: of Serve's HTTP proxy.
+            port: of Serve's HTTP proxy; 0: any.
+            directory: keeps the log; its path identifies this Modelium on the cluster.
+            clock: time.
+        """
         self._address = address
         self._cluster = cluster
         self._host = host
         self._port = port
         self._directory = directory
+        self._owner = hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:16]
         self._clock = clock
         self._lock = asyncio.Lock()
         self._background: asyncio.Task[Session] | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._users = False
+        """Whether the user's Serve was found at the endpoint: its place is not taken while it is
+        being restarted."""
         self.session: Session | None = None
         """The last working one; it may be lost by now."""
         self.problem = "not connected yet"
@@ -131,9 +160,20 @@ class RayConnection:
         async with self._lock:
             await self._disconnect()
 
+    async def users_serve(self) -> bool:
+        """Whether the cluster is a user's; starts nothing."""
+        if self._cluster is None:
+            return True
+        if self._port == 0 or self._adopted(self._cluster) is not None:
+            return False
+        try:
+            return await running_serve.find(self._host, self._port) is not None
+        except ConfigError:
+            return False
+
     def _cluster_alive(self) -> bool:
         """Nothing is known of an existing cluster; its calls end at their deadlines."""
-        return self._cluster is None or self._cluster.alive()
+        return self._cluster is None or self._users or self._cluster.alive()
 
     async def _disconnect(self) -> None:
         if self.session is not None:
@@ -141,29 +181,34 @@ class RayConnection:
             self.session = None
 
     async def _connect(self) -> Session:
-        port, address, environment = self._port, self._address or "", dict(os.environ)
-        if self._cluster is not None:
-            record = self._cluster.record if self._cluster.adopt() else None
-            if record is None or not self._matches_endpoint(record):
-                record = await self._cluster.start(proxy_host=self._host, proxy_port=self._port)
-            port, address = record.proxy_port, record.address
-            environment = self._cluster.environment()
-        else:
-            await self._check_reachable(address)
+        target = await self._target()
         client = RayClient(
-            environment=environment, directory=self._directory, cluster_alive=self._cluster_alive
+            environment=target.environment,
+            directory=self._directory,
+            cluster_alive=self._cluster_alive,
         )
         try:
             await client.start()
             found = await client.call(
-                "connect", timeout_s=CONNECT_S, address=address, host=self._host, port=port
+                "connect",
+                timeout_s=CONNECT_S,
+                address=target.address,
+                host=self._host,
+                port=target.port,
             )
+            if found["port"] != target.port:
+                raise ConfigError(
+                    f"Ray Serve of the cluster at {target.address} listens on port "
+                    f"{found['port']}: set ray_serve.endpoint to it"
+                )
             session = Session(
                 client=client,
                 host=self._host,
-                port=port,
+                port=target.port,
                 node_ip=found["node_ip"],
                 ray_version=found["version"],
+                own=target.own,
+                owner=self._owner,
             )
             await self._wait_for_proxy(session)
         except BaseException:
@@ -171,9 +216,50 @@ class RayConnection:
             raise
         return session
 
-    def _matches_endpoint(self, record: ClusterRecord) -> bool:
-        """Whether its proxy listens at `ray_serve.endpoint`; Serve cannot move a proxy."""
-        return record.proxy_host == self._host and self._port in (0, record.proxy_port)
+    async def _target(self) -> _Target:
+        """Return the cluster to connect to; start Modelium's own where it has to be that one."""
+        environment = dict(os.environ)
+        if self._cluster is None:
+            address = self._address or ""
+            await self._check_reachable(address)
+            return _Target(address=address, port=self._port, environment=environment, own=False)
+        record = self._adopted(self._cluster)
+        if record is None:
+            await (
+                self._cluster.end()
+            )  # before the probe: its proxy may outlive its head for a while
+            users = await running_serve.find(self._host, self._port) if self._port else None
+            if users is not None:
+                log.info("using the Ray Serve that runs at %s:%d", self._host, self._port)
+                self._users = True
+                return _Target(
+                    address=users.address,
+                    port=self._port,
+                    environment={**users.authentication, **environment},
+                    own=False,
+                )
+            if self._users:
+                raise Unavailable(
+                    f"the Ray Serve at {self._host}:{self._port} has stopped: start it again, or "
+                    "restart Modelium for a cluster of its own"
+                )
+            record = await self._cluster.start(proxy_host=self._host, proxy_port=self._port)
+        return _Target(
+            address=record.address,
+            port=record.proxy_port,
+            environment=self._cluster.environment(),
+            own=True,
+        )
+
+    def _adopted(self, cluster: LocalCluster) -> ClusterRecord | None:
+        """Return Modelium's own cluster if it runs and its proxy listens at the endpoint.
+
+        Serve cannot move a proxy to another address.
+        """
+        record = cluster.record if cluster.adopt() else None
+        if record is None or record.proxy_host != self._host:
+            return None
+        return record if self._port in (0, record.proxy_port) else None
 
     async def _check_reachable(self, address: str) -> None:
         """Raise `Unavailable` if nothing listens there: Ray itself would try for minutes."""

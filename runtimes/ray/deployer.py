@@ -62,7 +62,7 @@ class Deployer:
             raise
 
     async def delete(self, session: Session, name: str, *, grace_s: float) -> None:
-        """Delete an application of Modelium's and wait until it and its processes are gone.
+        """Delete an application of this Modelium's and wait until it and its processes are gone.
 
         Its replicas are killed after ``grace_s``. An application of others is left alone.
 
@@ -106,7 +106,7 @@ class Deployer:
         if present is not None:
             if not (present.ours or present.deleting):
                 raise LoadFailed(
-                    f"the Ray cluster has an application {name!r} that is not Modelium's: "
+                    f"the Ray cluster has an application {name!r} that is not this Modelium's: "
                     "rename the model",
                     kind=FailureKind.BAD_SETTINGS,
                 )

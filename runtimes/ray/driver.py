@@ -91,10 +91,10 @@ class RayServeDriver:
     async def __aexit__(self, *exc: object) -> None:
         """Disconnect. Models keep running; a local cluster without any is ended."""
         await self._loads.cancel()
-        empty = False
-        if self._cluster is not None and self._connection.intact:
+        empty, session = False, self._connection.session
+        if session is not None and session.own and self._connection.intact:
             with contextlib.suppress(ModeliumError):
-                empty = not (await (await self._connection.ready()).status()).applications
+                empty = not (await session.status()).applications
         await self._connection.close()
         if self._cluster is not None and empty:
             await self._cluster.end()
@@ -103,13 +103,13 @@ class RayServeDriver:
     async def end(self, *, grace_s: float) -> None:
         """See `modelium.ports.Runtime.end`; the local cluster ends with all that runs on it."""
         await self._loads.cancel()
-        if self._cluster is None:
+        if await self._connection.users_serve():
             for running in await self.discover({}):
                 await self.unload(running.model, handle=running.handle, grace_s=grace_s)
-            return
         await self._connection.close()
-        self._cluster.adopt()
-        await self._cluster.end()
+        if self._cluster is not None:
+            self._cluster.adopt()
+            await self._cluster.end()
 
     async def load(self, request: LoadRequest, *, progress: Progress) -> Loaded:
         """Deploy the model and wait until Serve's proxy routes to it."""
@@ -164,7 +164,7 @@ class RayServeDriver:
         session = await self._connection.ready()
         running = []
         for application in (await session.status()).applications.values():
-            known = self._cluster is not None or application.name in handles
+            known = session.own or application.name in handles
             if not application.ours and not (application.deleting and known):
                 continue
             state: State = SOUND.get(application.status, "unhealthy")
@@ -223,7 +223,8 @@ class RayServeDriver:
             request,
             python=self._config.python,
             cpus=os.cpu_count() or 1,
-            node_ip=None if self._cluster is not None else session.node_ip,
+            node_ip=None if session.own else session.node_ip,
+            owner=session.owner,
         )
         if application.python is not None and shutil.which(application.python) is None:
             raise LoadFailed(

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtimes.ray.application import DIGEST_VARIABLE, KIND_VARIABLE, MODEL_VARIABLE
+from runtimes.ray.application import (
+    DIGEST_VARIABLE,
+    KIND_VARIABLE,
+    MODEL_VARIABLE,
+    OWNER_VARIABLE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +35,17 @@ class ApplicationStatus:
     variables: Mapping[str, str]
     """Environment variables of its replicas."""
     replicas: tuple[ReplicaStatus, ...]
+    owner: str
+    """The Modelium that asks."""
 
     @property
     def ours(self) -> bool:
-        """Whether Modelium deployed it: a cluster may have other users."""
-        return self.variables.get(MODEL_VARIABLE) == self.name
+        """Whether this Modelium deployed it: a cluster may have other users.
+
+        Earlier versions named no owner.
+        """
+        owner = self.variables.get(OWNER_VARIABLE, self.owner)
+        return self.variables.get(MODEL_VARIABLE) == self.name and owner == self.owner
 
     @property
     def deleting(self) -> bool:
@@ -76,11 +87,14 @@ class ServeStatus:
     """Whether an HTTP proxy listens and answers Serve's own checks."""
 
 
-def parse(document: Mapping[str, Any]) -> ServeStatus:
-    """Parse the result of `client_process.status`. Ray omits fields that are not known yet."""
+def parse(document: Mapping[str, Any], *, owner: str = "") -> ServeStatus:
+    """Parse the result of `client_process.status`. Ray omits fields that are not known yet.
+
+    ``owner`` identifies this Modelium, as in `build_application`.
+    """
     return ServeStatus(
         applications={
-            name: _application(name, application)
+            name: _application(name, application, owner)
             for name, application in document["applications"].items()
         },
         nodes=tuple(
@@ -96,7 +110,7 @@ def parse(document: Mapping[str, Any]) -> ServeStatus:
     )
 
 
-def _application(name: str, application: Mapping[str, Any]) -> ApplicationStatus:
+def _application(name: str, application: Mapping[str, Any], owner: str) -> ApplicationStatus:
     deployments = list(application.get("deployments", {}).values())
     variables: dict[str, str] = {}
     for deployment in deployments:
@@ -109,6 +123,7 @@ def _application(name: str, application: Mapping[str, Any]) -> ApplicationStatus
         status=application["status"],
         message="\n".join(message for message in messages if message),
         variables=variables,
+        owner=owner,
         replicas=tuple(
             ReplicaStatus(
                 id=replica["replica_id"],

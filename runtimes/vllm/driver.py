@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from modelium.config import Vllm
@@ -10,6 +11,7 @@ from modelium.ports import Clock, DeviceInventory
 from runtimes.engines.driver import EngineDriver
 from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.loading.device_locks import DeviceLocks
+from runtimes.vllm.installation import installed
 from runtimes.vllm.recipe import VllmRecipe
 
 
@@ -27,7 +29,11 @@ def vllm_driver(
     See `EngineDriver` for the arguments.
     """
     executable = shutil.which(config.executable) or config.executable
-    recipe = VllmRecipe(config=config, executable=executable)
+    recipe = VllmRecipe(
+        config=config,
+        executable=executable,
+        installation=partial(installed, Path(executable)),
+    )
     return EngineDriver(
         config=config,
         recipe=recipe,
@@ -43,7 +49,4 @@ def vllm_driver(
 
 def _version(executable: Path) -> str:
     """Read the version from the environment's metadata: `vllm --version` takes ten seconds."""
-    environment = executable.resolve().parent.parent
-    for metadata in environment.glob("lib/python*/site-packages/vllm-*.dist-info"):
-        return metadata.name.removeprefix("vllm-").removesuffix(".dist-info")
-    return ""
+    return installed(executable).version

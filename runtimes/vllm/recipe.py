@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from modelium.config import Vllm
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import GIB, LoadSettings, RuntimeName
+from modelium.models import GIB, Device, LoadSettings, RuntimeName
 from modelium.models.runtimes import VLLM
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
@@ -19,6 +19,7 @@ from runtimes.loading.failure_kind import Rules, classify
 from runtimes.loading.prometheus_text import samples
 from runtimes.loading.settings import allowed_arguments, complete, flags
 from runtimes.process.supervisor import Command
+from runtimes.vllm.installation import Installation
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -107,10 +108,23 @@ class VllmRecipe:
 
     name = RuntimeName.VLLM
 
-    def __init__(self, *, config: Vllm, executable: str) -> None:
-        """``executable``: absolute path of the command, or its name if it was not found."""
+    def __init__(
+        self,
+        *,
+        config: Vllm,
+        executable: str,
+        installation: Callable[[], Installation] = Installation,
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            config: the section of the configuration.
+            executable: absolute path of the command, or its name if it was not found.
+            installation: returns what the installed release accepts; an upgrade may change it.
+        """
         self._config = config
         self._executable = executable
+        self._installation = installation
 
     @property
     def sleeps(self) -> bool:
@@ -147,8 +161,7 @@ class VllmRecipe:
             arguments.append("--trust-remote-code")
         environment = {**ENVIRONMENT, "VLLM_API_KEY": key}
         if gpus:
-            # By UUID: indices shift when a GPU drops off the bus.
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(d.uuid for d in request.devices)
+            environment |= visible_devices(request.devices, self._installation())
         else:
             environment |= CPU_ENVIRONMENT
         if self.sleeps:
@@ -224,7 +237,30 @@ class VllmRecipe:
         )
         if not gpus:
             arguments.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
+        installation = self._installation()
+        unknown = [
+            word
+            for name in sorted(arguments)
+            if not installation.accepts(word := "--" + name.replace("_", "-"))
+        ]
+        if unknown:
+            raise LoadFailed(
+                f"vLLM {installation.version} has no option {', '.join(unknown)}: remove it from "
+                "the settings of vLLM or of the model, or use another release",
+                kind=FailureKind.BAD_SETTINGS,
+            )
         return arguments
+
+
+def visible_devices(devices: Sequence[Device], installation: Installation) -> dict[str, str]:
+    """Return the variables that show ``devices`` alone to an engine.
+
+    By UUID where the release reads UUIDs, because indices shift when a GPU drops off the bus; else
+    by NVML's index, which CUDA shares only in the order of the bus.
+    """
+    uuids = installation.takes_uuids or any(d.uuid.startswith("MIG-") for d in devices)
+    names = [d.uuid if uuids else str(d.index) for d in devices]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _is_inference(labels: Mapping[str, str]) -> bool:

@@ -1,38 +1,14 @@
-"""Writes the folder of a tiny Llama or GPT-2: random weights of 1.6 MB and a byte tokenizer."""
+"""Writes the folders of a tiny Llama and a tiny GPT-2, with the tokenizer of the self-test's."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
-VOCABULARY, HIDDEN, LAYERS, HEADS, INNER, CONTEXT = 260, 128, 2, 2, 256, 512
-# 64 elements per head: vLLM's CPU attention has no kernel for fewer than 32.
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": HIDDEN,
-    "intermediate_size": INNER,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": HEADS,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": CONTEXT,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-}
+from modelium.selftest.samples import llama
 
-
-def write(folder: Path, *, seed: int = 0) -> Path:
-    """Write the model and return its folder."""
-    return _write(folder, CONFIG, _weights(seed))
+write = llama.write
 
 
 def write_gpt2(folder: Path) -> Path:
@@ -40,110 +16,30 @@ def write_gpt2(folder: Path) -> Path:
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "n_embd": HIDDEN,
-        "n_layer": LAYERS,
-        "n_head": HEADS,
-        "n_positions": CONTEXT,
-        "vocab_size": VOCABULARY,
+        "n_embd": llama.HIDDEN,
+        "n_layer": llama.LAYERS,
+        "n_head": llama.HEADS,
+        "n_positions": llama.CONTEXT,
+        "vocab_size": llama.VOCABULARY,
         "torch_dtype": "float32",
         "bos_token_id": 256,
         "eos_token_id": 257,
     }
     random = np.random.default_rng(0)
-    shapes = {"wte": (VOCABULARY, HIDDEN), "wpe": (CONTEXT, HIDDEN)}
+    shapes = {"wte": (llama.VOCABULARY, llama.HIDDEN), "wpe": (llama.CONTEXT, llama.HIDDEN)}
     norms, biased = ["ln_f"], {}
-    for at in (f"h.{layer}" for layer in range(LAYERS)):
+    for at in (f"h.{layer}" for layer in range(llama.LAYERS)):
         norms += [f"{at}.ln_1", f"{at}.ln_2"]
         # GPT-2 stores its matrices transposed: inputs × outputs.
-        biased[f"{at}.attn.c_attn"] = (HIDDEN, 3 * HIDDEN)
-        biased[f"{at}.attn.c_proj"] = (HIDDEN, HIDDEN)
-        biased[f"{at}.mlp.c_fc"] = (HIDDEN, 4 * HIDDEN)
-        biased[f"{at}.mlp.c_proj"] = (4 * HIDDEN, HIDDEN)
+        biased[f"{at}.attn.c_attn"] = (llama.HIDDEN, 3 * llama.HIDDEN)
+        biased[f"{at}.attn.c_proj"] = (llama.HIDDEN, llama.HIDDEN)
+        biased[f"{at}.mlp.c_fc"] = (llama.HIDDEN, 4 * llama.HIDDEN)
+        biased[f"{at}.mlp.c_proj"] = (4 * llama.HIDDEN, llama.HIDDEN)
     weights = {
         f"transformer.{name}.weight": (random.standard_normal(shape) * 0.02).astype(np.float32)
         for name, shape in (shapes | biased).items()
     }
     weights |= {f"transformer.{n}.bias": np.zeros(s[1], np.float32) for n, s in biased.items()}
-    weights |= {f"transformer.{n}.weight": np.ones(HIDDEN, np.float32) for n in norms}
-    weights |= {f"transformer.{n}.bias": np.zeros(HIDDEN, np.float32) for n in norms}
-    return _write(folder, config, weights)
-
-
-def _write(folder: Path, config: dict[str, object], weights: dict[str, np.ndarray]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": "<s>",
-                "eos_token": "</s>",
-                "model_max_length": CONTEXT,
-            }
-        )
-    )
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def _weights(seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-
-    def matrix(rows: int, columns: int) -> np.ndarray:
-        return (random.standard_normal((rows, columns)) * 0.02).astype(np.float32)
-
-    weights = {
-        "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN),
-        "lm_head.weight": matrix(VOCABULARY, HIDDEN),
-        "model.norm.weight": np.ones(HIDDEN, np.float32),
-    }
-    for layer in range(LAYERS):
-        at = f"model.layers.{layer}"
-        for name in ("q", "k", "v", "o"):
-            weights[f"{at}.self_attn.{name}_proj.weight"] = matrix(HIDDEN, HIDDEN)
-        weights[f"{at}.mlp.gate_proj.weight"] = matrix(INNER, HIDDEN)
-        weights[f"{at}.mlp.up_proj.weight"] = matrix(INNER, HIDDEN)
-        weights[f"{at}.mlp.down_proj.weight"] = matrix(HIDDEN, INNER)
-        weights[f"{at}.input_layernorm.weight"] = np.ones(HIDDEN, np.float32)
-        weights[f"{at}.post_attention_layernorm.weight"] = np.ones(HIDDEN, np.float32)
-    return weights
-
-
-def _tokenizer() -> dict[str, object]:
-    # GPT-2's mapping of bytes to printable characters: 188 bytes map to themselves.
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in own]
-    characters = {byte: chr(byte) for byte in own} | {
-        byte: chr(256 + place) for place, byte in enumerate(others)
-    }
-    vocabulary = {characters[byte]: byte for byte in range(256)}
-    special = {"<s>": 256, "</s>": 257}
-    return {
-        "version": "1.0",
-        "added_tokens": [
-            {
-                "id": number,
-                "content": word,
-                "special": True,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-            }
-            for word, number in special.items()
-        ],
-        "pre_tokenizer": {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "model": {"type": "BPE", "vocab": vocabulary | special, "merges": []},
-    }
+    weights |= {f"transformer.{n}.weight": np.ones(llama.HIDDEN, np.float32) for n in norms}
+    weights |= {f"transformer.{n}.bias": np.zeros(llama.HIDDEN, np.float32) for n in norms}
+    return llama.write_transformers(folder, config, weights)

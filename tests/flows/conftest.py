@@ -200,7 +200,7 @@ async def shell(*arguments: str, **environment: str) -> tuple[int | None, str]:
     """Prefect's own CLI, from the project's folder; returns its exit code and output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "prefect", *arguments),
-        cwd=MANIFEST.parent,
+        cwd=MANIFEST.parents[1],
         env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -38,15 +38,18 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 def unpack(archive: Path, into: Path) -> None:
     """Unpack a zip or tar (plain, gzip, bzip2, xz) into the new folder ``into``.
 
-    Raises `DropRejected`: members outside ``into``, links, devices, encryption, duplicates, too
-    many files, or more bytes than the packed size explains. What was written stays for the
-    caller to remove. A single top-level folder is unpacked as it is.
+    Raises `DropRejected`: its end is missing (``truncated``), members outside ``into``, links,
+    devices, encryption, duplicates, too many files, or more bytes than the packed size explains.
+    What was written stays for the caller to remove. A single top-level folder is unpacked as it
+    is.
     """
     try:
         packed = archive.stat().st_size
         into.mkdir(parents=True, exist_ok=True)
         if zipfile.is_zipfile(archive):
             _unzip(archive, into, _Budget(packed))
+        elif _begins_as_zip(archive):
+            raise EOFError("a zip's table of contents, which is at its end, is missing")
         else:
             _untar(archive, into, _Budget(packed))
     except (
@@ -55,9 +58,22 @@ def unpack(archive: Path, into: Path) -> None:
     ) as exc:  # fmt: skip
         raise DropRejected(
             f"{shown(archive.name)!r} cannot be unpacked as a zip or tar archive: "
-            f"{shown(str(exc))}. Pack it again.",
-            reason="bad-archive",
+            f"{shown(str(exc))}. Copy or pack it again.",
+            reason="truncated" if _ends_early(exc) else "bad-archive",
         ) from exc
+
+
+def _begins_as_zip(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _ends_early(exc: BaseException) -> bool:
+    """Whether an archive cannot be unpacked because its end is missing."""
+    return isinstance(exc, EOFError) or (
+        isinstance(exc, tarfile.ReadError)
+        and str(exc) in {"unexpected end of data", "truncated header", "empty file"}
+    )
 
 
 class _Budget:

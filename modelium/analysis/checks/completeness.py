@@ -34,7 +34,7 @@ def is_complete(path: Path) -> str | None:
     try:
         folder = Folder(path)
     except DropRejected as exc:
-        return None if exc.reason != "unreadable" else "it cannot be read yet"
+        return None if exc.reason != "unreadable" else str(exc)
     return find_missing(folder)
 
 
@@ -42,6 +42,8 @@ def find_missing(folder: Folder) -> str | None:
     """`is_complete` for a folder that is already listed."""
     if not folder.files:
         return "the folder is empty"
+    if len(folder.files) == 1 and folder.files[0].size == 0:
+        return f"{folder.files[0].name} is empty"
     try:
         return _partial(folder) or _missing_shards(folder) or _short_files(folder)
     except OSError as exc:
@@ -68,7 +70,7 @@ def _missing_shards(folder: Folder) -> str | None:
                 shards = folder.parse(entry.name, read_index)
             except DropRejected as exc:
                 if exc.reason == "bad-json":
-                    return f"{entry.name} is not complete yet"
+                    return str(exc)
                 continue
             for shard in sorted(shards):
                 name = f"{prefix}/{shard}" if prefix else shard
@@ -100,7 +102,7 @@ def _short_files(folder: Folder) -> str | None:
                 folder.json(entry.name)
         except DropRejected as exc:
             if exc.reason in {"truncated", "bad-json", "unreadable"}:
-                return f"{entry.name} is not complete yet"
+                return str(exc)
     return None
 
 
@@ -109,6 +111,9 @@ def _short_external(folder: Folder, name: str) -> str | None:
     prefix = name.rpartition("/")[0]
     for span in graph.external:
         location = f"{prefix}/{span.location}" if prefix else span.location
-        if folder.sizes.get(location, 0) < span.offset + span.length:
-            return f"{location} of {name} is not complete yet"
+        have, need = folder.sizes.get(location), span.offset + span.length
+        if have is None:
+            return f"{location} of {name} is missing"
+        if have < need:
+            return f"{location} of {name} has {have} of {need} bytes"
     return None

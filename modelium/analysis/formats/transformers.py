@@ -14,7 +14,7 @@ from modelium.analysis.architecture.quantization import Quantization, read_quant
 from modelium.analysis.architecture.towers import read_vision
 from modelium.analysis.architecture.weights import DTYPE_BYTES, Weights, count, rope_elements
 from modelium.analysis.catalog import EngineCatalog, assess
-from modelium.analysis.describe import card_of, task_of, untrusted
+from modelium.analysis.describe import card_of, refined, task_of, untrusted
 from modelium.analysis.readers.code_references import names_code
 from modelium.analysis.readers.folder import Folder, shown
 from modelium.analysis.readers.safetensors_header import read_header
@@ -47,7 +47,8 @@ def profile_transformers(folder: Folder, engines: EngineCatalog, config_name: st
     """Return the profile of a folder with a ``config.json``; raises `DropRejected`."""
     config = folder.json(config_name)
     architecture = _architecture(config)
-    task = task_of(config, architecture)
+    by_class = task_of(config, architecture)
+    task = refined(by_class, config, architecture, folder)
     text = read_text(config)
     hf_quant = folder.json("hf_quant_config.json") if "hf_quant_config.json" in folder else None
     quantization = read_quantization(config, hf_quant)
@@ -60,10 +61,10 @@ def profile_transformers(folder: Folder, engines: EngineCatalog, config_name: st
             "Triton entries, TorchScript, TensorRT plans, OpenVINO, diffusers, PEFT adapters.",
             reason="unknown-format",
         )
-    counted = count(text, config, quantization, dtype=dtype, head=task in GENERATIVE)
+    counted = count(text, config, quantization, dtype=dtype, head=by_class in GENERATIVE)
     if stored is not None:
         dtype = _stored_dtype(stored, dtype)
-    layout = kv_layout.layout_of(text) if task in GENERATIVE and text.layers else None
+    layout = kv_layout.layout_of(text) if by_class in GENERATIVE and text.layers else None
     license_id, card = card_of(folder)
     tokens = kv_layout.per_token(layout) * DTYPE_BYTES.get(dtype, 2) if layout else None
     return ModelProfile(

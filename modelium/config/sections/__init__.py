@@ -6,6 +6,7 @@ from pydantic import Field
 
 from modelium.config.fields import ModelName, Section, setting
 from modelium.config.sections.brain import BrainSection
+from modelium.config.sections.devices import Devices
 from modelium.config.sections.gateway import Gateway
 from modelium.config.sections.ingest import Ingest
 from modelium.config.sections.models import ModelEntry
@@ -19,6 +20,7 @@ class Sections(Section):
     """All sections of the file, each valid by itself."""
 
     orchestration: Orchestration = Field(default_factory=Orchestration)
+    devices: Devices = Field(default_factory=Devices)
     ingest: Ingest = Field(default_factory=Ingest)
     triton: Triton = Field(default_factory=Triton)
     vllm: Vllm = Field(default_factory=Vllm)

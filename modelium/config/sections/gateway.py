@@ -6,7 +6,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from modelium.config.fields import Count, Interval, Port, Seconds, Section, Text, note, setting
+from modelium.config.fields import (
+    Count,
+    Interval,
+    Port,
+    PositiveCount,
+    Seconds,
+    Section,
+    Text,
+    note,
+    setting,
+)
 from modelium.models import MODEL_NAME
 
 
@@ -83,6 +93,13 @@ class Gateway(Section):
         "ignore comments, and proxies do not time out.",
         why="Null: the first comment commits to status 200, so later errors can only be "
         "reported as events.",
+    )
+    default_max_tokens: Annotated[PositiveCount, note(unit="tokens")] | None = setting(
+        None,
+        "Longest answer for a generation request that sets no limit of its own; "
+        "`models.NAME.max_tokens` is the same for one model.",
+        why="Null: the engine's own default applies, which is the rest of the context for most, "
+        "so that one request may hold a slot for minutes.",
     )
     drain_grace_seconds: Seconds = setting(
         30.0,

@@ -6,7 +6,7 @@ from modelium.config.fields import Interval, Seconds, Secret, Section, setting
 
 
 class Ingest(Section):
-    """When a drop counts as complete, and how the webhook authenticates callers."""
+    """When a drop counts as complete or given up, and how the webhook authenticates callers."""
 
     quiet_period_seconds: Seconds = setting(
         5.0,
@@ -17,6 +17,12 @@ class Ingest(Section):
         30.0,
         "How often the whole drop zone is scanned.",
         why="Some file systems (NFS) send no change events; for them 30 s is soon enough.",
+    )
+    incomplete_after_seconds: Seconds = setting(
+        86400.0,
+        "A drop that stays incomplete, without a change of its files, is moved to the rejected "
+        "drops after this long.",
+        why="A day: an interrupted download is usually resumed by then.",
     )
     webhook_secret: Secret | None = setting(
         None,

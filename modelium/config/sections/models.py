@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from modelium.config.fields import Section, Switch, Text, setting
+from modelium.config.fields import PositiveCount, Section, Switch, Text, note, setting
 from modelium.models import Priority
 
 
@@ -24,6 +24,11 @@ class ModelEntry(Section):
         False,
         "Whether the model is exempt from eviction.",
         why="False: a pinned model occupies memory even when idle.",
+    )
+    max_tokens: Annotated[PositiveCount, note(unit="tokens")] | None = setting(
+        None,
+        "Longest answer of this model for a request that sets no limit of its own.",
+        why="Null: `gateway.default_max_tokens` applies.",
     )
     approvals: frozenset[Literal["remote-code", "pickle"]] = setting(
         frozenset(),

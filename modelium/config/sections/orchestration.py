@@ -162,8 +162,9 @@ class Orchestration(Section):
     )
     cpu_memory_gib: Annotated[float, Strict(), Field(gt=0), note(unit="GiB")] | None = setting(
         None,
-        "Memory budget of the CPU device on a host without GPUs.",
-        why="Null: three quarters of the machine's memory; the rest is left to the system.",
+        "Memory budget of the CPU device.",
+        why="Null: three quarters of the machine's memory, so that the rest is left to the "
+        "system; beside GPUs one quarter, because engines on GPUs need memory of the host.",
     )
     policies: Policies = Field(default_factory=Policies)
     metrics: Metrics = Field(default_factory=Metrics)

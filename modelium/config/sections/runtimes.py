@@ -103,13 +103,14 @@ class RayServe(RuntimeSection):
 
     endpoint: HttpUrl = setting(
         "http://localhost:8002",
-        "Address of Ray Serve's HTTP proxy, which requests are forwarded to.",
+        "Address of Ray Serve's HTTP proxy, which requests are forwarded to. A Serve that "
+        "already runs there is used.",
         why="8002: Serve's default port 8000 is used by the gateway.",
     )
     address: HostPort | None = setting(
         None,
         "GCS address of an existing Ray cluster.",
-        why="Null: Modelium starts a local cluster.",
+        why="Null: the cluster of the Serve at `endpoint`; Modelium starts one if none runs.",
     )
     python: Text | None = setting(
         None,

@@ -13,8 +13,8 @@ from modelium.config.hosts import is_loopback
 from modelium.gateway.access.keyring import KEY_HOLDER, Keyring, looks_like_key
 from modelium.gateway.asgi import App, Headers, Receive, Scope, Send, respond_json
 from modelium.gateway.problems import body_of
-from modelium.gateway.routes import OPENAI_PATHS
 from modelium.models.api_keys import Scope as KeyScope
+from modelium.models.openai_paths import OPENAI_PATHS
 
 OPEN_PATHS = frozenset({"/healthz", "/v2/health/live"})
 """Need no token: they reveal only that the process is alive."""

@@ -21,9 +21,10 @@ from modelium.gateway.api.views import (
     model_rows,
 )
 from modelium.gateway.problems import HttpProblem
-from modelium.models import Event, Intent, Plan, Priority
+from modelium.models import Drop, Event, Intent, Plan, Priority
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.ports import Clock
+from modelium.routing.switchboard import unknown
 
 POLL_S = 0.25
 """Interval at which a long poll reads its intent: loads take seconds."""
@@ -117,6 +118,10 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
     async def models() -> list[ModelRow]:
         return model_rows(await operations.fleet())
 
+    @api.get("/drops")
+    async def drops() -> list[Drop]:
+        return await operations.drops()
+
     @api.get("/devices")
     async def devices() -> list[DeviceRow]:
         return device_rows(await operations.fleet())
@@ -161,13 +166,17 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
 
     @api.get("/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        return model_detail((await operations.explain(model)).model)
+        known = (await operations.fleet()).models_by_name.get(model)
+        if known is None:
+            raise unknown(model)
+        return model_detail(known)
 
     @api.get("/models/{model}/explain")
     async def explain(model: str) -> dict[str, Any]:
         explanation = await operations.explain(model)
         return {
-            "model": model_detail(explanation.model),
+            "model": model_detail(explanation.model) if explanation.model else None,
+            "drops": [drop.model_dump(mode="json") for drop in explanation.drops],
             "decisions": [decision_detail(d) for d in explanation.decisions],
             "events": [e.model_dump(mode="json") for e in explanation.events],
         }

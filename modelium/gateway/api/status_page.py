@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from modelium.gateway.api.views import DeviceRow, ModelRow, device_rows, model_rows
-from modelium.models import GIB, Fleet
+from modelium.models import GIB, Drop, DropState, Fleet
 
 REFRESH_S = 5
+
+MAX_REJECTED = 20
+"""Rejected drops on the page, the newest; the API lists all of them."""
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -33,7 +36,8 @@ th { font-weight: 600; color: var(--soft); } td.reason { white-space: normal; mi
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .state { border-radius: 1em; padding: .05em .7em; border: 1px solid var(--line); }
 .ready { background: #2da44e33; } .loading, .draining, .unloading { background: #bf870033; }
-.failed, .sick { background: #cf222e33; } .queued { background: #8250df33; }
+.failed, .sick, .incomplete, .rejected { background: #cf222e33; }
+.queued, .arriving { background: #8250df33; }
 .meter { position: relative; height: .8rem; min-width: 12rem; border: 1px solid var(--line);
   border-radius: .4rem; overflow: hidden; }
 .meter i { position: absolute; inset: 0 auto 0 0; background: var(--bar); }
@@ -41,8 +45,14 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
-def render(fleet: Fleet, *, links: Mapping[str, str], notices: Sequence[str] = ()) -> str:
-    """Return the page; ``links``: text → URL. All values are escaped."""
+def render(
+    fleet: Fleet,
+    *,
+    links: Mapping[str, str],
+    drops: Sequence[Drop] = (),
+    notices: Sequence[str] = (),
+) -> str:
+    """Return the page; ``links``: text → URL; ``drops``: newest first. All values are escaped."""
     models = "".join(_model(row) for row in model_rows(fleet))
     devices = "".join(_device(row) for row in device_rows(fleet))
     sick = [r for r in fleet.runtimes if r.enabled and not r.healthy]
@@ -64,7 +74,7 @@ def render(fleet: Fleet, *, links: Mapping[str, str], notices: Sequence[str] = (
 {warnings}
 <h2>Models</h2>
 {_table(_MODEL_COLUMNS, models, "No models yet. Put a model folder into the drop zone.")}
-<h2>Devices</h2>
+{_drops(drops, now=fleet.at)}<h2>Devices</h2>
 {_table(_DEVICE_COLUMNS, devices, "No devices found.")}
 </body></html>
 """
@@ -81,6 +91,7 @@ _MODEL_COLUMNS = (
     ("Waiting", "n"),
     ("Reason", ""),
 )
+_DROP_COLUMNS = (("Drop", ""), ("State", ""), ("Since", "n"), ("Reason", ""))
 _DEVICE_COLUMNS = (
     ("Device", ""),
     ("Memory", ""),
@@ -111,6 +122,23 @@ def _model(row: ModelRow) -> str:
         f"<td>{_e(row.runtime or '')}</td><td>{_e(', '.join(row.devices))}</td>"
         f'<td class="n">{memory}</td><td class="n">{idle}</td><td class="n">{row.qps:.2f}</td>'
         f'<td class="n">{row.pending}</td><td class="reason">{_e(row.reason)}</td></tr>'
+    )
+
+
+def _drops(drops: Sequence[Drop], *, now: float) -> str:
+    """Return the section of the drops that are no models; none where there are none."""
+    pending = [drop for drop in drops if drop.state is not DropState.REJECTED]
+    rejected = [drop for drop in drops if drop.state is DropState.REJECTED]
+    rows = "".join(_drop(drop, now=now) for drop in [*pending, *rejected[:MAX_REJECTED]])
+    return f"<h2>Drops</h2>\n{_table(_DROP_COLUMNS, rows, '')}\n" if rows else ""
+
+
+def _drop(drop: Drop, *, now: float) -> str:
+    return (
+        f"<tr><td><strong>{_e(drop.name)}</strong></td>"
+        f'<td><span class="state {_e(drop.state)}">{_e(drop.state)}</span></td>'
+        f'<td class="n">{_duration(max(0.0, now - drop.since))}</td>'
+        f'<td class="reason">{_e(drop.reason)}</td></tr>'
     )
 
 

@@ -24,7 +24,8 @@ class ModelRow(Frozen):
     devices: tuple[str, ...] = ()
     """Labels, as in metrics."""
     booked_bytes: int = 0
-    resident_bytes: int = 0
+    resident_bytes: int | None = 0
+    """``None``: nobody can tell."""
     idle_s: float | None = None
     """``None``: not loaded."""
     qps: float = 0.0
@@ -58,17 +59,23 @@ def model_rows(fleet: Fleet) -> list[ModelRow]:
     """Return a row for each model, in the fleet's order."""
     labels = device_labels(fleet.devices)
     booked: dict[str, int] = {}
-    resident: dict[str, int] = {}
+    resident: dict[str, int | None] = {}
     for booking in fleet.bookings:
         booked[booking.model] = booked.get(booking.model, 0) + booking.bytes
-        resident[booking.model] = resident.get(booking.model, 0) + booking.resident_bytes
+        resident[booking.model] = _sum(resident.get(booking.model, 0), booking.resident_bytes)
     return [
         _row(model, fleet.at, labels, booked.get(model.name, 0), resident.get(model.name, 0))
         for model in fleet.models
     ]
 
 
-def _row(model: Model, now: float, labels: dict[str, str], booked: int, resident: int) -> ModelRow:
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def _row(
+    model: Model, now: float, labels: dict[str, str], booked: int, resident: int | None
+) -> ModelRow:
     deployment = model.deployment
     return ModelRow(
         name=model.name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from modelium.errors import ModeliumError, Unavailable
@@ -21,7 +22,7 @@ from modelium.gateway.proxy.names import ModelReference, Names
 from modelium.gateway.proxy.reply import CommentedAdmission, EngineFailed, Reply
 from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.gateway.proxy.usage import Usage
-from modelium.gateway.routes import Outgoing, Route, match, model_of, outgoing, parsed
+from modelium.gateway.routes import Outgoing, Route, fields_of, match, model_of, outgoing
 from modelium.models import Upstream
 from modelium.ports import Clock
 from modelium.routing.admission import Admission
@@ -58,6 +59,8 @@ class DataPlane:
         max_body_bytes: int,
         max_held_bytes: int = MAX_HELD_BYTES,
         comment_every_s: float | None = None,
+        default_max_tokens: int | None = None,
+        max_tokens: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Create it.
 
@@ -72,6 +75,8 @@ class DataPlane:
             max_held_bytes: limit for all bodies together; past it requests get a 503.
             comment_every_s: interval of the comments in a stream that waits for its model;
                 ``None``: no comments.
+            default_max_tokens: bound for an answer whose request sets none; ``None``: none.
+            max_tokens: model → the same for this model.
         """
         self._switchboard = switchboard
         self._client = client
@@ -82,6 +87,8 @@ class DataPlane:
         self._max_body_bytes = max_body_bytes
         self._max_held_bytes = max_held_bytes
         self._comment_every_s = comment_every_s
+        self._default_max_tokens = default_max_tokens
+        self._max_tokens = max_tokens
         self._held_bytes = 0
 
     def route(self, scope: Scope) -> Route | None:
@@ -95,7 +102,7 @@ class DataPlane:
         named = self._names.resolve(route.model or "")
         try:
             body = await read_body(scope, receive, limit=self._max_body_bytes)
-            content = parsed(body) if route.api == "openai" else None
+            content = fields_of(route, body)
             if content is not None and not route.model:
                 named = self._names.resolve(model_of(content))
             await self._within_limits(route, named, body, content, scope, receive, reply)
@@ -151,7 +158,14 @@ class DataPlane:
         streams = content is not None and content.get("stream") is True
         async with self._admission(named, holder, reply, streams=streams) as upstream:
             try:
-                sent = outgoing(route, named.model, upstream, body, content)
+                sent = outgoing(
+                    route,
+                    named.model,
+                    upstream,
+                    body,
+                    content,
+                    max_tokens=self._max_tokens.get(named.model, self._default_max_tokens),
+                )
             except HttpProblem as exc:
                 # Raised outside: a client's mistake must not count as the model's failure.
                 problem = exc

@@ -37,7 +37,9 @@ async def test_the_cli_deploys_all_of_it(
 ) -> None:
     before = {d.name: d.id for d in await client.read_deployments()}
     code, output = await shell(
-        *("--no-prompt", "deploy", "--all"), PREFECT_API_URL=api_url, PREFECT_HOME=str(tmp_path)
+        *("--no-prompt", "deploy", "--all", "--prefect-file", str(MANIFEST)),
+        PREFECT_API_URL=api_url,
+        PREFECT_HOME=str(tmp_path),
     )
     assert code == 0, output
     after = await client.read_deployments()

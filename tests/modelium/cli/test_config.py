@@ -24,8 +24,9 @@ def config(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
-def test_what_init_writes_passes_check_and_only_its_owner_reads_it() -> None:
-    assert config("init").exit_code == 0
+@pytest.mark.parametrize("every_field", [False, True])
+def test_what_init_writes_passes_check_and_only_its_owner_reads_it(every_field: bool) -> None:
+    assert config("init", "modelium.yaml", *["--all"] * every_field).exit_code == 0
     assert stat.S_IMODE(Path("modelium.yaml").stat().st_mode) == 0o600
 
     checked = config("check")
@@ -46,6 +47,13 @@ def test_init_keeps_an_existing_file_unless_forced() -> None:
     assert "orchestration:" in Path("mine.yaml").read_text()
 
 
+def test_init_takes_the_folder_for_models(tmp_path: Path) -> None:
+    folders = yaml.safe_load(config("init", "--models", "here").output)["orchestration"]
+
+    assert folders["incoming_directory"] == str(tmp_path / "here/incoming")
+    assert folders["model_repository"] == str(tmp_path / "here/repository")
+
+
 def test_init_says_why_it_cannot_write() -> None:
     refused = config("init", "no/such/folder/m.yaml")
 
@@ -53,11 +61,49 @@ def test_init_says_why_it_cannot_write() -> None:
     assert "cannot write no/such/folder/m.yaml" in refused.stderr
 
 
-def test_init_prints_to_a_dash() -> None:
-    printed = config("init", "-")
+def test_init_prints_what_can_be_redirected_into_the_file_that_up_reads() -> None:
+    Path("modelium.yaml").touch()  # as a shell does before the command starts
 
-    assert yaml.safe_load(printed.output)["gateway"]["port"] == 8000
-    assert not list(Path().iterdir())
+    printed, dash = config("init"), config("init", "-")
+
+    assert printed.exit_code == 0
+    assert printed.output == dash.output
+    assert any(section.get("enabled") for section in yaml.safe_load(printed.output).values())
+    assert [file.stat().st_size for file in Path().iterdir()] == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "m.yaml: the file is empty"),
+        ("# only a comment\n", "m.yaml: the file is empty"),
+        ("gateway: {port: 2}", "m.yaml: no runtime is enabled"),
+        ("vllm: {enabled: false}", "m.yaml: no runtime is enabled"),
+    ],
+)
+def test_a_file_that_could_serve_nothing_is_an_error_that_says_what_to_add(
+    text: str, said: str
+) -> None:
+    Path("m.yaml").write_text(text)
+
+    found = config("check", "m.yaml")
+
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert "enabled: true" in found.stderr
+
+
+def test_check_without_a_file_says_how_to_get_one() -> None:
+    found = config("check")
+
+    assert found.exit_code == 2
+    assert "modelium config init > modelium.yaml" in found.stderr
+
+
+def test_a_runtime_from_the_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELIUM_RAY_SERVE__ENABLED", "true")
+
+    assert config("check").exit_code == 0
 
 
 def test_check_names_each_wrong_field_and_exits_2() -> None:
@@ -81,7 +127,7 @@ def test_check_prints_json_either_way() -> None:
         "m.yaml: gateway.prot: unknown key; did you mean port?"
     ]
 
-    Path("m.yaml").write_text("gateway: {port: 2}")
+    Path("m.yaml").write_text("vllm: {enabled: true}")
     assert json.loads(config("check", "m.yaml", "--json").stdout) == {
         "ok": True,
         "file": "m.yaml",

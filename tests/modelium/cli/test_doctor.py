@@ -36,7 +36,7 @@ def findings(folder: Path, triton: dict[str, object]) -> dict[str, Finding]:
 
 
 @contextmanager
-def http_server() -> Iterator[int]:
+def http_server(answers: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> Iterator[int]:
     """A server that answers any request with 400, as HTTP/1 servers do to HTTP/2."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -46,7 +46,7 @@ def http_server() -> Iterator[int]:
                     connection, _ = server.accept()
                     with connection:
                         if connection.recv(1024):
-                            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                            connection.sendall(answers)
             except OSError:
                 return
 
@@ -106,6 +106,31 @@ def test_a_triton_that_modelium_starts_is_checked_as_a_command(tmp_path: Path) -
     found = findings(tmp_path, {"command": ["no-such-tritonserver"]})
     assert list(found) == ["Triton"]
     assert "no-such-tritonserver" in found["Triton"].detail and not found["Triton"].ok
+
+
+def ray_serve(folder: Path, port: int) -> Finding:
+    folders = {
+        "model_repository": str(folder / "repository"),
+        "incoming_directory": str(folder / "incoming"),
+    }
+    section = {"enabled": True, "endpoint": f"http://127.0.0.1:{port}"}
+    config = Config.model_validate({"orchestration": folders, "ray_serve": section})
+    return next(finding for finding in examine(config) if finding.what == "Ray Serve")
+
+
+def test_another_program_at_serves_address_is_reported(tmp_path: Path) -> None:
+    with http_server() as port:
+        found = ray_serve(tmp_path, port)
+    assert not found.ok
+    assert f"another program listens at http://127.0.0.1:{port}" in found.detail
+    free = ray_serve(tmp_path, port)
+    assert free.ok and "Modelium starts one" in free.detail
+
+
+def test_a_running_serve_is_told_apart(tmp_path: Path) -> None:
+    with http_server(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nsuccess") as port:
+        found = ray_serve(tmp_path, port)
+    assert found.ok and "is used" in found.detail
 
 
 def brain(folder: Path, **given: str) -> list[Finding]:

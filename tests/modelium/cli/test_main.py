@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from modelium import __version__
 from modelium.cli.main import app, main
 
 
@@ -33,8 +34,24 @@ def test_every_command_and_parameter_has_a_help_text(path: str) -> None:
             assert getattr(parameter, "help", None), parameter.name
 
 
-def test_version_is_printed() -> None:
-    assert CliRunner().invoke(app, ["version"]).output.count(".") == 2
+@pytest.mark.parametrize("spelled", ["version", "--version"])
+def test_version_is_printed(spelled: str) -> None:
+    assert CliRunner().invoke(app, [spelled]).output == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["up", "doctor"])
+def test_an_empty_configuration_is_an_error_for_the_service_too(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "m.yaml"
+    file.touch()
+
+    assert run(monkeypatch, command, "--config", str(file)) in (1, 2)
+    captured = capsys.readouterr()
+    assert "the file is empty" in " ".join((captured.out + captured.err).split())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

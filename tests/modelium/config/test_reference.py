@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_starter_file_has_every_field_and_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "m.yaml"
-    file.write_text(starter(), encoding="utf-8")
+    file.write_text(starter(Config()), encoding="utf-8")
 
     effective = load_effective(file, {})
 
@@ -37,8 +37,18 @@ def test_the_starter_file_has_every_field_and_changes_nothing(tmp_path: Path) ->
     assert {entry.path for entry in entries()} == effective.given | dynamic
 
 
+def test_the_starter_file_keeps_given_values(tmp_path: Path) -> None:
+    wanted = Config.model_validate(
+        {"orchestration": {"node": "gpu-1"}, "vllm": {"enabled": True, "base_port": 8150}}
+    )
+    file = tmp_path / "m.yaml"
+    file.write_text(starter(wanted), encoding="utf-8")
+
+    assert load_effective(file, {}).config == wanted
+
+
 def test_the_starter_files_example_of_a_model_is_valid(tmp_path: Path) -> None:
-    head, _, example = starter().partition("# For example, for a model named chat-model:\n")
+    head, _, example = starter(Config()).partition("# For example, for a model named chat-model:\n")
     uncommented = "\n".join(line.removeprefix("# ") for line in example.splitlines())
     file = tmp_path / "m.yaml"
     file.write_text(head.replace("models: {}", "models:\n") + uncommented, encoding="utf-8")
@@ -88,7 +98,9 @@ def test_the_schema_agrees_with_the_loader(data: dict[str, Any], valid: bool) ->
 
 
 def test_the_schema_accepts_the_starter_file() -> None:
-    jsonschema.Draft202012Validator(json.loads(json_schema())).validate(yaml.safe_load(starter()))
+    jsonschema.Draft202012Validator(json.loads(json_schema())).validate(
+        yaml.safe_load(starter(Config()))
+    )
 
 
 SECRETS = """

@@ -234,9 +234,39 @@ async def test_a_model_is_explained_with_its_decisions_and_events(
     await world.event("model.ready")
     await world.request()
     explained = await operations.explain("tiny")
-    assert explained.model.traffic.completed == 1
+    assert explained.model is not None and explained.model.traffic.completed == 1
+    assert explained.drops == ()
     assert [d.plan.trigger for d in explained.decisions] == [Trigger.INGEST]
     assert [e.kind for e in explained.events] == ["model.ready", "model.registered"]
+
+
+async def test_drops_that_are_no_models_are_listed_and_explained(
+    world: World, operations: Operations
+) -> None:
+    await refused(world)
+    half = world.incoming / "half.onnx"
+    half.touch()
+    await world.launcher.ingest(path=str(half))
+    incomplete, rejected = await operations.drops()
+    assert (incomplete.name, incomplete.state) == ("half.onnx", "incomplete")
+    assert (rejected.name, rejected.state, rejected.rule) == ("tiny", "rejected", "pickle")
+    assert rejected.approvable and rejected.path == str(world.rejected / "tiny")
+    for name in ("half", "half.onnx"):
+        explained = await operations.explain(name)
+        assert (explained.model, explained.drops) == (None, (incomplete,))
+        assert [e.kind for e in explained.events] == ["drop.incomplete"]
+    explained = await operations.explain("tiny")
+    assert (explained.model, explained.drops) == (None, (rejected,))
+
+
+async def test_a_model_is_explained_beside_a_rejected_drop_of_its_name(
+    world: World, operations: Operations
+) -> None:
+    await world.load()
+    await refused(world)
+    explained = await operations.explain("tiny")
+    assert explained.model is not None
+    assert [drop.rule for drop in explained.drops] == ["pickle"]
 
 
 async def test_a_plan_that_is_asked_for_is_not_carried_out(

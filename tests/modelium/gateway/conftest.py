@@ -17,7 +17,7 @@ from modelium.clock import SystemClock
 from modelium.errors import InputError, ModeliumError, UnknownModel
 from modelium.gateway import Gateway
 from modelium.metrics import Metrics
-from modelium.models import Decision, Event, Fleet, Frozen, Intent, Model, Plan, Trigger
+from modelium.models import Decision, Drop, Event, Fleet, Frozen, Intent, Model, Plan, Trigger
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms, digest, new_secret
 from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
@@ -33,7 +33,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Explanation(Frozen):
-    model: Model
+    model: Model | None
+    drops: tuple[Drop, ...] = ()
     decisions: tuple[Decision, ...] = ()
     events: tuple[Event, ...] = ()
 
@@ -51,6 +52,7 @@ class MemoryOperations:
     at: Fleet = field(default_factory=lambda: Fleet(at=1000.0, revision=7))
     kept: dict[str, Intent] = field(default_factory=dict)
     happened: list[Event] = field(default_factory=list)
+    dropped: list[Drop] = field(default_factory=list)
     issued: dict[str, ApiKey] = field(default_factory=dict)
     decided: list[Decision] = field(default_factory=list)
     noticed: list[str] = field(default_factory=list)
@@ -116,9 +118,14 @@ class MemoryOperations:
     async def intents(self, *, limit: int) -> Sequence[Intent]:
         return list(reversed(self.kept.values()))[:limit]
 
+    async def drops(self) -> list[Drop]:
+        return self.dropped
+
     async def explain(self, model: str) -> Explanation:
+        drops = tuple(drop for drop in self.dropped if drop.answers_to(model))
         return Explanation(
-            model=self._model(model),
+            model=None if drops else self._model(model),
+            drops=drops,
             decisions=tuple(self.decided),
             events=tuple(self.happened),
         )
@@ -196,6 +203,7 @@ def start(tmp_path: Path) -> Start:
         max_wait_s: float = 30.0,
         aliases: dict[str, str] | None = None,
         stream_comment_seconds: float | None = None,
+        default_max_tokens: int | None = None,
         **settings: Any,
     ) -> AsyncIterator[Setup]:
         clock, metrics, operations = SystemClock(), Metrics(), MemoryOperations()
@@ -217,6 +225,7 @@ def start(tmp_path: Path) -> Start:
                     "token": token,
                     "aliases": aliases or {},
                     "stream_comment_seconds": stream_comment_seconds,
+                    "default_max_tokens": default_max_tokens,
                 }
             ),
             ingest=config.Ingest.model_validate({"webhook_secret": webhook_secret}),

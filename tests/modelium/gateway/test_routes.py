@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.fakes.upstream import Upstream
-from tests.modelium.gateway.conftest import Setup
+from tests.modelium.gateway.conftest import Setup, Start
 
 
 async def test_body_passes_untouched_where_the_name_is_the_engines_own(
@@ -41,7 +41,13 @@ async def test_another_name_changes_the_models_field_alone(
     assert expected is None or seen.body == expected
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/tokenize", "/v1/rerank"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/completions", "/v1/responses", "/tokenize", "/v1/rerank", "/rerank", "/v2/rerank"),
+        *("/score", "/classify", "/pooling", "/v1/audio/speech", "/v1/images/generations"),
+    ],
+)
 async def test_other_openai_routes_pass_through(setup: Setup, engine: Upstream, path: str) -> None:
     setup.board.open("gpt2", engine.address("served"))
     answer = await setup.http.post(f"{path}?a=b%20c", json={"model": "gpt2", "x": 1})
@@ -113,7 +119,8 @@ async def test_wrong_api_is_told_and_is_no_failure_of_the_model(
     setup.board.open("m", engine.address("m", "kserve"))
     answer = await setup.http.post("/v1/completions", json={"model": "m"})
     assert answer.status_code == 400
-    assert "supported: kserve" in answer.json()["error"]["message"]
+    said = answer.json()["error"]["message"]
+    assert said == "m does not serve /v1/completions; it offers /v2/models/m/infer"
     assert setup.board.traffic.snapshot()["m"].failed == 0
 
 
@@ -133,3 +140,85 @@ async def test_bad_json_is_a_400_in_openais_shape(setup: Setup, body: bytes, sai
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+FORM = (
+    b'--b0\r\nContent-Disposition: form-data; name="file"; filename="model.wav"\r\n'
+    b"Content-Type: audio/wav\r\n\r\nRIFF\r\n\r\n--b\x00\r\n"
+    b'--b0\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--b0--\r\n'
+)
+KIND = {"content-type": "multipart/form-data; boundary=b0"}
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/audio/translations"])
+async def test_the_model_of_a_form_is_read_and_renamed(
+    setup: Setup, engine: Upstream, path: str
+) -> None:
+    setup.board.open("whisper", engine.address("whisper"))
+    await setup.http.post(path, content=FORM, headers=KIND)
+    setup.board.open("whisper", engine.address("engines-name"))
+    await setup.http.post(path, content=FORM, headers=KIND)
+    await setup.http.post(f"/models/whisper{path}", content=FORM, headers=KIND)
+    assert [seen.target for seen in engine.seen] == [path] * 3
+    assert all(seen.headers["content-type"] == KIND["content-type"] for seen in engine.seen)
+    assert engine.seen[0].body == FORM
+    assert engine.seen[1].body == engine.seen[2].body == FORM.replace(b"whisper", b"engines-name")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'{"model": "m"}', FORM[:-40], FORM.replace(b'"model"', b'"other"')]
+)
+async def test_a_form_that_names_no_model_is_a_400(setup: Setup, body: bytes) -> None:
+    answer = await setup.http.post("/v1/audio/transcriptions", content=body, headers=KIND)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_form_beyond_the_bound_is_a_413(start: Start) -> None:
+    async with start(max_body_bytes=100) as setup:
+        answer = await setup.http.post("/v1/audio/transcriptions", content=FORM, headers=KIND)
+        assert answer.status_code == 413
+
+
+async def test_a_path_that_the_model_lacks_is_told_with_those_it_has(
+    setup: Setup, engine: Upstream
+) -> None:
+    address = engine.address("m", "openai", "kserve").model_copy(
+        update={"paths": frozenset({"/v1/embeddings"})}
+    )
+    setup.board.open("m", address)
+    assert (await setup.http.post("/v1/embeddings", json={"model": "m"})).status_code == 200
+    answer = await setup.http.post("/v1/chat/completions", json={"model": "m"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == (
+        "m does not serve /v1/chat/completions; it offers /v1/embeddings, /v2/models/m/infer"
+    )
+    assert len(engine.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "expected"),
+    [
+        ("/v1/chat/completions", b' { "model": "m", "x": 1e400 }', b'{"max_tokens":7, "model": "m", "x": 1e400 }'),
+        ("/v1/chat/completions", b'{"model":"m","max_completion_tokens":9}', None),
+        ("/v1/completions", b'{"model":"m","max_tokens":9}', None),
+        ("/v1/completions", b'{"model":"m","max_tokens":null}', b'{"model":"m","max_tokens":7}'),
+        ("/v1/responses", b'{"model":"m"}', b'{"max_output_tokens":7,"model":"m"}'),
+        ("/v1/embeddings", b'{"model":"m"}', None),
+        ("/v1/completions", b'{"model":"own"}', b'{"max_tokens":3,"model":"own"}'),
+    ],
+)  # fmt: skip
+async def test_a_request_without_a_limit_gets_the_default(
+    start: Start, engine: Upstream, path: str, sent: bytes, expected: bytes | None
+) -> None:
+    async with start(default_max_tokens=7, max_tokens={"own": 3}) as setup:
+        for model in ("m", "own"):
+            setup.board.open(model, engine.address(model))
+        await setup.http.post(path, content=sent)
+    assert engine.seen[0].body == (sent if expected is None else expected)
+
+
+async def test_without_a_default_the_engines_limit_applies(setup: Setup, engine: Upstream) -> None:
+    setup.board.open("m", engine.address("m"))
+    await setup.http.post("/v1/completions", content=b'{"model":"m"}')
+    assert engine.seen[0].body == b'{"model":"m"}'

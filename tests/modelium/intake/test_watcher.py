@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,19 +10,23 @@ import pytest
 
 from modelium.clock import SystemClock
 from modelium.config import Ingest
-from modelium.intake.watcher import Watcher, fingerprint
+from modelium.intake.fingerprint import fingerprint
+from modelium.intake.pending import PendingDrops
+from modelium.intake.watcher import Watcher
+from modelium.models import DropState
 from modelium.ports import Clock
 from tests.modelium.analysis.files import llama_folder
 
 QUIET_S = 5.0
 RESCAN_S = 30.0
+GIVE_UP_S = 3600.0
 
 
 class ManualClock:
     """Advances only when a test moves it."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = time.time()  # files have the times of the real clock
 
     def time(self) -> float:
         return self.now
@@ -40,12 +44,27 @@ class Zone:
     def __init__(self, folder: Path, *, clock: Clock) -> None:
         self.folder = folder
         self.reported: list[Path] = []
+        """Complete ones."""
+        self.lacking: list[tuple[str, str]] = []
+        """Name and what is missing."""
+        self.pending = PendingDrops()
         self.watcher = Watcher(
             folder=folder,
-            config=Ingest(quiet_period_seconds=QUIET_S, rescan_interval_seconds=RESCAN_S),
+            config=Ingest(
+                quiet_period_seconds=QUIET_S,
+                rescan_interval_seconds=RESCAN_S,
+                incomplete_after_seconds=GIVE_UP_S,
+            ),
             clock=clock,
-            on_drop=self.reported.append,
+            pending=self.pending,
+            on_drop=self._note,
         )
+
+    def _note(self, path: Path, missing: str | None) -> None:
+        if missing is None:
+            self.reported.append(path)
+        else:
+            self.lacking.append((path.name, missing))
 
 
 @pytest.fixture
@@ -101,23 +120,20 @@ async def test_change_without_an_event_is_noticed_before_the_report(
     assert zone.reported == [drop]
 
 
-async def test_incomplete_drop_waits_for_its_missing_part(
-    zone: Zone, clock: ManualClock, caplog: pytest.LogCaptureFixture
+async def test_incomplete_drop_is_reported_once_and_waits_for_its_missing_part(
+    zone: Zone, clock: ManualClock
 ) -> None:
-    caplog.set_level(logging.INFO)
     drop = llama_folder(zone.folder / "m", shards=2)
     missing = drop / "model-00002-of-00002.safetensors"
     content = missing.read_bytes()
     missing.unlink()
     await zone.watcher.poll()
     for _ in range(3):
-        clock.now += QUIET_S
+        clock.now += RESCAN_S
         await zone.watcher.poll()
     assert zone.reported == []
-    assert caplog.messages == [
-        "m is not complete yet: "
-        "model-00002-of-00002.safetensors of model.safetensors.index.json is missing"
-    ]
+    lacks = "model-00002-of-00002.safetensors of model.safetensors.index.json is missing"
+    assert zone.lacking == [("m", lacks)]
     missing.write_bytes(content)
     zone.watcher.touch("m")
     await zone.watcher.poll()
@@ -185,7 +201,7 @@ async def test_file_event_announces_a_drop(tmp_path: Path) -> None:
     """With watchdog: the rescan is a day away, so an event must be what announces the drop."""
     incoming = tmp_path / "incoming"
     incoming.mkdir()
-    drops: asyncio.Queue[Path] = asyncio.Queue()
+    drops: asyncio.Queue[tuple[Path, str | None]] = asyncio.Queue()
     listening = asyncio.Event()
 
     class Clock(SystemClock):
@@ -197,13 +213,14 @@ async def test_file_event_announces_a_drop(tmp_path: Path) -> None:
         folder=incoming,
         config=Ingest(quiet_period_seconds=0.0, rescan_interval_seconds=86_400.0),
         clock=Clock(),
-        on_drop=drops.put_nowait,
+        pending=PendingDrops(),
+        on_drop=lambda path, missing: drops.put_nowait((path, missing)),
     )
     running = asyncio.create_task(watcher.run())
     try:
         await listening.wait()  # the rescan of the empty folder is over
         drop = llama_folder(tmp_path / "m").rename(incoming / "m")
-        assert await asyncio.wait_for(drops.get(), 60.0) == drop
+        assert await asyncio.wait_for(drops.get(), 60.0) == (drop, None)
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
@@ -217,3 +234,65 @@ def test_fingerprint_changes_with_content_and_is_none_for_what_is_gone(tmp_path:
     os.utime(drop / "config.json", ns=(1, first[2] + 1 if first else 0))
     assert fingerprint(drop) != first
     assert fingerprint(tmp_path / "gone") is None
+
+
+async def test_a_drop_is_pending_from_its_first_file_until_it_is_gone(
+    zone: Zone, clock: ManualClock
+) -> None:
+    drop = zone.folder / "tiny.gguf"
+    drop.touch()
+    await zone.watcher.poll()
+    (pending,) = zone.pending.all()
+    assert (pending.name, pending.model, pending.state) == ("tiny.gguf", "tiny", "arriving")
+    assert pending.since == pytest.approx(drop.stat().st_ctime)
+    drop.unlink()
+    zone.watcher.touch("tiny.gguf")
+    await zone.watcher.poll()
+    assert zone.pending.all() == []
+
+
+@pytest.mark.parametrize("name", ["m.gguf.part", "m.safetensors.crdownload", "m.zip.aria2"])
+async def test_a_download_in_progress_is_reported_as_such(
+    zone: Zone, clock: ManualClock, name: str
+) -> None:
+    (zone.folder / name).write_bytes(b"GGUF")
+    await zone.watcher.poll()
+    clock.now += QUIET_S
+    await zone.watcher.poll()
+    assert zone.lacking == [(name, f"{name} is a partial download")]
+
+
+async def test_a_changed_drop_is_pending_again_as_arriving(zone: Zone, clock: ManualClock) -> None:
+    drop = zone.folder / "m"
+    drop.mkdir()
+    await zone.watcher.poll()
+    clock.now += QUIET_S
+    await zone.watcher.poll()
+    assert zone.lacking == [("m", "the folder is empty")]
+    (pending,) = zone.pending.all()
+    zone.pending.note(pending.model_copy(update={"state": DropState.INCOMPLETE}))
+    (drop / "notes.txt").touch()
+    zone.watcher.touch("m")
+    await zone.watcher.poll()
+    assert [pending.state for pending in zone.pending.all()] == ["arriving"]
+
+
+async def test_an_incomplete_drop_is_reported_once_more_when_its_time_is_over(
+    zone: Zone, clock: ManualClock
+) -> None:
+    (zone.folder / "m").mkdir()
+    await zone.watcher.poll()
+    clock.now += GIVE_UP_S - RESCAN_S
+    for _ in range(5):
+        await zone.watcher.poll()
+        clock.now += RESCAN_S
+    assert zone.lacking == 2 * [("m", "the folder is empty")]
+
+
+def test_a_fingerprint_notices_what_a_copy_cannot_set(tmp_path: Path) -> None:
+    """A copy may keep its original's modification time; permissions change only this one."""
+    drop = llama_folder(tmp_path / "m")
+    os.utime(drop / "config.json", (1, 1))
+    newest = max(path.stat().st_ctime_ns for path in (drop, *drop.iterdir()))
+    found = fingerprint(drop)
+    assert found is not None and found.changed_ns == newest

@@ -17,9 +17,12 @@ def device(*, free: float = 80, healthy: bool = True) -> Device:
     )
 
 
-def booking(model: str, gib: float, resident: float) -> Booking:
+def booking(model: str, gib: float, resident: float | None) -> Booking:
     return Booking(
-        model=model, device="n/g0", bytes=int(gib * GIB), resident_bytes=int(resident * GIB)
+        model=model,
+        device="n/g0",
+        bytes=int(gib * GIB),
+        resident_bytes=None if resident is None else int(resident * GIB),
     )
 
 
@@ -40,6 +43,12 @@ def booking(model: str, gib: float, resident: float) -> Booking:
         (60, [booking("a", 20, 20)], ["a"], 60),
         (60, [booking("a", 20, 20)], ["b"], 40),
         (40, [booking("a", 20, 40)], ["a"], 60),
+        # Nobody can tell what a loaded model holds: once, not twice what was booked for it …
+        (60, [booking("a", 20, None)], [], 40),
+        # … and it comes back when the model leaves.
+        (60, [booking("a", 20, None)], ["a"], 60),
+        # Memory of other processes is respected all the same.
+        (30, [booking("a", 20, None)], [], 10),
         # Nothing left.
         (5, [booking("a", 60, 60)], [], 0),
         (20, [booking("a", 70, 60)], [], 0),
@@ -54,3 +63,17 @@ def test_available_bytes(
 
 def test_unhealthy_device_has_nothing_available() -> None:
     assert available_bytes(device(healthy=False), [], cap=0.75) == 0
+
+
+def test_memory_counts_once_where_processes_are_hidden() -> None:
+    card = device().model_copy(
+        update={"total_bytes": int(23.5 * GIB), "free_bytes": int(15.5 * GIB)}
+    )
+    eight = [booking("a", 8, None)]
+    assert available_bytes(card, eight, cap=0.9) / GIB == pytest.approx(13.15)
+    full = card.model_copy(update={"free_bytes": int(3.5 * GIB)})
+    twenty = [booking("a", 20, None)]
+    gained = available_bytes(full, twenty, cap=0.9, after=["a"]) - available_bytes(
+        full, twenty, cap=0.9
+    )
+    assert gained / GIB == pytest.approx(20)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
 
 from modelium.config import Config
 from modelium.models import Priority, Report
 from modelium.stages.ingest import standing
+from tests.fakes.clock import START
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
@@ -85,14 +91,77 @@ async def test_a_drop_without_pickles_or_code_is_registered_without_approvals(
     assert world.store.model("tiny").approvals == frozenset()
 
 
-async def test_an_incomplete_drop_is_rejected(world: World) -> None:
-    folder = world.incoming / "half"
+def half(folder: Path) -> Path:
+    """Write a model whose only shard is missing."""
     tiny_onnx(folder)
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+MISSING = "model-00001-of-00002.safetensors of model.safetensors.index.json is missing"
+
+
+async def test_an_incomplete_folder_from_elsewhere_is_rejected(world: World) -> None:
+    folder = half(world.incoming.parent / "elsewhere" / "half")
     report = await world.launcher.ingest(path=str(folder))
     assert (report.outcome, report.details["rule"]) == ("rejected", "incomplete")
     assert "half" not in world.store.names()
+
+
+@pytest.mark.parametrize("missing", [None, MISSING])
+async def test_an_incomplete_drop_stays_and_is_reported(world: World, missing: str | None) -> None:
+    folder = half(world.incoming / "half")
+    report = await world.launcher.ingest(path=str(folder), missing=missing)
+    assert (report.outcome, report.model) == ("incomplete", "half")
+    assert report.details["missing"] == MISSING
+    assert (folder / "model.onnx").exists()
+    (pending,) = world.services.pending.all()
+    assert (pending.name, pending.state, pending.reason) == ("half", "incomplete", MISSING)
+    (event,) = world.heard
+    assert (event.kind, event.model, event.detail) == (
+        "drop.incomplete",
+        "half",
+        {"missing": MISSING},
+    )
+
+
+async def test_the_report_is_withdrawn_when_the_drop_is_completed(world: World) -> None:
+    folder = half(world.incoming / "half")
+    await world.launcher.ingest(path=str(folder))
+    (folder / "model.safetensors.index.json").unlink()
+    assert (await world.launcher.ingest(path=str(folder))).outcome == "registered"
+    assert world.services.pending.all() == []
+
+
+async def test_a_drop_that_stays_incomplete_is_rejected_in_the_end(world: World) -> None:
+    folder = half(world.incoming / "half")
+    world.clock.advance(time.time() - START)  # files have the times of the real clock
+    report = await world.launcher.ingest(path=str(folder))
+    assert report.outcome == "incomplete"
+    world.clock.advance(world.services.config.ingest.incomplete_after_seconds)
+    report = await world.launcher.ingest(path=str(folder), missing=MISSING)
+    assert (report.outcome, report.details["rule"]) == ("rejected", "incomplete")
+    assert not folder.exists()
+    kept, reason = world.services.repository.find_rejected("half")
+    assert (kept / "half" / "model.onnx").exists()
+    assert MISSING in str(reason["message"]) and "24 h" in str(reason["message"])
+    assert world.services.pending.all() == []
+
+
+async def test_a_truncated_archive_stays_and_leaves_nothing_in_staging(world: World) -> None:
+    tiny_onnx(world.incoming.parent / "elsewhere" / "tiny", weight=1.0)
+    archive = world.incoming / "tiny.tgz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(world.incoming.parent / "elsewhere" / "tiny", arcname="tiny")
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    report = await world.launcher.ingest(path=str(archive))
+    assert (report.outcome, report.model) == ("incomplete", "tiny")
+    assert list(world.services.repository.staging.iterdir()) == []
+    archive.write_bytes(whole)
+    assert (await world.launcher.ingest(path=str(archive))).outcome == "registered"
+    assert world.services.pending.all() == []
 
 
 async def test_a_name_that_no_model_can_have_is_rejected(world: World) -> None:

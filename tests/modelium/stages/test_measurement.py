@@ -26,6 +26,11 @@ from modelium.stages.runtime_monitor import Observation
 from tests.fakes import fleets
 from tests.modelium.conftest import World
 
+PROCESSES = (
+    DeviceProcess(pid=7, used_bytes=6 * GIB),
+    DeviceProcess(pid=8, used_bytes=2 * GIB),
+    DeviceProcess(pid=9, used_bytes=1 * GIB),
+)
 GPU = Device(
     node="here",
     uuid="GPU-0",
@@ -33,17 +38,15 @@ GPU = Device(
     name="H100",
     total_bytes=80 * GIB,
     free_bytes=70 * GIB,
-    processes=(
-        DeviceProcess(pid=7, used_bytes=6 * GIB),
-        DeviceProcess(pid=8, used_bytes=2 * GIB),
-        DeviceProcess(pid=9, used_bytes=1 * GIB),
-    ),
+    processes=PROCESSES,
 )
 AT = 1_000_000.0
 PLACE = ("m", GPU.id)
 
 
-def fleet(device: Device = GPU, *, resident: int = 0, age_s: float = 0.0, **given: Any) -> Fleet:
+def fleet(
+    device: Device = GPU, *, resident: int | None = 0, age_s: float = 0.0, **given: Any
+) -> Fleet:
     """One loaded model that became ready ``age_s`` ago."""
     deployment = Deployment(
         model="m",
@@ -77,7 +80,21 @@ def sight(*pids: int, stats: EngineStats | None = None) -> dict[RuntimeName, Obs
 
 def test_memory_on_a_gpu_is_that_of_the_models_own_processes() -> None:
     assert measurement.resident_bytes(fleet(), sight(7, 8)) == {PLACE: 8 * GIB}
-    assert measurement.resident_bytes(fleet(), sight()) == {PLACE: 0}
+
+
+def test_a_model_whose_processes_the_driver_does_not_show_is_not_taken_to_hold_nothing() -> None:
+    hidden = GPU.model_copy(update={"processes": ()})
+    untold = GPU.model_copy(
+        update={"processes": (DeviceProcess(pid=7, used_bytes=None), PROCESSES[1])}
+    )
+    unlisted = GPU.model_copy(update={"processes": None})
+    for device in (hidden, untold, unlisted):
+        assert measurement.resident_bytes(fleet(device, resident=None), sight(7, 8)) == {}
+        # What its load took is known, and that was its own process.
+        known = measurement.resident_bytes(fleet(device, resident=5 * GIB), sight(7, 8))
+        assert known == {PLACE: 5 * GIB}
+    # A server that holds many models has no process of this one.
+    assert measurement.resident_bytes(fleet(resident=5 * GIB), sight()) == {}
 
 
 def test_memory_on_a_cpu_is_what_the_runtime_reports() -> None:

@@ -1,15 +1,21 @@
+"""Which Ray cluster is used: a configured one, a running Serve's, or Modelium's own."""
+
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from modelium.clock import SystemClock
 from modelium.config import RayServe as RayServeConfig
-from modelium.errors import (
-    Unavailable,
-)
+from modelium.errors import ConfigError, LoadFailed, Unavailable
+from runtimes.ray import running_serve
+from runtimes.ray.connection import Session
 from runtimes.ray.driver import RayServeDriver
+from tests import samples
+from tests.runtimes.conftest import LocalRay
+from tests.runtimes.ray.serving import infer, quiet, request, running
 
 pytestmark = [
     pytest.mark.real,
@@ -29,3 +35,67 @@ async def test_a_cluster_that_is_not_there_is_reported_not_raised(tmp_path: Path
         with pytest.raises(Unavailable, match="is down") as down:
             await driver.discover({})
         assert down.value.retry_after_s
+
+
+async def test_the_serve_that_runs_at_the_endpoint_is_used_and_left_alone(
+    local_ray: LocalRay, tmp_path: Path
+) -> None:
+    profile = samples.tiny_onnx(tmp_path)
+    theirs = await local_ray.driver.load(request("theirs", tmp_path, profile), progress=quiet)
+    port = theirs.upstream.port  # for another service this is a cluster of others
+    state = tmp_path / "state"
+    config = RayServeConfig(enabled=True, endpoint=f"http://localhost:{port}")
+    guest = RayServeDriver(config=config, state_directory=state, clock=SystemClock())
+    async with guest:
+        loaded = await guest.load(request("guest", tmp_path, profile), progress=quiet)
+        assert loaded.upstream.port == port
+        row = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+        assert await infer(loaded.upstream, row) == {"y": [10, 10, 10]}
+        assert [one.model for one in await guest.discover({})] == ["guest"]
+        assert await running(local_ray.driver, "guest") is None
+        with pytest.raises(LoadFailed, match="not this Modelium's: rename"):
+            await guest.load(request("theirs", tmp_path, profile), progress=quiet)
+        await guest.unload("theirs", handle={}, grace_s=0)
+    assert not (state / "ray" / "cluster.json").exists(), "it started a cluster of its own"
+    down = RayServeDriver(config=config, state_directory=state, clock=SystemClock())
+    await down.end(grace_s=0)
+    await down.__aexit__()
+    names = (await session_of(local_ray.driver).status()).applications
+    assert "theirs" in names and "guest" not in names
+    await local_ray.driver.unload("theirs", handle={}, grace_s=0)
+
+
+def session_of(driver: RayServeDriver) -> Session:
+    session = driver._connection.session
+    assert session is not None
+    return session
+
+
+async def test_another_program_at_the_endpoint_is_named(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nnginx")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigError, match=f"{port} of ray_serve.endpoint is taken by another"):
+            await running_serve.find("127.0.0.1", port)
+    assert await running_serve.find("127.0.0.1", port) is None
+
+
+async def test_a_serve_whose_cluster_is_elsewhere_needs_its_address(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        config = RayServeConfig(enabled=True, endpoint=f"http://localhost:{port}")
+        driver = RayServeDriver(config=config, state_directory=tmp_path, clock=SystemClock())
+        async with driver:
+            with pytest.raises(Unavailable, match=r"set ray_serve\.address to its GCS"):
+                await driver.discover({})

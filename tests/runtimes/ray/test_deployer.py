@@ -233,7 +233,7 @@ async def test_applications_of_others_are_left_alone(local_ray: LocalRay, tmp_pa
         await bridge.call("deploy", name="theirs", options=options, spec=spec)
         assert await running(local_ray.driver, "theirs") is None
         await local_ray.driver.unload("theirs", handle={}, grace_s=0)
-        with pytest.raises(LoadFailed, match="not Modelium's"):
+        with pytest.raises(LoadFailed, match="not this Modelium's"):
             await local_ray.driver.load(request("theirs", tmp_path, profile), progress=quiet)
         assert "theirs" in (await bridge.call("status"))["applications"]
         await bridge.call("delete", name="theirs")

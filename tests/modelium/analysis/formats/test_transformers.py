@@ -278,6 +278,11 @@ def test_hostile_exclusion_patterns_cost_no_time(tmp_path: Path) -> None:
         ({}, Task.TEXT_GENERATION),
         ({"architectures": ["BertModel"], "model_type": "bert"}, Task.EMBEDDING),
         ({"architectures": ["LlamaForSequenceClassification"]}, Task.TEXT_CLASSIFICATION),
+        ({"architectures": ["XForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
+         Task.TEXT_RANKING),
+        ({"architectures": ["XForSequenceClassification"], "num_labels": 3},
+         Task.TEXT_CLASSIFICATION),
+        ({"classifier_from_token": ["no", "yes"]}, Task.TEXT_RANKING),
         ({"architectures": ["BertForTokenClassification"]}, Task.TOKEN_CLASSIFICATION),
         ({"architectures": ["ViTForImageClassification"]}, Task.IMAGE_CLASSIFICATION),
         ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, Task.TEXT2TEXT),
@@ -289,6 +294,32 @@ def test_the_task_follows_from_the_class(
     tmp_path: Path, changes: dict[str, Any], task: Task
 ) -> None:
     assert of(tmp_path, LLAMA, **changes).task is task
+
+
+POOLING = '[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]'
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "task"),
+    [
+        ("modules.json", POOLING, Task.EMBEDDING),
+        ("config_sentence_transformers.json", '{"model_type": "CrossEncoder"}', Task.TEXT_RANKING),
+        ("README.md", "---\npipeline_tag: text-ranking\n---\n", Task.TEXT_RANKING),
+        ("README.md", "---\npipeline_tag: text-generation\n---\n", Task.TEXT_GENERATION),
+        ("README.md", "pipeline_tag: text-ranking", Task.TEXT_GENERATION),
+    ],
+)
+def test_embedding_models_and_rerankers_of_a_generators_class_are_told_by_their_files(
+    tmp_path: Path, file: str, text: str, task: Task
+) -> None:
+    folder = llama_folder(tmp_path)
+    (folder / file).write_text(text)
+    engines = EngineCatalog(ray_modules=frozenset({"torch", "transformers"}))
+    profile = analyze(folder, engines=engines)
+    assert profile.task is task
+    assert profile.kv is not None  # its engine attends as a generator does
+    if task is Task.TEXT_RANKING:
+        assert "cross-encoders" in profile.support(RuntimeName.RAY_SERVE).reason
 
 
 def test_whisper_and_t5_count_both_halves(tmp_path: Path) -> None:

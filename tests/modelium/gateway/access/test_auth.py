@@ -8,7 +8,15 @@ import pytest
 
 from tests.modelium.gateway.conftest import Setup, Start
 
-ROUTES = ["/", "/v1/models", "/metrics", "/api/v1/models", "/v2", "/v2/health/ready"]
+ROUTES = [
+    "/",
+    "/v1/models",
+    "/metrics",
+    "/api/v1/models",
+    "/api/v1/drops",
+    "/v2",
+    "/v2/health/ready",
+]
 TOKEN = "a-token-that-is-long-enough-for-anybody"
 
 

@@ -8,6 +8,7 @@ from modelium.models import (
     Booking,
     Deployment,
     Device,
+    Drop,
     Fleet,
     LoadSettings,
     Model,
@@ -59,4 +60,18 @@ def fleet(**changes: object) -> Fleet:
         devices=(GPU,),
         models=(model, cold),
         bookings=(Booking(model="gpt2", device=GPU.id, bytes=20 * GIB, resident_bytes=19 * GIB),),
+    )
+
+
+def drop(**changes: object) -> Drop:
+    return Drop.model_validate(
+        {
+            "name": "half.gguf",
+            "model": "half",
+            "state": "incomplete",
+            "path": "/in/half.gguf",
+            "since": 900.0,
+            "reason": "half.gguf is empty",
+            **changes,
+        }
     )

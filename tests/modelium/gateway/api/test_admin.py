@@ -13,7 +13,7 @@ from modelium.models import (
     Plan,
     Trigger,
 )
-from tests.modelium.gateway.api.fleets import fleet
+from tests.modelium.gateway.api.fleets import drop, fleet
 from tests.modelium.gateway.conftest import Setup, until
 
 
@@ -97,6 +97,17 @@ async def test_pin_approve_plan_intents_events_status(setup: Setup) -> None:
     explained = (await setup.http.get("/api/v1/models/gpt2/explain")).json()
     assert explained["model"]["name"] == "gpt2"
     assert len(explained["events"]) == 3
+
+
+async def test_drops_are_listed_and_explained(setup: Setup) -> None:
+    setup.operations.dropped = [drop(), drop(name="odd", state="rejected", reason="no model")]
+    listed = (await setup.http.get("/api/v1/drops")).json()
+    assert [(d["name"], d["state"], d["reason"]) for d in listed] == [
+        ("half.gguf", "incomplete", "half.gguf is empty"),
+        ("odd", "rejected", "no model"),
+    ]
+    explained = (await setup.http.get("/api/v1/models/odd/explain")).json()
+    assert (explained["model"], explained["drops"]) == (None, listed[1:])
 
 
 async def test_decisions_are_shown_whole_but_for_the_packed_snapshot(setup: Setup) -> None:

@@ -6,7 +6,7 @@ from modelium.models import (
     RuntimeName,
     RuntimeStatus,
 )
-from tests.modelium.gateway.api.fleets import GPU, fleet
+from tests.modelium.gateway.api.fleets import GPU, drop, fleet
 from tests.modelium.gateway.conftest import Setup
 
 
@@ -37,6 +37,16 @@ async def test_page_shows_notices_escaped(setup: Setup) -> None:
     setup.operations.noticed = ["idle evictions are paused <since> noon"]
     page = await setup.http.get("/")
     assert "idle evictions are paused &lt;since&gt; noon" in page.text
+
+
+async def test_page_shows_drops_that_are_no_models(setup: Setup) -> None:
+    assert "Drops" not in (await setup.http.get("/")).text
+    evil = drop(name="<script>", state="rejected", reason="<script>")
+    setup.operations.dropped = [drop(), *[evil] * 30]
+    page = (await setup.http.get("/")).text
+    assert "half.gguf is empty" in page and 'class="state incomplete"' in page
+    assert "<script" not in page
+    assert page.count('class="state rejected"') == 20
 
 
 async def test_page_of_an_empty_fleet_says_what_to_do(setup: Setup) -> None:

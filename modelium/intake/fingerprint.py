@@ -1,0 +1,43 @@
+"""What changes whenever a file or folder does, and when that was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Fingerprint(NamedTuple):
+    """Of a file, or of a folder with all that is in it."""
+
+    entries: int
+    total_bytes: int
+    modified_ns: int
+    """The newest modification time. A copy may keep that of its original."""
+    changed_ns: int
+    """The newest change of contents, name or permissions; nothing but the clock sets it."""
+
+    @property
+    def changed_at(self) -> float:
+        """Epoch seconds of the last change."""
+        return self.changed_ns / 1e9
+
+
+def fingerprint(path: Path) -> Fingerprint | None:
+    """Return the fingerprint of what is at ``path``; ``None``: nothing is."""
+    try:
+        own = path.lstat()
+    except OSError:
+        return None
+    count, total, modified, changed = 1, own.st_size, own.st_mtime_ns, own.st_ctime_ns
+    for directory, _folders, files in os.walk(path):
+        for entry in (directory, *(os.path.join(directory, file) for file in files)):
+            try:
+                stat = os.lstat(entry)
+            except OSError:
+                continue
+            count += 1
+            total += stat.st_size
+            modified = max(modified, stat.st_mtime_ns)
+            changed = max(changed, stat.st_ctime_ns)
+    return Fingerprint(count, total, modified, changed)

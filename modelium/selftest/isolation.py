@@ -1,0 +1,73 @@
+"""A service beside the user's: in a temporary folder, on free ports, with one runtime."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from modelium.app import Running, end, running
+from modelium.config import Config
+from modelium.models import RuntimeName
+
+TICK_S = 1.0
+"""Pace of its control loop, which measures memory."""
+
+
+@asynccontextmanager
+async def service(config: Config, runtime: RuntimeName) -> AsyncIterator[Running]:
+    """Run a service with ``runtime`` alone in a temporary folder; end all that it started."""
+    with tempfile.TemporaryDirectory(prefix="modelium-selftest-", ignore_cleanup_errors=True) as at:
+        own = isolated(config, Path(at), runtime)
+        try:
+            async with running(own) as service:
+                yield service
+        finally:
+            await end(own)
+
+
+def isolated(config: Config, folder: Path, runtime: RuntimeName) -> Config:
+    """Return ``config`` with ``runtime`` alone, moved to ``folder`` and to free ports."""
+    given = config.model_dump(mode="python", exclude_unset=True)
+    section = dict(given.get(runtime.value, {})) | {"enabled": True}
+    if runtime is RuntimeName.TRITON and config.triton.command:
+        section |= {"endpoint": f"http://127.0.0.1:{_free_port(3)}", "grpc_endpoint": None}
+        section |= {"model_repository": None}
+    if runtime is RuntimeName.RAY_SERVE and config.ray_serve.address is None:
+        section |= {"endpoint": "http://127.0.0.1:0"}
+    if runtime in (RuntimeName.VLLM, RuntimeName.LLAMA_CPP):
+        section |= {"base_port": _free_port(4)}
+    orchestration = {
+        "model_repository": folder / "repository",
+        "incoming_directory": folder / "incoming",
+        "metrics": {"prometheus_enabled": False, "collection_interval_seconds": TICK_S},
+    }
+    for kept in ("node", "cpu_memory_gib"):
+        if kept in given.get("orchestration", {}):
+            orchestration[kept] = given["orchestration"][kept]
+    return Config.model_validate(
+        {
+            "orchestration": orchestration,
+            "ingest": {"quiet_period_seconds": 0.5},
+            "gateway": {"port": 0},
+            "prefect": {"enabled": False},
+            runtime.value: section,
+        }
+    )
+
+
+def _free_port(count: int) -> int:
+    """Return the first of ``count`` consecutive ports that are free."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first = int(probe.getsockname()[1])
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return first

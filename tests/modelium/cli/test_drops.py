@@ -1,0 +1,80 @@
+"""`modelium ls` and `modelium explain` for drops that are no models, over a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from modelium import config
+from modelium.cli.main import app
+from modelium.clock import SystemClock
+from modelium.control.operations import Operations
+from modelium.gateway import Gateway
+from modelium.metrics import Metrics
+from tests.modelium.conftest import World
+from tests.samples import risky_onnx
+
+Run = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+async def run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
+    """Run a command against the world's own gateway."""
+    operations = Operations(services=world.services)
+    gateway = Gateway(
+        config=config.Gateway(port=0),
+        ingest=config.Ingest(),
+        incoming=world.incoming,
+        switchboard=world.services.switchboard,
+        operations=operations,
+        metrics=Metrics(),
+        clock=SystemClock(),
+        links={},
+        shutdown_grace_s=1.0,
+    )
+    (tmp_path / "m.yaml").touch()
+    monkeypatch.setenv("MODELIUM_CONFIG", str(tmp_path / "m.yaml"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    async def invoke(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, arguments)
+
+    async with gateway:
+        monkeypatch.setenv("MODELIUM_URL", gateway.url)
+        yield invoke
+    await operations.aclose()
+
+
+async def refuse(world: World, name: str) -> None:
+    risky_onnx(world.incoming / name, "weights.pkl")
+    await world.launcher.ingest(path=str(world.incoming / name))
+
+
+async def test_ls_shows_the_drops_below_the_models(world: World, run: Run) -> None:
+    await world.load()
+    (world.incoming / "empty").mkdir()
+    await world.launcher.ingest(path=str(world.incoming / "empty"))
+    for number in range(7):
+        await refuse(world, f"bad-{number}")
+    shown = (await run("ls")).output
+    assert "tiny" in shown and "the folder is empty" in shown
+    assert shown.count("rejected") == 6 and "and 2 more rejected drops" in shown
+    assert [row["name"] for row in json.loads((await run("ls", "--json")).output)] == ["tiny"]
+    assert (await run("ls", "--drops")).output.count("rejected") == 7
+    listed = json.loads((await run("ls", "--drops", "--json")).output)
+    assert [drop["name"] for drop in listed][:2] == ["empty", "bad-6"]
+
+
+async def test_explain_tells_why_a_drop_was_rejected_and_what_to_do(world: World, run: Run) -> None:
+    await refuse(world, "tiny")
+    shown = (await run("explain", "tiny")).output
+    assert "the drop tiny is rejected since" in shown
+    assert "weights.pkl" in shown and str(world.rejected / "tiny") in shown
+    assert "modelium approve tiny" in shown
+    assert "drop.rejected" in shown
+    assert (await run("explain", "no such/drop")).exception is not None

@@ -102,6 +102,8 @@ class PlanBuilder:
 
     def is_runnable(self, model: Model, *, quiet: bool = False) -> bool:
         """Whether ``model`` can run at all; if not, reject it unless ``quiet``."""
+        if model.removal is not None:
+            return False
         if model.profile is None:
             if not quiet:
                 self.keep(model, "not analyzed yet")

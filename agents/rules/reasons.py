@@ -21,6 +21,8 @@ def left_alone(model: Model, policy: Policy, *, trigger: Trigger, now: float) ->
     """Return why a question about ``model`` changes nothing; empty where it should be loaded."""
     if not policy.enabled:
         return DISABLED
+    if model.removal is not None:
+        return f"being removed; {model.removal.by} asked for it"
     if model.state in PRESENT:
         where = ", ".join(model.deployment.devices) if model.deployment else "a device"
         return f"already {model.state} on {where}"

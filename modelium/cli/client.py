@@ -40,7 +40,13 @@ class Client:
         return self._call("GET", path, params=query)
 
     def send(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, wait_s: float = 0.0
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        wait_s: float = 0.0,
+        **query: Any,
     ) -> Any:
         """Send ``body`` and return the decoded response.
 
@@ -49,6 +55,7 @@ class Client:
             path: below ``/api/v1``.
             body: sent as JSON.
             wait_s: how long the service may wait for an intent to finish.
+            query: further parameters.
 
         Raises:
             Unavailable: no service answers.
@@ -59,7 +66,7 @@ class Client:
             method,
             path,
             json=body,
-            params={"wait": wait_s} if wait_s else {},
+            params={**query, **({"wait": wait_s} if wait_s else {})},
             timeout=TIMEOUT_S + wait_s,
         )
 

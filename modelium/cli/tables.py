@@ -153,7 +153,10 @@ def decision(document: dict[str, Any]) -> list[Text | Table]:
         f" ({document['detail']})" if document["detail"] else "",
         f"  [{document['id']}]",
     )
-    lines: list[Text | Table] = [head, plan(made)]
+    lines: list[Text | Table] = [
+        head,
+        plan(made) if made["actions"] else Text(f"  {made['reason']}"),
+    ]
     if made["fallback"]:
         lines.append(Text(f"  decided without the LLM: {made['fallback']}", style="yellow"))
     lines += advice(document["trace"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr
 
@@ -16,13 +16,20 @@ from modelium.config.fields import FieldPath, Section
 from modelium.config.lookup import find, is_secret
 from modelium.config.schema import Config
 
+T = TypeVar("T", bound=BaseModel)
+
 LIVE: tuple[FieldPath, ...] = (
     ("orchestration", "enabled"),
     ("orchestration", "policies"),
     ("orchestration", "metrics", "collection_interval_seconds"),
     ("orchestration", "metrics", "history_retention_days"),
     ("orchestration", "metrics", "request_log_retention_days"),
+    ("ingest", "incomplete_after_seconds"),
+    ("ingest", "keep_versions"),
+    ("ingest", "min_free_gib"),
+    ("ingest", "trash_retention_days"),
     ("gateway", "aliases"),
+    ("gateway", "default_max_tokens"),
     ("gateway", "drain_grace_seconds"),
     ("gateway", "max_wait_seconds"),
     ("gateway", "max_waiting"),
@@ -73,7 +80,7 @@ def is_live(path: FieldPath) -> bool:
     return any(path[: len(live)] == live for live in LIVE)
 
 
-def _merged[T: BaseModel](path: FieldPath, running: T, wanted: T) -> T:
+def _merged(path: FieldPath, running: T, wanted: T) -> T:
     fresh: dict[str, Any] = {}
     for name in type(running).model_fields:
         here, old, new = (*path, name), getattr(running, name), getattr(wanted, name)

@@ -10,7 +10,9 @@ from modelium.errors import ModeliumError
 from modelium.models import Trigger
 from modelium.stages.monitor import reconcile
 from modelium.stages.planning import sweep
+from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class Loop:
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
             await self._prune()
+            await tidy(self._services)
 
     async def _prune(self) -> None:
         store, terms = self._services.store, self._services.config.orchestration.metrics
@@ -103,6 +106,7 @@ class Loop:
         """Reconcile once; start a recorded decision where the planner finds something due."""
         services = self._services
         fleet, _changed = await reconcile(services)
+        await remove_pending(services)
         await self._remember_pause()
         if not services.policy.enabled:
             return

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from modelium.control import notices
-from modelium.errors import InputError, ModeliumError
+from modelium.control.intents import Intents
+from modelium.control.reload import ConfigSource, Reloaded, Reloader
+from modelium.control.signals import Signals
+from modelium.control.versions import VersionOperations
+from modelium.errors import InputError
 from modelium.intake.rejected import rejected
 from modelium.models import (
     Decision,
@@ -18,7 +22,6 @@ from modelium.models import (
     Intent,
     Model,
     Plan,
-    Report,
     Trigger,
 )
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
@@ -27,16 +30,13 @@ from modelium.stages import decision_record
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
-from modelium.tasks import BackgroundTasks
-
-FAILED = frozenset({"rejected", "incomplete", "failed", "busy", "queued"})
-"""Outcomes of a stage that fail the operator's request."""
 
 
 class Explanation(Frozen):
     """What is known under one name: a model, drops that are none, their decisions and events."""
 
     model: Model | None
+    """``None``: it is a drop, or it was removed; the events say when and by whom."""
     drops: tuple[Drop, ...]
     decisions: tuple[Decision, ...]
     events: tuple[Event, ...]
@@ -62,10 +62,19 @@ class Wanted(Frozen):
 class Operations:
     """Answers queries at once; a request to act becomes an intent whose outcome is stored."""
 
-    def __init__(self, *, services: Services) -> None:
-        """``services``: the ports and the store."""
+    def __init__(self, *, services: Services, reloader: Reloader | None = None) -> None:
+        """Answer for ``services``.
+
+        Args:
+            services: the ports and the store.
+            reloader: of the configuration; default: one that has nothing to read.
+        """
         self._services = services
-        self._following = BackgroundTasks()
+        self._reloader = reloader or Reloader(
+            services=services, signals=Signals(), source=ConfigSource()
+        )
+        self._intents = Intents(services=services)
+        self.versions = VersionOperations(services=services, intents=self._intents)
 
     async def fleet(self) -> Fleet:
         """Return the current snapshot of the fleet."""
@@ -77,21 +86,26 @@ class Operations:
         kept = await asyncio.to_thread(rejected, services.repository)
         return [*services.pending.all(), *kept]
 
+    async def model(self, model: str, /) -> Model:
+        """Return one model as the fleet shows it; raises `UnknownModel`."""
+        known = (await self.fleet()).models_by_name.get(model)
+        return known or await self._services.store.model(model)
+
     async def explain(self, name: str, /) -> Explanation:
         """Return why the model, or the drop, of that name is in its state.
 
         Raises:
-            UnknownModel: there is neither.
+            UnknownModel: there is neither, and never was.
         """
         store = self._services.store
         known = (await snapshot(self._services)).models_by_name.get(name)
         drops = [drop for drop in await self.drops() if drop.answers_to(name)]
-        if known is None and not drops:
-            await store.model(name)  # raises
         subject = name if known or not drops else drops[0].model
         decisions, events = await asyncio.gather(
             store.decisions.newest(model=subject), store.events.newest(model=subject)
         )
+        if known is None and not drops and all(e.kind != "model.removed" for e in events):
+            await store.model(name)  # raises
         return Explanation(
             model=known, drops=tuple(drops), decisions=tuple(decisions), events=tuple(events)
         )
@@ -153,15 +167,15 @@ class Operations:
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
         await self._services.store.model(model)
-        intent = await self._new("load", model, {})
-        return self._follow(intent, self._services.launcher.load(model=model))
+        intent = await self._intents.new("load", model, {})
+        return self._intents.follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
         await self._services.store.model(model)
-        intent = await self._new("unload", model, {})
+        intent = await self._intents.new("unload", model, {})
         run = self._services.launcher.evict(models=[model], reason="an operator asked")
-        return self._follow(intent, run)
+        return self._intents.follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
         """Protect ``model`` from eviction, or end the protection."""
@@ -211,7 +225,11 @@ class Operations:
 
     def notices(self) -> list[str]:
         """Return what operators should know beside the models."""
-        return notices.of_sweeps(self._services.sweeps)
+        return [*self._reloader.notices(), *notices.of_sweeps(self._services.sweeps)]
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration again; raises `ConfigError` where it is invalid."""
+        return await self._reloader.reload()
 
     async def status(self) -> dict[str, Any]:
         """Return whether orchestration is enabled, the health of each runtime, and `notices`."""
@@ -226,12 +244,12 @@ class Operations:
 
     async def aclose(self) -> None:
         """Stop following intents; the stages that they started continue."""
-        await self._following.aclose()
+        await self._intents.aclose()
 
     async def _ingest(
         self, kind: Literal["ingest", "approve"], model: str | None, drop: Wanted
     ) -> Intent:
-        intent = await self._new(kind, model, drop.model_dump())
+        intent = await self._intents.new(kind, model, drop.model_dump())
         run = self._services.launcher.ingest(
             path=drop.path,
             name=drop.name,
@@ -239,46 +257,7 @@ class Operations:
             priority_ceiling=drop.priority_ceiling,
             intent=intent.id,
         )
-        return self._follow(intent, run)
-
-    async def _new(
-        self,
-        kind: Literal["ingest", "load", "unload", "approve"],
-        model: str | None,
-        parameters: dict[str, Any],
-    ) -> Intent:
-        intent = Intent(
-            id=new_id(),
-            at=self._services.clock.time(),
-            kind=kind,
-            model=model,
-            parameters=parameters,
-        )
-        return await self._services.store.intents.save(intent)
-
-    def _follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
-        self._following.start(self._finish(intent, run))
-        return intent
-
-    async def _finish(self, intent: Intent, run: Awaitable[Report]) -> None:
-        model = intent.model
-        try:
-            report = await run
-            ok, detail = report.outcome not in FAILED, report.reason or report.outcome
-            model = report.model or model
-        except ModeliumError as exc:
-            ok, detail = False, str(exc)
-        except Exception as exc:
-            ok, detail = False, f"{type(exc).__name__}: {exc}"
-        ended = intent.model_copy(
-            update={
-                "state": "done" if ok else "failed",
-                "model": model,
-                "detail": detail,
-                "finished_at": self._services.clock.time(),
-            }
-        )
-        await self._services.store.intents.save(ended)
+        return self._intents.follow(intent, run)
 
 
 def _text(value: object) -> str | None:

@@ -10,7 +10,10 @@ from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
 from modelium.stages.opening import open_model
+from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.standing import apply_standings
+from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +23,7 @@ INTERRUPTED = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNL
 async def recover(services: Services) -> None:
     """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
     services.sweeps.pause(await services.store.rules.idle_pause())
+    await apply_standings(services)
     services.switchboard.traffic.restore(await services.store.history.traffic())
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
@@ -27,6 +31,8 @@ async def recover(services: Services) -> None:
     for model in models:
         if model.state in INTERRUPTED:
             await _settle(services, model)
+        elif model.removal is not None:
+            continue  # goes on below
         elif model.state is ModelState.READY and model.deployment:
             open_model(services, model, model.deployment)
         elif model.state is ModelState.INGESTED:
@@ -35,6 +41,8 @@ async def recover(services: Services) -> None:
             services.launcher.start(
                 services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
             )
+    await remove_pending(services)
+    await tidy(services)
     for path in await asyncio.to_thread(_readmit, services):
         logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))

@@ -2,7 +2,8 @@
 
 A drop moves from the drop zone to staging, and from there to the repository or, with a reason
 beside it, to the rejected drops. Every call blocks on file operations: call it off the event loop.
-No drop is ever deleted, except a copy whose content is already in the repository.
+No drop is ever deleted, except a copy whose content is already in the repository, and what an
+operator removed: see `modelium.intake.trash`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from modelium import analysis
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
+from modelium.intake.trash import Trash
 from modelium.models import MODEL_NAME
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -50,6 +52,7 @@ class ModelRepository:
         self.published = config.model_repository
         self.rejected = config.rejected
         self.staging = self.published / ".staging"
+        self.trash = Trash(folder=self.published / ".trash")
         for folder in (self.incoming, self.published, self.rejected, self.staging):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -64,7 +67,8 @@ class ModelRepository:
         """
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path and try again")
-        moved = path.parent in (self.incoming, self.rejected)
+        trashed = path.parent.parent == self.trash.folder
+        moved = trashed or path.parent in (self.incoming, self.rejected)
         wanted = name or model_name(path)
         if not re.match(MODEL_NAME, wanted):
             raise DropRejected(

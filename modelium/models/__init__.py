@@ -30,7 +30,16 @@ from modelium.models.devices import (
     RuntimeStatus,
 )
 from modelium.models.drops import Drop, DropState
-from modelium.models.fleet import Deployment, Fleet, Habit, Model, Traffic, Upstream
+from modelium.models.fleet import (
+    Deployment,
+    Fleet,
+    Habit,
+    Model,
+    Removal,
+    Traffic,
+    Upstream,
+    Version,
+)
 from modelium.models.profile import (
     Footprint,
     KVLayout,
@@ -79,6 +88,7 @@ __all__ = [
     "Priority",
     "Queue",
     "Reject",
+    "Removal",
     "Report",
     "RuntimeName",
     "RuntimeStatus",
@@ -90,5 +100,6 @@ __all__ = [
     "Unload",
     "Untrusted",
     "Upstream",
+    "Version",
     "Violation",
 ]

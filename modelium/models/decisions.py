@@ -182,12 +182,15 @@ class Event(Frozen):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+IntentKind = Literal["ingest", "load", "unload", "approve", "remove", "rollback", "restore"]
+
+
 class Intent(Frozen):
     """An operator's request, and its outcome."""
 
     id: str
     at: float
-    kind: Literal["ingest", "load", "unload", "approve"]
+    kind: IntentKind
     model: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     state: Literal["pending", "done", "failed"] = "pending"

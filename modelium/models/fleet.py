@@ -85,6 +85,28 @@ class Traffic(Frozen):
     habit: Habit = Habit()
 
 
+class Removal(Frozen):
+    """An operator's request to remove a model, not finished yet."""
+
+    by: str
+    at: float
+    purge: bool = False
+    """Delete the files at once instead of moving them to the trash."""
+
+
+class Version(Frozen):
+    """One version of a model: its files, and whether they were removed."""
+
+    model: str
+    version: int
+    path: str
+    digest: str
+    registered_at: float
+    removed_at: float | None = None
+    removed_by: str | None = None
+    purge: bool | None = None
+
+
 class Model(Frozen):
     """One registered model as a snapshot shows it."""
 
@@ -117,6 +139,8 @@ class Model(Frozen):
     queued_at: float | None = None
     reason: str = ""
     """Why it is in this state, in one line."""
+    removal: Removal | None = None
+    """Set while it is being removed: it is unloaded and never loaded again."""
 
     @property
     def outdated(self) -> bool:

@@ -22,8 +22,11 @@ def needed_approvals(profile: ModelProfile, policy: Policy) -> frozenset[str]:
 
 
 def is_pinned(model: Model, policy: Policy) -> bool:
-    """Whether no plan may unload ``model``: the operator pinned it, or it is always loaded."""
-    return model.pinned or model.name in policy.always_loaded
+    """Whether no plan may unload ``model``: the operator pinned it, or it is always loaded.
+
+    What is being removed is held no longer: the removal was refused or forced before.
+    """
+    return model.removal is None and (model.pinned or model.name in policy.always_loaded)
 
 
 def should_unload(model: Model, policy: Policy, *, now: float) -> bool:
@@ -46,8 +49,9 @@ def may_queue(model: Model) -> bool:
 
     Only the monitor, when it finds that a loaded model was lost, queues one from another state.
     """
-    return model.state is ModelState.QUEUED or (
-        model.state in SETTLED and ModelState.QUEUED in TRANSITIONS[model.state]
+    return model.removal is None and (
+        model.state is ModelState.QUEUED
+        or (model.state in SETTLED and ModelState.QUEUED in TRANSITIONS[model.state])
     )
 
 

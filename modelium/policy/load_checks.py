@@ -44,6 +44,8 @@ def load_faults(
 
 def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float) -> Iterator[Fault]:
     """Yield faults of lifecycle, back-off and cooldown; an operator's load skips the last two."""
+    if model.removal is not None:
+        yield ("being-removed", f"it is being removed; {model.removal.by} asked for it")
     if ModelState.LOADING not in TRANSITIONS[model.state]:
         yield ("illegal-state", f"it is {model.state}, and cannot be loaded from that state")
     if trigger is Trigger.OPERATOR:

@@ -163,7 +163,9 @@ class PlanCheck:
 
 def _queue_faults(action: Queue, model: Model) -> Iterator[Fault]:
     yield from priority_faults(action, model)
-    if not may_queue(model):
+    if model.removal is not None:
+        yield ("being-removed", f"it is being removed; {model.removal.by} asked for it")
+    elif not may_queue(model):
         yield ("illegal-state", f"it is {model.state}, and cannot be queued from that state")
 
 

@@ -72,6 +72,14 @@ class Switchboard:
         self._known: dict[str, int | None] = {}
         self._queues: dict[str, ModelQueue] = {}
 
+    def limit(self, *, max_waiting_per_model: int, max_waiting: int, max_wait_s: float) -> None:
+        """Have other limits apply from now on; waiting requests keep waiting at most as long."""
+        self._control.limit(
+            max_waiting_per_model=max_waiting_per_model,
+            max_waiting=max_waiting,
+            max_wait_s=max_wait_s,
+        )
+
     def know(self, names: Iterable[str] | Mapping[str, int]) -> None:
         """Set which models exist; requests for any other are refused as unknown.
 
@@ -85,7 +93,7 @@ class Switchboard:
         for model, queue in tuple(self._queues.items()):
             queue.registered = self._known.get(model)
             if model not in self._known:
-                queue.release(unknown(model))
+                queue.release(UnknownModel(f"{model} was removed; GET /v1/models lists all models"))
                 if queue.empty:
                     del self._queues[model]
 

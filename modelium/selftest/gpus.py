@@ -31,16 +31,20 @@ def check_gpus(inventory: DeviceInventory) -> Iterator[Check]:
         return
     for gpu in gpus:
         if not gpu.healthy:
-            yield Check(name=f"GPU {gpu.index}", outcome="failed", detail=gpu.detail)
+            yield Check(name=f"GPU {gpu.label}", outcome="failed", detail=gpu.detail)
     healthy = [gpu for gpu in gpus if gpu.healthy]
     try:
         cuda.devices({})
     except Unavailable as exc:
         yield Check(name="CUDA", outcome="failed", detail=str(exc))
         return
-    yield _order(healthy)
+    # CUDA does not number MIG instances; one process sees one of them.
+    whole = [gpu for gpu in healthy if gpu.mig is None]
+    if whole:
+        yield _order(whole)
     for gpu in healthy:
-        yield _uuid(gpu)
+        if gpu.mig is None:
+            yield _uuid(gpu)
         yield _memory(inventory, gpu)
 
 
@@ -64,7 +68,7 @@ def _places(environment: dict[str, str]) -> dict[str, int]:
 
 
 def _uuid(gpu: Device) -> Check:
-    name = f"GPU {gpu.index}: selection by UUID"
+    name = f"GPU {gpu.label}: selection by UUID"
     try:
         seen = cuda.devices(BY_BUS | {"CUDA_VISIBLE_DEVICES": gpu.uuid})
     except Unavailable as exc:
@@ -78,7 +82,7 @@ def _uuid(gpu: Device) -> Check:
 
 def _memory(inventory: DeviceInventory, gpu: Device) -> Check:
     """Hold memory in a child process: what NVML says of it, and whether it comes back."""
-    name = f"GPU {gpu.index}: memory of a process"
+    name = f"GPU {gpu.label}: memory of a process"
     before = _read(inventory, gpu).free_bytes
     if before < 2 * HELD_BYTES:
         detail = f"only {before / GIB:.1f} GiB are free; free a GPU and run it again"
@@ -92,14 +96,15 @@ def _memory(inventory: DeviceInventory, gpu: Device) -> Check:
     except (Unavailable, DeadlineExceeded) as exc:
         return Check(name=name, outcome="failed", detail=str(exc))
     taken = before - during.free_bytes
-    own = next((p for p in during.processes if p.pid == pid), None)
+    listed = during.processes
+    own = next((p for p in listed or () if p.pid == pid), None)
     facts = {
         "allocated_bytes": HELD_BYTES,
         "taken_bytes": taken,
         "context_bytes": taken - HELD_BYTES,
         "process_listed": own is not None,
         "process_bytes": own.used_bytes if own else None,
-        "processes_listed": len(during.processes),
+        "processes_listed": len(listed) if listed is not None else None,
         "returned_s": round(returned_s, 3),
     }
     if taken < HELD_BYTES - TOLERANCE_BYTES:

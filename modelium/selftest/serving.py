@@ -244,8 +244,9 @@ async def _resident(services: Services, *, within_s: float) -> dict[str, int]:
 
     async def measured() -> dict[str, int] | None:
         fleet = await inventory(services)
-        held = {b.device: b.resident_bytes for b in fleet.bookings if b.model == NAME}
-        return held if all(held.values()) else None
+        found = {b.device: b.resident_bytes for b in fleet.bookings if b.model == NAME}
+        held = {device: size for device, size in found.items() if size}
+        return held if len(held) == len(found) else None
 
     try:
         return await _until(within_s, "", measured)

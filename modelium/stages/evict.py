@@ -127,7 +127,9 @@ async def _unload(services: Services, action: Unload) -> str:
     services.switchboard.close(model)
     grace = services.config.gateway.drain_grace_seconds
     if record.state is ModelState.DRAINING:
-        if not await services.switchboard.drained(model, timeout_s=grace):
+        drained = await services.switchboard.drained(model, timeout_s=grace)
+        # A model that is being removed does not come back for those that take too long.
+        if not drained and (await store.model(model)).removal is None:
             why = f"requests were still in flight after {grace:.0f} s"
             await store.cancel_eviction(model, reason=why)
             open_model(services, record, deployment)

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 from modelium import analysis
-from modelium.config import Config, ModelEntry
-from modelium.errors import DropRejected, InputError
+from modelium.config import ModelEntry
+from modelium.errors import DropRejected, InputError, Unavailable
 from modelium.intake.fingerprint import fingerprint
 from modelium.intake.repository import ModelRepository, Staged, model_name
-from modelium.models import Drop, DropState, Model, ModelProfile, Priority, Report
+from modelium.models import Drop, DropState, Model, ModelProfile, Report
 from modelium.ports import Steps
 from modelium.stages.engine_catalog import engines
 from modelium.stages.inline import inline_steps
 from modelium.stages.services import Services
+from modelium.stages.standing import Asked, standing
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """Team and priority of a model, set by the operator; its own files cannot change them."""
-
-    team: str | None
-    priority: Priority
-    ceiling: Priority
-    pinned: bool
-
-
-def standing(
-    config: Config, name: str, *, team: str | None, priority_ceiling: str | None
-) -> Standing:
-    """Return team and priority of ``name``: from the configuration, else as given with the drop."""
-    entry = config.models.get(name, ModelEntry())
-    owner = entry.team or team
-    ceiling = (
-        entry.priority_ceiling if name in config.models else Priority(priority_ceiling or "high")
-    )
-    important = owner in config.orchestration.policies.high_priority_teams
-    priority = entry.priority or (Priority.MEDIUM if important else Priority.LOW)
-    if priority.rank < ceiling.rank:
-        priority = ceiling
-    return Standing(team=owner, priority=priority, ceiling=ceiling, pinned=entry.pinned)
+POLL_S = 0.25
+REMOVAL_S = 600.0
+"""How long a drop waits for the removal of an earlier model of its name, and how often it looks:
+a removal takes as long as the requests in flight."""
 
 
 async def ingest(
@@ -94,6 +73,7 @@ async def ingest(
     except DropRejected as exc:
         await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=asked)
         return await _rejected(services, staged.name, exc)
+    await _removed(services, staged.name)
     known = await services.store.find(staged.name)
     if known and known.digest == digest:
         await asyncio.to_thread(repository.discard, staged)
@@ -104,8 +84,7 @@ async def ingest(
             reason="the repository already has this content",
             details={"digest": digest, "version": known.version},
         )
-    own = standing(services.config, staged.name, team=team, priority_ceiling=priority_ceiling)
-    record = await steps("publish", _publish, services, staged, profile, own)
+    record = await steps("publish", _publish, services, staged, profile, asked)
     services.switchboard.know(await services.store.versions())
     await services.store.events.append(
         "model.registered", model=record.name, version=record.version
@@ -148,15 +127,20 @@ async def _check(services: Services, staged: Staged, digest: str) -> ModelProfil
 
 
 async def _publish(
-    services: Services, staged: Staged, profile: ModelProfile, own: Standing
+    services: Services, staged: Staged, profile: ModelProfile, asked: Asked
 ) -> Model:
     store, repository = services.store.blocking, services.repository
 
     def publish() -> Model:
+        found = store.find(staged.name)
+        if found is not None and found.removal is not None:
+            raise Unavailable(f"{staged.name} is being removed; its files are kept in staging")
         # On one thread, which a cancellation does not stop: a published folder is registered.
         version = store.next_version(staged.name)
         path = repository.publish(staged, version=version)
-        return store.register(
+        # The configuration may have changed since the drop was noticed.
+        own = standing(services.config, staged.name, asked)
+        record = store.register(
             staged.name,
             path=path,
             digest=profile.digest,
@@ -166,6 +150,8 @@ async def _publish(
             pinned=own.pinned,
             profile=profile,
         )
+        store.rules.note_standing(staged.name, asked=asked, declared=own.columns())
+        return record
 
     return await asyncio.to_thread(publish)
 
@@ -211,6 +197,16 @@ async def _incomplete(
 def _span(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours:.0f} h" if hours >= 2 else f"{seconds:.0f} s"
+
+
+async def _removed(services: Services, name: str) -> None:
+    """Wait until an earlier model of that name is gone, where it is being removed."""
+    deadline = services.clock.monotonic() + REMOVAL_S
+    while services.clock.monotonic() < deadline:
+        known = await services.store.find(name)
+        if known is None or known.removal is None:
+            return
+        await services.clock.sleep(POLL_S)
 
 
 async def _rejected(services: Services, name: str, exc: DropRejected) -> Report:

@@ -86,6 +86,8 @@ async def _start(
                 decision,
                 "the memory that was to be released for it did not become free",
             )
+        if (await services.store.model(model)).removal is not None:
+            return await _requeue(services, model, decision, "it is being removed")
         if (await services.store.model(model)).outdated:
             return await _requeue(
                 services,
@@ -112,6 +114,8 @@ async def _memory(services: Services, model: str) -> bool:
     deadline = services.clock.monotonic() + MEMORY_WAIT_S
     while True:
         fleet = await snapshot(services)
+        if fleet.models_by_name[model].removal is not None:
+            return True  # it will not be loaded
         own = {b.device: b.bytes for b in fleet.bookings if b.model == model}
         others = {
             device: tuple(b for b in fleet.bookings_by_device.get(device, ()) if b.model != model)
@@ -184,7 +188,8 @@ async def _open(
     )
     await services.store.decisions.finish(decision, outcome="done")
     record = await services.store.mark_ready(model, deployment)
-    open_model(services, record, deployment)
+    if record.removal is None:
+        open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
         "model.ready", model=model, runtime=deployment.runtime.value, load_s=round(seconds, 3)

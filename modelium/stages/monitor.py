@@ -109,6 +109,8 @@ async def _correct(
             changed.append(await _lost(services, model, "the runtime no longer has it"))
         elif running is not None and running.state == "unhealthy":
             changed.append(await _lost(services, model, running.detail or "unhealthy"))
+        elif model.removal is not None:
+            continue
         elif running is not None and running.upstream not in (None, deployment.upstream):
             await _moved(services, model, deployment, running)
     for (name, model_name), running in held.items():

@@ -71,10 +71,12 @@ async def place(services: Services, question: Question, plan: Plan | None = None
     handed = plan if plan is not None and plan.author != OPERATOR else None
     for attempt in range(STALE_ATTEMPTS):
         fleet = await snapshot(services)
+        # A reload replaces it, and makes the store's revision that of a later snapshot.
+        policy = services.policy
         if plan is None or _is_stale(plan, fleet):
             # Advice takes seconds; what it is applied to is the fleet of now.
             now = replace(question, now=services.clock.time())
-            plan = await services.brain.decide(now, fleet, services.policy, advice)
+            plan = await services.brain.decide(now, fleet, policy, advice)
         services.telemetry.on_decision(
             author=plan.author,
             trigger=plan.trigger.value,
@@ -83,7 +85,7 @@ async def place(services: Services, question: Question, plan: Plan | None = None
         )
         began = services.clock.monotonic()
         try:
-            return await _accept(services, plan, fleet, trace, final=plan is not handed)
+            return await _accept(services, plan, fleet, policy, trace, final=plan is not handed)
         except StalePlan:
             pause = random.uniform(0.0, 0.05) * (attempt + 1)  # noqa: S311 - no secret
             await services.clock.sleep(pause)
@@ -136,7 +138,13 @@ async def _advice(services: Services, question: Question) -> tuple[Advice | None
 
 
 async def _accept(
-    services: Services, plan: Plan, fleet: Fleet, trace: Mapping[str, Any], *, final: bool
+    services: Services,
+    plan: Plan,
+    fleet: Fleet,
+    policy: Policy,
+    trace: Mapping[str, Any],
+    *,
+    final: bool,
 ) -> Decision:
     """Validate ``plan`` against ``fleet`` and book it.
 
@@ -147,7 +155,7 @@ async def _accept(
     """
     plan = plan.model_copy(update={"revision": fleet.revision})
     fleet_digest, violations = await asyncio.to_thread(
-        _judge, plan, fleet, services.policy, services.clock.time()
+        _judge, plan, fleet, policy, services.clock.time()
     )
     if violations and not final:
         raise StalePlan("the plan is no longer allowed; planning again")

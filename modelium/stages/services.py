@@ -14,15 +14,16 @@ from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.memory_deltas import DeviceActivity
+from modelium.stages.ongoing import Ongoing
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
 from modelium.traffic import RequestLog
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Services:
-    """What stages are given. Built once, in `modelium.app`."""
+    """What stages are given. Built once, in `modelium.app`; only `configure` changes it."""
 
     config: Config
     policy: Policy
@@ -38,8 +39,14 @@ class Services:
     clock: Clock
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
+
     activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
+    removing: Ongoing = field(default_factory=Ongoing)
+
+    def configure(self, config: Config) -> None:
+        """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""
+        self.config, self.policy = config, config.policy()
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

@@ -30,14 +30,18 @@ class Standing:
         }
 
 
-def standing(
-    config: Config, name: str, *, team: str | None, priority_ceiling: str | None
-) -> Standing:
-    """Return team and priority of ``name``: from the configuration, else as given with the drop."""
+Asked = Mapping[str, str | None]
+"""``team`` and ``priority_ceiling`` that came with a drop."""
+
+
+def standing(config: Config, name: str, asked: Asked) -> Standing:
+    """Return team and priority of ``name``: from the configuration, else as ``asked``."""
     entry = config.models.get(name, ModelEntry())
-    owner = entry.team or team
+    owner = entry.team or asked.get("team")
     ceiling = (
-        entry.priority_ceiling if name in config.models else Priority(priority_ceiling or "high")
+        entry.priority_ceiling
+        if name in config.models
+        else Priority(asked.get("priority_ceiling") or "high")
     )
     important = owner in config.orchestration.policies.high_priority_teams
     priority = entry.priority or (Priority.MEDIUM if important else Priority.LOW)
@@ -54,22 +58,10 @@ async def apply_standings(services: Services) -> list[str]:
     """
     config = services.config
     asked = await services.store.rules.asked()
-    wanted = {
-        name: standing(
-            config,
-            name,
-            team=_text(given.get("team")),
-            priority_ceiling=_text(given.get("priority_ceiling")),
-        ).columns()
-        for name, given in asked.items()
-    }
+    wanted = {name: standing(config, name, given).columns() for name, given in asked.items()}
     return await services.store.rules.apply_standings(wanted, named=_named(config))
 
 
 def _named(config: Config) -> Mapping[str, frozenset[str]]:
     """Return the fields that the configuration sets itself, by model."""
     return {name: frozenset(entry.model_fields_set) for name, entry in config.models.items()}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -12,6 +12,7 @@ from modelium.store.decisions import DecisionLog
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.store import Store
 
@@ -84,11 +85,24 @@ class AsyncHistory(Face[History]):
     prune = off_loop(History.prune)
 
 
+class AsyncLineage(Face[Lineage]):
+    """`Lineage`."""
+
+    versions = off_loop(Lineage.versions)
+    begin_removal = off_loop(Lineage.begin_removal)
+    finish_removal = off_loop(Lineage.finish_removal)
+    retire = off_loop(Lineage.retire)
+    choose = off_loop(Lineage.choose)
+
+
 class AsyncRules(Face[OperatorRules]):
     """`OperatorRules`."""
 
     idle_pause = off_loop(OperatorRules.idle_pause)
     set_idle_pause = off_loop(OperatorRules.set_idle_pause)
+    note_standing = off_loop(OperatorRules.note_standing)
+    asked = off_loop(OperatorRules.asked)
+    apply_standings = off_loop(OperatorRules.apply_standings)
 
 
 class AsyncStore(Face[Store]):
@@ -102,6 +116,7 @@ class AsyncStore(Face[Store]):
         self.intents = AsyncIntents(blocking.intents)
         self.keys = AsyncKeys(blocking.keys)
         self.history = AsyncHistory(blocking.history)
+        self.lineage = AsyncLineage(blocking.lineage)
         self.rules = AsyncRules(blocking.rules)
 
     revision = off_loop(Store.revision)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from modelium import lifecycle
 from modelium.errors import UnknownModel
@@ -20,11 +22,24 @@ from modelium.models import (
     Preference,
     Queue,
     Reject,
+    Removal,
     Unload,
 )
 from modelium.store import schema
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put
+
+
+@contextmanager
+def change(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that may alter what plans depend on: increments the revision."""
+    with engine.begin() as tx:
+        tx.execute(
+            sa.update(schema.meta)
+            .where(schema.meta.c.key == "revision")
+            .values(value=schema.meta.c.value + 1)
+        )
+        yield tx
 
 
 def unknown(name: str) -> UnknownModel:
@@ -193,7 +208,9 @@ def models(
 ) -> tuple[Model, ...]:
     """Return models with deployment, approvals and measurements, at their current version."""
     m, v = schema.models, schema.versions
-    query = sa.select(m, v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)).join(
+    columns = [column for column in m.c if column.name not in ("removal", "twin_of")]
+    of_version = v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)
+    query = sa.select(*columns, _text(m.c.removal), *of_version).join(
         v, sa.and_(v.c.model == m.c.name, v.c.version == m.c.version)
     )
     deployed = sa.select(schema.deployments.c.model, _text(schema.deployments.c.document))
@@ -226,6 +243,7 @@ def models(
                     **row._mapping,
                     "profile": keep.read(ModelProfile, name, row.profile),
                     "preference": keep.read(Preference, name, row.preference),
+                    "removal": keep.read(Removal, name, row.removal),
                     "deployment": keep.read(Deployment, name, deployment),
                     "approvals": allows,
                     "measured": tuple(_measured(load) for load in loaded),

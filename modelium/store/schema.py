@@ -32,7 +32,11 @@ models = sa.Table(
     sa.Column("evicted_at", sa.Float),
     sa.Column("queued_at", sa.Float),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("removal", sa.JSON),
+    sa.Column("twin_of", sa.String(128)),
 )
+"""``removal``: set from an operator's request until nothing is loaded any more, then the row goes.
+``twin_of``: the row is another version of that model, loaded beside it while they are switched."""
 
 versions = sa.Table(
     "versions",
@@ -44,7 +48,12 @@ versions = sa.Table(
     sa.Column("registered_at", sa.Float, nullable=False),
     sa.Column("profile", sa.JSON),
     sa.Column("preference", sa.JSON),
+    sa.Column("removed_at", sa.Float),
+    sa.Column("removed_by", sa.Text),
+    sa.Column("purge", sa.Boolean),
 )
+"""A removed version keeps its row: its number is never used again, and while its folder is still
+in the repository, the folder is to be moved to the trash (``purge``: to be deleted)."""
 
 approvals = sa.Table(
     "approvals",
@@ -136,6 +145,16 @@ api_keys = sa.Table(
     sa.Column("document", sa.JSON, nullable=False),
 )
 """``hash``: SHA-256 of the secret, in hex."""
+
+standings = sa.Table(
+    "standings",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("asked", sa.JSON, nullable=False),
+    sa.Column("declared", sa.JSON, nullable=False),
+)
+"""``asked``: team and ceiling that came with the drop; ``declared``: what these and the
+configuration made of it. ``models`` has what counts now, which plans and operators change, too."""
 
 rollups = sa.Table(
     "rollups",

@@ -8,15 +8,15 @@ SQLAlchemy URL where several machines share it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from modelium.errors import IllegalTransition, InputError, StalePlan
+from modelium.errors import IllegalTransition, InputError, StalePlan, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import (
     Booking,
@@ -35,6 +35,7 @@ from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put_missing
@@ -66,6 +67,7 @@ class Store:
         self.intents = IntentLog(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
+        self.lineage = Lineage(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
         self._viewed: tuple[queries.Marks, View] | None = None
@@ -101,16 +103,8 @@ class Store:
         """Close all connections."""
         self._engine.dispose()
 
-    @contextmanager
-    def _change(self) -> Iterator[Connection]:
-        """Open a transaction that may alter what plans depend on: increments the revision."""
-        with self._engine.begin() as tx:
-            tx.execute(
-                sa.update(schema.meta)
-                .where(schema.meta.c.key == "revision")
-                .values(value=schema.meta.c.value + 1)
-            )
-            yield tx
+    def _change(self) -> AbstractContextManager[Connection]:
+        return queries.change(self._engine)
 
     # --- reading --------------------------------------------------------------------------
 
@@ -137,9 +131,10 @@ class Store:
         return frozenset(self.versions())
 
     def versions(self) -> dict[str, int]:
-        """Return name → newest version of all registered models."""
+        """Return name → newest version of all registered models that are not being removed."""
+        query = sa.select(schema.models.c.name, schema.models.c.version)
         with self._engine.connect() as tx:
-            found = tx.execute(sa.select(schema.models.c.name, schema.models.c.version))
+            found = tx.execute(query.where(schema.models.c.removal.is_(sa.null())))
             return {row.name: row.version for row in found}
 
     def model(self, name: str) -> Model:
@@ -176,10 +171,15 @@ class Store:
 
         A version that is loaded stays so until the stages replace it (`Model.outdated`).
         Registering the current content again changes nothing.
+
+        Raises:
+            Unavailable: the model is being removed.
         """
         now = self._now()
         with self._change() as tx:
             found = queries.models(tx, name)
+            if found and found[0].removal is not None:
+                raise Unavailable(f"{name} is being removed; it can be dropped again afterwards")
             if found and found[0].digest == digest:
                 return found[0]
             version = 1 + (tx.scalar(queries.last_version(name)) or 0)

@@ -97,8 +97,14 @@ class TrafficBook:
         shown = {}
         for model in models:
             with self._lock:
-                shown[model] = self._tallies[model].show(now)
+                if model in self._tallies:
+                    shown[model] = self._tallies[model].show(now)
         return shown
+
+    def forget(self, model: str) -> None:
+        """Drop what is known of ``model``: another one may get its name."""
+        with self._lock:
+            self._tallies.pop(model, None)
 
     def restore(self, past: Mapping[str, Traffic]) -> None:
         """Add the history that was stored before a restart.

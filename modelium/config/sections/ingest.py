@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from modelium.config.fields import Interval, Seconds, Secret, Section, setting
+from typing import Annotated
+
+from pydantic import Field, Strict
+
+from modelium.config.fields import Interval, Seconds, Secret, Section, note, setting
 
 
 class Ingest(Section):
-    """When a drop counts as complete or given up, and how the webhook authenticates callers."""
+    """When a drop counts as complete or given up, what is kept, and who may announce one."""
 
     quiet_period_seconds: Seconds = setting(
         5.0,
@@ -23,6 +27,24 @@ class Ingest(Section):
         "A drop that stays incomplete, without a change of its files, is moved to the rejected "
         "drops after this long.",
         why="A day: an interrupted download is usually resumed by then.",
+    )
+    keep_versions: Annotated[int, Strict(), Field(ge=1), note(unit="versions per model")] = setting(
+        2,
+        "How many versions of a model are kept, the current one included. Older ones go to the "
+        "trash, except those that are loaded or named by an alias.",
+        why="2: `modelium rollback` always has a version to return to.",
+    )
+    trash_retention_days: Annotated[float, Strict(), Field(ge=0), note(unit="days")] = setting(
+        7.0,
+        "How long the files of removed models and versions stay in the trash (`.trash` in the "
+        "repository) before they are deleted.",
+        why="A week: time enough to notice that something is missing.",
+    )
+    min_free_gib: Annotated[float, Strict(), Field(gt=0), note(unit="GiB")] | None = setting(
+        None,
+        "While the repository's file system has less free space than this, the trash is emptied, "
+        "oldest first, and then old versions are deleted.",
+        why="Null: nothing is deleted before its time.",
     )
     webhook_secret: Secret | None = setting(
         None,

@@ -10,8 +10,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelium.control.operations import Operations
+from modelium.control.reload import Reloaded
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder, Keyring, key_holder
+from modelium.gateway.api import versions
 from modelium.gateway.api.views import (
     DeviceRow,
     ModelRow,
@@ -24,7 +26,6 @@ from modelium.gateway.problems import HttpProblem
 from modelium.models import Drop, Event, Intent, Plan, Priority
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.ports import Clock
-from modelium.routing.switchboard import unknown
 
 POLL_S = 0.25
 """Interval at which a long poll reads its intent: loads take seconds."""
@@ -103,6 +104,7 @@ def router(*, operations: Operations, keys: Keyring, clock: Clock) -> APIRouter:
     _add_queries(api, operations)
     _add_decisions(api, operations)
     _add_models(api, operations, wait_for)
+    versions.add(api, operations.versions, wait_for)
     _add_intents(api, operations, wait_for)
     _add_keys(api, operations, keys)
     return api
@@ -112,7 +114,7 @@ WaitFor = Callable[[Intent, float], Awaitable[Intent]]
 
 
 def _add_queries(api: APIRouter, operations: Operations) -> None:
-    """Add the routes that only read."""
+    """Add the routes of the service as a whole."""
 
     @api.get("/models")
     async def models() -> list[ModelRow]:
@@ -133,6 +135,10 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
     @api.get("/status")
     async def status() -> dict[str, Any]:
         return await operations.status()
+
+    @api.post("/reload")
+    async def reload() -> Reloaded:
+        return await operations.reload()
 
     @api.post("/plan")
     async def plan(body: Subject) -> Plan:
@@ -166,10 +172,7 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
 
     @api.get("/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        known = (await operations.fleet()).models_by_name.get(model)
-        if known is None:
-            raise unknown(model)
-        return model_detail(known)
+        return model_detail(await operations.model(model))
 
     @api.get("/models/{model}/explain")
     async def explain(model: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_versions_are_published_beside_each_other(repository: ModelRepository) -
         assert published == repository.path("m", version)
         config = json.loads((published / "config.json").read_text())
         assert config["vocab_size"] == 256 * version
-    assert {p.name for p in repository.published.iterdir()} == {".staging", "m", "m@2"}
+    assert {p.name for p in repository.published.iterdir()} == {".staging", ".trash", "m", "m@2"}
     assert list(repository.staging.iterdir()) == []
 
 

@@ -4,18 +4,15 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0007"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("models") as table:
-        table.add_column(sa.Column("asked", sa.JSON))
-        table.add_column(sa.Column("declared", sa.JSON))
-
-
-def downgrade() -> None:
-    with op.batch_alter_table("models") as table:
-        table.drop_column("declared")
-        table.drop_column("asked")
+    op.create_table(
+        "standings",
+        sa.Column("model", sa.String(128), primary_key=True),
+        sa.Column("asked", sa.JSON, nullable=False),
+        sa.Column("declared", sa.JSON, nullable=False),
+    )

@@ -79,3 +79,32 @@ async def test_a_key_is_valid_from_issue_to_revocation(http: httpx.AsyncClient) 
     assert listed == issued["key"]
     await http.delete(f"/api/v1/keys/{listed['id']}")
     assert (await http.get("/v1/models", headers=own)).status_code == 401
+
+
+async def test_a_model_is_removed_and_restored(world: World, http: httpx.AsyncClient) -> None:
+    await world.load()
+    limited = (await http.post("/api/v1/keys", json={"name": "app"})).json()["secret"]
+    own = {"authorization": f"Bearer {limited}"}
+    assert (await http.delete("/api/v1/models/tiny", headers=own)).status_code == 403
+    assert (await http.post("/api/v1/models/tiny/rollback")).status_code == 400
+    issued = await http.post("/api/v1/keys", json={"name": "ci", "scopes": ["admin"]})
+    admin = {"authorization": f"Bearer {issued.json()['secret']}"}
+    gone = await http.delete("/api/v1/models/tiny", params=WAIT, headers=admin)
+    assert (gone.status_code, gone.json()["state"]) == (202, "done")
+    assert (await http.delete("/api/v1/models/tiny")).status_code == 404
+    assert (await http.get("/api/v1/models/tiny")).status_code == 404
+    explained = (await http.get("/api/v1/models/tiny/explain")).json()
+    assert explained["model"] is None
+    assert any(e["detail"].get("by") == "the key ci" for e in explained["events"])
+    (entry,) = (await http.get("/api/v1/trash")).json()
+    again = await http.post(f"/api/v1/trash/{entry['name']}/restore", params=WAIT)
+    assert again.json()["state"] == "done"
+    await world.settled("tiny", "ready")
+    versions = (await http.get("/api/v1/models/tiny/versions")).json()
+    assert [(v["version"], v["removed_by"]) for v in versions] == [(2, None), (1, "the key ci")]
+
+
+async def test_a_path_as_a_trash_entry_is_refused(world: World, http: httpx.AsyncClient) -> None:
+    for name in ("..", "..%2f..", ".", "%2e%2e"):
+        answer = await http.post(f"/api/v1/trash/{name}/restore")
+        assert answer.status_code in (400, 404, 405), name

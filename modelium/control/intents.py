@@ -1,0 +1,66 @@
+"""Operators' requests to act: recorded when they begin, and again when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from modelium.errors import ModeliumError
+from modelium.models import Intent, Report
+from modelium.models.decisions import IntentKind
+from modelium.stages.services import Services
+from modelium.store import new_id
+from modelium.tasks import BackgroundTasks
+
+FAILED = frozenset({"rejected", "incomplete", "failed", "busy", "queued"})
+"""Outcomes of a stage that fail the operator's request."""
+
+
+class Intents:
+    """Records intents, and awaits what carries them out."""
+
+    def __init__(self, *, services: Services) -> None:
+        """``services``: the store and the clock."""
+        self._services = services
+        self._following = BackgroundTasks()
+
+    async def new(self, kind: IntentKind, model: str | None, parameters: dict[str, Any]) -> Intent:
+        """Record a new intent."""
+        intent = Intent(
+            id=new_id(),
+            at=self._services.clock.time(),
+            kind=kind,
+            model=model,
+            parameters=parameters,
+        )
+        return await self._services.store.intents.save(intent)
+
+    def follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
+        """Await ``run`` in the background and record how it ended; return ``intent``."""
+        self._following.start(self._finish(intent, run))
+        return intent
+
+    async def aclose(self) -> None:
+        """Stop following; the stages that were started continue."""
+        await self._following.aclose()
+
+    async def _finish(self, intent: Intent, run: Awaitable[Report]) -> None:
+        model = intent.model
+        try:
+            report = await run
+            ok, detail = report.outcome not in FAILED, report.reason or report.outcome
+            model = report.model or model
+        except ModeliumError as exc:
+            ok, detail = False, str(exc)
+        except Exception as exc:
+            ok, detail = False, f"{type(exc).__name__}: {exc}"
+        await self.end(intent.model_copy(update={"model": model}), detail, ok=ok)
+
+    async def end(self, intent: Intent, detail: str, *, ok: bool = True) -> Intent:
+        """Record that ``intent`` ended; ``detail``: how, in one line."""
+        ended = {
+            "state": "done" if ok else "failed",
+            "detail": detail,
+            "finished_at": self._services.clock.time(),
+        }
+        return await self._services.store.intents.save(intent.model_copy(update=ended))

@@ -1,0 +1,107 @@
+"""Removal of a model: unload it, forget it, move its files. Safe to interrupt and to repeat.
+
+`modelium.store.lineage` holds the request: from then on no plan loads the model, and the
+gateway does not know it. The files move once the store has forgotten the model.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from modelium.errors import ModeliumError
+from modelium.lifecycle import SETTLED, ModelState
+from modelium.models import Deployment, Model, Report
+from modelium.stages.services import Services
+from modelium.stages.tidying import move_removed
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.25
+"""Between two looks at a model that another run loads or unloads."""
+
+RETRY_S = 30.0
+"""Before a removal that failed is tried again: its runtime may be restarting."""
+
+
+async def remove(services: Services, *, model: str) -> Report:
+    """Carry out the removal that the store holds for ``model``; joins one in progress.
+
+    Raises:
+        ModeliumError: its runtime does not unload it; the control loop tries again.
+    """
+    return await services.removing.join(model, lambda: _remove(services, model))
+
+
+async def _remove(services: Services, name: str) -> Report:
+    store = services.store
+    record = await store.find(name)
+    if record is None or record.removal is None:
+        return Report(stage="evict", outcome="nothing", model=name, reason="it is not registered")
+    removal = record.removal
+    services.switchboard.close(name)
+    services.switchboard.know(await store.versions())
+    await _unload(services, name)
+    gone = await store.lineage.finish_removal(name)
+    services.switchboard.know(await store.versions())
+    services.switchboard.traffic.forget(name)
+    await move_removed(services)
+    versions = [version.version for version in gone]
+    await store.events.append(
+        "model.removed", model=name, by=removal.by, versions=versions, purge=removal.purge
+    )
+    where = "deleted" if removal.purge else f"moved to {services.repository.trash.folder}"
+    return Report(
+        stage="evict",
+        outcome="removed",
+        model=name,
+        reason=f"its files were {where}",
+        details={"versions": versions},
+    )
+
+
+async def _unload(services: Services, name: str) -> None:
+    """Wait until ``name`` holds no memory and no process."""
+    while True:
+        record = await services.store.model(name)
+        deployment = record.deployment
+        if record.state in SETTLED:
+            if deployment is None:
+                return
+            await _halt(services, record, deployment)
+        elif record.state is ModelState.LOADING and deployment is not None:
+            # The driver cancels a load in progress; the run that waits for it gives up.
+            await services.runtimes[deployment.runtime].unload(
+                name, handle=deployment.handle, grace_s=0.0
+            )
+        elif record.state in (ModelState.READY, ModelState.SLEEPING):
+            await services.launcher.evict(models=[name], reason=record.reason)
+        await services.clock.sleep(POLL_S)
+
+
+async def _halt(services: Services, record: Model, deployment: Deployment) -> None:
+    """Unload what a failed model still runs: its last good version."""
+    await services.store.start_unloading(record.name, reason=record.reason)
+    await services.runtimes[deployment.runtime].unload(
+        record.name,
+        handle=deployment.handle,
+        grace_s=services.config.gateway.drain_grace_seconds,
+    )
+    await services.store.release(record.name, reason=record.reason, evicted=False)
+
+
+async def remove_pending(services: Services) -> None:
+    """Start the removals that the store holds and nobody is at."""
+    _revision, models, _bookings = await services.store.view()
+    for model in models:
+        if model.removal is not None and services.removing.is_due(
+            model.name, services.clock.monotonic()
+        ):
+            services.launcher.start(_retried(services, model.name))
+
+
+async def _retried(services: Services, name: str) -> Report:
+    try:
+        return await remove(services, model=name)
+    except ModeliumError:
+        services.removing.postpone(name, services.clock.monotonic() + RETRY_S)
+        raise

@@ -1,0 +1,148 @@
+"""The versions of each model, kept and removed. Every method is one transaction and blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from modelium.errors import IllegalTransition, InputError, Unavailable
+from modelium.lifecycle import SETTLED, ModelState
+from modelium.models import Model, Removal, Version
+from modelium.store import queries, schema
+
+
+class Lineage:
+    """Chooses and removes versions; what was removed stays on record.
+
+    A model that is being removed keeps its row, with `Model.removal`, until nothing of it is
+    loaded. A version that is removed keeps its row for good.
+    """
+
+    def __init__(self, *, engine: Engine, now: Callable[[], float]) -> None:
+        """Read and write with ``engine``; ``now``: seconds since the epoch."""
+        self._engine = engine
+        self._now = now
+
+    def versions(self, model: str | None = None, *, removed: bool = False) -> list[Version]:
+        """Return the versions of ``model``, or of all, the newest first.
+
+        ``removed``: those that were removed instead of those that are kept.
+        """
+        v = schema.versions
+        query = sa.select(v).where(v.c.removed_at.is_not(None) if removed else _kept())
+        if model is not None:
+            query = query.where(v.c.model == model)
+        with self._engine.connect() as tx:
+            rows = tx.execute(query.order_by(v.c.model, v.c.version.desc())).mappings()
+            return [
+                Version.model_validate({field: row[field] for field in Version.model_fields})
+                for row in rows
+            ]
+
+    def begin_removal(self, model: str, *, by: str, purge: bool) -> Model:
+        """Note that ``model`` is to be removed; it leaves the queue. Repeated: changes nothing.
+
+        Raises:
+            UnknownModel: no model has that name.
+        """
+        removal = Removal(by=by, at=self._now(), purge=purge)
+        with queries.change(self._engine) as tx:
+            state = queries.state(tx, model)
+            found = queries.models(tx, model)[0]
+            if found.removal is None:
+                if state is ModelState.QUEUED:
+                    queries.transition(tx, model, ModelState.UNLOADED, self._now())
+                tx.execute(
+                    queries.update_model(model).values(
+                        removal=removal.model_dump(mode="json"),
+                        reason=f"being removed; {by} asked for it",
+                    )
+                )
+            return queries.models(tx, model)[0]
+
+    def finish_removal(self, model: str) -> list[Version]:
+        """Forget a model after `begin_removal`; return the versions that went with it.
+
+        Their files are to be moved afterwards.
+
+        Raises:
+            IllegalTransition: something of it is loaded, or nobody asked for its removal.
+        """
+        with queries.change(self._engine) as tx:
+            found = next(iter(queries.models(tx, model)), None)
+            if found is None:
+                return []
+            if found.removal is None or found.state not in SETTLED or found.deployment:
+                raise IllegalTransition(f"{model} is {found.state}, and cannot be forgotten")
+            kept = self._mark(tx, model, None, by=found.removal.by, purge=found.removal.purge)
+            for table in (schema.bookings, schema.measured, schema.traffic, schema.standings):
+                tx.execute(sa.delete(table).where(table.c.model == model))
+            tx.execute(sa.delete(schema.models).where(schema.models.c.name == model))
+        return [v for v in self.versions(model, removed=True) if v.version in kept]
+
+    def retire(self, model: str, versions: Iterable[int], *, by: str, purge: bool = False) -> None:
+        """Remove single versions, of which none may be the current one or loaded.
+
+        Raises:
+            InputError: one of them is in use, or is not kept.
+        """
+        wanted = set(versions)
+        with queries.change(self._engine) as tx:
+            for found in queries.models(tx, model):
+                used = {found.version}
+                used |= {found.deployment.version} if found.deployment else set()
+                if used & wanted:
+                    number = min(used & wanted)
+                    raise InputError(f"version {number} of {model} is in use")
+            if missing := wanted - self._mark(tx, model, wanted, by=by, purge=purge):
+                raise InputError(f"{model} has no version {min(missing)}")
+
+    def choose(self, model: str, version: int) -> Model:
+        """Make a kept version the current one; the stages replace one that is loaded.
+
+        Raises:
+            InputError: it is not kept, or is the current one.
+            Unavailable: the model is being removed.
+        """
+        kept = sorted(found.version for found in self.versions(model))
+        now = self._now()
+        with queries.change(self._engine) as tx:
+            state = queries.state(tx, model)
+            found = queries.models(tx, model)[0]
+            if found.removal is not None:
+                raise Unavailable(f"{model} is being removed")
+            if found.version == version:
+                raise InputError(f"version {version} of {model} is the current one already")
+            v = schema.versions
+            these = sa.and_(v.c.model == model, v.c.version == version, _kept())
+            if tx.scalar(sa.select(v.c.version).where(these)) is None:
+                raise InputError(
+                    f"version {version} of {model} is not kept; kept: {', '.join(map(str, kept))}"
+                )
+            fresh: dict[str, Any] = {"version": version, "failures": 0, "retry_at": None}
+            again = ModelState.INGESTED.value
+            settled = {"state": again, "state_since": now, "queued_at": None}
+            if state in SETTLED:
+                fresh |= settled
+            tx.execute(queries.update_model(model).values(**fresh))
+            return queries.models(tx, model)[0]
+
+    def _mark(
+        self, tx: Connection, model: str, versions: set[int] | None, *, by: str, purge: bool
+    ) -> set[int]:
+        """Mark ``versions`` (``None``: all) as removed; return those that were not before."""
+        v = schema.versions
+        these = sa.and_(v.c.model == model, _kept())
+        if versions is not None:
+            these = sa.and_(these, v.c.version.in_(versions))
+        found = set(tx.scalars(sa.select(v.c.version).where(these)))
+        removed = {"removed_at": self._now(), "removed_by": by, "purge": purge}
+        tx.execute(sa.update(v).where(these).values(**removed))
+        return found
+
+
+def _kept() -> sa.ColumnElement[bool]:
+    return schema.versions.c.removed_at.is_(None)

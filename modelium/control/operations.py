@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from modelium.control import notices
 from modelium.control.intents import Intents
+from modelium.control.reload import ConfigSource, Reloaded, Reloader
+from modelium.control.signals import Signals
 from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError
 from modelium.intake.rejected import rejected
@@ -59,9 +62,17 @@ class Wanted(Frozen):
 class Operations:
     """Answers queries at once; a request to act becomes an intent whose outcome is stored."""
 
-    def __init__(self, *, services: Services) -> None:
-        """``services``: the ports and the store."""
+    def __init__(self, *, services: Services, reloader: Reloader | None = None) -> None:
+        """Answer for ``services``.
+
+        Args:
+            services: the ports and the store.
+            reloader: of the configuration; default: one that has nothing to read.
+        """
         self._services = services
+        self._reloader = reloader or Reloader(
+            services=services, signals=Signals(), source=ConfigSource()
+        )
         self._intents = Intents(services=services)
         self.versions = VersionOperations(services=services, intents=self._intents)
 
@@ -219,14 +230,23 @@ class Operations:
         """Return all keys, revoked ones too, by the hash of their secret."""
         return await self._services.store.keys.by_hash()
 
+    def notices(self) -> list[str]:
+        """Return what operators should know beside the models."""
+        return [*self._reloader.notices(), *notices.of_sweeps(self._services.sweeps)]
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration again; raises `ConfigError` where it is invalid."""
+        return await self._reloader.reload()
+
     async def status(self) -> dict[str, Any]:
-        """Return whether orchestration is enabled, and the health of each runtime."""
+        """Return whether orchestration is enabled, the health of each runtime, and `notices`."""
         services = self._services
         return {
             "enabled": services.policy.enabled,
             "node": services.config.orchestration.node,
             "runtimes": [s.model_dump(mode="json") for s in services.runtime_monitor.statuses()],
             "revision": await services.store.revision(),
+            "notices": self.notices(),
         }
 
     async def _registered(self, name: str) -> Model:

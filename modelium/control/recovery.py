@@ -13,6 +13,7 @@ from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
+from modelium.stages.standing import apply_standings
 from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
@@ -23,6 +24,8 @@ INTERRUPTED = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNL
 
 async def recover(services: Services) -> None:
     """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
+    services.sweeps.pause(await services.store.rules.idle_pause())
+    await apply_standings(services)
     services.switchboard.traffic.restore(await services.store.history.traffic())
     await monitor(services)
     _revision, models, _bookings = await services.store.view()

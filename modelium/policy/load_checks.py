@@ -68,7 +68,7 @@ def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float)
             "it was evicted; ingest does not load it again, a request or an operator does",
         )
     if (
-        trigger in (Trigger.SWEEP, Trigger.REVIEW)
+        trigger in (Trigger.SWEEP, Trigger.UPKEEP, Trigger.REVIEW)
         and now - model.evicted_at < policy.reload_cooldown_s
         and not is_pinned(model, policy)
         and not should_load(model, policy)

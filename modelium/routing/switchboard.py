@@ -81,6 +81,14 @@ class Switchboard:
         self._aside: dict[str, ModelQueue] = {}
         """Requests in flight at upstreams that serve no new ones, by the twin's name."""
 
+    def limit(self, *, max_waiting_per_model: int, max_waiting: int, max_wait_s: float) -> None:
+        """Have other limits apply from now on; waiting requests keep waiting at most as long."""
+        self._control.limit(
+            max_waiting_per_model=max_waiting_per_model,
+            max_waiting=max_waiting,
+            max_wait_s=max_wait_s,
+        )
+
     def know(self, names: Iterable[str] | Mapping[str, int]) -> None:
         """Set which models exist; requests for any other are refused as unknown.
 

@@ -13,6 +13,7 @@ from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
+from modelium.store.operator_rules import OperatorRules
 from modelium.store.store import Store
 from modelium.store.twins import Twins
 
@@ -105,6 +106,16 @@ class AsyncTwins(Face[Twins]):
     drop = off_loop(Twins.drop)
 
 
+class AsyncRules(Face[OperatorRules]):
+    """`OperatorRules`."""
+
+    idle_pause = off_loop(OperatorRules.idle_pause)
+    set_idle_pause = off_loop(OperatorRules.set_idle_pause)
+    note_standing = off_loop(OperatorRules.note_standing)
+    asked = off_loop(OperatorRules.asked)
+    apply_standings = off_loop(OperatorRules.apply_standings)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -118,6 +129,7 @@ class AsyncStore(Face[Store]):
         self.history = AsyncHistory(blocking.history)
         self.lineage = AsyncLineage(blocking.lineage)
         self.twins = AsyncTwins(blocking.twins)
+        self.rules = AsyncRules(blocking.rules)
 
     revision = off_loop(Store.revision)
     view = off_loop(Store.view)

@@ -84,7 +84,7 @@ class Lineage:
             if found.removal is None or found.state not in SETTLED or found.deployment:
                 raise IllegalTransition(f"{model} is {found.state}, and cannot be forgotten")
             kept = self._mark(tx, model, None, by=found.removal.by, purge=found.removal.purge)
-            for table in (schema.bookings, schema.measured, schema.traffic):
+            for table in (schema.bookings, schema.measured, schema.traffic, schema.standings):
                 tx.execute(sa.delete(table).where(table.c.model == model))
             tx.execute(sa.delete(schema.models).where(schema.models.c.name == model))
         return [v for v in self.versions(model, removed=True) if v.version in kept]

@@ -148,6 +148,16 @@ api_keys = sa.Table(
 )
 """``hash``: SHA-256 of the secret, in hex."""
 
+standings = sa.Table(
+    "standings",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("asked", sa.JSON, nullable=False),
+    sa.Column("declared", sa.JSON, nullable=False),
+)
+"""``asked``: team and ceiling that came with the drop; ``declared``: what these and the
+configuration made of it. ``models`` has what counts now, which plans and operators change, too."""
+
 rollups = sa.Table(
     "rollups",
     metadata,

@@ -38,6 +38,7 @@ from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
+from modelium.store.operator_rules import OperatorRules
 from modelium.store.row_cache import RowCache
 from modelium.store.twins import Twins
 from modelium.store.upsert import put_missing
@@ -71,6 +72,7 @@ class Store:
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
         self.twins = Twins(engine=engine, now=now)
+        self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
         self._viewed: tuple[queries.Marks, View] | None = None
 

@@ -144,7 +144,7 @@ def _monitoring(operations: Operations, metrics: Metrics, links: Mapping[str, st
     @api.get("/")
     async def status() -> HTMLResponse:
         fleet, drops = await operations.fleet(), await operations.drops()
-        html = status_page.render(fleet, drops=drops, links=links)
+        html = status_page.render(fleet, drops=drops, links=links, notices=operations.notices())
         return HTMLResponse(html, headers=status_page.SECURITY_HEADERS)
 
     return api

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
@@ -158,6 +159,12 @@ async def _load(services: Services, model: str) -> Loaded:
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
+    await services.store.events.append(
+        "model.loading",
+        model=model,
+        runtime=deployment.runtime.value,
+        devices=[device.label for device in request.devices],
+    )
     with phases, services.activity.on(deployment.devices) as activity:
         before = await free_bytes(services.devices, deployment.devices)
         loaded = await services.runtimes[deployment.runtime].load(request, progress=progress)
@@ -192,11 +199,20 @@ async def _open(
         open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
-        "model.ready", model=model, runtime=deployment.runtime.value, load_s=round(seconds, 3)
+        "model.ready",
+        model=model,
+        runtime=deployment.runtime.value,
+        devices=await _labels(services, deployment.devices),
+        load_s=round(seconds, 3),
     )
     if record.outdated:  # a newer version was registered while this one was loading
         services.launcher.start(services.launcher.analyze(model=model))
     return _report(record, "ready", record.reason)
+
+
+async def _labels(services: Services, ids: Sequence[str]) -> list[str]:
+    devices = await asyncio.to_thread(services.devices.snapshot)
+    return [device.label for device in devices if device.id in ids]
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:

@@ -72,6 +72,12 @@ def _host_port(value: str) -> str:
 Switch = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
 PositiveCount = Annotated[int, Strict(), Field(ge=1)]
+
+
+class Refused(ValueError):
+    """A value that a check of its own refuses; its sentence is shown as it is."""
+
+
 Share = Annotated[float, Strict(), Field(gt=0, le=1), note(unit="fraction")]
 Seconds = Annotated[float, Strict(), Field(ge=0), note(unit="seconds")]
 Interval = Annotated[float, Strict(), Field(gt=0), note(unit="seconds")]

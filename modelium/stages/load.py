@@ -170,6 +170,7 @@ async def _load(services: Services, model: str) -> Loaded:
         settings=deployment.settings,
         devices=tuple(fleet.devices_by_id[d] for d in deployment.devices),
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
+        operator_settings=services.policy.model_settings.get(model, {}),
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
     await services.store.events.append(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from agents.rules.device_groups import device_groups
 from agents.rules.device_memory import DeviceMemory
-from agents.rules.sizing import device_groups
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import GIB, Fleet, Model, ModelProfile, Trigger
 from modelium.policy import Policy

@@ -8,6 +8,9 @@ from modelium.models.base import Frozen, RuntimeName
 
 DeviceKind = Literal["gpu", "cpu"]
 
+SIZE_TOLERANCE = 0.01
+"""By how much the memory of devices of one name may differ where they are used together."""
+
 
 class DeviceProcess(Frozen):
     """A process that holds memory on a device."""
@@ -87,3 +90,5 @@ class RuntimeStatus(Frozen):
     detail: str = ""
     version: str = ""
     can_sleep: bool = False
+    device_kinds: frozenset[DeviceKind] = frozenset({"gpu", "cpu"})
+    """Devices that this installation can use; a build without CUDA has the CPU only."""

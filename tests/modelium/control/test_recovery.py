@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from modelium.control.recovery import recover
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Load, Plan, RuntimeName, Traffic, Trigger, Unload
 from modelium.stages.monitor import SETTLE_S
+from modelium.stages.sweeps import Sweeps
 from modelium.store import Store
 from tests.fakes.devices import CPU
 from tests.fakes.runtime import routed, upstream
@@ -24,6 +26,13 @@ async def before(world: World) -> None:
     await world.launcher.evict(models=["tiny"])
     world.runtime.unloads.clear()
     world.ran.clear()
+
+
+async def test_a_pause_of_idle_evictions_outlives_a_restart(world: World) -> None:
+    world.services = replace(world.services, sweeps=Sweeps(scheduled=True))
+    world.store.rules.set_idle_pause(1000.0)
+    await recover(world.services)
+    assert world.services.sweeps.paused_since == 1000.0
 
 
 def accepted(store: Store, action: Load | Unload) -> None:

@@ -107,7 +107,8 @@ def test_no_request_is_refused_while_versions_come_and_fail(
     service.until("m", "ready")
     with clients(service) as answers:
         service.put_in("m", write=version(2, is_real))
-        service.eventually(lambda: "model.switched" in events(service))
+        service.eventually(lambda: {"model.switched", "model.rolled-back"} & set(events(service)))
+        assert "model.switched" in events(service), service.log()
         service.eventually(lambda: set(service.rows()) == {"m"})  # version 1 is unloaded
         assert service.row("m")["version"] == 2
         service.put_in("m", write=version(3, is_real, exit_code=1))

@@ -14,6 +14,7 @@ from modelium.cli.options import ConfigFile, Json
 from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.cli.starter import first_configuration
 from modelium.config import Config, reference
+from modelium.config.folders import problems as folder_problems
 from modelium.config.loading import Effective, load_effective, load_serving
 from modelium.config.sections.orchestration import Orchestration
 from modelium.errors import ConfigError
@@ -44,10 +45,14 @@ def check(file: File = None, as_json: Json = False) -> None:
             typer.echo(f"{count}\n{exc}", err=True)
         raise typer.Exit(WRONG_INPUT) from None
     source = str(effective.file) if effective.file else None
+    # The file may be meant for another machine, so that these do not fail the check.
+    warnings = list(folder_problems(effective.config))
     if as_json:
-        print_json({"ok": True, "file": source, "problems": []})
-    else:
-        typer.echo(f"{source or 'no file, the environment'}: ok")
+        print_json({"ok": True, "file": source, "problems": [], "warnings": warnings})
+        return
+    typer.echo(f"{source or 'no file, the environment'}: ok")
+    for warning in warnings:
+        typer.echo(f"on this machine: {warning}", err=True)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from modelium.cli.listening import service
 from modelium.cli.machine import packages, replica_problem
 from modelium.cli.shadows import shadows
 from modelium.config import Config
+from modelium.config.folders import find_problem, folders, free_bytes
 from modelium.config.loading import load_serving
 from modelium.devices import detect
 from modelium.errors import ConfigError
@@ -30,6 +30,14 @@ HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 
 
 MIN_FREE_BYTES = 5 * GIB
 """Less free disk space is reported, as one model may need more."""
+
+
+FOLDERS = {
+    "orchestration.model_repository": "model repository",
+    "orchestration.incoming_directory": "drop zone",
+    "orchestration.rejected_directory": "rejected drops",
+    "orchestration.state_directory": "state directory",
+}
 
 
 def examine(config: Config) -> list[Finding]:
@@ -60,23 +68,15 @@ def configuration(path: Path | None, environ: Mapping[str, str]) -> Finding:
 
 
 def _directories(config: Config) -> Iterator[Finding]:
-    orchestration = config.orchestration
-    for what, directory in (
-        ("model repository", orchestration.model_repository),
-        ("drop zone", orchestration.incoming_directory),
-        ("state directory", orchestration.state),
-    ):
-        place = directory
-        while not place.exists():
-            place = place.parent
-        writable = os.access(place, os.W_OK)
-        free = shutil.disk_usage(place).free
-        detail = f"{directory} ({free / GIB:.0f} GiB free)"
-        if not writable:
-            detail = f"{directory} is not writable by this user"
-        elif free < MIN_FREE_BYTES:
-            detail += ": may be too little for a model"
-        yield Finding(what=what, ok=writable, detail=detail)
+    for field, folder in folders(config).items():
+        problem = find_problem(field, folder)
+        detail = problem
+        if problem is None:
+            free = free_bytes(folder)
+            detail = f"{folder} ({free / GIB:.0f} GiB free)"
+            if free < MIN_FREE_BYTES:
+                detail += ": may be too little for a model"
+        yield Finding(what=FOLDERS[field], ok=problem is None, detail=detail or "")
 
 
 def _devices(config: Config) -> Iterator[Finding]:
@@ -100,8 +100,7 @@ def _runtimes(config: Config) -> Iterator[Finding]:
     if config.triton.enabled and config.triton.command:
         yield _command("Triton", config.triton.command[0])
     elif config.triton.enabled:
-        parts = urlsplit(config.triton.endpoint)
-        yield _reach("Triton", f"{parts.hostname}:{parts.port or 80}")
+        yield _live("Triton", config.triton.endpoint)
         yield _reach_grpc("Triton (gRPC)", config.triton.grpc_address)
     if config.vllm.enabled:
         yield _vllm(config.vllm.executable)
@@ -172,6 +171,22 @@ def _replicas(python: str) -> Finding:
     if not problem:
         return checked
     return Finding(what=checked.what, ok=False, detail=f"{checked.detail} {problem}")
+
+
+def _live(what: str, endpoint: str) -> Finding:
+    """Check that Triton answers over HTTP at the address that requests are forwarded to."""
+    setting = "set triton.endpoint to Triton's --http-address and --http-port (8000 by default)"
+    try:
+        answer = httpx.get(
+            f"{endpoint.rstrip('/')}/v2/health/live", timeout=PROBE_S, trust_env=False
+        )
+    except httpx.HTTPError as exc:
+        problem = f"no answer at {endpoint}: {exc or type(exc).__name__}"
+    else:
+        if answer.status_code == httpx.codes.OK:
+            return Finding(what=what, ok=True, detail=f"answers at {endpoint}")
+        problem = f"the server at {endpoint} is no live Triton (status {answer.status_code})"
+    return Finding(what=what, ok=False, detail=f"{problem}; {setting}")
 
 
 def _reach_grpc(what: str, address: str) -> Finding:

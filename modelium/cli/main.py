@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.text import Text
 
 from modelium import __version__
 from modelium.cli import brain, keys, tables
@@ -41,6 +43,7 @@ from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.config.loading import load_serving
 from modelium.control import service_lock
+from modelium.control.reload import ConfigSource
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
 
@@ -112,7 +115,8 @@ def up(config: ConfigFile = None) -> None:
         logging.getLogger(client).setLevel(logging.WARNING)
     if found := list(shadows()):
         raise ModeliumError("\n".join(found))
-    settings = load_serving(config, os.environ).config
+    effective = load_serving(config, os.environ)
+    settings = effective.config
 
     async def serve() -> None:
         serving = asyncio.current_task()
@@ -121,7 +125,19 @@ def up(config: ConfigFile = None) -> None:
         # this process in the background makes it ignore SIGINT.
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-        async with running(settings) as modelium:
+        source = ConfigSource(
+            read=lambda: load_serving(config, os.environ).config, file=effective.file
+        )
+        terminal = os.isatty(sys.stderr.fileno())
+
+        def on_hangup() -> None:
+            if terminal and not os.isatty(sys.stderr.fileno()):
+                serving.cancel()  # the terminal was closed
+            else:
+                source.wanted.set()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
+        async with running(settings, source=source) as modelium:
             console = Console()
             for name, url in modelium.endpoints().items():
                 console.print(f"[bold]{name:<12}[/bold] {url}", highlight=False)
@@ -148,6 +164,20 @@ def down(config: ConfigFile = None, json_: Json = False) -> None:
     service = "stopped" if stopped else "was not running"
     text = f"service {service}; unloaded: {', '.join(ended) or 'no model'}"
     show({"stopped": stopped, "ended": ended}, text, as_json=json_)
+
+
+@app.command()
+def reload(config: ConfigFile = None, json_: Json = False) -> None:
+    """Have the running service read its configuration again; exit code 2 if it is invalid.
+
+    It also does so when the file changes, and on SIGHUP.
+    """
+    answer = _client(config).send("POST", "/reload")
+    lines = [f"[green]✓[/] {escape(change)}" for change in answer["changed"]]
+    lines += [f"[yellow]![/] {escape(field)}" for field in answer["restart"]]
+    if answer["models"]:
+        lines.append(f"changed models: {', '.join(answer['models'])}")
+    show(answer, "\n".join(lines) or "the configuration has not changed", as_json=json_)
 
 
 @app.command("ls")
@@ -181,6 +211,7 @@ def list_models(
         print_lines(["", tables.drops(latest, now=time.time())])
     if hidden := len(found) - len(latest):
         print_lines([f"and {hidden} more rejected drops: modelium ls --drops"])
+    print_lines(Text(notice, style="yellow") for notice in client.get("/status")["notices"])
 
 
 @app.command()

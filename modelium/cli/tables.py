@@ -56,7 +56,7 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
     reasons: list[Text] = []
     for row in rows:
         name = row["name"] + (" 📌" if row["pinned"] else "")
-        name = name if row["version"] == 1 else f"{name}:{row['version']}"
+        name = name if row["version"] == 1 or "@" in name else f"{name}:{row['version']}"
         cells: dict[str, str | Text] = {
             "model": name,
             "state": Text(row["state"], style=COLOURS.get(row["state"], "")),

@@ -132,7 +132,17 @@ def test_check_prints_json_either_way() -> None:
         "ok": True,
         "file": "m.yaml",
         "problems": [],
+        "warnings": [],
     }
+
+
+def test_check_warns_of_folders_that_cannot_be_made_here() -> None:
+    Path("m.yaml").write_text(
+        "vllm: {enabled: true}\norchestration: {state_directory: /proc/modelium/state}"
+    )
+    found = config("check", "m.yaml")
+    assert found.exit_code == 0
+    assert "on this machine: orchestration.state_directory: cannot make" in found.stderr
 
 
 def test_show_prints_the_effective_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def findings(folder: Path, triton: dict[str, object]) -> dict[str, Finding]:
 
 @contextmanager
 def http_server(answers: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> Iterator[int]:
-    """A server that answers any request with 400, as HTTP/1 servers do to HTTP/2."""
+    """An HTTP/1 server of Triton's health: all else, such as HTTP/2, is answered with a 400."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -49,8 +49,9 @@ def http_server(answers: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> Iterato
                 while True:
                     connection, _ = server.accept()
                     with connection:
-                        if connection.recv(1024):
-                            connection.sendall(answers)
+                        if asked := connection.recv(1024):
+                            live = asked.startswith(b"GET /v2/health/live ")
+                            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" if live else answers)
             except OSError:
                 return
 
@@ -81,6 +82,13 @@ def test_both_addresses_of_triton_are_checked(tmp_path: Path, grpc_port: int) ->
         )
     assert found["Triton"].ok
     assert found["Triton (gRPC)"].ok, found
+
+
+def test_tritons_http_address_is_asked_as_requests_are_sent(tmp_path: Path, grpc_port: int) -> None:
+    """The gRPC port answers TCP, too."""
+    found = findings(tmp_path, {"endpoint": f"http://127.0.0.1:{grpc_port}"})
+    assert not found["Triton"].ok
+    assert "set triton.endpoint" in found["Triton"].detail
 
 
 def test_an_http_server_at_the_grpc_address_is_reported(tmp_path: Path) -> None:
@@ -243,3 +251,20 @@ def test_replicas_need_the_same_ray(tmp_path: Path) -> None:
 
     assert not found.ok
     assert "ray 1.0.0" in found.detail
+
+
+def test_folders_that_cannot_be_made_are_named_with_what_to_do(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {
+            "orchestration": {
+                "model_repository": str(tmp_path / "repository"),
+                "incoming_directory": "/proc/modelium/incoming",
+            }
+        }
+    )
+    found = {finding.what: finding for finding in examine(config)}
+    assert found["model repository"].ok
+    assert str(tmp_path / "repository") in found["model repository"].detail
+    for what, field in (("drop zone", "incoming"), ("rejected drops", "rejected")):
+        assert not found[what].ok
+        assert f"set orchestration.{field}_directory to another folder" in found[what].detail

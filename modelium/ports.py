@@ -171,8 +171,10 @@ class Question:
 
     trigger: Trigger
     model: str | None = None
-    """The subject; ``None``: the whole fleet (sweep, review)."""
+    """The subject; ``None``: the whole fleet (sweep, upkeep, review)."""
     now: float = 0.0
+    unload_idle: bool = True
+    """Whether a plan for the whole fleet may unload models for idling alone."""
 
 
 class Brain(Protocol):

@@ -110,6 +110,11 @@ class PlanBuilder:
         """Whether ``model`` can run at all; if not, reject it unless ``quiet``."""
         if model.removal is not None:
             return False
+        twin = self.fleet.twins.get(model.name)
+        if twin is not None and twin.deployment is not None:
+            if not quiet:
+                self.keep(model, f"version {twin.version} of it is {twin.state}, and takes over")
+            return False
         if model.profile is None:
             if not quiet:
                 self.keep(model, "not analyzed yet")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,15 +11,16 @@ from urllib.parse import quote
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
+from rich.text import Text
 
 from modelium import __version__
 from modelium.cli import brain, keys, tables
 from modelium.cli import config as config_commands
+from modelium.cli.completion import model_names
 from modelium.cli.doctor import configuration, examine
 from modelium.cli.inspect import register as register_inspect
-from modelium.cli.options import ConfigFile, Json
+from modelium.cli.options import ConfigFile, Json, hide_types_of_flags
 from modelium.cli.options import client as _client
 from modelium.cli.output import (
     FAILED,
@@ -30,21 +29,17 @@ from modelium.cli.output import (
     print_json,
     print_lines,
     show,
-    show_intent,
 )
 from modelium.cli.replay import register as register_replay
 from modelium.cli.selftest import register as register_selftest
-from modelium.cli.shadows import shadows
+from modelium.cli.up import register as register_up
 from modelium.cli.versions import register as register_versions
+from modelium.cli.waiting import order
 from modelium.config import Config
 from modelium.config.loading import load as load_config
-from modelium.config.loading import load_serving
 from modelium.control import service_lock
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
-
-WAIT_S = 600.0
-"""How long `ingest`, `load`, `unload` and `approve` wait for the operation to finish."""
 
 LATEST = 5
 """Rejected drops that `ls` shows below the models."""
@@ -58,6 +53,7 @@ app = typer.Typer(
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
+register_up(app)
 register_inspect(app)
 register_replay(app)
 register_selftest(app)
@@ -70,13 +66,15 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Name = Annotated[str, typer.Argument(help="Name of the model.")]
+Name = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
 
 
 def main() -> None:
     """Run a command; a `ModeliumError` becomes a message and an exit code."""
+    command = typer.main.get_command(app)
+    hide_types_of_flags(command, path="modelium")
     try:
-        app()
+        command(prog_name="modelium")
     except ModeliumError as exc:
         Console(stderr=True).print(f"[red]error:[/red] {exc}", highlight=False)
         raise SystemExit(_exit_code(exc)) from exc
@@ -93,48 +91,6 @@ def _options(
 
 
 @app.command()
-def up(config: ConfigFile = None) -> None:
-    """Start Modelium and run it until Ctrl-C. Loaded models keep running afterwards."""
-    # Run logs are in the Prefect UI; on this console they would hide the service's own log.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
-    import uvloop
-
-    from modelium.app import running
-
-    logging.basicConfig(
-        level=logging.INFO,
-        force=True,  # importing Prefect has configured logging
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
-    # These log each of our own requests, which the gateway's metrics already count.
-    for client in ("httpx", "httpx2"):
-        logging.getLogger(client).setLevel(logging.WARNING)
-    if found := list(shadows()):
-        raise ModeliumError("\n".join(found))
-    settings = load_serving(config, os.environ).config
-
-    async def serve() -> None:
-        serving = asyncio.current_task()
-        assert serving is not None  # noqa: S101 - inside asyncio.run
-        # Service managers send SIGTERM. SIGINT is handled explicitly because a shell that starts
-        # this process in the background makes it ignore SIGINT.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-        async with running(settings) as modelium:
-            console = Console()
-            for name, url in modelium.endpoints().items():
-                console.print(f"[bold]{name:<12}[/bold] {url}", highlight=False)
-            console.print(f"drop models into {settings.orchestration.incoming_directory}")
-            await asyncio.Event().wait()
-
-    try:
-        uvloop.run(serve())
-    except asyncio.CancelledError:
-        Console(stderr=True).print("stopped")
-
-
-@app.command()
 def down(config: ConfigFile = None, json_: Json = False) -> None:
     """Stop Modelium on this machine, unload all models and stop the servers that it started.
 
@@ -148,6 +104,20 @@ def down(config: ConfigFile = None, json_: Json = False) -> None:
     service = "stopped" if stopped else "was not running"
     text = f"service {service}; unloaded: {', '.join(ended) or 'no model'}"
     show({"stopped": stopped, "ended": ended}, text, as_json=json_)
+
+
+@app.command()
+def reload(config: ConfigFile = None, json_: Json = False) -> None:
+    """Have the running service read its configuration again; exit code 2 if it is invalid.
+
+    It also does so when the file changes, and on SIGHUP.
+    """
+    answer = _client(config).send("POST", "/reload")
+    lines = [f"[green]✓[/] {escape(change)}" for change in answer["changed"]]
+    lines += [f"[yellow]![/] {escape(field)}" for field in answer["restart"]]
+    if answer["models"]:
+        lines.append(f"changed models: {', '.join(answer['models'])}")
+    show(answer, "\n".join(lines) or "the configuration has not changed", as_json=json_)
 
 
 @app.command("ls")
@@ -169,7 +139,9 @@ def list_models(
         show(found, shown, as_json=json_)
         return
     rows = client.get("/models")
-    show(rows, tables.models(rows) if rows else "no models yet", as_json=json_)
+    show(
+        rows, tables.models(rows, width=Console().width) if rows else "no models yet", as_json=json_
+    )
     if json_:
         return
     found = client.get("/drops")
@@ -179,6 +151,7 @@ def list_models(
         print_lines(["", tables.drops(latest, now=time.time())])
     if hidden := len(found) - len(latest):
         print_lines([f"and {hidden} more rejected drops: modelium ls --drops"])
+    print_lines(Text(notice, style="yellow") for notice in client.get("/status")["notices"])
 
 
 @app.command()
@@ -201,21 +174,19 @@ def ingest(
         "team": team,
         "priority_ceiling": priority_ceiling.value if priority_ceiling else None,
     }
-    show_intent(_client(config).send("POST", "/ingest", body, wait_s=WAIT_S), as_json=json_)
+    order(config, "POST", "/ingest", body, as_json=json_)
 
 
 @app.command()
 def load(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
     """Load a model now."""
-    answer = _client(config).send("POST", f"/models/{model}/load", wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{model}/load", as_json=json_)
 
 
 @app.command()
 def unload(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
     """Unload a model after its requests in flight have finished."""
-    answer = _client(config).send("POST", f"/models/{model}/unload", wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{model}/unload", as_json=json_)
 
 
 @app.command()
@@ -226,8 +197,7 @@ def approve(
 ) -> None:
     """Approve the risk that a drop was rejected for (see its reason.json), and ingest it."""
     body: dict[str, Any] = {"what": []}
-    answer = _client(config).send("POST", f"/models/{name}/approve", body, wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{name}/approve", body, as_json=json_)
 
 
 @app.command()
@@ -277,7 +247,7 @@ def plan(
     answer = client.send("POST", "/plan", {"model": model})
     show(answer, tables.plan(answer), as_json=json_)
     if not dry_run:
-        show_intent(client.send("POST", f"/models/{model}/load", wait_s=WAIT_S), as_json=json_)
+        order(config, "POST", f"/models/{model}/load", as_json=json_)
 
 
 @app.command()

@@ -46,6 +46,10 @@ class Config(Sections):
             return self.store.url.get_secret_value()
         return f"sqlite:///{self.orchestration.state / 'modelium.db'}"
 
+    def max_tokens(self) -> dict[str, int]:
+        """Return model → bound of its answers, for the models that have one."""
+        return {name: entry.max_tokens for name, entry in self.models.items() if entry.max_tokens}
+
     def policy(self) -> Policy:
         """Return what the planner needs of the configuration."""
         p = self.orchestration.policies

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
-from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
+from modelium.errors import (
+    DeadlineExceeded,
+    FailureKind,
+    LoadFailed,
+    ModeliumError,
+    TransientError,
+)
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Model, Preference, Report, Trigger
 from modelium.models.load_time import load_bound_s
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
+from modelium.stages import switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
@@ -138,6 +147,11 @@ async def _load(services: Services, model: str) -> Loaded:
     if deployment is None or profile is None:
         raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
+    if not await asyncio.to_thread(Path(record.path).exists):
+        raise LoadFailed(
+            f"the folder of {model}, {record.path}, is missing: put it back, or drop it again",
+            kind=FailureKind.BAD_FILES,
+        )
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
     )
@@ -147,7 +161,7 @@ async def _load(services: Services, model: str) -> Loaded:
         phases.begin(phase)
 
     request = LoadRequest(
-        model=model,
+        model=deployment.name,
         version=record.version,
         path=record.path,
         profile=profile,
@@ -157,6 +171,12 @@ async def _load(services: Services, model: str) -> Loaded:
         operator_settings=services.policy.model_settings.get(model, {}),
         deadline_s=load_bound_s(record, deployment.runtime),
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
+    )
+    await services.store.events.append(
+        "model.loading",
+        model=model,
+        runtime=deployment.runtime.value,
+        devices=[device.label for device in request.devices],
     )
     with phases, services.activity.on(deployment.devices) as activity:
         before = await free_bytes(services.devices, deployment.devices)
@@ -195,17 +215,20 @@ async def _open(
         note=f"with {reduced}, as more did not start" if reduced else "",
         preference=_kept(record, deployment) if reduced else None,
     )
-    if record.removal is None:
-        open_model(services, record, deployment)
+    open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
         "model.ready",
-        model=model,
+        model=record.twin_of or model,
+        version=deployment.version,
         runtime=deployment.runtime.value,
+        devices=await _labels(services, deployment.devices),
         load_s=round(seconds, 3),
         **({"reduced": reduced} if reduced else {}),
     )
-    if record.outdated:  # a newer version was registered while this one was loading
+    if record.twin_of is not None:
+        await switching.complete(services, record)
+    elif record.outdated:  # a newer version was registered while this one was loading
         services.launcher.start(services.launcher.analyze(model=model))
     return _report(record, "ready", record.reason)
 
@@ -229,6 +252,11 @@ def _kept(record: Model, deployment: Deployment) -> Preference:
         name: getattr(deployment.settings, name) for name in ("max_model_len", "max_num_seqs")
     }
     return Preference(runtime=deployment.runtime, settings=settings.model_copy(update=worked))
+
+
+async def _labels(services: Services, ids: Sequence[str]) -> list[str]:
+    devices = await asyncio.to_thread(services.devices.snapshot)
+    return [device.label for device in devices if device.id in ids]
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:
@@ -265,7 +293,11 @@ async def _give_up(
     )
     error = exc if isinstance(exc, ModeliumError) else TransientError(f"{model}: {reason}")
     services.switchboard.refuse(model, error, retry_after_s=pause)
-    await store.events.append("model.failed", model=model, reason=reason)
+    await store.events.append(
+        "model.failed", model=record.twin_of or model, version=record.version, reason=reason
+    )
+    if isinstance(exc, LoadFailed):
+        await switching.load_failed(services, record, exc)
 
 
 async def _join(services: Services, model: str) -> Report:

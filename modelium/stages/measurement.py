@@ -69,7 +69,7 @@ def resident_bytes(
         device = fleet.devices_by_id.get(booking.device)
         if model is None or device is None or model.deployment is None:
             continue
-        held_by = running.get((model.deployment.runtime, model.name))
+        held_by = running.get((model.deployment.runtime, model.deployment.name))
         if held_by is None:
             continue
         if device.kind == "gpu":
@@ -80,7 +80,7 @@ def resident_bytes(
                 continue
             held = on_gpu
         else:
-            stats = observations[model.deployment.runtime].stats.get(model.name)
+            stats = observations[model.deployment.runtime].stats.get(model.deployment.name)
             told = stats.resident_bytes if stats else None
             held = told if told is not None else sum(map(processes.resident_bytes, held_by.pids))
         found[booking.model, booking.device] = held

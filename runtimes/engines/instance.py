@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelium.models import LoadSettings, RuntimeName, Upstream
+from modelium.models.base import base_name
 from modelium.models.runtimes import RUNTIMES
 from modelium.ports import Loaded
 from runtimes.process.supervisor import EngineProcess
@@ -31,7 +32,7 @@ class EngineInstance:
         upstream = Upstream(
             host=str(handle["host"]),
             port=int(handle["port"]),
-            served_name=process.model,
+            served_name=base_name(process.model),
             apis=RUNTIMES[runtime].apis,
             api_key=handle.get("api_key"),
         )

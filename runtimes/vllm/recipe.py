@@ -11,6 +11,7 @@ from typing import Any
 from modelium.config import Vllm
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, Device, LoadSettings, RuntimeName
+from modelium.models.base import base_name
 from modelium.models.runtimes import VLLM
 from modelium.models.settings import RESERVED, Value
 from modelium.ports import EngineStats, LoadRequest
@@ -143,7 +144,7 @@ class VllmRecipe:
         arguments = [
             *(self._executable, "serve", request.path),
             *("--host", host, "--port", str(port)),
-            *("--served-model-name", request.model),
+            *("--served-model-name", base_name(request.model)),
             *_common(settings),
             *(_gpu_memory(request) if gpus else _cpu_memory(request)),
             *flags(self._extra(request, gpus)),

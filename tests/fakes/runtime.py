@@ -111,3 +111,8 @@ class MemoryRuntime:
 def upstream(model: str, *, port: int = 9) -> Upstream:
     """Return the address of ``model``."""
     return Upstream(host="127.0.0.1", port=port, served_name=model, apis=frozenset({"kserve"}))
+
+
+def routed(model: str, *, port: int = 9) -> Upstream:
+    """Return what the switchboard has for it: an ONNX model has no path of OpenAI's API."""
+    return upstream(model, port=port).model_copy(update={"paths": frozenset()})

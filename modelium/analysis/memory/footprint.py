@@ -140,6 +140,14 @@ def _simple(
     max_num_seqs: int | None,
 ) -> Footprint:
     """Estimate engines that load the file unchanged: weights × allocator overhead + fixed base."""
+    declared = profile.details.get("memory_bytes") if profile.format is ModelFormat.CUSTOM else None
+    if declared is not None:
+        return Footprint(
+            weights=declared,
+            expected=declared,
+            reserve=declared,
+            sources={"weights": "declared by the drop"},
+        )
     constants = overhead(runtime.value, kind)
     fixed = constants.fixed
     if constants.torch_fixed is not None and profile.format is not ModelFormat.ONNX:

@@ -23,6 +23,7 @@ from modelium.config.fields import (
     note,
     setting,
 )
+from modelium.config.places import SHARED_OR_OWN, default_root
 
 
 class Policies(Section):
@@ -142,15 +143,20 @@ class Orchestration(Section):
         "If false, Modelium observes and serves running models but loads and unloads none.",
         why="True: managing models is the purpose of Modelium.",
     )
-    model_repository: Directory = setting(
-        Path("/models/repository"),
-        "Model repository: the directory that all runtimes read models from.",
-        why="A single directory can be mounted under the same path by every runtime.",
+    model_repository: Annotated[Directory, note(default=SHARED_OR_OWN.format("repository"))] = (
+        setting(
+            what="Model repository: the directory that all runtimes read models from.",
+            why="A single directory can be mounted under the same path by every runtime; a user "
+            "without one needs no rights.",
+            factory=lambda: default_root() / "repository",
+        )
     )
-    incoming_directory: Directory = setting(
-        Path("/models/incoming"),
-        "Drop zone: the directory that is watched for new model folders.",
-        why="It is next to the repository, so that ingesting a drop is a rename.",
+    incoming_directory: Annotated[Directory, note(default=SHARED_OR_OWN.format("incoming"))] = (
+        setting(
+            what="Drop zone: the directory that is watched for new model folders.",
+            why="It is next to the repository, so that ingesting a drop is a rename.",
+            factory=lambda: default_root() / "incoming",
+        )
     )
     rejected_directory: Directory | None = setting(
         None,

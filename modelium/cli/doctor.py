@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from modelium.cli.device_checks import devices
+from modelium.cli.findings import Finding
 from modelium.cli.shadows import shadows
 from modelium.config import Config
 from modelium.config.loading import load_serving
-from modelium.devices import detect
 from modelium.errors import ConfigError
-from modelium.models import GIB, Frozen
+from modelium.models import GIB
 
 PROBE_S = 2.0
 """Timeout of one TCP connection."""
@@ -29,20 +30,12 @@ MIN_FREE_BYTES = 5 * GIB
 """Less free disk space is reported, as one model may need more."""
 
 
-class Finding(Frozen):
-    """The result of one check."""
-
-    what: str
-    ok: bool
-    detail: str
-
-
 def examine(config: Config) -> list[Finding]:
     """Check packages, directories, devices, runtimes and the LLM; starts nothing."""
     return [
         *_packages(),
         *_directories(config),
-        *_devices(config),
+        *devices(config),
         *_runtimes(config),
         *_brain(config),
     ]
@@ -81,17 +74,6 @@ def _directories(config: Config) -> Iterator[Finding]:
         elif free < MIN_FREE_BYTES:
             detail += ": may be too little for a model"
         yield Finding(what=what, ok=writable, detail=detail)
-
-
-def _devices(config: Config) -> Iterator[Finding]:
-    budget = config.orchestration.cpu_memory_gib
-    inventory = detect(config.orchestration.node, int(budget * GIB) if budget else None)
-    for device in inventory.snapshot():
-        detail = f"{device.name or device.kind}, {device.free_bytes / GIB:.1f} of "
-        detail += f"{device.total_bytes / GIB:.1f} GiB free"
-        yield Finding(
-            what=f"device {device.label}", ok=device.healthy, detail=device.detail or detail
-        )
 
 
 def _runtimes(config: Config) -> Iterator[Finding]:

@@ -92,7 +92,9 @@ def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
     if not any(d.healthy for d in fleet.devices):
         return "no device is healthy; run `modelium doctor`"
     silent = [
-        f"{status.name} does not answer ({status.detail or 'no detail'})"
+        f"{status.name} is starting"
+        if status.starting
+        else f"{status.name} does not answer ({status.detail or 'no detail'})"
         for status in fleet.runtimes
         if status.enabled
         and not status.healthy

@@ -25,6 +25,8 @@ from modelium.policy import Policy
 
 R = RuntimeName
 
+USUAL_SEQUENCES = 256
+"""Sequences that vLLM runs at once where no setting says how many."""
 GENERATIVE = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT, Task.IMAGE_TEXT_TO_TEXT})
 
 RUNTIMES_BY_FORMAT: dict[ModelFormat, tuple[RuntimeName, ...]] = {
@@ -52,6 +54,8 @@ class Estimate(Protocol):
         engine_version: str | None = None,
         device_kind: str | None = None,
         measured: Sequence[MeasuredLoad] = (),
+        device_bytes: int | None = None,
+        batched_tokens: int | None = None,
     ) -> Footprint:
         """Return the memory that one device needs."""
 
@@ -67,6 +71,8 @@ class LoadOption:
     """Bytes per device."""
     shortfall: str = ""
     """How the settings fall short of the requested ones, as text; empty where they do not."""
+    kv_ceiling: int = 0
+    """Bytes per device that its KV cache could use in idle memory; 0: it takes none."""
 
 
 def supporting_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
@@ -198,6 +204,8 @@ class Sizer:
                 max_num_seqs=settings.max_num_seqs,
                 engine_version=status.version or None,
                 device_kind=group.product,
+                device_bytes=group.total_bytes,
+                batched_tokens=_batched_tokens(settings),
                 measured=[
                     # Loads are recorded under the device's name; estimates of CPUs use the kind.
                     m.model_copy(update={"device_kind": group.product})
@@ -205,24 +213,42 @@ class Sizer:
                     if m.device_kind in (group.name, group.product)
                 ],
             )
-            if footprint.reserve > usable:
-                continue
-            kv = settings.kv_cache_bytes
+            kv, extra, ceiling = settings.kv_cache_bytes, 0, 0
             if RUNTIMES[runtime].kv_cache == "pool" and footprint.kv:
-                kv = footprint.kv
-            reserve = max(1, footprint.reserve)
+                if kv is None:
+                    kv = footprint.kv
+                    if group.kind == "gpu":
+                        ceiling = footprint.kv_least * (settings.max_num_seqs or USUAL_SEQUENCES)
+                elif kv < footprint.kv_least:
+                    continue  # the engine would not start; a shorter context may fit
+                else:
+                    extra = kv - footprint.kv
+            reserve = max(1, footprint.reserve + extra)
+            if reserve > usable:
+                continue
             yield LoadOption(
                 runtime=runtime,
                 group=group,
                 reserve=reserve,
                 shortfall=shortfall(requested, settings),
+                kv_ceiling=ceiling,
                 settings=settings.model_copy(
                     update={
                         "tensor_parallel_size": degree,
                         "kv_cache_bytes": None if kv is None else min(kv, reserve),
+                        "extra_kv_bytes": extra,
                     }
                 ),
             )
+
+
+def _batched_tokens(settings: LoadSettings) -> int | None:
+    """Return the tokens per batch where the operator sets them; ``None``: the engine's default."""
+    for name in ("max_num_batched_tokens", "max-num-batched-tokens"):
+        value = settings.extra.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
 
 
 def _enabled(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> RuntimeStatus | None:

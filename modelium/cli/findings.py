@@ -1,4 +1,4 @@
-"""The result of one check of `modelium doctor`."""
+"""The result of a check of `modelium doctor`."""
 
 from __future__ import annotations
 

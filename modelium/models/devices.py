@@ -85,6 +85,8 @@ class RuntimeStatus(Frozen):
     enabled: bool
     """False: nothing is loaded or unloaded with it."""
     healthy: bool
+    starting: bool = False
+    """Not healthy yet, and nothing has failed so far."""
     detail: str = ""
     version: str = ""
     can_sleep: bool = False

@@ -23,12 +23,14 @@ from modelium.ports import (
     Running,
 )
 from runtimes.engines.client import EngineClient
+from runtimes.engines.configuration import fingerprint
 from runtimes.engines.host import EngineHost
 from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
 from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.loading.device_locks import DeviceLocks
+from runtimes.process.compile_caches import CompileCaches
 
 KindsOf = Callable[[Path], Awaitable[frozenset[DeviceKind] | None]]
 
@@ -49,6 +51,7 @@ class EngineDriver:
         sleep_enabled: bool = False,
         version: Callable[[Path], str] = lambda _: "",
         device_kinds: KindsOf | None = None,
+        compiles: bool = False,
     ) -> None:
         """Prepare; nothing is started or read yet.
 
@@ -65,6 +68,7 @@ class EngineDriver:
             version: returns the version of the engine that a command starts.
             device_kinds: asks a command which devices it can use, once; default: GPUs where
                 there are any.
+            compiles: whether engines compile kernels, to be kept for the next start.
         """
         self.name: RuntimeName = recipe.name
         self._config = config
@@ -95,6 +99,12 @@ class EngineDriver:
             client=self._client,
             sleep=self._sleep,
             no_progress_s=no_progress_s,
+            caches=CompileCaches(
+                root=state_directory / recipe.name.value / "caches", build=self._build()
+            )
+            if compiles
+            else None,
+            configuration=fingerprint(config),
         )
 
     async def __aenter__(self) -> EngineDriver:
@@ -153,11 +163,22 @@ class EngineDriver:
             healthy=not useless,
             detail=f"{self._executable} cannot use GPUs, and devices.cpu_beside_gpus is off"
             if useless
-            else "",
+            else self._outdated(),
             device_kinds=kinds,
             version=self._version(Path(self._executable)),
             # CPU builds sleep without freeing memory.
             can_sleep=gpus and self._sleep is not None and self._sleep.enabled,
+        )
+
+    def _outdated(self) -> str:
+        """Say which models run with a configuration that has changed since; empty: none."""
+        outdated = self._host.outdated()
+        fields = sorted({f"{self.name}.{name}" for names in outdated.values() for name in names})
+        if not outdated:
+            return ""
+        return (
+            f"{', '.join(fields)} changed since {', '.join(outdated)} started: unload and load "
+            "again to apply it"
         )
 
     async def _usable(self, executable: str, *, gpus: bool) -> frozenset[DeviceKind]:
@@ -174,6 +195,13 @@ class EngineDriver:
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`."""
         return await self._host.stats()
+
+    def _build(self) -> str:
+        """Return what tells the installed engine from another build of it."""
+        if self._executable is None:
+            return self._config.executable
+        path = Path(self._executable).resolve()
+        return f"{path} {self._version(path)}"
 
     def _sleeper(self) -> EngineSleep:
         if self._sleep is None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from modelium.cli.device_checks import devices
 from modelium.cli.findings import Finding
 from modelium.cli.listening import service
 from modelium.cli.machine import packages, replica_problem
@@ -17,7 +18,6 @@ from modelium.cli.shadows import shadows
 from modelium.config import Config
 from modelium.config.folders import find_problem, folders, free_bytes
 from modelium.config.loading import load_serving
-from modelium.devices import detect
 from modelium.errors import ConfigError
 from modelium.models import GIB
 
@@ -46,7 +46,7 @@ def examine(config: Config) -> list[Finding]:
         *_packages(),
         *service(config),
         *_directories(config),
-        *_devices(config),
+        *devices(config),
         *_runtimes(config),
         *_brain(config),
     ]
@@ -77,17 +77,6 @@ def _directories(config: Config) -> Iterator[Finding]:
             if free < MIN_FREE_BYTES:
                 detail += ": may be too little for a model"
         yield Finding(what=FOLDERS[field], ok=problem is None, detail=detail or "")
-
-
-def _devices(config: Config) -> Iterator[Finding]:
-    budget = config.orchestration.cpu_memory_gib
-    inventory = detect(config.orchestration.node, int(budget * GIB) if budget else None)
-    for device in inventory.snapshot():
-        detail = f"{device.name or device.kind}, {device.free_bytes / GIB:.1f} of "
-        detail += f"{device.total_bytes / GIB:.1f} GiB free"
-        yield Finding(
-            what=f"device {device.label}", ok=device.healthy, detail=device.detail or detail
-        )
 
 
 def _runtimes(config: Config) -> Iterator[Finding]:

@@ -21,6 +21,10 @@ from modelium.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Create, check and show the configuration.")
 
+_HERE = Path(__file__).parents[1]
+DEPLOY = (_HERE / "deploy", _HERE.parent / "deploy")
+"""The files of deploy/: in a wheel, and in a checkout."""
+
 File = Annotated[
     Path | None,
     typer.Argument(help="Configuration file. Default: the one that `modelium up` would use."),
@@ -104,6 +108,23 @@ def init(
     except OSError as exc:
         _fail(f"cannot write {file}: {exc.strerror}")
     typer.echo(f"wrote {file}; start Modelium with `modelium up`")
+
+
+@app.command()
+def deploy(
+    name: Annotated[
+        str | None, typer.Argument(help="File to print. Default: list their names.")
+    ] = None,
+) -> None:
+    """Print a file for deployment: systemd unit, Containerfile, alerts, dashboard."""
+    folder = next(place for place in DEPLOY if place.is_dir())
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    if name is None:
+        typer.echo("\n".join(names))
+    elif name in names:
+        typer.echo((folder / name).read_text(encoding="utf-8"), nl=False)
+    else:
+        _fail(f"there is no file {name}; choose one of {', '.join(names)}")
 
 
 @app.command(hidden=True)

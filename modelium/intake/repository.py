@@ -102,6 +102,8 @@ class ModelRepository:
             _move_or_copy(path, folder / path.name, moved=moved)
         else:
             _move_or_copy(path, folder, moved=moved)
+        # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
+        analysis.unlay(folder)
         return Staged(name=wanted, folder=folder, moved=moved)
 
     def publish(self, staged: Staged, *, version: int) -> Path:

@@ -11,8 +11,9 @@ from modelium.intake.repository import version_of
 from modelium.models import Drop, DropState, Model, ModelProfile, Report
 from modelium.ports import Steps
 from modelium.stages.drop_outcomes import note_incomplete
-from modelium.stages.registration import Standing, announce, check, digest_of, standing
+from modelium.stages.registration import announce, check, digest_of
 from modelium.stages.services import Services
+from modelium.stages.standing import Standing, standing
 
 
 async def adopt(services: Services, source: Path, *, missing: str | None, steps: Steps) -> Report:
@@ -32,7 +33,7 @@ async def adopt(services: Services, source: Path, *, missing: str | None, steps:
         profile = await steps("check", check, services, name, source, digest)
     except DropRejected as exc:
         return await _refused(services, source, exc, digest)
-    own = standing(services.config, name, team=None, priority_ceiling=None)
+    own = standing(services.config, name, {})
     record = await steps("register", _register, services, source, version, profile, own)
     services.pending.withdraw(source)
     if Path(record.path) == source:

@@ -13,8 +13,9 @@ from modelium.ports import Steps
 from modelium.stages.adopt import adopt
 from modelium.stages.drop_outcomes import incomplete, rejected
 from modelium.stages.inline import inline_steps
-from modelium.stages.registration import Standing, announce, check, digest_of, standing
+from modelium.stages.registration import announce, check, digest_of
 from modelium.stages.services import Services
+from modelium.stages.standing import Asked, standing
 
 POLL_S = 0.25
 REMOVAL_S = 600.0
@@ -86,8 +87,7 @@ async def ingest(
             reason="the repository already has this content",
             details={"digest": digest, "version": known.version},
         )
-    own = standing(services.config, staged.name, team=team, priority_ceiling=priority_ceiling)
-    record = await steps("publish", _publish, services, staged, profile, own)
+    record = await steps("publish", _publish, services, staged, profile, asked)
     return await announce(services, record, source)
 
 
@@ -96,7 +96,7 @@ async def _stage(repository: ModelRepository, source: Path, name: str | None) ->
 
 
 async def _publish(
-    services: Services, staged: Staged, profile: ModelProfile, own: Standing
+    services: Services, staged: Staged, profile: ModelProfile, asked: Asked
 ) -> Model:
     store, repository = services.store.blocking, services.repository
 
@@ -107,7 +107,9 @@ async def _publish(
         # On one thread, which a cancellation does not stop: a published folder is registered.
         version = repository.free_version(staged.name, store.next_version(staged.name))
         path = repository.publish(staged, version=version)
-        return store.register(
+        # The configuration may have changed since the drop was noticed.
+        own = standing(services.config, staged.name, asked)
+        record = store.register(
             staged.name,
             path=path,
             digest=profile.digest,
@@ -118,6 +120,8 @@ async def _publish(
             profile=profile,
             version=version,
         )
+        store.rules.note_standing(staged.name, asked=asked, declared=own.columns())
+        return record
 
     return await asyncio.to_thread(publish)
 

@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 from modelium import analysis
-from modelium.config import Config, ModelEntry
+from modelium.config import ModelEntry
 from modelium.errors import DropRejected
-from modelium.models import Model, ModelProfile, Priority, Report
+from modelium.models import Model, ModelProfile, Report
 from modelium.stages.engine_catalog import engines
 from modelium.stages.services import Services
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
-    """Team and priority of a model, set by the operator; its own files cannot change them."""
-
-    team: str | None
-    priority: Priority
-    ceiling: Priority
-    pinned: bool
-
-
-def standing(
-    config: Config, name: str, *, team: str | None, priority_ceiling: str | None
-) -> Standing:
-    """Return team and priority of ``name``: from the configuration, else as given with the drop."""
-    entry = config.models.get(name, ModelEntry())
-    owner = entry.team or team
-    ceiling = (
-        entry.priority_ceiling if name in config.models else Priority(priority_ceiling or "high")
-    )
-    important = owner in config.orchestration.policies.high_priority_teams
-    priority = entry.priority or (Priority.MEDIUM if important else Priority.LOW)
-    if priority.rank < ceiling.rank:
-        priority = ceiling
-    return Standing(team=owner, priority=priority, ceiling=ceiling, pinned=entry.pinned)
 
 
 async def digest_of(folder: Path) -> str:

@@ -26,8 +26,10 @@ from modelium.models import (
     Model,
     ModelProfile,
     Plan,
+    Preference,
     Priority,
 )
+from modelium.models.base import base_name
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
 from modelium.store.connection import connect, migrate
@@ -37,7 +39,9 @@ from modelium.store.exclusive import exclusive
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
+from modelium.store.operator_rules import OperatorRules
 from modelium.store.row_cache import RowCache
+from modelium.store.twins import Twins
 from modelium.store.upsert import put_missing
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
@@ -68,6 +72,8 @@ class Store:
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
+        self.twins = Twins(engine=engine, now=now)
+        self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
         self._viewed: tuple[queries.Marks, View] | None = None
 
@@ -138,7 +144,8 @@ class Store:
         """Return name → newest version of all registered models that are not being removed."""
         query = sa.select(schema.models.c.name, schema.models.c.version)
         with self._engine.connect() as tx:
-            found = tx.execute(query.where(schema.models.c.removal.is_(sa.null())))
+            served = schema.models.c.removal.is_(sa.null()), schema.models.c.twin_of.is_(None)
+            found = tx.execute(query.where(*served))
             return {row.name: row.version for row in found}
 
     def model(self, name: str) -> Model:
@@ -211,6 +218,8 @@ class Store:
             }
             if found:
                 known = found[0]
+                # A pin is the operator's, whatever the drop came with.
+                operator["pinned"] = pinned or known.pinned
                 fresh: dict[str, Any] = {"version": version, "failures": 0, "retry_at": None}
                 if known.state in SETTLED:
                     fresh |= {"state": ModelState.INGESTED.value, "state_since": now}
@@ -307,11 +316,29 @@ class Store:
         with self._change() as tx:
             return self._move(tx, name, ModelState.UNLOADED, reason=reason)
 
-    def mark_ready(self, name: str, deployment: Deployment) -> Model:
-        """LOADING → READY, with the upstream in ``deployment``."""
+    def mark_ready(
+        self,
+        name: str,
+        deployment: Deployment,
+        *,
+        note: str = "",
+        preference: Preference | None = None,
+    ) -> Model:
+        """LOADING → READY, with the upstream in ``deployment``.
+
+        Args:
+            name: the model.
+            deployment: as it runs.
+            note: what people should know about it; ends the reason.
+            preference: what the next load starts from; ``None`` changes nothing.
+        """
         reason = f"loaded on {deployment.runtime.value} in {deployment.load_s or 0:.1f} s"
+        reason = f"{reason} {note}".rstrip()
         with self._change() as tx:
+            if preference is not None:
+                queries.prefer(tx, name, preference)
             queries.save_deployment(tx, deployment)
+            queries.prove_only(tx, base_name(name), deployment.version, self._now())
             return self._move(tx, name, ModelState.READY, reason=reason, failures=0, retry_at=None)
 
     def mark_moved(self, deployment: Deployment) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, Unavailable
-from modelium.ports import Clock, LoadRequest
+from modelium.ports import Clock
 from runtimes.loading.failure_kind import Rules, classify
-from runtimes.triton.repository import TritonRepository
+from runtimes.triton.entry import Entry, Repository
 from runtimes.triton.server import TritonServer
 
 POLL_S = 0.1
@@ -40,9 +40,12 @@ PRECEDENCE = ("", "UNAVAILABLE", "UNLOADING", "LOADING", "READY")
 
 
 class ModelControl:
-    """Loads and unloads models of one server and keeps its repository in step with it."""
+    """Loads and unloads models of one server and keeps its repository in step with it.
 
-    def __init__(self, *, server: TritonServer, repository: TritonRepository, clock: Clock) -> None:
+    Models are named as in Triton: by the folders of their entries.
+    """
+
+    def __init__(self, *, server: TritonServer, repository: Repository, clock: Clock) -> None:
         """``repository`` is what ``server`` serves."""
         self._server = server
         self._repository = repository
@@ -64,15 +67,16 @@ class ModelControl:
                 found[entry.name] = (entry.state, entry.reason)
         return found
 
-    async def load(self, request: LoadRequest) -> None:
-        """Load ``request``'s model from the repository; after a failure nothing of it stays.
+    async def load(self, entry: Entry, *, deadline_s: float) -> None:
+        """Load ``entry`` from the repository; after a failure nothing of it stays.
 
         Raises:
             LoadFailed: the server could not load it, or hangs on it.
         """
-        model = request.model
+        model = entry.name
+        override = {} if entry.config is None else {"config": entry.config}
         try:
-            await self._server.call("load_model", model, timeout_s=request.deadline_s)
+            await self._server.call("load_model", model, timeout_s=deadline_s, **override)
             state, reason = (await self.states()).get(model, ("", "not in the index"))
             if state != "READY":
                 raise LoadFailed(
@@ -81,7 +85,7 @@ class ModelControl:
         except DeadlineExceeded as exc:
             await self._abort(model)
             raise LoadFailed(
-                f"Triton did not load {model} within {request.deadline_s:.0f} s",
+                f"Triton did not load {model} within {deadline_s:.0f} s",
                 kind=FailureKind.STUCK,
             ) from exc
         except LoadFailed as exc:

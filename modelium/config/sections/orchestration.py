@@ -57,6 +57,13 @@ class Policies(Section):
         "Fraction of each device's memory that models may use.",
         why="0.9 leaves room for drivers, other processes and short peaks.",
     )
+    kv_cache_share: Annotated[float, Strict(), Field(ge=0, le=1)] = setting(
+        0.5,
+        "Fraction of a GPU's free memory that a vLLM model's KV cache takes beyond its need, where "
+        "no other registered model needs it.",
+        why="0.5: a model on an idle GPU serves many requests at once, and the next one still has "
+        "room. What is taken returns when the model is unloaded.",
+    )
     enable_model_swapping: Switch = setting(
         True,
         "Whether an idle model may be evicted to make room for another one.",

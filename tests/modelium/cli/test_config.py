@@ -165,6 +165,15 @@ def test_show_of_a_wrong_file_exits_2() -> None:
     assert "no such file" in shown.stderr
 
 
+def test_deploy_lists_and_prints_the_files_for_deployment() -> None:
+    assert "modelium.service" in config("deploy").output.splitlines()
+    assert "ExecStart=" in config("deploy", "modelium.service").output
+
+    refused = config("deploy", "../pyproject.toml")
+    assert refused.exit_code == 2
+    assert "modelium.service" in refused.stderr
+
+
 def test_schema_and_docs_print_what_the_repository_holds() -> None:
     assert config("schema").output == json_schema()
     assert config("docs").output == markdown()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modelium.analysis.readers.laid import CONFIG, Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
 from modelium.intake.repository import REASON, ModelRepository, model_name, version_of
@@ -49,6 +50,17 @@ def test_drop_from_elsewhere_is_copied(repository: ModelRepository, tmp_path: Pa
     staged = repository.stage(original, name="other")
     assert (staged.name, staged.moved) == ("other", False)
     assert files(staged.folder) == files(original) == LLAMA_FILES
+
+
+def test_what_a_drop_brings_as_laid_for_triton_is_taken_off(repository: ModelRepository) -> None:
+    drop = llama_folder(repository.incoming / "m")
+    Laid(version=1, config=True, folder="1").write(drop)
+    (drop / CONFIG).write_text('backend: "python"')
+    (drop / "1").mkdir()
+    (drop / "1" / "config.json").write_bytes((drop / "config.json").read_bytes())
+    (drop / "1" / "model.py").write_text("print('mine')")
+    staged = repository.stage(drop, name=None)
+    assert files(staged.folder) == {*LLAMA_FILES, "1/model.py"}
 
 
 def test_single_file_is_staged_in_a_folder(repository: ModelRepository) -> None:

@@ -25,7 +25,7 @@ from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, find_devices
 from modelium.clock import SystemClock
 from modelium.config import Config
-from modelium.config.folders import make
+from modelium.config.folders import folders, make
 from modelium.control import addresses, service_lock, teardown
 from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
@@ -103,6 +103,10 @@ async def running(
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
         stack.enter_context(service_lock.hold(state))
+        for field, folder in folders(config).items():
+            make(field, folder)
+            if field in service_lock.MANAGED:
+                stack.enter_context(service_lock.claim(folder, field=field))
         sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
         home, launcher = _prefect(config, clock, environ, sweeps)
         store = Store.open(
@@ -111,6 +115,7 @@ async def running(
             on_event=partial(_tell, home.announce if home else ignore, on_event),
         )
         stack.callback(store.close)
+        stack.enter_context(store.exclusive())
         planner_subprocess = PlannerSubprocess(clock=clock)
         stack.push_async_callback(planner_subprocess.aclose)
         rules = RulePlanner(offload=planner_subprocess)
@@ -196,7 +201,11 @@ async def end(config: Config) -> list[str]:
     clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
     if not state.exists():
         return []  # the service never ran here
-    with service_lock.hold(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
+    with (
+        service_lock.hold(state),
+        closing(Store.open(config.store_url(), now=clock.time)) as store,
+        store.exclusive(),
+    ):
         async with AsyncExitStack() as stack:
             runtimes = build_drivers(config, clock, find_devices(config)).values()
             for runtime in runtimes:

@@ -35,6 +35,7 @@ from modelium.store.api_keys import KeyTable
 from modelium.store.connection import connect, migrate
 from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
+from modelium.store.exclusive import exclusive
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
@@ -100,8 +101,13 @@ class Store:
             migrate(engine)
         except Exception as exc:
             engine.dispose()
-            raise InputError(f"store {sa.make_url(url)!r} cannot be opened: {exc}") from exc
+            why = " ".join(str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).split())
+            raise InputError(f"store.url: {engine.url!r} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Be the store's one service while inside; raises `InputError` where another one is."""
+        return exclusive(self._engine)
 
     def close(self) -> None:
         """Close all connections."""

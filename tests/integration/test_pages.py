@@ -74,7 +74,11 @@ def arrive(installed: str, folder: Path) -> tuple[Stranger, str]:
         # What saves downloads, and what reaches the package index here.
         "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or f"{cache}/uv",
         "UV_PYTHON": sys.executable,
-        **{k: v for k, v in os.environ.items() if k.upper().startswith(("UV_", "PIP_", "SSL_", "HTTP"))},
+        **{
+            k: v
+            for k, v in os.environ.items()
+            if k.upper().startswith(("UV_", "PIP_", "SSL_", "HTTP"))
+        },
         "RAY_USAGE_STATS_ENABLED": "0",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MODELIUM_GATEWAY__PORT": gateway,

@@ -57,7 +57,7 @@ class Policies(Section):
         "Fraction of each device's memory that models may use.",
         why="0.9 leaves room for drivers, other processes and short peaks.",
     )
-    kv_cache_share: Annotated[float, Strict(), Field(ge=0, le=1)] = setting(
+    kv_cache_share: Annotated[float, Strict(), Field(ge=0, le=1), note(unit="fraction")] = setting(
         0.5,
         "Fraction of a GPU's free memory that a vLLM model's KV cache takes beyond its need, where "
         "no other registered model needs it.",

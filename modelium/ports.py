@@ -58,6 +58,8 @@ class LoadRequest:
     devices: tuple[Device, ...]
     reserve: Mapping[str, int]
     """Device id → bytes that the model may take there. A driver never lets it take more."""
+    operator_settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """What the operator sets for this model; its engine arguments are allowed."""
     allow_remote_code: bool = False
     deadline_s: float = 1800.0
     """Hard bound on the whole load; drivers fail earlier on a lack of progress."""

@@ -59,20 +59,29 @@ from starlette.requests import Request
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0})
-class Words:
-    def __init__(self, model_path, greeting):
+class Dictionary:
+    def __init__(self, model_path):
         self.words = json.loads((Path(model_path) / "words.json").read_text())
+
+    def all(self):
+        return self.words
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Words:
+    def __init__(self, dictionary, greeting):
+        self.dictionary = dictionary
         self.greeting = greeting
 
     async def __call__(self, request: Request):
         body = await request.body()
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         return {"path": path, "method": request.method, "said": self.greeting,
-                "words": self.words, "body": body.decode()}
+                "words": await self.dictionary.all.remote(), "body": body.decode()}
 
 
 def build(args):
-    return Words.bind(args["model_path"], args["greeting"])
+    return Words.bind(Dictionary.bind(args["model_path"]), args["greeting"])
 """
 
 

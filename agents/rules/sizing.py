@@ -90,18 +90,15 @@ def supporting_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
 
 
 def default_settings_for(
-    profile: ModelProfile, policy: Policy, runtime: RuntimeName
+    profile: ModelProfile, policy: Policy, runtime: RuntimeName, name: str | None = None
 ) -> LoadSettings:
-    """Return the operator's default settings of ``runtime``, adapted to the model.
+    """Return the operator's settings of ``runtime`` and of model ``name``, adapted to the model.
 
     ``max_batch_size`` is read as ``max_num_seqs``; a context longer than the model's own is
     shortened to it; a quantization or tensor-parallel degree that the model does not have is
     dropped; keys that `LoadSettings` does not know are passed to the engine unchanged.
     """
-    given = dict(policy.rules(runtime).default_settings)
-    if "max_batch_size" in given:
-        given.setdefault("max_num_seqs", given.pop("max_batch_size"))
-    known = {k: given.pop(k) for k in tuple(given) if k in LoadSettings.model_fields}
+    known, extra = policy.settings(runtime, name)
     length = known.get("max_model_len")
     if isinstance(length, int) and profile.context_length:
         known["max_model_len"] = min(length, profile.context_length)
@@ -109,7 +106,7 @@ def default_settings_for(
         known.pop("quantization", None)
     if known.get("tensor_parallel_size") not in profile.tensor_parallel_degrees:
         known.pop("tensor_parallel_size", None)
-    return LoadSettings.model_validate({**known, "extra": given})
+    return LoadSettings.model_validate({**known, "extra": extra})
 
 
 class Sizer:
@@ -142,7 +139,7 @@ class Sizer:
             status = _enabled(runtime, fleet, policy)
             if status is None:
                 continue
-            requested = default_settings_for(profile, policy, runtime)
+            requested = default_settings_for(profile, policy, runtime, model.name)
             for group in suitable_groups(groups, profile, status, fleet):
                 steps = (
                     smaller_settings(requested, profile, policy) if smaller else iter((requested,))
@@ -169,7 +166,8 @@ class Sizer:
             preferred = preference.settings.model_dump(exclude_none=True, exclude={"extra"})
             if preferred["tensor_parallel_size"] == 1:
                 del preferred["tensor_parallel_size"]
-            requested = default_settings_for(profile, policy, runtime).model_copy(update=preferred)
+            requested = default_settings_for(profile, policy, runtime, model.name)
+            requested = requested.model_copy(update=preferred)
             for group in suitable_groups(groups, profile, status, fleet):
                 yield from self._on(group, model, profile, status, requested, requested, policy)
 

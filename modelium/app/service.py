@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,7 @@ from modelium.gateway import Gateway
 from modelium.intake.repository import ModelRepository
 from modelium.intake.watcher import Watcher
 from modelium.metrics import Metrics
+from modelium.models import Event
 from modelium.ports import Brain, Clock, Launcher
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
@@ -82,12 +83,14 @@ async def running(
     config: Config,
     environ: Mapping[str, str] = os.environ,
     source: ConfigSource | None = None,
+    on_event: Callable[[Event], None] = ignore,
 ) -> AsyncIterator[Running]:
     """Run the service while the body runs.
 
     Args:
         config: the configuration at the start.
         environ: environment variables, for credentials and Prefect's settings.
+        on_event: called with each event, on the thread that stored it; must return at once.
         source: where ``config`` comes from, to read it again when it changes.
 
     Raises:
@@ -103,7 +106,9 @@ async def running(
         sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
         home, launcher = _prefect(config, clock, environ, sweeps)
         store = Store.open(
-            config.store_url(), now=clock.time, on_event=home.announce if home else ignore
+            config.store_url(),
+            now=clock.time,
+            on_event=partial(_tell, home.announce if home else ignore, on_event),
         )
         stack.callback(store.close)
         planner_subprocess = PlannerSubprocess(clock=clock)
@@ -164,6 +169,11 @@ async def running(
         gc.collect()
         gc.freeze()
         yield up
+
+
+def _tell(first: Callable[[Event], None], second: Callable[[Event], None], event: Event) -> None:
+    first(event)
+    second(event)
 
 
 def _limit(switchboard: Switchboard, config: Config) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +11,6 @@ from urllib.parse import quote
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.text import Text
 
@@ -36,14 +32,12 @@ from modelium.cli.output import (
 )
 from modelium.cli.replay import register as register_replay
 from modelium.cli.selftest import register as register_selftest
-from modelium.cli.shadows import shadows
+from modelium.cli.up import register as register_up
 from modelium.cli.versions import register as register_versions
 from modelium.cli.waiting import order
 from modelium.config import Config
 from modelium.config.loading import load as load_config
-from modelium.config.loading import load_serving
 from modelium.control import service_lock
-from modelium.control.reload import ConfigSource
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
 
@@ -59,6 +53,7 @@ app = typer.Typer(
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
+register_up(app)
 register_inspect(app)
 register_replay(app)
 register_selftest(app)
@@ -93,61 +88,6 @@ def _options(
     ] = False,
 ) -> None:
     """Take the options that stand before any command."""
-
-
-@app.command()
-def up(config: ConfigFile = None) -> None:
-    """Start Modelium and run it until Ctrl-C. Loaded models keep running afterwards."""
-    # Run logs are in the Prefect UI; on this console they would hide the service's own log.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
-    import uvloop
-
-    from modelium.app import running
-
-    logging.basicConfig(
-        level=logging.INFO,
-        force=True,  # importing Prefect has configured logging
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
-    # These log each of our own requests, which the gateway's metrics already count.
-    for client in ("httpx", "httpx2"):
-        logging.getLogger(client).setLevel(logging.WARNING)
-    if found := list(shadows()):
-        raise ModeliumError("\n".join(found))
-    effective = load_serving(config, os.environ)
-    settings = effective.config
-
-    async def serve() -> None:
-        serving = asyncio.current_task()
-        assert serving is not None  # noqa: S101 - inside asyncio.run
-        # Service managers send SIGTERM. SIGINT is handled explicitly because a shell that starts
-        # this process in the background makes it ignore SIGINT.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-        source = ConfigSource(
-            read=lambda: load_serving(config, os.environ).config, file=effective.file
-        )
-        terminal = os.isatty(sys.stderr.fileno())
-
-        def on_hangup() -> None:
-            if terminal and not os.isatty(sys.stderr.fileno()):
-                serving.cancel()  # the terminal was closed
-            else:
-                source.wanted.set()
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
-        async with running(settings, source=source) as modelium:
-            console = Console()
-            for name, url in modelium.endpoints().items():
-                console.print(f"[bold]{name:<12}[/bold] {url}", highlight=False)
-            console.print(f"drop models into {settings.orchestration.incoming_directory}")
-            await asyncio.Event().wait()
-
-    try:
-        uvloop.run(serve())
-    except asyncio.CancelledError:
-        Console(stderr=True).print("stopped")
 
 
 @app.command()

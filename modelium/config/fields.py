@@ -102,6 +102,12 @@ def _duration(*, unit: str, zero: bool = True) -> tuple[Any, ...]:
 Switch = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
 PositiveCount = Annotated[int, Strict(), Field(ge=1)]
+
+
+class Refused(ValueError):
+    """A value that a check of its own refuses; its sentence is shown as it is."""
+
+
 Share = Annotated[float, Strict(), Field(gt=0, le=1), note(unit="fraction")]
 Seconds = Annotated[float, Strict(), Field(ge=0), *_duration(unit="seconds")]
 Interval = Annotated[float, Strict(), Field(gt=0), *_duration(unit="seconds", zero=False)]

@@ -73,6 +73,9 @@ class Config(Sections):
             reload_cooldown_s=p.reload_cooldown_seconds,
             allow_remote_code=p.allow_remote_code,
             allow_pickle=p.allow_pickle,
+            model_settings={
+                name: entry.settings for name, entry in self.models.items() if entry.settings
+            },
             runtimes={
                 name: RuntimeRules(
                     enabled=section.enabled,

@@ -152,8 +152,9 @@ def _setting_faults(action: Load, policy: Policy) -> Iterator[Fault]:
             f"{gib(smallest)} reserved",
         )
     rules = policy.rules(action.runtime)
+    _known, own = policy.settings(action.runtime, action.model)
     for key, given in settings.extra.items():
-        if key not in rules.allowed_extra and rules.default_settings.get(key) != given:
+        if key not in rules.allowed_extra and own.get(key) != given:
             yield (
                 "setting",
                 f"{key!r} is not in {action.runtime}.allowed_extra; "
@@ -207,7 +208,7 @@ def kv_share_faults(action: Load, device: str, room: int, policy: Policy) -> Ite
     A pool that the operator set stands.
     """
     extra = action.settings.extra_kv_bytes
-    if "kv_cache_bytes" in policy.rules(action.runtime).default_settings:
+    if "kv_cache_bytes" in policy.settings(action.runtime, action.model)[0]:
         return
     idle = max(0, room - action.reserve[device] + extra)
     if extra > KV_SHARE_SLACK * policy.kv_cache_share * idle:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from modelium.models import Frozen, RuntimeName
+from modelium.models.settings import Value, split
+
+OWN_PROCESS = frozenset({RuntimeName.VLLM, RuntimeName.LLAMA_CPP})
 
 
 class RuntimeRules(Frozen):
@@ -41,6 +44,19 @@ class Policy(Frozen):
     allow_remote_code: bool = False
     allow_pickle: bool = False
     runtimes: dict[RuntimeName, RuntimeRules] = Field(default_factory=dict)
+    model_settings: dict[str, dict[str, Value]] = Field(default_factory=dict)
+    """Model → settings that the operator gives it; they precede those of the runtime."""
+
+    def settings(
+        self, runtime: RuntimeName, model: str | None = None
+    ) -> tuple[dict[str, Value], dict[str, Value]]:
+        """Return the operator's load settings of ``model`` on ``runtime``, and engine arguments.
+
+        A model's own engine arguments go to runtimes with a process of its own.
+        """
+        known, extra = split(self.rules(runtime).default_settings)
+        own, arguments = split(self.model_settings.get(model or "", {}))
+        return {**known, **own}, {**extra, **(arguments if runtime in OWN_PROCESS else {})}
 
     def rules(self, runtime: RuntimeName) -> RuntimeRules:
         """Return the rules of ``runtime``; a runtime that is not configured is disabled."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from modelium.errors import InputError
 from modelium.lifecycle import ModelState
-from modelium.models import Deployment, EvictionCause, Plan, Report, Trigger, Unload
+from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
 from modelium.stages.inline import inline_steps
@@ -125,6 +125,7 @@ async def _unload(services: Services, action: Unload) -> str:
     if deployment is None:
         raise InputError(f"{model} has no deployment to unload")
     services.switchboard.close(model)
+    idle = await _idle(services, record) if action.cause is EvictionCause.IDLE else {}
     grace = services.config.gateway.drain_grace_seconds
     if record.state is ModelState.DRAINING:
         drained = await services.switchboard.drained(model, timeout_s=grace)
@@ -146,8 +147,16 @@ async def _unload(services: Services, action: Unload) -> str:
         model=record.twin_of or model,
         version=deployment.version,
         reason=record.reason,
+        **idle,
     )
     return "unloaded"
+
+
+async def _idle(services: Services, record: Model) -> dict[str, float]:
+    """Return how long the model idled, for the record."""
+    traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
+    known = record.model_copy(update={"traffic": traffic.get(record.name, record.traffic)})
+    return {"idle_s": round(known.idle_s(services.clock.time()))}
 
 
 async def _release(services: Services, deployment: Deployment, grace_s: float) -> None:

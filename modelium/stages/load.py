@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -169,7 +170,14 @@ async def _load(services: Services, model: str) -> Loaded:
         settings=deployment.settings,
         devices=tuple(fleet.devices_by_id[d] for d in deployment.devices),
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
+        operator_settings=services.policy.model_settings.get(model, {}),
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
+    )
+    await services.store.events.append(
+        "model.loading",
+        model=model,
+        runtime=deployment.runtime.value,
+        devices=[device.label for device in request.devices],
     )
     with phases, services.activity.on(deployment.devices) as activity:
         before = await free_bytes(services.devices, deployment.devices)
@@ -215,6 +223,7 @@ async def _open(
         model=record.twin_of or model,
         version=deployment.version,
         runtime=deployment.runtime.value,
+        devices=await _labels(services, deployment.devices),
         load_s=round(seconds, 3),
         **({"reduced": reduced} if reduced else {}),
     )
@@ -244,6 +253,11 @@ def _kept(record: Model, deployment: Deployment) -> Preference:
         name: getattr(deployment.settings, name) for name in ("max_model_len", "max_num_seqs")
     }
     return Preference(runtime=deployment.runtime, settings=settings.model_copy(update=worked))
+
+
+async def _labels(services: Services, ids: Sequence[str]) -> list[str]:
+    devices = await asyncio.to_thread(services.devices.snapshot)
+    return [device.label for device in devices if device.id in ids]
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:

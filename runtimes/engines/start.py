@@ -115,9 +115,10 @@ class EngineStart:
         if await self._client.health_problem(instance.upstream, members):
             return False
         names = await self._client.served_names(instance.upstream)
-        if names is not None and instance.model not in names:
+        wanted = instance.upstream.served_name
+        if names is not None and wanted not in names:
             raise LoadFailed(
-                f"the engine serves {names} instead of {instance.model}",
+                f"the engine serves {names} instead of {wanted}",
                 kind=FailureKind.BAD_SETTINGS,
             )
         return names is not None

@@ -170,8 +170,9 @@ class RayConnection:
         """Whether the cluster is a user's; starts nothing."""
         if self._cluster is None:
             return True
-        if self._port == 0 or self._adopted(self._cluster) is not None:
-            return False
+        self._cluster.adopt()
+        if self._port == 0 or self._cluster.alive():
+            return False  # its own, even if of another version or with a proxy elsewhere
         try:
             return await running_serve.find(self._host, self._port) is not None
         except ConfigError:

@@ -198,7 +198,7 @@ class RayServeDriver:
         session = await self._connection.ready()
         status = await session.status()
         ours = [application for application in status.applications.values() if application.ours]
-        replicas = {replica.id: each.name for each in ours for replica in each.replicas}
+        replicas = {r.id: each.name for each in ours for r in each.replicas if r.entry}
         used = {replica.node_id for each in ours for replica in each.replicas}
         nodes = [node for node in status.nodes if node.head or node.id in used]
         texts = await asyncio.gather(*(self._scrape(node) for node in nodes))

@@ -13,6 +13,7 @@ from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, Device, LoadSettings, RuntimeName
 from modelium.models.base import base_name
 from modelium.models.runtimes import VLLM
+from modelium.models.settings import RESERVED, Value
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
 from runtimes.engines.sleep import SLEEP_SETTING
@@ -20,6 +21,7 @@ from runtimes.loading.failure_kind import Rules, classify
 from runtimes.loading.prometheus_text import samples
 from runtimes.loading.settings import allowed_arguments, complete, flags
 from runtimes.process.supervisor import Command
+from runtimes.vllm.families import family_arguments
 from runtimes.vllm.installation import Installation
 from runtimes.vllm.retry import MIN_KV_BYTES, smaller
 
@@ -38,15 +40,6 @@ DEV_MODE = {"VLLM_SERVER_DEV_MODE": "1"}
 CPU_OVERHEAD_BYTES = int(1.5 * GIB)
 """Resident memory of a CPU engine besides weights and KV cache (1.4–1.5 GB measured with 0.32)."""
 MAX_UTILIZATION = 0.99
-
-RESERVED = frozenset(
-    {
-        *("model", "host", "port", "uds", "api_key", "served_model_name", "trust_remote_code"),
-        *("device_ids", "gpu_memory_utilization", "kv_cache_memory_bytes", "root_path"),
-        *("tensor_parallel_size", "middleware", "config"),
-    }
-)
-"""Arguments that the driver derives from the request; plans and defaults may not set them."""
 
 PHASES: Sequence[tuple[str, re.Pattern[str]]] = (
     ("downloading", re.compile(r"Downloading .*?(\d+)%")),
@@ -154,7 +147,7 @@ class VllmRecipe:
             *("--served-model-name", base_name(request.model)),
             *_common(settings),
             *(_gpu_memory(request) if gpus else _cpu_memory(request)),
-            *flags(self._extra(settings, gpus)),
+            *flags(self._extra(request, gpus)),
         ]
         if request.allow_remote_code:
             arguments.append("--trust-remote-code")
@@ -216,19 +209,22 @@ class VllmRecipe:
             kv_usage=kv_usage,
         )
 
-    def _extra(self, settings: LoadSettings, gpus: bool) -> dict[str, str | int | float | bool]:
-        arguments = allowed_arguments(
-            settings.extra,
-            runtime=VLLM,
-            allowed=(*self._config.allowed_extra, *self._config.default_settings),
-            reserved=RESERVED,
+    def _extra(self, request: LoadRequest, gpus: bool) -> dict[str, Value]:
+        """Return the arguments that follow from the model, the operator and the plan."""
+        allowed = (
+            *self._config.allowed_extra,
+            *self._config.default_settings,
+            *request.operator_settings,
+        )
+        given = allowed_arguments(
+            request.settings.extra, runtime=VLLM, allowed=allowed, reserved=RESERVED
         )
         if not gpus:
-            arguments.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
+            given.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
         installation = self._installation()
         unknown = [
             word
-            for name in sorted(arguments)
+            for name in sorted(given)
             if not installation.accepts(word := "--" + name.replace("_", "-"))
         ]
         if unknown:
@@ -237,7 +233,7 @@ class VllmRecipe:
                 "the settings of vLLM or of the model, or use another release",
                 kind=FailureKind.BAD_SETTINGS,
             )
-        return arguments
+        return family_arguments(request.profile, installation, given) | given
 
 
 def visible_devices(devices: Sequence[Device], installation: Installation) -> dict[str, str]:

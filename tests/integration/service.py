@@ -28,7 +28,7 @@ POLL_S = 0.2
 """Another process tells nothing, so it is asked again and again."""
 
 RECORDED = "stages are recorded"
-"""In the service's log once Prefect answers it."""
+"""In the service's log file once Prefect answers it."""
 
 T = TypeVar("T")
 
@@ -145,7 +145,17 @@ class Service:
         return found
 
     def log(self) -> str:
-        return (self.folder / "service.log").read_text()[-8000:]
+        printed = (self.folder / "service.log").read_text()
+        return f"{printed[-4000:]}\n{self.full_log()[-8000:]}"
+
+    def printed(self) -> str:
+        """Return what `up` has printed."""
+        return (self.folder / "service.log").read_text()
+
+    def full_log(self) -> str:
+        """Return the service's log."""
+        log = self.state / "modelium.log"
+        return log.read_text() if log.exists() else ""
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -209,7 +219,7 @@ class Service:
 
     def recording(self) -> bool:
         """Whether the service has reached Prefect since its first start."""
-        return RECORDED in (self.folder / "service.log").read_text()
+        return RECORDED in self.full_log()
 
     def runs(self) -> list[dict[str, Any]]:
         answer = httpx.post(

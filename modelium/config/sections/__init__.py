@@ -9,6 +9,7 @@ from modelium.config.sections.brain import BrainSection
 from modelium.config.sections.devices import Devices
 from modelium.config.sections.gateway import Gateway
 from modelium.config.sections.ingest import Ingest
+from modelium.config.sections.logging import Logging
 from modelium.config.sections.models import ModelEntry
 from modelium.config.sections.orchestration import Orchestration
 from modelium.config.sections.prefect import Prefect
@@ -30,6 +31,7 @@ class Sections(Section):
     prefect: Prefect = Field(default_factory=Prefect)
     store: StoreSection = Field(default_factory=StoreSection)
     brain: BrainSection = Field(default_factory=BrainSection)
+    logging: Logging = Field(default_factory=Logging)
     models: dict[ModelName, ModelEntry] = setting(
         {},
         "Settings of single models, by model name.",

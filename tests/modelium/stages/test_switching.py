@@ -321,7 +321,7 @@ def _book_again(world: World, point: str) -> None:
         )
         queries.save_deployment(tx, twin)
         for booking in queries.bookings(tx):
-            held = booking.model_dump() | {"model": "tiny@2"}
+            held = booking.model_dump() | {"model": "tiny@2", "resident_bytes": 0}
             tx.execute(sa.insert(schema.bookings).values(held))
     if point == "ready":
         world.runtime.held["tiny@2"] = upstream("tiny@2")

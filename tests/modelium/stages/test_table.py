@@ -30,6 +30,7 @@ async def test_registration_load_and_eviction_are_events(world: World) -> None:
     await evict(world.services, models=["tiny"])
     assert world.kinds() == [
         ("model.registered", "tiny"),
+        ("model.loading", "tiny"),
         ("model.ready", "tiny"),
         ("model.evicted", "tiny"),
     ]

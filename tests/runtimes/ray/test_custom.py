@@ -10,6 +10,7 @@ import pytest
 
 from modelium.errors import FailureKind, LoadFailed, NeedsApproval
 from tests import samples
+from tests.runtimes.conditions import until
 from tests.runtimes.conftest import LocalRay
 from tests.runtimes.ray.serving import SOON_S, quiet, request, running, session_of
 
@@ -40,8 +41,16 @@ async def test_an_approved_application_is_built_with_its_arguments_and_goes(
     found = await running(driver, "own")
     assert found is not None and found.state == "ready" and found.upstream == loaded.upstream
     assert await driver.load(wanted, progress=quiet) == loaded, "it is there already"
-    stats = (await driver.stats())["own"]
-    assert stats.resident_bytes
+    assert len(found.pids) == 2  # of its two deployments
+    application = (await session_of(driver).status()).applications["own"]
+    # Requests of its deployments to each other are not counted.
+    assert sorted(replica.entry for replica in application.replicas) == [False, True]
+
+    async def one_counted() -> bool:
+        stats = (await driver.stats())["own"]
+        return bool(stats.resident_bytes) and stats.completed == 1
+
+    await until(one_counted)
     await driver.unload("own", handle=loaded.handle, grace_s=5)
     assert await running(driver, "own") is None
     assert names(tmp_path) == before

@@ -1,0 +1,112 @@
+"""Where log lines of `modelium up` go: all into a file, few onto the console."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from modelium.errors import InputError
+
+FILE = "modelium.log"
+"""In the state directory."""
+
+LIMIT_BYTES = 10 * 1024**2
+KEPT = 5
+"""Earlier files that are kept, ``modelium.log.1`` being the newest."""
+
+OURS = ("modelium", "agents", "flows", "runtimes")
+"""Packages whose warnings people should see."""
+
+GUARDIANS = ("asyncio", "uvicorn")
+"""Libraries whose errors are bugs of ours."""
+
+CLIENTS = ("httpx", "httpx2")
+"""They log each of our own requests, which the gateway's metrics count."""
+
+ENVIRONMENT = {
+    # Run logs are in the Prefect UI and in the file.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    # gRPC writes to the process's stderr, past Python's logging.
+    "GRPC_VERBOSITY": "NONE",
+}
+"""Set before the libraries are imported, unless the user has set them."""
+
+
+def quieten() -> None:
+    """Have libraries that read it at import keep off the console."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def configure(state: Path, *, level: str) -> Path:
+    """Send log lines to the file in ``state`` and, from ``level`` on, to stderr; return the file.
+
+    Call it after the libraries that configure logging were imported.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    file = state / FILE
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        whole = RotatingFileHandler(
+            file, maxBytes=LIMIT_BYTES, backupCount=KEPT, encoding="utf-8", errors="replace"
+        )
+    except OSError as exc:
+        raise InputError(
+            f"cannot write the log {file}: {exc.strerror}; set orchestration.state_directory to a "
+            "directory that this user may write"
+        ) from exc
+    whole.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(_Short("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+    if level == "warning":
+        console.addFilter(is_for_people)
+    else:
+        console.setLevel(level.upper())
+    least = logging.DEBUG if level == "debug" else logging.INFO
+    logging.basicConfig(level=least, force=True, handlers=[whole, console])
+    for client in CLIENTS:
+        logging.getLogger(client).setLevel(logging.WARNING)
+    _take_over()
+    return file
+
+
+def is_for_people(record: logging.LogRecord) -> bool:
+    """Whether the console shows ``record`` by default."""
+    package = record.name.partition(".")[0]
+    if package in OURS:
+        return record.levelno >= logging.WARNING
+    return package in GUARDIANS and record.levelno >= logging.ERROR
+
+
+def _take_over() -> None:
+    """Have loggers that libraries gave a console of their own use ours."""
+    for name in list(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        consoles = [h for h in logger.handlers if _writes_to_console(h)]
+        for handler in consoles:
+            logger.removeHandler(handler)
+        if consoles:
+            logger.propagate = True
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    stream = getattr(handler, "stream", None) or getattr(
+        getattr(handler, "console", None), "file", None
+    )
+    return stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+
+
+class _Short(logging.Formatter):
+    """The message and the level where that is a problem; tracebacks are in the file only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record, self.datefmt)
+        word = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        more = f" (details in {FILE})" if record.exc_info else ""
+        return f"{record.asctime}  {word}{record.message}{more}"

@@ -1,0 +1,87 @@
+"""What `modelium up` prints, and the configuration changed while it runs. No engine is started."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import yaml
+
+from tests.integration.service import Service, laid_over
+from tests.samples import risky_onnx
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+SETTINGS = {
+    "vllm": {"enabled": True, "executable": "no-such-vllm", "base_port": 0},
+    "prefect": {"enabled": False},
+}
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = Service(tmp_path_factory.mktemp("quiet"), settings=SETTINGS)
+    try:
+        running.start()
+        running.eventually(lambda: "drop models into" in running.printed())
+        yield running
+    finally:
+        running.down()
+
+
+def edit(service: Service, **changes: object) -> None:
+    whole = laid_over(laid_over(service.base(), SETTINGS), changes)
+    service.config.write_text(yaml.safe_dump(whole))
+
+
+def status(service: Service) -> dict[str, list[str]]:
+    url = f"{service.gateway}/api/v1/status"
+    return dict(httpx.get(url, trust_env=False, timeout=60).json())
+
+
+def test_the_start_is_summed_up(quiet: Service) -> None:
+    words = {text.split()[0]: text for text in quiet.printed().splitlines() if text[:2] == "  "}
+    assert quiet.gateway in words["gateway"]
+    assert "vllm" in words["runtimes"]
+    assert "GiB" in words["devices"]
+    assert str(quiet.state / "modelium.log") in words["log"]
+    assert str(quiet.config) in quiet.printed()
+
+
+def test_each_event_is_one_line_and_the_rest_is_in_the_log(quiet: Service) -> None:
+    quiet.put_in("risky", write=lambda folder: risky_onnx(folder))
+    quiet.eventually(lambda: "drop risky: rejected, " in quiet.printed())
+    told = quiet.printed().partition("drop models into")[2].splitlines()[1:]
+    assert told
+    assert [text for text in told if not re.match(r"\d\d:\d\d:\d\d  \S", text)] == []
+    assert "alembic" in quiet.full_log()
+    assert "alembic" not in quiet.printed()
+
+
+def test_a_changed_file_takes_effect_and_names_what_does_not(quiet: Service) -> None:
+    edit(quiet, gateway={"port": 8765, "aliases": {"chat": "gpt2"}})
+    quiet.eventually(lambda: "configuration reloaded: " in quiet.printed())
+    assert "gateway.aliases.chat: not set → gpt2" in quiet.printed()
+    assert status(quiet)["notices"] == ["gateway.port needs a restart: still 0"]
+
+
+def test_an_invalid_file_is_reported_and_changes_nothing(quiet: Service) -> None:
+    edit(quiet)
+    quiet.cli("reload")
+    quiet.config.write_text("gateway: {prot: 1}\n")
+    quiet.eventually(lambda: any("did you mean port?" in n for n in status(quiet)["notices"]))
+    assert "error: the configuration is invalid" in quiet.printed()
+    edit(quiet)
+    assert quiet.cli("reload")["changed"] == []
+    assert status(quiet)["notices"] == []
+
+
+def test_a_hangup_reads_the_file(quiet: Service) -> None:
+    assert quiet.process is not None
+    edit(quiet, models={"gpt2": {"pinned": True}})
+    quiet.process.send_signal(signal.SIGHUP)
+    quiet.eventually(lambda: "models.gpt2.pinned: false → true" in quiet.printed())
+    assert quiet.process.poll() is None

@@ -1,0 +1,75 @@
+"""All log lines go to the file, and few to the console."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelium.cli import logs
+from modelium.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    root.handlers = []
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers, root.level = handlers, level
+
+
+def speak() -> None:
+    noisy = logging.getLogger("prefect.flow_runs")
+    noisy.error("Finished in state Crashed()")
+    logging.getLogger("modelium.control").info("a detail")
+    logging.getLogger("flows.runner").warning("Prefect is down")
+    try:
+        raise ValueError("a bug")
+    except ValueError:
+        logging.getLogger("runtimes.vllm").exception("it failed")
+
+
+def test_people_see_our_warnings_and_errors_in_one_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = logs.configure(tmp_path / "state", level="warning")
+    speak()
+    shown = [text.partition("  ")[2] for text in capsys.readouterr().err.splitlines()]
+    assert shown == [
+        "warning: Prefect is down",
+        "error: it failed (details in modelium.log)",
+    ]
+    kept = file.read_text()
+    for part in ("Finished in state", "a detail", "Prefect is down", "ValueError: a bug"):
+        assert part in kept
+
+
+def test_verbose_shows_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(tmp_path, level="info")
+    speak()
+    shown = capsys.readouterr().err
+    assert "Finished in state" in shown and "a detail" in shown
+
+
+def test_a_librarys_own_console_is_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = logging.getLogger("some_library")
+    library.addHandler(logging.StreamHandler(sys.stderr))
+    library.propagate = False
+    file = logs.configure(tmp_path, level="warning")
+    library.error("noise")
+    assert capsys.readouterr().err == ""
+    assert "noise" in file.read_text()
+
+
+def test_a_state_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(InputError, match=r"set orchestration\.state_directory"):
+        logs.configure(tmp_path / "state", level="warning")

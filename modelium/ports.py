@@ -70,6 +70,8 @@ class Loaded:
     upstream: Upstream
     handle: dict[str, Any] = field(default_factory=dict)
     """JSON notes that let `Runtime.discover` and `Runtime.unload` find it after a restart."""
+    settings: LoadSettings | None = None
+    """What it runs with, where the driver had to reduce the request's settings; else ``None``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,8 +169,10 @@ class Question:
 
     trigger: Trigger
     model: str | None = None
-    """The subject; ``None``: the whole fleet (sweep, review)."""
+    """The subject; ``None``: the whole fleet (sweep, upkeep, review)."""
     now: float = 0.0
+    unload_idle: bool = True
+    """Whether a plan for the whole fleet may unload models for idling alone."""
 
 
 class Brain(Protocol):

@@ -27,7 +27,8 @@ def plan_sweep(builder: PlanBuilder) -> None:
     if not builder.policy.enabled:
         builder.reason = reasons.DISABLED
         return
-    _unload_idle(builder)
+    if builder.question.unload_idle:
+        _unload_idle(builder)
     _relieve_pressure(builder)
     _load_always_loaded(builder)
     _dequeue(builder)

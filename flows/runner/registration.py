@@ -14,7 +14,11 @@ from uuid import UUID
 import yaml
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    DeploymentUpdate,
+    WorkPoolCreate,
+)
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -91,7 +95,8 @@ async def register(
 ) -> dict[Stage, UUID]:
     """Create or update pool, queues and deployments; return the deployments' ids.
 
-    Idempotent. A paused schedule stays paused.
+    Idempotent. The schedules of a deployment that is there already are the user's: they stay as
+    they are, paused or changed.
     """
     entries = yaml.safe_load(manifest.read_text())["deployments"]  # noqa: ASYNC240 - one small file
     try:
@@ -165,29 +170,33 @@ async def _deploy(
     client: PrefectClient, flow: Flow[..., Any], entry: Mapping[str, Any], pool: str
 ) -> UUID:
     name = entry["name"]
+    given: dict[str, Any] = {
+        "description": entry["description"],
+        "tags": entry["tags"],
+        "entrypoint": entry["entrypoint"],
+        "work_pool_name": pool,
+        "work_queue_name": entry["work_pool"]["work_queue_name"],
+        "parameter_openapi_schema": parameter_schema(flow.fn).model_dump_for_openapi(),
+        "enforce_parameter_schema": True,
+    }
     try:
-        known = (await client.read_deployment_by_name(f"{flow.name}/{name}")).schedules
+        known = await client.read_deployment_by_name(f"{flow.name}/{name}")
     except ObjectNotFound:
-        known = []
-    active = any(schedule.active for schedule in known) if known else True
-    return await client.create_deployment(
-        await client.create_flow(flow),
-        name,
-        description=entry["description"],
-        tags=entry["tags"],
-        entrypoint=entry["entrypoint"],
-        work_pool_name=pool,
-        work_queue_name=entry["work_pool"]["work_queue_name"],
-        parameter_openapi_schema=parameter_schema(flow.fn).model_dump_for_openapi(),
-        enforce_parameter_schema=True,
-        schedules=[
-            DeploymentScheduleCreate(
-                schedule=IntervalSchedule(interval=timedelta(seconds=schedule["interval"])),
-                active=active,
-            )
-            for schedule in entry.get("schedules", ())
-        ],
-    )
+        intervals = (schedule["interval"] for schedule in entry.get("schedules", ()))
+        return await client.create_deployment(
+            await client.create_flow(flow),
+            name,
+            schedules=[
+                DeploymentScheduleCreate(
+                    schedule=IntervalSchedule(interval=timedelta(seconds=seconds)), active=True
+                )
+                for seconds in intervals
+            ],
+            **given,
+        )
+    # Creating it again would make its schedules anew.
+    await client.update_deployment(known.id, DeploymentUpdate(**given))
+    return known.id
 
 
 def _pool(name: str) -> WorkPoolCreate:

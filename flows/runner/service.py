@@ -36,6 +36,7 @@ from modelium.models import Event
 from modelium.ports import Clock, Stage
 from modelium.stages.inline import Stages
 from modelium.stages.services import Services
+from modelium.stages.sweeps import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class PrefectService:
         services: Callable[[], Services],
         clock: Clock,
         environ: Mapping[str, str],
+        follow: Callable[[Schedule | None], None] = lambda _: None,
     ) -> None:
         """Choose the server.
 
@@ -81,6 +83,8 @@ class PrefectService:
             services: `modelium.stages.services.current`.
             clock: for pauses.
             environ: with ``PREFECT_API_URL`` and credentials.
+            follow: called on the service's loop with the schedule of idle sweeps, ``None`` when
+                the server stops answering.
 
         Raises:
             ConfigError: the embedded server would be reachable from the network.
@@ -91,6 +95,7 @@ class PrefectService:
         self._stages = stages
         self._services = services
         self._clock = clock
+        self._follow = follow
         self._auth = environ.get("PREFECT_API_AUTH_STRING")
         self._server: EmbeddedServer | None = None
         url = config.prefect.api_url or environ.get("PREFECT_API_URL")
@@ -193,6 +198,7 @@ class PrefectService:
                 logger.warning("Prefect is down, so stages are not recorded: %s", causes[0])
             pause = RETRY_S[0] if self._ready.is_set() else min(longest, pause * 2)
             self._on_service_loop(self._ready.clear)
+            self._on_service_loop(partial(self._follow, None))
             await self._clock.sleep(pause)
 
     async def _flush(self, http: httpx.AsyncClient) -> None:
@@ -225,6 +231,7 @@ class PrefectService:
             name=self._owner.node,
             claimed=self._claimed,
             healthy=lambda: self._healthy(http),
+            follow=lambda schedule: self._on_service_loop(partial(self._follow, schedule)),
             clock=self._clock,
         )
         async with self._executor.session(client, deployments):

@@ -28,10 +28,12 @@ from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.states import Pending
 
+from flows.runner import idle_schedule
 from flows.runner.executor import Executor
 from flows.runner.stage_call import StageCall
 from modelium.errors import Unavailable
 from modelium.ports import Clock, Stage
+from modelium.stages.sweeps import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class Worker:
         name: str,
         claimed: dict[UUID, str],
         healthy: Callable[[], Awaitable[bool]],
+        follow: Callable[[Schedule], None],
         clock: Clock,
     ) -> None:
         """Prepare.
@@ -86,6 +89,7 @@ class Worker:
             claimed: the queue of each run that holds a slot. It outlives this worker, as the runs
                 do when the server goes away and comes back.
             healthy: whether the server answers; must not take long.
+            follow: called with the schedule of idle sweeps, again and again.
             clock: for the pauses.
         """
         self._client = client
@@ -95,6 +99,8 @@ class Worker:
         self._pool = pool
         self._name = name
         self._healthy = healthy
+        self._follow = follow
+        self._idle_sweeps = deployments["evict"]
         self._clock = clock
         self._claimed = claimed
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,6 +112,7 @@ class Worker:
             group.create_task(self._repeat("pick up runs", self._pick_up, self._woken))
             group.create_task(self._repeat("listen to events", self._listen, self._pause))
             group.create_task(self._repeat("send a heartbeat", self._send_heartbeat, self._rest))
+            group.create_task(self._repeat("read the schedule", self._read_schedule, self._pause))
             group.create_task(self._probe())
 
     async def _repeat(
@@ -202,6 +209,9 @@ class Worker:
     async def _send_heartbeat(self) -> None:
         await self._client.send_worker_heartbeat(self._pool, self._name, HEARTBEAT_S)
         await self._executor.record_ends(self._client)
+
+    async def _read_schedule(self) -> None:
+        self._follow(await idle_schedule.read(self._client, self._idle_sweeps))
 
     async def _probe(self) -> None:
         failures = 0

@@ -195,6 +195,8 @@ def _ray(
 ) -> str:
     if format not in RAY_SERVE.formats:
         return f"Ray Serve replicas do not implement {format} folders"
+    if format is ModelFormat.CUSTOM:
+        return ""  # its code imports what it needs
     needs: tuple[str, ...]
     if format is ModelFormat.ONNX:
         needs = ("onnxruntime",)

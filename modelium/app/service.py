@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerSubprocess
@@ -24,11 +25,14 @@ from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, find_devices
 from modelium.clock import SystemClock
 from modelium.config import Config
+from modelium.config.folders import make
 from modelium.control import addresses, service_lock, teardown
+from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
 from modelium.control.recovery import recover
+from modelium.control.reload import ConfigSource, Reloader
 from modelium.control.signals import Signals
 from modelium.gateway import Gateway
 from modelium.intake.repository import ModelRepository
@@ -41,6 +45,7 @@ from modelium.stages.instrumented import instrumented
 from modelium.stages.launcher import StageLauncher
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, current, provide
+from modelium.stages.sweeps import Sweeps
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.store.store import ignore
@@ -74,21 +79,29 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    config: Config, environ: Mapping[str, str] = os.environ
+    config: Config,
+    environ: Mapping[str, str] = os.environ,
+    source: ConfigSource | None = None,
 ) -> AsyncIterator[Running]:
     """Run the service while the body runs.
+
+    Args:
+        config: the configuration at the start.
+        environ: environment variables, for credentials and Prefect's settings.
+        source: where ``config`` comes from, to read it again when it changes.
 
     Raises:
         ConfigError, InputError: a port is taken, the store cannot be opened …
     """
     clock = SystemClock()
     state = config.orchestration.state
-    state.mkdir(parents=True, exist_ok=True)
+    make("orchestration.state_directory", state)
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
         stack.enter_context(service_lock.hold(state))
-        home, launcher = _prefect(config, clock, environ)
+        sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
+        home, launcher = _prefect(config, clock, environ, sweeps)
         store = Store.open(
             config.store_url(), now=clock.time, on_event=home.announce if home else ignore
         )
@@ -105,6 +118,7 @@ async def running(
             signals=signals,
             metrics=metrics,
             brain=build_brain(config, clock, store, environ, rules),
+            sweeps=sweeps,
         )
         provide(services)
         if home:
@@ -114,7 +128,8 @@ async def running(
         await asyncio.gather(
             *(stack.enter_async_context(runtime) for runtime in services.runtimes.values())
         )
-        operations = Operations(services=services)
+        reloader = Reloader(services=services, signals=signals, source=source or ConfigSource())
+        operations = Operations(services=services, reloader=reloader)
         stack.push_async_callback(operations.aclose)
         metrics_url = await _export(config, metrics, stack)
         loop = Loop(services=services, signals=signals)
@@ -130,18 +145,18 @@ async def running(
             clock=clock,
             links={"Prefect": home.ui_url} if home else {},
             important_teams=services.policy.high_priority_teams,
-            max_tokens={
-                name: entry.max_tokens for name, entry in config.models.items() if entry.max_tokens
-            },
+            max_tokens=config.max_tokens(),
             on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
         )
         await stack.enter_async_context(gateway)
+        reloader.listen(gateway.apply)
+        reloader.listen(partial(_limit, services.switchboard))
         up = Running(
             services=services, prefect=home, gateway_url=gateway.url, metrics_url=metrics_url
         )
         stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
         await stack.enter_async_context(
-            _background(services, loop, Demand(services=services, signals=signals))
+            _background(services, loop, Demand(services=services, signals=signals), reloader)
         )
         # Imported objects never become garbage: scanning them would stop the gateway for 0.1 s
         # at each full collection.
@@ -149,6 +164,14 @@ async def running(
         gc.collect()
         gc.freeze()
         yield up
+
+
+def _limit(switchboard: Switchboard, config: Config) -> None:
+    switchboard.limit(
+        max_waiting_per_model=config.gateway.max_waiting_per_model,
+        max_waiting=config.gateway.max_waiting,
+        max_wait_s=config.gateway.max_wait_seconds,
+    )
 
 
 async def end(config: Config) -> list[str]:
@@ -177,13 +200,19 @@ async def end(config: Config) -> list[str]:
 
 
 def _prefect(
-    config: Config, clock: Clock, environ: Mapping[str, str]
+    config: Config, clock: Clock, environ: Mapping[str, str], sweeps: Sweeps
 ) -> tuple[PrefectService | None, StageLauncher]:
     stages = instrumented(STAGES)
     if not config.prefect.enabled:
         return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
     home = PrefectService(
-        config=config, flows=FLOWS, stages=stages, services=current, clock=clock, environ=environ
+        config=config,
+        flows=FLOWS,
+        stages=stages,
+        services=current,
+        clock=clock,
+        environ=environ,
+        follow=sweeps.follow,
     )
     return home, StageLauncher(runner=home.runner)
 
@@ -197,6 +226,7 @@ def _services(
     signals: Signals,
     metrics: Metrics,
     brain: Brain,
+    sweeps: Sweeps,
 ) -> Services:
     devices = find_devices(config)
     runtimes = build_drivers(config, clock, devices)
@@ -221,6 +251,7 @@ def _services(
         launcher=launcher,
         telemetry=metrics,
         clock=clock,
+        sweeps=sweeps,
     )
 
 
@@ -235,8 +266,10 @@ async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> st
 
 
 @asynccontextmanager
-async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIterator[None]:
-    """Run the control loop, the decisions on demand, and the watcher of the drop zone."""
+async def _background(
+    services: Services, loop: Loop, demand: Demand, reloader: Reloader
+) -> AsyncIterator[None]:
+    """Run the loop, decisions on demand, and the watchers of folders and configuration."""
     watcher = Watcher(
         folder=services.config.orchestration.incoming_directory,
         config=services.config.ingest,
@@ -250,6 +283,8 @@ async def _background(services: Services, loop: Loop, demand: Demand) -> AsyncIt
         asyncio.create_task(loop.run(), name="loop"),
         asyncio.create_task(demand.run(), name="demand"),
         asyncio.create_task(watcher.run(), name="watcher"),
+        asyncio.create_task(Adoption(services=services).run(), name="adoption"),
+        asyncio.create_task(reloader.run(), name="configuration"),
     ]
     for task in tasks:
         task.add_done_callback(_on_end)

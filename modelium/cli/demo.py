@@ -142,7 +142,7 @@ async def _scenario(http: httpx.AsyncClient, incoming: Path) -> None:
     explained = (await http.get(f"/api/v1/models/{MODEL}/explain")).raise_for_status().json()
     for line in tables.decision(explained["decisions"][0]):
         console.print(line)
-    with console.status(f"without requests it is unloaded after {IDLE_S:.0f} s …"):
+    with console.status(f"idle for {IDLE_S:.0f} s, it is unloaded by the next sweep …"):
         await until(http, MODEL, "unloaded", EVICTED_S)
     console.print(tables.models((await http.get("/api/v1/models")).json()))
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +16,15 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.text import Text
 
 from modelium import __version__
 from modelium.cli import brain, keys, tables
 from modelium.cli import config as config_commands
+from modelium.cli.completion import model_names
 from modelium.cli.doctor import configuration, examine
 from modelium.cli.inspect import register as register_inspect
-from modelium.cli.options import ConfigFile, Json
+from modelium.cli.options import ConfigFile, Json, hide_types_of_flags
 from modelium.cli.options import client as _client
 from modelium.cli.output import (
     FAILED,
@@ -30,21 +33,19 @@ from modelium.cli.output import (
     print_json,
     print_lines,
     show,
-    show_intent,
 )
 from modelium.cli.replay import register as register_replay
 from modelium.cli.selftest import register as register_selftest
 from modelium.cli.shadows import shadows
 from modelium.cli.versions import register as register_versions
+from modelium.cli.waiting import order
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.config.loading import load_serving
 from modelium.control import service_lock
+from modelium.control.reload import ConfigSource
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
-
-WAIT_S = 600.0
-"""How long `ingest`, `load`, `unload` and `approve` wait for the operation to finish."""
 
 LATEST = 5
 """Rejected drops that `ls` shows below the models."""
@@ -70,13 +71,15 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Name = Annotated[str, typer.Argument(help="Name of the model.")]
+Name = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
 
 
 def main() -> None:
     """Run a command; a `ModeliumError` becomes a message and an exit code."""
+    command = typer.main.get_command(app)
+    hide_types_of_flags(command, path="modelium")
     try:
-        app()
+        command(prog_name="modelium")
     except ModeliumError as exc:
         Console(stderr=True).print(f"[red]error:[/red] {exc}", highlight=False)
         raise SystemExit(_exit_code(exc)) from exc
@@ -112,7 +115,8 @@ def up(config: ConfigFile = None) -> None:
         logging.getLogger(client).setLevel(logging.WARNING)
     if found := list(shadows()):
         raise ModeliumError("\n".join(found))
-    settings = load_serving(config, os.environ).config
+    effective = load_serving(config, os.environ)
+    settings = effective.config
 
     async def serve() -> None:
         serving = asyncio.current_task()
@@ -121,7 +125,19 @@ def up(config: ConfigFile = None) -> None:
         # this process in the background makes it ignore SIGINT.
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-        async with running(settings) as modelium:
+        source = ConfigSource(
+            read=lambda: load_serving(config, os.environ).config, file=effective.file
+        )
+        terminal = os.isatty(sys.stderr.fileno())
+
+        def on_hangup() -> None:
+            if terminal and not os.isatty(sys.stderr.fileno()):
+                serving.cancel()  # the terminal was closed
+            else:
+                source.wanted.set()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
+        async with running(settings, source=source) as modelium:
             console = Console()
             for name, url in modelium.endpoints().items():
                 console.print(f"[bold]{name:<12}[/bold] {url}", highlight=False)
@@ -150,6 +166,20 @@ def down(config: ConfigFile = None, json_: Json = False) -> None:
     show({"stopped": stopped, "ended": ended}, text, as_json=json_)
 
 
+@app.command()
+def reload(config: ConfigFile = None, json_: Json = False) -> None:
+    """Have the running service read its configuration again; exit code 2 if it is invalid.
+
+    It also does so when the file changes, and on SIGHUP.
+    """
+    answer = _client(config).send("POST", "/reload")
+    lines = [f"[green]✓[/] {escape(change)}" for change in answer["changed"]]
+    lines += [f"[yellow]![/] {escape(field)}" for field in answer["restart"]]
+    if answer["models"]:
+        lines.append(f"changed models: {', '.join(answer['models'])}")
+    show(answer, "\n".join(lines) or "the configuration has not changed", as_json=json_)
+
+
 @app.command("ls")
 def list_models(
     drops: Annotated[
@@ -169,7 +199,9 @@ def list_models(
         show(found, shown, as_json=json_)
         return
     rows = client.get("/models")
-    show(rows, tables.models(rows) if rows else "no models yet", as_json=json_)
+    show(
+        rows, tables.models(rows, width=Console().width) if rows else "no models yet", as_json=json_
+    )
     if json_:
         return
     found = client.get("/drops")
@@ -179,6 +211,7 @@ def list_models(
         print_lines(["", tables.drops(latest, now=time.time())])
     if hidden := len(found) - len(latest):
         print_lines([f"and {hidden} more rejected drops: modelium ls --drops"])
+    print_lines(Text(notice, style="yellow") for notice in client.get("/status")["notices"])
 
 
 @app.command()
@@ -201,21 +234,19 @@ def ingest(
         "team": team,
         "priority_ceiling": priority_ceiling.value if priority_ceiling else None,
     }
-    show_intent(_client(config).send("POST", "/ingest", body, wait_s=WAIT_S), as_json=json_)
+    order(config, "POST", "/ingest", body, as_json=json_)
 
 
 @app.command()
 def load(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
     """Load a model now."""
-    answer = _client(config).send("POST", f"/models/{model}/load", wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{model}/load", as_json=json_)
 
 
 @app.command()
 def unload(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
     """Unload a model after its requests in flight have finished."""
-    answer = _client(config).send("POST", f"/models/{model}/unload", wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{model}/unload", as_json=json_)
 
 
 @app.command()
@@ -226,8 +257,7 @@ def approve(
 ) -> None:
     """Approve the risk that a drop was rejected for (see its reason.json), and ingest it."""
     body: dict[str, Any] = {"what": []}
-    answer = _client(config).send("POST", f"/models/{name}/approve", body, wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{name}/approve", body, as_json=json_)
 
 
 @app.command()
@@ -277,7 +307,7 @@ def plan(
     answer = client.send("POST", "/plan", {"model": model})
     show(answer, tables.plan(answer), as_json=json_)
     if not dry_run:
-        show_intent(client.send("POST", f"/models/{model}/load", wait_s=WAIT_S), as_json=json_)
+        order(config, "POST", f"/models/{model}/load", as_json=json_)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from modelium.config.changes import LIVE
 from modelium.config.environment import RESERVED, variable
 from modelium.config.errors import mask
 from modelium.config.fields import FieldPath
@@ -177,6 +178,7 @@ def markdown() -> str:
         "\n".join(f"- `{name}`: {text}." for name, text in RESERVED.items())
         + "\n\nThe variable that `brain.api_key_env` names is reserved, too."
     )
+    parts.append(_RELOAD)
     parts.append(_CONFLICTS)
     for name, schema in document()["properties"].items():
         if is_section(schema):
@@ -264,6 +266,27 @@ underscores separate levels. Section and field names may be in any case. Values 
 verbatim. A single key of a mapping is set by its case-sensitive name, as in
 `MODELIUM_VLLM__DEFAULT_SETTINGS__dtype=float16`; if the name contains two underscores, set the
 whole mapping. Unknown variables with this prefix are errors. These variables are not fields:"""
+
+_RELOAD = f"""## Changing it while Modelium runs
+
+Save the file, or run `modelium reload`, or send SIGHUP: these fields, and sections with all their
+fields, take effect at once and together:
+
+{", ".join(f"`{'.'.join(path)}`" for path in LIVE)}.
+
+Everything else keeps its value until a restart; `modelium reload`, `modelium ls` and the status
+page name such fields one by one ("gateway.port needs a restart: still 8000"). A file that is
+invalid or gone changes nothing: the log, the event `config.invalid`, `modelium ls` and the status
+page say what is wrong, and `modelium reload` exits with 2.
+
+A changed file is read once it has not changed for a second. Editors that replace the file and
+symbolic links (Kubernetes ConfigMaps) are fine. Environment variables are those of the start.
+
+- A field of `models.NAME` changes the registered model when its value in the file changes. What
+  `modelium pin` or a drop set in the meantime stays until then. What is taken out of the file
+  falls back to what came with the drop. Changes made while Modelium is stopped apply at its start.
+- Plans that are being made are made again under the new rules. What is booked is carried out.
+- Requests in flight and waiting are not disturbed; new limits apply to new requests."""
 
 _CONFLICTS = """## Fields that depend on each other
 

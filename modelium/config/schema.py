@@ -46,6 +46,10 @@ class Config(Sections):
             return self.store.url.get_secret_value()
         return f"sqlite:///{self.orchestration.state / 'modelium.db'}"
 
+    def max_tokens(self) -> dict[str, int]:
+        """Return model → bound of its answers, for the models that have one."""
+        return {name: entry.max_tokens for name, entry in self.models.items() if entry.max_tokens}
+
     def policy(self) -> Policy:
         """Return what the planner needs of the configuration."""
         p = self.orchestration.policies
@@ -62,6 +66,7 @@ class Config(Sections):
             pending_requests_threshold=p.pending_requests_threshold,
             always_loaded=p.always_loaded,
             max_gpu_memory_utilization=p.max_gpu_memory_utilization,
+            kv_cache_share=p.kv_cache_share,
             enable_model_swapping=p.enable_model_swapping,
             high_priority_teams=p.high_priority_teams,
             min_residency_s=p.min_residency_seconds,

@@ -7,13 +7,12 @@ import logging
 
 from modelium.control.signals import Signals
 from modelium.errors import ModeliumError
-from modelium.models import Report, Trigger
-from modelium.ports import Question
+from modelium.models import Trigger
 from modelium.stages.monitor import reconcile
-from modelium.stages.planning import effective
+from modelium.stages.planning import sweep
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
-from modelium.stages.sweeps import Sweep
+from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
@@ -109,18 +108,25 @@ class Loop:
         services = self._services
         fleet, _changed = await reconcile(services)
         await remove_pending(services)
+        await self._remember_pause()
         if not services.policy.enabled:
             return
+        await conclude(services, fleet)
         # Read again: a model may have been registered meanwhile.
         services.switchboard.know(await services.store.versions())
-        question = Question(trigger=Trigger.SWEEP, now=services.clock.time())
-        plan = await services.brain.decide(question, fleet, services.policy)
-        report = Report(stage="decide", outcome="nothing", reason=plan.reason)
-        if effective(plan, fleet):
-            plan = plan.model_copy(update={"revision": fleet.revision, "at": fleet.at})
-            report = await services.launcher.decide(trigger=Trigger.SWEEP, plan=plan)
-        services.sweeps.note(Sweep(at=services.clock.monotonic(), report=report))
+        await sweep(services, fleet, services.sweeps.trigger(services.clock.monotonic()))
         self._review()
+
+    async def _remember_pause(self) -> None:
+        """Store when idle models stopped being unloaded, or that they are again."""
+        store, since = self._services.store, self._services.sweeps.paused_since
+        if since == await store.rules.idle_pause():
+            return
+        await store.rules.set_idle_pause(since)
+        if since is None:
+            await store.events.append("idle.resumed")
+        else:
+            await store.events.append("idle.paused", since=since)
 
     def _review(self) -> None:
         """Start an LLM's review of the fleet when it is due; nothing waits for it."""

@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from modelium.control import notices
 from modelium.control.intents import Intents
-from modelium.control.versions import VersionOperations
+from modelium.control.reload import ConfigSource, Reloaded, Reloader
+from modelium.control.signals import Signals
+from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError
 from modelium.intake.rejected import rejected
 from modelium.models import (
@@ -59,9 +62,17 @@ class Wanted(Frozen):
 class Operations:
     """Answers queries at once; a request to act becomes an intent whose outcome is stored."""
 
-    def __init__(self, *, services: Services) -> None:
-        """``services``: the ports and the store."""
+    def __init__(self, *, services: Services, reloader: Reloader | None = None) -> None:
+        """Answer for ``services``.
+
+        Args:
+            services: the ports and the store.
+            reloader: of the configuration; default: one that has nothing to read.
+        """
         self._services = services
+        self._reloader = reloader or Reloader(
+            services=services, signals=Signals(), source=ConfigSource()
+        )
         self._intents = Intents(services=services)
         self.versions = VersionOperations(services=services, intents=self._intents)
 
@@ -155,19 +166,20 @@ class Operations:
 
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
-        await self._services.store.model(model)
+        await self._registered(model)
         intent = await self._intents.new("load", model, {})
         return self._intents.follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
-        await self._services.store.model(model)
+        await self._registered(model)
         intent = await self._intents.new("unload", model, {})
         run = self._services.launcher.evict(models=[model], reason="an operator asked")
         return self._intents.follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
         """Protect ``model`` from eviction, or end the protection."""
+        await self._registered(model)
         return await self._services.store.set_pinned(model, pinned)
 
     async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
@@ -178,6 +190,12 @@ class Operations:
             what: ``remote-code``, ``pickle``; default: the reason of the refusal.
         """
         repository = self._services.repository
+        for lying in self._services.pending.all():
+            if lying.answers_to(name) and lying.approvable:  # in the repository
+                allowed = tuple(what) or (lying.rule,)
+                await self._services.store.approve(lying.model, digest=lying.digest, what=allowed)
+                wanted = Wanted(path=lying.path, name=None, team=None, priority_ceiling=None)
+                return await self._ingest("approve", name, wanted)
         folder, reason = await asyncio.to_thread(repository.find_rejected, name)
         if not reason.get("approvable"):
             raise InputError(
@@ -212,15 +230,28 @@ class Operations:
         """Return all keys, revoked ones too, by the hash of their secret."""
         return await self._services.store.keys.by_hash()
 
+    def notices(self) -> list[str]:
+        """Return what operators should know beside the models."""
+        return [*self._reloader.notices(), *notices.of_sweeps(self._services.sweeps)]
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration again; raises `ConfigError` where it is invalid."""
+        return await self._reloader.reload()
+
     async def status(self) -> dict[str, Any]:
-        """Return whether orchestration is enabled, and the health of each runtime."""
+        """Return whether orchestration is enabled, the health of each runtime, and `notices`."""
         services = self._services
         return {
             "enabled": services.policy.enabled,
             "node": services.config.orchestration.node,
             "runtimes": [s.model_dump(mode="json") for s in services.runtime_monitor.statuses()],
             "revision": await services.store.revision(),
+            "notices": self.notices(),
         }
+
+    async def _registered(self, name: str) -> Model:
+        """Return a model that an operator may act on; raises `UnknownModel`, `InputError`."""
+        return await registered(self._services, name)
 
     async def aclose(self) -> None:
         """Stop following intents; the stages that they started continue."""

@@ -83,7 +83,7 @@ class Gateway:
         self._client = UpstreamClient()
         self._grace_s = shutdown_grace_s
         self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
-        names = Names(aliases=config.aliases)
+        self._names = names = Names(aliases=config.aliases)
         self._data = DataPlane(
             switchboard=switchboard,
             client=self._client,
@@ -111,6 +111,12 @@ class Gateway:
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+
+    def apply(self, whole: config.Config) -> None:
+        """Have what a reload may change apply to further requests: aliases, teams, bounds."""
+        self._names.replace(whole.gateway.aliases)
+        self._keys.rank(whole.orchestration.policies.high_priority_teams)
+        self._data.bound(whole.gateway.default_max_tokens, whole.max_tokens())
 
     async def __aenter__(self) -> Gateway:
         """Listen and serve.

@@ -21,7 +21,9 @@ class Trigger(StrEnum):
     OPERATOR = "operator"
     """An operator's load or unload."""
     SWEEP = "sweep"
-    """The control loop: idle models, memory pressure, queued models, always_loaded."""
+    """The whole fleet: idle models, memory pressure, queued models, always_loaded."""
+    UPKEEP = "upkeep"
+    """A sweep that unloads no idle models: those have their own pace, which may be paused."""
     REVIEW = "review"
     """The brain's periodic review of the whole fleet."""
 

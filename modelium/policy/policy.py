@@ -27,6 +27,8 @@ class Policy(Frozen):
     pending_requests_threshold: int = 0
     always_loaded: frozenset[str] = frozenset()
     max_gpu_memory_utilization: float = 0.9
+    kv_cache_share: float = 0.5
+    """Share of a GPU's free memory that a load may add to its KV cache."""
     enable_model_swapping: bool = True
     high_priority_teams: frozenset[str] = frozenset()
     min_residency_s: float = 60.0

@@ -57,11 +57,19 @@ class AdmissionControl:
         self.traffic = traffic
         self._listener = listener
         self._metrics = metrics
+        self.limit(
+            max_waiting_per_model=max_waiting_per_model,
+            max_waiting=max_waiting,
+            max_wait_s=max_wait_s,
+        )
+        self._repeat_demand_s = repeat_demand_s
+        self._waiting = 0
+
+    def limit(self, *, max_waiting_per_model: int, max_waiting: int, max_wait_s: float) -> None:
+        """Set the limits; requests that wait already are not refused for them at once."""
         self._max_waiting_per_model = max_waiting_per_model
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
-        self._repeat_demand_s = repeat_demand_s
-        self._waiting = 0
 
     async def wait(self, queue: ModelQueue, priority: Priority | None) -> Upstream:
         """Wait until the model of ``queue`` opens; raises as `Admission`."""

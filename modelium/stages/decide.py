@@ -15,9 +15,9 @@ from modelium.models import (
     Trigger,
     Unload,
 )
-from modelium.ports import Question, Steps
+from modelium.ports import Steps
 from modelium.stages.inline import inline_steps
-from modelium.stages.planning import place
+from modelium.stages.planning import asked, place
 from modelium.stages.services import Services
 
 
@@ -50,7 +50,7 @@ async def decide(
     """
     if handed and plan is None and carry_out:
         raise InputError("this decision was part of another run; start that run again instead")
-    question = Question(trigger=Trigger(trigger), model=model, now=services.clock.time())
+    question = asked(services, Trigger(trigger), model)
     decision = await steps("plan and book", place, services, question, plan)
     if carry_out and decision.outcome == "accepted":
         await steps("start", _carry_out, services, decision)

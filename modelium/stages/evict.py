@@ -12,11 +12,9 @@ from modelium.ports import Steps
 from modelium.stages import memory_deltas
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
-from modelium.stages.planning import OPERATOR
+from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
-
-SWEEP_AGE = 2.0
-"""Intervals of the control loop after which its last sweep is too old to be recorded."""
+from modelium.stages.snapshot import snapshot
 
 
 async def evict(
@@ -37,8 +35,7 @@ async def evict(
         reason: the operator's, for the record.
         steps: how steps are run.
 
-    With neither, the control loop's last sweep is recorded; where the loop does not run, the
-    sweep is decided here.
+    With neither, the whole fleet is swept, idle models included.
 
     Raises:
         PlanRejected: a model is pinned, always loaded, or busy.
@@ -80,10 +77,7 @@ async def _carry_out(services: Services, decision: str, reason: str, steps: Step
 async def _sweep(services: Services) -> Report:
     if not services.policy.enabled:
         return Report(stage="evict", outcome="nothing", reason="orchestration is disabled")
-    interval = services.config.orchestration.metrics.collection_interval_seconds
-    report = services.sweeps.since(services.clock.monotonic() - SWEEP_AGE * interval)
-    if report is None:
-        report = await services.launcher.decide(trigger=Trigger.SWEEP)
+    report = await sweep(services, await snapshot(services), Trigger.SWEEP)
     return report.model_copy(update={"stage": "evict"})
 
 
@@ -147,7 +141,12 @@ async def _unload(services: Services, action: Unload) -> str:
     else:
         await store.release(model, reason=record.reason, evicted=True)
     services.telemetry.on_evicted(action.cause.value)
-    await store.events.append("model.evicted", model=model, reason=record.reason)
+    await store.events.append(
+        "model.evicted",
+        model=record.twin_of or model,
+        version=deployment.version,
+        reason=record.reason,
+    )
     return "unloaded"
 
 
@@ -161,7 +160,7 @@ async def _release(services: Services, deployment: Deployment, grace_s: float) -
     with services.activity.on(deployment.devices) as activity:
         before = await memory_deltas.free_bytes(services.devices, deployment.devices)
         await services.runtimes[deployment.runtime].unload(
-            deployment.model, handle=deployment.handle, grace_s=grace_s
+            deployment.name, handle=deployment.handle, grace_s=grace_s
         )
         after = await memory_deltas.free_bytes(services.devices, before) if before else {}
     if not activity.alone:

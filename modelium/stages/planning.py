@@ -17,6 +17,7 @@ from modelium.models import (
     Plan,
     Queue,
     Reject,
+    Report,
     Trigger,
     Violation,
 )
@@ -30,6 +31,28 @@ from modelium.store import new_id
 
 STALE_ATTEMPTS = 12
 """Plans in a row that others may overtake; a plan takes milliseconds, so this is a busy second."""
+
+
+async def sweep(services: Services, fleet: Fleet, trigger: Trigger) -> Report:
+    """Plan for the whole ``fleet``, read a moment ago; a recorded decision where something is due.
+
+    ``trigger``: `Trigger.SWEEP`, or `Trigger.UPKEEP`, which unloads no idle models.
+    """
+    plan = await services.brain.decide(asked(services, trigger), fleet, services.policy)
+    if trigger is Trigger.SWEEP:
+        services.sweeps.note(services.clock.monotonic())
+    if not effective(plan, fleet):
+        return Report(stage="decide", outcome="nothing", reason=plan.reason)
+    plan = plan.model_copy(update={"revision": fleet.revision, "at": fleet.at})
+    return await services.launcher.decide(trigger=trigger, plan=plan)
+
+
+def asked(services: Services, trigger: Trigger, model: str | None = None) -> Question:
+    """Return the question that ``trigger`` asks now, about ``model`` or the whole fleet."""
+    paused = services.sweeps.paused_since is not None
+    # A sweep is asked for by the schedule, which is not paused then, or by an operator.
+    kept = trigger is Trigger.UPKEEP or (trigger is Trigger.REVIEW and paused)
+    return Question(trigger=trigger, model=model, now=services.clock.time(), unload_idle=not kept)
 
 
 async def place(services: Services, question: Question, plan: Plan | None = None) -> Decision:
@@ -48,10 +71,12 @@ async def place(services: Services, question: Question, plan: Plan | None = None
     handed = plan if plan is not None and plan.author != OPERATOR else None
     for attempt in range(STALE_ATTEMPTS):
         fleet = await snapshot(services)
+        # A reload replaces it, and makes the store's revision that of a later snapshot.
+        policy = services.policy
         if plan is None or _is_stale(plan, fleet):
             # Advice takes seconds; what it is applied to is the fleet of now.
             now = replace(question, now=services.clock.time())
-            plan = await services.brain.decide(now, fleet, services.policy, advice)
+            plan = await services.brain.decide(now, fleet, policy, advice)
         services.telemetry.on_decision(
             author=plan.author,
             trigger=plan.trigger.value,
@@ -60,7 +85,7 @@ async def place(services: Services, question: Question, plan: Plan | None = None
         )
         began = services.clock.monotonic()
         try:
-            return await _accept(services, plan, fleet, trace, final=plan is not handed)
+            return await _accept(services, plan, fleet, policy, trace, final=plan is not handed)
         except StalePlan:
             pause = random.uniform(0.0, 0.05) * (attempt + 1)  # noqa: S311 - no secret
             await services.clock.sleep(pause)
@@ -113,7 +138,13 @@ async def _advice(services: Services, question: Question) -> tuple[Advice | None
 
 
 async def _accept(
-    services: Services, plan: Plan, fleet: Fleet, trace: Mapping[str, Any], *, final: bool
+    services: Services,
+    plan: Plan,
+    fleet: Fleet,
+    policy: Policy,
+    trace: Mapping[str, Any],
+    *,
+    final: bool,
 ) -> Decision:
     """Validate ``plan`` against ``fleet`` and book it.
 
@@ -124,7 +155,7 @@ async def _accept(
     """
     plan = plan.model_copy(update={"revision": fleet.revision})
     fleet_digest, violations = await asyncio.to_thread(
-        _judge, plan, fleet, services.policy, services.clock.time()
+        _judge, plan, fleet, policy, services.clock.time()
     )
     if violations and not final:
         raise StalePlan("the plan is no longer allowed; planning again")

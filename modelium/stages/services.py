@@ -21,9 +21,9 @@ from modelium.store import AsyncStore
 from modelium.traffic import RequestLog
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Services:
-    """What stages are given. Built once, in `modelium.app`."""
+    """What stages are given. Built once, in `modelium.app`; only `configure` changes it."""
 
     config: Config
     policy: Policy
@@ -39,9 +39,15 @@ class Services:
     clock: Clock
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
+
     activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
     removing: Ongoing = field(default_factory=Ongoing)
+    switching: Ongoing = field(default_factory=Ongoing)
+
+    def configure(self, config: Config) -> None:
+        """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""
+        self.config, self.policy = config, config.policy()
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

@@ -51,9 +51,11 @@ versions = sa.Table(
     sa.Column("removed_at", sa.Float),
     sa.Column("removed_by", sa.Text),
     sa.Column("purge", sa.Boolean),
+    sa.Column("proven_at", sa.Float),
 )
 """A removed version keeps its row: its number is never used again, and while its folder is still
-in the repository, the folder is to be moved to the trash (``purge``: to be deleted)."""
+in the repository, the folder is to be moved to the trash (``purge``: to be deleted).
+``proven_at``: when it had answered its first requests; until then an earlier version may return."""
 
 approvals = sa.Table(
     "approvals",
@@ -145,6 +147,16 @@ api_keys = sa.Table(
     sa.Column("document", sa.JSON, nullable=False),
 )
 """``hash``: SHA-256 of the secret, in hex."""
+
+standings = sa.Table(
+    "standings",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("asked", sa.JSON, nullable=False),
+    sa.Column("declared", sa.JSON, nullable=False),
+)
+"""``asked``: team and ceiling that came with the drop; ``declared``: what these and the
+configuration made of it. ``models`` has what counts now, which plans and operators change, too."""
 
 rollups = sa.Table(
     "rollups",

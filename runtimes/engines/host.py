@@ -28,7 +28,7 @@ from runtimes.engines.configuration import changed
 from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
-from runtimes.engines.start import NO_PROGRESS_S, EngineStart
+from runtimes.engines.start import NO_PROGRESS_S, TAIL_LINES, EngineStart
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
@@ -188,7 +188,7 @@ class EngineHost:
             if present and await self._is_healthy(present):
                 if present.handle.get("version") == request.version:
                     self._adopt(present)
-                    return Loaded(upstream=present.upstream, handle=present.handle)
+                    return present.loaded()
                 raise LoadFailed(
                     f"version {present.handle.get('version')} of {request.model} is loaded: "
                     "unload it first",
@@ -207,9 +207,10 @@ class EngineHost:
         ports, reduced = 1, False
         while True:
             try:
-                return await self._start_once(request, progress)
+                return await self._start_once(request, progress, reduced=reduced)
             except LoadFailed as exc:
-                smaller = self._recipe.smaller(request)
+                lines = self._supervisor.log(request.model).tail(TAIL_LINES)
+                smaller = self._recipe.smaller(request, lines)
                 if exc.kind == FailureKind.PORT and ports < PORT_TRIES:
                     ports += 1
                     progress("starting again on another port", None)
@@ -219,7 +220,9 @@ class EngineHost:
                 else:
                     raise
 
-    async def _start_once(self, request: LoadRequest, progress: Progress) -> Loaded:
+    async def _start_once(
+        self, request: LoadRequest, progress: Progress, *, reduced: bool
+    ) -> Loaded:
         port, key = self._ports.reserve(), secrets.token_urlsafe(24)
         details = {
             "runtime": self._recipe.name.value,
@@ -230,6 +233,7 @@ class EngineHost:
             "devices": [device.id for device in request.devices],
             "log": str(self._supervisor.log(request.model).path),
             "settings": request.settings.model_dump(mode="json", exclude_defaults=True),
+            "reduced": reduced,
             "configuration": dict(self._configuration),
         }
         process: EngineProcess | None = None
@@ -251,7 +255,7 @@ class EngineHost:
             self._ports.release(port)
             raise
         self._adopt(instance)
-        return Loaded(upstream=instance.upstream, handle=instance.handle)
+        return instance.loaded()
 
     async def _observe(self, model: str, handle: Mapping[str, Any]) -> Running | None:
         instance = self.find(model, handle)

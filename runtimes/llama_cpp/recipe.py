@@ -11,6 +11,7 @@ from typing import Any
 from modelium.config import LlamaCpp
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import RuntimeName, Task
+from modelium.models.base import base_name
 from modelium.models.runtimes import LLAMA_CPP
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
@@ -76,12 +77,12 @@ class LlamaCppRecipe:
         file = request.profile.files.get("model")
         if not file:
             raise LoadFailed(f"{request.model} has no GGUF file", kind=FailureKind.BAD_FILES)
-        settings = request.settings
+        settings, alias = request.settings, base_name(request.model)
         sequences = settings.max_num_seqs or 1
         gpus = [device for device in request.devices if device.kind == "gpu"]
         arguments = [
             *(self._executable, "--model", str(Path(request.path) / file)),
-            *("--alias", request.model, "--host", host, "--port", str(port), "--metrics"),
+            *("--alias", alias, "--host", host, "--port", str(port), "--metrics"),
             # The sequences divide one context among them.
             *("--ctx-size", str((settings.max_model_len or DEFAULT_CONTEXT) * sequences)),
             *("--parallel", str(sequences)),
@@ -111,7 +112,7 @@ class LlamaCppRecipe:
         """See `EngineRecipe.failure`."""
         return classify(lines, code, FAILURES)
 
-    def smaller(self, request: LoadRequest) -> LoadRequest | None:
+    def smaller(self, request: LoadRequest, lines: Sequence[str]) -> LoadRequest | None:
         """Halve the sequences or, if there is one only, the context."""
         old = request.settings
         if old.max_num_seqs and old.max_num_seqs > 1:

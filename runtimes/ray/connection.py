@@ -110,6 +110,12 @@ class RayConnection:
         self.problem = "not connected yet"
 
     @property
+    def starting(self) -> bool:
+        """Whether the first attempt to connect is in progress."""
+        waits = self._background is not None and not self._background.done()
+        return waits and self.session is None and not self._failures
+
+    @property
     def intact(self) -> bool:
         """Whether the session works as far as its processes show; makes no calls."""
         return self.session is not None and self.session.client.alive and self._cluster_alive()

@@ -142,8 +142,11 @@ class RayServeDriver:
     async def status(self) -> RuntimeStatus:
         """Return whether Serve and its proxy answer; reconnect to a lost cluster."""
         healthy, session = False, self._connection.session
+        starting = self._connection.starting
         if session is None or not self._connection.intact:
             detail = self._connection.problem or "the connection to Ray was lost"
+            if starting:
+                detail = "Ray takes 10-20 s to start"
             self._connection.start_connecting()
         else:
             try:
@@ -155,6 +158,7 @@ class RayServeDriver:
             name=self.name,
             enabled=self._config.enabled,
             healthy=healthy,
+            starting=starting,
             detail=detail,
             version=session.ray_version if session else version("ray"),
         )

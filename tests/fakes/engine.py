@@ -44,6 +44,8 @@ class Behaviour:
     """Whether it starts a grandchild in a separate session, whose parent then ends."""
     oom_starts: int = 0
     """Number of first starts that fail with a real out-of-memory message."""
+    oom_text: str = OOM_TEXT
+    """That message."""
     exit_code: int | None = None
     exit_text: str = ""
     """Printed before the exit with ``exit_code`` during start-up."""
@@ -131,7 +133,7 @@ class Engine:
         if b.log_bytes:
             print("x" * 99 + "\n" + ("y" * 99 + "\n") * (b.log_bytes // 100), flush=True)
         if starts <= b.oom_starts:
-            sys.exit(OOM_TEXT)
+            sys.exit(b.oom_text)
         if starts <= b.port_taken_starts:
             sys.exit("OSError: [Errno 98] Address already in use")
         if b.exit_code is not None:

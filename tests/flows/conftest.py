@@ -29,6 +29,7 @@ from modelium.config import Config, Orchestration, Prefect
 from modelium.models import Report
 from modelium.ports import Stage, Steps
 from modelium.stages.services import Services
+from modelium.stages.sweeps import Schedule
 
 SERVER_START_S = 90.0
 PATIENCE_S = 60.0
@@ -127,7 +128,12 @@ def scenes() -> Scenes:
 
 
 @asynccontextmanager
-async def living(api_url: str, scenes: Scenes, folder: Path) -> AsyncIterator[PrefectService]:
+async def living(
+    api_url: str,
+    scenes: Scenes,
+    folder: Path,
+    follow: Callable[[Schedule | None], None] = lambda _: None,
+) -> AsyncIterator[PrefectService]:
     home = PrefectService(
         flows=FLOWS,
         config=Config(
@@ -138,6 +144,7 @@ async def living(api_url: str, scenes: Scenes, folder: Path) -> AsyncIterator[Pr
         services=lambda: cast(Services, None),
         clock=SystemClock(),
         environ={},
+        follow=follow,
     )
     async with home:
         await asyncio.wait_for(home.ready(), 60)

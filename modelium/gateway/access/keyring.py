@@ -114,6 +114,12 @@ class Keyring:
         """Return the holder of ``secret``; ``None``: the key is unknown or revoked."""
         return self._holders.get(digest(secret))
 
+    def rank(self, important_teams: frozenset[str]) -> None:
+        """Have ``important_teams`` apply, in place of the earlier ones, to all keys."""
+        self._important_teams = important_teams
+        for holder in self._holders.values():
+            holder.priority = self._priority(holder.key)
+
     async def refresh(self) -> None:
         """Read the keys; the use of the limits of known keys is kept."""
         found = await self._read()
@@ -135,10 +141,12 @@ class Keyring:
                 logger.exception("cannot read the API keys, the previous ones stay valid")
 
     def _holder(self, key: ApiKey) -> KeyHolder:
-        priority = key.priority
-        if priority is None and key.team in self._important_teams:
-            priority = Priority.HIGH
-        return KeyHolder(key=key, priority=priority, clock=self._clock)
+        return KeyHolder(key=key, priority=self._priority(key), clock=self._clock)
+
+    def _priority(self, key: ApiKey) -> Priority | None:
+        if key.priority is None and key.team in self._important_teams:
+            return Priority.HIGH
+        return key.priority
 
 
 def looks_like_key(presented: bytes) -> bool:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelium.control.operations import Operations
+from modelium.control.reload import Reloaded
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder, Keyring, key_holder
 from modelium.gateway.api import versions
@@ -113,7 +114,7 @@ WaitFor = Callable[[Intent, float], Awaitable[Intent]]
 
 
 def _add_queries(api: APIRouter, operations: Operations) -> None:
-    """Add the routes that only read."""
+    """Add the routes of the service as a whole."""
 
     @api.get("/models")
     async def models() -> list[ModelRow]:
@@ -134,6 +135,10 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
     @api.get("/status")
     async def status() -> dict[str, Any]:
         return await operations.status()
+
+    @api.post("/reload")
+    async def reload() -> Reloaded:
+        return await operations.reload()
 
     @api.post("/plan")
     async def plan(body: Subject) -> Plan:

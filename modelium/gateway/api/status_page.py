@@ -45,14 +45,23 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
-def render(fleet: Fleet, *, links: Mapping[str, str], drops: Sequence[Drop] = ()) -> str:
+def render(
+    fleet: Fleet,
+    *,
+    links: Mapping[str, str],
+    drops: Sequence[Drop] = (),
+    notices: Sequence[str] = (),
+) -> str:
     """Return the page; ``links``: text → URL; ``drops``: newest first. All values are escaped."""
     models = "".join(_model(row) for row in model_rows(fleet))
     devices = "".join(_device(row) for row in device_rows(fleet))
     sick = [r for r in fleet.runtimes if r.enabled and not r.healthy]
     warnings = "".join(
-        f'<p><span class="state sick">{_e(r.name)} is down</span> {_e(r.detail)}</p>' for r in sick
+        f'<p><span class="state {"loading" if r.starting else "sick"}">{_e(r.name)} is '
+        f"{'starting' if r.starting else 'down'}</span> {_e(r.detail)}</p>"
+        for r in sick
     )
+    warnings += "".join(f"<p>{_e(notice)}</p>" for notice in notices)
     navigation = "".join(
         f'<a href="{_e(url)}">{_e(text)}</a>'
         for text, url in {**links, "Metrics": "/metrics"}.items()

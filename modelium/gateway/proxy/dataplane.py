@@ -91,6 +91,10 @@ class DataPlane:
         self._max_tokens = max_tokens
         self._held_bytes = 0
 
+    def bound(self, default: int | None, max_tokens: Mapping[str, int]) -> None:
+        """Have these bounds apply to further requests; as the arguments of the same names."""
+        self._default_max_tokens, self._max_tokens = default, max_tokens
+
     def route(self, scope: Scope) -> Route | None:
         """Return the route of a data-plane request; ``None`` for any other."""
         return match(scope["method"], scope["path"], scope["raw_path"])
@@ -203,12 +207,14 @@ class DataPlane:
                 headers=scope["headers"],
                 body=sent.body,
             ) as answer:
+                self._switchboard.judge(model, upstream, failed=answer.status >= 500)
                 try:
                     await reply.forward(answer, model)
                 finally:  # clients disconnect after the last event of a stream
                     if answer.status < 400 and sent.body:
                         self._log(model, reply, began)
         except Unavailable:
+            self._switchboard.judge(model, upstream, failed=True)
             self._switchboard.suspect(model)
             raise
 

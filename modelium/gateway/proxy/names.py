@@ -20,6 +20,10 @@ class Names:
 
     def __init__(self, *, aliases: Mapping[str, str]) -> None:
         """``aliases``: alias → ``NAME`` or ``NAME:VERSION``."""
+        self.replace(aliases)
+
+    def replace(self, aliases: Mapping[str, str]) -> None:
+        """Have ``aliases`` apply in place of the earlier ones, all at once."""
         self._aliases = {alias: _parsed(target) for alias, target in aliases.items()}
 
     @property

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import Cancelling
 
 from flows.runner.service import PrefectService
@@ -19,7 +22,8 @@ from flows.runner.worker import SLOTS
 from modelium.errors import Unavailable
 from modelium.models import Report
 from modelium.ports import Steps
-from tests.flows.conftest import Scenes, ask_for, ended, eventually, living, until
+from modelium.stages.sweeps import Schedule
+from tests.flows.conftest import PATIENCE_S, Scenes, ask_for, ended, eventually, living, until
 
 pytestmark = pytest.mark.real
 
@@ -157,18 +161,44 @@ async def test_sweeps_are_scheduled_every_minute_and_nothing_else_is(
     assert intervals == {"monitor": [60.0], "evict": [60.0]}
 
 
-async def test_a_schedule_that_an_operator_paused_stays_paused(
+async def test_the_schedule_of_evict_is_the_operators_and_is_followed(
     api_url: str, scenes: Scenes, client: PrefectClient, tmp_path: Path
 ) -> None:
-    async with living(api_url, scenes, tmp_path):
+    heard: asyncio.Queue[Schedule | None] = asyncio.Queue()
+
+    async def told(holds: Callable[[Schedule | None], bool]) -> Schedule | None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds(schedule := await heard.get()):
+                continue
+        return schedule
+
+    async with living(api_url, scenes, tmp_path, follow=heard.put_nowait):
+        await told(lambda schedule: schedule == Schedule(interval_s=60.0))
         deployment = await client.read_deployment_by_name("evict/evict")
         (schedule,) = deployment.schedules
-        await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
-    async with living(api_url, scenes, tmp_path):
-        deployment = await client.read_deployment_by_name("evict/evict")
-        (schedule,) = deployment.schedules
-        assert not schedule.active
+        paused_at = time.time()
+        await client.update_deployment_schedule(
+            deployment.id,
+            schedule.id,
+            active=False,
+            schedule=IntervalSchedule(interval=timedelta(seconds=900)),
+        )
+        known = await told(lambda schedule: bool(schedule and schedule.paused_since))
+        assert known is not None and known.paused_since is not None
+        assert abs(known.paused_since - paused_at) < PATIENCE_S
+    async with living(api_url, scenes, tmp_path, follow=heard.put_nowait):
+        assert await told(lambda schedule: schedule is not None) == known, "a restart changes it"
         await client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+        await told(lambda schedule: schedule == Schedule(interval_s=900.0))
+        await client.pause_deployment(deployment.id)
+        await told(lambda schedule: bool(schedule and schedule.paused_since))
+        await client.resume_deployment(deployment.id)
+        await client.update_deployment_schedule(
+            deployment.id,
+            schedule.id,
+            schedule=IntervalSchedule(interval=timedelta(seconds=60)),
+        )
+        await told(lambda schedule: schedule == Schedule(interval_s=60.0))
 
 
 async def test_leaving_cancels_what_prefect_runs_here(

@@ -102,7 +102,7 @@ def test_a_number_for_a_secret_is_not_repeated() -> None:
 def test_fields_that_do_not_agree_are_all_named() -> None:
     lines = wrong(
         "gateway: {host: 0.0.0.0, port: 4200}\n"
-        "orchestration: {incoming_directory: /models/repository/in, "
+        "orchestration: {model_repository: /m/r, incoming_directory: /m/r/in, "
         "rejected_directory: /r}\n"
     )
 

@@ -16,10 +16,12 @@ from modelium.models import Fleet, Plan, Traffic, Trigger
 from modelium.models.advice import Advice
 from modelium.policy import Policy
 from modelium.ports import Question
-from modelium.stages.evict import SWEEP_AGE, evict
+from modelium.stages.evict import evict
 from modelium.stages.monitor import monitor
 from modelium.stages.snapshot import snapshot
+from modelium.stages.sweeps import Schedule, Sweeps
 from modelium.traffic.request_log import LoggedRequest
+from tests.fakes.devices import CPU
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 
@@ -73,6 +75,13 @@ async def running(world: World) -> AsyncIterator[None]:
         await task
 
 
+def scheduled(world: World, schedule: Schedule) -> None:
+    """Have Prefect's schedule decide on idle models."""
+    sweeps = Sweeps(scheduled=True, now=world.clock.monotonic())
+    sweeps.follow(schedule)
+    world.services = replace(world.services, sweeps=sweeps)
+
+
 def interval(world: World) -> float:
     return world.services.config.orchestration.metrics.collection_interval_seconds
 
@@ -94,31 +103,60 @@ async def test_a_stale_plan_is_made_again(world: World, brain: CountingBrain) ->
     assert brain.asked == [Trigger.SWEEP]
 
 
-async def test_a_scheduled_sweep_is_recorded_without_planning(
+async def test_idle_models_are_left_to_the_schedule_while_prefect_answers(
     world: World, brain: CountingBrain
 ) -> None:
+    scheduled(world, Schedule(interval_s=1e6))
     await loop_of(world).tick()
+    assert brain.asked == [Trigger.UPKEEP]
+    assert world.store.model("tiny").state == "ready"
     report = await evict(world.services)
-    assert brain.asked == [Trigger.SWEEP]
-    assert report.stage == "evict"
-    assert report.decision == world.store.decisions.newest(model="tiny")[0].id
-
-
-async def test_a_sweep_is_decided_where_the_loop_does_not_run(
-    world: World, brain: CountingBrain
-) -> None:
-    await evict(world.services)
+    assert (report.stage, report.outcome) == ("evict", "planned")
     assert await world.settled("tiny", "unloaded") == "unloaded"
-    assert brain.asked == [Trigger.SWEEP]
+    assert brain.asked == [Trigger.UPKEEP, Trigger.SWEEP]
 
 
-async def test_a_sweep_is_decided_where_the_loop_has_stopped(
+async def test_a_paused_schedule_stops_idle_evictions_until_it_is_resumed(
     world: World, brain: CountingBrain
 ) -> None:
+    scheduled(world, Schedule(paused_since=1000.0))
+    loop = loop_of(world)
+    await loop.tick()
+    world.clock.advance(1e5)
+    await loop.tick()
+    assert world.store.model("tiny").state == "ready"
+    assert world.store.rules.idle_pause() == 1000.0
+    assert (await world.event("idle.paused")).detail == {"since": 1000.0}
+    world.services.sweeps.follow(Schedule(interval_s=60.0))
+    world.clock.advance(300.0)
+    await loop.tick()
+    assert await world.settled("tiny", "unloaded") == "unloaded"
+    assert world.store.rules.idle_pause() is None
+    await world.event("idle.resumed")
+
+
+async def test_a_pause_does_not_stop_evictions_for_memory_pressure(
+    world: World, brain: CountingBrain
+) -> None:
+    scheduled(world, Schedule(paused_since=1000.0))
     await loop_of(world).tick()
-    world.clock.advance(SWEEP_AGE * interval(world) + 1)
-    await evict(world.services)
-    assert brain.asked == [Trigger.SWEEP, Trigger.SWEEP]
+    assert world.store.model("tiny").state == "ready"
+    world.devices.devices = (CPU.model_copy(update={"free_bytes": 0}),)
+    world.store.history.record_memory({("tiny", CPU.id): 5}, {})
+    await loop_of(world).tick()
+    assert await world.settled("tiny", "unloaded") == "unloaded"
+    assert "max_gpu_memory_utilization" in world.store.model("tiny").reason
+
+
+async def test_a_review_unloads_no_idle_model_while_it_is_paused(
+    world: World, brain: CountingBrain
+) -> None:
+    scheduled(world, Schedule(paused_since=1000.0))
+    await world.launcher.decide(trigger=Trigger.REVIEW)
+    assert world.store.model("tiny").state == "ready"
+    world.services.sweeps.follow(Schedule(interval_s=60.0))
+    await world.launcher.decide(trigger=Trigger.REVIEW)
+    assert await world.settled("tiny", "unloaded") == "unloaded"
 
 
 async def test_a_disabled_orchestration_plans_nothing(world: World, brain: CountingBrain) -> None:

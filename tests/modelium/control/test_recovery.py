@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from modelium.control.recovery import recover
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Load, Plan, RuntimeName, Traffic, Trigger, Unload
 from modelium.stages.monitor import SETTLE_S
+from modelium.stages.sweeps import Sweeps
 from modelium.store import Store
 from tests.fakes.devices import CPU
-from tests.fakes.runtime import upstream
+from tests.fakes.runtime import routed, upstream
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
@@ -24,6 +26,13 @@ async def before(world: World) -> None:
     await world.launcher.evict(models=["tiny"])
     world.runtime.unloads.clear()
     world.ran.clear()
+
+
+async def test_a_pause_of_idle_evictions_outlives_a_restart(world: World) -> None:
+    world.services = replace(world.services, sweeps=Sweeps(scheduled=True))
+    world.store.rules.set_idle_pause(1000.0)
+    await recover(world.services)
+    assert world.services.sweeps.paused_since == 1000.0
 
 
 def accepted(store: Store, action: Load | Unload) -> None:
@@ -102,7 +111,7 @@ async def test_a_ready_model_is_adopted_and_routed(world: World) -> None:
     world.runtime.held["tiny"] = upstream("tiny")
     await recover(world.services)
     assert world.runtime.handles == {"tiny": {"name": "of-before"}}
-    assert _address(world) == upstream("tiny").base_url
+    assert world.services.switchboard.upstream("tiny") == routed("tiny")
     assert world.store.model("tiny").state is ModelState.READY
     assert world.runtime.unloads == []
     assert await world.request() == "tiny"
@@ -113,7 +122,7 @@ async def test_a_ready_model_that_moved_is_routed_to_where_it_is(world: World) -
     ready(world.store)
     world.runtime.held["tiny"] = upstream("tiny", port=10)
     await recover(world.services)
-    assert _address(world) == upstream("tiny", port=10).base_url
+    assert world.services.switchboard.upstream("tiny") == routed("tiny", port=10)
 
 
 async def test_a_ready_model_that_is_gone_is_queued(world: World) -> None:
@@ -234,8 +243,3 @@ async def test_a_drop_that_was_left_in_staging_returns_to_the_drop_zone(world: W
     assert not (world.incoming / "tiny").exists()
     await recover(world.services)
     assert (world.incoming / "tiny" / "model.onnx").exists()
-
-
-def _address(world: World) -> str | None:
-    routed = world.services.switchboard.upstream("tiny")
-    return routed.base_url if routed else None

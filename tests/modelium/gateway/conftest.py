@@ -14,6 +14,7 @@ import pytest
 
 from modelium import config
 from modelium.clock import SystemClock
+from modelium.control.reload import Reloaded
 from modelium.errors import InputError, ModeliumError, UnknownModel
 from modelium.gateway import Gateway
 from modelium.metrics import Metrics
@@ -55,6 +56,8 @@ class MemoryOperations:
     dropped: list[Drop] = field(default_factory=list)
     issued: dict[str, ApiKey] = field(default_factory=dict)
     decided: list[Decision] = field(default_factory=list)
+    reloaded: Reloaded = field(default_factory=Reloaded)
+    noticed: list[str] = field(default_factory=list)
     failure: ModeliumError | None = None
     """Raised by whatever is asked next."""
 
@@ -149,6 +152,13 @@ class MemoryOperations:
 
     async def events(self, *, limit: int, after: int) -> Sequence[Event]:
         return [e for e in reversed(self.happened) if e.id > after][:limit]
+
+    async def reload(self) -> Reloaded:
+        self._check()
+        return self.reloaded
+
+    def notices(self) -> list[str]:
+        return self.noticed
 
     async def status(self) -> dict[str, Any]:
         return {"enabled": True}

@@ -10,7 +10,7 @@ import pytest
 from modelium.analysis.readers.laid import CONFIG, Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
-from modelium.intake.repository import REASON, ModelRepository, model_name
+from modelium.intake.repository import REASON, ModelRepository, model_name, version_of
 from tests.modelium.analysis.files import llama_folder
 
 UNSAFE = DropRejected("it holds pickles", reason="pickle", approvable=True)
@@ -127,14 +127,27 @@ def test_versions_are_published_beside_each_other(repository: ModelRepository) -
     assert list(repository.staging.iterdir()) == []
 
 
-def test_version_that_was_never_registered_is_kept_as_rejected(repository: ModelRepository) -> None:
-    left = llama_folder(repository.path("m", 1), vocab_size=512)
-    drop = llama_folder(repository.incoming / "m")
-    repository.publish(repository.stage(drop, name=None), version=1)
-    assert json.loads((left / "config.json").read_text())["vocab_size"] == 256
-    folder, reason = repository.find_rejected("m")
-    assert reason["reason"] == "unregistered"
-    assert json.loads((folder / "m" / "config.json").read_text())["vocab_size"] == 512
+def test_the_next_version_is_one_whose_path_is_free(repository: ModelRepository) -> None:
+    llama_folder(repository.path("m", 1))
+    llama_folder(repository.path("m", 2))
+    assert repository.free_version("m", 1) == 3
+    assert repository.free_version("m", 4) == 4
+
+
+@pytest.mark.parametrize(
+    ("entry", "means"),
+    [
+        ("m", ("m", 1)),
+        ("m.v1@12", ("m.v1", 12)),
+        ("m@", None),
+        ("m@x", None),
+        ("m@1@2", None),
+        ("a b", None),
+        ("-m", None),
+    ],
+)
+def test_name_and_version_of_an_entry(entry: str, means: tuple[str, int] | None) -> None:
+    assert version_of(Path("/r") / entry) == means
 
 
 def test_discarded_drop_leaves_nothing_in_staging(

@@ -11,7 +11,7 @@ import pytest
 
 from modelium.config import Config
 from modelium.models import Priority, Report
-from modelium.stages.ingest import standing
+from modelium.stages.standing import standing
 from tests.fakes.clock import START
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
@@ -180,21 +180,26 @@ def entry(**fields: object) -> Config:
 
 
 def test_the_configured_team_wins_over_the_drops() -> None:
-    own = standing(entry(team="prod"), "known", team="research", priority_ceiling=None)
+    own = standing(entry(team="prod"), "known", {"team": "research", "priority_ceiling": None})
     assert (own.team, own.priority) == ("prod", Priority.MEDIUM)
 
 
 def test_the_drops_team_counts_where_none_is_configured() -> None:
-    own = standing(entry(), "known", team="prod", priority_ceiling=None)
+    own = standing(entry(), "known", {"team": "prod", "priority_ceiling": None})
     assert (own.team, own.priority) == ("prod", Priority.MEDIUM)
-    assert standing(entry(), "other", team=None, priority_ceiling=None).priority is Priority.LOW
+    assert (
+        standing(entry(), "other", {"team": None, "priority_ceiling": None}).priority
+        is Priority.LOW
+    )
 
 
 def test_the_priority_never_exceeds_the_ceiling() -> None:
-    own = standing(entry(), "other", team="prod", priority_ceiling="low")
+    own = standing(entry(), "other", {"team": "prod", "priority_ceiling": "low"})
     assert (own.priority, own.ceiling) == (Priority.LOW, Priority.LOW)
 
 
 def test_the_configured_ceiling_wins_over_the_drops() -> None:
-    own = standing(entry(priority_ceiling="medium"), "known", team=None, priority_ceiling="high")
+    own = standing(
+        entry(priority_ceiling="medium"), "known", {"team": None, "priority_ceiling": "high"}
+    )
     assert own.ceiling is Priority.MEDIUM

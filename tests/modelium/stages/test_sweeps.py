@@ -1,27 +1,73 @@
-"""The loop's last sweep is remembered for as long as it is recent."""
+"""Idle models are swept by Prefect's schedule, or by the loop where there is none."""
 
 from __future__ import annotations
 
-from modelium.models import Report
-from modelium.stages.sweeps import Sweep, Sweeps
+import pytest
 
-REPORT = Report(stage="decide", outcome="nothing")
+from modelium.models import Trigger
+from modelium.stages.sweeps import DEFAULT_PACE_S, SLACK_S, Schedule, Sweeps
 
-
-def test_there_is_no_sweep_at_first() -> None:
-    assert Sweeps().since(0.0) is None
+SWEEP, UPKEEP = Trigger.SWEEP, Trigger.UPKEEP
 
 
-def test_a_sweep_counts_from_its_instant_on() -> None:
+def following(schedule: Schedule) -> Sweeps:
+    sweeps = Sweeps(scheduled=True)
+    sweeps.follow(schedule)
+    return sweeps
+
+
+def test_without_prefect_every_tick_sweeps() -> None:
     sweeps = Sweeps()
-    sweeps.note(Sweep(at=10.0, report=REPORT))
-    assert sweeps.since(10.0) is REPORT
-    assert sweeps.since(10.1) is None
+    sweeps.pause(5.0)
+    sweeps.note(100.0)
+    assert sweeps.trigger(100.0) is SWEEP
+    assert sweeps.paused_since is None
 
 
-def test_only_the_last_sweep_is_remembered() -> None:
-    sweeps = Sweeps()
-    sweeps.note(Sweep(at=10.0, report=REPORT))
-    later = Report(stage="decide", outcome="planned")
-    sweeps.note(Sweep(at=20.0, report=later))
-    assert sweeps.since(5.0) is later
+def test_prefects_runs_sweep_while_it_answers() -> None:
+    sweeps = following(Schedule(interval_s=60.0))
+    assert sweeps.trigger(60.0) is UPKEEP
+    assert sweeps.trigger(120.0 + SLACK_S - 1) is UPKEEP
+
+
+def test_the_loop_sweeps_where_prefects_runs_do_not_arrive() -> None:
+    sweeps = following(Schedule(interval_s=60.0))
+    assert sweeps.trigger(120.0 + SLACK_S) is SWEEP
+    sweeps.note(120.0 + SLACK_S)
+    assert sweeps.trigger(120.0 + SLACK_S + 1) is UPKEEP
+
+
+def test_a_schedule_that_is_no_interval_is_never_late() -> None:
+    assert following(Schedule()).trigger(1e9) is UPKEEP
+
+
+@pytest.mark.parametrize(("interval_s", "pace_s"), [(900.0, 900.0), (None, DEFAULT_PACE_S)])
+def test_the_loop_keeps_the_pace_while_prefect_is_away(
+    interval_s: float | None, pace_s: float
+) -> None:
+    sweeps = following(Schedule(interval_s=interval_s))
+    sweeps.follow(None)
+    assert sweeps.trigger(pace_s - 1) is UPKEEP
+    assert sweeps.trigger(pace_s) is SWEEP
+
+
+def test_a_pause_holds_until_it_is_resumed_even_while_prefect_is_away() -> None:
+    sweeps = following(Schedule(paused_since=1000.0))
+    assert sweeps.trigger(1e9) is UPKEEP
+    sweeps.follow(None)
+    assert sweeps.trigger(1e9) is UPKEEP
+    sweeps.follow(Schedule(interval_s=60.0))
+    assert sweeps.paused_since is None
+    assert sweeps.trigger(1e9) is SWEEP
+
+
+def test_a_pause_began_when_it_was_first_seen() -> None:
+    sweeps = following(Schedule(paused_since=1000.0))
+    sweeps.follow(Schedule(paused_since=1500.0))
+    assert sweeps.paused_since == 1000.0
+
+
+def test_a_restart_takes_up_the_pause_that_was_stored() -> None:
+    sweeps = Sweeps(scheduled=True)
+    sweeps.pause(1000.0)
+    assert sweeps.trigger(1e9) is UPKEEP

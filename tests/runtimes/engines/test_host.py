@@ -259,7 +259,7 @@ async def test_an_unload_ends_when_the_gpu_memory_is_back(
     )
     assert inventory.snapshot()[0].free_bytes == 60 * GIB
     (running,) = await driver.discover({})
-    held = {process.pid for process in inventory.snapshot()[0].processes}
+    held = {process.pid for process in inventory.snapshot()[0].processes or ()}
     assert held <= set(running.pids)
     await driver.unload("m", handle=loaded.handle, grace_s=5)
     assert inventory.snapshot()[0].free_bytes == 80 * GIB

@@ -68,11 +68,11 @@ def test_allowed_arguments_are_passed_on() -> None:
 def test_less_memory_means_fewer_sequences_and_then_a_shorter_context() -> None:
     made = engine()
     asked = request(Path("/m"), settings=LoadSettings(max_model_len=1500, max_num_seqs=2))
-    fewer = made.smaller(asked)
+    fewer = made.smaller(asked, [])
     assert fewer and fewer.settings.max_num_seqs == 1
-    shorter = made.smaller(fewer)
+    shorter = made.smaller(fewer, [])
     assert shorter and shorter.settings.max_model_len == 1024
-    assert made.smaller(shorter) is None
+    assert made.smaller(shorter, []) is None
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ async def test_host_that_is_not_this_machine_is_refused_without_a_token(
     ("method", "path"),
     [
         ("POST", "/api/v1/models/m/unload"),
+        ("POST", "/api/v1/reload"),
         ("GET", "/api/v1/models"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/hooks/ingest"),

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from modelium.control.reload import Reloaded
+from modelium.errors import ConfigError
 from modelium.models import (
     GIB,
     Decision,
@@ -168,3 +170,17 @@ async def test_operators_import_any_absolute_path(setup: Setup) -> None:
         "team": "prod",
         "priority_ceiling": "low",
     }
+
+
+async def test_reload_reports_what_changed_and_what_needs_a_restart(setup: Setup) -> None:
+    setup.operations.reloaded = Reloaded(changed=("a: 1 → 2",), restart=("b needs a restart",))
+    answer = await setup.http.post("/api/v1/reload")
+    assert answer.json() == {
+        "changed": ["a: 1 → 2"],
+        "restart": ["b needs a restart"],
+        "models": [],
+    }
+    setup.operations.failure = ConfigError("m.yaml:1: not YAML")
+    refused = await setup.http.post("/api/v1/reload")
+    assert refused.status_code == 400
+    assert "not YAML" in refused.text

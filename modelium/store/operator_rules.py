@@ -1,0 +1,93 @@
+"""What the operator has switched and declared. Every method is one transaction and blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from modelium.store import queries, schema
+from modelium.store.upsert import put
+
+IDLE_PAUSE = "idle_paused_since"
+"""Key in ``meta`` of when idle evictions were paused, in epoch seconds; 0: they are not."""
+
+Columns = Mapping[str, Any]
+"""``team``, ``priority``, ``priority_ceiling`` and ``pinned`` of one model."""
+
+
+class OperatorRules:
+    """The operator's switches, and what the configuration last said of each model."""
+
+    def __init__(self, *, engine: Engine) -> None:
+        """Read and write with ``engine``."""
+        self._engine = engine
+
+    def idle_pause(self) -> float | None:
+        """Return since when idle evictions are paused (epoch seconds); ``None``: they are not."""
+        query = sa.select(schema.meta.c.value).where(schema.meta.c.key == IDLE_PAUSE)
+        with self._engine.connect() as tx:
+            return tx.scalar(query) or None
+
+    def set_idle_pause(self, since: float | None) -> None:
+        """Store since when idle evictions are paused; ``None``: they are not."""
+        with self._engine.begin() as tx:
+            put(tx, schema.meta, [{"key": IDLE_PAUSE, "value": int(since or 0)}])
+
+    def note_standing(self, model: str, *, asked: Columns, declared: Columns) -> None:
+        """Store what came with a drop, and what it and the configuration made of it."""
+        row = {"model": model, "asked": dict(asked), "declared": dict(declared)}
+        with self._engine.begin() as tx:
+            put(tx, schema.standings, [row])
+
+    def asked(self) -> dict[str, Columns]:
+        """Return what came with the last drop of each registered model; empty where unknown."""
+        m, s = schema.models, schema.standings
+        query = sa.select(m.c.name, s.c.asked).outerjoin(s, s.c.model == m.c.name)
+        with self._engine.connect() as tx:
+            found = tx.execute(query.where(m.c.twin_of.is_(None)))
+            return {row.name: row.asked or {} for row in found}
+
+    def apply_standings(
+        self, wanted: Mapping[str, Columns], *, named: Mapping[str, frozenset[str]]
+    ) -> list[str]:
+        """Give models what is ``wanted`` where that is not what it was before.
+
+        Every plan that was made before is stale afterwards: the rules may have changed.
+
+        Args:
+            wanted: by model.
+            named: the fields that the configuration names, by model: of a model of which nothing
+                is stored, only these are given.
+
+        Returns:
+            The models that changed.
+        """
+        changed = []
+        with queries.change(self._engine) as tx:
+            stored = {row.model: row for row in tx.execute(sa.select(schema.standings))}
+            for model, columns in wanted.items():
+                known = stored.get(model)
+                if known is not None and known.declared == columns:
+                    continue
+                fresh = {
+                    name: value
+                    for name, value in columns.items()
+                    if (
+                        name in named.get(model, ())
+                        if known is None
+                        else known.declared.get(name) != value
+                    )
+                }
+                row = {
+                    "model": model,
+                    "asked": known.asked if known is not None else {},
+                    "declared": dict(columns),
+                }
+                put(tx, schema.standings, [row])
+                if fresh:
+                    tx.execute(queries.update_model(model).values(**fresh))
+                    changed.append(model)
+        return sorted(changed)

@@ -28,7 +28,7 @@ from runtimes.loading.settings import complete
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
 from runtimes.process.gpu_release import wait_for_release
-from runtimes.triton.entry import Repository, model_of
+from runtimes.triton.entry import Repository
 from runtimes.triton.model_control import NOT_LISTED, UNLOAD_S, ModelControl
 from runtimes.triton.repository import SeparateRepository
 from runtimes.triton.server import TritonServer
@@ -84,8 +84,7 @@ class TritonDriver:
         self._device_locks = device_locks or DeviceLocks()
         self._loads = SingleFlight()
         self._model_locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._loaded: dict[str, str] = {}
-        """Name in Triton → model, of what is loaded."""
+        self._loaded: set[str] = set()
 
     async def __aenter__(self) -> TritonDriver:
         """Start a server of Modelium's own; `status` reports one that does not start."""
@@ -123,14 +122,11 @@ class TritonDriver:
         """
         await self._loads.cancel(model)
         async with self._model_locks[model]:
-            names = await self._names(model, handle)
             if not await self._server.answers() and self._server.command is not None:
-                for name in names:
-                    await asyncio.to_thread(self._repository.remove, name)
+                await asyncio.to_thread(self._repository.remove, model)
                 return  # the model ended with our server
-            for name in names:
-                await self._control.unload(name, within_s=grace_s + UNLOAD_S)
-                self._loaded.pop(name, None)
+            await self._control.unload(model, within_s=grace_s + UNLOAD_S)
+            self._loaded.discard(model)
             gpus = [device for device in handle.get("devices", ()) if not device.endswith("/cpu")]
             if gpus:
                 await wait_for_release(self._devices, gpus, (), self._clock)
@@ -176,20 +172,16 @@ class TritonDriver:
             if self._server.command is None:
                 raise
             return []
-        found: dict[str, Running] = {}
-        for name, (state, reason) in states.items():
+        found = []
+        for model, (state, reason) in sorted(states.items()):
             if not state:  # a folder that Triton was never asked to load
                 continue
-            model = model_of(name)
-            handle = handles.get(model, {})
-            version = await asyncio.to_thread(self._repository.version, name)
-            known = model in handles and name == _name(model, handle)
-            if version is None and not known:
-                continue
-            running = self._running(name, state, reason, handle)
-            if running and (model not in found or name == _name(model, handle)):
-                found[model] = running
-        return [found[model] for model in sorted(found)]
+            version = await asyncio.to_thread(self._repository.version, model)
+            if model in handles or version is not None:
+                running = self._running(model, state, reason, handles.get(model, {}), version)
+                if running:
+                    found.append(running)
+        return found
 
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`; each load resets the counters."""
@@ -199,12 +191,11 @@ class TritonDriver:
             return {}
         found: dict[str, EngineStats] = {}
         for entry in answer.model_stats:
-            model = self._loaded.get(entry.name)
-            if model is None:
+            if entry.name not in self._loaded:
                 continue
-            total = found.get(model, EngineStats())
+            total = found.get(entry.name, EngineStats())
             last = entry.last_inference / 1000 or None
-            found[model] = replace(
+            found[entry.name] = replace(
                 total,
                 completed=total.completed + entry.inference_stats.success.count,
                 failed=total.failed + entry.inference_stats.fail.count,
@@ -219,24 +210,19 @@ class TritonDriver:
         async with self._model_locks[model]:
             progress("starting", None)
             await self._server.ensure_running()
-            name = self._repository.name(request)
-            state, _reason = (await self._control.states()).get(name, NOT_LISTED)
-            loaded = Loaded(upstream=self._upstream(name), handle=self._handle(request, name))
-            if state == "READY" and self._repository.version(name) == request.version:
-                self._loaded[name] = model
+            state, _reason = (await self._control.states()).get(model, NOT_LISTED)
+            loaded = Loaded(upstream=self._upstream(model), handle=self._handle(request))
+            if state == "READY" and self._repository.version(model) == request.version:
+                self._loaded.add(model)
                 return loaded
-            if name in self._control.stuck or state == "LOADING":
-                self._control.stuck.add(name)
+            if model in self._control.stuck or state == "LOADING":
+                self._control.stuck.add(model)
                 raise LoadFailed(
                     f"{model} is stuck in Triton's LOADING state: restart the Triton server",
                     kind=FailureKind.STUCK,
                 )
             if state == "UNLOADING":  # loading now would hold both copies
-                await self._control.wait_until_unloaded(name)
-            for other in await self._names(model, {"entry": name}):
-                if other != name:  # another version of the model
-                    await self._control.unload(other, within_s=UNLOAD_S)
-                    self._loaded.pop(other, None)
+                await self._control.wait_until_unloaded(model)
             settings = complete(request.settings, self._config.default_settings)
             request = replace(request, settings=settings)
             entry = await asyncio.to_thread(self._repository.add, self._numbered(request))
@@ -245,9 +231,9 @@ class TritonDriver:
                 try:
                     await self._control.load(entry, deadline_s=request.deadline_s)
                 except BaseException:
-                    self._loaded.pop(name, None)  # an earlier version of it is gone, too
+                    self._loaded.discard(model)  # an earlier version of it is gone, too
                     raise
-            self._loaded[name] = model
+            self._loaded.add(model)
             return loaded
 
     def _numbered(self, request: LoadRequest) -> LoadRequest:
@@ -260,61 +246,50 @@ class TritonDriver:
         )
         return replace(request, devices=devices)
 
-    async def _names(self, model: str, handle: Mapping[str, Any]) -> list[str]:
-        """Return what Triton may have of ``model``: what ``handle`` names, and other versions."""
-        names = {_name(model, handle)}
-        with contextlib.suppress(Unavailable):
-            for name, (state, _reason) in (await self._control.states()).items():
-                if state and model_of(name) == model and self._repository.version(name) is not None:
-                    names.add(name)
-        return sorted(names)
-
     def _running(
-        self, name: str, state: str, reason: str, handle: Mapping[str, Any]
+        self,
+        model: str,
+        state: str,
+        reason: str,
+        handle: Mapping[str, Any],
+        version: int | None,
     ) -> Running | None:
         reported: Literal["ready", "loading", "unhealthy"]
-        model = model_of(name)
         if state == "READY":
-            self._loaded[name] = model
+            self._loaded.add(model)
             reported = "ready"
         elif state == "LOADING" and model in self._loads:
             reported = "loading"
         elif state == "LOADING":
-            self._control.stuck.add(name)
+            self._control.stuck.add(model)
             reported, reason = "unhealthy", "stuck in LOADING: restart the Triton server"
         else:
             return None
         return Running(
             model=model,
             state=reported,
-            upstream=self._upstream(name),
-            handle=dict(handle) or {"version": self._repository.version(name), "entry": name},
-            pids=self._server.pids_of(name),
+            upstream=self._upstream(model),
+            handle=dict(handle) or {"version": version},
+            pids=self._server.pids_of(model),
             detail=reason,
         )
 
-    def _resident_bytes(self, name: str) -> int | None:
-        pids = self._server.pids_of(name)
+    def _resident_bytes(self, model: str) -> int | None:
+        pids = self._server.pids_of(model)
         return proc.resident_bytes(pids) if pids else None
 
-    def _handle(self, request: LoadRequest, name: str) -> dict[str, Any]:
+    def _handle(self, request: LoadRequest) -> dict[str, Any]:
         return {
             "runtime": self.name.value,
             "version": request.version,
-            "entry": name,
             "endpoint": self._config.endpoint,
             "devices": [device.id for device in request.devices],
         }
 
-    def _upstream(self, name: str) -> Upstream:
+    def _upstream(self, model: str) -> Upstream:
         return Upstream(
             host=self._server.host,
             port=self._server.port,
-            served_name=name,
+            served_name=model,
             apis=TRITON.apis,
         )
-
-
-def _name(model: str, handle: Mapping[str, Any]) -> str:
-    """Return the name that Triton has for ``model``, loaded with ``handle``."""
-    return str(handle.get("entry") or model)

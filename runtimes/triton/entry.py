@@ -35,9 +35,6 @@ class Repository(Protocol):
 
     root: Path
 
-    def name(self, request: LoadRequest) -> str:
-        """Return the name that Triton has for ``request``'s model."""
-
     def add(self, request: LoadRequest) -> Entry:
         """Make the entry of ``request``'s model, replacing an earlier one.
 
@@ -54,11 +51,6 @@ class Repository(Protocol):
 
     def version(self, name: str) -> int | None:
         """Return the model's version in the entry ``name``; None if it is not Modelium's."""
-
-
-def model_of(name: str) -> str:
-    """Return the model that Triton has as ``name``: later versions are called ``MODEL@VERSION``."""
-    return name.partition("@")[0]
 
 
 def source_of(request: LoadRequest) -> Path:

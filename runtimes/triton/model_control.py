@@ -7,6 +7,7 @@ import asyncio
 from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, Unavailable
 from modelium.ports import Clock
 from runtimes.loading.failure_kind import Rules, classify
+from runtimes.triton import tensorrt
 from runtimes.triton.entry import Entry, Repository
 from runtimes.triton.server import TritonServer
 
@@ -22,6 +23,7 @@ FAILURES: Rules = (
         r"unable to find backend|unable to find '.*' for model|backend .* (?:is )?not|"
         r"unexpected platform|must specify .*(?:backend|platform)",
     ),
+    (FailureKind.BAD_SETTINGS, r"not allowed if polling is enabled"),
     (FailureKind.ENVIRONMENT, r"stub process|ModuleNotFoundError|shared library"),
     (
         FailureKind.BAD_SETTINGS,
@@ -91,7 +93,14 @@ class ModelControl:
         except LoadFailed as exc:
             # The reason for a failed poll is in the log alone.
             excerpt = self._server.log_excerpt() if "failed to poll" in str(exc) else ""
+            refused = tensorrt.refusal(str(exc), self._server.log_lines())
             await self._abort(model)
+            if refused:
+                raise LoadFailed(
+                    f"Triton could not load {model}: {refused}", kind=FailureKind.BAD_FILES
+                ) from exc
+            if "polling is enabled" in str(exc):
+                excerpt = "start Triton with --model-control-mode=explicit"
             raise LoadFailed(
                 f"Triton could not load {model}: {exc}" + (f" ({excerpt})" if excerpt else ""),
                 kind=classify([str(exc)], None, FAILURES),

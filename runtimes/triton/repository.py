@@ -34,10 +34,6 @@ class SeparateRepository:
         """The first load creates ``root``."""
         self.root = root
 
-    def name(self, request: LoadRequest) -> str:
-        """See `Repository.name`."""
-        return request.model
-
     def add(self, request: LoadRequest) -> Entry:
         """See `Repository.add`."""
         source = source_of(request)

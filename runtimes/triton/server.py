@@ -42,6 +42,8 @@ RESTART_GRACE_S = 10.0
 RESTART_S = 30.0
 """Between two starts of a server that does not become live."""
 POLL_S = 0.2
+LOG_LINES = 200
+"""Lines of the log in which the reason for a failed load is looked for."""
 RECONNECT = (
     # By default gRPC waits up to two minutes before it reconnects to a restarted server.
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -231,10 +233,13 @@ class TritonServer:
         members = self._supervisor.members(process)
         return tuple(pid for pid in members if entry in proc.command_line(pid))
 
+    def log_lines(self) -> list[str]:
+        """Return the last lines in the log of our server, oldest first; none of the user's."""
+        return self._supervisor.log(SERVER).tail(LOG_LINES) if self.command else []
+
     def log_excerpt(self) -> str:
         """Return the last errors and warnings in the log of our server."""
-        lines = self._supervisor.log(SERVER).tail(200) if self.command else []
-        errors = [line for line in lines if line[:1] in "EW"]
+        errors = [line for line in self.log_lines() if line[:1] in "EW"]
         return " | ".join(line[:300] for line in errors[-3:])
 
     def _process(self) -> EngineProcess | None:

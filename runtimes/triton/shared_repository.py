@@ -33,13 +33,15 @@ class SharedRepository:
         """``root``: Modelium's model repository."""
         self.root = root
 
-    def name(self, request: LoadRequest) -> str:
-        """See `Repository.name`: Triton names a model after its folder."""
-        return Path(request.path).name
-
     def add(self, request: LoadRequest) -> Entry:
         """See `Repository.add`; the drop's own files are neither changed nor moved."""
         source = source_of(request)
+        if source.name != request.model:
+            raise LoadFailed(
+                f"{source} is not called {request.model}, and Triton names a model after its "
+                "folder: drop the model again",
+                kind=FailureKind.BAD_FILES,
+            )
         try:
             unlay(source)
             if request.profile.format == ModelFormat.TRITON:

@@ -59,6 +59,8 @@ class Behaviour:
     answer_s: float = 0.0
     fail_requests: bool = False
     """Whether every completion fails with a 500."""
+    not_offered: bool = False
+    """Whether requests get a 501, as llama.cpp answers for what it was not started for."""
     gpu: str | None = None
     gpu_bytes: int = 0
     """Memory that it uses on the GPU ``gpu`` of the fake NVML."""
@@ -193,6 +195,9 @@ class Engine:
         if self.behaviour.fail_requests:
             print("RuntimeError: Unsupported CPU attention configuration", flush=True)
             answer(request, 500, {"error": "internal"})
+            return
+        if self.behaviour.not_offered:
+            answer(request, 501, {"error": "This server does not support embeddings"})
             return
         answer(request, 200, {"model": self.name, "choices": [{"text": "ok"}]})
 

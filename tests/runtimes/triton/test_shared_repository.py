@@ -50,10 +50,11 @@ def test_what_triton_needs_lies_beside_the_drops_own_files(tmp_path: Path) -> No
 def test_a_later_version_is_an_entry_of_its_own(tmp_path: Path) -> None:
     later = drop(tmp_path / "m@2", model_onnx="graph")
     repository = SharedRepository(root=tmp_path)
-    asked = request(later, model="m", profile=onnx(), version=2)
-    assert repository.name(asked) == repository.add(asked).name == "m@2"
+    assert repository.add(request(later, profile=onnx(), version=2)).name == "m@2"
     assert parse((later / "config.pbtxt").read_text()).name == "m@2"
     assert (later / "2/model.onnx").exists()
+    with pytest.raises(LoadFailed, match="not called m,"):
+        repository.add(request(later, model="m", profile=onnx(), version=2))
 
 
 def test_a_drop_with_a_version_folder_lacks_the_configuration_alone(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ async def test_a_real_triton_serves_the_shared_repository(tmp_path: Path) -> Non
     drop(root / "llm", config_json="{}", model_safetensors="weights")
     model = analyze(root / "m")
     one = request(root / "m", profile=model)
-    two = request(root / "m@2", model="m", profile=model, version=2)
+    two = request(root / "m@2", profile=model, version=2)
     python = profile(ModelFormat.TRITON, architecture="python", files={"model": "1/model.py"})
     theirs = drop(root / "double", config_pbtxt=DOUBLE_CONFIG, **{"1__model_py": DOUBLE})
     before = {name: tree(root / name) for name in ("m", "m@2", "llm", "double")}
@@ -227,14 +228,15 @@ async def test_a_real_triton_serves_the_shared_repository(tmp_path: Path) -> Non
             second = await triton.load(two, progress=no_progress)
             assert second.upstream.served_name == "m@2"
             assert await infer(second, "x", [1, 2, 3, 4]) == [10.0, 10.0, 10.0]
+            await triton.unload("m", handle={}, grace_s=1)
             assert tree(root / "m") == before["m"], "the older version is no longer loaded"
 
             async with driver() as again:  # as after a restart
                 found = {running.model: running for running in await again.discover({})}
-                assert sorted(found) == ["double", "m"]
-                assert found["m"].handle == {"version": 2, "entry": "m@2"}
-                assert set(await again.stats()) == {"double", "m"}
-                for name in ("m", "double", "unknown"):
+                assert sorted(found) == ["double", "m@2"]
+                assert found["m@2"].handle == {"version": 2}
+                assert set(await again.stats()) == {"double", "m@2"}
+                for name in ("m@2", "double", "unknown"):
                     await again.unload(name, handle={}, grace_s=1)
                 assert await again.discover({}) == []
             assert {name: tree(root / name) for name in before} == before

@@ -65,6 +65,8 @@ class Trash:
         day = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at))
         entry = self.folder / f"{version.model}@{version.version}-{day}"
         with self._lock:
+            if not self.folder.exists():  # somebody has emptied it by hand
+                self.folder.mkdir(parents=True)
             if version.purge:
                 self._purge(source, self.folder / f"{DOOMED}{entry.name}")
                 return None
@@ -117,6 +119,8 @@ class Trash:
             _delete(doomed)
 
     def _folders(self) -> list[Path]:
+        if not self.folder.exists():
+            return []
         return [folder for folder in self.folder.iterdir() if folder.is_dir()]
 
 

@@ -61,7 +61,7 @@ def test_files_that_arrive_while_the_trash_is_emptied_stay(
 
     def slow(source: str, target: str) -> None:
         noted.set()
-        emptied.wait(timeout=1.0)
+        emptied.wait(timeout=0.2)
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", slow)
@@ -157,3 +157,9 @@ def test_a_note_that_does_not_fit_the_disk_leaves_the_files(
     trash.expire(before=AT - 1)
     assert not list(trash.folder.iterdir())
     assert trash.put(version) is not None
+
+
+def test_a_trash_folder_that_somebody_deleted_is_made_again(trash: Trash) -> None:
+    trash.folder.rmdir()
+    assert trash.entries() == [] and trash.expire(before=AT) == []
+    assert trash.put(removed(trash)) is not None

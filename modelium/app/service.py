@@ -29,6 +29,7 @@ from modelium.config.folders import folders, make
 from modelium.control import addresses, service_lock, teardown
 from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
+from modelium.control.drops import DropRun
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
 from modelium.control.recovery import recover
@@ -295,7 +296,10 @@ async def _background(
         clock=services.clock,
         pending=services.pending,
         on_drop=lambda path, missing: services.launcher.start(
-            services.launcher.ingest(path=str(path), missing=missing)
+            DropRun(
+                run=services.launcher.ingest(path=str(path), missing=missing),
+                again=partial(watcher.again, path.name),
+            )
         ),
     )
     tasks = [

@@ -123,4 +123,5 @@ def _newest_first(path: Path) -> tuple[str, int]:
 
 
 def _gone(models: tuple[Model, ...]) -> frozenset[str]:
-    return frozenset(model.name for model in models if not Path(model.path).exists())
+    # No error, such as a stale mount's, is raised by this one: such a folder is missing, too.
+    return frozenset(model.name for model in models if not os.path.exists(model.path))

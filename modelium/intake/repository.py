@@ -142,6 +142,12 @@ class ModelRepository:
         """Return the path of a published version; no model name contains ``@``."""
         return self.published / (name if version == 1 else f"{name}@{version}")
 
+    def give_back(self, staged: Staged) -> None:
+        """Return a staged drop that could not be published to the drop zone; delete a copy."""
+        own = self._staging_folder(staged)
+        if own.exists():
+            self._return(own)
+
     def discard(self, staged: Staged) -> None:
         """Delete a drop's staging folder with what is left in it."""
         shutil.rmtree(self._staging_folder(staged), ignore_errors=True)

@@ -78,6 +78,7 @@ class Watcher:
         self._touched: set[str] = set()
         self._lock = threading.Lock()
         self._scanned = float("-inf")
+        self._not_before: dict[str, float] = {}
         self._problem = ""
 
     async def run(self) -> None:
@@ -112,10 +113,11 @@ class Watcher:
 
     def again(self, name: str) -> None:
         """Report the drop ``name`` once more, after the rescan interval: it could not be taken."""
+        due = self._clock.monotonic() + self._config.rescan_interval_seconds
+        self._not_before[name] = due  # it may be on its way back to the drop zone
         drop = self._drops.get(name)
         if drop is not None:
-            drop.reported = False
-            drop.due = self._clock.monotonic() + self._config.rescan_interval_seconds
+            drop.reported, drop.due = False, due
 
     def touch(self, name: str) -> None:
         """Note that the entry ``name`` may have changed. May be called on any thread."""
@@ -152,6 +154,7 @@ class Watcher:
         drop = self._drops.get(name)
         if drop is None or drop.fingerprint != found:
             due = self._clock.monotonic() + self._config.quiet_period_seconds
+            due = max(due, self._not_before.pop(name, due))
             self._drops[name] = _Drop(fingerprint=found, due=due)
             self._pending.note(arriving(path, since=found.changed_at))
 

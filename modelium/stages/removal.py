@@ -124,6 +124,6 @@ async def remove_pending(services: Services) -> None:
 async def _retried(services: Services, name: str) -> Report:
     try:
         return await remove(services, model=name)
-    except ModeliumError:
+    except Exception:
         services.removing.postpone(name, services.clock.monotonic() + RETRY_S)
         raise

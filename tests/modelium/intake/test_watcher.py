@@ -362,3 +362,17 @@ async def test_a_drop_that_could_not_be_taken_is_reported_again_later(
     await zone.watcher.poll()
     assert zone.reported == [drop, drop]
     zone.watcher.again("gone")
+
+
+async def test_a_drop_that_returns_to_the_drop_zone_is_not_taken_at_once(
+    zone: Zone, clock: ManualClock
+) -> None:
+    zone.watcher.again("m")
+    drop = llama_folder(zone.folder / "m")
+    await zone.watcher.poll()
+    await clock.sleep(QUIET_S)
+    await zone.watcher.poll()
+    assert zone.reported == []
+    await clock.sleep(RESCAN_S)
+    await zone.watcher.poll()
+    assert zone.reported == [drop]

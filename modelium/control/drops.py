@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-from modelium.errors import InputError
+from modelium.errors import InputError, Unavailable
 from modelium.models import Report
 
 
@@ -30,6 +30,9 @@ class DropRun:
             return await self.run
         except InputError:
             raise
+        except OSError as exc:
+            self.again()
+            raise Unavailable(f"{exc}; the drop is kept, and tried again in a while") from exc
         except Exception:
             self.again()
             raise

@@ -67,6 +67,9 @@ def copy(source: Path, target: Path) -> None:
             shutil.copy2(source, fresh, follow_symlinks=False)
         sync_tree(fresh)
         os.rename(fresh, target)
+    except shutil.Error as exc:  # it lists all files; one says enough
+        _delete(fresh)
+        raise OSError(str(exc.args[0][0][-1])) from exc
     except OSError:
         _delete(fresh)
         raise

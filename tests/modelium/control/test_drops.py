@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelium.control.drops import DropRun
-from modelium.errors import InputError, Unavailable
+from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Report
 
 
@@ -23,6 +23,6 @@ async def failing(error: Exception) -> Report:
 )
 async def test_what_is_not_the_drops_fault_is_tried_again(error: Exception, again: bool) -> None:
     asked: list[bool] = []
-    with pytest.raises(type(error)):
+    with pytest.raises(ModeliumError, match=str(error.args[-1])):
         await DropRun(run=failing(error), again=lambda: asked.append(True))
     assert bool(asked) is again

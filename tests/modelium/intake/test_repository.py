@@ -332,7 +332,7 @@ def test_a_disk_that_is_full_leaves_the_drop_and_no_half_copy(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space"):
         repository.stage(drop, name=None)
     assert files(drop) == LLAMA_FILES
     assert not list(repository.staging.iterdir())

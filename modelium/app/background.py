@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
+from modelium.control.drops import DropRun
 from modelium.control.loop import Loop
 from modelium.control.reload import Reloader
 from modelium.intake.watcher import Watcher
@@ -28,7 +30,10 @@ async def background(
         clock=services.clock,
         pending=services.pending,
         on_drop=lambda path, missing: services.launcher.start(
-            services.launcher.ingest(path=str(path), missing=missing)
+            DropRun(
+                run=services.launcher.ingest(path=str(path), missing=missing),
+                again=partial(watcher.again, path.name),
+            )
         ),
     )
     tasks = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def configure(state: Path, *, level: str) -> Path:
     file = state / FILE
     make("orchestration.state_directory", state)
     try:
-        whole = RotatingFileHandler(
+        whole = _LogFile(
             file, maxBytes=LIMIT_BYTES, backupCount=KEPT, encoding="utf-8", errors="replace"
         )
     except OSError as exc:
@@ -100,6 +101,34 @@ def _writes_to_console(handler: logging.Handler) -> bool:
         getattr(handler, "console", None), "file", None
     )
     return stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+
+
+class _LogFile(RotatingFileHandler):
+    """A file that loses lines while its disk is full or away, says so once, and goes on after."""
+
+    _failed = _told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write ``record``; raises nothing."""
+        self._failed = False
+        super().emit(record)
+        self._told = self._told and self._failed
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop what could not be written; the next line opens the file again."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._failed = True
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+        if not self._told:
+            self._told = True
+            with suppress(OSError, ValueError, AttributeError):
+                sys.stderr.write(f"warning: lines of the log are lost for now: {error}\n")
 
 
 class _Short(logging.Formatter):

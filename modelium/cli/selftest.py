@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +19,9 @@ from modelium.config.loading import load
 from modelium.control import service_lock
 from modelium.errors import InputError
 from modelium.models import RuntimeName
+
+if TYPE_CHECKING:
+    from modelium.selftest import SelfTestReport
 
 MARKS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[dim]–[/]"}
 
@@ -54,16 +59,17 @@ def selftest(
         raise InputError(f"Modelium is running on {state}; stop it with `modelium down` first")
     console = Console(stderr=as_json)
     with console.status("starting …") as status:
+        work = checks.run(
+            settings,
+            only=runtime or (),
+            say=lambda text: status.update(f"{text} …"),
+            show=lambda check: console.print(
+                f"{MARKS[check.outcome]} [bold]{check.name}[/]: {check.detail}",
+                highlight=False,
+            ),
+        )
         report = asyncio.run(
-            checks.run(
-                settings,
-                only=runtime or (),
-                say=lambda text: status.update(f"{text} …"),
-                show=lambda check: console.print(
-                    f"{MARKS[check.outcome]} [bold]{check.name}[/]: {check.detail}",
-                    highlight=False,
-                ),
-            )
+            _until_stopped(work, on_stop=lambda: status.update("ending what was started …"))
         )
     if output is not None:
         output.write_text(report.model_dump_json(indent=1) + "\n")
@@ -72,3 +78,29 @@ def selftest(
         print_json(report.model_dump(mode="json"))
     if report.failed:
         raise typer.Exit(FAILED)
+
+
+async def _until_stopped(
+    work: Coroutine[Any, Any, SelfTestReport], *, on_stop: Callable[[], None]
+) -> SelfTestReport:
+    """Do ``work``; a signal cancels it, and it ends what it started. Further ones change nothing.
+
+    Raises:
+        typer.Exit: it was stopped; the code is a shell's for the signal.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - inside a coroutine
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            on_stop()
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + received[0] if received else FAILED) from None

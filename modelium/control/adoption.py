@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from modelium.errors import ModeliumError, TransientError
+from modelium.errors import InputError, ModeliumError, PermanentError
 from modelium.intake.fingerprint import Fingerprint, fingerprint
 from modelium.intake.repository import version_of
 from modelium.lifecycle import SETTLED, ModelState
@@ -35,6 +35,7 @@ class Adoption:
         """Scan nothing yet."""
         self._services = services
         self._tried: dict[Path, Fingerprint] = {}
+        self._failed: dict[Path, str] = {}
         self._missing: frozenset[str] = frozenset()
         self._unlistable = ""
 
@@ -82,11 +83,14 @@ class Adoption:
             return
         try:
             await services.launcher.ingest(path=str(path))
-        except TransientError as exc:
-            logger.warning("%s could not be registered, and will be tried again: %s", path, exc)
-            return
-        except ModeliumError as exc:
+        except (PermanentError, InputError) as exc:
             logger.warning("%s could not be registered: %s", path, exc)
+        except Exception as exc:  # a disk's or the store's, too: the next folder may do better
+            if str(exc) != self._failed.get(path):
+                logger.warning("%s could not be registered, and will be tried again: %s", path, exc)
+            self._failed[path] = str(exc)
+            return
+        self._failed.pop(path, None)
         self._tried[path] = found
 
     async def _find_missing(self) -> None:
@@ -123,4 +127,5 @@ def _newest_first(path: Path) -> tuple[str, int]:
 
 
 def _gone(models: tuple[Model, ...]) -> frozenset[str]:
-    return frozenset(model.name for model in models if not Path(model.path).exists())
+    # No error, such as a stale mount's, is raised by this one: such a folder is missing, too.
+    return frozenset(model.name for model in models if not os.path.exists(model.path))

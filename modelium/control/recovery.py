@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import ModelState
-from modelium.models import Model, Trigger
+from modelium.models import Trigger
 from modelium.stages.monitor import monitor
 from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.settling import INTERRUPTED, settle, settle_later
 from modelium.stages.snapshot import snapshot
 from modelium.stages.standing import apply_standings
 from modelium.stages.switching import conclude
@@ -19,7 +22,7 @@ from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
+WHY = "interrupted by a restart"
 
 
 async def recover(services: Services) -> None:
@@ -32,7 +35,7 @@ async def recover(services: Services) -> None:
     services.switchboard.know(await services.store.versions())
     for model in models:
         if model.state in INTERRUPTED:
-            await _settle(services, model)
+            await _settle(services, model.name)
         elif model.removal is not None or model.twin_of is not None:
             continue  # goes on below
         elif model.state is ModelState.READY and model.deployment:
@@ -45,36 +48,42 @@ async def recover(services: Services) -> None:
             )
     await conclude(services, await snapshot(services), at_start=True)
     await remove_pending(services)
-    await tidy(services)
-    for path in await asyncio.to_thread(_readmit, services):
+    await _tidy(services)
+    for path in await asyncio.to_thread(lambda: list(_readmit(services))):
         logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))
 
 
-async def _settle(services: Services, model: Model) -> None:
-    """Clear the remains of an interrupted transition; an interrupted load is queued again."""
-    deployment = model.deployment
-    if deployment:
-        await services.runtimes[deployment.runtime].unload(
-            deployment.name, handle=deployment.handle, grace_s=5.0
-        )
-    reason = f"interrupted by a restart while {model.state}"
-    if model.state is ModelState.LOADING:
-        await services.store.requeue(model.name, reason=reason)
-        return
-    if model.state is ModelState.DRAINING:
-        await services.store.start_unloading(model.name, reason=reason)
-    await services.store.release(model.name, reason=reason, evicted=True)
+async def _settle(services: Services, name: str) -> None:
+    try:
+        await settle(services, name, why=WHY)
+    except ModeliumError as exc:  # one runtime that is away stops no start
+        logger.warning("%s may still be loaded, and its memory stays booked: %s", name, exc)
+        services.launcher.start(settle_later(services, name, why=WHY))
 
 
-def _readmit(services: Services) -> list[Path]:
-    """Return refused drops that the policy allows now, moved to where they can be staged."""
+async def _tidy(services: Services) -> None:
+    """Tidy up; a disk that does not let us stops no start, and the control loop tries again."""
+    try:
+        await tidy(services)
+    except (ModeliumError, OSError) as exc:
+        logger.warning("the repository could not be tidied up: %s", exc)
+
+
+def _readmit(services: Services) -> Iterator[Path]:
+    """Yield refused drops that the policy allows now, moved to where they can be staged."""
     repository = services.repository
-    repository.recover()
     policy = services.policy
     now_allowed = {"remote-code": policy.allow_remote_code, "pickle": policy.allow_pickle}
-    return [
-        repository.readmit(folder)
-        for folder, reason in list(repository.rejected_drops())
-        if reason.get("approvable") and now_allowed.get(str(reason.get("reason")), False)
-    ]
+    try:
+        repository.recover()
+        refused = list(repository.rejected_drops())
+    except OSError as exc:
+        logger.warning("drops of an earlier run could not be looked at: %s", exc)
+        return
+    for folder, reason in refused:
+        if reason.get("approvable") and now_allowed.get(str(reason.get("reason")), False):
+            try:
+                yield repository.readmit(folder)
+            except (InputError, OSError) as exc:
+                logger.warning("%s could not be taken in again: %s", folder, exc)

@@ -71,6 +71,7 @@ class Reloader:
         self._problem = ""
         self._failed_at = 0.0
         self._restart: tuple[str, ...] = ()
+        self._unstored = False
 
     def listen(self, listener: Callable[[Config], None]) -> None:
         """Have ``listener`` called with each new configuration, on the event loop."""
@@ -156,10 +157,13 @@ class Reloader:
             services.configure(merged(services.config, wanted))
             for listener in self._listeners:
                 listener(services.config)
+        if live or self._unstored:
             # This makes the plans stale that were made under the old rules.
+            self._unstored = True
             models = await apply_standings(services)
+            self._unstored = False
             self._signals.tick_wanted.set()
-        if live or mended or restart != self._restart:
+        if live or models or mended or restart != self._restart:
             self._restart = restart
             logger.info("configuration reloaded: %s", "; ".join([*live, *restart]) or "unchanged")
             await services.store.events.append(

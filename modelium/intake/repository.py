@@ -9,12 +9,13 @@ operator removed: see `modelium.intake.trash`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,11 @@ from modelium import analysis
 from modelium.config import Orchestration
 from modelium.config.folders import make
 from modelium.errors import DropRejected, InputError
+from modelium.intake.moving import clear, copy, move, sync, sync_tree
 from modelium.intake.trash import Trash
 from modelium.models import MODEL_NAME
+
+logger = logging.getLogger(__name__)
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Endings of files that are unpacked; other files are models themselves."""
@@ -86,22 +90,29 @@ class ModelRepository:
         own = self.staging / uuid.uuid4().hex
         folder = own / wanted
         own.mkdir()
-        (own / ORIGIN).write_text(json.dumps({"path": str(path), "moved": moved}))
-        if path.is_file() and path.name.endswith(ARCHIVES):
-            try:
+
+        def note(moved: bool) -> None:
+            _write(own / ORIGIN, {"path": str(path), "moved": moved})
+
+        try:
+            note(moved)
+            if path.is_file() and path.name.endswith(ARCHIVES):
                 folder.mkdir()
                 analysis.unpack(path, folder)
-            except BaseException:
-                shutil.rmtree(own)  # the archive is in its place, and needs no recovery
-                raise
-            folder = _inner(folder)
-            if moved:
-                _move(path, own / path.name)
-        elif path.is_file():
-            folder.mkdir()
-            _move_or_copy(path, folder / path.name, moved=moved)
-        else:
-            _move_or_copy(path, folder, moved=moved)
+                folder = _inner(folder)
+                moved = moved and move(path, own / path.name, note=note)
+            else:
+                target = folder
+                if path.is_file():
+                    folder.mkdir()
+                    target = folder / path.name
+                if moved:
+                    moved = move(path, target, note=note)
+                else:
+                    copy(path, target)
+        except (OSError, DropRejected):
+            shutil.rmtree(own, ignore_errors=True)  # the drop is in its place
+            raise
         # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
         analysis.unlay(folder)
         return Staged(name=wanted, folder=folder, moved=moved)
@@ -112,9 +123,9 @@ class ModelRepository:
         Later versions lie beside the first one.
         """
         target = self.path(staged.name, version)
-        _sync_tree(staged.folder)
+        sync_tree(staged.folder)
         os.rename(staged.folder, target)
-        _sync(self.published)
+        sync(self.published)
         self.discard(staged)
         return target
 
@@ -131,6 +142,12 @@ class ModelRepository:
         """Return the path of a published version; no model name contains ``@``."""
         return self.published / (name if version == 1 else f"{name}@{version}")
 
+    def give_back(self, staged: Staged) -> None:
+        """Return a staged drop that could not be published to the drop zone; delete a copy."""
+        own = self._staging_folder(staged)
+        if own.exists():
+            self._return(own)
+
     def discard(self, staged: Staged) -> None:
         """Delete a drop's staging folder with what is left in it."""
         shutil.rmtree(self._staging_folder(staged), ignore_errors=True)
@@ -143,21 +160,25 @@ class ModelRepository:
         ``asked``: the options that the drop came with, for a later approval.
         """
         own = self._staging_folder(staged)
-        target = _free(self.rejected / staged.name)
-        target.mkdir()
-        for entry in own.iterdir():
-            if entry.name != ORIGIN:
-                os.rename(entry, target / entry.name)
-        self._write_reason(target, staged.name, error, digest=digest, asked=asked)
+        target = self._rejected(staged.name, error, digest=digest, asked=asked)
+        try:
+            for entry in own.iterdir():
+                if entry.name != ORIGIN:
+                    move(entry, target / entry.name)
+        except OSError:
+            _drop_empty(target)
+            raise
         shutil.rmtree(own, ignore_errors=True)
         return target
 
     def reject_unstaged(self, path: Path, error: DropRejected) -> Path:
         """Move a drop that could not be staged to the rejected drops, with the reason beside it."""
-        target = _free(self.rejected / re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:100])
-        target.mkdir()
-        _move(path, target / path.name)
-        self._write_reason(target, path.name, error, digest="", asked={})
+        target = self._rejected(path.name, error, digest="", asked={})
+        try:
+            move(path, target / path.name)
+        except OSError:
+            _drop_empty(target)
+            raise
         return target
 
     def find_rejected(self, name: str) -> tuple[Path, dict[str, object]]:
@@ -205,32 +226,45 @@ class ModelRepository:
         Copies are deleted: their originals are in place.
         """
         back = []
-        for own in self.staging.iterdir():
+        for own in list(self.staging.iterdir()):
             try:
-                origin = json.loads((own / ORIGIN).read_text())
-            except (OSError, ValueError):
-                origin = {"moved": True}
-            if origin["moved"]:
-                for entry in own.iterdir():
-                    if entry.name != ORIGIN:
-                        target = _free(self.incoming / entry.name)
-                        os.rename(entry, target)
-                        back.append(target)
-            shutil.rmtree(own, ignore_errors=True)
+                back += self._return(own)
+            except OSError as exc:
+                logger.warning("a drop of an earlier run stays in %s for now: %s", own, exc)
+        for folder in (self.incoming, self.rejected):
+            clear(folder)
+        return back
+
+    def _return(self, own: Path) -> list[Path]:
+        """Move what a staging folder holds back to the drop zone, and delete the folder."""
+        try:
+            origin = json.loads((own / ORIGIN).read_text())
+        except (OSError, ValueError):
+            origin = {"moved": True}
+        back = []
+        for entry in list(own.iterdir()) if origin["moved"] else ():
+            if entry.name != ORIGIN:
+                target = _free(self.incoming / entry.name)
+                move(entry, target)
+                back.append(target)
+        shutil.rmtree(own, ignore_errors=True)
         return back
 
     def _staging_folder(self, staged: Staged) -> Path:
         return self.staging / staged.folder.relative_to(self.staging).parts[0]
 
-    def _write_reason(
+    def _rejected(
         self,
-        target: Path,
         name: str,
         error: DropRejected,
         *,
         digest: str,
         asked: dict[str, str | None],
-    ) -> None:
+    ) -> Path:
+        """Return a new folder for the rejected drop ``name``, with the reason in it."""
+        # The reason is first: a drop without one would not be listed.
+        target = _free(self.rejected / re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100])
+        target.mkdir()
         reason = {
             "model": name,
             "reason": error.reason,
@@ -240,7 +274,12 @@ class ModelRepository:
             "at": time.time(),
             **asked,
         }
-        (target / REASON).write_text(json.dumps(reason, indent=2) + "\n")
+        try:
+            (target / REASON).write_text(json.dumps(reason, indent=2) + "\n")
+        except OSError:
+            _drop_empty(target)
+            raise
+        return target
 
 
 def version_of(path: Path) -> tuple[str, int] | None:
@@ -273,28 +312,18 @@ def _inner(folder: Path) -> Path:
     return folder
 
 
-def _move_or_copy(source: Path, target: Path, *, moved: bool) -> None:
-    if moved:
-        _move(source, target)
-    elif source.is_dir():
-        shutil.copytree(source, target, symlinks=True)
-    else:
-        shutil.copy2(source, target, follow_symlinks=False)
+def _write(file: Path, content: Mapping[str, object]) -> None:
+    """Write ``content`` as JSON, synced to disk."""
+    with file.open("w") as out:
+        json.dump(content, out)
+        out.flush()
+        os.fsync(out.fileno())
 
 
-def _move(source: Path, target: Path) -> None:
-    """Rename; across file systems copy, and delete the source once the copy is on disk."""
-    try:
-        os.rename(source, target)
-    except OSError:
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True)
-            _sync_tree(target)
-            shutil.rmtree(source)
-        else:
-            shutil.copy2(source, target, follow_symlinks=False)
-            _sync(target)
-            source.unlink()
+def _drop_empty(target: Path) -> None:
+    """Delete the folder of a rejected drop that could not be moved there."""
+    if all(entry.name == REASON for entry in target.iterdir()):
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def _free(path: Path) -> Path:
@@ -304,18 +333,3 @@ def _free(path: Path) -> Path:
         if not os.path.lexists(candidate):
             return candidate
     raise InputError(f"100,000 entries are called {path.name}; delete old ones in {path.parent}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_tree(folder: Path) -> None:
-    for directory, _folders, files in os.walk(folder):
-        for file in files:
-            _sync(Path(directory) / file)
-        _sync(Path(directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from modelium import analysis
 from modelium.config import Ingest
@@ -19,6 +21,8 @@ from modelium.intake.pending import PendingDrops
 from modelium.intake.repository import model_name
 from modelium.models import Drop, DropState
 from modelium.ports import Clock
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """Interval of `Watcher.poll`: how late the end of a quiet period may be noticed."""
@@ -74,20 +78,46 @@ class Watcher:
         self._touched: set[str] = set()
         self._lock = threading.Lock()
         self._scanned = float("-inf")
+        self._not_before: dict[str, float] = {}
+        self._problem = ""
 
     async def run(self) -> None:
-        """Watch until cancelled."""
-        observer = Observer()
-        handler = _EventHandler(folder=self._folder, on_change=self.touch)
-        observer.schedule(handler, str(self._folder), recursive=True)
-        observer.start()
+        """Watch until cancelled; a folder that cannot be listed is looked at again."""
+        observer = self._observe()
         try:
             while True:
-                await self.poll()
+                try:
+                    await self.poll()
+                    self._problem = ""
+                except OSError as exc:
+                    if str(exc) != self._problem:
+                        logger.warning("the drop zone cannot be looked at: %s", exc)
+                    self._problem = str(exc)
                 await self._clock.sleep(POLL_S)
         finally:
-            observer.stop()
-            await asyncio.to_thread(observer.join)
+            if observer is not None:
+                observer.stop()
+                await asyncio.to_thread(observer.join)
+
+    def _observe(self) -> BaseObserver | None:
+        """Start to receive file events; ``None``: there are none, and rescans find all drops."""
+        observer = Observer()
+        handler = _EventHandler(folder=self._folder, on_change=self.touch)
+        try:
+            observer.schedule(handler, str(self._folder), recursive=True)
+            observer.start()
+        except OSError as exc:  # such as fs.inotify.max_user_watches
+            logger.warning("drops are found by rescans alone, without file events: %s", exc)
+            return None
+        return observer
+
+    def again(self, name: str) -> None:
+        """Report the drop ``name`` once more, after the rescan interval: it could not be taken."""
+        due = self._clock.monotonic() + self._config.rescan_interval_seconds
+        self._not_before[name] = due  # it may be on its way back to the drop zone
+        drop = self._drops.get(name)
+        if drop is not None:
+            drop.reported, drop.due = False, due
 
     def touch(self, name: str) -> None:
         """Note that the entry ``name`` may have changed. May be called on any thread."""
@@ -124,6 +154,7 @@ class Watcher:
         drop = self._drops.get(name)
         if drop is None or drop.fingerprint != found:
             due = self._clock.monotonic() + self._config.quiet_period_seconds
+            due = max(due, self._not_before.pop(name, due))
             self._drops[name] = _Drop(fingerprint=found, due=due)
             self._pending.note(arriving(path, since=found.changed_at))
 

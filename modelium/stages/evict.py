@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from modelium.errors import InputError
+from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
@@ -14,6 +14,7 @@ from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
+from modelium.stages.settling import settle_later
 from modelium.stages.snapshot import snapshot
 
 
@@ -54,9 +55,7 @@ async def evict(
 async def _carry_out(services: Services, decision: str, reason: str, steps: Steps) -> Report:
     plan = (await services.store.decisions.get(decision)).plan
     leaving = plan.unloads
-    outcomes = await asyncio.gather(
-        *(steps(f"unload {action.model}", _unload, services, action) for action in leaving)
-    )
+    outcomes = await asyncio.gather(*(_insistent(services, action, steps) for action in leaving))
     by_model = {a.model: outcome for a, outcome in zip(leaving, outcomes, strict=True)}
     busy = [model for model, outcome in by_model.items() if outcome != "unloaded"]
     if busy:
@@ -113,6 +112,18 @@ def unload_plan(models: Sequence[str], *, cause: EvictionCause, reason: str) -> 
         actions=tuple(Unload(model=name, cause=cause, reason=reason) for name in models),
         reason=reason,
     )
+
+
+async def _insistent(services: Services, action: Unload, steps: Steps) -> str:
+    """Unload one model; where its runtime does not answer for long, that goes on afterwards."""
+    try:
+        return await steps(f"unload {action.model}", _unload, services, action)
+    except ModeliumError:
+        found = await services.store.find(action.model)
+        if found is not None and found.state in (ModelState.DRAINING, ModelState.UNLOADING):
+            why = "its runtime did not answer"
+            services.launcher.start(settle_later(services, action.model, why=why))
+        raise
 
 
 async def _unload(services: Services, action: Unload) -> str:

@@ -69,12 +69,24 @@ async def ingest(
         services.pending.withdraw(source)
         return await rejected(services, name or model_name(source), exc)
     services.pending.withdraw(source)
-    digest = ""
+    try:
+        return await _take_in(services, staged, source, asked, steps)
+    except Exception:
+        # What it is that failed, a disk or the store, has nothing to do with the drop.
+        await asyncio.to_thread(repository.give_back, staged)
+        raise
+
+
+async def _take_in(
+    services: Services, staged: Staged, source: Path, asked: Asked, steps: Steps
+) -> Report:
+    """Check, publish and register a staged drop, or reject it."""
+    repository, digest = services.repository, ""
     try:
         digest = await steps("digest", digest_of, staged.folder)
         profile = await steps("check", check, services, staged.name, staged.folder, digest)
     except DropRejected as exc:
-        await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=asked)
+        await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=dict(asked))
         return await rejected(services, staged.name, exc)
     await _removed(services, staged.name)
     known = await services.store.find(staged.name)
@@ -103,7 +115,7 @@ async def _publish(
     def publish() -> Model:
         found = store.find(staged.name)
         if found is not None and found.removal is not None:
-            raise Unavailable(f"{staged.name} is being removed; its files are kept in staging")
+            raise Unavailable(f"{staged.name} is being removed; the drop returns to the drop zone")
         # On one thread, which a cancellation does not stop: a published folder is registered.
         version = repository.free_version(staged.name, store.next_version(staged.name))
         path = repository.publish(staged, version=version)

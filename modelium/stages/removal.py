@@ -6,12 +6,16 @@ gateway does not know it. The files move once the store has forgotten the model.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+from collections.abc import Iterable
 
 from modelium.errors import ModeliumError
 from modelium.lifecycle import SETTLED, ModelState
-from modelium.models import Deployment, Model, Report
+from modelium.models import Deployment, Model, Report, Version
 from modelium.stages.services import Services
+from modelium.stages.settling import settle_later
 from modelium.stages.tidying import move_removed
 
 logger = logging.getLogger(__name__)
@@ -55,6 +59,8 @@ async def _remove(services: Services, name: str) -> Report:
         "model.removed", model=name, by=removal.by, versions=versions, purge=removal.purge
     )
     where = "deleted" if removal.purge else f"moved to {services.repository.trash.folder}"
+    if await asyncio.to_thread(_are_left, gone):
+        where = f"not {where.split()[0]} yet: see the log; that is tried again every hour"
     return Report(
         stage="evict",
         outcome="removed",
@@ -62,6 +68,10 @@ async def _remove(services: Services, name: str) -> Report:
         reason=f"its files were {where}",
         details={"versions": versions},
     )
+
+
+def _are_left(gone: Iterable[Version]) -> bool:
+    return any(os.path.lexists(version.path) for version in gone)
 
 
 async def _unload(services: Services, name: str) -> None:
@@ -86,11 +96,16 @@ async def _unload(services: Services, name: str) -> None:
 async def _halt(services: Services, record: Model, deployment: Deployment) -> None:
     """Unload what a failed model still runs: its last good version."""
     await services.store.start_unloading(record.name, reason=record.reason)
-    await services.runtimes[deployment.runtime].unload(
-        deployment.name,
-        handle=deployment.handle,
-        grace_s=services.config.gateway.drain_grace_seconds,
-    )
+    try:
+        await services.runtimes[deployment.runtime].unload(
+            deployment.name,
+            handle=deployment.handle,
+            grace_s=services.config.gateway.drain_grace_seconds,
+        )
+    except ModeliumError:
+        why = "its runtime did not answer"
+        services.launcher.start(settle_later(services, record.name, why=why))
+        raise
     await services.store.release(record.name, reason=record.reason, evicted=False)
 
 
@@ -109,6 +124,6 @@ async def remove_pending(services: Services) -> None:
 async def _retried(services: Services, name: str) -> Report:
     try:
         return await remove(services, model=name)
-    except ModeliumError:
+    except Exception:
         services.removing.postpone(name, services.clock.monotonic() + RETRY_S)
         raise

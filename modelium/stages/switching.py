@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from modelium.errors import FailureKind, IllegalTransition, LoadFailed, ModeliumError
+from modelium.errors import FailureKind, IllegalTransition, LoadFailed
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Decision, EvictionCause, Fleet, Model, Plan, Report, Trigger
 from modelium.models.base import twin_name
@@ -185,7 +185,7 @@ async def _guarded(services: Services, name: str, *, at_start: bool) -> Report:
         return await services.switching.join(
             name, lambda: _conclude(services, name, at_start=at_start)
         )
-    except ModeliumError:
+    except Exception:
         services.switching.postpone(name, services.clock.monotonic() + RETRY_S)
         raise
 

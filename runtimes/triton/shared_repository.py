@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from modelium.analysis.readers.folder import FileEntry, Folder
@@ -50,7 +51,8 @@ class SharedRepository:
                 config = None
                 self._lay(request, source)
         except OSError as exc:
-            unlay(source)
+            with suppress(OSError):  # what stays is marked, and goes with the next try
+                unlay(source)
             raise LoadFailed(
                 f"cannot lay what Triton needs into {source}: {exc.strerror}; give "
                 "triton.model_repository a folder of its own",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,3 +74,54 @@ def test_a_state_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -
     (tmp_path / "state").write_text("a file")
     with pytest.raises(InputError, match=r"set orchestration\.state_directory"):
         logs.configure(tmp_path / "state", level="warning")
+
+
+FULL = """
+import logging, resource, signal, sys
+from pathlib import Path
+from modelium.cli import logs
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+logs.LIMIT_BYTES = int(sys.argv[2])
+file = logs.configure(Path(sys.argv[1]), level="warning")
+log = logging.getLogger("modelium.control")
+log.info("before")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+for number in range(200):
+    log.info("full %d %s", number, "x" * 100)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.info("after")
+logging.shutdown()
+"""
+
+
+@pytest.mark.parametrize("limit_bytes", [10 * 1024**2, 4090])
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path, limit_bytes: int) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path), str(limit_bytes)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    kept = "".join(file.read_text() for file in tmp_path.glob("modelium.log*"))
+    assert "after" in kept.splitlines()[-1] or "after\n" in kept
+    assert "Traceback" not in ran.stderr
+    told = [line for line in ran.stderr.splitlines() if "log" in line]
+    assert len(told) <= 1 and len(ran.stderr.splitlines()) == len(told)
+
+
+def test_a_log_that_cannot_be_turned_over_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "LIMIT_BYTES", 500)
+    file = logs.configure(tmp_path, level="warning")
+    log = logging.getLogger("modelium.control")
+
+    def refused(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", refused)
+        for number in range(20):
+            log.info("line %d %s", number, "x" * 50)
+    log.info("after")
+    assert "after" in file.read_text()
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown and shown.count("No space left") == 1

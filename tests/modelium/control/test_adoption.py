@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modelium import analysis
 from modelium.control.adoption import Adoption
 from modelium.control.operations import Operations
 from modelium.errors import LoadFailed
@@ -252,3 +253,30 @@ async def test_a_folder_in_the_place_of_a_removed_model_is_another_model(
     assert world.store.model("tiny").path == str(repository / "tiny")
     await move_removed(world.services)
     assert (repository / "tiny").exists()
+
+
+async def test_a_folder_that_cannot_be_read_costs_no_other(
+    world: World,
+    adoption: Adoption,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tiny_onnx(repository / "bad")
+    tiny_onnx(repository / "good")
+    read = analysis.digest
+
+    def broken(folder: Path) -> str:
+        if folder.name == "bad":
+            raise OSError(5, "Input/output error")
+        return read(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "digest", broken)
+        await adoption.poll()
+        await adoption.poll()
+    assert world.store.model("good")
+    assert world.store.find("bad") is None
+    assert caplog.text.count("bad could not be registered") == 1, "once, and not at each scan"
+    await adoption.poll()
+    assert world.store.model("bad")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from modelium.control.recovery import recover
+from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Load, Plan, RuntimeName, Traffic, Trigger, Unload
 from modelium.stages.monitor import SETTLE_S
@@ -243,3 +246,35 @@ async def test_a_drop_that_was_left_in_staging_returns_to_the_drop_zone(world: W
     assert not (world.incoming / "tiny").exists()
     await recover(world.services)
     assert (world.incoming / "tiny" / "model.onnx").exists()
+
+
+async def test_a_runtime_that_is_away_does_not_stop_the_start(world: World) -> None:
+    await before(world)
+    unloading(world.store)
+    world.runtime.held["tiny"] = upstream("tiny")
+    world.runtime.unload_failure = Unavailable("no answer")
+    await recover(world.services)
+    assert world.store.model("tiny").state is ModelState.UNLOADING, "its memory stays booked"
+    world.runtime.unload_failure = None
+    world.clock.advance(3600.0)
+    await world.settled("tiny", "unloaded")
+    assert not world.runtime.held
+
+
+async def test_a_disk_that_refuses_to_tidy_up_does_not_stop_the_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await before(world)
+    drop = world.incoming / "left"
+    tiny_onnx(drop)
+    world.services.repository.stage(drop, name=None)
+
+    def refused(*_args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "rename", refused)
+    monkeypatch.setattr(os, "listdir", refused)
+    monkeypatch.setattr(shutil, "copytree", refused)
+    await recover(world.services)
+    monkeypatch.undo()
+    assert (world.services.repository.recover()) == [drop]

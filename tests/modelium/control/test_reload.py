@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import yaml
 
 from agents.rules.planner import RulePlanner
@@ -248,3 +249,19 @@ async def test_a_file_that_is_gone_changes_nothing_and_is_reported(edited: Edite
         await edited.world.event("config.invalid")
         assert edited.world.services.config is before
         assert "no such file" in edited.reloader.notices()[0]
+
+
+async def test_what_a_full_disk_kept_from_the_store_is_stored_by_the_next_reload(
+    edited: Edited, world: World
+) -> None:
+    await world.load()
+
+    def full(*_args: object) -> None:
+        raise OSError(28, "database or disk is full")
+
+    sa.event.listen(world.store._engine, "commit", full)
+    with pytest.raises(OSError, match="full"):
+        await edited.reload(models={"tiny": {"priority": "high"}})
+    sa.event.remove(world.store._engine, "commit", full)
+    assert (await edited.reloader.reload()).models == ("tiny",)
+    assert world.store.model("tiny").priority is Priority.HIGH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from modelium.control.operations import Operations
 from modelium.control.recovery import recover
 from modelium.errors import InputError, Unavailable, UnknownModel
 from modelium.lifecycle import ModelState
-from modelium.models import Intent
+from modelium.models import Intent, Report
 from modelium.stages.evict import evict
-from modelium.stages.removal import remove_pending
+from modelium.stages.removal import remove, remove_pending
 from modelium.stages.snapshot import snapshot
 from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
@@ -40,6 +41,11 @@ async def ended(world: World, intent: Intent) -> Intent:
 async def removed(world: World, operations: Operations, name: str = "tiny", **given: Any) -> Intent:
     asked = {"by": "the operator", "purge": False, "force": False, **given}
     return await ended(world, await operations.versions.remove(name, **asked))
+
+
+async def removal_of(world: World, name: str) -> Report:
+    world.store.lineage.begin_removal(name, by="x", purge=False)
+    return await remove(world.services, model=name)
 
 
 def configure(world: World, section: str, **fields: Any) -> None:
@@ -279,6 +285,38 @@ async def test_the_loop_goes_on_with_a_removal_once(world: World) -> None:
     await world.launcher._background.wait(timeout_s=60)
     assert [kind for kind, _ in world.kinds()].count("model.removed") == 1
     assert [stage for stage, _ in world.ran].count("evict") == 1
+
+
+async def test_a_removal_goes_on_without_a_restart_when_its_runtime_is_back(
+    world: World, operations: Operations
+) -> None:
+    await world.load()
+    world.runtime.unload_failure = Unavailable("no answer")
+    await removed(world, operations)
+    world.runtime.unload_failure = None
+    world.clock.advance(3600.0)
+    await remove_pending(world.services)
+    await world.event("model.removed")
+    assert not world.runtime.held and not published(world)
+
+
+async def test_files_that_cannot_be_moved_yet_are_not_said_to_be(
+    world: World, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.load()
+    rename = os.rename
+
+    def refused(source: Any, target: Any) -> None:
+        if "tiny@1" in str(target):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refused)
+    report = await removal_of(world, "tiny")
+    assert "not moved yet" in report.reason and published(world) == {"tiny"}
+    monkeypatch.undo()
+    await tidy(world.services)
+    assert not published(world)
 
 
 # --- single versions ------------------------------------------------------------------------------

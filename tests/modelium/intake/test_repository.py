@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -251,14 +254,163 @@ def test_recovery_does_not_replace_a_newer_drop(repository: ModelRepository) -> 
     assert repository.recover() == [repository.incoming / "m-2"]
 
 
-def test_drop_moves_over_file_systems(
-    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(source: Path, target: Path) -> None:
-        raise OSError(18, "Invalid cross-device link")
+@pytest.fixture
+def apart(repository: ModelRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the repository, the drop zone and the rejected drops on file systems of their own."""
+    own = os.rename
 
+    def rename(source: Path, target: Path) -> None:
+        roots = (repository.published, repository.incoming, repository.rejected)
+        places = [next(r for r in roots if Path(p).is_relative_to(r)) for p in (source, target)]
+        if places[0] != places[1]:
+            raise OSError(18, "Invalid cross-device link")
+        own(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+
+
+@pytest.mark.usefixtures("apart")
+def test_drop_moves_over_file_systems(repository: ModelRepository) -> None:
     drop = llama_folder(repository.incoming / "m")
-    monkeypatch.setattr(os, "rename", refused)
     staged = repository.stage(drop, name=None)
     assert files(staged.folder) == LLAMA_FILES
-    assert not drop.exists()
+    assert not list(repository.incoming.iterdir())
+
+
+@pytest.mark.usefixtures("apart")
+def test_rejected_drop_moves_over_file_systems(repository: ModelRepository) -> None:
+    staged = repository.stage(llama_folder(repository.incoming / "m"), name=None)
+    kept = repository.reject(staged, UNSAFE, digest="", asked={})
+    assert files(kept) == {REASON, *(f"m/{name}" for name in LLAMA_FILES)}
+    assert not list(repository.staging.iterdir())
+
+
+@pytest.mark.usefixtures("apart")
+def test_recovery_moves_over_file_systems(repository: ModelRepository) -> None:
+    repository.stage(llama_folder(repository.incoming / "m"), name=None)
+    assert repository.recover() == [repository.incoming / "m"]
+    assert files(repository.incoming) == {f"m/{name}" for name in LLAMA_FILES}
+    assert not list(repository.staging.iterdir())
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing of the process runs any more."""
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("at", ["copyfile", "fsync", "rmtree"])
+def test_a_kill_while_a_drop_is_copied_loses_and_doubles_nothing(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    drop = llama_folder(repository.incoming / "m")
+    module = os if at == "fsync" else shutil
+    real = getattr(module, at)
+    done = []
+
+    def killed(*args: object, **given: object) -> object:
+        if len(done) == 1 or at == "rmtree":
+            raise Killed
+        done.append(args)
+        return real(*args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, at, killed)
+        with pytest.raises(Killed):
+            repository.stage(drop, name=None)
+    repository.recover()
+    assert files(repository.incoming) == {f"m/{name}" for name in LLAMA_FILES}
+    assert not list(repository.staging.iterdir())
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_disk_that_is_full_leaves_the_drop_and_no_half_copy(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop = llama_folder(repository.incoming / "m")
+
+    def full(*_args: object, **_given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space"):
+        repository.stage(drop, name=None)
+    assert files(drop) == LLAMA_FILES
+    assert not list(repository.staging.iterdir())
+
+
+def test_a_reason_that_does_not_fit_the_disk_leaves_the_drop_in_staging(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = repository.stage(llama_folder(repository.incoming / "m"), name=None)
+
+    def full(*_args: object, **_given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            repository.reject(staged, UNSAFE, digest="", asked={})
+    assert not list(repository.rejected.iterdir())
+    assert repository.recover() == [repository.incoming / "m"]
+
+
+def test_one_drop_that_cannot_be_recovered_costs_no_other(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        repository.stage(llama_folder(repository.incoming / name), name=None)
+    own = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if Path(source).name == "a":
+            raise OSError(5, "Input/output error")
+        own(source, target)
+
+    def broken(source: Path, *_args: object, **_given: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        patch.setattr(shutil, "copytree", broken)
+        assert repository.recover() == [repository.incoming / "b"]
+    assert repository.recover() == [repository.incoming / "a"]
+
+
+@pytest.fixture
+def of_another_user() -> Iterator[Path]:
+    """Folders as `repository`'s, used by somebody who does not own what lies in the drop zone."""
+    root = Path(tempfile.mkdtemp())
+    rooted = os.geteuid() == 0
+    if rooted:
+        os.chown(root, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        yield root
+    finally:
+        if rooted:
+            os.seteuid(0)
+        for folder, _folders, _files in os.walk(root):
+            os.chmod(folder, 0o700)
+        shutil.rmtree(root)
+
+
+def test_a_drop_of_another_user_is_copied_and_stays_whole(
+    of_another_user: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = ModelRepository(
+        config=Orchestration(
+            model_repository=of_another_user / "repository",
+            incoming_directory=of_another_user / "incoming",
+            rejected_directory=of_another_user / "rejected",
+        )
+    )
+    drop = llama_folder(own.incoming / "m")
+    (drop / "open").mkdir()
+    (drop / "open" / "notes.txt").write_text("everybody may delete this")
+    drop.chmod(0o555)
+    staged = own.stage(drop, name=None)
+    assert not staged.moved and files(staged.folder) == files(drop)
+    assert len(files(drop)) == 3
+    assert "may not be deleted" in caplog.text
+    own.publish(staged, version=1)
+    assert own.recover() == []

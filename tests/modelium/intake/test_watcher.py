@@ -296,3 +296,83 @@ def test_a_fingerprint_notices_what_a_copy_cannot_set(tmp_path: Path) -> None:
     newest = max(path.stat().st_ctime_ns for path in (drop, *drop.iterdir()))
     found = fingerprint(drop)
     assert found is not None and found.changed_ns == newest
+
+
+async def test_a_drop_zone_that_is_away_for_a_while_is_watched_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    clock = ManualClock()
+    zone = Zone(folder, clock=clock)
+
+    async def sleep(seconds: float) -> None:
+        clock.now += 10.0
+        await asyncio.sleep(0)
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    watching = asyncio.create_task(zone.watcher.run())
+    try:
+        folder.rmdir()
+        while "looked at" not in caplog.text:
+            assert not watching.done(), watching.exception()
+            await asyncio.sleep(0)
+        llama_folder(folder / "m")
+        while not zone.reported:
+            assert not watching.done(), watching.exception()
+            await asyncio.sleep(0)
+        assert caplog.text.count("looked at") == 1, "once, and not at each look"
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError, OSError):
+            await watching
+
+
+async def test_without_file_events_rescans_find_drops(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_args: object, **_given: object) -> None:
+        raise OSError(28, "inotify watch limit reached")
+
+    monkeypatch.setattr("modelium.intake.watcher.Observer.schedule", refused)
+    llama_folder(zone.folder / "m")
+    watching = asyncio.create_task(zone.watcher.run())
+    try:
+        while not zone.reported:
+            assert not watching.done(), watching.exception()
+            await asyncio.sleep(0)
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError, OSError):
+            await watching
+
+
+async def test_a_drop_that_could_not_be_taken_is_reported_again_later(
+    zone: Zone, clock: ManualClock
+) -> None:
+    drop = llama_folder(zone.folder / "m")
+    await zone.watcher.poll()
+    await clock.sleep(QUIET_S)
+    await zone.watcher.poll()
+    zone.watcher.again("m")
+    await clock.sleep(QUIET_S)
+    await zone.watcher.poll()
+    assert zone.reported == [drop]
+    await clock.sleep(RESCAN_S)
+    await zone.watcher.poll()
+    assert zone.reported == [drop, drop]
+    zone.watcher.again("gone")
+
+
+async def test_a_drop_that_returns_to_the_drop_zone_is_not_taken_at_once(
+    zone: Zone, clock: ManualClock
+) -> None:
+    zone.watcher.again("m")
+    drop = llama_folder(zone.folder / "m")
+    await zone.watcher.poll()
+    await clock.sleep(QUIET_S)
+    await zone.watcher.poll()
+    assert zone.reported == []
+    await clock.sleep(RESCAN_S)
+    await zone.watcher.poll()
+    assert zone.reported == [drop]

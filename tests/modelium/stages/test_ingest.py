@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 import time
 from pathlib import Path
@@ -203,3 +204,24 @@ def test_the_configured_ceiling_wins_over_the_drops() -> None:
         entry(priority_ceiling="medium"), "known", {"team": None, "priority_ceiling": "high"}
     )
     assert own.ceiling is Priority.MEDIUM
+
+
+async def test_a_drop_that_a_disk_keeps_from_being_published_returns_to_the_drop_zone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.incoming / "tiny"
+    tiny_onnx(folder)
+    real = os.rename
+
+    def broken(source: Path, target: Path) -> None:
+        if Path(target).parent.name == "repository":
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        await world.launcher.ingest(path=str(folder))
+    monkeypatch.undo()
+    assert (folder / "model.onnx").is_file()
+    assert not list(world.services.repository.staging.iterdir())
+    assert (await world.launcher.ingest(path=str(folder))).outcome == "registered"

@@ -242,3 +242,24 @@ async def test_a_real_triton_serves_the_shared_repository(tmp_path: Path) -> Non
             assert {name: tree(root / name) for name in before} == before
         finally:
             await triton.end(grace_s=10)
+
+
+@pytest.mark.parametrize("at", ["fsync", "link", "unlink"])
+def test_a_disk_that_fails_is_one_sentence_and_costs_the_drop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def failing(*_args: object, **_given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    model = drop(tmp_path / "m", model_onnx="graph", weights_data="external")
+    repository = SharedRepository(root=tmp_path)
+    if at == "unlink":
+        repository.add(request(model, profile=onnx()))
+    with monkeypatch.context() as patch:
+        for call in {at, "symlink"}:
+            patch.setattr(os, call, failing)
+        with pytest.raises(LoadFailed, match="No space left") as caught:
+            repository.add(request(model, profile=onnx()))
+    assert caught.value.kind is FailureKind.ENVIRONMENT
+    repository.remove("m")
+    assert tree(model) == ["model.onnx", "weights.data"]

@@ -112,7 +112,8 @@ class SharedRepository:
         laid.write(source)
         for name in names:
             _link(file.parent / name, source / folder / name)
-        (source / CONFIG).write_text(text)
+        with (source / CONFIG).open("x") as written:  # not through a link that was put there
+            written.write(text)
 
 
 def _beside(file: Path, source: Path) -> Iterator[str]:

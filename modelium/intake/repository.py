@@ -22,7 +22,7 @@ from modelium import analysis
 from modelium.config import Orchestration
 from modelium.config.folders import make
 from modelium.errors import DropRejected, InputError
-from modelium.intake.trash import Trash
+from modelium.intake.trash import NOTE, Trash
 from modelium.models import MODEL_NAME
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -31,6 +31,8 @@ ORIGIN = "origin.json"
 """Beside a staged drop: where it came from, for `ModelRepository.recover`."""
 REASON = "reason.json"
 """Beside a rejected drop: the error, and the options that the drop came with."""
+RESERVED = frozenset({ORIGIN, REASON, NOTE})
+"""No models' names: a model's folder lies beside the file of that name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +76,16 @@ class ModelRepository:
         """
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path and try again")
+        if path.name == "..":
+            raise InputError(f"{path} ends with '..', which is no drop; use the folder's own path")
         trashed = path.parent.parent == self.trash.folder
         moved = trashed or path.parent in (self.incoming, self.rejected)
         wanted = name or model_name(path)
-        if not re.match(MODEL_NAME, wanted):
+        if not _is_name(wanted):
             raise DropRejected(
                 f"{wanted!r} is not a valid model name: use up to 128 letters, digits, '.', '_' "
-                "and '-', starting with a letter or digit",
+                f"and '-', starting with a letter or digit, and none of "
+                f"{', '.join(sorted(RESERVED))}",
                 reason="name",
             )
         own = self.staging / uuid.uuid4().hex
@@ -156,7 +161,8 @@ class ModelRepository:
         """Move a drop that could not be staged to the rejected drops, with the reason beside it."""
         target = _free(self.rejected / re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:100])
         target.mkdir()
-        _move(path, target / path.name)
+        aside = f"{path.name}-drop" if path.name == REASON else path.name
+        _move(path, target / aside)
         self._write_reason(target, path.name, error, digest="", asked={})
         return target
 
@@ -246,9 +252,13 @@ class ModelRepository:
 def version_of(path: Path) -> tuple[str, int] | None:
     """Return name and version that an entry of the repository stands for; ``None``: no model."""
     name, _, number = path.name.partition("@")
-    if not re.match(MODEL_NAME, name) or not (number.isdecimal() or path.name == name):
+    if not _is_name(name) or not (number.isdecimal() or path.name == name):
         return None
     return name, int(number or 1)
+
+
+def _is_name(name: str) -> bool:
+    return re.match(MODEL_NAME, name) is not None and name not in RESERVED
 
 
 def model_name(path: Path) -> str:

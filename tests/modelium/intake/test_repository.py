@@ -89,6 +89,30 @@ def test_what_is_not_there_cannot_be_staged(repository: ModelRepository) -> None
         repository.stage(repository.incoming / "gone", name=None)
 
 
+@pytest.mark.parametrize("way", ["incoming", "repository/.trash/m@1", "rejected"])
+def test_a_parent_folder_is_no_drop(repository: ModelRepository, tmp_path: Path, way: str) -> None:
+    folder = tmp_path / way
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=r"ends with '\.\.'"):
+        repository.stage(folder / "..", name="m")
+    assert folder.exists(), "a move of it would delete all that it holds"
+
+
+@pytest.mark.parametrize("name", ["origin.json", "reason.json", "removed.json"])
+def test_a_drop_with_the_name_of_a_note_is_rejected_with_its_reason(
+    repository: ModelRepository, name: str
+) -> None:
+    drop = llama_folder(repository.incoming / name)
+    with pytest.raises(DropRejected, match="not a valid model name") as rejected:
+        repository.stage(drop, name=None)
+    target = repository.reject_unstaged(drop, rejected.value)
+    [(folder, reason)] = repository.rejected_drops()
+    assert (folder, reason["model"], reason["reason"]) == (target, name, "name")
+    [kept] = [entry for entry in target.iterdir() if entry.is_dir()]
+    assert files(kept) == LLAMA_FILES
+    assert version_of(repository.published / name) is None
+
+
 @pytest.mark.parametrize("name", ["-m", "a b", "m@2", "ü", "x" * 129])
 def test_invalid_model_name_is_rejected(repository: ModelRepository, name: str) -> None:
     drop = llama_folder(repository.incoming / "m")

@@ -17,7 +17,6 @@ from runtimes.ray import running_serve
 NOBODY = 65534
 PROXY = """
 import http.server, os, sys
-os.setuid(int(sys.argv[1]))
 class Proxy(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -26,6 +25,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     def log_message(self, *given):
         pass
 server = http.server.HTTPServer(("127.0.0.1", 0), Proxy)
+os.setuid(int(sys.argv[1]))
 print(server.server_port, flush=True)
 server.serve_forever()
 """

@@ -8,6 +8,7 @@ import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from modelium.cli.visible import visible
 from modelium.config.folders import make
 from modelium.errors import InputError
 
@@ -61,7 +62,7 @@ def configure(state: Path, *, level: str) -> Path:
             f"cannot write the log {file}: {exc.strerror}; set orchestration.state_directory to a "
             "directory that this user may write"
         ) from exc
-    whole.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    whole.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(_Short("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     if level == "warning":
@@ -102,6 +103,16 @@ def _writes_to_console(handler: logging.Handler) -> bool:
     return stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 
 
+class _Visible(logging.Formatter):
+    """Whole records; only the first line of one begins at the margin.
+
+    Names of files are logged, and a name must not pass for another line, nor command a terminal.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _kept_together(super().format(record))
+
+
 class _Short(logging.Formatter):
     """The message and the level where that is a problem; tracebacks are in the file only."""
 
@@ -110,4 +121,8 @@ class _Short(logging.Formatter):
         record.asctime = self.formatTime(record, self.datefmt)
         word = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         more = f" (details in {FILE})" if record.exc_info else ""
-        return f"{record.asctime}  {word}{record.message}{more}"
+        return f"{record.asctime}  {word}{_kept_together(record.message)}{more}"
+
+
+def _kept_together(text: str) -> str:
+    return visible(text).replace("\n", "\n  ")

@@ -105,8 +105,9 @@ class SharedRepository:
             text = _text(self.root / name / CONFIG)
             if model_config.runs_code(text) or _holds_code(self.root / name):
                 raise NeedsApproval(
-                    f"the step {name} of {model} contains code that Triton would run: approve it "
-                    f"with `modelium approve {model} remote-code`"
+                    f"the step {name} of {model} contains code that Triton would run: if you "
+                    f"trust it, set models.{model}.approvals to [remote-code], and drop {model} "
+                    "again"
                 )
             pending += model_config.steps(text)
 

@@ -72,7 +72,8 @@ class ModelRepository:
 
         Raises:
             InputError: ``path`` does not exist.
-            DropRejected: the name is not a valid model name, or the archive cannot be unpacked.
+            DropRejected: the name is not a valid model name, the drop is a link, or the archive
+                cannot be unpacked.
         """
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path and try again")
@@ -80,6 +81,8 @@ class ModelRepository:
             raise InputError(f"{path} ends with '..', which is no drop; use the folder's own path")
         trashed = path.parent.parent == self.trash.folder
         moved = trashed or path.parent in (self.incoming, self.rejected)
+        if moved:
+            analysis.refuse_link(path)  # its digest would read whatever it leads to
         wanted = name or model_name(path)
         if not _is_name(wanted):
             raise DropRejected(

@@ -10,6 +10,7 @@ import pytest
 from modelium.analysis.readers.laid import CONFIG, Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
+from modelium.intake.fingerprint import fingerprint
 from modelium.intake.repository import REASON, ModelRepository, model_name, version_of
 from tests.modelium.analysis.files import llama_folder
 
@@ -87,6 +88,29 @@ def test_archive_is_unpacked_without_its_only_folder(
 def test_what_is_not_there_cannot_be_staged(repository: ModelRepository) -> None:
     with pytest.raises(InputError, match="does not exist"):
         repository.stage(repository.incoming / "gone", name=None)
+
+
+def test_a_drop_that_is_a_link_is_rejected_and_a_copy_of_one_is_not(
+    repository: ModelRepository, tmp_path: Path
+) -> None:
+    original = llama_folder(tmp_path / "home" / "m")
+    drop = repository.incoming / "m"
+    drop.symlink_to(original)
+    with pytest.raises(DropRejected, match="is a link") as rejected:
+        repository.stage(drop, name=None)
+    target = repository.reject_unstaged(drop, rejected.value)
+    assert (target / "m").is_symlink() and files(original) == LLAMA_FILES
+    (tmp_path / "link").symlink_to(original)
+    assert files(repository.stage(tmp_path / "link", name=None).folder) == LLAMA_FILES
+
+
+def test_a_link_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "m")
+    (tmp_path / "link").symlink_to(folder)
+    before = fingerprint(tmp_path / "link")
+    assert before is not None and before.entries == 1
+    (folder / "another").touch()
+    assert fingerprint(tmp_path / "link") == before
 
 
 @pytest.mark.parametrize("way", ["incoming", "repository/.trash/m@1", "rejected"])

@@ -31,6 +31,7 @@ ORIGIN = "origin.json"
 """Beside a staged drop: where it came from, for `ModelRepository.recover`."""
 REASON = "reason.json"
 """Beside a rejected drop: the error, and the options that the drop came with."""
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 RESERVED = frozenset({ORIGIN, REASON, NOTE})
 """No models' names: a model's folder lies beside the file of that name."""
 
@@ -254,8 +255,8 @@ class ModelRepository:
 
 def version_of(path: Path) -> tuple[str, int] | None:
     """Return name and version that an entry of the repository stands for; ``None``: no model."""
-    name, _, number = path.name.partition("@")
-    if not _is_name(name) or not (number.isdecimal() or path.name == name):
+    name, at, number = path.name.partition("@")
+    if not _is_name(name) or (at and not _VERSION.fullmatch(number)):
         return None
     return name, int(number or 1)
 

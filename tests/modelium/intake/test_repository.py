@@ -192,6 +192,10 @@ def test_the_next_version_is_one_whose_path_is_free(repository: ModelRepository)
         ("m@1@2", None),
         ("a b", None),
         ("-m", None),
+        ("m@0", None),
+        ("m@007", None),
+        ("m@" + "9" * 30, None),
+        ("m@٣", None),
     ],
 )
 def test_name_and_version_of_an_entry(entry: str, means: tuple[str, int] | None) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from modelium.cli.visible import visible
 from modelium.config.folders import make
 from modelium.errors import InputError
 
@@ -62,7 +63,7 @@ def configure(state: Path, *, level: str) -> Path:
             f"cannot write the log {file}: {exc.strerror}; set orchestration.state_directory to a "
             "directory that this user may write"
         ) from exc
-    whole.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    whole.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(_Short("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     if level == "warning":
@@ -131,6 +132,16 @@ class _LogFile(RotatingFileHandler):
                 sys.stderr.write(f"warning: lines of the log are lost for now: {error}\n")
 
 
+class _Visible(logging.Formatter):
+    """Whole records; only the first line of one begins at the margin.
+
+    Names of files are logged, and a name must not pass for another line, nor command a terminal.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _kept_together(super().format(record))
+
+
 class _Short(logging.Formatter):
     """The message and the level where that is a problem; tracebacks are in the file only."""
 
@@ -139,4 +150,8 @@ class _Short(logging.Formatter):
         record.asctime = self.formatTime(record, self.datefmt)
         word = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         more = f" (details in {FILE})" if record.exc_info else ""
-        return f"{record.asctime}  {word}{record.message}{more}"
+        return f"{record.asctime}  {word}{_kept_together(record.message)}{more}"
+
+
+def _kept_together(text: str) -> str:
+    return visible(text).replace("\n", "\n  ")

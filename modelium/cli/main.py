@@ -34,6 +34,7 @@ from modelium.cli.replay import register as register_replay
 from modelium.cli.selftest import register as register_selftest
 from modelium.cli.up import register as register_up
 from modelium.cli.versions import register as register_versions
+from modelium.cli.visible import visible
 from modelium.cli.waiting import order
 from modelium.config import Config
 from modelium.config.loading import load as load_config
@@ -223,7 +224,9 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
     known = answer["model"]
     if known or not answer["drops"]:
         state, reason = (known["state"], f": {known['reason']}") if known else ("removed", "")
-        console.print(f"[bold]{escape(model)}[/bold] is [bold]{state}[/bold]{escape(reason)}")
+        console.print(
+            f"[bold]{escape(model)}[/bold] is [bold]{state}[/bold]{escape(visible(reason))}"
+        )
     for drop in answer["drops"]:
         print_lines(tables.drop(drop))
     for decision in answer["decisions"]:

@@ -9,6 +9,9 @@ from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
+
+from modelium.cli.visible import visible
 
 FAILED = 1
 """The command was valid but did not succeed."""
@@ -47,8 +50,9 @@ def show_intent(intent: dict[str, Any], *, as_json: bool) -> None:
         typer.Exit: with `FAILED` if it failed or has not finished yet.
     """
     state = intent["state"]
-    mark = {"done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(state, "…")
+    mark = {"done": ("✓", "green"), "failed": ("✗", "red")}.get(state, ("…", ""))
     detail = intent["detail"] or f"still in progress (intent {intent['id']})"
-    show(intent, f"{mark} {intent['kind']} {intent['model'] or ''}: {detail}", as_json=as_json)
+    told = f" {intent['kind']} {intent['model'] or ''}: {visible(detail)}"
+    show(intent, Text.assemble(mark, told), as_json=as_json)
     if state != "done":
         raise typer.Exit(FAILED)

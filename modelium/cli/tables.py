@@ -11,6 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from modelium.cli.visible import visible
+
 GIB = 1024**3
 
 COLOURS = {
@@ -65,10 +67,10 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
             "memory": size(row["resident_bytes"] or row["booked_bytes"]),
             "idle": span(row["idle_s"]),
             "QPS": f"{row['qps']:.2f}",
-            "reason": Text(row["reason"]),
+            "reason": Text(visible(row["reason"])),
         }
         table.add_row(*(cells[column] for column in columns))
-        reasons.append(Text.assemble((name, "bold"), f": {row['reason']}"))
+        reasons.append(Text.assemble((name, "bold"), f": {visible(row['reason'])}"))
     return table if wide else Group(table, "", *reasons)
 
 
@@ -78,10 +80,10 @@ def drops(rows: list[dict[str, Any]], *, now: float) -> Table:
     for row in rows:
         accept = f" (`modelium approve {row['model']}` accepts it)" if row["approvable"] else ""
         table.add_row(
-            Text(_visible(row["name"])),
+            Text(visible(row["name"])),
             Text(row["state"], style=COLOURS.get(row["state"], "")),
             span(max(0.0, now - row["since"])),
-            Text(_visible(row["reason"]) + accept),
+            Text(visible(row["reason"]) + accept),
         )
     return table
 
@@ -89,10 +91,10 @@ def drops(rows: list[dict[str, Any]], *, now: float) -> Table:
 def drop(row: dict[str, Any]) -> list[Text]:
     """Return a drop that is no model as lines: what it is, where it lies, and why."""
     at = time.strftime("%F %T", time.localtime(row["since"]))
-    name, state = (_visible(row["name"]), "bold"), (row["state"], "bold")
+    name, state = (visible(row["name"]), "bold"), (row["state"], "bold")
     lines = [
-        Text.assemble("the drop ", name, " is ", state, f" since {at}: {_visible(row['reason'])}"),
-        Text(f"  in {_visible(row['path'])}", style="dim"),
+        Text.assemble("the drop ", name, " is ", state, f" since {at}: {visible(row['reason'])}"),
+        Text(f"  in {visible(row['path'])}", style="dim"),
     ]
     if row["approvable"]:
         lines.append(Text(f"  `modelium approve {row['model']}` accepts the risk {row['rule']}"))
@@ -191,20 +193,15 @@ def advice(trace: dict[str, Any]) -> list[Text]:
         chosen = {k: v for k, v in trace["chosen"].items() if k != "reason"}
         lines.append(Text(f"  choice: {json.dumps(chosen)}"))
         if said := trace["chosen"].get("reason"):
-            lines.append(Text(f"  reason: {_visible(said)}"))
+            lines.append(Text(f"  reason: {visible(said)}"))
     for turn, violations in enumerate(trace["violations"], start=1):
         lines += [
-            Text(f"  answer {turn} ✗ {v['rule']}: {_visible(v['message'])}", style="red")
+            Text(f"  answer {turn} ✗ {v['rule']}: {visible(v['message'])}", style="red")
             for v in violations
         ]
     without = ", ".join(_short(action) for action in trace["rules"]) or "nothing"
     lines.append(Text(f"  without the LLM: {without}", style="dim"))
     return lines
-
-
-def _visible(text: str) -> str:
-    """Return ``text``, which an LLM wrote, without terminal control characters."""
-    return "".join(c for c in text if c == "\n" or c.isprintable())
 
 
 def _short(action: dict[str, Any]) -> str:
@@ -219,9 +216,9 @@ def conversation(trace: dict[str, Any]) -> list[Text]:
         who = message["role"] + (f" {message['tool']}" if message.get("tool") else "")
         lines.append(Text(f"\n{who}", style="bold"))
         if message["content"]:
-            lines.append(Text(_visible(message["content"])))
+            lines.append(Text(visible(message["content"])))
         lines += [
-            Text(_visible(f"→ {call['tool']}({call['arguments']})"))
+            Text(visible(f"→ {call['tool']}({call['arguments']})"))
             for call in message.get("calls", ())
         ]
     return lines
@@ -255,7 +252,7 @@ def event(document: dict[str, Any]) -> Text:
     """Return an event as one line."""
     detail = ", ".join(f"{key}: {value}" for key, value in document["detail"].items())
     at = time.strftime("%T", time.localtime(document["at"]))
-    return Text.assemble((at, "dim"), f"  {document['kind']}  ", (detail, "dim"))
+    return Text.assemble((at, "dim"), f"  {document['kind']}  ", (visible(detail), "dim"))
 
 
 def _table(*columns: str, right: Container[str] = (), unwrapped: bool = False) -> Table:

@@ -18,6 +18,9 @@ from modelium.errors import ConfigError
 
 PROBE_BYTES = 4096
 """Written and deleted again: a full file system still makes empty files."""
+PRIVATE = frozenset({"orchestration.state_directory", "store.url"})
+"""Fields of folders that are made for this user alone: the store has the keys of the engines, and
+engines run the kernels that they find in their caches."""
 
 
 def folders(config: Config) -> dict[str, Path]:
@@ -65,7 +68,8 @@ def make(field: str, folder: Path) -> None:
     place = _existing(folder)
     try:
         if place != folder:
-            folder.mkdir(parents=True, exist_ok=True)
+            mode = 0o700 if field in PRIVATE else 0o777
+            folder.mkdir(parents=True, exist_ok=True, mode=mode)
         _write(folder)
     except OSError as exc:
         raise ConfigError(_sentence(field, folder, place, exc)) from exc

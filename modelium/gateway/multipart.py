@@ -28,7 +28,8 @@ def spans(body: bytes) -> Spans:
     The boundary is read from the first line: clients write no preamble.
 
     Raises:
-        HttpProblem: 400, it is not a multipart form.
+        HttpProblem: 400, it is not a multipart form, or names two models: the engine would take
+            the other one.
     """
     line = body.find(b"\r\n", 0, MAX_BOUNDARY)
     if line < 3 or not body.startswith(b"--"):
@@ -44,6 +45,8 @@ def spans(body: bytes) -> Spans:
         if disposition := _DISPOSITION.search(body[at:head]):
             parameters = {key.lower(): value for key, value in _PARAMETER.findall(disposition[1])}
             name = parameters.get(b"name", b"").strip(b'"').decode("utf-8", "replace")
+            if name == "model" and name in found:
+                raise _bad("it has two fields `model`")
             found.setdefault(name, (head + 4, end))
         at = end + len(delimiter)
         if body.startswith(b"--", at):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,20 +25,23 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
-    """Return the fingerprint of what is at ``path``; ``None``: nothing is."""
+    """Return the fingerprint of what is at ``path``; ``None``: nothing is.
+
+    A link is not followed: it could lead to a whole file system, which changes all the time.
+    """
     try:
         own = path.lstat()
     except OSError:
         return None
     count, total, modified, changed = 1, own.st_size, own.st_mtime_ns, own.st_ctime_ns
-    for directory, _folders, files in os.walk(path):
+    for directory, _folders, files in () if stat.S_ISLNK(own.st_mode) else os.walk(path):
         for entry in (directory, *(os.path.join(directory, file) for file in files)):
             try:
-                stat = os.lstat(entry)
+                found = os.lstat(entry)
             except OSError:
                 continue
             count += 1
-            total += stat.st_size
-            modified = max(modified, stat.st_mtime_ns)
-            changed = max(changed, stat.st_ctime_ns)
+            total += found.st_size
+            modified = max(modified, found.st_mtime_ns)
+            changed = max(changed, found.st_ctime_ns)
     return Fingerprint(count, total, modified, changed)

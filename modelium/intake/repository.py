@@ -24,7 +24,7 @@ from modelium.config import Orchestration
 from modelium.config.folders import make
 from modelium.errors import DropRejected, InputError
 from modelium.intake.moving import clear, copy, move, sync, sync_tree
-from modelium.intake.trash import Trash
+from modelium.intake.trash import NOTE, Trash
 from modelium.models import MODEL_NAME
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ ORIGIN = "origin.json"
 """Beside a staged drop: where it came from, for `ModelRepository.recover`."""
 REASON = "reason.json"
 """Beside a rejected drop: the error, and the options that the drop came with."""
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+RESERVED = frozenset({ORIGIN, REASON, NOTE})
+"""No models' names: a model's folder lies beside the file of that name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,17 +77,23 @@ class ModelRepository:
 
         Raises:
             InputError: ``path`` does not exist.
-            DropRejected: the name is not a valid model name, or the archive cannot be unpacked.
+            DropRejected: the name is not a valid model name, the drop is a link, or the archive
+                cannot be unpacked.
         """
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path and try again")
+        if path.name == "..":
+            raise InputError(f"{path} ends with '..', which is no drop; use the folder's own path")
         trashed = path.parent.parent == self.trash.folder
         moved = trashed or path.parent in (self.incoming, self.rejected)
+        if moved:
+            analysis.refuse_link(path)  # its digest would read whatever it leads to
         wanted = name or model_name(path)
-        if not re.match(MODEL_NAME, wanted):
+        if not _is_name(wanted):
             raise DropRejected(
                 f"{wanted!r} is not a valid model name: use up to 128 letters, digits, '.', '_' "
-                "and '-', starting with a letter or digit",
+                f"and '-', starting with a letter or digit, and none of "
+                f"{', '.join(sorted(RESERVED))}",
                 reason="name",
             )
         own = self.staging / uuid.uuid4().hex
@@ -174,8 +183,9 @@ class ModelRepository:
     def reject_unstaged(self, path: Path, error: DropRejected) -> Path:
         """Move a drop that could not be staged to the rejected drops, with the reason beside it."""
         target = self._rejected(path.name, error, digest="", asked={})
+        aside = f"{path.name}-drop" if path.name == REASON else path.name
         try:
-            move(path, target / path.name)
+            move(path, target / aside)
         except OSError:
             _drop_empty(target)
             raise
@@ -284,10 +294,14 @@ class ModelRepository:
 
 def version_of(path: Path) -> tuple[str, int] | None:
     """Return name and version that an entry of the repository stands for; ``None``: no model."""
-    name, _, number = path.name.partition("@")
-    if not re.match(MODEL_NAME, name) or not (number.isdecimal() or path.name == name):
+    name, at, number = path.name.partition("@")
+    if not _is_name(name) or (at and not _VERSION.fullmatch(number)):
         return None
     return name, int(number or 1)
+
+
+def _is_name(name: str) -> bool:
+    return re.match(MODEL_NAME, name) is not None and name not in RESERVED
 
 
 def model_name(path: Path) -> str:

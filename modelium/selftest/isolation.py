@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import tempfile
 from collections.abc import AsyncIterator
@@ -59,7 +60,8 @@ def isolated(
             "orchestration": orchestration,
             "devices": {"use": config.devices.use, "cpu_beside_gpus": beside_gpus},
             "ingest": {"quiet_period_seconds": 0.5},
-            "gateway": {"port": 0},
+            # Without a token everyone with an account here could have it ingest and approve.
+            "gateway": {"port": 0, "token": secrets.token_urlsafe(24)},
             "prefect": {"enabled": False},
             runtime.value: section,
         }

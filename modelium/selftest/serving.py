@@ -155,7 +155,13 @@ class Trial:
         return model if model.state is ModelState.READY else None
 
     async def _request(self) -> Check:
-        async with httpx.AsyncClient(base_url=self._gateway, timeout=120, trust_env=False) as http:
+        token = self._services.config.gateway.token
+        async with httpx.AsyncClient(
+            base_url=self._gateway,
+            headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else {},
+            timeout=120,
+            trust_env=False,
+        ) as http:
             if self._runtime in (RuntimeName.VLLM, RuntimeName.LLAMA_CPP):
                 return await self._complete(http)
             return await self._infer(http)

@@ -53,6 +53,7 @@ def _name(source: Path) -> str:
 
 
 def _parsed(source: Path) -> tuple[str, int]:
+    analysis.refuse_link(source)
     found = version_of(source)
     if source.is_file():
         raise DropRejected(

@@ -121,6 +121,19 @@ def variables(pid: int, names: Iterable[str]) -> dict[str, str]:
     return {name: value for name, separator, value in pairs if separator and name in wanted}
 
 
+def users(pid: int) -> frozenset[int]:
+    """Return the user ids of ``pid``: real, effective, saved; none without such a process.
+
+    They differ where a user started a program of another user (setuid), with arguments at will.
+    """
+    try:
+        status = (PROC / str(pid) / "status").read_text()
+    except OSError:
+        return frozenset()
+    line = next(line for line in status.splitlines() if line.startswith("Uid:"))
+    return frozenset(map(int, line.split()[1:]))
+
+
 def command_line(pid: int) -> bytes:
     """Return the command line of ``pid``, each argument ended by a zero byte."""
     try:

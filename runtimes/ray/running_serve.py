@@ -1,12 +1,14 @@
 """Finds the cluster of a Ray Serve that already runs at `ray_serve.endpoint`.
 
 Its HTTP proxy tells that it is Serve, but not to which cluster it belongs. That is read from the
-process table: the proxy is a child of its node's raylet, whose command line names the GCS.
+process table: the proxy is a child of its node's raylet, whose command line names the GCS. Only
+processes of this user or of root are believed: a client of a cluster runs what the cluster sends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 
 import httpx
@@ -48,8 +50,9 @@ async def find(host: str, port: int) -> RunningServe | None:
     found = await asyncio.to_thread(_cluster_behind, port)
     if found is None:
         raise ConfigError(
-            f"a Ray Serve answers at {place}, but its processes cannot be seen from here: set "
-            "ray_serve.address to its GCS (HOST:PORT), and run Modelium as a user of that machine"
+            f"a Ray Serve answers at {place}, but its processes cannot be seen from here, or "
+            "are another user's: if you trust it, set ray_serve.address to its GCS (HOST:PORT), "
+            "and run Modelium as a user of that machine"
         )
     return found
 
@@ -85,7 +88,8 @@ async def _listens(host: str, port: int) -> bool:
 
 def _cluster_behind(port: int) -> RunningServe | None:
     """Return the cluster whose raylet is an ancestor of the process that listens on ``port``."""
-    table = proc.snapshot()
+    trusted = {0, os.geteuid()}
+    table = {pid: row for pid, row in proc.snapshot().items() if proc.users(pid) <= trusted}
     for pid in proc.listeners(port, table):
         process = table.get(pid)
         while process is not None:

@@ -116,6 +116,25 @@ def override(text: str, *, name: str, device: Device) -> str | None:
     return str(json_format.MessageToJson(given, preserving_proto_field_name=True, indent=None))
 
 
+def steps(text: str) -> list[str]:
+    """Return the models that an ensemble's steps name; none for another configuration."""
+    found = _parsed(text)
+    return [step.model_name for step in found.ensemble_scheduling.step] if found else []
+
+
+def runs_code(text: str) -> bool:
+    """Whether the configuration has Triton run Python, or cannot be read."""
+    found = _parsed(text)
+    return found is None or found.backend == "python" or found.runtime.endswith(".py")
+
+
+def _parsed(text: str) -> model_config_pb2.ModelConfig | None:
+    try:
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError:
+        return None
+
+
 def _batchable(profile: ModelProfile) -> bool:
     """Whether dimension 0 of every tensor is dynamic and not its only dimension."""
     return all(

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from modelium.analysis.checks.safety import CODE_SUFFIXES
 from modelium.analysis.readers.folder import FileEntry, Folder
 from modelium.analysis.readers.laid import CACHE, CONFIG, MARKER, Laid, read_marker, unlay
-from modelium.errors import DropRejected, FailureKind, LoadFailed
+from modelium.errors import DropRejected, FailureKind, LoadFailed, NeedsApproval
 from modelium.models import ModelFormat
 from modelium.ports import LoadRequest
 from runtimes.triton import model_config
@@ -79,13 +80,38 @@ class SharedRepository:
         check_versions(request, source)
         listed = _listed(source)
         ensemble = request.profile.architecture == "ensemble"
+        if ensemble and not request.allow_remote_code:
+            self._check_steps(request.model, source)
         folder = "1" if ensemble and not (source / "1").exists() else ""
         caches = not any(f"/{CACHE}/" in file.name for file in listed)
         Laid(version=request.version, folder=folder, caches=caches).write(source)
         if folder:
             (source / folder).mkdir()
-        text = (source / CONFIG).read_text() if (source / CONFIG).is_file() else ""
-        return model_config.override(text, name=source.name, device=request.devices[0])
+        return model_config.override(
+            _text(source / CONFIG), name=source.name, device=request.devices[0]
+        )
+
+    def _check_steps(self, model: str, source: Path) -> None:
+        """Raise `NeedsApproval` where a step has code: Triton loads the steps with the ensemble.
+
+        Their folders may hold anything: what Modelium refuses stays in the repository.
+        """
+        present = frozenset(os.listdir(self.root))
+        seen: set[str] = set()
+        pending = model_config.steps(_text(source / CONFIG))
+        while pending:
+            name = pending.pop()
+            if name in seen or name not in present:  # Triton reports what is not there
+                continue
+            seen.add(name)
+            text = _text(self.root / name / CONFIG)
+            if model_config.runs_code(text) or _holds_code(self.root / name):
+                raise NeedsApproval(
+                    f"the step {name} of {model} contains code that Triton would run: if you "
+                    f"trust it, set models.{model}.approvals to [remote-code], and drop {model} "
+                    "again"
+                )
+            pending += model_config.steps(text)
 
     def _lay(self, request: LoadRequest, source: Path) -> None:
         file = main_file(request, source)
@@ -114,7 +140,20 @@ class SharedRepository:
         laid.write(source)
         for name in names:
             _link(file.parent / name, source / folder / name)
-        (source / CONFIG).write_text(text)
+        with (source / CONFIG).open("x") as written:  # not through a link that was put there
+            written.write(text)
+
+
+def _text(config: Path) -> str:
+    return config.read_text(errors="replace") if config.is_file() else ""
+
+
+def _holds_code(folder: Path) -> bool:
+    return any(
+        Path(file).suffix.lower() in CODE_SUFFIXES
+        for _at, _folders, files in os.walk(folder)
+        for file in files
+    )
 
 
 def _beside(file: Path, source: Path) -> Iterator[str]:

@@ -17,6 +17,8 @@ from modelium.models import GIB, ModelFormat, ModelProfile, Task
 
 MAX_BYTES = 64 * 1024
 KEYS = frozenset({"import_path", "args", "memory_gib"})
+MIN_GIB = 0.001
+"""A Python process alone takes more; a booking of no bytes would fit on any device."""
 MAX_GIB = 65_536
 MAX_DEPTH = 32
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -25,7 +27,9 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCI
 def profile_custom(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     """Return the profile of a custom application; raises `DropRejected`. Nothing of it runs."""
     config = _read(folder)
-    if unknown := sorted(str(key) for key in config.keys() - KEYS):
+    if not all(isinstance(key, str) for key in config):
+        raise _bad("has a key that is no name")
+    if unknown := sorted(config.keys() - KEYS):
         known = ", ".join(sorted(KEYS))
         raise _bad(f"has unknown keys ({shown(', '.join(unknown))}); known: {known}")
     import_path = config.get("import_path")
@@ -35,12 +39,14 @@ def profile_custom(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     if not isinstance(args, dict) or not all(isinstance(key, str) for key in args):
         raise _bad("has args that are not a mapping of names to values")
     try:
-        json.dumps(args, allow_nan=False)
-    except (TypeError, ValueError) as exc:
+        json.dumps(args, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as exc:  # a surrogate has no encoding
         raise _bad(f"has args that JSON cannot hold ({shown(str(exc))})") from exc
     memory = config.get("memory_gib")
-    if memory is not None and (type(memory) not in (int, float) or not 0 < memory <= MAX_GIB):
-        raise _bad("has a memory_gib that is not a number above 0")
+    if memory is not None and (
+        type(memory) not in (int, float) or not MIN_GIB <= memory <= MAX_GIB
+    ):
+        raise _bad(f"has a memory_gib that is not a number from {MIN_GIB} to {MAX_GIB}")
     license_id, card = card_of(folder)
     return ModelProfile(
         format=ModelFormat.CUSTOM,

@@ -44,8 +44,9 @@ class Laid:
 
     def write(self, root: Path) -> None:
         """Write the marker of the folder ``root``, synced to disk."""
-        # In place: one that a crash cut short says nothing, and nothing was laid yet.
-        with (root / MARKER).open("w") as file:
+        # In place: one that a crash cut short says nothing, and nothing was laid yet. It has to be
+        # a new file: whoever dropped the folder may still write to it, and put a link there.
+        with (root / MARKER).open("x") as file:
             json.dump(asdict(self), file)
             file.flush()
             os.fsync(file.fileno())
@@ -92,7 +93,12 @@ def laid_files(root: Path, names: Iterable[str]) -> frozenset[str]:
 
 
 def unlay(root: Path) -> None:
-    """Remove what Modelium laid into ``root``, its marker last; the model's own files stay."""
+    """Remove what Modelium laid into ``root``, its marker last; the model's own files stay.
+
+    No link is followed, ``root`` itself included: nothing was checked yet.
+    """
+    if root.is_symlink():
+        return
     laid = read_marker(root)
     if laid is None:
         _remove(root / MARKER)
@@ -111,12 +117,18 @@ def unlay(root: Path) -> None:
                 os.rmdir(at)
             except OSError:  # it holds a file that is not ours
                 continue
-    for cache in list(root.glob(f"*/**/{CACHE}")) if laid.caches else ():
-        if not cache.is_symlink():
-            shutil.rmtree(cache, ignore_errors=True)
+    if laid.caches:
+        _remove_caches(root)
     if laid.config:
         _remove(root / CONFIG)
     _remove(root / MARKER)
+
+
+def _remove_caches(root: Path) -> None:
+    """Remove the ``__pycache__`` folders below the folders of ``root``, and not through links."""
+    for at, folders, _files in os.walk(root):
+        if CACHE in folders and Path(at) != root:
+            shutil.rmtree(Path(at) / CACHE, ignore_errors=True)  # it refuses a link
 
 
 def _remove(path: Path) -> None:

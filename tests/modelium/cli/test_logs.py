@@ -70,6 +70,18 @@ def test_a_librarys_own_console_is_taken_over(
     assert "noise" in file.read_text()
 
 
+def test_a_name_neither_commands_the_terminal_nor_passes_for_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = logs.configure(tmp_path, level="warning")
+    logging.getLogger("modelium.control").warning(
+        "%s is bad", "x\n00:00:00  all is well\x1b]0;y\x07"
+    )
+    for text in (capsys.readouterr().err, file.read_text()):
+        assert text.isascii() and not any(c != "\n" and not c.isprintable() for c in text)
+        assert [line[:2] for line in text.splitlines()[1:]] == ["  "]
+
+
 def test_a_state_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with pytest.raises(InputError, match=r"set orchestration\.state_directory"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from rich.console import Console, RenderableType
 
 from modelium.cli import tables
+from modelium.cli.output import show_intent
 
 TRACE: dict[str, Any] = {
     "endpoint": "http://llm/v1",
@@ -51,3 +53,15 @@ def test_terminal_control_characters_of_an_llm_are_removed() -> None:
     text = printed(*tables.advice(TRACE), *tables.conversation(TRACE))
     assert "\x1b[2J" not in text and "\x1b[31m" not in text
     assert "tool card" in text and "→ card({})" in text
+
+
+def test_what_came_with_a_drop_cannot_command_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07 [red]x"
+    told = tables.event({"at": 0.0, "kind": "drop.rejected", "detail": {"message": hostile}})
+    assert "]0;owned [red]x" in told.plain and told.plain.isprintable()
+
+
+def test_the_outcome_of_a_request_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    intent = {"state": "done", "kind": "ingest", "model": "m", "detail": "\x1b[2J [red]x", "id": 1}
+    show_intent(intent, as_json=False)
+    assert capsys.readouterr().out == "✓ ingest m: [2J [red]x\n"

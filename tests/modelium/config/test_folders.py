@@ -56,6 +56,19 @@ def test_a_folder_that_can_be_made_is_fine_and_not_made(tmp_path: Path) -> None:
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
+def test_the_state_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
+    make("orchestration.state_directory", tmp_path / "data" / "state")
+    make("orchestration.incoming_directory", tmp_path / "data" / "incoming")
+    assert (tmp_path / "data" / "state").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "data" / "incoming").stat().st_mode & 0o055, "others drop models"
+
+
+def test_a_state_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    make("orchestration.state_directory", tmp_path / "state")
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o755
+
+
 def test_a_folder_where_no_folder_can_be(tmp_path: Path) -> None:
     problem = refused(Path("/proc/modelium/repository"))
     assert "cannot make /proc/modelium/repository (No such file or directory)" in problem

@@ -164,6 +164,16 @@ async def test_an_entry_that_cannot_be_a_model_says_so(
     assert (repository / name).exists()
 
 
+async def test_a_link_in_the_repository_is_refused_and_not_read(
+    world: World, adoption: Adoption, repository: Path, tmp_path: Path
+) -> None:
+    tiny_onnx(tmp_path / "elsewhere")
+    (repository / "tiny").symlink_to(tmp_path / "elsewhere")
+    await adoption.poll()
+    (refused,) = world.services.pending.all()
+    assert (refused.rule, refused.digest) == ("link-outside", "")
+
+
 async def test_a_drop_does_not_displace_a_folder_that_waits_to_be_registered(
     world: World, adoption: Adoption, repository: Path
 ) -> None:

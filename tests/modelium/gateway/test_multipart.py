@@ -40,6 +40,7 @@ def test_a_file_that_is_called_model_is_not_the_model() -> None:
         b"--B\r\n",
         form(**{f"f{number}": "" for number in range(MAX_PARTS + 1)}),
         form(model="m")[:-8],
+        form(model="m")[:-7] + b"\r\n" + form(model="other"),
         b"--" + b"B" * 100 + b"\r\n",
         b"--B\r\n" + b"x" * 5000 + b"\r\n\r\n\r\n--B--",
     ],

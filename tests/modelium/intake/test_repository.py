@@ -13,6 +13,7 @@ import pytest
 from modelium.analysis.readers.laid import CONFIG, Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
+from modelium.intake.fingerprint import fingerprint
 from modelium.intake.repository import REASON, ModelRepository, model_name, version_of
 from tests.modelium.analysis.files import llama_folder
 
@@ -92,6 +93,53 @@ def test_what_is_not_there_cannot_be_staged(repository: ModelRepository) -> None
         repository.stage(repository.incoming / "gone", name=None)
 
 
+def test_a_drop_that_is_a_link_is_rejected_and_a_copy_of_one_is_not(
+    repository: ModelRepository, tmp_path: Path
+) -> None:
+    original = llama_folder(tmp_path / "home" / "m")
+    drop = repository.incoming / "m"
+    drop.symlink_to(original)
+    with pytest.raises(DropRejected, match="is a link") as rejected:
+        repository.stage(drop, name=None)
+    target = repository.reject_unstaged(drop, rejected.value)
+    assert (target / "m").is_symlink() and files(original) == LLAMA_FILES
+    (tmp_path / "link").symlink_to(original)
+    assert files(repository.stage(tmp_path / "link", name=None).folder) == LLAMA_FILES
+
+
+def test_a_link_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "m")
+    (tmp_path / "link").symlink_to(folder)
+    before = fingerprint(tmp_path / "link")
+    assert before is not None and before.entries == 1
+    (folder / "another").touch()
+    assert fingerprint(tmp_path / "link") == before
+
+
+@pytest.mark.parametrize("way", ["incoming", "repository/.trash/m@1", "rejected"])
+def test_a_parent_folder_is_no_drop(repository: ModelRepository, tmp_path: Path, way: str) -> None:
+    folder = tmp_path / way
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=r"ends with '\.\.'"):
+        repository.stage(folder / "..", name="m")
+    assert folder.exists(), "a move of it would delete all that it holds"
+
+
+@pytest.mark.parametrize("name", ["origin.json", "reason.json", "removed.json"])
+def test_a_drop_with_the_name_of_a_note_is_rejected_with_its_reason(
+    repository: ModelRepository, name: str
+) -> None:
+    drop = llama_folder(repository.incoming / name)
+    with pytest.raises(DropRejected, match="not a valid model name") as rejected:
+        repository.stage(drop, name=None)
+    target = repository.reject_unstaged(drop, rejected.value)
+    [(folder, reason)] = repository.rejected_drops()
+    assert (folder, reason["model"], reason["reason"]) == (target, name, "name")
+    [kept] = [entry for entry in target.iterdir() if entry.is_dir()]
+    assert files(kept) == LLAMA_FILES
+    assert version_of(repository.published / name) is None
+
+
 @pytest.mark.parametrize("name", ["-m", "a b", "m@2", "ü", "x" * 129])
 def test_invalid_model_name_is_rejected(repository: ModelRepository, name: str) -> None:
     drop = llama_folder(repository.incoming / "m")
@@ -147,6 +195,10 @@ def test_the_next_version_is_one_whose_path_is_free(repository: ModelRepository)
         ("m@1@2", None),
         ("a b", None),
         ("-m", None),
+        ("m@0", None),
+        ("m@007", None),
+        ("m@" + "9" * 30, None),
+        ("m@٣", None),
     ],
 )
 def test_name_and_version_of_an_entry(entry: str, means: tuple[str, int] | None) -> None:

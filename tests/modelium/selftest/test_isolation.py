@@ -36,8 +36,17 @@ def test_only_the_runtime_itself_is_the_users(tmp_path: Path) -> None:
     assert own.orchestration.model_repository == tmp_path / "repository"
     assert own.orchestration.state.is_relative_to(tmp_path)
     assert own.orchestration.policies.always_loaded == frozenset()
-    assert (own.gateway.host, own.gateway.port, own.gateway.token) == ("127.0.0.1", 0, None)
+    assert (own.gateway.host, own.gateway.port) == ("127.0.0.1", 0)
     assert not own.triton.enabled and not own.ray_serve.enabled and not own.prefect.enabled
+
+
+def test_nobody_else_on_the_machine_may_use_it(tmp_path: Path) -> None:
+    tokens = {
+        own.gateway.token.get_secret_value()
+        for _ in range(2)
+        if (own := isolated(Config(), tmp_path, RuntimeName.VLLM)).gateway.token is not None
+    }
+    assert len(tokens) == 2, "each run has one of its own"
 
 
 def test_a_triton_of_modeliums_own_is_started_anew_elsewhere(tmp_path: Path) -> None:

@@ -143,6 +143,33 @@ def test_an_entry_in_tritons_own_form_is_served_in_place(tmp_path: Path) -> None
     assert SharedRepository(root=tmp_path).add(request(model, profile=triton)).config is None
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"1__model_py": "code"},
+        {"1__libtriton_own_so": "code"},
+        {"config_pbtxt": 'backend: "python"'},
+    ],
+)
+def test_a_step_with_code_needs_approval_of_its_ensemble(
+    tmp_path: Path, step: dict[str, str]
+) -> None:
+    """Triton loads the steps with it, also those that Modelium refused and left in place."""
+    scheduling = 'platform: "ensemble"\nensemble_scheduling {{ step [ {{ model_name: "{}" }} ] }}'
+    model = drop(tmp_path / "m", config_pbtxt=scheduling.format("inner"))
+    drop(tmp_path / "inner", config_pbtxt=scheduling.format("refused@2"))
+    drop(tmp_path / "refused@2", **{"config_pbtxt": 'backend: "own"', **step})
+    ensemble = profile(ModelFormat.TRITON, architecture="ensemble")
+    repository = SharedRepository(root=tmp_path)
+    with pytest.raises(NeedsApproval, match="the step refused@2 of m contains code"):
+        repository.add(request(model, profile=ensemble))
+    assert tree(model) == ["config.pbtxt"]
+    repository.add(request(model, profile=ensemble, allow_remote_code=True))
+    repository.remove("m")
+    (tmp_path / "inner/config.pbtxt").write_text(scheduling.format("m"))
+    repository.add(request(model, profile=ensemble))  # a circle ends, and Triton refuses it
+
+
 def test_python_code_needs_approval_and_links_out_are_refused(tmp_path: Path) -> None:
     python = profile(ModelFormat.TRITON, architecture="python", files={"model": "1/model.py"})
     files = {"1__model_py": "code"}

@@ -68,9 +68,14 @@ def test_it_needs_the_approval_for_code(tmp_path: Path, code: bool) -> None:
         ("import_path: a:b\nargs: {x: &a [1], y: *a}", "has aliases"),
         ("import_path: a:b\nmemory_gib: 0", "memory_gib that is not"),
         ("import_path: a:b\nmemory_gib: true", "memory_gib that is not"),
+        ("import_path: a:b\nmemory_gib: 1.0e-300", "memory_gib that is not"),
+        ("import_path: a:b\nmemory_gib: .nan", "memory_gib that is not"),
+        ("? 0x" + "f" * 6000 + "\n: 1", "a key that is no name"),
+        ("import_path: a:b\nargs: {a: 0x" + "f" * 6000 + "}", "args that JSON cannot hold"),
+        ('import_path: a:b\nargs: {"a": "\\ud800"}', "args that JSON cannot hold"),
         ("import_path: a:b\n#" + "x" * 70_000, "is larger than"),
     ],
-    ids=range(18),
+    ids=range(23),
 )
 def test_a_malformed_file_is_named_with_its_fault(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DropRejected) as refused:

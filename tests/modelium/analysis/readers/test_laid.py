@@ -114,3 +114,34 @@ def test_a_pipe_is_not_read(model: Path) -> None:
     os.mkfifo(model / "pipe")
     unlay(model)
     assert (model / "1" / "pipe").exists()
+
+
+def test_caches_behind_a_link_are_left_alone(model: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs" / "package" / "__pycache__"
+    theirs.mkdir(parents=True)
+    ours = model / "1" / "package" / "__pycache__"
+    ours.mkdir(parents=True)
+    (model / "link").symlink_to(tmp_path / "theirs")
+    (model / "1" / "__pycache__").symlink_to(theirs)
+    Laid(version=1, caches=True).write(model)
+    unlay(model)
+    assert theirs.exists()
+    assert not ours.exists()
+
+
+def test_a_drop_that_is_a_link_to_a_model_does_not_unlay_that_model(
+    model: Path, tmp_path: Path
+) -> None:
+    lay(model)
+    (tmp_path / "drop").symlink_to(model)
+    unlay(tmp_path / "drop")
+    assert (model / CONFIG).exists()
+    assert (model / "1" / "model.onnx").exists()
+
+
+def test_a_marker_is_not_written_through_a_link(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("theirs")
+    (model / MARKER).symlink_to(tmp_path / "profile")
+    with pytest.raises(FileExistsError):
+        Laid(version=1).write(model)
+    assert (tmp_path / "profile").read_text() == "theirs"

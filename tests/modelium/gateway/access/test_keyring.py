@@ -100,6 +100,19 @@ async def test_a_key_opens_what_its_scopes_say(
     assert answer.status_code == status, answer.text
 
 
+async def test_no_route_of_operators_is_open_to_other_keys(guarded: Setup) -> None:
+    admin = await issue(guarded, scopes=["admin"])
+    paths = (await guarded.http.get("/api/v1/openapi.json", headers=admin)).json()["paths"]
+    others = await issue(guarded, scopes=["infer", "ingest"])
+    asked = [(method, path) for path in paths if path.startswith("/api/") for method in paths[path]]
+    assert len(asked) > 25
+    for method, path in asked:
+        for headers, status in (({}, 401), (others, 403)):
+            answer = await guarded.http.request(method, path, headers=headers)
+            assert answer.status_code == status, f"{method} {path}: {answer.text}"
+    assert guarded.operations.kept == {}
+
+
 async def test_a_key_sees_and_uses_its_models_alone(guarded: Setup, engine: Upstream) -> None:
     guarded.board.open("m", engine.address("m", "openai", "kserve"))
     guarded.board.open("n", engine.address("n", "openai", "kserve"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from modelium.errors import FailureKind, LoadFailed, NeedsApproval, Unsupported
 from modelium.models import LoadSettings, ModelFormat, ModelProfile, Task, Upstream
+from modelium.models.base import base_name
 from modelium.models.runtimes import RAY_SERVE
 from modelium.ports import LoadRequest
 
@@ -116,7 +117,7 @@ def build_application(
     share = min(1.0, memory / device.total_bytes)
     threads = int(settings.extra.get("threads", min(THREADS, cpus)))
     spec: dict[str, Any] = {
-        "model": request.model,
+        "model": base_name(request.model),  # what clients call it
         "version": request.version,
         "path": request.path,
         "kind": kind,
@@ -180,7 +181,7 @@ def upstream(model: str, *, kind: str, host: str, port: int) -> Upstream:
         host=host,
         port=port,
         prefix=f"/{model}",
-        served_name=model,
+        served_name=base_name(model),
         apis=RAY_SERVE.apis if kind in OPENAI | {CUSTOM} else RAY_SERVE.apis - {"openai"},
     )
 

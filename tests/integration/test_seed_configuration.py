@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 
 from modelium.analysis import digest
 from modelium.analysis.readers.laid import MARKER
+from runtimes.process import proc
 from tests import engines, samples
 from tests.fakes import tiny_llama
 from tests.integration.service import Service, eventually
@@ -98,6 +99,38 @@ def ask(service: Service, path: str, body: dict[str, Any]) -> dict[str, Any]:
     return dict(answer.json())
 
 
+def second(write: Callable[[Path], object], folder: Path) -> None:
+    """Write the model as another version."""
+    write(folder)
+    (folder / "README.md").write_text("version 2")
+
+
+def switched(service: Service, model: str) -> bool:
+    """Whether version 2 serves alone."""
+    rows = service.rows()
+    other = {f"{model}@1", f"{model}@2"} & set(rows)
+    return not other and rows[model]["version"] == 2 and rows[model]["state"] == "ready"
+
+
+def ready(port: int, model: str) -> tuple[str, bool]:
+    """Return the model's name, and whether Triton itself serves it."""
+    url = f"http://127.0.0.1:{port}/v2/models/{model}/ready"
+    return model, httpx.get(url, trust_env=False, timeout=60).status_code == 200
+
+
+def replicas(service: Service) -> set[str]:
+    """Return the names of the instances whose Ray replicas run."""
+    token = str(service.state / "ray" / "token")
+    return {
+        name
+        for pid, process in proc.snapshot().items()
+        for name in ("minilm", "minilm@2")
+        if process.alive
+        and proc.has_variable(pid, "MODELIUM_MODEL", name)
+        and proc.has_variable(pid, "RAY_AUTH_TOKEN_PATH", token)
+    }
+
+
 def test_the_seeds_block_serves_three_drops_from_one_repository(tmp_path: Path) -> None:
     models = tmp_path / "models"
     repository = models / "repository"
@@ -110,6 +143,7 @@ def test_the_seeds_block_serves_three_drops_from_one_repository(tmp_path: Path) 
         "MODELIUM_GATEWAY__PORT": "0",
         "MODELIUM_PREFECT__PORT": "0",
         "MODELIUM_INGEST__QUIET_PERIOD_SECONDS": "0.5",
+        "MODELIUM_INGEST__TRIAL_REQUESTS": "1",
         "MODELIUM_RAY_SERVE__PYTHON": str(engines.environment("replica") / "bin/python"),
         "MODELIUM_VLLM__DEFAULT_SETTINGS__enforce_eager": "true",
     }
@@ -148,6 +182,28 @@ def test_the_seeds_block_serves_three_drops_from_one_repository(tmp_path: Path) 
             assert [path.name for path in served.iterdir()] == ["model.onnx"]
             said = ask(service, "/v2/models/magika/infer", {"inputs": [SPACES]})
             assert abs(sum(said["outputs"][0]["data"]) - 1) < 1e-3, "a request loads it again"
+
+            infer = ("/v2/models/magika/infer", {"inputs": [SPACES]})
+            embed = ("/v1/embeddings", {"model": "minilm", "input": "a sentence"})
+            service.put_in("magika", write=lambda folder: second(samples.magika_onnx, folder))
+            service.put_in("minilm", write=lambda folder: second(samples.minilm, folder))
+            service.eventually(
+                lambda: (
+                    ask(service, *infer)
+                    and ask(service, *embed)
+                    and all(switched(service, name) for name in ("magika", "minilm"))
+                )
+            )
+            assert ask(service, *infer)["model_version"] == "2"
+            assert ask(service, *embed)["model"] == "minilm"
+            versions = httpx.get(f"{service.gateway}/v2/models/magika", trust_env=False, timeout=60)
+            assert versions.json()["versions"] == ["2"]
+            assert {ready(ports.triton, name) for name in ("magika", "magika@2")} == {
+                ("magika", False),
+                ("magika@2", True),
+            }
+            assert [path.name for path in served.iterdir()] == ["model.onnx"], "version 1 is kept"
+            assert replicas(service) == {"minilm@2"}
         finally:
             service.down()
     assert service.remains() == []

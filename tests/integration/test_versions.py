@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from modelium.selftest.samples import gguf
 from tests import engines
 from tests.integration.service import Service
 from tests.modelium.analysis.files import gguf_folder
@@ -82,7 +83,7 @@ def version(number: int, is_real: bool, **behaviour: Any) -> Callable[[Path], ob
     def write(folder: Path) -> None:
         folder.mkdir(parents=True)
         if is_real and not behaviour:
-            engines.gemma_gguf(folder)
+            gguf.write(folder)
         elif is_real:
             gguf_folder(folder)  # llama.cpp refuses it: most of its tensors are missing
         else:

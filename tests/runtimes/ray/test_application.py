@@ -17,7 +17,7 @@ from modelium.models import (
     Task,
 )
 from modelium.ports import LoadRequest
-from runtimes.ray.application import Application, build_application
+from runtimes.ray.application import Application, build_application, upstream
 
 GIB = 1024**3
 CPU = Device(node="n", uuid="cpu", kind="cpu", total_bytes=8 * GIB, free_bytes=8 * GIB)
@@ -50,10 +50,11 @@ def composed(
     reserve: int = 2 * GIB,
     remote_code: bool = False,
     version: int = 1,
+    model: str = "m",
     **settings: Any,
 ) -> Application:
     request = LoadRequest(
-        model="m",
+        model=model,
         version=version,
         path="/models/m",
         profile=profile,
@@ -223,3 +224,11 @@ def test_wrong_settings_are_refused(extra: dict[str, Any]) -> None:
     with pytest.raises(LoadFailed) as refused:
         composed(extra=extra)
     assert refused.value.kind == FailureKind.BAD_SETTINGS
+
+
+def test_another_version_runs_under_its_own_name_and_answers_by_the_models() -> None:
+    made = composed(model="m@2", version=2)
+    assert made.name == "m@2"
+    assert made.spec["model"] == "m"
+    address = upstream("m@2", kind="onnx", host="h", port=1)
+    assert (address.prefix, address.served_name) == ("/m@2", "m")

@@ -21,12 +21,12 @@ from modelium.cli.shadows import shadows
 from modelium.cli.tables import size
 from modelium.config import Config
 from modelium.config.loading import load_serving
-from modelium.control.reload import ConfigSource
 from modelium.errors import ModeliumError
 from modelium.models import Event
 
 if TYPE_CHECKING:
     from modelium.app import Running
+    from modelium.control.reload import ConfigSource
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +48,7 @@ def up(
     import uvloop
 
     import modelium.app  # noqa: F401 - its libraries configure logging; ours comes after
+    from modelium.control.reload import ConfigSource  # with all stages: seconds, for each command
 
     if found := list(shadows()):
         raise ModeliumError("\n".join(found))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +104,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("error: ") and "orchestration.state_directory" in said
     assert "Traceback" not in said
+
+
+def test_a_command_waits_for_no_library_of_the_service() -> None:
+    script = (
+        "import sys, modelium.cli.main\n"
+        "heavy = {'sqlalchemy', 'alembic', 'prefect', 'ray', 'numpy', 'fastapi', 'starlette',"
+        " 'modelium.stages'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from modelium.control.intents import Intents
+from modelium.control.intents import FAILED, Intents
 from modelium.errors import InputError
 from modelium.intake.trash import TrashEntry
-from modelium.models import Decision, Intent, Model, Plan, Trigger, Version
+from modelium.models import Decision, Intent, Model, Plan, Report, Trigger, Version
 from modelium.stages.planning import OPERATOR
 from modelium.stages.removal import remove
 from modelium.stages.services import Services
@@ -140,7 +140,15 @@ class VersionOperations:
             "model.rolled-back", model=model, version=target, was=record.version, by=by
         )
         services.switchboard.know(await services.store.versions())
-        return self._intents.follow(intent, services.launcher.analyze(model=model))
+        return self._intents.follow(intent, self._rolled_back(model, target, was=record.version))
+
+    async def _rolled_back(self, model: str, target: int, *, was: int) -> Report:
+        """Analyze the version that is the current one again; the report says so."""
+        report = await self._services.launcher.analyze(model=model)
+        if report.outcome in FAILED:
+            return report
+        reason = f"version {target} is the current one again, in place of version {was}"
+        return report.model_copy(update={"reason": reason})
 
     async def trash(self) -> Sequence[TrashEntry]:
         """Return what can be restored, the newest first."""

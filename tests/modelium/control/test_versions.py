@@ -329,7 +329,9 @@ async def test_a_rollback_serves_the_version_before(world: World, operations: Op
     await world.load()
     await second_version(world)
     intent = await operations.versions.rollback("tiny", by="the key ci")
-    assert (await ended(world, intent)).state == "done"
+    done = await ended(world, intent)
+    assert done.state == "done"
+    assert done.detail == "version 1 is the current one again, in place of version 2"
     record = await world.until(
         "tiny", lambda m: m.version == 1 and not m.outdated and m.state == "ready"
     )

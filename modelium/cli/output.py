@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 FAILED = 1
 """The command was valid but did not succeed."""
@@ -47,8 +48,10 @@ def show_intent(intent: dict[str, Any], *, as_json: bool) -> None:
         typer.Exit: with `FAILED` if it failed or has not finished yet.
     """
     state = intent["state"]
-    mark = {"done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(state, "…")
+    mark = {"done": ("✓", "green"), "failed": ("✗", "red")}.get(state, ("…", ""))
     detail = intent["detail"] or f"still in progress (intent {intent['id']})"
-    show(intent, f"{mark} {intent['kind']} {intent['model'] or ''}: {detail}", as_json=as_json)
+    # As text, not as markup: the detail may quote an engine or a file.
+    said = Text.assemble(mark, f" {intent['kind']} {intent['model'] or ''}: {detail}")
+    show(intent, said, as_json=as_json)
     if state != "done":
         raise typer.Exit(FAILED)

@@ -99,7 +99,7 @@ def _summary(settings: Config, source: ConfigSource, log: Path, service: Running
     for name, url in service.endpoints().items():
         yield f"  {name:<12} {url or 'off'}"
     states = (
-        status.name.value if status.healthy else f"{status.name.value} (down: {status.detail})"
+        status.name.value if status.healthy else f"{status.name.value} (not ready: {status.detail})"
         for status in service.services.runtime_monitor.statuses()
     )
     yield f"  {'runtimes':<12} {', '.join(states)}"

@@ -51,3 +51,15 @@ def test_terminal_control_characters_of_an_llm_are_removed() -> None:
     text = printed(*tables.advice(TRACE), *tables.conversation(TRACE))
     assert "\x1b[2J" not in text and "\x1b[31m" not in text
     assert "tool card" in text and "→ card({})" in text
+
+
+def test_reasons_of_drops_are_below_the_table_where_the_terminal_is_narrow() -> None:
+    why = "model-00001-of-00002.safetensors of model.safetensors.index.json is missing"
+    row = {"name": "shards", "state": "incomplete", "since": 0.0, "reason": why}
+    row |= {"model": "shards", "approvable": False}
+    console = Console(width=40)
+    with console.capture() as capture:
+        console.print(tables.drops([row], now=60.0, width=40))
+    shown = capture.get()
+    assert f"shards: {why}" in " ".join(shown.split()) and "…" not in shown
+    assert "reason" in printed(tables.drops([row], now=60.0))

@@ -50,7 +50,7 @@ def profile_folder(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     names = shown(", ".join(f.name for f in folder.files[:5]))
     count = f"{len(folder.files)} {'file' if len(folder.files) == 1 else 'files'}"
     raise DropRejected(
-        f"No known model format in {count} {'file' if count == 1 else 'files'} ({names}). {SUPPORTED}",
+        f"No known model format in {count} ({names}). {SUPPORTED}",
         reason="unknown-format",
     )
 

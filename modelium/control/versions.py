@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from modelium.control.intents import FAILED, Intents
-from modelium.errors import InputError
+from modelium.errors import InputError, UnknownModel
+from modelium.intake.rejected import rejected
 from modelium.intake.trash import TrashEntry
 from modelium.models import Decision, Intent, Model, Plan, Report, Trigger, Version
 from modelium.stages.planning import OPERATOR
@@ -66,7 +67,18 @@ class VersionOperations:
             InputError: something of the operator's keeps it.
         """
         services = self._services
-        record = await registered(services, model)
+        try:
+            record = await registered(services, model)
+        except UnknownModel as exc:
+            drops = [
+                *services.pending.all(),
+                *await asyncio.to_thread(rejected, services.repository),
+            ]
+            if drop := next((drop for drop in drops if drop.answers_to(model)), None):
+                raise UnknownModel(
+                    f"{model} is no model: it is a drop, {drop.state.value}; delete {drop.path}"
+                ) from exc
+            raise
         kept = "" if force else self._kept_because(record)
         if kept:
             raise InputError(f"{model} is kept: {kept}; `--force` removes it all the same")

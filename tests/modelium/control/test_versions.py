@@ -322,6 +322,15 @@ async def test_a_version_that_an_alias_names_stays(world: World) -> None:
     await operations.aclose()
 
 
+async def test_what_is_only_a_drop_is_told_from_an_unknown_model(
+    world: World, operations: Operations
+) -> None:
+    risky_onnx(world.incoming / "bad", "weights.pkl")
+    await world.launcher.ingest(path=str(world.incoming / "bad"))
+    with pytest.raises(UnknownModel, match=f"a drop, rejected; delete {world.rejected / 'bad'}"):
+        await operations.versions.remove("bad", by="x", purge=False, force=False)
+
+
 # --- rollback -------------------------------------------------------------------------------------
 
 

@@ -48,8 +48,9 @@ def profile_folder(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     if folder.having(".onnx"):
         return profile_onnx(folder, engines)
     names = shown(", ".join(f.name for f in folder.files[:5]))
+    count = f"{len(folder.files)} {'file' if len(folder.files) == 1 else 'files'}"
     raise DropRejected(
-        f"No known model format among {len(folder.files)} files ({names}). {SUPPORTED}",
+        f"No known model format in {count} ({names}). {SUPPORTED}",
         reason="unknown-format",
     )
 

@@ -76,6 +76,38 @@ def _with_reason(model: str, detail: Detail, kind: str) -> str:
     return f"{model}: {kind.rpartition('.')[2]}, {detail.get('reason', '')}"
 
 
+def _removing(model: str, detail: Detail, kind: str) -> str:
+    return f"{model}: being removed, asked for by {detail.get('by', '?')}"
+
+
+def _removed(model: str, detail: Detail, kind: str) -> str:
+    version = f"version {detail['version']} " if "version" in detail else ""
+    where = "deleted" if detail.get("purge") else "moved to the trash"
+    return f"{model}: {version}removed by {detail.get('by', '?')}, files {where}"
+
+
+def _switched(model: str, detail: Detail, kind: str) -> str:
+    was = detail.get("was")
+    instead = f" instead of version {was}" if was else ""
+    return f"{model}: version {detail.get('version', '?')} serves now{instead}"
+
+
+def _rolled_back(model: str, detail: Detail, kind: str) -> str:
+    why = detail.get("reason") or f"{detail.get('by', '?')} rolled it back"
+    return (
+        f"{model}: back to version {detail.get('version', '?')} from version "
+        f"{detail.get('was', '?')}, {why}"
+    )
+
+
+def _missing(model: str, detail: Detail, kind: str) -> str:
+    return f"{model}: its folder {detail.get('path', '')} has disappeared"
+
+
+def _key(model: str, detail: Detail, kind: str) -> str:
+    return f"API key of {detail.get('name', '?')} {kind.rpartition('.')[2]}, {detail.get('key')}"
+
+
 def _reloaded(model: str, detail: Detail, kind: str) -> str:
     said = [*detail.get("changed", ()), *detail.get("restart", ())]
     return f"configuration reloaded: {'; '.join(said) or 'valid again, nothing changed'}"
@@ -105,6 +137,14 @@ _TELLERS = {
     "model.lost": _lost,
     "drop.rejected": _rejected,
     "drop.incomplete": _incomplete,
+    "model.removing": _removing,
+    "model.removed": _removed,
+    "version.removed": _removed,
+    "model.switched": _switched,
+    "model.rolled-back": _rolled_back,
+    "model.missing": _missing,
+    "key.issued": _key,
+    "key.revoked": _key,
     "plan.refused": _refused,
     "config.reloaded": _reloaded,
     "config.invalid": _silent,

@@ -60,7 +60,8 @@ def create(
         sys.stdout.write(answer["secret"] + "\n")
 
 
-@app.command("list")
+@app.command("ls")
+@app.command("list", hidden=True)
 def list_keys(config: ConfigFile = None, json_: Json = False) -> None:
     """List all keys with their limits and scopes, without the secrets."""
     rows = client(config).get("/keys")
@@ -90,7 +91,7 @@ def _id_of(key: str, known: list[dict[str, Any]]) -> str:
         return key
     named = [str(row["id"]) for row in known if row["name"] == key]
     if not named:
-        raise InputError(f"there is no key {key}; `modelium keys list` shows all")
+        raise InputError(f"there is no key {key}; `modelium keys ls` shows all")
     if len(named) > 1:
         raise InputError(f"several keys are named {key}; name one by its id: {', '.join(named)}")
     return named[0]

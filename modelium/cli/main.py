@@ -42,6 +42,10 @@ from modelium.control import service_lock
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
 
+UNCHANGED = (
+    "nothing has changed since the configuration was last read (a saved file is read at once)"
+)
+
 LATEST = 5
 """Rejected drops that `ls` shows below the models."""
 
@@ -77,7 +81,9 @@ def main() -> None:
     try:
         command(prog_name="modelium")
     except ModeliumError as exc:
-        Console(stderr=True).print(f"[red]error:[/red] {exc}", highlight=False)
+        # The terminal wraps it: a command in it can be copied, and a log has it on one line.
+        said = Text.assemble(("error:", "red"), f" {exc}")
+        Console(stderr=True).print(said, soft_wrap=True)
         raise SystemExit(_exit_code(exc)) from exc
 
 
@@ -118,7 +124,7 @@ def reload(config: ConfigFile = None, json_: Json = False) -> None:
     lines += [f"[yellow]![/] {escape(field)}" for field in answer["restart"]]
     if answer["models"]:
         lines.append(f"changed models: {', '.join(answer['models'])}")
-    show(answer, "\n".join(lines) or "the configuration has not changed", as_json=json_)
+    show(answer, "\n".join(lines) or UNCHANGED, as_json=json_)
 
 
 @app.command("ls")
@@ -136,8 +142,8 @@ def list_models(
     client = _client(config)
     if drops:
         found = client.get("/drops")
-        shown = tables.drops(found, now=time.time()) if found else "no drops beside the models"
-        show(found, shown, as_json=json_)
+        shown = tables.drops(found, now=time.time(), width=Console().width)
+        show(found, shown if found else "no drops beside the models", as_json=json_)
         return
     rows = client.get("/models")
     show(
@@ -149,7 +155,7 @@ def list_models(
     rejected = [drop for drop in found if drop["state"] == "rejected"]
     latest = [drop for drop in found if drop not in rejected[LATEST:]]
     if latest:
-        print_lines(["", tables.drops(latest, now=time.time())])
+        print_lines(["", tables.drops(latest, now=time.time(), width=Console().width)])
     if hidden := len(found) - len(latest):
         print_lines([f"and {hidden} more rejected drops: modelium ls --drops"])
     print_lines(Text(notice, style="yellow") for notice in client.get("/status")["notices"])

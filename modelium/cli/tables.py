@@ -74,18 +74,25 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
     return table if wide else Group(table, "", *reasons)
 
 
-def drops(rows: list[dict[str, Any]], *, now: float) -> Table:
-    """Return the table of the drops that are no models."""
-    table = _table("drop", "state", "since", "reason", right={"since"}, unwrapped=True)
+def drops(rows: list[dict[str, Any]], *, now: float, width: int = WIDE) -> RenderableType:
+    """Return the table of the drops that are no models; narrow ones as that of `models`."""
+    wide = width >= WIDE
+    columns = ["drop", "state", "since", *(["reason"] if wide else ())]
+    table = _table(*columns, right={"since"}, unwrapped=True)
+    reasons: list[Text] = []
     for row in rows:
+        name = visible(row["name"])
         accept = f" (`modelium approve {row['model']}` accepts it)" if row["approvable"] else ""
-        table.add_row(
-            Text(visible(row["name"])),
+        why = visible(row["reason"]) + accept
+        cells = [
+            Text(name),
             Text(row["state"], style=COLOURS.get(row["state"], "")),
-            span(max(0.0, now - row["since"])),
-            Text(visible(row["reason"]) + accept),
-        )
-    return table
+            Text(span(max(0.0, now - row["since"]))),
+            Text(why),
+        ]
+        table.add_row(*cells[: len(columns)])
+        reasons.append(Text.assemble((name, "bold"), f": {why}"))
+    return table if wide else Group(table, "", *reasons)
 
 
 def drop(row: dict[str, Any]) -> list[Text]:
@@ -102,7 +109,7 @@ def drop(row: dict[str, Any]) -> list[Text]:
 
 
 def keys(rows: list[dict[str, Any]]) -> Table:
-    """Return the table of `modelium keys list`."""
+    """Return the table of `modelium keys ls`."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in (
         "id",

@@ -21,12 +21,12 @@ from modelium.cli.shadows import shadows
 from modelium.cli.tables import size
 from modelium.config import Config
 from modelium.config.loading import load_serving
-from modelium.control.reload import ConfigSource
 from modelium.errors import ModeliumError
 from modelium.models import Event
 
 if TYPE_CHECKING:
     from modelium.app import Running
+    from modelium.control.reload import ConfigSource
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +48,7 @@ def up(
     import uvloop
 
     import modelium.app  # noqa: F401 - its libraries configure logging; ours comes after
+    from modelium.control.reload import ConfigSource  # with all stages: seconds, for each command
 
     if found := list(shadows()):
         raise ModeliumError("\n".join(found))
@@ -98,7 +99,7 @@ def _summary(settings: Config, source: ConfigSource, log: Path, service: Running
     for name, url in service.endpoints().items():
         yield f"  {name:<12} {url or 'off'}"
     states = (
-        status.name.value if status.healthy else f"{status.name.value} (down: {status.detail})"
+        status.name.value if status.healthy else f"{status.name.value} (not ready: {status.detail})"
         for status in service.services.runtime_monitor.statuses()
     )
     yield f"  {'runtimes':<12} {', '.join(states)}"

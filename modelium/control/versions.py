@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from modelium.control.intents import Intents
-from modelium.errors import InputError
+from modelium.control.intents import FAILED, Intents
+from modelium.errors import InputError, UnknownModel
+from modelium.intake.rejected import rejected
 from modelium.intake.trash import TrashEntry
-from modelium.models import Decision, Intent, Model, Plan, Trigger, Version
+from modelium.models import Decision, Intent, Model, Plan, Report, Trigger, Version
 from modelium.stages.planning import OPERATOR
 from modelium.stages.removal import remove
 from modelium.stages.services import Services
@@ -66,7 +67,18 @@ class VersionOperations:
             InputError: something of the operator's keeps it.
         """
         services = self._services
-        record = await registered(services, model)
+        try:
+            record = await registered(services, model)
+        except UnknownModel as exc:
+            drops = [
+                *services.pending.all(),
+                *await asyncio.to_thread(rejected, services.repository),
+            ]
+            if drop := next((drop for drop in drops if drop.answers_to(model)), None):
+                raise UnknownModel(
+                    f"{model} is no model: it is a drop, {drop.state.value}; delete {drop.path}"
+                ) from exc
+            raise
         kept = "" if force else self._kept_because(record)
         if kept:
             raise InputError(f"{model} is kept: {kept}; `--force` removes it all the same")
@@ -140,7 +152,15 @@ class VersionOperations:
             "model.rolled-back", model=model, version=target, was=record.version, by=by
         )
         services.switchboard.know(await services.store.versions())
-        return self._intents.follow(intent, services.launcher.analyze(model=model))
+        return self._intents.follow(intent, self._rolled_back(model, target, was=record.version))
+
+    async def _rolled_back(self, model: str, target: int, *, was: int) -> Report:
+        """Analyze the version that is the current one again; the report says so."""
+        report = await self._services.launcher.analyze(model=model)
+        if report.outcome in FAILED:
+            return report
+        reason = f"version {target} is the current one again, in place of version {was}"
+        return report.model_copy(update={"reason": reason})
 
     async def trash(self) -> Sequence[TrashEntry]:
         """Return what can be restored, the newest first."""

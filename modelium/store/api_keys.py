@@ -51,7 +51,7 @@ class KeyTable:
         with self._engine.begin() as tx:
             document = tx.scalar(sa.select(table.c.document).where(table.c.id == id))
             if document is None:
-                raise InputError(f"no key has the id {id!r}; `modelium keys list` lists the keys")
+                raise InputError(f"no key has the id {id!r}; `modelium keys ls` lists the keys")
             key = ApiKey.model_validate(document)
             if key.revoked_at is None:
                 key = key.model_copy(update={"revoked_at": self._now()})

@@ -160,11 +160,10 @@ class Folder:
                     )
                 found = [FileEntry(resolved.name, info.st_size)]
         except (OSError, RuntimeError) as exc:
-            raise DropRejected(
-                f"{shown(str(path))} cannot be read: {exc.__class__.__name__}. "
-                "Check that it exists and is readable.",
-                reason="unreadable",
-            ) from exc
+            why = f"cannot be read: {exc.__class__.__name__}. Check that it exists and is readable."
+            if not os.path.lexists(path):
+                why = "does not exist."
+            raise DropRejected(f"{shown(str(path))} {why}", reason="unreadable") from exc
         self.files = tuple(sorted(found, key=lambda f: f.name))
         self._parsed: dict[tuple[str, Callable[[Path, str], Any]], Any] = {}
         self._parsed_items = 0

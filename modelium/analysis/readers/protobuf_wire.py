@@ -16,6 +16,8 @@ MAX_FIELDS = 3_000_000
 """Reading as many takes a few seconds; published graphs have a few hundred thousand."""
 MAX_STRING = 64 * 1024
 _WINDOW = 64 * 1024
+CUT_OFF = "it is cut off or damaged (a field is longer than its message)"
+"""Of a file that an interrupted copy left; a newcomer to the format knows what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Wire:
             self._at = position
             offset = 0
             if not self._window:
-                raise self.bad("the file ends inside a field", "truncated")
+                raise self.bad("it is cut off (the file ends inside a field)", "truncated")
         return self._window[offset]
 
     def varint(self, position: int) -> tuple[int, int]:
@@ -83,18 +85,18 @@ class Wire:
             elif kind in {1, 5}:
                 start, position = position, position + (8 if kind == 1 else 4)
                 if position > end:
-                    raise self.bad("a field is longer than its message", "truncated")
+                    raise self.bad(CUT_OFF, "truncated")
                 yield Field(number, kind, begin=start, end=position)
             elif kind == 2:
                 length, start = self.varint(position)
                 position = start + length
                 if position > end:
-                    raise self.bad("a field is longer than its message", "truncated")
+                    raise self.bad(CUT_OFF, "truncated")
                 yield Field(number, kind, begin=start, end=position)
             else:
                 raise self.bad(f"a field has the unknown wire type {kind}")
         if position != end:
-            raise self.bad("a field is longer than its message", "truncated")
+            raise self.bad(CUT_OFF, "truncated")
 
     def bytes(self, field: Field, *, limit: int = MAX_STRING) -> bytes:
         """Return the payload of a length-delimited field."""

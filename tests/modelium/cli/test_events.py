@@ -39,7 +39,39 @@ def told(kind: str, model: str | None = "gpt2", **detail: object) -> str | None:
         ),
         ("drop.incomplete", {"missing": "a shard"}, "drop gpt2: incomplete, a shard"),
         ("plan.refused", {"reason": "pinned"}, "gpt2: plan refused, pinned"),
-        ("model.removed", {"by": "an operator"}, "gpt2: model removed, by an operator"),
+        (
+            "model.removing",
+            {"by": "the operator", "purge": False},
+            "gpt2: being removed, asked for by the operator",
+        ),
+        (
+            "model.removed",
+            {"by": "the operator", "versions": [1], "purge": False},
+            "gpt2: removed by the operator, files moved to the trash",
+        ),
+        (
+            "version.removed",
+            {"by": "rules", "version": 1, "purge": True},
+            "gpt2: version 1 removed by rules, files deleted",
+        ),
+        (
+            "model.switched",
+            {"version": 2, "was": 1},
+            "gpt2: version 2 serves now instead of version 1",
+        ),
+        ("model.switched", {"version": 2, "was": None}, "gpt2: version 2 serves now"),
+        (
+            "model.rolled-back",
+            {"version": 1, "was": 2, "by": "the operator"},
+            "gpt2: back to version 1 from version 2, the operator rolled it back",
+        ),
+        (
+            "model.rolled-back",
+            {"version": 1, "was": 2, "reason": "it failed its trial", "decision": "a"},
+            "gpt2: back to version 1 from version 2, it failed its trial",
+        ),
+        ("model.missing", {"path": "/m/gpt2"}, "gpt2: its folder /m/gpt2 has disappeared"),
+        ("memory.kept", {"bytes": 5}, "gpt2: memory kept, bytes 5"),
         ("config.invalid", {"problem": "x"}, None),
     ],
 )
@@ -48,6 +80,7 @@ def test_an_event_is_one_line(kind: str, detail: dict[str, object], expected: st
 
 
 def test_what_concerns_no_model_names_none() -> None:
+    assert told("key.issued", None, key="d1ae", name="bob") == "API key of bob issued, d1ae"
     assert told("idle.paused", None, since=1.0) == "idle evictions are paused in Prefect"
     said = told("config.reloaded", None, changed=["a: 1 → 2"], restart=["b needs a restart"])
     assert said == "configuration reloaded: a: 1 → 2; b needs a restart"

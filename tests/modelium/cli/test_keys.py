@@ -15,7 +15,7 @@ def test_a_key_is_found_by_id_or_name(key: str, found: str) -> None:
     assert _id_of(key, KNOWN) == found
 
 
-@pytest.mark.parametrize(("key", "said"), [("bob", "k2, k3"), ("eve", "keys list")])
+@pytest.mark.parametrize(("key", "said"), [("bob", "k2, k3"), ("eve", "keys ls")])
 def test_what_names_no_single_key_is_an_error(key: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         _id_of(key, KNOWN)

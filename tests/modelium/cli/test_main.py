@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from modelium import __version__
 from modelium.cli.main import app, main
+from modelium.cli.output import show_intent
 
 
 def commands(command: Any, path: str = "modelium") -> Iterator[tuple[str, Any]]:
@@ -102,3 +105,48 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("error: ") and "orchestration.state_directory" in said
     assert "Traceback" not in said
+
+
+def test_a_command_waits_for_no_library_of_the_service() -> None:
+    script = (
+        "import sys, modelium.cli.main\n"
+        "heavy = {'sqlalchemy', 'alembic', 'prefect', 'ray', 'numpy', 'fastapi', 'starlette',"
+        " 'modelium.stages'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_error_keeps_its_brackets_and_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(f"triton: {{enabled: '[bold]{'x' * 60} {'y' * 60}'}}")
+    assert run(monkeypatch, "ls", "--config", str(file)) == 2
+    said = capsys.readouterr().err
+    assert "[bold]" in said and len(said.splitlines()) == 1
+
+
+def test_what_an_engine_said_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    intent = {"id": "i", "kind": "load", "model": "m", "state": "done", "detail": "at [/tmp/x]"}
+    show_intent(intent, as_json=False)
+    assert capsys.readouterr().out == "✓ load m: at [/tmp/x]\n"
+
+
+def test_a_model_that_does_not_exist_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    done = CliRunner().invoke(app, ["analyze", "/no/such/folder"])
+    assert "/no/such/folder does not exist." in done.output
+    assert "FileNotFound" not in done.output
+
+
+def test_keys_are_listed_by_the_word_of_all_other_lists() -> None:
+    assert not COMMANDS["modelium keys ls"].hidden and COMMANDS["modelium keys list"].hidden
+
+
+def test_one_file_of_no_known_format_is_not_files(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hi")
+    done = CliRunner().invoke(app, ["analyze", str(tmp_path)])
+    assert "No known model format in 1 file (notes.txt)." in done.output

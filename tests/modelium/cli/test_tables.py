@@ -65,3 +65,15 @@ def test_the_outcome_of_a_request_is_plain_text(capsys: pytest.CaptureFixture[st
     intent = {"state": "done", "kind": "ingest", "model": "m", "detail": "\x1b[2J [red]x", "id": 1}
     show_intent(intent, as_json=False)
     assert capsys.readouterr().out == "✓ ingest m: [2J [red]x\n"
+
+
+def test_reasons_of_drops_are_below_the_table_where_the_terminal_is_narrow() -> None:
+    why = "model-00001-of-00002.safetensors of model.safetensors.index.json is missing"
+    row = {"name": "shards", "state": "incomplete", "since": 0.0, "reason": why}
+    row |= {"model": "shards", "approvable": False}
+    console = Console(width=40)
+    with console.capture() as capture:
+        console.print(tables.drops([row], now=60.0, width=40))
+    shown = capture.get()
+    assert f"shards: {why}" in " ".join(shown.split()) and "…" not in shown
+    assert "reason" in printed(tables.drops([row], now=60.0))

@@ -360,6 +360,15 @@ async def test_a_version_that_an_alias_names_stays(world: World) -> None:
     await operations.aclose()
 
 
+async def test_what_is_only_a_drop_is_told_from_an_unknown_model(
+    world: World, operations: Operations
+) -> None:
+    risky_onnx(world.incoming / "bad", "weights.pkl")
+    await world.launcher.ingest(path=str(world.incoming / "bad"))
+    with pytest.raises(UnknownModel, match=f"a drop, rejected; delete {world.rejected / 'bad'}"):
+        await operations.versions.remove("bad", by="x", purge=False, force=False)
+
+
 # --- rollback -------------------------------------------------------------------------------------
 
 
@@ -367,7 +376,9 @@ async def test_a_rollback_serves_the_version_before(world: World, operations: Op
     await world.load()
     await second_version(world)
     intent = await operations.versions.rollback("tiny", by="the key ci")
-    assert (await ended(world, intent)).state == "done"
+    done = await ended(world, intent)
+    assert done.state == "done"
+    assert done.detail == "version 1 is the current one again, in place of version 2"
     record = await world.until(
         "tiny", lambda m: m.version == 1 and not m.outdated and m.state == "ready"
     )

@@ -100,7 +100,7 @@ def test_a_short_gguf_is_seen(tmp_path: Path) -> None:
 def test_a_short_onnx_is_seen(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model.onnx").write_bytes(onnx_model()[:-5])
-    assert "model.onnx: a field is longer than its message" in (is_complete(tmp_path / "m") or "")
+    assert "model.onnx: it is cut off or damaged" in (is_complete(tmp_path / "m") or "")
 
 
 def test_missing_external_data_is_seen(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 PACKAGES := modelium flows agents runtimes
 UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools
 # Environments of real servers: one per lock file, except Modelium's own.
-ENVIRONMENTS := $(sort $(filter-out dev modelium litellm,$(basename $(notdir $(wildcard requirements/*.lock)))))
+ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdir $(wildcard requirements/*.lock)))))
 WORKERS ?= 2
 
 .PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz conformance docs environments clean
@@ -46,7 +46,7 @@ environments: ## create the environments of the real servers that tests start (g
 # vLLM takes a minute to start, so these tests start it three times at most; `make conformance`
 # covers the rest.
 test: lint environments ## lint and all tests except conformance, real servers included
-	@tools/apt.sh chromium prometheus
+	@tools/apt.sh prometheus
 	$(BIN)/python -m pytest -m "not conformance" --ignore tests/runtimes/conformance \
 		-n $(WORKERS) --dist loadgroup $(ARGS)
 
@@ -85,10 +85,10 @@ docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	mv $(VENV)/config.schema.json docs/config.schema.json
 
 lock: setup ## resolve the lock files; UPGRADE=--upgrade takes newer releases
-	$(BIN)/uv pip compile -q pyproject.toml --python-version 3.11 --no-annotate --no-header \
-		$(UPGRADE) -o requirements/modelium.lock
-	$(BIN)/uv pip compile -q pyproject.toml --group dev --python-version 3.11 --no-annotate \
-		--no-header -c requirements/modelium.lock $(UPGRADE) -o requirements/dev.lock
+	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --no-annotate \
+		--no-header --generate-hashes $(UPGRADE) -o requirements/modelium.lock
+	$(BIN)/uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 \
+		--no-annotate --no-header --generate-hashes -c requirements/modelium.lock $(UPGRADE) -o requirements/dev.lock
 
 lock-%: ## resolve requirements/%.in into its lock file, e.g. lock-replica
 	tools/env.sh --lock $*

@@ -17,11 +17,12 @@ from typing import Any
 
 from agents.replay.planner_under_replay import unrestricted_policy
 from agents.replay.result import percentile
+from agents.rules.device_groups import device_groups
 from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import keep_value
 from agents.rules.placement import Placer
 from agents.rules.planner import RulePlanner
-from agents.rules.sizing import LoadOption, device_groups
+from agents.rules.sizing import LoadOption
 from bench.goals import Goal, print_goals
 from modelium.lifecycle import ModelState
 from modelium.models import (

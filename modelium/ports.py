@@ -58,8 +58,10 @@ class LoadRequest:
     devices: tuple[Device, ...]
     reserve: Mapping[str, int]
     """Device id → bytes that the model may take there. A driver never lets it take more."""
+    operator_settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """What the operator sets for this model; its engine arguments are allowed."""
     allow_remote_code: bool = False
-    deadline_s: float = 1800.0
+    deadline_s: float = 3600.0
     """Hard bound on the whole load; drivers fail earlier on a lack of progress."""
 
 
@@ -70,6 +72,8 @@ class Loaded:
     upstream: Upstream
     handle: dict[str, Any] = field(default_factory=dict)
     """JSON notes that let `Runtime.discover` and `Runtime.unload` find it after a restart."""
+    settings: LoadSettings | None = None
+    """What it runs with, where the driver had to reduce the request's settings; else ``None``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

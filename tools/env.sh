@@ -10,9 +10,12 @@
 # version. Each is built under a temporary name and renamed when complete, so a directory of the
 # final name is always complete. A file lock serializes concurrent callers.
 #
-# pip installs them instead of uv because it supports PIP_FIND_LINKS, where a CPU build of torch
-# avoids the gigabytes of the CUDA build. A first line `# pip: OPTIONS` in the lock file passes
-# options to pip, such as --no-deps. PYTHON selects another interpreter.
+# Lock files name every package with the hashes of its files, so pip resolves nothing (--no-deps).
+# pip installs them instead of uv because it supports PIP_FIND_LINKS: torch's hashes include those
+# of a CPU build, which is preferred where a link or an index offers it. Elsewhere pip takes the
+# release of the same version, which also needs requirements/cuda.lock, some gigabytes. A first line
+# `# local: PATH` is a package of this checkout to install as well. PYTHON selects another
+# interpreter.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -24,14 +27,38 @@ cd "$root" # lock files may contain paths relative to the root of the checkout
 say() { printf '%s\n' "$*" >&2; }
 die() { say "tools/env.sh: $*"; exit 1; }
 
-options() { sed -n '1s/^# pip: *//p' "$1"; }
+pip() { # ENVIRONMENT ARGUMENT…
+    "$1/bin/python" -m pip "$2" --disable-pip-version-check --no-input "${@:3}" >&2 </dev/null
+}
 
-install() { # FOLDER REQUIREMENTS
+create() { # FOLDER
     "$python" -m venv "$1" >&2 ||
         die "cannot create a virtual environment with $python; install python3-venv (apt-get install python3-venv)"
-    # shellcheck disable=SC2046  # options are words
-    "$1/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-        $(options "$2") -r "$2" >&2 </dev/null || die "installing $2 failed; see pip's output above"
+}
+
+locked() { # FOLDER LOCK
+    pip "$1" install --progress-bar off --no-deps --require-hashes -r "$2" ||
+        die "installing $2 failed; see pip's output above"
+}
+
+install() { # FOLDER LOCK
+    create "$1"
+    locked "$1" "$2"
+    local extra
+    extra=$(sed -n '1s/^# local: *//p' "$2")
+    [[ -z $extra ]] || pip "$1" install --progress-bar off --no-deps "./$extra" ||
+        die "installing $extra failed; see pip's output above"
+    local torch
+    torch=$("$1/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null || true)
+    if [[ -n $torch && $torch != *+cpu ]]; then
+        say "no CPU build of torch is offered: installing CUDA's libraries, too"
+        locked "$1" requirements/cuda.lock
+    fi
+}
+
+hashed() { # REQUIREMENTS LOCK
+    .venv/bin/uv pip compile -q --no-deps --generate-hashes --no-annotate --no-header \
+        "$1" -o "$2" >&2 || die "cannot read the hashes from the index; run make setup first"
 }
 
 lock() { # NAME
@@ -39,15 +66,22 @@ lock() { # NAME
     [[ -f $in ]] || die "there is no requirements/$1.in"
     work=$(mktemp -d)
     trap 'rm -rf -- "$work"' EXIT # runs after this function, so work must not be local
-    install "$work/env" "$in"
-    # Lock files must fit every machine: torch's CUDA build pulls in its CUDA packages by itself,
-    # and a local version (+cpu) is specific to this machine.
-    {
-        sed -n '1{/^# pip: /p}' "$in"
-        "$work/env/bin/python" -m pip freeze --exclude pip --exclude setuptools |
-            sed -E '/^(nvidia-|cuda-|triton==)/d; s/(==[^+]+)\+[a-z0-9.]+$/\1/'
-    } >"$work/lock"
-    mv -- "$work/lock" "$out"
+    create "$work/env"
+    # pip takes no hashes in constraints.
+    cp "$in" "$work/$1.in"
+    sed -E '/^ +--hash/d; s/ *\\$//' requirements/modelium.lock >"$work/modelium.lock"
+    pip "$work/env" install -r "$work/$1.in" || die "installing $in failed; see pip's output above"
+    # Lock files must fit every machine: CUDA's packages are in cuda.lock, and a local version
+    # (+cpu) is specific to this machine.
+    "$work/env/bin/python" -m pip freeze --exclude pip --exclude setuptools |
+        sed -E '/^(nvidia-|cuda-|triton==)/d; s/(==[^+]+)\+[a-z0-9.]+$/\1/' >"$work/frozen"
+    hashed "$work/frozen" "$out"
+    local torch hash
+    if torch=$(grep -o '^torch==[^ ]*' "$out") &&
+        pip "$work/env" download -q --no-deps -d "$work/cpu" "$torch+cpu"; then
+        hash=$(sha256sum "$work"/cpu/torch-*+cpu-*.whl | cut -c1-64)
+        sed -i "s/^torch==.*/&\n    --hash=sha256:$hash \\\\/" "$out"
+    fi
     say "wrote requirements/$1.lock"
 }
 

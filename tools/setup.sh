@@ -32,7 +32,7 @@ fi
 say "installing requirements/dev.lock into $venv …"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-input -q "uv==$uv_version" \
     </dev/null || die "cannot install uv; see pip's output above"
-"$venv/bin/uv" pip install -q --python "$venv/bin/python" -r requirements/dev.lock </dev/null ||
+"$venv/bin/uv" pip install -q --python "$venv/bin/python" --require-hashes -r requirements/dev.lock </dev/null ||
     die "cannot install requirements/dev.lock; see uv's output above"
 "$venv/bin/uv" pip install -q --python "$venv/bin/python" --no-deps -e . </dev/null ||
     die "cannot install this checkout; see uv's output above"

@@ -104,7 +104,7 @@ class PlacementSearch:
         return self._fleet.runtimes_by_name[option.runtime].healthy
 
     def _in_free_memory(self, options: Iterable[LoadOption]) -> Placement | None:
-        """Take the first runtime and degree that fits; among its settings, the tightest fit."""
+        """Take the first runtime, device kind and degree that fit; then the tightest settings."""
         best: Placement | None = None
         for option in options:
             if best is not None and _kind(option) != _kind(best.option):
@@ -146,5 +146,5 @@ class PlacementSearch:
             )
 
 
-def _kind(option: LoadOption) -> tuple[str, int]:
-    return (option.runtime, option.settings.tensor_parallel_size)
+def _kind(option: LoadOption) -> tuple[str, str, int]:
+    return (option.runtime, option.group.kind, option.settings.tensor_parallel_size)

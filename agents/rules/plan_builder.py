@@ -7,6 +7,7 @@ from enum import Enum
 
 from agents.rules import reasons
 from agents.rules.device_memory import DeviceMemory
+from agents.rules.idle_memory import lend_idle_memory
 from agents.rules.placement import MayEvict, Placement, Placer
 from agents.rules.placement_search import PlacementSearch
 from agents.rules.ranking import priority_class
@@ -69,12 +70,17 @@ class PlanBuilder:
         self.reason = ""
         """The plan's reason, where it is not made of the actions' reasons."""
         self._actions: list[Action] = []
+        self._kv_ceilings: dict[str, int] = {}
+        """Model → bytes per device that its KV cache could use in idle memory."""
         self._search = PlacementSearch(
             fleet=fleet, policy=policy, sizer=sizer, placer=Placer(memory=memory)
         )
 
     def plan(self) -> Plan:
         """Return the finished plan."""
+        self._actions = lend_idle_memory(
+            self._actions, self._kv_ceilings, self.memory, self.fleet, self.policy
+        )
         of_actions = (f"{a.model}: {a.reason}" for a in self._actions[:REASONS_JOINED])
         return Plan(
             author=AUTHOR,
@@ -103,6 +109,11 @@ class PlanBuilder:
     def is_runnable(self, model: Model, *, quiet: bool = False) -> bool:
         """Whether ``model`` can run at all; if not, reject it unless ``quiet``."""
         if model.removal is not None:
+            return False
+        twin = self.fleet.twins.get(model.name)
+        if twin is not None and twin.deployment is not None:
+            if not quiet:
+                self.keep(model, f"version {twin.version} of it is {twin.state}, and takes over")
             return False
         if model.profile is None:
             if not quiet:
@@ -195,6 +206,8 @@ class PlanBuilder:
                 requeue=self._is_outranked(victim, model),
             )
         self.memory.load(model, place.devices, place.option.reserve)
+        if model.state is not ModelState.SLEEPING:
+            self._kv_ceilings[model.name] = place.option.kv_ceiling
         self._search.record_winner(place)
         self._add(
             Load(

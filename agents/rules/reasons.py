@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from agents.rules.device_groups import device_groups
 from agents.rules.device_memory import DeviceMemory
-from agents.rules.sizing import device_groups
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import GIB, Fleet, Model, ModelProfile, Trigger
 from modelium.policy import Policy
@@ -92,7 +92,9 @@ def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
     if not any(d.healthy for d in fleet.devices):
         return "no device is healthy; run `modelium doctor`"
     silent = [
-        f"{status.name} does not answer ({status.detail or 'no detail'})"
+        f"{status.name} is starting"
+        if status.starting
+        else f"{status.name} does not answer ({status.detail or 'no detail'})"
         for status in fleet.runtimes
         if status.enabled
         and not status.healthy

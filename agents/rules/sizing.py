@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agents.rules.device_groups import DeviceGroup, device_groups, suitable_groups
 from modelium.models import (
-    Device,
     Fleet,
     Footprint,
     LoadSettings,
@@ -17,6 +17,7 @@ from modelium.models import (
     ModelProfile,
     Preference,
     RuntimeName,
+    RuntimeStatus,
     Task,
 )
 from modelium.models.runtimes import RUNTIMES
@@ -24,6 +25,8 @@ from modelium.policy import Policy
 
 R = RuntimeName
 
+USUAL_SEQUENCES = 256
+"""Sequences that vLLM runs at once where no setting says how many."""
 GENERATIVE = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT, Task.IMAGE_TEXT_TO_TEXT})
 
 RUNTIMES_BY_FORMAT: dict[ModelFormat, tuple[RuntimeName, ...]] = {
@@ -51,6 +54,8 @@ class Estimate(Protocol):
         engine_version: str | None = None,
         device_kind: str | None = None,
         measured: Sequence[MeasuredLoad] = (),
+        device_bytes: int | None = None,
+        batched_tokens: int | None = None,
     ) -> Footprint:
         """Return the memory that one device needs."""
 
@@ -66,40 +71,8 @@ class LoadOption:
     """Bytes per device."""
     shortfall: str = ""
     """How the settings fall short of the requested ones, as text; empty where they do not."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceGroup:
-    """Healthy devices of the same kind, product and size, on any node."""
-
-    kind: str
-    name: str
-    total_bytes: int
-    devices: tuple[Device, ...]
-
-    @property
-    def product(self) -> str:
-        """The name that memory estimates use: a GPU's product name where it is known."""
-        return self.name or self.kind if self.kind == "gpu" else self.kind
-
-    def by_node(self) -> Iterable[tuple[Device, ...]]:
-        """Yield the devices of each node."""
-        nodes: dict[str, list[Device]] = {}
-        for device in self.devices:
-            nodes.setdefault(device.node, []).append(device)
-        return map(tuple, nodes.values())
-
-
-def device_groups(devices: Iterable[Device]) -> tuple[DeviceGroup, ...]:
-    """Group healthy ``devices`` by kind, product and size."""
-    groups: dict[tuple[str, str, int], list[Device]] = {}
-    for device in devices:
-        if device.healthy:
-            groups.setdefault((device.kind, device.name, device.total_bytes), []).append(device)
-    return tuple(
-        DeviceGroup(kind=kind, name=name, total_bytes=total, devices=tuple(alike))
-        for (kind, name, total), alike in groups.items()
-    )
+    kv_ceiling: int = 0
+    """Bytes per device that its KV cache could use in idle memory; 0: it takes none."""
 
 
 def supporting_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
@@ -117,18 +90,15 @@ def supporting_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
 
 
 def default_settings_for(
-    profile: ModelProfile, policy: Policy, runtime: RuntimeName
+    profile: ModelProfile, policy: Policy, runtime: RuntimeName, name: str | None = None
 ) -> LoadSettings:
-    """Return the operator's default settings of ``runtime``, adapted to the model.
+    """Return the operator's settings of ``runtime`` and of model ``name``, adapted to the model.
 
     ``max_batch_size`` is read as ``max_num_seqs``; a context longer than the model's own is
     shortened to it; a quantization or tensor-parallel degree that the model does not have is
     dropped; keys that `LoadSettings` does not know are passed to the engine unchanged.
     """
-    given = dict(policy.rules(runtime).default_settings)
-    if "max_batch_size" in given:
-        given.setdefault("max_num_seqs", given.pop("max_batch_size"))
-    known = {k: given.pop(k) for k in tuple(given) if k in LoadSettings.model_fields}
+    known, extra = policy.settings(runtime, name)
     length = known.get("max_model_len")
     if isinstance(length, int) and profile.context_length:
         known["max_model_len"] = min(length, profile.context_length)
@@ -136,7 +106,7 @@ def default_settings_for(
         known.pop("quantization", None)
     if known.get("tensor_parallel_size") not in profile.tensor_parallel_degrees:
         known.pop("tensor_parallel_size", None)
-    return LoadSettings.model_validate({**known, "extra": given})
+    return LoadSettings.model_validate({**known, "extra": extra})
 
 
 class Sizer:
@@ -166,18 +136,16 @@ class Sizer:
             return
         groups = device_groups(fleet.devices)
         for runtime in supporting_runtimes(profile):
-            version = _enabled_version(runtime, fleet, policy)
-            if version is None:
+            status = _enabled(runtime, fleet, policy)
+            if status is None:
                 continue
-            requested = default_settings_for(profile, policy, runtime)
-            for group in groups:
+            requested = default_settings_for(profile, policy, runtime, model.name)
+            for group in suitable_groups(groups, profile, status, fleet):
                 steps = (
                     smaller_settings(requested, profile, policy) if smaller else iter((requested,))
                 )
                 for settings in steps:
-                    yield from self._on(
-                        group, model, profile, runtime, requested, settings, version, policy
-                    )
+                    yield from self._on(group, model, profile, status, requested, settings, policy)
 
     def preferred(
         self, model: Model, preference: Preference, fleet: Fleet, policy: Policy
@@ -190,35 +158,35 @@ class Sizer:
         if profile is None:
             return
         able = supporting_runtimes(profile)
+        groups = device_groups(fleet.devices)
         for runtime in able if preference.runtime is None else (preference.runtime,):
-            version = _enabled_version(runtime, fleet, policy)
-            if version is None or runtime not in able:
+            status = _enabled(runtime, fleet, policy)
+            if status is None or runtime not in able:
                 continue
             preferred = preference.settings.model_dump(exclude_none=True, exclude={"extra"})
             if preferred["tensor_parallel_size"] == 1:
                 del preferred["tensor_parallel_size"]
-            requested = default_settings_for(profile, policy, runtime).model_copy(update=preferred)
-            for group in device_groups(fleet.devices):
-                yield from self._on(
-                    group, model, profile, runtime, requested, requested, version, policy
-                )
+            requested = default_settings_for(profile, policy, runtime, model.name)
+            requested = requested.model_copy(update=preferred)
+            for group in suitable_groups(groups, profile, status, fleet):
+                yield from self._on(group, model, profile, status, requested, requested, policy)
 
     def _on(
         self,
         group: DeviceGroup,
         model: Model,
         profile: ModelProfile,
-        runtime: RuntimeName,
+        status: RuntimeStatus,
         requested: LoadSettings,
         settings: LoadSettings,
-        version: str,
         policy: Policy,
     ) -> Iterator[LoadOption]:
+        runtime = status.name
         usable = int(group.total_bytes * policy.max_gpu_memory_utilization)
         degrees = (
             sorted(profile.tensor_parallel_degrees) if RUNTIMES[runtime].tensor_parallel else [1]
         )
-        if group.kind == "cpu":
+        if not group.splits:
             degrees = [1]
         most_together = max(len(devices) for devices in group.by_node())
         for degree in degrees:
@@ -232,8 +200,10 @@ class Sizer:
                 kv_dtype=settings.kv_dtype,
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
-                engine_version=version or None,
+                engine_version=status.version or None,
                 device_kind=group.product,
+                device_bytes=group.total_bytes,
+                batched_tokens=_batched_tokens(settings),
                 measured=[
                     # Loads are recorded under the device's name; estimates of CPUs use the kind.
                     m.model_copy(update={"device_kind": group.product})
@@ -241,32 +211,50 @@ class Sizer:
                     if m.device_kind in (group.name, group.product)
                 ],
             )
-            if footprint.reserve > usable:
-                continue
-            kv = settings.kv_cache_bytes
+            kv, extra, ceiling = settings.kv_cache_bytes, 0, 0
             if RUNTIMES[runtime].kv_cache == "pool" and footprint.kv:
-                kv = footprint.kv
-            reserve = max(1, footprint.reserve)
+                if kv is None:
+                    kv = footprint.kv
+                    if group.kind == "gpu":
+                        ceiling = footprint.kv_least * (settings.max_num_seqs or USUAL_SEQUENCES)
+                elif kv < footprint.kv_least:
+                    continue  # the engine would not start; a shorter context may fit
+                else:
+                    extra = kv - footprint.kv
+            reserve = max(1, footprint.reserve + extra)
+            if reserve > usable:
+                continue
             yield LoadOption(
                 runtime=runtime,
                 group=group,
                 reserve=reserve,
                 shortfall=shortfall(requested, settings),
+                kv_ceiling=ceiling,
                 settings=settings.model_copy(
                     update={
                         "tensor_parallel_size": degree,
                         "kv_cache_bytes": None if kv is None else min(kv, reserve),
+                        "extra_kv_bytes": extra,
                     }
                 ),
             )
 
 
-def _enabled_version(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> str | None:
-    """Return the version of ``runtime``, empty where unknown; ``None`` where it is disabled."""
+def _batched_tokens(settings: LoadSettings) -> int | None:
+    """Return the tokens per batch where the operator sets them; ``None``: the engine's default."""
+    for name in ("max_num_batched_tokens", "max-num-batched-tokens"):
+        value = settings.extra.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def _enabled(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> RuntimeStatus | None:
+    """Return the status of ``runtime``; ``None`` where it is disabled."""
     status = fleet.runtimes_by_name.get(runtime)
     if status is None or not status.enabled or not policy.rules(runtime).enabled:
         return None
-    return status.version
+    return status
 
 
 def smaller_settings(

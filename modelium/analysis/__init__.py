@@ -5,8 +5,9 @@ All content of a drop is treated as hostile. The public interface:
 - `examine`: safety, completeness and profile of a drop from one scan; ingest calls it;
 - `inspect_files`, `is_complete`, `analyze`: the same three, one at a time;
 - `digest`, `unpack`: content hash of a folder; safe extraction of an archive;
+- `unlay`: removes what Modelium laid beside a model's files for Triton;
 - `read_catalog`: which models the installed engines can serve;
-- `estimate`, `fit`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
+- `estimate`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
 """
 
 from modelium.analysis.catalog import EngineCatalog, read_catalog
@@ -15,9 +16,9 @@ from modelium.analysis.checks.completeness import is_complete
 from modelium.analysis.checks.digest import digest
 from modelium.analysis.checks.safety import SafetyReport, inspect_files
 from modelium.analysis.examination import Examination, analyze, examine
-from modelium.analysis.memory.fitting import fit
 from modelium.analysis.memory.footprint import estimate, settings_digest
 from modelium.analysis.memory.kv_cache import kv_bytes
+from modelium.analysis.readers.laid import unlay
 
 __all__ = [
     "EngineCatalog",
@@ -27,11 +28,11 @@ __all__ = [
     "digest",
     "estimate",
     "examine",
-    "fit",
     "inspect_files",
     "is_complete",
     "kv_bytes",
     "read_catalog",
     "settings_digest",
+    "unlay",
     "unpack",
 ]

@@ -14,6 +14,17 @@ from modelium.models.runtimes import LLAMA_CPP, RAY_SERVE, VLLM
 
 _REGISTRY = "vllm/model_executor/models/registry.py"
 _MAX_SOURCE = 4 * 1024**2
+_NOT_TEXT = {
+    **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "they write text by diffusion"),
+    **dict.fromkeys(
+        ("flux", "sd1", "sdxl", "sd3", "aura", "hidream", "cosmos", "ltxv", "hyvid", "wan"),
+        "they make images or video",
+    ),
+    **dict.fromkeys(("lumina2", "qwen_image", "z_image"), "they make images or video"),
+    "wavtokenizer-dec": "it is the decoder of a speech model",
+    "t5": "it is an encoder-decoder",
+}
+"""GGUF architectures that other programs of llama.cpp, or other projects, read."""
 _RAY_MODULES = ("onnxruntime", "torch", "transformers", "diffusers", "peft")
 
 
@@ -139,7 +150,7 @@ def assess(
         _answer(RuntimeName.RAY_SERVE, _ray(format, task, architecture, engines, quantization)),
         _answer(
             RuntimeName.LLAMA_CPP,
-            "" if format in LLAMA_CPP.formats else "llama.cpp serves GGUF files only",
+            _llama_cpp(format, architecture),
         ),
     )
 
@@ -159,6 +170,14 @@ def _vllm(format: ModelFormat, task: Task, architecture: str, engines: EngineCat
     return f"vLLM{version} does not support the architecture {architecture!r}"
 
 
+def _llama_cpp(format: ModelFormat, architecture: str) -> str:
+    if format not in LLAMA_CPP.formats:
+        return "llama.cpp serves GGUF files only"
+    if architecture in _NOT_TEXT:
+        return f"llama.cpp's server does not serve {architecture} models: {_NOT_TEXT[architecture]}"
+    return ""
+
+
 def _triton(format: ModelFormat, backend: str, engines: EngineCatalog) -> str:
     if not backend:
         return f"no Triton backend serves {format} folders"
@@ -176,6 +195,8 @@ def _ray(
 ) -> str:
     if format not in RAY_SERVE.formats:
         return f"Ray Serve replicas do not implement {format} folders"
+    if format is ModelFormat.CUSTOM:
+        return ""  # its code imports what it needs
     needs: tuple[str, ...]
     if format is ModelFormat.ONNX:
         needs = ("onnxruntime",)

@@ -5,21 +5,24 @@ from __future__ import annotations
 from modelium.analysis.catalog import EngineCatalog
 from modelium.analysis.formats import peft, triton
 from modelium.analysis.formats.compiled import profile_compiled
+from modelium.analysis.formats.custom import profile_custom
 from modelium.analysis.formats.diffusers import profile_diffusers
 from modelium.analysis.formats.gguf import profile_gguf
 from modelium.analysis.formats.onnx import profile_onnx
 from modelium.analysis.formats.transformers import profile_transformers
-from modelium.analysis.readers.code_references import PIPELINE_INDEX
+from modelium.analysis.readers.code_references import PIPELINE_INDEX, SERVE_FILE
 from modelium.analysis.readers.folder import Folder, shown
 from modelium.errors import DropRejected
 from modelium.models import ModelProfile
 
 SUPPORTED = (
     "Supported: transformers folders (config.json, safetensors), ONNX, GGUF, Triton repository "
-    "entries, TorchScript, TensorRT plans, OpenVINO, diffusers folders and PEFT adapters."
+    "entries, TorchScript, TensorRT plans, OpenVINO, diffusers folders, PEFT adapters and custom "
+    "applications (serve.yaml)."
 )
 
 _BY_MARKER = (
+    (SERVE_FILE, profile_custom),
     (triton.CONFIG, triton.profile_triton),
     (PIPELINE_INDEX, profile_diffusers),
     (peft.CONFIG, peft.profile_peft),

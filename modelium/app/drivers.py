@@ -45,6 +45,7 @@ def build_drivers(
             clock=clock,
             devices=devices,
             device_locks=device_locks,
+            models=config.orchestration.model_repository,
         )
     if config.vllm.enabled:
         found[RuntimeName.VLLM] = vllm_driver(

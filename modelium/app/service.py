@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,10 +21,12 @@ from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerSubprocess
 from flows.runner.service import PrefectService
 from flows.table import FLOWS
+from modelium.app.background import background
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, find_devices
 from modelium.clock import SystemClock
 from modelium.config import Config
+from modelium.config.folders import folders, make
 from modelium.control import addresses, service_lock, teardown
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
@@ -34,7 +36,6 @@ from modelium.control.reload import ConfigSource, Reloader
 from modelium.control.signals import Signals
 from modelium.gateway import Gateway
 from modelium.intake.repository import ModelRepository
-from modelium.intake.watcher import Watcher
 from modelium.metrics import Metrics
 from modelium.models import Event
 from modelium.ports import Brain, Clock, Launcher
@@ -96,11 +97,15 @@ async def running(
     """
     clock = SystemClock()
     state = config.orchestration.state
-    state.mkdir(parents=True, exist_ok=True)
+    make("orchestration.state_directory", state)
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)
         stack.enter_context(service_lock.hold(state))
+        for field, folder in folders(config).items():
+            make(field, folder)
+            if field in service_lock.MANAGED:
+                stack.enter_context(service_lock.claim(folder, field=field))
         sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
         home, launcher = _prefect(config, clock, environ, sweeps)
         store = Store.open(
@@ -109,6 +114,7 @@ async def running(
             on_event=partial(_tell, home.announce if home else ignore, on_event),
         )
         stack.callback(store.close)
+        stack.enter_context(store.exclusive())
         planner_subprocess = PlannerSubprocess(clock=clock)
         stack.push_async_callback(planner_subprocess.aclose)
         rules = RulePlanner(offload=planner_subprocess)
@@ -159,7 +165,7 @@ async def running(
         )
         stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
         await stack.enter_async_context(
-            _background(services, loop, Demand(services=services, signals=signals), reloader)
+            background(services, loop, Demand(services=services, signals=signals), reloader)
         )
         # Imported objects never become garbage: scanning them would stop the gateway for 0.1 s
         # at each full collection.
@@ -194,7 +200,11 @@ async def end(config: Config) -> list[str]:
     clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
     if not state.exists():
         return []  # the service never ran here
-    with service_lock.hold(state), closing(Store.open(config.store_url(), now=clock.time)) as store:
+    with (
+        service_lock.hold(state),
+        closing(Store.open(config.store_url(), now=clock.time)) as store,
+        store.exclusive(),
+    ):
         async with AsyncExitStack() as stack:
             runtimes = build_drivers(config, clock, find_devices(config)).values()
             for runtime in runtimes:
@@ -271,40 +281,3 @@ async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> st
     exporter = metrics.exporter(host=config.gateway.host, port=wanted.prometheus_port)
     await stack.enter_async_context(exporter)
     return f"{exporter.url}/metrics"
-
-
-@asynccontextmanager
-async def _background(
-    services: Services, loop: Loop, demand: Demand, reloader: Reloader
-) -> AsyncIterator[None]:
-    """Run the loop, the decisions on demand, and the watchers of drop zone and configuration."""
-    watcher = Watcher(
-        folder=services.config.orchestration.incoming_directory,
-        config=services.config.ingest,
-        clock=services.clock,
-        pending=services.pending,
-        on_drop=lambda path, missing: services.launcher.start(
-            services.launcher.ingest(path=str(path), missing=missing)
-        ),
-    )
-    tasks = [
-        asyncio.create_task(loop.run(), name="loop"),
-        asyncio.create_task(demand.run(), name="demand"),
-        asyncio.create_task(watcher.run(), name="watcher"),
-        asyncio.create_task(reloader.run(), name="configuration"),
-    ]
-    for task in tasks:
-        task.add_done_callback(_on_end)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-def _on_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (failure := task.exception()):
-        logger.critical("the %s task ended with an error: %r", task.get_name(), failure)

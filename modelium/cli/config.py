@@ -14,11 +14,16 @@ from modelium.cli.options import ConfigFile, Json
 from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.cli.starter import first_configuration
 from modelium.config import Config, reference
+from modelium.config.folders import problems as folder_problems
 from modelium.config.loading import Effective, load_effective, load_serving
 from modelium.config.sections.orchestration import Orchestration
 from modelium.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Create, check and show the configuration.")
+
+_HERE = Path(__file__).parents[1]
+DEPLOY = (_HERE / "deploy", _HERE.parent / "deploy")
+"""The files of deploy/: in a wheel, and in a checkout."""
 
 File = Annotated[
     Path | None,
@@ -40,10 +45,14 @@ def check(file: File = None, as_json: Json = False) -> None:
             typer.echo(f"{count}\n{exc}", err=True)
         raise typer.Exit(WRONG_INPUT) from None
     source = str(effective.file) if effective.file else None
+    # The file may be meant for another machine, so that these do not fail the check.
+    warnings = list(folder_problems(effective.config))
     if as_json:
-        print_json({"ok": True, "file": source, "problems": []})
-    else:
-        typer.echo(f"{source or 'no file, the environment'}: ok")
+        print_json({"ok": True, "file": source, "problems": [], "warnings": warnings})
+        return
+    typer.echo(f"{source or 'no file, the environment'}: ok")
+    for warning in warnings:
+        typer.echo(f"on this machine: {warning}", err=True)
 
 
 @app.command()
@@ -99,6 +108,23 @@ def init(
     except OSError as exc:
         _fail(f"cannot write {file}: {exc.strerror}")
     typer.echo(f"wrote {file}; start Modelium with `modelium up`")
+
+
+@app.command()
+def deploy(
+    name: Annotated[
+        str | None, typer.Argument(help="File to print. Default: list their names.")
+    ] = None,
+) -> None:
+    """Print a file for deployment: systemd unit, Containerfile, alerts, dashboard."""
+    folder = next(place for place in DEPLOY if place.is_dir())
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    if name is None:
+        typer.echo("\n".join(names))
+    elif name in names:
+        typer.echo((folder / name).read_text(encoding="utf-8"), nl=False)
+    else:
+        _fail(f"there is no file {name}; choose one of {', '.join(names)}")
 
 
 @app.command(hidden=True)

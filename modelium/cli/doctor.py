@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,12 +10,16 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from modelium.cli.device_checks import devices
+from modelium.cli.findings import Finding
+from modelium.cli.listening import service
+from modelium.cli.machine import packages, replica_problem
 from modelium.cli.shadows import shadows
 from modelium.config import Config
+from modelium.config.folders import find_problem, folders, free_bytes
 from modelium.config.loading import load_serving
-from modelium.devices import detect
 from modelium.errors import ConfigError
-from modelium.models import GIB, Frozen
+from modelium.models import GIB
 
 PROBE_S = 2.0
 """Timeout of one TCP connection."""
@@ -29,20 +32,21 @@ MIN_FREE_BYTES = 5 * GIB
 """Less free disk space is reported, as one model may need more."""
 
 
-class Finding(Frozen):
-    """The result of one check."""
-
-    what: str
-    ok: bool
-    detail: str
+FOLDERS = {
+    "orchestration.model_repository": "model repository",
+    "orchestration.incoming_directory": "drop zone",
+    "orchestration.rejected_directory": "rejected drops",
+    "orchestration.state_directory": "state directory",
+}
 
 
 def examine(config: Config) -> list[Finding]:
-    """Check packages, directories, devices, runtimes and the LLM; starts nothing."""
+    """Check packages, service, ports, directories, devices, runtimes, LLM; starts nothing."""
     return [
         *_packages(),
+        *service(config),
         *_directories(config),
-        *_devices(config),
+        *devices(config),
         *_runtimes(config),
         *_brain(config),
     ]
@@ -64,34 +68,15 @@ def configuration(path: Path | None, environ: Mapping[str, str]) -> Finding:
 
 
 def _directories(config: Config) -> Iterator[Finding]:
-    orchestration = config.orchestration
-    for what, directory in (
-        ("model repository", orchestration.model_repository),
-        ("drop zone", orchestration.incoming_directory),
-        ("state directory", orchestration.state),
-    ):
-        place = directory
-        while not place.exists():
-            place = place.parent
-        writable = os.access(place, os.W_OK)
-        free = shutil.disk_usage(place).free
-        detail = f"{directory} ({free / GIB:.0f} GiB free)"
-        if not writable:
-            detail = f"{directory} is not writable by this user"
-        elif free < MIN_FREE_BYTES:
-            detail += ": may be too little for a model"
-        yield Finding(what=what, ok=writable, detail=detail)
-
-
-def _devices(config: Config) -> Iterator[Finding]:
-    budget = config.orchestration.cpu_memory_gib
-    inventory = detect(config.orchestration.node, int(budget * GIB) if budget else None)
-    for device in inventory.snapshot():
-        detail = f"{device.name or device.kind}, {device.free_bytes / GIB:.1f} of "
-        detail += f"{device.total_bytes / GIB:.1f} GiB free"
-        yield Finding(
-            what=f"device {device.label}", ok=device.healthy, detail=device.detail or detail
-        )
+    for field, folder in folders(config).items():
+        problem = find_problem(field, folder)
+        detail = problem
+        if problem is None:
+            free = free_bytes(folder)
+            detail = f"{folder} ({free / GIB:.0f} GiB free)"
+            if free < MIN_FREE_BYTES:
+                detail += ": may be too little for a model"
+        yield Finding(what=FOLDERS[field], ok=problem is None, detail=detail or "")
 
 
 def _runtimes(config: Config) -> Iterator[Finding]:
@@ -100,15 +85,14 @@ def _runtimes(config: Config) -> Iterator[Finding]:
     elif config.ray_serve.enabled:
         yield _ray_endpoint(config.ray_serve.endpoint)
     if config.ray_serve.enabled and config.ray_serve.python:
-        yield _command("Python interpreter of Ray Serve replicas", config.ray_serve.python)
+        yield _replicas(config.ray_serve.python)
     if config.triton.enabled and config.triton.command:
         yield _command("Triton", config.triton.command[0])
     elif config.triton.enabled:
-        parts = urlsplit(config.triton.endpoint)
-        yield _reach("Triton", f"{parts.hostname}:{parts.port or 80}")
+        yield _live("Triton", config.triton.endpoint)
         yield _reach_grpc("Triton (gRPC)", config.triton.grpc_address)
     if config.vllm.enabled:
-        yield _command("vLLM", config.vllm.executable)
+        yield _vllm(config.vllm.executable)
     if config.llama_cpp.enabled:
         yield _command("llama.cpp", config.llama_cpp.executable)
 
@@ -143,10 +127,55 @@ def _ray_endpoint(endpoint: str) -> Finding:
 
 
 def _command(what: str, command: str) -> Finding:
+    """Check that a command exists, and the interpreter if it is a script."""
     found = shutil.which(command)
-    return Finding(
-        what=what, ok=found is not None, detail=found or f"command {command!r} not found"
-    )
+    if found is None:
+        return Finding(what=what, ok=False, detail=f"command {command!r} not found")
+    with open(found, "rb") as file:
+        head = file.readline(1024)
+    interpreter = head[2:].decode(errors="replace").split() if head.startswith(b"#!") else []
+    if interpreter and not Path(interpreter[0]).exists():
+        detail = f"{found} cannot start: its interpreter {interpreter[0]} is gone; reinstall it"
+        return Finding(what=what, ok=False, detail=detail)
+    return Finding(what=what, ok=True, detail=found)
+
+
+def _vllm(command: str) -> Finding:
+    """Check the command and its environment; `vllm --version` would take ten seconds."""
+    checked = _command("vLLM", command)
+    python = Path(checked.detail).resolve().parent / "python"
+    if not checked.ok or not python.exists():
+        return checked
+    version = packages(python).get("vllm")
+    if version is None:
+        detail = f"{checked.detail}: vllm cannot be imported in its environment; reinstall it"
+        return Finding(what="vLLM", ok=False, detail=detail)
+    return Finding(what="vLLM", ok=True, detail=f"{checked.detail} (version {version})")
+
+
+def _replicas(python: str) -> Finding:
+    """Check that Ray can start replicas with this interpreter."""
+    checked = _command("Python interpreter of Ray Serve replicas", python)
+    problem = replica_problem(packages(Path(checked.detail))) if checked.ok else ""
+    if not problem:
+        return checked
+    return Finding(what=checked.what, ok=False, detail=f"{checked.detail} {problem}")
+
+
+def _live(what: str, endpoint: str) -> Finding:
+    """Check that Triton answers over HTTP at the address that requests are forwarded to."""
+    setting = "set triton.endpoint to Triton's --http-address and --http-port (8000 by default)"
+    try:
+        answer = httpx.get(
+            f"{endpoint.rstrip('/')}/v2/health/live", timeout=PROBE_S, trust_env=False
+        )
+    except httpx.HTTPError as exc:
+        problem = f"no answer at {endpoint}: {exc or type(exc).__name__}"
+    else:
+        if answer.status_code == httpx.codes.OK:
+            return Finding(what=what, ok=True, detail=f"answers at {endpoint}")
+        problem = f"the server at {endpoint} is no live Triton (status {answer.status_code})"
+    return Finding(what=what, ok=False, detail=f"{problem}; {setting}")
 
 
 def _reach_grpc(what: str, address: str) -> Finding:

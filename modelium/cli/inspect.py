@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from modelium.cli.options import Json
+from modelium.cli.options import ConfigFile, Json
 from modelium.cli.output import WRONG_INPUT, print_json
+from modelium.config.loading import load
 from modelium.errors import DropRejected
-from modelium.models import GIB, Footprint, ModelProfile, RuntimeName
+from modelium.models import GIB, Footprint, ModelFormat, ModelProfile, RuntimeName
 
 PathArgument = Annotated[Path, typer.Argument(help="Model folder, model file or config.json.")]
 ApproveOption = Annotated[
@@ -22,22 +25,54 @@ ApproveOption = Annotated[
 ]
 
 
+_USUAL = {
+    ModelFormat.GGUF: RuntimeName.LLAMA_CPP,
+    ModelFormat.ONNX: RuntimeName.TRITON,
+    ModelFormat.TRITON: RuntimeName.TRITON,
+    ModelFormat.TORCHSCRIPT: RuntimeName.TRITON,
+    ModelFormat.TENSORRT: RuntimeName.TRITON,
+    ModelFormat.OPENVINO: RuntimeName.TRITON,
+    ModelFormat.DIFFUSERS: RuntimeName.RAY_SERVE,
+    ModelFormat.CUSTOM: RuntimeName.RAY_SERVE,
+}
+"""The runtime that `estimate` assumes, where it is not vLLM."""
+
+_DEVICE = re.compile(
+    r"^(cpu|gpu)$|nvidia|tesla|quadro|rtx|gtx|titan|\b[abhlptv]\d{1,4}s?\b|g[bh]\d{2,3}|geforce"
+    r"|jetson|orin|thor|radeon|instinct|\bmi\d{2,3}",
+    re.IGNORECASE,
+)
+"""`cpu`, `gpu`, or what a GPU's product name has in it."""
+
+
 def register(app: typer.Typer) -> None:
     """Add both commands to ``app``."""
     app.command("analyze")(analyze_command)
     app.command("estimate")(estimate_command)
 
 
-def _profile(path: Path, approve: list[str] | None, engines: Any = None) -> ModelProfile:
+def _profile(
+    path: Path, approve: list[str] | None, engines: Any = None, *, as_json: bool
+) -> ModelProfile:
     from modelium.analysis import analyze
+    from modelium.intake.repository import ARCHIVES
 
     # Code in the folder is reported as needs_remote_code and never run.
     approvals = frozenset({"remote-code", *(approve or ())})
+    if path.is_file() and path.name.endswith(ARCHIVES):
+        message = f"{path.name} is an archive: unpack it and name the folder, or drop it as it is."
+        _refuse(DropRejected(message, reason="archive"), as_json=as_json)
     try:
         return analyze(path, approvals=approvals, engines=engines)
     except DropRejected as exc:
-        typer.echo(f"rejected ({exc.reason}): {exc}", err=True)
-        raise typer.Exit(WRONG_INPUT) from exc
+        _refuse(exc, as_json=as_json)
+
+
+def _refuse(exc: DropRejected, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json({"rejected": {"reason": exc.reason, "message": str(exc)}})
+    typer.echo(f"rejected ({exc.reason}): {exc}", err=True)
+    raise typer.Exit(WRONG_INPUT) from exc
 
 
 def analyze_command(
@@ -56,18 +91,23 @@ def analyze_command(
         Path | None,
         typer.Option(help="Python of Ray Serve replicas (ray_serve.python)."),
     ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Show format, size and architecture of a model and which runtimes can serve it."""
     from modelium.analysis import digest as digest_of
     from modelium.analysis import read_catalog
+    from modelium.stages.engine_catalog import engines
 
-    profile = _profile(path, approve, read_catalog(vllm=vllm, ray_python=ray_python))
+    if vllm or ray_python:
+        installed = read_catalog(vllm=vllm, ray_python=ray_python)
+    else:
+        installed = engines(load(config, os.environ))
+    profile = _profile(path, approve, installed, as_json=as_json)
     if digest:
         try:
             profile = profile.model_copy(update={"digest": digest_of(path)})
         except DropRejected as exc:
-            typer.echo(f"rejected ({exc.reason}): {exc}", err=True)
-            raise typer.Exit(WRONG_INPUT) from exc
+            _refuse(exc, as_json=as_json)
     if as_json:
         print_json(summary(profile))
         return
@@ -132,7 +172,9 @@ def _table(profile: ModelProfile) -> None:
 
 def estimate_command(
     path: PathArgument,
-    runtime: Annotated[RuntimeName, typer.Option(help="Runtime.")] = RuntimeName.VLLM,
+    runtime: Annotated[
+        RuntimeName | None, typer.Option(help="Runtime. Default: the usual one for its format.")
+    ] = None,
     engine_version: Annotated[
         str | None, typer.Option(help="Engine version, e.g. 0.19.0. Default: the newest known.")
     ] = None,
@@ -162,7 +204,13 @@ def estimate_command(
     """Estimate the memory that a model needs on each GPU, by component."""
     from modelium.analysis import estimate, kv_bytes
 
-    profile = _profile(path, approve)
+    if device and not _DEVICE.search(device):
+        raise typer.BadParameter(
+            f"{device!r} is neither cpu, gpu nor the product name of a GPU such as 'NVIDIA L4'",
+            param_hint="--device",
+        )
+    profile = _profile(path, approve, as_json=as_json)
+    runtime = runtime or _USUAL.get(profile.format, RuntimeName.VLLM)
     found = estimate(
         profile,
         runtime=runtime,

@@ -8,6 +8,7 @@ import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from modelium.config.folders import make
 from modelium.errors import InputError
 
 FILE = "modelium.log"
@@ -50,8 +51,8 @@ def configure(state: Path, *, level: str) -> Path:
         InputError: the file cannot be written.
     """
     file = state / FILE
+    make("orchestration.state_directory", state)
     try:
-        state.mkdir(parents=True, exist_ok=True)
         whole = RotatingFileHandler(
             file, maxBytes=LIMIT_BYTES, backupCount=KEPT, encoding="utf-8", errors="replace"
         )

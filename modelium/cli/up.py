@@ -81,7 +81,7 @@ def _handle_signals(source: ConfigSource) -> None:
     # this process in the background makes it ignore SIGINT.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
-    terminal = os.isatty(sys.stderr.fileno())
+    terminal = sys.stderr.isatty()
 
     def on_hangup() -> None:
         if terminal and not os.isatty(sys.stderr.fileno()):

@@ -10,11 +10,9 @@ import typer
 from rich.table import Table
 
 from modelium.cli.options import ConfigFile, Json, client
-from modelium.cli.output import show, show_intent
+from modelium.cli.output import show
+from modelium.cli.waiting import order
 from modelium.errors import InputError
-
-WAIT_S = 600.0
-"""How long the commands wait for the operation to finish."""
 
 Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Model, or one version.")]
 
@@ -48,16 +46,14 @@ def remove(
         what = "delete its files" if purge else "move its files to the trash"
         typer.confirm(f"Remove {model} and {what}?", abort=True)
     path = f"/models/{name}" if version is None else f"/models/{name}/versions/{version}"
-    answer = client(config).send("DELETE", path, wait_s=WAIT_S, purge=purge, force=force)
-    show_intent(answer, as_json=json_)
+    order(config, "DELETE", path, as_json=json_, purge=purge, force=force)
 
 
 def rollback(model: Reference, config: ConfigFile = None, json_: Json = False) -> None:
     """Return to the version before the current one, or to VERSION."""
     name, version = _parsed(model)
     query: dict[str, Any] = {} if version is None else {"version": version}
-    answer = client(config).send("POST", f"/models/{name}/rollback", wait_s=WAIT_S, **query)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/models/{name}/rollback", as_json=json_, **query)
 
 
 def versions(
@@ -93,8 +89,7 @@ def restore(
     json_: Json = False,
 ) -> None:
     """Ingest a removed version again, as the newest version of its model."""
-    answer = client(config).send("POST", f"/trash/{name}/restore", wait_s=WAIT_S)
-    show_intent(answer, as_json=json_)
+    order(config, "POST", f"/trash/{name}/restore", as_json=json_)
 
 
 def _parsed(reference: str) -> tuple[str, int | None]:

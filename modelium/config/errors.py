@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from modelium.config.conflicts import Conflicts
-from modelium.config.fields import FieldPath
+from modelium.config.fields import FieldPath, Refused
 from modelium.config.lookup import (
     Schema,
     document,
@@ -71,6 +71,8 @@ def _problems(detail: ErrorDetails, data: Mapping[str, Any]) -> list[tuple[Field
         return list(conflict.problems)
     loc = detail["loc"]
     path, value = _walk(loc, data)
+    if isinstance(conflict, Refused):
+        return [(path, str(conflict))]
     if detail["type"] == "extra_forbidden":
         return [(path, _unknown_key(path))]
     if "[key]" in loc:

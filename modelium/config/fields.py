@@ -9,6 +9,7 @@ on the machine, in words). No I/O here.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +18,12 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     Strict,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticUndefined
@@ -68,14 +71,47 @@ def _host_port(value: str) -> str:
     return value
 
 
+_UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = r"^{zero}[0-9]+(\.[0-9]+)?(s|m|min|h|d)$"
+_NOT_ZERO = r"(?=[0-9.]*[1-9])"
+
+
+def _duration(*, unit: str, zero: bool = True) -> tuple[Any, ...]:
+    """Annotate a number of ``unit`` that may also be written as ``90s``, ``30m``, ``1h``."""
+    pattern = _DURATION.format(zero="" if zero else _NOT_ZERO)
+    unit_s = _UNITS_S[unit[0]]
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, str) or re.search(pattern, value) is None:
+            return value
+        number = value.rstrip("smindh")
+        return float(number) * _UNITS_S[value[len(number) :]] / unit_s
+
+    schema = {
+        "anyOf": [
+            {"type": "number", "minimum" if zero else "exclusiveMinimum": 0},
+            {"type": "string", "pattern": pattern},
+        ],
+        "x-allowed": f"number {'≥' if zero else '>'} 0 or a duration (90s, 30m, 1h, 7d)",
+        "x-unit": unit,
+    }
+    return BeforeValidator(read), WithJsonSchema(schema)
+
+
 # Numbers and switches are strict: `port: true` or `enabled: 1` is a mistake, not a value.
 Switch = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
 PositiveCount = Annotated[int, Strict(), Field(ge=1)]
+
+
+class Refused(ValueError):
+    """A value that a check of its own refuses; its sentence is shown as it is."""
+
+
 Share = Annotated[float, Strict(), Field(gt=0, le=1), note(unit="fraction")]
-Seconds = Annotated[float, Strict(), Field(ge=0), note(unit="seconds")]
-Interval = Annotated[float, Strict(), Field(gt=0), note(unit="seconds")]
-Days = Annotated[float, Strict(), Field(gt=0), note(unit="days")]
+Seconds = Annotated[float, Strict(), Field(ge=0), *_duration(unit="seconds")]
+Interval = Annotated[float, Strict(), Field(gt=0), *_duration(unit="seconds", zero=False)]
+Days = Annotated[float, Strict(), Field(gt=0), *_duration(unit="days", zero=False)]
 Port = Annotated[int, Strict(), Field(ge=0, le=65535), note(unit="TCP port (0: any free port)")]
 Directory = Annotated[Path, AfterValidator(_absolute), note(allowed="directory")]
 HttpUrl = Annotated[str, AfterValidator(_http_url), note(allowed="http:// or https:// URL")]

@@ -66,12 +66,16 @@ class Config(Sections):
             pending_requests_threshold=p.pending_requests_threshold,
             always_loaded=p.always_loaded,
             max_gpu_memory_utilization=p.max_gpu_memory_utilization,
+            kv_cache_share=p.kv_cache_share,
             enable_model_swapping=p.enable_model_swapping,
             high_priority_teams=p.high_priority_teams,
             min_residency_s=p.min_residency_seconds,
             reload_cooldown_s=p.reload_cooldown_seconds,
             allow_remote_code=p.allow_remote_code,
             allow_pickle=p.allow_pickle,
+            model_settings={
+                name: entry.settings for name, entry in self.models.items() if entry.settings
+            },
             runtimes={
                 name: RuntimeRules(
                     enabled=section.enabled,

@@ -12,6 +12,7 @@ from modelium.stages.monitor import reconcile
 from modelium.stages.planning import sweep
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Loop:
         await self._remember_pause()
         if not services.policy.enabled:
             return
+        await conclude(services, fleet)
         # Read again: a model may have been registered meanwhile.
         services.switchboard.know(await services.store.versions())
         await sweep(services, fleet, services.sweeps.trigger(services.clock.monotonic()))

@@ -10,7 +10,7 @@ from modelium.control import notices
 from modelium.control.intents import Intents
 from modelium.control.reload import ConfigSource, Reloaded, Reloader
 from modelium.control.signals import Signals
-from modelium.control.versions import VersionOperations
+from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError
 from modelium.intake.rejected import rejected
 from modelium.models import (
@@ -166,19 +166,20 @@ class Operations:
 
     async def load(self, model: str, /) -> Intent:
         """Load ``model``."""
-        await self._services.store.model(model)
+        await self._registered(model)
         intent = await self._intents.new("load", model, {})
         return self._intents.follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
-        await self._services.store.model(model)
+        await self._registered(model)
         intent = await self._intents.new("unload", model, {})
         run = self._services.launcher.evict(models=[model], reason="an operator asked")
         return self._intents.follow(intent, run)
 
     async def pin(self, model: str, pinned: bool, /) -> Model:
         """Protect ``model`` from eviction, or end the protection."""
+        await self._registered(model)
         return await self._services.store.set_pinned(model, pinned)
 
     async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
@@ -189,6 +190,12 @@ class Operations:
             what: ``remote-code``, ``pickle``; default: the reason of the refusal.
         """
         repository = self._services.repository
+        for lying in self._services.pending.all():
+            if lying.answers_to(name) and lying.approvable:  # in the repository
+                allowed = tuple(what) or (lying.rule,)
+                await self._services.store.approve(lying.model, digest=lying.digest, what=allowed)
+                wanted = Wanted(path=lying.path, name=None, team=None, priority_ceiling=None)
+                return await self._ingest("approve", name, wanted)
         folder, reason = await asyncio.to_thread(repository.find_rejected, name)
         if not reason.get("approvable"):
             raise InputError(
@@ -241,6 +248,10 @@ class Operations:
             "revision": await services.store.revision(),
             "notices": self.notices(),
         }
+
+    async def _registered(self, name: str) -> Model:
+        """Return a model that an operator may act on; raises `UnknownModel`, `InputError`."""
+        return await registered(self._services, name)
 
     async def aclose(self) -> None:
         """Stop following intents; the stages that they started continue."""

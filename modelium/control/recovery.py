@@ -12,7 +12,9 @@ from modelium.stages.monitor import monitor
 from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.snapshot import snapshot
 from modelium.stages.standing import apply_standings
+from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
 logger = logging.getLogger(__name__)
@@ -27,11 +29,11 @@ async def recover(services: Services) -> None:
     services.switchboard.traffic.restore(await services.store.history.traffic())
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
-    services.switchboard.know({m.name: m.version for m in models})
+    services.switchboard.know(await services.store.versions())
     for model in models:
         if model.state in INTERRUPTED:
             await _settle(services, model)
-        elif model.removal is not None:
+        elif model.removal is not None or model.twin_of is not None:
             continue  # goes on below
         elif model.state is ModelState.READY and model.deployment:
             open_model(services, model, model.deployment)
@@ -41,6 +43,7 @@ async def recover(services: Services) -> None:
             services.launcher.start(
                 services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
             )
+    await conclude(services, await snapshot(services), at_start=True)
     await remove_pending(services)
     await tidy(services)
     for path in await asyncio.to_thread(_readmit, services):
@@ -53,7 +56,7 @@ async def _settle(services: Services, model: Model) -> None:
     deployment = model.deployment
     if deployment:
         await services.runtimes[deployment.runtime].unload(
-            model.name, handle=deployment.handle, grace_s=5.0
+            deployment.name, handle=deployment.handle, grace_s=5.0
         )
     reason = f"interrupted by a restart while {model.state}"
     if model.state is ModelState.LOADING:

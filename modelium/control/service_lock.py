@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,13 @@ from pathlib import Path
 
 from modelium.errors import DeadlineExceeded, InputError
 
+logger = logging.getLogger(__name__)
+
 FILE = "service.pid"
+CLAIM = ".modelium.lock"
+MANAGED = frozenset({"orchestration.model_repository", "orchestration.incoming_directory"})
+"""Fields of folders that one service manages, whatever its state directory is."""
+
 POLL_S = 0.2
 STOP_S = 150.0
 """A stopping service waits up to 30 s each for requests, stages and Prefect."""
@@ -37,6 +45,31 @@ def hold(state: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
+        yield
+
+
+@contextmanager
+def claim(folder: Path, *, field: str) -> Iterator[None]:
+    """Be the one service that manages ``folder`` while the body runs.
+
+    Raises:
+        InputError: another service manages it.
+    """
+    with (folder / CLAIM).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{field}: another Modelium service ({file.read().strip()}) manages {folder}; "
+                f"stop it, or set {field} to a folder of its own"
+            ) from None
+        except OSError as exc:  # such as on a network mount without locks
+            logger.warning("%s cannot be locked against a second service: %s", folder, exc)
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield
 
 
@@ -81,6 +114,8 @@ def is_held(state: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
+    except PermissionError as exc:
+        raise InputError(f"{state} belongs to another user; run the command as that user") from exc
     except BlockingIOError:
         return True
     return False

@@ -24,6 +24,10 @@ class Signals:
         """The upstream of ``model`` does not answer."""
         self.tick_wanted.set()
 
+    def on_failed_answer(self, model: str) -> None:
+        """``model`` answered with a server's error: perhaps its version has to go."""
+        self.tick_wanted.set()
+
     async def demanded(self) -> tuple[str, ...]:
         """Wait until a model is in demand; return all that are, each once."""
         await self._demand.wait()

@@ -16,6 +16,22 @@ from modelium.stages.tidying import in_use, move_removed
 from modelium.store import new_id
 
 
+async def registered(services: Services, name: str) -> Model:
+    """Return a model that an operator may act on.
+
+    Raises:
+        UnknownModel: no model has that name.
+        InputError: it is the other version of a model that is being switched.
+    """
+    record = await services.store.model(name)
+    if record.twin_of is not None:
+        raise InputError(
+            f"{name} is version {record.version} of {record.twin_of}, which is being switched; "
+            f"act on {record.twin_of}, or wait until the switch is over"
+        )
+    return record
+
+
 class VersionOperations:
     """Removes, restores and rolls back models."""
 
@@ -50,7 +66,7 @@ class VersionOperations:
             InputError: something of the operator's keeps it.
         """
         services = self._services
-        record = await services.store.model(model)
+        record = await registered(services, model)
         kept = "" if force else self._kept_because(record)
         if kept:
             raise InputError(f"{model} is kept: {kept}; `--force` removes it all the same")
@@ -74,7 +90,7 @@ class VersionOperations:
             InputError: the version is in use, or is not kept.
         """
         services = self._services
-        record = await services.store.model(model)
+        record = await registered(services, model)
         kept = [found.version for found in await services.store.lineage.versions(model)]
         if kept == [version]:
             return await self.remove(model, by=by, purge=purge, force=force)
@@ -108,7 +124,7 @@ class VersionOperations:
             InputError: no such version is kept.
         """
         services = self._services
-        record = await services.store.model(model)
+        record = await registered(services, model)
         kept = [found.version for found in await services.store.lineage.versions(model)]
         target = version or max((v for v in kept if v < record.version), default=None)
         if target is None:

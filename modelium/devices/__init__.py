@@ -57,13 +57,16 @@ def detect(
     used, left_out = selection.split(found)
     for device, why in left_out:
         logger.info("GPU %s is not used: %s", device.label, why)
-    if gpus is not None and used:
-        beside = CpuInventory(node=node, budget_bytes=cpu_memory_bytes, share=CPU_SHARE_BESIDE_GPUS)
-        return HostInventory(gpus=gpus, selection=selection, cpu=beside if cpu else None)
-    for line in unmanaged() if gpus is None else ():
-        logger.warning("%s", line)
-    logger.info("no NVIDIA GPU to use; the CPU of %s is the only device", node)
-    return CpuInventory(node=node, budget_bytes=cpu_memory_bytes, share=CPU_SHARE)
+    for seen in unmanaged(nvml=gpus is not None):
+        logger.warning("%s", seen.detail)
+    if not used:
+        logger.info("no NVIDIA GPU to use; the CPU of %s is the only device", node)
+    share = CPU_SHARE_BESIDE_GPUS if used else CPU_SHARE
+    processor = CpuInventory(node=node, budget_bytes=cpu_memory_bytes, share=share)
+    if gpus is None:
+        return processor
+    beside = processor if cpu or not used else None
+    return HostInventory(gpus=gpus, selection=selection, cpu=beside)
 
 
 def _described(device: Device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 AMD, NVIDIA = "0x1002", "0x10de"
@@ -9,33 +10,49 @@ DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
 """PCI classes of graphics cards and accelerators: VGA, 3D, and other display controllers."""
 
 
-def unmanaged(root: Path = Path("/")) -> list[str]:
-    """Return a sentence for each vendor whose GPUs are seen and cannot be used.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unmanaged:
+    """GPUs of one vendor."""
 
-    Call it where NVML lists no GPU: an NVIDIA card that is seen then lacks its driver.
+    vendor: str
+    detail: str
+    """A sentence that says what is there, and what to do."""
+    repairable: bool
+    """The operator can change it: a driver or a library is missing."""
+
+
+def unmanaged(*, nvml: bool, root: Path = Path("/")) -> list[Unmanaged]:
+    """Return the GPUs that are seen and cannot be used, by vendor.
 
     Args:
+        nvml: NVML lists GPUs, so that NVIDIA's need no mention.
         root: where ``proc``, ``sys`` and ``dev`` are.
     """
     cards = _cards(root)
     found = []
-    amd = cards.count(AMD)
-    if amd or (root / "dev/kfd").exists():
+    if (root / "dev/kfd").exists() or AMD in cards:
         found.append(
-            f"{amd or 'some'} AMD GPU{'s are' if amd != 1 else ' is'} seen and not managed: "
-            "Modelium manages NVIDIA GPUs and CPUs; models run on the CPU here"
+            Unmanaged(
+                vendor="AMD",
+                detail="AMD GPUs are seen and not managed: Modelium manages NVIDIA GPUs and CPUs",
+                repairable=False,
+            )
         )
+    if nvml:
+        return found
     if (root / "proc/driver/nvidia/version").exists():
-        found.append(
-            "the NVIDIA driver is loaded, but its library libnvidia-ml.so.1 does not answer: "
-            "start the container with `--gpus all` or with NVIDIA_DRIVER_CAPABILITIES that "
-            "include `utility`, or install the driver's libraries; models run on the CPU until then"
+        detail = (
+            "the NVIDIA driver is loaded, but its library libnvidia-ml.so.1 is missing or lists "
+            "no GPU: start the container with `--gpus all` and NVIDIA_DRIVER_CAPABILITIES with "
+            "`utility`, or install the driver's libraries; until then models run on the CPU"
         )
-    elif nvidia := cards.count(NVIDIA):
-        found.append(
-            f"{nvidia} NVIDIA GPU{'s are' if nvidia != 1 else ' is'} seen, but no driver is "
-            "loaded: install the NVIDIA driver; models run on the CPU until then"
+        found.append(Unmanaged(vendor="NVIDIA", detail=detail, repairable=True))
+    elif NVIDIA in cards:
+        detail = (
+            "NVIDIA GPUs are seen, but no driver is loaded: install the NVIDIA driver; until "
+            "then models run on the CPU"
         )
+        found.append(Unmanaged(vendor="NVIDIA", detail=detail, repairable=True))
     return found
 
 

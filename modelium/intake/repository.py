@@ -20,6 +20,7 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.config import Orchestration
+from modelium.config.folders import make
 from modelium.errors import DropRejected, InputError
 from modelium.intake.trash import Trash
 from modelium.models import MODEL_NAME
@@ -47,14 +48,20 @@ class ModelRepository:
     """The published models of this machine, with staging and the rejected drops."""
 
     def __init__(self, *, config: Orchestration) -> None:
-        """Create the folders that are missing."""
+        """Create the folders that are missing.
+
+        Raises:
+            ConfigError: one cannot be created or written to.
+        """
         self.incoming = config.incoming_directory
         self.published = config.model_repository
         self.rejected = config.rejected
         self.staging = self.published / ".staging"
+        make("orchestration.model_repository", self.published)
+        make("orchestration.incoming_directory", self.incoming)
+        make("orchestration.rejected_directory", self.rejected)
+        self.staging.mkdir(exist_ok=True)
         self.trash = Trash(folder=self.published / ".trash")
-        for folder in (self.incoming, self.published, self.rejected, self.staging):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def stage(self, path: Path, *, name: str | None) -> Staged:
         """Move ``path`` from the drop zone into staging, or copy it from anywhere else.
@@ -95,6 +102,8 @@ class ModelRepository:
             _move_or_copy(path, folder / path.name, moved=moved)
         else:
             _move_or_copy(path, folder, moved=moved)
+        # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
+        analysis.unlay(folder)
         return Staged(name=wanted, folder=folder, moved=moved)
 
     def publish(self, staged: Staged, *, version: int) -> Path:
@@ -103,18 +112,20 @@ class ModelRepository:
         Later versions lie beside the first one.
         """
         target = self.path(staged.name, version)
-        if target.exists():
-            # A crash between this rename and the registration left it: the store has no record.
-            error = DropRejected(
-                f"{target.name} was published by an earlier run, which ended before registering it",
-                reason="unregistered",
-            )
-            self.reject_unstaged(target, error)
         _sync_tree(staged.folder)
         os.rename(staged.folder, target)
         _sync(self.published)
         self.discard(staged)
         return target
+
+    def free_version(self, name: str, version: int) -> int:
+        """Return ``version``, or the next one whose path is free.
+
+        What lies there unregistered, put there or left by a crash, is `control.adoption`'s.
+        """
+        while os.path.lexists(self.path(name, version)):
+            version += 1
+        return version
 
     def path(self, name: str, version: int) -> Path:
         """Return the path of a published version; no model name contains ``@``."""
@@ -230,6 +241,14 @@ class ModelRepository:
             **asked,
         }
         (target / REASON).write_text(json.dumps(reason, indent=2) + "\n")
+
+
+def version_of(path: Path) -> tuple[str, int] | None:
+    """Return name and version that an entry of the repository stands for; ``None``: no model."""
+    name, _, number = path.name.partition("@")
+    if not re.match(MODEL_NAME, name) or not (number.isdecimal() or path.name == name):
+        return None
+    return name, int(number or 1)
 
 
 def model_name(path: Path) -> str:

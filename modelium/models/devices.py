@@ -8,6 +8,9 @@ from modelium.models.base import Frozen, RuntimeName
 
 DeviceKind = Literal["gpu", "cpu"]
 
+SIZE_TOLERANCE = 0.01
+"""By how much the memory of devices of one name may differ where they are used together."""
+
 
 class DeviceProcess(Frozen):
     """A process that holds memory on a device."""
@@ -82,6 +85,10 @@ class RuntimeStatus(Frozen):
     enabled: bool
     """False: nothing is loaded or unloaded with it."""
     healthy: bool
+    starting: bool = False
+    """Not healthy yet, and nothing has failed so far."""
     detail: str = ""
     version: str = ""
     can_sleep: bool = False
+    device_kinds: frozenset[DeviceKind] = frozenset({"gpu", "cpu"})
+    """Devices that this installation can use; a build without CUDA has the CPU only."""

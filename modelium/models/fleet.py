@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from modelium.lifecycle import ModelState
-from modelium.models.base import MODEL_NAME, Api, Frozen, Priority, RuntimeName
+from modelium.models.base import ROW_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.devices import Booking, Device, RuntimeStatus
 from modelium.models.profile import LoadSettings, MeasuredLoad, ModelProfile, Preference
 
@@ -37,6 +37,8 @@ class Deployment(Frozen):
 
     model: str
     version: int
+    instance: str = ""
+    """What the runtime calls it; empty: as the model (stored before versions had own names)."""
     runtime: RuntimeName
     devices: tuple[str, ...]
     settings: LoadSettings
@@ -46,6 +48,11 @@ class Deployment(Frozen):
     started_at: float
     ready_at: float | None = None
     load_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the runtime."""
+        return self.instance or self.model
 
 
 class Habit(Frozen):
@@ -105,12 +112,14 @@ class Version(Frozen):
     removed_at: float | None = None
     removed_by: str | None = None
     purge: bool | None = None
+    proven_at: float | None = None
+    """When it had answered its first requests."""
 
 
 class Model(Frozen):
     """One registered model as a snapshot shows it."""
 
-    name: Annotated[str, Field(pattern=MODEL_NAME)]
+    name: Annotated[str, Field(pattern=ROW_NAME)]
     version: int = 1
     path: str
     digest: str = ""
@@ -141,6 +150,10 @@ class Model(Frozen):
     """Why it is in this state, in one line."""
     removal: Removal | None = None
     """Set while it is being removed: it is unloaded and never loaded again."""
+    twin_of: str | None = None
+    """The model that this is another version of, loaded beside it while they are switched."""
+    proven: bool = False
+    """Whether this version has answered its first requests; else an earlier one may return."""
 
     @property
     def outdated(self) -> bool:
@@ -181,6 +194,11 @@ class Fleet(Frozen):
     def models_by_name(self) -> dict[str, Model]:
         """Name → model."""
         return {m.name: m for m in self.models}
+
+    @cached_property
+    def twins(self) -> dict[str, Model]:
+        """Model → its other version, where one is loaded or on its way."""
+        return {m.twin_of: m for m in self.models if m.twin_of is not None}
 
     @cached_property
     def devices_by_id(self) -> dict[str, Device]:

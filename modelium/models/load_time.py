@@ -19,3 +19,25 @@ def load_seconds(model: Model, runtime: RuntimeName | None = None) -> float:
     runtime = runtime or (held.runtime if held else None)
     weights = model.profile.weight_bytes if model.profile else 0
     return (RUNTIMES[runtime].start_s if runtime else 0.0) + weights / READ_BYTES_PER_S
+
+
+SHORTEST_BOUND_S = 1800.0
+FIRST_START_S = 3600.0
+"""A first start compiles kernels and captures graphs: 8 to 37 minutes were reported (vllm#43189,
+#34399)."""
+SLOWEST_READ_BYTES_PER_S = 50_000_000
+"""A busy network file system."""
+SLOWER_AGAIN = 10.0
+"""How much longer than before a load may take: caches are lost, disks are busy."""
+
+
+def load_bound_s(model: Model, runtime: RuntimeName) -> float:
+    """Return the seconds after which a load that still makes progress is given up.
+
+    Drivers give up one that makes no progress much earlier.
+    """
+    known = [load.load_s for load in model.measured if load.runtime is runtime]
+    if known:
+        return max(SHORTEST_BOUND_S, SLOWER_AGAIN * max(known))
+    weights = model.profile.weight_bytes if model.profile else 0
+    return FIRST_START_S + weights / SLOWEST_READ_BYTES_PER_S

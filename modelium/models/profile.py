@@ -69,6 +69,11 @@ class KVLayout(Frozen):
     """Layers with constant state (Mamba, linear attention)."""
     state_elements: int = 0
     """Elements of constant state per sequence, over all state layers."""
+    state_bytes: int = 0
+    """Bytes of it: engines keep recurrent states of many families in float32. 0: unknown."""
+    state_copies: int = 2
+    """States that vLLM keeps for one request with prefix caching: the current one and the one that
+    it was copied from; Mamba keeps a checkpoint too."""
     kv_heads: int = 0
     key_dim: int = 0
     """Elements of K per head and token."""
@@ -79,6 +84,8 @@ class KVLayout(Frozen):
     sliding_value_dim: int | None = None
     latent_dim: int = 0
     """MLA: kv_lora_rank + qk_rope_head_dim per layer and token; replicated on all devices."""
+    index_bytes: int = 0
+    """Sparse attention: bytes per layer and token of the token selector's keys."""
 
 
 class RuntimeSupport(Frozen):
@@ -158,6 +165,8 @@ class Footprint(Frozen):
     """Sum of the parts: the most likely use."""
     reserve: int
     """Upper bound: the bytes to book."""
+    kv_least: int = 0
+    """The smallest KV pool that the engine starts with: one request of full length."""
     sources: dict[str, str] = Field(default_factory=dict)
     """Part → source of its formula or measured value."""
 
@@ -174,6 +183,9 @@ class LoadSettings(Frozen):
     """The seed's ``max_batch_size``: vLLM's max_num_seqs, Triton's and Serve's batch size."""
     kv_cache_bytes: int | None = Field(default=None, ge=0)
     """KV pool per device."""
+    extra_kv_bytes: int = 0
+    """The part of it that context and sequences do not need: idle memory, or what the operator
+    adds; negative where the operator allows less."""
     extra: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Further engine arguments; each must be on the policy's allow-list."""
 

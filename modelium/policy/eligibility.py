@@ -26,6 +26,8 @@ def is_pinned(model: Model, policy: Policy) -> bool:
 
     What is being removed is held no longer: the removal was refused or forced before.
     """
+    if model.twin_of is not None:
+        return True  # its unload is a part of the switch
     return model.removal is None and (model.pinned or model.name in policy.always_loaded)
 
 

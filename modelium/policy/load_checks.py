@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from modelium.lifecycle import TRANSITIONS, ModelState
-from modelium.models import Fleet, Load, Model, Trigger
+from modelium.models import Device, Fleet, Load, Model, Trigger
+from modelium.models.devices import SIZE_TOLERANCE
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy.action_checks import (
     Fault,
@@ -19,6 +20,8 @@ from modelium.policy.policy import Policy
 
 DTYPES = frozenset({"auto", "half", "float16", "bfloat16", "float", "float32"})
 KV_DTYPES = frozenset({"auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "q8_0", "f16"})
+KV_SHARE_SLACK = 1.05
+"""Free memory changes a little between planning and validation."""
 MAX_BATCH = 65536
 """More concurrent sequences or requests than any engine takes."""
 
@@ -40,6 +43,7 @@ def load_faults(
     yield from _profile_faults(action, model, policy)
     yield from _setting_faults(action, policy)
     yield from _device_faults(action, model, fleet)
+    yield from _switch_faults(model, fleet)
 
 
 def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float) -> Iterator[Fault]:
@@ -74,6 +78,13 @@ def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float)
             f"was evicted {now - model.evicted_at:.0f} s ago; reload_cooldown_seconds is "
             f"{policy.reload_cooldown_s:g}, except for a request or an operator",
         )
+
+
+def _switch_faults(model: Model, fleet: Fleet) -> Iterator[Fault]:
+    """Yield a load of what its twin holds, or may be about to hold: one version, one process."""
+    twin = fleet.twins.get(model.name)
+    if twin is not None and twin.deployment is not None:
+        yield ("switching", f"version {twin.version} of it is {twin.state} beside it")
 
 
 def _profile_faults(action: Load, model: Model, policy: Policy) -> Iterator[Fault]:
@@ -141,8 +152,9 @@ def _setting_faults(action: Load, policy: Policy) -> Iterator[Fault]:
             f"{gib(smallest)} reserved",
         )
     rules = policy.rules(action.runtime)
+    _known, own = policy.settings(action.runtime, action.model)
     for key, given in settings.extra.items():
-        if key not in rules.allowed_extra and rules.default_settings.get(key) != given:
+        if key not in rules.allowed_extra and own.get(key) != given:
             yield (
                 "setting",
                 f"{key!r} is not in {action.runtime}.allowed_extra; "
@@ -169,8 +181,15 @@ def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
         )
     if set(action.reserve) != set(chosen) or any(b <= 0 for b in action.reserve.values()):
         yield ("reserve", "each of its devices, and no other, needs a reservation above 0 bytes")
-    if len({(d.node, d.kind, d.name, d.total_bytes) for d in found}) > 1:
-        yield ("devices", "tensor parallelism needs identical devices on one node")
+    status = fleet.runtimes_by_name.get(action.runtime)
+    for device in found:
+        if status is not None and device.kind not in status.device_kinds:
+            yield ("device-kind", f"{action.runtime} here cannot use device {device.id}")
+    if found and not _alike(found):
+        yield (
+            "devices",
+            "tensor parallelism needs devices of one name and size on one node, not MIG instances",
+        )
     held = model.deployment
     if (
         model.state is ModelState.SLEEPING
@@ -181,6 +200,35 @@ def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
             "asleep-elsewhere",
             f"it sleeps in {held.runtime} on {', '.join(held.devices)}, and can only wake there",
         )
+
+
+def kv_share_faults(action: Load, device: str, room: int, policy: Policy) -> Iterator[Fault]:
+    """Yield a KV pool on ``device`` that takes too much of its ``room`` (bytes) before the load.
+
+    A pool that the operator set stands.
+    """
+    extra = action.settings.extra_kv_bytes
+    if "kv_cache_bytes" in policy.settings(action.runtime, action.model)[0]:
+        return
+    idle = max(0, room - action.reserve[device] + extra)
+    if extra > KV_SHARE_SLACK * policy.kv_cache_share * idle:
+        yield (
+            "kv-share",
+            f"adds {gib(extra)} of idle memory to its KV cache on {device}; kv_cache_share "
+            f"{policy.kv_cache_share:g} allows {gib(policy.kv_cache_share * idle)}",
+        )
+
+
+def _alike(devices: Sequence[Device]) -> bool:
+    """Whether one model can be split over ``devices``."""
+    if len(devices) == 1:
+        return True
+    sizes = [device.total_bytes for device in devices]
+    return (
+        len({(device.node, device.kind, device.name) for device in devices}) == 1
+        and all(device.mig is None for device in devices)
+        and max(sizes) <= min(sizes) * (1 + SIZE_TOLERANCE)
+    )
 
 
 def least_bytes(action: Load, model: Model) -> int:

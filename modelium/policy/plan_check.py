@@ -24,7 +24,7 @@ from modelium.models import (
 )
 from modelium.policy.action_checks import Fault, gib, priority_faults
 from modelium.policy.eligibility import may_queue
-from modelium.policy.load_checks import least_bytes, load_faults
+from modelium.policy.load_checks import kv_share_faults, least_bytes, load_faults
 from modelium.policy.memory_budget import available_bytes
 from modelium.policy.policy import Policy
 from modelium.policy.unload_checks import unload_faults
@@ -158,6 +158,7 @@ class PlanCheck:
                     f"reserves {gib(reserve)} on {device_id}; {gib(room)} are available after the "
                     "plan's earlier actions",
                 )
+            yield from kv_share_faults(action, device_id, room, self._policy)
             planned.append(Booking(model=model.name, device=device_id, bytes=max(0, reserve)))
 
 

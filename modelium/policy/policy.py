@@ -5,6 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from modelium.models import Frozen, RuntimeName
+from modelium.models.settings import Value, split
+
+OWN_PROCESS = frozenset({RuntimeName.VLLM, RuntimeName.LLAMA_CPP})
 
 
 class RuntimeRules(Frozen):
@@ -27,6 +30,8 @@ class Policy(Frozen):
     pending_requests_threshold: int = 0
     always_loaded: frozenset[str] = frozenset()
     max_gpu_memory_utilization: float = 0.9
+    kv_cache_share: float = 0.5
+    """Share of a GPU's free memory that a load may add to its KV cache."""
     enable_model_swapping: bool = True
     high_priority_teams: frozenset[str] = frozenset()
     min_residency_s: float = 60.0
@@ -39,6 +44,19 @@ class Policy(Frozen):
     allow_remote_code: bool = False
     allow_pickle: bool = False
     runtimes: dict[RuntimeName, RuntimeRules] = Field(default_factory=dict)
+    model_settings: dict[str, dict[str, Value]] = Field(default_factory=dict)
+    """Model → settings that the operator gives it; they precede those of the runtime."""
+
+    def settings(
+        self, runtime: RuntimeName, model: str | None = None
+    ) -> tuple[dict[str, Value], dict[str, Value]]:
+        """Return the operator's load settings of ``model`` on ``runtime``, and engine arguments.
+
+        A model's own engine arguments go to runtimes with a process of its own.
+        """
+        known, extra = split(self.rules(runtime).default_settings)
+        own, arguments = split(self.model_settings.get(model or "", {}))
+        return {**known, **own}, {**extra, **(arguments if runtime in OWN_PROCESS else {})}
 
     def rules(self, runtime: RuntimeName) -> RuntimeRules:
         """Return the rules of ``runtime``; a runtime that is not configured is disabled."""

@@ -29,12 +29,15 @@ def unload_faults(
     """
     yield from switch_faults(policy)
     yield from _state_faults(model, by_operator=by_operator)
-    if is_pinned(model, policy) and not (by_operator and model.outdated):
+    replaced = model.outdated or model.twin_of is not None
+    if is_pinned(model, policy) and not (by_operator and replaced):
         yield (
             "pinned",
             f"it is pinned; run `modelium pin {model.name} --off` first"
             if model.pinned
-            else "it is in always_loaded; remove it there first",
+            else "it is in always_loaded; remove it there first"
+            if model.twin_of is None
+            else f"{model.twin_of} is being switched to or from it",
         )
     if model.deployment is not None:
         yield from runtime_faults(model.deployment.runtime, fleet, policy)

@@ -19,7 +19,9 @@ class ModelQueue:
     __slots__ = (
         "_drained",
         "_gate",
+        "answered",
         "demand_timer",
+        "errors",
         "in_flight",
         "model",
         "reason",
@@ -38,6 +40,9 @@ class ModelQueue:
         """The version at ``upstream``; ``None``: unknown."""
         self.registered: int | None = None
         """The version that a load would bring; ``None``: unknown."""
+        self.answered = 0
+        """Answers of `upstream` since it was opened, and those of them that failed."""
+        self.errors = 0
         self.in_flight = 0
         self.waiting = 0
         self.retry_after_s = RETRY_AFTER_S

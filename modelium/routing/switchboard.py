@@ -12,6 +12,7 @@ from typing import Protocol
 
 from modelium.errors import ModeliumError, Unavailable, UnknownModel
 from modelium.models import Priority, Upstream
+from modelium.policy.trial import Answers
 from modelium.routing.admission import (
     REPEAT_DEMAND_S,
     Admission,
@@ -22,12 +23,18 @@ from modelium.routing.admission import (
 from modelium.routing.model_queue import ModelQueue
 from modelium.traffic import TrafficBook
 
+FAILURES_TOLD = 10
+"""Failed answers of an upstream that the listener is told of: they decide whether it stays."""
+
 
 class RoutingListener(DemandListener, Protocol):
     """Acts on what requests show. Called on the event loop; every method must return at once."""
 
     def on_unreachable(self, model: str) -> None:
         """The upstream of ``model``, which is open, refused a connection or broke it off."""
+
+    def on_failed_answer(self, model: str) -> None:
+        """The upstream of ``model`` answered with a server's error."""
 
 
 class Switchboard:
@@ -71,6 +78,8 @@ class Switchboard:
         self._suspects: set[str] = set()
         self._known: dict[str, int | None] = {}
         self._queues: dict[str, ModelQueue] = {}
+        self._aside: dict[str, ModelQueue] = {}
+        """Requests in flight at upstreams that serve no new ones, by the twin's name."""
 
     def limit(self, *, max_waiting_per_model: int, max_waiting: int, max_wait_s: float) -> None:
         """Have other limits apply from now on; waiting requests keep waiting at most as long."""
@@ -110,10 +119,40 @@ class Switchboard:
         queue.registered = self._known.setdefault(model, queue.version)
         if queue.waiting and queue.upstream is None:
             self._metrics.on_cold_start(model)
+        if queue.upstream != upstream:
+            queue.answered = queue.errors = 0
         queue.upstream = upstream
         queue.reason = ""
         self._suspects.discard(model)
         queue.release(None)
+
+    def switch(self, model: str, upstream: Upstream, *, version: int, aside: str) -> None:
+        """Route new requests for ``model`` to ``upstream``; those in flight end where they are.
+
+        ``aside``: the name under which `drained` waits for the latter.
+        """
+        old = self._queues.get(model)
+        if old is not None and old.upstream is not None:
+            self._aside[aside] = self._queues.pop(model)
+        self.open(model, upstream, version=version)
+
+    def judge(self, model: str, upstream: Upstream, *, failed: bool) -> None:
+        """Count an answer of ``upstream``; the listener is told of a failed one."""
+        queue = self._queues.get(model)
+        if queue is None or (queue.upstream is not upstream and queue.upstream != upstream):
+            return
+        queue.answered += 1
+        if failed:
+            queue.errors += 1
+            if queue.errors <= FAILURES_TOLD:
+                self._listener.on_failed_answer(model)
+
+    def answers(self, model: str) -> Answers:
+        """Return what ``model`` has answered since its upstream was opened."""
+        queue = self._queues.get(model)
+        if queue is None or queue.upstream is None:
+            return Answers()
+        return Answers(version=queue.version, total=queue.answered, failed=queue.errors)
 
     def close(self, model: str) -> None:
         """Make new requests for ``model`` wait from now on."""
@@ -162,8 +201,9 @@ class Switchboard:
 
     async def drained(self, model: str, *, timeout_s: float) -> bool:
         """Wait up to ``timeout_s`` for the requests in flight; False if some still are."""
-        queue = self._queues.get(model)
+        queue = self._aside.get(model) or self._queues.get(model)
         if queue is None or not queue.in_flight:
+            self._aside.pop(model, None)
             return True
         done, _ = await asyncio.wait({queue.drained()}, timeout=timeout_s)
         return bool(done)

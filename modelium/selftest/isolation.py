@@ -17,10 +17,15 @@ TICK_S = 1.0
 
 
 @asynccontextmanager
-async def service(config: Config, runtime: RuntimeName) -> AsyncIterator[Running]:
-    """Run a service with ``runtime`` alone in a temporary folder; end all that it started."""
+async def service(
+    config: Config, runtime: RuntimeName, *, beside_gpus: bool
+) -> AsyncIterator[Running]:
+    """Run a service with ``runtime`` alone in a temporary folder; end all that it started.
+
+    ``beside_gpus``: whether a machine with GPUs offers its CPU as well.
+    """
     with tempfile.TemporaryDirectory(prefix="modelium-selftest-", ignore_cleanup_errors=True) as at:
-        own = isolated(config, Path(at), runtime)
+        own = isolated(config, Path(at), runtime, beside_gpus=beside_gpus)
         try:
             async with running(own) as service:
                 yield service
@@ -28,7 +33,9 @@ async def service(config: Config, runtime: RuntimeName) -> AsyncIterator[Running
             await end(own)
 
 
-def isolated(config: Config, folder: Path, runtime: RuntimeName) -> Config:
+def isolated(
+    config: Config, folder: Path, runtime: RuntimeName, *, beside_gpus: bool = True
+) -> Config:
     """Return ``config`` with ``runtime`` alone, moved to ``folder`` and to free ports."""
     given = config.model_dump(mode="python", exclude_unset=True)
     section = dict(given.get(runtime.value, {})) | {"enabled": True}
@@ -50,6 +57,7 @@ def isolated(config: Config, folder: Path, runtime: RuntimeName) -> Config:
     return Config.model_validate(
         {
             "orchestration": orchestration,
+            "devices": {"use": config.devices.use, "cpu_beside_gpus": beside_gpus},
             "ingest": {"quiet_period_seconds": 0.5},
             "gateway": {"port": 0},
             "prefect": {"enabled": False},

@@ -52,22 +52,34 @@ POLL_S = 0.2
 async def check_runtime(
     config: Config, runtime: RuntimeName, *, say: Callable[[str], None]
 ) -> AsyncIterator[Check]:
-    """Load, ask, put to sleep, wake and unload a tiny model; stops at the first failure."""
+    """Load, ask, put to sleep, wake and unload a tiny model; stops at the first failure.
+
+    On a machine with GPUs it is loaded on one, unless this installation can use the CPU only.
+    """
     label = RUNTIMES[runtime].label
     say(f"{label}: starting")
     try:
-        async with isolation.service(config, runtime) as service:
-            trial = Trial(service=service, runtime=runtime)
-            for step, act in trial.steps().items():
-                say(f"{label}: {step}")
-                began = time.monotonic()
-                check = await _attempt(f"{label}: {step}", act)
-                seconds = round(time.monotonic() - began, 3)
-                yield check.model_copy(update={"facts": check.facts | {"seconds": seconds}})
-                if check.outcome == "failed":
-                    return
+        for beside_gpus in (False, True):
+            async with isolation.service(config, runtime, beside_gpus=beside_gpus) as service:
+                trial = Trial(service=service, runtime=runtime)
+                if not beside_gpus and await trial.needs_cpu():
+                    continue
+                async for check in _perform(trial, label, say):
+                    yield check
+                return
     except ModeliumError as exc:
         yield Check(name=f"{label}: start", outcome="failed", detail=str(exc))
+
+
+async def _perform(trial: Trial, label: str, say: Callable[[str], None]) -> AsyncIterator[Check]:
+    for step, act in trial.steps().items():
+        say(f"{label}: {step}")
+        began = time.monotonic()
+        check = await _attempt(f"{label}: {step}", act)
+        seconds = round(time.monotonic() - began, 3)
+        yield check.model_copy(update={"facts": check.facts | {"seconds": seconds}})
+        if check.outcome == "failed":
+            return
 
 
 async def _attempt(name: str, act: Callable[[], Awaitable[Check]]) -> Check:
@@ -88,6 +100,12 @@ class Trial:
         self._runtime = runtime
         self._driver = service.services.runtimes[runtime]
         self._before: tuple[Device, ...] = ()
+
+    async def needs_cpu(self) -> bool:
+        """Whether the runtime can use the CPU only, on a machine that offers its GPUs alone."""
+        usable = (await self._driver.status()).device_kinds
+        devices = (await inventory(self._services)).devices
+        return usable == {"cpu"} and all(device.kind == "gpu" for device in devices)
 
     def steps(self) -> Mapping[str, Callable[[], Awaitable[Check]]]:
         """Return the steps by name, in order."""

@@ -10,6 +10,7 @@ from modelium.errors import DropRejected, Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import EvictionCause, ModelProfile, Report, Trigger
 from modelium.ports import Steps
+from modelium.stages import switching
 from modelium.stages.engine_catalog import engines
 from modelium.stages.evict import unload_plan
 from modelium.stages.inline import inline_steps
@@ -19,8 +20,9 @@ from modelium.stages.services import Services
 async def analyze(services: Services, *, model: str, steps: Steps = inline_steps) -> Report:
     """Find out what ``model`` is, store its profile, and have it decided on.
 
-    Where an older version is loaded, it is drained and unloaded first: requests that come in
-    between wait for the new one. The profile of a model that ingest has just examined is
+    Where another version is loaded, the current one is loaded beside it if both fit (see
+    `modelium.stages.switching`). Else it is drained and unloaded first: requests that come in
+    between wait for the current one. The profile of a model that ingest has just examined is
     kept; its files are inspected again.
 
     Raises:
@@ -31,12 +33,14 @@ async def analyze(services: Services, *, model: str, steps: Steps = inline_steps
     try:
         profile = await steps("read headers", _profile, services, model)
     except DropRejected as exc:
+        if await switching.refused(services, model, reason=str(exc)):
+            raise  # the version that is loaded goes on serving
         await store.mark_unservable(model, reason=str(exc))
         await store.events.append("model.failed", model=model, reason=str(exc), rule=exc.reason)
         raise
-    await steps("unload the older version", _replace, services, model)
-    await steps("mark as analyzed", store.mark_analyzed, model)
-    services.launcher.start(services.launcher.decide(model=model, trigger=Trigger.INGEST))
+    if not await steps("replace the older version", _replace, services, model):
+        await steps("mark as analyzed", store.mark_analyzed, model)
+        services.launcher.start(services.launcher.decide(model=model, trigger=Trigger.INGEST))
     supported = [s.runtime.value for s in profile.runtimes if s.supported]
     return Report(
         stage="analyze",
@@ -74,13 +78,22 @@ async def _profile(services: Services, model: str) -> ModelProfile:
     return profile
 
 
-async def _replace(services: Services, model: str) -> None:
-    """Unload the older version of ``model``, where one is loaded."""
+async def _replace(services: Services, model: str) -> bool:
+    """Replace the version of ``model`` that is loaded, where another one is the current one.
+
+    Returns whether the current one is loaded beside it; else nothing is loaded any more.
+    """
     record = await services.store.model(model)
     if not record.outdated or record.state not in (ModelState.READY, ModelState.SLEEPING):
-        return
+        return False
     reason = f"version {record.version} replaces the one that is loaded"
+    if record.state is ModelState.READY:
+        apart = await switching.begin(services, record)
+        if not apart:
+            return True
+        reason += f"; both at once: {apart}"
     plan = unload_plan([model], cause=EvictionCause.REPLACED, reason=reason)
     await services.launcher.decide(model=model, trigger=plan.trigger, plan=plan)
     if (await services.store.model(model)).state is ModelState.READY:
         raise Unavailable(f"{model}: requests are still in flight on the older version")
+    return False

@@ -142,7 +142,13 @@ async def _unload(services: Services, action: Unload) -> str:
     else:
         await store.release(model, reason=record.reason, evicted=True)
     services.telemetry.on_evicted(action.cause.value)
-    await store.events.append("model.evicted", model=model, reason=record.reason, **idle)
+    await store.events.append(
+        "model.evicted",
+        model=record.twin_of or model,
+        version=deployment.version,
+        reason=record.reason,
+        **idle,
+    )
     return "unloaded"
 
 
@@ -163,7 +169,7 @@ async def _release(services: Services, deployment: Deployment, grace_s: float) -
     with services.activity.on(deployment.devices) as activity:
         before = await memory_deltas.free_bytes(services.devices, deployment.devices)
         await services.runtimes[deployment.runtime].unload(
-            deployment.model, handle=deployment.handle, grace_s=grace_s
+            deployment.name, handle=deployment.handle, grace_s=grace_s
         )
         after = await memory_deltas.free_bytes(services.devices, before) if before else {}
     if not activity.alone:

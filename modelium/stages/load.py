@@ -6,12 +6,21 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
-from modelium.errors import DeadlineExceeded, ModeliumError, TransientError
+from modelium.errors import (
+    DeadlineExceeded,
+    FailureKind,
+    LoadFailed,
+    ModeliumError,
+    TransientError,
+)
 from modelium.lifecycle import ModelState
-from modelium.models import Model, Report, Trigger
+from modelium.models import Deployment, LoadSettings, Model, Preference, Report, Trigger
+from modelium.models.load_time import load_bound_s
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Steps
+from modelium.stages import switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
@@ -31,9 +40,6 @@ BACKOFF_S = 30.0
 """Before a failed load is retried; doubles with each consecutive failure."""
 
 BACKOFF_LIMIT_S = 3600.0
-
-JOIN_S = 1800.0
-"""How long a second request for a load waits for the first: the hard bound of a load."""
 
 
 async def load(
@@ -141,6 +147,11 @@ async def _load(services: Services, model: str) -> Loaded:
     if deployment is None or profile is None:
         raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
+    if not await asyncio.to_thread(Path(record.path).exists):
+        raise LoadFailed(
+            f"the folder of {model}, {record.path}, is missing: put it back, or drop it again",
+            kind=FailureKind.BAD_FILES,
+        )
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
     )
@@ -150,13 +161,15 @@ async def _load(services: Services, model: str) -> Loaded:
         phases.begin(phase)
 
     request = LoadRequest(
-        model=model,
+        model=deployment.name,
         version=record.version,
         path=record.path,
         profile=profile,
         settings=deployment.settings,
         devices=tuple(fleet.devices_by_id[d] for d in deployment.devices),
         reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
+        operator_settings=services.policy.model_settings.get(model, {}),
+        deadline_s=load_bound_s(record, deployment.runtime),
         allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
     )
     await services.store.events.append(
@@ -185,8 +198,10 @@ async def _open(
     if record.state is ModelState.READY:
         return _report(record, "ready", record.reason)
     seconds = services.clock.monotonic() - began
+    reduced = loaded.settings and _reduction(record.deployment.settings, loaded.settings)
     deployment = record.deployment.model_copy(
         update={
+            "settings": loaded.settings or record.deployment.settings,
             "upstream": loaded.upstream,
             "handle": loaded.handle,
             "ready_at": services.clock.time(),
@@ -194,20 +209,49 @@ async def _open(
         }
     )
     await services.store.decisions.finish(decision, outcome="done")
-    record = await services.store.mark_ready(model, deployment)
-    if record.removal is None:
-        open_model(services, record, deployment)
+    record = await services.store.mark_ready(
+        model,
+        deployment,
+        note=f"with {reduced}, as more did not start" if reduced else "",
+        preference=_kept(record, deployment) if reduced else None,
+    )
+    open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
     await services.store.events.append(
         "model.ready",
-        model=model,
+        model=record.twin_of or model,
+        version=deployment.version,
         runtime=deployment.runtime.value,
         devices=await _labels(services, deployment.devices),
         load_s=round(seconds, 3),
+        **({"reduced": reduced} if reduced else {}),
     )
-    if record.outdated:  # a newer version was registered while this one was loading
+    if record.twin_of is not None:
+        await switching.complete(services, record)
+    elif record.outdated:  # a newer version was registered while this one was loading
         services.launcher.start(services.launcher.analyze(model=model))
     return _report(record, "ready", record.reason)
+
+
+def _reduction(planned: LoadSettings, effective: LoadSettings) -> str:
+    """Return what the driver changed in the ``planned`` settings, as text."""
+    names = [
+        name
+        for name in ("max_model_len", "max_num_seqs", "kv_cache_bytes")
+        if getattr(planned, name) != getattr(effective, name)
+    ]
+    return ", ".join(f"{name} {getattr(effective, name)}" for name in names)
+
+
+def _kept(record: Model, deployment: Deployment) -> Preference:
+    """Return the preference that starts the next load from what worked."""
+    settings = LoadSettings()
+    if record.preference and record.preference.runtime in (None, deployment.runtime):
+        settings = record.preference.settings
+    worked = {
+        name: getattr(deployment.settings, name) for name in ("max_model_len", "max_num_seqs")
+    }
+    return Preference(runtime=deployment.runtime, settings=settings.model_copy(update=worked))
 
 
 async def _labels(services: Services, ids: Sequence[str]) -> list[str]:
@@ -249,15 +293,23 @@ async def _give_up(
     )
     error = exc if isinstance(exc, ModeliumError) else TransientError(f"{model}: {reason}")
     services.switchboard.refuse(model, error, retry_after_s=pause)
-    await store.events.append("model.failed", model=model, reason=reason)
+    await store.events.append(
+        "model.failed", model=record.twin_of or model, version=record.version, reason=reason
+    )
+    if isinstance(exc, LoadFailed):
+        await switching.load_failed(services, record, exc)
 
 
 async def _join(services: Services, model: str) -> Report:
-    deadline = services.clock.monotonic() + JOIN_S
-    while services.clock.monotonic() < deadline:
+    """Wait for a load in progress, for as long as a whole one may take."""
+    began = services.clock.monotonic()
+    while True:
         record = await services.store.model(model)
-        if record.state is not ModelState.LOADING:
+        if record.state is not ModelState.LOADING or record.deployment is None:
             return _report(record, record.state.value, record.reason)
+        bound = load_bound_s(record, record.deployment.runtime)
+        if services.clock.monotonic() - began > bound:
+            break
         await services.clock.sleep(POLL_S)
     raise DeadlineExceeded(
         f"{model} is still loading; `modelium explain {model}` shows its progress"

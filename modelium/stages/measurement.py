@@ -69,7 +69,7 @@ def resident_bytes(
         device = fleet.devices_by_id.get(booking.device)
         if model is None or device is None or model.deployment is None:
             continue
-        held_by = running.get((model.deployment.runtime, model.name))
+        held_by = running.get((model.deployment.runtime, model.deployment.name))
         if held_by is None:
             continue
         if device.kind == "gpu":
@@ -80,7 +80,7 @@ def resident_bytes(
                 continue
             held = on_gpu
         else:
-            stats = observations[model.deployment.runtime].stats.get(model.name)
+            stats = observations[model.deployment.runtime].stats.get(model.deployment.name)
             told = stats.resident_bytes if stats else None
             held = told if told is not None else sum(map(processes.resident_bytes, held_by.pids))
         found[booking.model, booking.device] = held
@@ -96,12 +96,12 @@ def _of_processes(device: Device, pids: Collection[int]) -> int | None:
 
 
 def _measured(deployment: Deployment, *, device_kind: str, bytes_: int, at: float) -> MeasuredLoad:
-    """Return what a load took, keyed by what that depends on."""
+    """Return what a load took, keyed by what that depends on; without what it need not have."""
     return MeasuredLoad(
         runtime=deployment.runtime,
         device_kind=device_kind,
         settings_digest=settings_digest(deployment.settings),
-        per_device_bytes=bytes_,
+        per_device_bytes=max(1, bytes_ - deployment.settings.extra_kv_bytes),
         load_s=deployment.load_s or 0.0,
         at=at,
     )

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Mapping
 
 from modelium.errors import ModeliumError
-from modelium.lifecycle import SETTLED, ModelState
+from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, RuntimeName
+from modelium.models.base import base_name
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.inline import inline_steps
@@ -68,7 +69,9 @@ async def _observe(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Obs
     handles: dict[RuntimeName, dict[str, Mapping[str, object]]] = {}
     for model in fleet.models:
         if model.deployment:
-            handles.setdefault(model.deployment.runtime, {})[model.name] = model.deployment.handle
+            handles.setdefault(model.deployment.runtime, {})[model.deployment.name] = (
+                model.deployment.handle
+            )
     observations = await services.runtime_monitor.observe(handles)
     await asyncio.to_thread(_count, services.switchboard.traffic, fleet, observations)
     return observations
@@ -81,7 +84,9 @@ def _count(
     for model in fleet.models:
         deployment = model.deployment
         observation = observations.get(deployment.runtime) if deployment else None
-        stats = observation.stats.get(model.name) if observation else None
+        if model.twin_of is not None:
+            continue  # its last requests count as its model's
+        stats = observation.stats.get(deployment.name) if observation and deployment else None
         if stats and deployment and deployment.ready_at is not None:
             traffic.on_engine_stats(model.name, loaded_at=deployment.ready_at, stats=stats)
         elif deployment is None:
@@ -104,18 +109,19 @@ async def _correct(
         observation = observations.get(deployment.runtime)
         if observation is None or observation.running is None:
             continue
-        running = held.get((deployment.runtime, model.name))
+        running = held.get((deployment.runtime, deployment.name))
         if running is None and _gone(services, fleet, model):
             changed.append(await _lost(services, model, "the runtime no longer has it"))
         elif running is not None and running.state == "unhealthy":
             changed.append(await _lost(services, model, running.detail or "unhealthy"))
-        elif model.removal is not None:
+        elif model.removal is not None or model.twin_of is not None:
             continue
         elif running is not None and running.upstream not in (None, deployment.upstream):
             await _moved(services, model, deployment, running)
-    for (name, model_name), running in held.items():
-        known = fleet.models_by_name.get(model_name)
-        if known and known.state in SETTLED and _acting(services, name):
+    wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
+    for (name, instance), running in held.items():
+        known = fleet.models_by_name.get(base_name(instance))
+        if known and (name, instance) not in wanted and _acting(services, name):
             changed.append(await _unwanted(services, name, running))
     return changed
 
@@ -132,18 +138,21 @@ def _acting(services: Services, runtime: RuntimeName) -> bool:
 
 async def _lost(services: Services, model: Model, why: str) -> str:
     """READY → QUEUED: to be loaded again; not counted as a failure."""
-    services.switchboard.close(model.name)
     deployment = model.deployment
+    if (await services.store.model(model.name)).deployment != deployment:
+        return f"{model.name} has another deployment by now"
+    if model.twin_of is None:
+        services.switchboard.close(model.name)
     if deployment is not None:
         try:
             await services.runtimes[deployment.runtime].unload(
-                model.name, handle=deployment.handle, grace_s=0.0
+                deployment.name, handle=deployment.handle, grace_s=0.0
             )
         except ModeliumError as exc:
             logger.warning("%s could not be removed from the runtime: %s", model.name, exc)
     await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
-    await services.store.events.append("model.lost", model=model.name, reason=why)
+    await services.store.events.append("model.lost", model=base_name(model.name), reason=why)
     return f"{model.name} lost ({why})"
 
 
@@ -153,14 +162,16 @@ async def _moved(
     fresh = deployment.model_copy(
         update={"upstream": running.upstream, "handle": running.handle or deployment.handle}
     )
+    if (await services.store.model(deployment.model)).deployment != deployment:
+        return  # another version serves by now
     await services.store.mark_moved(fresh)
     open_model(services, model, fresh)
 
 
 async def _unwanted(services: Services, runtime: RuntimeName, running: Running) -> str:
     # Another run may have placed it meanwhile: read the store again before acting.
-    record = await services.store.model(running.model)
-    if record.state not in SETTLED:
+    _revision, models, _bookings = await services.store.view()
+    if any(m.deployment and m.deployment.name == running.model for m in models):
         return f"{running.model} is being loaded"
     await services.runtimes[runtime].unload(
         running.model, handle=running.handle, grace_s=services.config.gateway.drain_grace_seconds

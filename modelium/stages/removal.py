@@ -40,6 +40,11 @@ async def _remove(services: Services, name: str) -> Report:
     removal = record.removal
     services.switchboard.close(name)
     services.switchboard.know(await store.versions())
+    _revision, models, _bookings = await store.view()
+    for twin in models:
+        if twin.twin_of == name:
+            await _unload(services, twin.name)
+            await store.twins.drop(twin.name)
     await _unload(services, name)
     gone = await store.lineage.finish_removal(name)
     services.switchboard.know(await store.versions())
@@ -71,7 +76,7 @@ async def _unload(services: Services, name: str) -> None:
         elif record.state is ModelState.LOADING and deployment is not None:
             # The driver cancels a load in progress; the run that waits for it gives up.
             await services.runtimes[deployment.runtime].unload(
-                name, handle=deployment.handle, grace_s=0.0
+                deployment.name, handle=deployment.handle, grace_s=0.0
             )
         elif record.state in (ModelState.READY, ModelState.SLEEPING):
             await services.launcher.evict(models=[name], reason=record.reason)
@@ -82,7 +87,7 @@ async def _halt(services: Services, record: Model, deployment: Deployment) -> No
     """Unload what a failed model still runs: its last good version."""
     await services.store.start_unloading(record.name, reason=record.reason)
     await services.runtimes[deployment.runtime].unload(
-        record.name,
+        deployment.name,
         handle=deployment.handle,
         grace_s=services.config.gateway.drain_grace_seconds,
     )
@@ -93,8 +98,10 @@ async def remove_pending(services: Services) -> None:
     """Start the removals that the store holds and nobody is at."""
     _revision, models, _bookings = await services.store.view()
     for model in models:
-        if model.removal is not None and services.removing.is_due(
-            model.name, services.clock.monotonic()
+        if (
+            model.removal is not None
+            and model.twin_of is None
+            and services.removing.is_due(model.name, services.clock.monotonic())
         ):
             services.launcher.start(_retried(services, model.name))
 

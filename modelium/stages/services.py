@@ -43,6 +43,7 @@ class Services:
     activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
     removing: Ongoing = field(default_factory=Ongoing)
+    switching: Ongoing = field(default_factory=Ongoing)
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

@@ -41,7 +41,9 @@ async def tidy(services: Services) -> None:
 async def move_removed(services: Services) -> None:
     """Move the folders of removed versions out of the repository."""
     removed = await services.store.lineage.versions(removed=True)
-    await asyncio.to_thread(_move, services, removed)
+    for version, path in await asyncio.to_thread(_move, services, removed):
+        # A folder that somebody puts there later is another model's.
+        await services.store.lineage.note_moved(version.model, version.version, path)
 
 
 def surplus(
@@ -99,13 +101,14 @@ async def _retire(services: Services, version: Version, *, by: str, purge: bool)
     )
 
 
-def _move(services: Services, removed: Iterable[Version]) -> None:
-    repository = services.repository
+def _move(services: Services, removed: Iterable[Version]) -> list[tuple[Version, str]]:
+    """Move what can be moved; return those versions, each with its new path."""
+    repository, moved = services.repository, []
     for version in removed:
         if Path(version.path).parent != repository.published:
             continue  # never anything outside of the repository
         try:
-            repository.trash.put(version)
+            place = repository.trash.put(version)
         except OSError as exc:
             logger.warning(
                 "the files of %s version %d stay in the repository for now: %s",
@@ -113,6 +116,9 @@ def _move(services: Services, removed: Iterable[Version]) -> None:
                 version.version,
                 exc,
             )
+        else:
+            moved.append((version, str(place or "")))
+    return moved
 
 
 async def _make_space(services: Services, wanted: int) -> None:

@@ -15,6 +15,7 @@ from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.store import Store
+from modelium.store.twins import Twins
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -92,7 +93,17 @@ class AsyncLineage(Face[Lineage]):
     begin_removal = off_loop(Lineage.begin_removal)
     finish_removal = off_loop(Lineage.finish_removal)
     retire = off_loop(Lineage.retire)
+    note_moved = off_loop(Lineage.note_moved)
     choose = off_loop(Lineage.choose)
+    prove = off_loop(Lineage.prove)
+
+
+class AsyncTwins(Face[Twins]):
+    """`Twins`."""
+
+    stand_by = off_loop(Twins.stand_by)
+    exchange = off_loop(Twins.exchange)
+    drop = off_loop(Twins.drop)
 
 
 class AsyncRules(Face[OperatorRules]):
@@ -117,11 +128,13 @@ class AsyncStore(Face[Store]):
         self.keys = AsyncKeys(blocking.keys)
         self.history = AsyncHistory(blocking.history)
         self.lineage = AsyncLineage(blocking.lineage)
+        self.twins = AsyncTwins(blocking.twins)
         self.rules = AsyncRules(blocking.rules)
 
     revision = off_loop(Store.revision)
     view = off_loop(Store.view)
     versions = off_loop(Store.versions)
+    paths = off_loop(Store.paths)
     model = off_loop(Store.model)
     find = off_loop(Store.find)
     set_profile = off_loop(Store.set_profile)

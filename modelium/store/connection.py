@@ -10,7 +10,13 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy.engine import Connection, Engine
 
+from modelium.config.folders import make
+from modelium.errors import InputError
+
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+TRANSACTION_KEY = 0x7472616E73616374
+"""Of PostgreSQL's lock that a transaction holds: "transact" in ASCII."""
 
 BUSY_TIMEOUT_S = 30.0
 """How long a SQLite writer waits for another writer; transactions take milliseconds."""
@@ -26,12 +32,30 @@ def migrate(engine: Engine) -> None:
 
 
 def connect(url: str) -> Engine:
-    """Return an engine for ``url``; it connects with the first transaction."""
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, isolation_level="SERIALIZABLE", pool_pre_ping=True)
+    """Return an engine for ``url``; it connects with the first transaction.
+
+    Raises:
+        InputError: no database can be meant, its driver is missing, or its folder cannot be made.
+    """
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() != "sqlite":
+            return _serialized(sa.create_engine(parsed, pool_pre_ping=True))
+    except ImportError as exc:
+        raise InputError(
+            f"store.url: the Python package {exc.name} is missing; install it beside Modelium "
+            "(for PostgreSQL: pip install 'psycopg[binary]'), or leave store.url out for SQLite"
+        ) from exc
+    except sa.exc.ArgumentError as exc:
+        # Its message may have the URL, and so a password.
+        raise InputError(
+            "store.url: not a database; allowed: postgresql://USER:PASSWORD@HOST/NAME, or "
+            "sqlite:////FILE"
+        ) from exc
     if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        make("store.url", Path(parsed.database).parent)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @sa.event.listens_for(engine, "connect")
@@ -45,5 +69,16 @@ def connect(url: str) -> Engine:
         # Taking the write lock at once is what makes read-check-book atomic between processes;
         # a deferred transaction would fail half way with "database is locked".
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _serialized(engine: Engine) -> Engine:
+    """Have one transaction at a time, as with SQLite: none fails for another one's sake."""
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TRANSACTION_KEY})")
 
     return engine

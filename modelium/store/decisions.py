@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.errors import InputError
 from modelium.models import Decision
+from modelium.models.base import base_name
 from modelium.store import schema
 from modelium.store.upsert import put, put_missing
 
@@ -101,6 +102,7 @@ def save_decision(tx: Connection, decision: Decision) -> None:
     put(tx, schema.decisions, [{"id": decision.id, "at": decision.at, "document": document}])
     named = {action.model for action in decision.plan.actions}
     named |= {decision.plan.subject} if decision.plan.subject else set()
+    named |= {base_name(name) for name in named}
     put_missing(
         tx,
         schema.decision_models,

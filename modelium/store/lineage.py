@@ -55,8 +55,11 @@ class Lineage:
             if found.removal is None:
                 if state is ModelState.QUEUED:
                     queries.transition(tx, model, ModelState.UNLOADED, self._now())
+                both = sa.or_(schema.models.c.name == model, schema.models.c.twin_of == model)
                 tx.execute(
-                    queries.update_model(model).values(
+                    sa.update(schema.models)
+                    .where(both)
+                    .values(
                         removal=removal.model_dump(mode="json"),
                         reason=f"being removed; {by} asked for it",
                     )
@@ -75,6 +78,9 @@ class Lineage:
             found = next(iter(queries.models(tx, model)), None)
             if found is None:
                 return []
+            twins = sa.select(schema.models.c.name).where(schema.models.c.twin_of == model)
+            if twin := tx.scalar(twins):
+                raise IllegalTransition(f"{twin} is to be dropped before {model} is forgotten")
             if found.removal is None or found.state not in SETTLED or found.deployment:
                 raise IllegalTransition(f"{model} is {found.state}, and cannot be forgotten")
             kept = self._mark(tx, model, None, by=found.removal.by, purge=found.removal.purge)
@@ -91,7 +97,10 @@ class Lineage:
         """
         wanted = set(versions)
         with queries.change(self._engine) as tx:
-            for found in queries.models(tx, model):
+            twins = tx.scalars(
+                sa.select(schema.models.c.name).where(schema.models.c.twin_of == model)
+            ).all()
+            for found in (m for name in (model, *twins) for m in queries.models(tx, name)):
                 used = {found.version}
                 used |= {found.deployment.version} if found.deployment else set()
                 if used & wanted:
@@ -99,6 +108,16 @@ class Lineage:
                     raise InputError(f"version {number} of {model} is in use")
             if missing := wanted - self._mark(tx, model, wanted, by=by, purge=purge):
                 raise InputError(f"{model} has no version {min(missing)}")
+
+    def note_moved(self, model: str, version: int, path: str) -> None:
+        """Note where the files of a removed version are now; empty: they are deleted.
+
+        From then on its former path may belong to another model.
+        """
+        v = schema.versions
+        these = sa.and_(v.c.model == model, v.c.version == version, v.c.removed_at.is_not(None))
+        with self._engine.begin() as tx:
+            tx.execute(sa.update(v).where(these).values(path=path))
 
     def choose(self, model: str, version: int) -> Model:
         """Make a kept version the current one; the stages replace one that is loaded.
@@ -129,6 +148,16 @@ class Lineage:
                 fresh |= settled
             tx.execute(queries.update_model(model).values(**fresh))
             return queries.models(tx, model)[0]
+
+    def prove(self, model: str, version: int) -> None:
+        """Note that a version has answered its first requests."""
+        v = schema.versions
+        with queries.change(self._engine) as tx:
+            tx.execute(
+                sa.update(v)
+                .where(v.c.model == model, v.c.version == version, v.c.proven_at.is_(None))
+                .values(proven_at=self._now())
+            )
 
     def _mark(
         self, tx: Connection, model: str, versions: set[int] | None, *, by: str, purge: bool

@@ -25,6 +25,7 @@ from modelium.models import (
     Removal,
     Unload,
 )
+from modelium.models.base import base_name, instance_name
 from modelium.store import schema
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put
@@ -83,6 +84,12 @@ def last_version(name: str) -> sa.Select[tuple[int]]:
     return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
 
 
+def path_of(name: str, version: int) -> sa.Select[tuple[str]]:
+    """Return a query for the path of one version, kept or removed."""
+    v = schema.versions
+    return sa.select(v.c.path).where(v.c.model == name, v.c.version == version)
+
+
 def state(tx: Connection, name: str) -> ModelState:
     """Return the state of a model; raises `UnknownModel`."""
     found = tx.scalar(sa.select(schema.models.c.state).where(schema.models.c.name == name))
@@ -128,11 +135,13 @@ def book(tx: Connection, action: object, now: float) -> None:
             version = tx.scalar(
                 sa.select(schema.models.c.version).where(schema.models.c.name == action.model)
             )
+            version = version or 1
             save_deployment(
                 tx,
                 Deployment(
                     model=action.model,
-                    version=version or 1,
+                    version=version,
+                    instance=instance_name(base_name(action.model), version),
                     runtime=action.runtime,
                     devices=action.devices,
                     settings=action.settings,
@@ -180,11 +189,35 @@ def prefer(tx: Connection, model: str, preference: Preference | None) -> None:
     tx.execute(
         sa.update(schema.versions)
         .where(
-            schema.versions.c.model == model,
+            schema.versions.c.model == base_name(model),
             schema.versions.c.version == current.scalar_subquery(),
         )
         .values(preference=document)
     )
+
+
+def prove_only(tx: Connection, model: str, version: int, now: float) -> None:
+    """Count a version that was loaded as proven, where there is no other one to return to."""
+    v = schema.versions
+    other = sa.select(v.c.version).where(
+        v.c.model == model,
+        v.c.version != version,
+        v.c.proven_at.is_not(None),
+        v.c.removed_at.is_(None),
+    )
+    if tx.scalar(other.limit(1)) is None:
+        tx.execute(
+            sa.update(v)
+            .where(v.c.model == model, v.c.version == version, v.c.proven_at.is_(None))
+            .values(proven_at=now)
+        )
+
+
+def deployment(tx: Connection, name: str) -> Deployment | None:
+    """Return the deployment of one row, where it has one."""
+    query = sa.select(schema.deployments.c.document).where(schema.deployments.c.model == name)
+    document = tx.scalar(query)
+    return None if document is None else Deployment.model_validate(document)
 
 
 def bookings(tx: Connection) -> tuple[Booking, ...]:
@@ -208,10 +241,12 @@ def models(
 ) -> tuple[Model, ...]:
     """Return models with deployment, approvals and measurements, at their current version."""
     m, v = schema.models, schema.versions
-    columns = [column for column in m.c if column.name not in ("removal", "twin_of")]
+    columns = [column for column in m.c if column is not m.c.removal]
     of_version = v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)
-    query = sa.select(*columns, _text(m.c.removal), *of_version).join(
-        v, sa.and_(v.c.model == m.c.name, v.c.version == m.c.version)
+    proven = v.c.proven_at.is_not(None).label("proven")
+    base = sa.func.coalesce(m.c.twin_of, m.c.name)
+    query = sa.select(*columns, _text(m.c.removal), *of_version, proven).join(
+        v, sa.and_(v.c.model == base, v.c.version == m.c.version)
     )
     deployed = sa.select(schema.deployments.c.model, _text(schema.deployments.c.document))
     allowed = sa.select(schema.approvals.c.digest, schema.approvals.c.what)
@@ -219,7 +254,9 @@ def models(
     if name is not None:
         query = query.where(m.c.name == name)
         deployed = deployed.where(schema.deployments.c.model == name)
-        allowed = allowed.join(v, v.c.digest == schema.approvals.c.digest).where(v.c.model == name)
+        allowed = allowed.join(v, v.c.digest == schema.approvals.c.digest).where(
+            v.c.model == base_name(name)
+        )
         loads = loads.where(schema.measured.c.model == name)
     deployments = {row.model: row.document for row in tx.execute(deployed)}
     approvals: dict[str, set[str]] = {}

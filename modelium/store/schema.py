@@ -51,9 +51,11 @@ versions = sa.Table(
     sa.Column("removed_at", sa.Float),
     sa.Column("removed_by", sa.Text),
     sa.Column("purge", sa.Boolean),
+    sa.Column("proven_at", sa.Float),
 )
 """A removed version keeps its row: its number is never used again, and while its folder is still
-in the repository, the folder is to be moved to the trash (``purge``: to be deleted)."""
+in the repository, the folder is to be moved to the trash (``purge``: to be deleted).
+``proven_at``: when it had answered its first requests; until then an earlier version may return."""
 
 approvals = sa.Table(
     "approvals",

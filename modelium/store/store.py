@@ -26,18 +26,22 @@ from modelium.models import (
     Model,
     ModelProfile,
     Plan,
+    Preference,
     Priority,
 )
+from modelium.models.base import base_name
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
 from modelium.store.connection import connect, migrate
 from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
+from modelium.store.exclusive import exclusive
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.row_cache import RowCache
+from modelium.store.twins import Twins
 from modelium.store.upsert import put_missing
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
@@ -68,6 +72,7 @@ class Store:
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
+        self.twins = Twins(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
         self._viewed: tuple[queries.Marks, View] | None = None
@@ -96,8 +101,13 @@ class Store:
             migrate(engine)
         except Exception as exc:
             engine.dispose()
-            raise InputError(f"store {sa.make_url(url)!r} cannot be opened: {exc}") from exc
+            why = " ".join(str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).split())
+            raise InputError(f"store.url: {engine.url!r} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Be the store's one service while inside; raises `InputError` where another one is."""
+        return exclusive(self._engine)
 
     def close(self) -> None:
         """Close all connections."""
@@ -134,7 +144,8 @@ class Store:
         """Return name → newest version of all registered models that are not being removed."""
         query = sa.select(schema.models.c.name, schema.models.c.version)
         with self._engine.connect() as tx:
-            found = tx.execute(query.where(schema.models.c.removal.is_(sa.null())))
+            served = schema.models.c.removal.is_(sa.null()), schema.models.c.twin_of.is_(None)
+            found = tx.execute(query.where(*served))
             return {row.name: row.version for row in found}
 
     def model(self, name: str) -> Model:
@@ -166,11 +177,14 @@ class Store:
         priority_ceiling: Priority,
         pinned: bool,
         profile: ModelProfile | None = None,
+        version: int | None = None,
     ) -> Model:
         """Insert a model, or a new version of one whose content changed.
 
         A version that is loaded stays so until the stages replace it (`Model.outdated`).
-        Registering the current content again changes nothing.
+        Registering the current content again changes nothing. ``version``: the number that its
+        folder's name says, used where it is free; one below the current version does not become
+        the current one.
 
         Raises:
             Unavailable: the model is being removed.
@@ -180,9 +194,10 @@ class Store:
             found = queries.models(tx, name)
             if found and found[0].removal is not None:
                 raise Unavailable(f"{name} is being removed; it can be dropped again afterwards")
-            if found and found[0].digest == digest:
+            if version is None and found and found[0].digest == digest:
                 return found[0]
-            version = 1 + (tx.scalar(queries.last_version(name)) or 0)
+            if version is None or tx.scalar(queries.path_of(name, version)) is not None:
+                version = 1 + (tx.scalar(queries.last_version(name)) or 0)
             tx.execute(
                 sa.insert(schema.versions).values(
                     model=name,
@@ -193,6 +208,8 @@ class Store:
                     profile=sa.null() if profile is None else profile.model_dump(mode="json"),
                 )
             )
+            if found and version < found[0].version:
+                return found[0]
             operator = {
                 "team": team,
                 "priority": priority.value,
@@ -201,6 +218,8 @@ class Store:
             }
             if found:
                 known = found[0]
+                # A pin is the operator's, whatever the drop came with.
+                operator["pinned"] = pinned or known.pinned
                 fresh: dict[str, Any] = {"version": version, "failures": 0, "retry_at": None}
                 if known.state in SETTLED:
                     fresh |= {"state": ModelState.INGESTED.value, "state_since": now}
@@ -224,6 +243,25 @@ class Store:
         """Return the number that the next registered version of ``name`` gets."""
         with self._engine.connect() as tx:
             return 1 + (tx.scalar(queries.last_version(name)) or 0)
+
+    def paths(self) -> dict[str, tuple[str, int]]:
+        """Return path → name and version, of old versions and of removed ones in place, too."""
+        v = schema.versions.c
+        with self._engine.connect() as tx:
+            found = tx.execute(sa.select(v.path, v.model, v.version))
+            return {row.path: (row.model, row.version) for row in found}
+
+    def relocate(self, name: str, version: int, *, digest: str, path: Path) -> bool:
+        """Note that a version lies at another path now; False where it has another content."""
+        v = schema.versions
+        with self._change() as tx:
+            where = sa.and_(
+                v.c.model == name,
+                v.c.version == version,
+                v.c.digest == digest,
+                v.c.removed_at.is_(None),
+            )
+            return bool(tx.execute(sa.update(v).where(where).values(path=str(path))).rowcount)
 
     def set_profile(self, name: str, version: int, profile: ModelProfile) -> None:
         """Store what analysis found in the files of one version."""
@@ -278,11 +316,29 @@ class Store:
         with self._change() as tx:
             return self._move(tx, name, ModelState.UNLOADED, reason=reason)
 
-    def mark_ready(self, name: str, deployment: Deployment) -> Model:
-        """LOADING → READY, with the upstream in ``deployment``."""
+    def mark_ready(
+        self,
+        name: str,
+        deployment: Deployment,
+        *,
+        note: str = "",
+        preference: Preference | None = None,
+    ) -> Model:
+        """LOADING → READY, with the upstream in ``deployment``.
+
+        Args:
+            name: the model.
+            deployment: as it runs.
+            note: what people should know about it; ends the reason.
+            preference: what the next load starts from; ``None`` changes nothing.
+        """
         reason = f"loaded on {deployment.runtime.value} in {deployment.load_s or 0:.1f} s"
+        reason = f"{reason} {note}".rstrip()
         with self._change() as tx:
+            if preference is not None:
+                queries.prefer(tx, name, preference)
             queries.save_deployment(tx, deployment)
+            queries.prove_only(tx, base_name(name), deployment.version, self._now())
             return self._move(tx, name, ModelState.READY, reason=reason, failures=0, retry_at=None)
 
     def mark_moved(self, deployment: Deployment) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modelium.config import LlamaCpp as LlamaCppSection
 from modelium.config import Vllm as VllmSection
 from modelium.errors import Unavailable
-from modelium.models import RuntimeName, RuntimeStatus
+from modelium.models import DeviceKind, RuntimeName, RuntimeStatus
 from modelium.models.runtimes import RUNTIMES
 from modelium.ports import (
     Clock,
@@ -23,12 +23,16 @@ from modelium.ports import (
     Running,
 )
 from runtimes.engines.client import EngineClient
+from runtimes.engines.configuration import fingerprint
 from runtimes.engines.host import EngineHost
 from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
 from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.loading.device_locks import DeviceLocks
+from runtimes.process.compile_caches import CompileCaches
+
+KindsOf = Callable[[Path], Awaitable[frozenset[DeviceKind] | None]]
 
 
 class EngineDriver:
@@ -46,6 +50,8 @@ class EngineDriver:
         no_progress_s: float = NO_PROGRESS_S,
         sleep_enabled: bool = False,
         version: Callable[[Path], str] = lambda _: "",
+        device_kinds: KindsOf | None = None,
+        compiles: bool = False,
     ) -> None:
         """Prepare; nothing is started or read yet.
 
@@ -60,12 +66,17 @@ class EngineDriver:
             no_progress_s: how long a start may make no progress.
             sleep_enabled: whether engines are started so that they can sleep.
             version: returns the version of the engine that a command starts.
+            device_kinds: asks a command which devices it can use, once; default: GPUs where
+                there are any.
+            compiles: whether engines compile kernels, to be kept for the next start.
         """
         self.name: RuntimeName = recipe.name
         self._config = config
         self._devices = devices
         self._executable = shutil.which(config.executable)
         self._version = version
+        self._device_kinds = device_kinds
+        self._kinds: frozenset[DeviceKind] | None = None
         device_locks = device_locks or DeviceLocks()
         self._client = EngineClient(recipe=recipe, clock=clock)
         self._sleep: EngineSleep | None = None
@@ -88,6 +99,12 @@ class EngineDriver:
             client=self._client,
             sleep=self._sleep,
             no_progress_s=no_progress_s,
+            caches=CompileCaches(
+                root=state_directory / recipe.name.value / "caches", build=self._build()
+            )
+            if compiles
+            else None,
+            configuration=fingerprint(config),
         )
 
     async def __aenter__(self) -> EngineDriver:
@@ -138,14 +155,38 @@ class EngineDriver:
             )
         devices = await asyncio.to_thread(self._devices.snapshot)
         gpus = any(device.kind == "gpu" for device in devices)
+        kinds = await self._usable(self._executable, gpus=gpus)
+        useless = bool(devices) and not any(device.kind in kinds for device in devices)
         return RuntimeStatus(
             name=self.name,
             enabled=self._config.enabled,
-            healthy=True,
+            healthy=not useless,
+            detail=f"{self._executable} cannot use GPUs, and devices.cpu_beside_gpus is off"
+            if useless
+            else self._outdated(),
+            device_kinds=kinds,
             version=self._version(Path(self._executable)),
             # CPU builds sleep without freeing memory.
             can_sleep=gpus and self._sleep is not None and self._sleep.enabled,
         )
+
+    def _outdated(self) -> str:
+        """Say which models run with a configuration that has changed since; empty: none."""
+        outdated = self._host.outdated()
+        fields = sorted({f"{self.name}.{name}" for names in outdated.values() for name in names})
+        if not outdated:
+            return ""
+        return (
+            f"{', '.join(fields)} changed since {', '.join(outdated)} started: unload and load "
+            "again to apply it"
+        )
+
+    async def _usable(self, executable: str, *, gpus: bool) -> frozenset[DeviceKind]:
+        if not gpus:
+            return frozenset({"cpu"})
+        if self._kinds is None and self._device_kinds is not None:
+            self._kinds = await self._device_kinds(Path(executable)) or frozenset({"gpu"})
+        return self._kinds or frozenset({"gpu"})
 
     async def discover(self, handles: Mapping[str, Mapping[str, Any]]) -> Sequence[Running]:
         """See `modelium.ports.Runtime.discover`."""
@@ -154,6 +195,13 @@ class EngineDriver:
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`."""
         return await self._host.stats()
+
+    def _build(self) -> str:
+        """Return what tells the installed engine from another build of it."""
+        if self._executable is None:
+            return self._config.executable
+        path = Path(self._executable).resolve()
+        return f"{path} {self._version(path)}"
 
     def _sleeper(self) -> EngineSleep:
         if self._sleep is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,16 +24,20 @@ from modelium.ports import (
     Running,
 )
 from runtimes.engines.client import EngineClient
+from runtimes.engines.configuration import changed
 from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
-from runtimes.engines.start import NO_PROGRESS_S, EngineStart
+from runtimes.engines.start import NO_PROGRESS_S, TAIL_LINES, EngineStart
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
+from runtimes.process.compile_caches import CompileCaches
 from runtimes.process.gpu_release import wait_for_release
 from runtimes.process.ports import PortRange
 from runtimes.process.supervisor import EngineProcess, Supervisor
+
+logger = logging.getLogger(__name__)
 
 TERM_GRACE_S = 10.0
 """Idle engines exit in half a second; some never do while a request is in flight."""
@@ -58,6 +63,8 @@ class EngineHost:
         client: EngineClient,
         sleep: EngineSleep | None = None,
         no_progress_s: float = NO_PROGRESS_S,
+        caches: CompileCaches | None = None,
+        configuration: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare; nothing is started yet.
 
@@ -72,7 +79,11 @@ class EngineHost:
             client: for the calls to engines; closed by its owner.
             sleep: how the engines sleep, if they can.
             no_progress_s: how long a start may make no progress.
+            caches: for the kernels that the engines compile, if they do.
+            configuration: fingerprint of what engines are started with.
         """
+        self._caches = caches
+        self._configuration = configuration or {}
         self._recipe = recipe
         self._host = host
         self._ports = PortRange(host=host, first=base_port)
@@ -163,13 +174,21 @@ class EngineHost:
                 return EngineInstance.restore(self._recipe.name, process, source)
         return None
 
+    def outdated(self) -> dict[str, list[str]]:
+        """Return model → fields of the configuration that changed since its engine started."""
+        return {
+            model: fields
+            for model, instance in sorted(self._instances.items())
+            if (fields := changed(instance.handle.get("configuration"), self._configuration))
+        }
+
     async def _load(self, request: LoadRequest, progress: Progress) -> Loaded:
         async with self._model_locks[request.model]:
             present = self.find(request.model, {})
             if present and await self._is_healthy(present):
                 if present.handle.get("version") == request.version:
                     self._adopt(present)
-                    return Loaded(upstream=present.upstream, handle=present.handle)
+                    return present.loaded()
                 raise LoadFailed(
                     f"version {present.handle.get('version')} of {request.model} is loaded: "
                     "unload it first",
@@ -188,9 +207,10 @@ class EngineHost:
         ports, reduced = 1, False
         while True:
             try:
-                return await self._start_once(request, progress)
+                return await self._start_once(request, progress, reduced=reduced)
             except LoadFailed as exc:
-                smaller = self._recipe.smaller(request)
+                lines = self._supervisor.log(request.model).tail(TAIL_LINES)
+                smaller = self._recipe.smaller(request, lines)
                 if exc.kind == FailureKind.PORT and ports < PORT_TRIES:
                     ports += 1
                     progress("starting again on another port", None)
@@ -200,7 +220,9 @@ class EngineHost:
                 else:
                     raise
 
-    async def _start_once(self, request: LoadRequest, progress: Progress) -> Loaded:
+    async def _start_once(
+        self, request: LoadRequest, progress: Progress, *, reduced: bool
+    ) -> Loaded:
         port, key = self._ports.reserve(), secrets.token_urlsafe(24)
         details = {
             "runtime": self._recipe.name.value,
@@ -211,10 +233,14 @@ class EngineHost:
             "devices": [device.id for device in request.devices],
             "log": str(self._supervisor.log(request.model).path),
             "settings": request.settings.model_dump(mode="json", exclude_defaults=True),
+            "reduced": reduced,
+            "configuration": dict(self._configuration),
         }
         process: EngineProcess | None = None
         try:
             command = self._recipe.command(request, host=self._host, port=port, key=key)
+            if self._caches:
+                command = self._caches.added(command, request.devices[0])
             process = self._supervisor.start(request.model, command, details)
             instance = EngineInstance.restore(
                 self._recipe.name, process, {**details, **process.to_record()}
@@ -229,7 +255,7 @@ class EngineHost:
             self._ports.release(port)
             raise
         self._adopt(instance)
-        return Loaded(upstream=instance.upstream, handle=instance.handle)
+        return instance.loaded()
 
     async def _observe(self, model: str, handle: Mapping[str, Any]) -> Running | None:
         instance = self.find(model, handle)
@@ -296,6 +322,13 @@ class EngineHost:
     def _adopt(self, instance: EngineInstance) -> None:
         if instance.model not in self._instances:
             self._supervisor.remember_shared_memory(instance.process)
+            if fields := changed(instance.handle.get("configuration"), self._configuration):
+                logger.warning(
+                    "%s was started before %s.%s changed: unload and load it to apply that",
+                    instance.model,
+                    self._recipe.name,
+                    f", {self._recipe.name}.".join(fields),
+                )
         self._instances[instance.model] = instance
         self._ports.add(instance.upstream.port)
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelium.models import RuntimeName, Upstream
+from modelium.models import LoadSettings, RuntimeName, Upstream
+from modelium.models.base import base_name
 from modelium.models.runtimes import RUNTIMES
+from modelium.ports import Loaded
 from runtimes.process.supervisor import EngineProcess
 
 CPU_ID_SUFFIX = "/cpu"
@@ -30,11 +32,18 @@ class EngineInstance:
         upstream = Upstream(
             host=str(handle["host"]),
             port=int(handle["port"]),
-            served_name=process.model,
+            served_name=base_name(process.model),
             apis=RUNTIMES[runtime].apis,
             api_key=handle.get("api_key"),
         )
         return cls(process=process, upstream=upstream, handle=dict(handle))
+
+    def loaded(self) -> Loaded:
+        """Return it as the outcome of a load."""
+        settings = None
+        if self.handle.get("reduced"):
+            settings = LoadSettings.model_validate(self.handle.get("settings", {}))
+        return Loaded(upstream=self.upstream, handle=self.handle, settings=settings)
 
     @property
     def model(self) -> str:

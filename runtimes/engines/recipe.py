@@ -37,8 +37,11 @@ class EngineRecipe(Protocol):
     def failure(self, lines: Sequence[str], code: int | None) -> FailureKind:
         """Classify a failed start by the last log lines and the exit status."""
 
-    def smaller(self, request: LoadRequest) -> LoadRequest | None:
-        """Return ``request`` with less memory, for one retry; None if nothing can be reduced."""
+    def smaller(self, request: LoadRequest, lines: Sequence[str]) -> LoadRequest | None:
+        """Return ``request`` with less memory, for one retry; None if nothing can be reduced.
+
+        ``lines``: the last ones of the failed start's log.
+        """
 
     def stats(self, metrics: str) -> EngineStats:
         """Parse the text of /metrics."""

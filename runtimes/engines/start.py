@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import httpx
@@ -14,6 +15,8 @@ from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.process import proc
 from runtimes.process.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.25
 NO_PROGRESS_S = 300.0
@@ -115,9 +118,10 @@ class EngineStart:
         if await self._client.health_problem(instance.upstream, members):
             return False
         names = await self._client.served_names(instance.upstream)
-        if names is not None and instance.model not in names:
+        wanted = instance.upstream.served_name
+        if names is not None and wanted not in names:
             raise LoadFailed(
-                f"the engine serves {names} instead of {instance.model}",
+                f"the engine serves {names} instead of {wanted}",
                 kind=FailureKind.BAD_SETTINGS,
             )
         return names is not None
@@ -132,7 +136,11 @@ class EngineStart:
                 instance.upstream, path, body=body, timeout_s=FIRST_REQUEST_S
             )
             # A 4xx means that the engine takes the model for another task; it works all the same.
-            works, outcome = not answer.is_server_error, answer.text[:300]
+            # So does a 501: the server does not offer that kind of request for it.
+            unsupported = answer.status_code == httpx.codes.NOT_IMPLEMENTED
+            works, outcome = unsupported or not answer.is_server_error, answer.text[:300]
+            if unsupported:
+                logger.warning("%s is loaded, but %s says: %s", request.model, path, outcome)
         except httpx.HTTPError as exc:
             works, outcome = False, type(exc).__name__
         if not works:

@@ -9,6 +9,7 @@ from modelium.config import LlamaCpp
 from modelium.ports import Clock, DeviceInventory
 from runtimes.engines.driver import EngineDriver
 from runtimes.engines.start import NO_PROGRESS_S
+from runtimes.llama_cpp.build import device_kinds
 from runtimes.llama_cpp.recipe import LlamaCppRecipe
 from runtimes.loading.device_locks import DeviceLocks
 
@@ -35,4 +36,5 @@ def llama_cpp_driver(
         devices=devices,
         device_locks=device_locks,
         no_progress_s=no_progress_s,
+        device_kinds=device_kinds,
     )

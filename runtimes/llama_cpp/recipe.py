@@ -10,7 +10,8 @@ from typing import Any
 
 from modelium.config import LlamaCpp
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import RuntimeName
+from modelium.models import RuntimeName, Task
+from modelium.models.base import base_name
 from modelium.models.runtimes import LLAMA_CPP
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
@@ -28,7 +29,7 @@ RESERVED = frozenset(
     {
         *("model", "m", "alias", "a", "host", "port", "api_key", "api_key_file", "ctx_size", "c"),
         *("parallel", "np", "n_gpu_layers", "ngl", "metrics", "model_url", "hf_repo", "hf_file"),
-        *("path", "ssl_key_file", "ssl_cert_file", "rpc"),
+        *("path", "ssl_key_file", "ssl_cert_file", "rpc", "mmproj", "mm", "mmproj_url", "mmu"),
     }
 )
 """Arguments that the driver derives from the request, or that fetch models from elsewhere."""
@@ -76,17 +77,18 @@ class LlamaCppRecipe:
         file = request.profile.files.get("model")
         if not file:
             raise LoadFailed(f"{request.model} has no GGUF file", kind=FailureKind.BAD_FILES)
-        settings = request.settings
+        settings, alias = request.settings, base_name(request.model)
         sequences = settings.max_num_seqs or 1
         gpus = [device for device in request.devices if device.kind == "gpu"]
         arguments = [
             *(self._executable, "--model", str(Path(request.path) / file)),
-            *("--alias", request.model, "--host", host, "--port", str(port), "--metrics"),
+            *("--alias", alias, "--host", host, "--port", str(port), "--metrics"),
             # The sequences divide one context among them.
             *("--ctx-size", str((settings.max_model_len or DEFAULT_CONTEXT) * sequences)),
             *("--parallel", str(sequences)),
             *("--n-gpu-layers", ALL_LAYERS if gpus else "0"),
         ]
+        arguments += _kind(request)
         if settings.kv_dtype:
             arguments += ["--cache-type-k", settings.kv_dtype, "--cache-type-v", settings.kv_dtype]
         arguments += flags(self._extra(request))
@@ -101,14 +103,16 @@ class LlamaCppRecipe:
         return ("loading weights", None) if LOADING.search(line) else None
 
     def probe(self, request: LoadRequest) -> tuple[str, dict[str, Any]] | None:
-        """Ask for one token or one embedding, by the model's task."""
+        """Ask for one token, embedding or score, by the model's task."""
+        if request.profile.task is Task.TEXT_RANKING:
+            return "/v1/rerank", {"model": request.model, "query": "1", "documents": ["1"]}
         return openai_probe(request)
 
     def failure(self, lines: Sequence[str], code: int | None) -> FailureKind:
         """See `EngineRecipe.failure`."""
         return classify(lines, code, FAILURES)
 
-    def smaller(self, request: LoadRequest) -> LoadRequest | None:
+    def smaller(self, request: LoadRequest, lines: Sequence[str]) -> LoadRequest | None:
         """Halve the sequences or, if there is one only, the context."""
         old = request.settings
         if old.max_num_seqs and old.max_num_seqs > 1:
@@ -143,3 +147,18 @@ class LlamaCppRecipe:
             reserved=RESERVED,
         )
         return arguments
+
+
+def _kind(request: LoadRequest) -> list[str]:
+    """Return the options without which the server refuses the requests of the model's kind."""
+    profile, settings = request.profile, request.settings
+    arguments = []
+    if profile.task in (Task.EMBEDDING, Task.TEXT_RANKING):
+        ranking = profile.task is Task.TEXT_RANKING
+        arguments.append("--reranking" if ranking else "--embeddings")
+        # Pooling needs all tokens of an input in one batch; the default takes 512.
+        length = str(settings.max_model_len or DEFAULT_CONTEXT)
+        arguments += ["--batch-size", length, "--ubatch-size", length]
+    if projector := profile.files.get("projector"):
+        arguments += ["--mmproj", str(Path(request.path) / projector)]
+    return arguments

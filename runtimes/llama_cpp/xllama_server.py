@@ -25,7 +25,11 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--n-gpu-layers", type=int, default=0)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--embedding", action="store_true")
+    parser.add_argument("--embedding", "--embeddings", action="store_true")
+    parser.add_argument("--rerank", "--reranking", action="store_true")
+    parser.add_argument("--mmproj", default="")
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--ubatch-size", type=int, default=512)
     parser.add_argument("--metrics", action="store_true")
     options = parser.parse_args()
 
@@ -39,7 +43,12 @@ def main() -> None:
     params.n_parallel = options.parallel
     params.n_gpu_layers = options.n_gpu_layers
     params.endpoint_metrics = options.metrics
-    params.embedding = options.embedding
+    params.embedding = options.embedding or options.rerank
+    params.n_batch, params.n_ubatch = options.batch_size, options.ubatch_size
+    if options.rerank:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    if options.mmproj:
+        params.mmproj.path = options.mmproj
     if options.threads:
         params.cpuparams.n_threads = options.threads
     if key := os.environ.get("LLAMA_API_KEY"):

@@ -7,11 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import LoadSettings
 from modelium.models.runtimes import RuntimeDescriptor
-
-ALIASES = {"max_batch_size": "max_num_seqs"}
-"""Another name for it, from the user's description of Modelium."""
-
-Value = str | int | float | bool
+from modelium.models.settings import Value, split
 
 
 def complete(
@@ -22,14 +18,12 @@ def complete(
     A default ``max_model_len`` above ``context_length`` is lowered to it: the operator sets an
     upper bound, and engines refuse a longer context than the model's.
     """
-    found: dict[str, Value] = {}
-    extra: dict[str, Value] = {}
-    for key, value in defaults.items():
-        name = ALIASES.get(key, key)
-        if name not in LoadSettings.model_fields:
-            extra[name] = value
-        elif name not in settings.model_fields_set or getattr(settings, name) is None:
-            found[name] = value
+    known, extra = split(defaults)
+    found = {
+        name: value
+        for name, value in known.items()
+        if name not in settings.model_fields_set or getattr(settings, name) is None
+    }
     if context_length and "max_model_len" in found:
         found["max_model_len"] = min(int(found["max_model_len"]), context_length)
     merged = {**settings.model_dump(), **found, "extra": {**extra, **settings.extra}}

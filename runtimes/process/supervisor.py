@@ -20,7 +20,7 @@ from typing import Any
 
 from modelium.errors import FailureKind, LoadFailed, Unavailable
 from modelium.ports import Clock
-from runtimes.process import proc, shared_memory
+from runtimes.process import environment, proc, shared_memory
 from runtimes.process.engine_log import EngineLog
 
 TOKEN_VARIABLE = "MODELIUM_ENGINE"  # noqa: S105 - a name, not a secret
@@ -32,13 +32,6 @@ TRACKER_S = 2.0
 practice."""
 TRACKER = b"multiprocessing.resource_tracker"
 
-INHERITED = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
-    *("LD_LIBRARY_PATH", "XDG_CACHE_HOME", "CUDA_HOME", "CUDA_PATH", "SSL_CERT_FILE"),
-    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
-)
-"""Variables that engines inherit; others may hold secrets or the settings of another Python."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
@@ -46,7 +39,7 @@ class Command:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Set in addition to the `INHERITED` variables."""
+    """Set in addition to what `runtimes.process.environment.inherited` returns."""
     directory: Path | None = None
 
 
@@ -128,7 +121,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(command.environment) | {TOKEN_VARIABLE: token},
+                env=_environment(command) | {TOKEN_VARIABLE: token},
                 cwd=command.directory or self._directory,
                 start_new_session=True,
             )
@@ -278,6 +271,6 @@ class Supervisor:
         fresh.replace(path)
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name in INHERITED}
-    return kept | dict(extra)
+def _environment(command: Command) -> dict[str, str]:
+    found = environment.inherited(os.environ) | dict(command.environment)
+    return found | {"PATH": environment.with_tools(found.get("PATH", ""), command.argv[0])}

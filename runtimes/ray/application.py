@@ -20,6 +20,9 @@ OWNER_VARIABLE = "MODELIUM_OWNER"
 """Environment variables of a replica: its model, the digest of the load, the kind of model, and
 the Modelium that deployed it. Serve reports them, so that after a restart it can read them back."""
 
+CUSTOM = "custom"
+"""The kind of an application of a drop's own code."""
+
 CPUS = 0.01
 """Logical CPUs that Ray books for a replica: almost none, as Modelium does the admission."""
 THREADS = 4
@@ -47,9 +50,13 @@ EXTRA = AUTOSCALING | OPTIONS | {"num_cpus", "threads", "batch_wait_s"}
 """Every key of `LoadSettings.extra` that this driver supports."""
 
 PIPELINES = frozenset({Task.TEXT_GENERATION, Task.TOKEN_CLASSIFICATION})
-KINDS = {Task.EMBEDDING: "embedding", Task.TEXT_CLASSIFICATION: "classification"} | dict.fromkeys(
-    PIPELINES, "pipeline"
-)
+KINDS = {
+    Task.EMBEDDING: "embedding",
+    Task.TEXT_CLASSIFICATION: "classification",
+    Task.TEXT_RANKING: "ranking",
+} | dict.fromkeys(PIPELINES, "pipeline")
+OPENAI = frozenset({"embedding", "classification", "ranking", "image"})
+"""Kinds that serve paths of OpenAI's API or its relatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +67,16 @@ class Application:
     options: dict[str, Any]
     """Arguments of `serve.deployment(...).options`."""
     spec: dict[str, Any]
-    """Argument of `runtimes.ray.replica.Replica`."""
+    """Argument of `runtimes.ray.replica.Replica`; of a user's application, what builds it."""
     python: str | None
     """Interpreter of its replicas; None for the cluster's own."""
     digest: str
     """Equal for loads that result in the same application."""
+
+    @property
+    def custom(self) -> bool:
+        """Whether the code of the drop is the application."""
+        return bool(self.spec["kind"] == CUSTOM)
 
 
 def build_application(
@@ -86,7 +98,7 @@ def build_application(
     """
     settings, profile = request.settings, request.profile
     kind = _kind(profile, request.allow_remote_code)
-    if kind != "onnx" and python is None:
+    if kind not in ("onnx", CUSTOM) and python is None:
         raise LoadFailed(
             f"{profile.task} models need torch: set ray_serve.python to the interpreter of an "
             "environment with ray, torch and transformers",
@@ -103,7 +115,7 @@ def build_application(
     memory = request.reserve[device.id] // replicas  # the replicas share one booking
     share = min(1.0, memory / device.total_bytes)
     threads = int(settings.extra.get("threads", min(THREADS, cpus)))
-    spec = {
+    spec: dict[str, Any] = {
         "model": request.model,
         "version": request.version,
         "path": request.path,
@@ -119,6 +131,11 @@ def build_application(
         "max_batch": settings.max_num_seqs or 1,
         "batch_wait_s": float(settings.extra.get("batch_wait_s", BATCH_WAIT_S)),
     }
+    if kind == CUSTOM:
+        spec |= {
+            "import_path": profile.details["import_path"],
+            "args": {**profile.details["args"], "model_path": request.path},
+        }
     actor: dict[str, Any] = {"num_cpus": float(settings.extra.get("num_cpus", CPUS))}
     if gpu:
         # Rounded down to Ray's resolution (1/10000), so that what Modelium booked always fits.
@@ -147,6 +164,9 @@ def build_application(
         # Keep Ray from choosing a GPU itself: Modelium has placed the model.
         variables["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
         variables["CUDA_VISIBLE_DEVICES"] = device.uuid
+    if kind == CUSTOM:
+        variables["PYTHONPATH"] = request.path
+        variables["PYTHONDONTWRITEBYTECODE"] = "1"  # the drop's files stay as they are
     actor["runtime_env"] = {"env_vars": variables}
     if python is not None:
         actor["runtime_env"]["py_executable"] = python
@@ -161,7 +181,7 @@ def upstream(model: str, *, kind: str, host: str, port: int) -> Upstream:
         port=port,
         prefix=f"/{model}",
         served_name=model,
-        apis=RAY_SERVE.apis if kind == "embedding" else RAY_SERVE.apis - {"openai"},
+        apis=RAY_SERVE.apis if kind in OPENAI | {CUSTOM} else RAY_SERVE.apis - {"openai"},
     )
 
 
@@ -169,8 +189,12 @@ def _kind(profile: ModelProfile, allow_remote_code: bool) -> str:
     if profile.format == ModelFormat.ONNX:
         return "onnx"
     kind = "image" if profile.format == ModelFormat.DIFFUSERS else None
+    if profile.format == ModelFormat.CUSTOM:
+        kind = CUSTOM
     if profile.format == ModelFormat.TRANSFORMERS:
         kind = KINDS.get(profile.task)
+    if kind == "ranking" and not profile.architecture.endswith("ForSequenceClassification"):
+        kind = None  # a generator that ranks
     if kind is None:
         known = ", ".join(sorted(KINDS))
         raise Unsupported(

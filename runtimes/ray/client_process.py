@@ -20,6 +20,8 @@ from typing import Any
 NAMESPACE = "modelium"
 LOGGING = {"enable_access_log": False}
 """The gateway logs requests; access logs of Serve would fill Ray's folder."""
+STOP_S = 10.0
+"""How long a task may take to die."""
 
 
 def connect(*, address: str, host: str, port: int) -> dict[str, Any]:
@@ -51,6 +53,50 @@ def deploy(*, name: str, options: dict[str, Any], spec: dict[str, Any]) -> None:
         target=deployment.bind(spec), name=name, route_prefix=f"/{name}", logging_config=LOGGING
     )
     serve.run_many([target], wait_for_applications_running=False)
+
+
+_builds: dict[str, Any] = {}
+"""Application → the task that builds and deploys it."""
+
+
+def build(
+    *,
+    name: str,
+    import_path: str,
+    args: dict[str, Any],
+    runtime_env: dict[str, Any],
+    resources: dict[str, float],
+) -> None:
+    """Start the task that deploys a user's application: its code may take any time, or fail."""
+    import ray
+    from ray import cloudpickle
+
+    from runtimes.ray import user_application
+
+    cloudpickle.register_pickle_by_value(user_application)
+    task = ray.remote(user_application.deploy).options(
+        num_cpus=0, max_retries=0, runtime_env=runtime_env, resources=resources
+    )
+    _builds[name] = task.remote(name=name, import_path=import_path, args=args, logging=LOGGING)
+
+
+def built(*, name: str) -> bool:
+    """Return whether the task of `build` has ended; raises what it raised."""
+    import ray
+
+    done, _ = ray.wait([_builds[name]], timeout=0)
+    if done:
+        ray.get(_builds.pop(name))
+    return bool(done)
+
+
+def stop_building(*, name: str) -> None:
+    """Kill the task of `build` if it still runs."""
+    import ray
+
+    if (task := _builds.pop(name, None)) is not None:
+        ray.cancel(task, force=True)
+        ray.wait([task], timeout=STOP_S)
 
 
 def delete(*, name: str) -> None:
@@ -104,6 +150,9 @@ def _client() -> Any:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "connect": connect,
     "deploy": deploy,
+    "build": build,
+    "built": built,
+    "stop_building": stop_building,
     "delete": delete,
     "kill": kill,
     "status": status,

@@ -110,6 +110,12 @@ class RayConnection:
         self.problem = "not connected yet"
 
     @property
+    def starting(self) -> bool:
+        """Whether the first attempt to connect is in progress."""
+        waits = self._background is not None and not self._background.done()
+        return waits and self.session is None and not self._failures
+
+    @property
     def intact(self) -> bool:
         """Whether the session works as far as its processes show; makes no calls."""
         return self.session is not None and self.session.client.alive and self._cluster_alive()
@@ -164,8 +170,9 @@ class RayConnection:
         """Whether the cluster is a user's; starts nothing."""
         if self._cluster is None:
             return True
-        if self._port == 0 or self._adopted(self._cluster) is not None:
-            return False
+        self._cluster.adopt()
+        if self._port == 0 or self._cluster.alive():
+            return False  # its own, even if of another version or with a proxy elsewhere
         try:
             return await running_serve.find(self._host, self._port) is not None
         except ConfigError:

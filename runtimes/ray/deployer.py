@@ -58,7 +58,7 @@ class Deployer:
             await self._wait_until_routed(session, application, progress)
         except BaseException:
             with contextlib.suppress(ModeliumError):
-                await asyncio.shield(self.delete(session, application.name, grace_s=0.0))
+                await asyncio.shield(self._remove(session, application))
             raise
 
     async def delete(self, session: Session, name: str, *, grace_s: float) -> None:
@@ -99,6 +99,11 @@ class Deployer:
         except RayError as exc:
             raise Unavailable(f"Ray Serve could not delete {name}: {shorten(str(exc))}") from exc
 
+    async def _remove(self, session: Session, application: Application) -> None:
+        if application.custom:
+            await session.client.call("stop_building", name=application.name)
+        await self.delete(session, application.name, grace_s=0.0)
+
     async def _apply(self, session: Session, application: Application, progress: Progress) -> None:
         """Deploy, unless the same application is there already."""
         name = application.name
@@ -115,13 +120,30 @@ class Deployer:
             await self.delete(session, name, grace_s=0.0)
         progress("deploying", None)
         try:
-            await session.client.call(
-                "deploy", name=name, options=application.options, spec=application.spec
-            )
+            if application.custom:
+                await self._build(session, application, progress)
+            else:
+                await session.client.call(
+                    "deploy", name=name, options=application.options, spec=application.spec
+                )
         except RayError as exc:
-            raise LoadFailed(
-                f"Ray Serve refused {name}: {shorten(str(exc))}", kind=FailureKind.BAD_SETTINGS
-            ) from exc
+            kind = failure_kind(str(exc)) if application.custom else FailureKind.BAD_SETTINGS
+            raise LoadFailed(f"Ray Serve refused {name}: {shorten(str(exc))}", kind=kind) from exc
+
+    async def _build(self, session: Session, application: Application, progress: Progress) -> None:
+        """Deploy a user's application by a task that runs its code, which may take any time."""
+        name, actor = application.name, application.options["ray_actor_options"]
+        progress("building the application", None)
+        await session.client.call(
+            "build",
+            name=name,
+            import_path=application.spec["import_path"],
+            args=application.spec["args"],
+            runtime_env=actor["runtime_env"],
+            resources=actor.get("resources", {}),
+        )
+        while not await session.client.call("built", name=name):
+            await self._clock.sleep(POLL_S)
 
     async def _wait_until_routed(
         self, session: Session, application: Application, progress: Progress

@@ -142,8 +142,11 @@ class RayServeDriver:
     async def status(self) -> RuntimeStatus:
         """Return whether Serve and its proxy answer; reconnect to a lost cluster."""
         healthy, session = False, self._connection.session
+        starting = self._connection.starting
         if session is None or not self._connection.intact:
             detail = self._connection.problem or "the connection to Ray was lost"
+            if starting:
+                detail = "Ray takes 10-20 s to start"
             self._connection.start_connecting()
         else:
             try:
@@ -155,6 +158,7 @@ class RayServeDriver:
             name=self.name,
             enabled=self._config.enabled,
             healthy=healthy,
+            starting=starting,
             detail=detail,
             version=session.ray_version if session else version("ray"),
         )
@@ -194,7 +198,7 @@ class RayServeDriver:
         session = await self._connection.ready()
         status = await session.status()
         ours = [application for application in status.applications.values() if application.ours]
-        replicas = {replica.id: each.name for each in ours for replica in each.replicas}
+        replicas = {r.id: each.name for each in ours for r in each.replicas if r.entry}
         used = {replica.node_id for each in ours for replica in each.replicas}
         nodes = [node for node in status.nodes if node.head or node.id in used]
         texts = await asyncio.gather(*(self._scrape(node) for node in nodes))

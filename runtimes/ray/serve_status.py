@@ -22,6 +22,8 @@ class ReplicaStatus:
     pid: int | None
     node_id: str
     node_ip: str
+    entry: bool = True
+    """Whether it gets the requests of clients; others get those of the application's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,9 @@ def parse(document: Mapping[str, Any], *, owner: str = "") -> ServeStatus:
 
 
 def _application(name: str, application: Mapping[str, Any], owner: str) -> ApplicationStatus:
-    deployments = list(application.get("deployments", {}).values())
+    by_name = application.get("deployments", {})
+    deployments = list(by_name.values())
+    ingress = (application.get("deployment_topology") or {}).get("ingress_deployment")
     variables: dict[str, str] = {}
     for deployment in deployments:
         options = (deployment.get("deployment_config") or {}).get("ray_actor_options") or {}
@@ -130,8 +134,9 @@ def _application(name: str, application: Mapping[str, Any], owner: str) -> Appli
                 pid=replica.get("pid"),
                 node_id=replica.get("node_id") or "",
                 node_ip=replica.get("node_ip") or "",
+                entry=ingress in (None, part),
             )
-            for deployment in deployments
+            for part, deployment in by_name.items()
             for replica in deployment.get("replicas", [])
         ),
     )

@@ -28,9 +28,11 @@ from runtimes.loading.settings import complete
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
 from runtimes.process.gpu_release import wait_for_release
+from runtimes.triton.entry import Repository
 from runtimes.triton.model_control import NOT_LISTED, UNLOAD_S, ModelControl
-from runtimes.triton.repository import TritonRepository
+from runtimes.triton.repository import SeparateRepository
 from runtimes.triton.server import TritonServer
+from runtimes.triton.shared_repository import SharedRepository
 
 
 class TritonDriver:
@@ -46,6 +48,7 @@ class TritonDriver:
         clock: Clock,
         devices: DeviceInventory,
         device_locks: DeviceLocks | None = None,
+        models: Path | None = None,
     ) -> None:
         """Prepare; a server of Modelium's own starts when it is first needed.
 
@@ -56,18 +59,24 @@ class TritonDriver:
             clock: time.
             devices: for verifying that device memory was freed.
             device_locks: shared with other drivers that use the same devices.
+            models: Modelium's own repository; Triton may serve the same folder.
 
         Raises:
             ConfigError: an address is invalid.
         """
         root = config.model_repository or state_directory / "triton"
         self._config = config
-        self._repository = TritonRepository(root=root)
+        self._repository: Repository = (
+            SharedRepository(root=root)
+            if models is not None and root.resolve() == models.resolve()
+            else SeparateRepository(root=root)
+        )
         self._server = TritonServer(
             config=config,
             repository=root,
             directory=state_directory / "triton-server",
             clock=clock,
+            devices=devices,
         )
         self._control = ModelControl(server=self._server, repository=self._repository, clock=clock)
         self._clock = clock
@@ -165,8 +174,11 @@ class TritonDriver:
             return []
         found = []
         for model, (state, reason) in sorted(states.items()):
-            if model in handles or self._repository.owns(model):
-                running = self._running(model, state, reason, handles.get(model, {}))
+            if not state:  # a folder that Triton was never asked to load
+                continue
+            version = await asyncio.to_thread(self._repository.version, model)
+            if model in handles or version is not None:
+                running = self._running(model, state, reason, handles.get(model, {}), version)
                 if running:
                     found.append(running)
         return found
@@ -213,19 +225,34 @@ class TritonDriver:
                 await self._control.wait_until_unloaded(model)
             settings = complete(request.settings, self._config.default_settings)
             request = replace(request, settings=settings)
-            await asyncio.to_thread(self._repository.add, request)
+            entry = await asyncio.to_thread(self._repository.add, self._numbered(request))
             async with self._device_locks.hold(device.id for device in request.devices):
                 progress("loading", None)
                 try:
-                    await self._control.load(request)
+                    await self._control.load(entry, deadline_s=request.deadline_s)
                 except BaseException:
                     self._loaded.discard(model)  # an earlier version of it is gone, too
                     raise
             self._loaded.add(model)
             return loaded
 
+    def _numbered(self, request: LoadRequest) -> LoadRequest:
+        """Return ``request`` with each GPU's number in the server instead of NVML's."""
+        devices = tuple(
+            device.model_copy(update={"index": self._server.number_of(device)})
+            if device.kind == "gpu"
+            else device
+            for device in request.devices
+        )
+        return replace(request, devices=devices)
+
     def _running(
-        self, model: str, state: str, reason: str, handle: Mapping[str, Any]
+        self,
+        model: str,
+        state: str,
+        reason: str,
+        handle: Mapping[str, Any],
+        version: int | None,
     ) -> Running | None:
         reported: Literal["ready", "loading", "unhealthy"]
         if state == "READY":
@@ -242,7 +269,7 @@ class TritonDriver:
             model=model,
             state=reported,
             upstream=self._upstream(model),
-            handle=dict(handle) or {"version": self._repository.version(model)},
+            handle=dict(handle) or {"version": version},
             pids=self._server.pids_of(model),
             detail=reason,
         )

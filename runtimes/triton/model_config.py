@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import Device, ModelFormat, ModelProfile, TensorSpec
 
@@ -29,6 +32,7 @@ def generate(
     device: Device,
     max_batch_size: int | None,
     memory_bytes: int | None,
+    version: int | None = None,
 ) -> str:
     """Return the configuration for a model that came without one.
 
@@ -39,6 +43,7 @@ def generate(
         device: runs its one instance.
         max_batch_size: upper bound of a batch; used only if all tensors have a batch dimension.
         memory_bytes: bound for ONNX Runtime's arena on a GPU.
+        version: the only version folder to serve; None: the newest.
 
     Raises:
         LoadFailed: of kind `unsupported-architecture` for a format without a backend, of kind
@@ -69,6 +74,8 @@ def generate(
     if backend == "onnxruntime" and device.kind == "gpu" and memory_bytes:
         limit = _quoted(str(memory_bytes))
         lines.append(f'parameters {{ key: "gpu_mem_limit" value {{ string_value: {limit} }} }}')
+    if version is not None:
+        lines.append(f"version_policy {{ specific {{ versions: [ {version} ] }} }}")
     lines.append(_instances(device))
     return "\n".join(lines) + "\n"
 
@@ -84,6 +91,29 @@ def complete(text: str, *, name: str, device: Device) -> str:
     if not INSTANCE_GROUP.search(text) and not re.search(r"^ensemble_scheduling\b", text, re.M):
         lines.append(_instances(device))
     return "\n".join(lines) + "\n"
+
+
+def override(text: str, *, name: str, device: Device) -> str | None:
+    """Return, as JSON, what `complete` makes of ``text``; None if ``text`` needs no change.
+
+    For an entry whose ``config.pbtxt`` is not Modelium's to change.
+
+    Raises:
+        LoadFailed: of kind `bad-files` if ``text`` is no configuration.
+    """
+    try:
+        given = text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as exc:
+        raise LoadFailed(
+            f"config.pbtxt of {name} cannot be parsed: {exc}", kind=FailureKind.BAD_FILES
+        ) from exc
+    placed = given.instance_group or given.HasField("ensemble_scheduling")
+    if given.name in ("", name) and placed:
+        return None
+    given.name = name
+    if not placed:
+        text_format.Merge(_instances(device), given)
+    return str(json_format.MessageToJson(given, preserving_proto_field_name=True, indent=None))
 
 
 def _batchable(profile: ModelProfile) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, Unavailable
-from modelium.ports import Clock, LoadRequest
+from modelium.ports import Clock
 from runtimes.loading.failure_kind import Rules, classify
-from runtimes.triton.repository import TritonRepository
+from runtimes.triton import tensorrt
+from runtimes.triton.entry import Entry, Repository
 from runtimes.triton.server import TritonServer
 
 POLL_S = 0.1
@@ -22,6 +23,7 @@ FAILURES: Rules = (
         r"unable to find backend|unable to find '.*' for model|backend .* (?:is )?not|"
         r"unexpected platform|must specify .*(?:backend|platform)",
     ),
+    (FailureKind.BAD_SETTINGS, r"not allowed if polling is enabled"),
     (FailureKind.ENVIRONMENT, r"stub process|ModuleNotFoundError|shared library"),
     (
         FailureKind.BAD_SETTINGS,
@@ -40,9 +42,12 @@ PRECEDENCE = ("", "UNAVAILABLE", "UNLOADING", "LOADING", "READY")
 
 
 class ModelControl:
-    """Loads and unloads models of one server and keeps its repository in step with it."""
+    """Loads and unloads models of one server and keeps its repository in step with it.
 
-    def __init__(self, *, server: TritonServer, repository: TritonRepository, clock: Clock) -> None:
+    Models are named as in Triton: by the folders of their entries.
+    """
+
+    def __init__(self, *, server: TritonServer, repository: Repository, clock: Clock) -> None:
         """``repository`` is what ``server`` serves."""
         self._server = server
         self._repository = repository
@@ -64,15 +69,16 @@ class ModelControl:
                 found[entry.name] = (entry.state, entry.reason)
         return found
 
-    async def load(self, request: LoadRequest) -> None:
-        """Load ``request``'s model from the repository; after a failure nothing of it stays.
+    async def load(self, entry: Entry, *, deadline_s: float) -> None:
+        """Load ``entry`` from the repository; after a failure nothing of it stays.
 
         Raises:
             LoadFailed: the server could not load it, or hangs on it.
         """
-        model = request.model
+        model = entry.name
+        override = {} if entry.config is None else {"config": entry.config}
         try:
-            await self._server.call("load_model", model, timeout_s=request.deadline_s)
+            await self._server.call("load_model", model, timeout_s=deadline_s, **override)
             state, reason = (await self.states()).get(model, ("", "not in the index"))
             if state != "READY":
                 raise LoadFailed(
@@ -81,13 +87,20 @@ class ModelControl:
         except DeadlineExceeded as exc:
             await self._abort(model)
             raise LoadFailed(
-                f"Triton did not load {model} within {request.deadline_s:.0f} s",
+                f"Triton did not load {model} within {deadline_s:.0f} s",
                 kind=FailureKind.STUCK,
             ) from exc
         except LoadFailed as exc:
             # The reason for a failed poll is in the log alone.
             excerpt = self._server.log_excerpt() if "failed to poll" in str(exc) else ""
+            refused = tensorrt.refusal(str(exc), self._server.log_lines())
             await self._abort(model)
+            if refused:
+                raise LoadFailed(
+                    f"Triton could not load {model}: {refused}", kind=FailureKind.BAD_FILES
+                ) from exc
+            if "polling is enabled" in str(exc):
+                excerpt = "start Triton with --model-control-mode=explicit"
             raise LoadFailed(
                 f"Triton could not load {model}: {exc}" + (f" ({excerpt})" if excerpt else ""),
                 kind=classify([str(exc)], None, FAILURES),

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
 from modelium.config import Triton as TritonSection
+from modelium.config.hosts import authority
 from modelium.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -22,22 +26,33 @@ from modelium.errors import (
     LoadFailed,
     Unavailable,
 )
-from modelium.ports import Clock
+from modelium.models import Device
+from modelium.ports import Clock, DeviceInventory
 from runtimes.process import proc
 from runtimes.process.supervisor import Command, EngineProcess, Supervisor
+
+logger = logging.getLogger(__name__)
 
 CONTROL_S = 10.0
 """Index, statistics and metadata answer in milliseconds, even while a model loads."""
 START_S = 60.0
 """A start takes 0.2 s on an idle machine; a cold container image takes longer."""
+RESTART_GRACE_S = 10.0
+"""For requests in flight when its options have changed; nobody else knows its old address."""
 RESTART_S = 30.0
 """Between two starts of a server that does not become live."""
 POLL_S = 0.2
+LOG_LINES = 200
+"""Lines of the log in which the reason for a failed load is looked for."""
 RECONNECT = (
     # By default gRPC waits up to two minutes before it reconnects to a restarted server.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+ENVIRONMENT = {
+    # Triton's GPU numbers are those of NVML only in the order of the PCI bus.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+}
 SERVER = "tritonserver"
 """Key of its record and log in its own supervisor, where no model has one."""
 
@@ -46,9 +61,17 @@ class TritonServer:
     """One server, Modelium's own or the user's. Control uses gRPC: a load over HTTP blocks HTTP."""
 
     def __init__(
-        self, *, config: TritonSection, repository: Path, directory: Path, clock: Clock
+        self,
+        *,
+        config: TritonSection,
+        repository: Path,
+        directory: Path,
+        clock: Clock,
+        devices: DeviceInventory,
     ) -> None:
         """A server of Modelium's own serves ``repository`` and logs to ``directory``.
+
+        It sees the GPUs of ``devices`` and no other: it takes memory on each that it sees.
 
         Raises:
             ConfigError: an address is invalid.
@@ -60,14 +83,21 @@ class TritonServer:
             raise ConfigError(f"triton.endpoint {config.endpoint!r}: {exc}") from exc
         if address.scheme != "http" or not address.hostname:
             raise ConfigError("triton.endpoint must be http://HOST:PORT")
+        self.command = config.command
         self.host, self.port = address.hostname, port
         self.address = config.grpc_address
-        self.command = config.command
+        if self.command is not None:
+            # Triton 2.51 binds 255.255.255.255 for a name: an address is passed, and used.
+            self.host = numeric(self.host)
+            grpc_host, _, grpc_port = self.address.rpartition(":")
+            self.address = f"{numeric(grpc_host)}:{grpc_port}"
         self._repository = repository
         self._directory = directory
         self._supervisor = Supervisor(directory=directory, clock=clock)
         self._clock = clock
+        self._devices = devices
         self._client: aio.InferenceServerClient | None = None
+        self._http: httpx.AsyncClient | None = None
         self._starting = asyncio.Lock()
         self._last_start = float("-inf")
         self._was_live = False
@@ -76,32 +106,38 @@ class TritonServer:
         self._shm_prefix = f"modelium_triton_{key}_"
 
     async def close(self) -> None:
-        """Close the connection; the server keeps running."""
+        """Close the connections; the server keeps running."""
+        if self._http:
+            await self._http.aclose()
+            self._http = None
         if self._client:
             await self._client.close()
             self._client = None
 
     async def ensure_running(self) -> None:
-        """Start a server of Modelium's own unless it answers.
+        """Start a server of Modelium's own unless it serves; one with older options is restarted.
 
         Raises:
             LoadFailed: its command cannot be run, or it exited during its start.
             Unavailable: the user's server does not answer; or Modelium's own does not become live.
         """
         async with self._starting:
-            if await self.answers():
+            process = self._process() if self.command is not None else None
+            running = process is not None and self._supervisor.alive(process)
+            if process and running and self._outdated():
+                logger.warning("Triton is restarted: its options in the configuration have changed")
+                await self.stop(grace_s=RESTART_GRACE_S)
+                process, running = None, False
+            problem = await self._problem()
+            if not problem:
                 return
             if self.command is None:
-                raise Unavailable(
-                    f"no Triton server answers at {self.address} (gRPC): start it, or correct "
-                    "triton.endpoint and triton.grpc_endpoint"
-                )
-            process = self._process()
-            if process and self._supervisor.alive(process):
+                raise Unavailable(problem)
+            if process and running:
                 if self._clock.monotonic() - self._last_start > START_S:
-                    raise Unavailable("the Triton server that Modelium started does not answer")
+                    raise Unavailable(f"the Triton server that Modelium started: {problem}")
             else:
-                process = await self._start(process)
+                process = await self._start(process, await self._gpus())
             await self._wait_until_live(process)
 
     async def stop(self, *, grace_s: float) -> None:
@@ -112,12 +148,39 @@ class TritonServer:
         self._remove_shared_memory()
 
     async def answers(self) -> bool:
-        """Whether the server answers that it is live."""
+        """Whether the server answers over gRPC that it is live."""
         with contextlib.suppress(Unavailable, InputError, LoadFailed, DeadlineExceeded):
             return bool(await self.call("is_server_live"))
         return False
 
-    async def call(self, method: str, *arguments: Any, timeout_s: float = CONTROL_S) -> Any:
+    async def _problem(self) -> str:
+        """Return why the server cannot serve, over gRPC or HTTP; empty if it can."""
+        if not await self.answers():
+            return (
+                f"no Triton server answers at {self.address} (gRPC): start it, or correct "
+                "triton.endpoint and triton.grpc_endpoint"
+            )
+        url = f"http://{authority(self.host, self.port)}"
+        if self._http is None:
+            # A connection of its own each time: a load over HTTP freezes those that are kept.
+            limits = httpx.Limits(max_keepalive_connections=0)
+            self._http = httpx.AsyncClient(timeout=CONTROL_S, trust_env=False, limits=limits)
+        try:
+            answer = await self._http.get(f"{url}/v2/health/live")
+        except httpx.HTTPError as exc:
+            found = f"does not answer ({type(exc).__name__})"
+        else:
+            if answer.status_code == httpx.codes.OK:
+                return ""
+            found = f"answers /v2/health/live with status {answer.status_code}"
+        return (
+            f"Triton answers at {self.address} (gRPC), but {url}, where requests go, {found}: "
+            "correct triton.endpoint, or Triton's --http-address and --http-port"
+        )
+
+    async def call(
+        self, method: str, *arguments: Any, timeout_s: float = CONTROL_S, **named: Any
+    ) -> Any:
         """Call a method of Triton's client and return its answer.
 
         Raises:
@@ -128,7 +191,9 @@ class TritonServer:
         if self._client is None:
             self._client = aio.InferenceServerClient(self.address, channel_args=list(RECONNECT))
         try:
-            return await getattr(self._client, method)(*arguments, client_timeout=timeout_s)
+            return await getattr(self._client, method)(
+                *arguments, client_timeout=timeout_s, **named
+            )
         except InferenceServerException as exc:
             status, text = str(exc.status()), exc.message()
             if "DEADLINE_EXCEEDED" in status:
@@ -139,25 +204,59 @@ class TritonServer:
                 raise Unavailable(f"Triton at {self.address} does not answer: {text}") from exc
             raise LoadFailed(text, kind=FailureKind.UNKNOWN) from exc
 
-    def pids_of(self, model: str) -> tuple[int, ...]:
-        """Return the processes of our server that serve ``model`` alone (python-based backends)."""
+    def number_of(self, device: Device) -> int:
+        """Return the number that the server has for the GPU ``device``.
+
+        Our server numbers the GPUs that it was given. A server of the user's is expected to see
+        all of them in the order of NVML.
+
+        Raises:
+            LoadFailed: our server was started before the GPU was there.
+        """
+        gpus = self._supervisor.records().get(SERVER, {}).get("gpus") if self.command else None
+        if gpus is None:
+            return device.index
+        if device.uuid not in gpus:
+            raise LoadFailed(
+                f"the Triton server that runs does not see GPU {device.label}: `modelium down` "
+                "ends it, and the next start gives it all GPUs",
+                kind=FailureKind.ENVIRONMENT,
+            )
+        return int(gpus.index(device.uuid))
+
+    def pids_of(self, name: str) -> tuple[int, ...]:
+        """Return the processes of our server for the entry ``name`` alone (python backends)."""
         process = self._process()
         if process is None:
             return ()
-        entry = f"{self._repository / model}/".encode()
+        entry = f"{self._repository / name}/".encode()
         members = self._supervisor.members(process)
         return tuple(pid for pid in members if entry in proc.command_line(pid))
 
+    def log_lines(self) -> list[str]:
+        """Return the last lines in the log of our server, oldest first; none of the user's."""
+        return self._supervisor.log(SERVER).tail(LOG_LINES) if self.command else []
+
     def log_excerpt(self) -> str:
         """Return the last errors and warnings in the log of our server."""
-        lines = self._supervisor.log(SERVER).tail(200) if self.command else []
-        errors = [line for line in lines if line[:1] in "EW"]
+        errors = [line for line in self.log_lines() if line[:1] in "EW"]
         return " | ".join(line[:300] for line in errors[-3:])
 
     def _process(self) -> EngineProcess | None:
         return EngineProcess.from_record(SERVER, self._supervisor.records().get(SERVER, {}))
 
-    async def _start(self, dead: EngineProcess | None) -> EngineProcess:
+    def _outdated(self) -> bool:
+        """Whether our server was started with other options; unknown of older records."""
+        recorded = self._supervisor.records().get(SERVER, {}).get("argv")
+        return recorded is not None and recorded != list(self._command_line())
+
+    async def _gpus(self) -> list[str]:
+        """Return the UUIDs of the GPUs that a server of ours may use, in the order of NVML."""
+        found = await asyncio.to_thread(self._devices.snapshot)
+        gpus = [device for device in found if device.kind == "gpu"]
+        return [gpu.uuid for gpu in sorted(gpus, key=lambda gpu: (gpu.index, gpu.mig or 0))]
+
+    async def _start(self, dead: EngineProcess | None, gpus: Sequence[str]) -> EngineProcess:
         wait = self._last_start + RESTART_S - self._clock.monotonic()
         if wait > 0 and not self._was_live:
             raise Unavailable(f"Triton does not start: {self.log_excerpt()}", retry_after_s=wait)
@@ -166,18 +265,23 @@ class TritonServer:
         self._remove_shared_memory()
         self._last_start, self._was_live = self._clock.monotonic(), False
         self._repository.mkdir(parents=True, exist_ok=True)
-        return self._supervisor.start(SERVER, Command(argv=self._command_line()), {})
+        command = Command(
+            argv=self._command_line(),
+            environment={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ",".join(gpus)},
+        )
+        details = {"argv": list(command.argv), "gpus": list(gpus)}
+        return self._supervisor.start(SERVER, command, details)
 
     async def _wait_until_live(self, process: EngineProcess) -> None:
         deadline = self._last_start + START_S
-        while not await self.answers():
+        while problem := await self._problem():
             if not self._supervisor.alive(process):
                 excerpt = self.log_excerpt() or " | ".join(self._supervisor.log(SERVER).tail(3))
                 raise LoadFailed(
                     f"Triton exited during its start: {excerpt}", kind=FailureKind.ENVIRONMENT
                 )
             if self._clock.monotonic() > deadline:
-                raise Unavailable(f"Triton was not live within {START_S:.0f} s")
+                raise Unavailable(f"Triton was not live within {START_S:.0f} s: {problem}")
             await self._clock.sleep(POLL_S)
         self._was_live = True
 
@@ -205,3 +309,12 @@ class TritonServer:
     def _remove_shared_memory(self) -> None:
         for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):  # noqa: S108 - made by Triton
             region.unlink(missing_ok=True)
+
+
+def numeric(host: str) -> str:
+    """Return the address of ``host``, IPv4 where it has one; ``host`` if it cannot be resolved."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return host
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])

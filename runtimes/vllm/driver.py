@@ -44,6 +44,7 @@ def vllm_driver(
         no_progress_s=no_progress_s,
         sleep_enabled=recipe.sleeps,
         version=_version,
+        compiles=True,
     )
 
 

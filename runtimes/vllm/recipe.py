@@ -11,7 +11,9 @@ from typing import Any
 from modelium.config import Vllm
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, Device, LoadSettings, RuntimeName
+from modelium.models.base import base_name
 from modelium.models.runtimes import VLLM
+from modelium.models.settings import RESERVED, Value
 from modelium.ports import EngineStats, LoadRequest
 from runtimes.engines.probe import openai_probe
 from runtimes.engines.sleep import SLEEP_SETTING
@@ -19,7 +21,9 @@ from runtimes.loading.failure_kind import Rules, classify
 from runtimes.loading.prometheus_text import samples
 from runtimes.loading.settings import allowed_arguments, complete, flags
 from runtimes.process.supervisor import Command
+from runtimes.vllm.families import family_arguments
 from runtimes.vllm.installation import Installation
+from runtimes.vllm.retry import MIN_KV_BYTES, smaller
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -35,19 +39,7 @@ DEV_MODE = {"VLLM_SERVER_DEV_MODE": "1"}
 
 CPU_OVERHEAD_BYTES = int(1.5 * GIB)
 """Resident memory of a CPU engine besides weights and KV cache (1.4–1.5 GB measured with 0.32)."""
-MIN_KV_BYTES = 32 * 1024**2
 MAX_UTILIZATION = 0.99
-MIN_CONTEXT = 1024
-"""A retry with less memory does not go below this context."""
-
-RESERVED = frozenset(
-    {
-        *("model", "host", "port", "uds", "api_key", "served_model_name", "trust_remote_code"),
-        *("device_ids", "gpu_memory_utilization", "kv_cache_memory_bytes", "root_path"),
-        *("tensor_parallel_size", "middleware", "config"),
-    }
-)
-"""Arguments that the driver derives from the request; plans and defaults may not set them."""
 
 PHASES: Sequence[tuple[str, re.Pattern[str]]] = (
     ("downloading", re.compile(r"Downloading .*?(\d+)%")),
@@ -152,10 +144,10 @@ class VllmRecipe:
         arguments = [
             *(self._executable, "serve", request.path),
             *("--host", host, "--port", str(port)),
-            *("--served-model-name", request.model),
+            *("--served-model-name", base_name(request.model)),
             *_common(settings),
             *(_gpu_memory(request) if gpus else _cpu_memory(request)),
-            *flags(self._extra(settings, gpus)),
+            *flags(self._extra(request, gpus)),
         ]
         if request.allow_remote_code:
             arguments.append("--trust-remote-code")
@@ -185,20 +177,9 @@ class VllmRecipe:
         """See `EngineRecipe.failure`; vLLM's exit status says little: it is often 1, even 0."""
         return classify(lines, code, FAILURES)
 
-    def smaller(self, request: LoadRequest) -> LoadRequest | None:
-        """Halve context and sequences; reduce the KV pool by a quarter."""
-        old = request.settings
-        context = old.max_model_len or request.profile.context_length
-        changes: dict[str, object] = {}
-        if context and context > MIN_CONTEXT:
-            changes["max_model_len"] = max(MIN_CONTEXT, context // 2)
-        if old.max_num_seqs is None or old.max_num_seqs > 1:
-            changes["max_num_seqs"] = max(1, (old.max_num_seqs or 256) // 2)
-        if not changes:
-            return None
-        if old.kv_cache_bytes:
-            changes["kv_cache_bytes"] = max(MIN_KV_BYTES, old.kv_cache_bytes * 3 // 4)
-        return replace(request, settings=old.model_copy(update=changes))
+    def smaller(self, request: LoadRequest, lines: Sequence[str]) -> LoadRequest | None:
+        """See `runtimes.vllm.retry.smaller`."""
+        return smaller(request, lines)
 
     def stats(self, metrics: str) -> EngineStats:
         """See `EngineRecipe.stats`."""
@@ -228,19 +209,22 @@ class VllmRecipe:
             kv_usage=kv_usage,
         )
 
-    def _extra(self, settings: LoadSettings, gpus: bool) -> dict[str, str | int | float | bool]:
-        arguments = allowed_arguments(
-            settings.extra,
-            runtime=VLLM,
-            allowed=(*self._config.allowed_extra, *self._config.default_settings),
-            reserved=RESERVED,
+    def _extra(self, request: LoadRequest, gpus: bool) -> dict[str, Value]:
+        """Return the arguments that follow from the model, the operator and the plan."""
+        allowed = (
+            *self._config.allowed_extra,
+            *self._config.default_settings,
+            *request.operator_settings,
+        )
+        given = allowed_arguments(
+            request.settings.extra, runtime=VLLM, allowed=allowed, reserved=RESERVED
         )
         if not gpus:
-            arguments.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
+            given.pop(SLEEP_SETTING, None)  # the CPU build refuses to start with it
         installation = self._installation()
         unknown = [
             word
-            for name in sorted(arguments)
+            for name in sorted(given)
             if not installation.accepts(word := "--" + name.replace("_", "-"))
         ]
         if unknown:
@@ -249,7 +233,7 @@ class VllmRecipe:
                 "the settings of vLLM or of the model, or use another release",
                 kind=FailureKind.BAD_SETTINGS,
             )
-        return arguments
+        return family_arguments(request.profile, installation, given) | given
 
 
 def visible_devices(devices: Sequence[Device], installation: Installation) -> dict[str, str]:

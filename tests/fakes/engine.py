@@ -44,6 +44,8 @@ class Behaviour:
     """Whether it starts a grandchild in a separate session, whose parent then ends."""
     oom_starts: int = 0
     """Number of first starts that fail with a real out-of-memory message."""
+    oom_text: str = OOM_TEXT
+    """That message."""
     exit_code: int | None = None
     exit_text: str = ""
     """Printed before the exit with ``exit_code`` during start-up."""
@@ -57,6 +59,8 @@ class Behaviour:
     answer_s: float = 0.0
     fail_requests: bool = False
     """Whether every completion fails with a 500."""
+    not_offered: bool = False
+    """Whether requests get a 501, as llama.cpp answers for what it was not started for."""
     gpu: str | None = None
     gpu_bytes: int = 0
     """Memory that it uses on the GPU ``gpu`` of the fake NVML."""
@@ -115,7 +119,8 @@ class Engine:
             subprocess.run([sys.executable, "-c", orphan], check=True)
         if b.gpu:
             with open(os.environ["FAKE_NVML_TABLE"], "a") as table:
-                table.write(f"proc\t{b.gpu}\t{os.getpid()}\t{b.gpu_bytes}\n")
+                pid = os.getpid()
+                table.write(f"proc\t{b.gpu}\t{pid}\t{b.gpu_bytes}\t{pid}\t{b.gpu_bytes}\n")
         if b.shared_memory:
             region = open(f"/dev/shm/fake-engine-{os.getpid()}", "w+b")  # noqa: SIM115
             region.truncate(4096)
@@ -128,7 +133,7 @@ class Engine:
         if b.log_bytes:
             print("x" * 99 + "\n" + ("y" * 99 + "\n") * (b.log_bytes // 100), flush=True)
         if starts <= b.oom_starts:
-            sys.exit(OOM_TEXT)
+            sys.exit(b.oom_text)
         if starts <= b.port_taken_starts:
             sys.exit("OSError: [Errno 98] Address already in use")
         if b.exit_code is not None:
@@ -190,6 +195,9 @@ class Engine:
         if self.behaviour.fail_requests:
             print("RuntimeError: Unsupported CPU attention configuration", flush=True)
             answer(request, 500, {"error": "internal"})
+            return
+        if self.behaviour.not_offered:
+            answer(request, 501, {"error": "This server does not support embeddings"})
             return
         answer(request, 200, {"model": self.name, "choices": [{"text": "ok"}]})
 

@@ -6,7 +6,7 @@
  *   gpu     <row of the parent, or -1> <uuid> <name> <total> <reserved> <used by others>
  *           <utilization %> <error code of all its calls> <mig mode>
  *   answer  <row> <call> <error code> [<number> ...]       replaces the answer of one call
- *   proc    <uuid> <pid> <bytes> <pid as listed, 0: hidden> <bytes as listed>
+ *   proc    <uuid> <pid> <bytes> [<pid as listed, 0: hidden> <bytes as listed>]
  * Rows count from 0; a gpu with a parent is a MIG instance of it. A process counts while it is
  * alive, as with the real driver; pid 0 always counts. Without a table, the "driver" is not
  * loaded. */
@@ -65,8 +65,10 @@ static int read_table(Table *t) {
         if (t->answers < MAX_ANSWERS && !strncmp(line, "answer\t", 7)) { read_answer(line, &t->answer[t->answers++]); continue; }
         if (t->gpus < MAX_GPUS && sscanf(line, "gpu\t%d\t%95[^\t]\t%95[^\t]\t%llu\t%llu\t%llu\t%u\t%d\t%u", &g->parent, g->uuid, g->name,
                    &g->total, &g->reserved, &g->used, &g->util, &g->error, &g->mig) == 9) { t->gpus++; continue; }
-        if (t->procs < MAX_PROCS && sscanf(line, "proc\t%95[^\t]\t%u\t%llu\t%u\t%llu", p->uuid, &p->pid, &p->bytes, &p->listed,
-                   &p->told) == 5 && alive(p->pid)) t->procs++;
+        if (t->procs == MAX_PROCS) continue;
+        int fields = sscanf(line, "proc\t%95[^\t]\t%u\t%llu\t%u\t%llu", p->uuid, &p->pid, &p->bytes, &p->listed, &p->told);
+        if (fields == 3) { p->listed = p->pid; p->told = p->bytes; }
+        if ((fields == 3 || fields == 5) && alive(p->pid)) t->procs++;
     }
     fclose(f);
     return t->init;

@@ -17,6 +17,9 @@ class Listener:
     unreached: list[str] = field(default_factory=list)
     """Models of all `on_unreachable` calls, oldest first."""
 
+    failed: list[str] = field(default_factory=list)
+    """Models of all `on_failed_answer` calls."""
+
     def on_demand(self, model: str) -> None:
         self.demanded.append(model)
         self.demand(model)
@@ -24,6 +27,9 @@ class Listener:
     def on_unreachable(self, model: str) -> None:
         self.unreached.append(model)
         self.unreachable(model)
+
+    def on_failed_answer(self, model: str) -> None:
+        self.failed.append(model)
 
 
 @dataclass

@@ -37,6 +37,8 @@ class MemoryRuntime:
         self.asked = asyncio.Event()
         """Set by each load; a test clears it."""
         self.requests: list[LoadRequest] = []
+        self.reduced: dict[str, Any] = {}
+        """Settings that loads are reduced to, as after a start that lacked memory."""
         self.unloads: list[tuple[str, float]] = []
         """Model and grace in seconds of each unload."""
         self.handles: Mapping[str, Mapping[str, Any]] = {}
@@ -66,7 +68,10 @@ class MemoryRuntime:
         if self.failure:
             raise self.failure
         self.held[request.model] = upstream(request.model)
-        return Loaded(upstream=self.held[request.model], handle={"name": request.model})
+        settings = request.settings.model_copy(update=self.reduced) if self.reduced else None
+        return Loaded(
+            upstream=self.held[request.model], handle={"name": request.model}, settings=settings
+        )
 
     async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
         await self.unload_gate.wait()
@@ -106,3 +111,8 @@ class MemoryRuntime:
 def upstream(model: str, *, port: int = 9) -> Upstream:
     """Return the address of ``model``."""
     return Upstream(host="127.0.0.1", port=port, served_name=model, apis=frozenset({"kserve"}))
+
+
+def routed(model: str, *, port: int = 9) -> Upstream:
+    """Return what the switchboard has for it: an ONNX model has no path of OpenAI's API."""
+    return upstream(model, port=port).model_copy(update={"paths": frozenset()})

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from modelium.analysis import analyze, estimate, examine, is_complete, unpack
 from modelium.errors import DropRejected
+from modelium.gateway.multipart import form_fields, renamed_form
+from modelium.gateway.problems import HttpProblem
 from modelium.models import RuntimeName
 from tests.modelium.analysis.files import (
     GGUF_METADATA,
@@ -80,6 +82,14 @@ def _archive(data: bytes) -> None:
             raise AssertionError("a link was unpacked")
 
 
+def _form(data: bytes) -> None:
+    with contextlib.suppress(HttpProblem):
+        fields = form_fields(data)
+        renamed = renamed_form(data, "other")
+        if "model" in fields and form_fields(renamed)["model"] != "other":
+            raise AssertionError("another field was renamed than the one that is read")
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "safetensors": _file("model.safetensors", ("config.json", LLAMA)),
     "gguf": _file("model.gguf"),
@@ -90,6 +100,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "adapter": _file("adapter_config.json"),
     "openvino": _file("model.xml"),
     "triton": _triton,
+    "serve": _file("serve.yaml"),
+    "form": _form,
     "archive": _archive,
 }
 
@@ -111,6 +123,13 @@ def seeds(name: str) -> Iterator[bytes]:
             yield onnx_model(external="w.data")
         elif name == "triton":
             yield PBTXT.encode()
+        elif name == "serve":
+            yield b"import_path: app:build\nargs:\n  a: [1, {b: c}]\nmemory_gib: 0.5\n"
+        elif name == "form":
+            yield (
+                b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nRIFF\r\n'
+                b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--B--\r\n'
+            )
         elif name == "openvino":
             yield b'<?xml version="1.0"?><net name="n" version="11"></net>'
         elif name == "archive":

@@ -6,6 +6,7 @@ A comment above a block says what else holds for it:
 - ``<!-- test: until TEXT -->``: it is repeated until its output does.
 - ``<!-- test: background -->``: it runs on, as in a terminal of its own, until the end.
 - ``<!-- test: wheel -->``, ``<!-- test: checkout -->``: only in that way of installing.
+- ``<!-- test: remove -->``: what README's table says as well.
 - ``<!-- test: skip (WHY) -->``: not run.
 """
 
@@ -33,7 +34,7 @@ class Block:
 
     text: str
     rule: str = ""
-    """`prints`, `until`, `background`, `wheel`, `checkout`, `skip`, or nothing."""
+    """`prints`, `until`, `background`, `wheel`, `checkout`, `remove`, or nothing."""
     argument: str = ""
 
 

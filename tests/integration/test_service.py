@@ -14,7 +14,7 @@ import pytest
 
 from runtimes.process import proc
 from tests.integration.service import Service
-from tests.samples import magika_onnx, tiny_onnx
+from tests.samples import custom_application, magika_onnx, tiny_onnx
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
@@ -114,6 +114,33 @@ def test_a_refused_drop_is_kept_with_its_reason(service: Service) -> None:
     kept = service.folder / "rejected" / "junk"
     service.eventually((kept / "reason.json").exists)
     assert (kept / "junk" / "readme.txt").read_text() == "hello", service.log()
+
+
+def test_an_application_of_the_drops_own_code_runs_once_it_is_approved(service: Service) -> None:
+    service.put_in("own", write=custom_application)
+    kept = service.folder / "rejected" / "own" / "reason.json"
+    service.eventually(kept.exists)
+    assert "have an operator approve `remote-code`" in kept.read_text()
+    assert service.cli("approve", "own")["state"] == "done"
+    row = service.until("own", "ready")
+    assert (row["runtime"], row["booked_bytes"]) == ("ray_serve", 2**28)
+    url = f"{service.gateway}/models/own/any/where?x=1"
+    answer = httpx.put(url, content="hi", timeout=60, trust_env=False)
+    assert answer.status_code == 200, (answer.text, service.log())
+    assert answer.json()["path"] == "/any/where" and answer.json()["body"] == "hi"
+    chat = httpx.post(
+        f"{service.gateway}/v1/chat/completions",
+        json={"model": "own"},
+        timeout=60,
+        trust_env=False,
+    )
+    assert chat.json()["path"] == "/v1/chat/completions"
+    issued = service.cli("keys", "create", "stranger", "--model", "other")
+    bearer = {"Authorization": f"Bearer {issued['secret']}"}
+    refused = httpx.get(url, headers=bearer, timeout=60, trust_env=False)
+    assert refused.status_code == 403
+    service.eventually(lambda: 'modelium_model_qps{gpu="' in service.exposed())
+    assert service.cli("unload", "own")["state"] == "done"
 
 
 def test_prefect_deployments_load_and_evict(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelium.models import (
@@ -49,6 +50,7 @@ def request(
     profile: ModelProfile = profile(),  # noqa: B008 - frozen
     deadline_s: float = 300.0,
     allow_remote_code: bool = False,
+    operator_settings: Mapping[str, str | int | float | bool] | None = None,
 ) -> LoadRequest:
     return LoadRequest(
         model=model or path.name,
@@ -59,5 +61,6 @@ def request(
         devices=devices,
         reserve={device.id: reserve for device in devices},
         allow_remote_code=allow_remote_code,
+        operator_settings=operator_settings or {},
         deadline_s=deadline_s,
     )

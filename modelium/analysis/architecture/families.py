@@ -26,6 +26,11 @@ def _dense(
     return found | ({"head_dim": head_dim} if head_dim else {})
 
 
+_GATED_LINEAR = {
+    "full_attention_interval": 4, "head_dim": 256, "attn_output_gate": True,
+    "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+}  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": _dense(4096, 14336, 32, 32, 8, 32000, 131072),
     "gemma": _dense(3072, 24576, 28, 16, 16, 256000, 8192, 256),
@@ -33,6 +38,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma3_text": {**_dense(2304, 9216, 26, 8, 4, 262208, 131072, 256), "sliding_window": 4096},
     "qwen3": {"head_dim": 128},
     "qwen3_moe": {"head_dim": 128},
+    "qwen3_next": _GATED_LINEAR,
+    "qwen3_5_text": _GATED_LINEAR,
+    "qwen3_5_moe_text": _GATED_LINEAR,
     "gpt_oss": {"head_dim": 64},
     "llama4_text": {"head_dim": 128, "interleave_moe_layer_step": 1, "num_experts_per_tok": 1},
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelium.analysis.readers.code_references import (
     PIPELINE_INDEX,
+    SERVE_FILE,
     foreign_components,
     names_code,
     names_foreign_parent,
@@ -231,6 +232,8 @@ def _configured_code(folder: Folder) -> list[str]:
             found.append(f"{entry.name} (auto_map)")
         if names_foreign_parent(config):
             found.append(f"{entry.name} (auto_mapping)")
+    if SERVE_FILE in folder:  # it may name an installed module
+        found.append(f"{SERVE_FILE} (import_path)")
     return found + _diffusers_code(folder)
 
 

@@ -12,13 +12,24 @@ from modelium.analysis.readers.folder import Folder, shown
 from modelium.errors import DropRejected
 from modelium.models import KVLayout, ModelFormat, ModelProfile, Task
 
-_EMBEDDERS = frozenset({"bert", "nomic-bert", "jina-bert-v2", "gemma-embedding"})
+_ENCODERS = frozenset(
+    {
+        *("bert", "modern-bert", "neo-bert", "eurobert", "nomic-bert", "nomic-bert-moe"),
+        *("jina-bert-v2", "jina-bert-v3", "gemma-embedding", "t5encoder"),
+    }
+)
+"""Architectures without a KV cache, which embed text."""
+_PROJECTOR = "clip"
+"""The architecture of a multimodal projector, whatever its file is called."""
+_NO_POOLING, _RANK = 0, 4
+"""Of llama.cpp's pooling types: what a decoder has, and what a reranker has."""
 MAX_SPLITS = 256
 
 
 def profile_gguf(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     """Return the profile of the folder's GGUF model; raises `DropRejected`."""
-    names = _model_files(folder)
+    projectors = _projectors(folder)
+    names = _model_files(folder, projectors)
     headers = [folder.parse(name, gguf_header.read_gguf) for name in names]
     first = headers[0]
     meta = first.metadata
@@ -35,8 +46,8 @@ def profile_gguf(folder: Folder, engines: EngineCatalog) -> ModelProfile:
         for name, size in header.bytes_by_type.items():
             by_type[name] = by_type.get(name, 0) + size
     architecture = shown(str(meta.get("general.architecture") or "unknown"))
-    task = Task.EMBEDDING if architecture in _EMBEDDERS else Task.TEXT_GENERATION
-    layout = None if task is Task.EMBEDDING else _layout(meta, architecture)
+    task = _task(meta, architecture)
+    layout = None if architecture in _ENCODERS else _layout(meta, architecture)
     vocabulary = meta.get("tokenizer.ggml.tokens.length")
     license_id, card = card_of(folder)
     stated = meta.get("general.license")
@@ -45,7 +56,8 @@ def profile_gguf(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     template = meta.get("tokenizer.chat_template")
     if isinstance(template, str):
         details["untrusted"] = {"chat_template": template[: gguf_header.KEPT_TEXT]}
-    projector = next((f.name for f in folder.having(".gguf") if "mmproj" in f.name.lower()), None)
+    # Publishers offer one projector in several precisions.
+    projector = min(projectors, key=lambda name: folder.sizes[name]) if projectors else None
     files = {"model": names[0]} | ({"projector": projector} if projector else {})
     return ModelProfile(
         format=ModelFormat.GGUF,
@@ -81,8 +93,27 @@ def _main(by_type: dict[str, int]) -> str | None:
     return max(by_type, key=lambda name: by_type[name]) if by_type else None
 
 
-def _model_files(folder: Folder) -> list[str]:
-    names = [f.name for f in folder.having(".gguf") if "mmproj" not in f.name.lower()]
+def _task(meta: dict[str, Any], architecture: str) -> Task:
+    pooling = gguf_header.integer(meta, f"{architecture}.pooling_type")
+    if pooling == _RANK:
+        return Task.TEXT_RANKING
+    if architecture in _ENCODERS or pooling not in (None, _NO_POOLING):
+        return Task.EMBEDDING
+    return Task.TEXT_GENERATION
+
+
+def _projectors(folder: Folder) -> list[str]:
+    found = []
+    for file in folder.having(".gguf"):
+        named = "mmproj" in file.name.lower()
+        meta = {} if named else folder.parse(file.name, gguf_header.read_gguf).metadata
+        if named or meta.get("general.architecture") == _PROJECTOR:
+            found.append(file.name)
+    return found
+
+
+def _model_files(folder: Folder, projectors: list[str]) -> list[str]:
+    names = [f.name for f in folder.having(".gguf") if f.name not in projectors]
     if not names:
         raise DropRejected(
             "The folder has only a projector (mmproj). Drop it together with its model.",

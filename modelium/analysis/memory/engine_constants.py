@@ -10,16 +10,24 @@ from typing import Any
 
 from pydantic import Field
 
-from modelium.models import Frozen
+from modelium.models import GIB, Frozen
 
 _SMALL_GPUS = re.compile(r"A100|A10\b|A10G|L4\b|L40|T4\b|V100|RTX|A40\b|A30\b|A6000|P100|GTX|A2\b")
-"""Products for which vLLM uses its smaller defaults: under 70 GiB, or an A100."""
+"""Products for which vLLM uses its smaller defaults, where their memory is not known."""
+_LARGE_BYTES = 70 * GIB
+"""vLLM's defaults are larger from here on, except on an A100 (``get_batch_defaults``)."""
+_HUGE_BYTES = 160 * GIB
 
 
 class VllmConstants(Frozen):
     """Memory of one vLLM release beyond weights and KV cache: bytes, or factors of its formulas."""
 
     batched_tokens: int
+    """max_num_batched_tokens by default, which profiling runs with."""
+    huge_batched_tokens: int | None = None
+    """The same from 160 GiB on; ``None``: no difference."""
+    in_flight_batches: int = 1
+    """Batches whose tokens layers with a window hold at once: 2 with asynchronous scheduling."""
     sequences: int
     sampler_bytes: float
     sampler_fixed: int
@@ -60,19 +68,33 @@ def _version(text: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def vllm_constants(version: str | None, device_kind: str | None) -> VllmConstants:
+def vllm_constants(
+    version: str | None, device_kind: str | None, device_bytes: int | None = None
+) -> VllmConstants:
     """Return the constants of the latest known release up to ``version`` (``None``: the newest).
 
     ``device_kind``: a product name, or ``gpu``/``None`` for a large data-centre GPU.
+    ``device_bytes``: its memory, which vLLM's defaults depend on; ``None``: judge by the name.
     """
     table: dict[str, Any] = _table()["vllm"]
     known = sorted(table, key=_version)
     wanted = _version(version or "")
-    name = next((v for v in reversed(known) if _version(v) <= wanted), known[0])
-    values = dict(table[name])
-    if device_kind and _SMALL_GPUS.search(device_kind):
+    # A release has the values of those before it, but for what its own table says.
+    names = [v for v in known if _version(v) <= wanted] or known[:1]
+    values: dict[str, Any] = {}
+    for name in names:
+        values |= table[name]
+    if _is_small(device_kind or "", device_bytes):
         values |= _table()["small_gpu"]
+    elif device_bytes is not None and device_bytes >= _HUGE_BYTES:
+        values["batched_tokens"] = values.get("huge_batched_tokens") or values["batched_tokens"]
     return VllmConstants.model_validate(values)
+
+
+def _is_small(name: str, total: int | None) -> bool:
+    if total is None:
+        return _SMALL_GPUS.search(name) is not None
+    return total < _LARGE_BYTES or "a100" in name.lower()
 
 
 @lru_cache(maxsize=16)

@@ -9,9 +9,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from modelium.analysis.memory.engine_constants import overhead, vllm_constants
-from modelium.analysis.memory.kv_cache import DEFAULT_CONTEXT, kv_bytes, pool_bytes
+from modelium.analysis.memory.engine_constants import VllmConstants, overhead, vllm_constants
+from modelium.analysis.memory.kv_cache import DEFAULT_CONTEXT, kv_bytes
 from modelium.analysis.memory.vllm import SOURCES, vllm_footprint
+from modelium.analysis.memory.vllm_pool import CPU_BLOCKS, PoolShape, pool_bytes
 from modelium.models import (
     Footprint,
     LoadSettings,
@@ -23,6 +24,8 @@ from modelium.models import (
 from modelium.models.runtimes import RUNTIMES
 
 MEASURED_MARGIN = 1.02
+CPU_POOL = PoolShape(in_flight_tokens=2048, blocks=CPU_BLOCKS)
+"""vLLM's CPU builds schedule one batch of 2048 tokens at a time."""
 _MEASURED_SOURCES = dict.fromkeys(SOURCES, "measured at the last load of this model")
 
 
@@ -51,20 +54,24 @@ def estimate(
     device_kind: str | None = None,
     measured: Sequence[MeasuredLoad] = (),
     quantization: str | None = None,
+    device_bytes: int | None = None,
+    batched_tokens: int | None = None,
 ) -> Footprint:
     """Return the bytes needed on each of ``tensor_parallel`` devices.
 
     ``kv`` is enough for one sequence of ``max_model_len`` or ``max_num_seqs`` typical ones
     (`TYPICAL_TOKENS`), whichever is more; with less, the engine works but preempts sequences.
-    ``device_kind`` is ``cpu``, ``gpu`` or the product name of a GPU. A matching load in
-    ``measured`` replaces the formulas. ``quantization``: the engine converts the weights to it
-    while loading.
+    ``device_kind`` is ``cpu``, ``gpu`` or the product name of a GPU, ``device_bytes`` its memory. A
+    matching load in ``measured`` replaces the formulas. ``quantization``: the engine converts the
+    weights to it while loading. ``batched_tokens``: tokens per batch, where the operator set them.
     """
     on_cpu = device_kind == "cpu"
     if runtime is RuntimeName.VLLM and not on_cpu:
         found = vllm_footprint(
             profile,
-            vllm_constants(engine_version, device_kind),
+            _with_batches(
+                vllm_constants(engine_version, device_kind, device_bytes), batched_tokens
+            ),
             tensor_parallel=tensor_parallel,
             dtype=dtype,
             kv_dtype=kv_dtype,
@@ -96,6 +103,12 @@ def estimate(
     return found
 
 
+def _with_batches(constants: VllmConstants, batched_tokens: int | None) -> VllmConstants:
+    if batched_tokens is None:
+        return constants
+    return constants.model_copy(update={"batched_tokens": batched_tokens})
+
+
 def _alike(measured_on: str, wanted: str | None) -> bool:
     """Return whether the devices match: ``gpu`` matches every product, ``None`` every device."""
     if wanted == "gpu":
@@ -112,6 +125,7 @@ def _from_measured(found: Footprint, total: int) -> Footprint:
         non_torch=total - weights - kv_bytes,
         expected=total,
         reserve=int(total * MEASURED_MARGIN),
+        kv_least=found.kv_least,
         sources=_MEASURED_SOURCES,
     )
 
@@ -126,18 +140,29 @@ def _simple(
     max_num_seqs: int | None,
 ) -> Footprint:
     """Estimate engines that load the file unchanged: weights × allocator overhead + fixed base."""
+    declared = profile.details.get("memory_bytes") if profile.format is ModelFormat.CUSTOM else None
+    if declared is not None:
+        return Footprint(
+            weights=declared,
+            expected=declared,
+            reserve=declared,
+            sources={"weights": "declared by the drop"},
+        )
     constants = overhead(runtime.value, kind)
     fixed = constants.fixed
     if constants.torch_fixed is not None and profile.format is not ModelFormat.ONNX:
         fixed = constants.torch_fixed
     weights = profile.weight_bytes
     activation = int(weights * (constants.weights_factor - 1))
-    pool = 0
+    pool = least = 0
     if profile.kv is not None:
         sequences = max_num_seqs or 1
         kv_cache = RUNTIMES[runtime].kv_cache
         if kv_cache == "pool":
-            pool = pool_bytes(profile, 1, dtype, kv_dtype, max_model_len, max_num_seqs)
+            pool, least = pool_bytes(
+                profile, CPU_POOL, dtype=dtype, kv_dtype=kv_dtype, max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+            )  # fmt: skip
         else:
             length = max_model_len or min(profile.context_length or DEFAULT_CONTEXT, 4096)
             pool = kv_bytes(profile, length, dtype=dtype, kv_dtype=kv_dtype)
@@ -151,6 +176,7 @@ def _simple(
         non_torch=fixed,
         expected=expected,
         reserve=int(expected * 1.1) + 64 * 1024**2,
+        kv_least=least,
         sources={
             "weights": "file headers",
             "kv": SOURCES["kv"],

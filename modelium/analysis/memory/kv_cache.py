@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from modelium.analysis.architecture import kv_layout
 from modelium.analysis.architecture.weights import DTYPE_BYTES
 from modelium.models import ModelProfile
@@ -50,26 +52,12 @@ def kv_bytes(
     """
     if profile.kv is None:
         return 0
-    elements = kv_layout.per_sequence(
-        profile.kv, tokens, tensor_parallel=tensor_parallel, state=state
+    layout = profile.kv
+    unit = kv_unit(kv_dtype, unit_bytes(profile, dtype))
+    found = unit * kv_layout.per_sequence(
+        layout, tokens, tensor_parallel=tensor_parallel, state=False
     )
-    return int(elements * kv_unit(kv_dtype, unit_bytes(profile, dtype)))
-
-
-def pool_bytes(
-    profile: ModelProfile,
-    tensor_parallel: int,
-    dtype: str | None,
-    kv_dtype: str | None,
-    max_model_len: int | None,
-    max_num_seqs: int | None,
-) -> int:
-    """Return the bytes of the planned pool: one sequence of full length or many typical ones."""
-    length = max_model_len or profile.context_length or DEFAULT_CONTEXT
-    sequences = max_num_seqs or DEFAULT_SEQUENCES
-    one = kv_bytes(profile, length, tensor_parallel=tensor_parallel, dtype=dtype, kv_dtype=kv_dtype)
-    typical = kv_bytes(
-        profile, min(length, TYPICAL_TOKENS), tensor_parallel=tensor_parallel, dtype=dtype,
-        kv_dtype=kv_dtype,
-    )  # fmt: skip
-    return max(one, sequences * typical)
+    found += layout.index_bytes * (layout.full_layers + layout.sliding_layers) * tokens
+    if state:
+        found += (layout.state_bytes or layout.state_elements * unit) / tensor_parallel
+    return math.ceil(found)

@@ -10,7 +10,8 @@ from typing import Any
 
 from modelium.analysis.architecture.quantization import online
 from modelium.analysis.memory.engine_constants import VllmConstants, allowance, margin
-from modelium.analysis.memory.kv_cache import DEFAULT_CONTEXT, pool_bytes, unit_bytes
+from modelium.analysis.memory.kv_cache import DEFAULT_CONTEXT, unit_bytes
+from modelium.analysis.memory.vllm_pool import PoolShape, pool_bytes
 from modelium.models import Footprint, ModelProfile
 
 _PLAIN = ("F32", "F16", "BF16", "F64")
@@ -83,7 +84,10 @@ def vllm_footprint(
     weights = weight_bytes(
         profile, tensor_parallel=tensor_parallel, dtype=dtype, quantization=quantization
     )
-    pool = pool_bytes(profile, tensor_parallel, dtype, kv_dtype, max_model_len, max_num_seqs)
+    pool, least = pool_bytes(
+        profile, pool_shape(constants, tensor_parallel), dtype=dtype, kv_dtype=kv_dtype,
+        max_model_len=max_model_len, max_num_seqs=max_num_seqs,
+    )  # fmt: skip
     unit = unit_bytes(profile, dtype)
     length = max_model_len or profile.context_length or DEFAULT_CONTEXT
     activation = activation_bytes(profile, constants, tensor_parallel, unit, max_num_seqs)
@@ -102,7 +106,16 @@ def vllm_footprint(
         non_torch=non_torch,
         expected=engine + pool,
         reserve=int(engine * (1 + bounds.relative)) + bounds.absolute + pool,
+        kv_least=least,
         sources=SOURCES if profile.exact else _CONFIG_SOURCES,
+    )
+
+
+def pool_shape(constants: VllmConstants, tensor_parallel: int) -> PoolShape:
+    """Return what the KV pool of an engine on GPUs depends on."""
+    return PoolShape(
+        tensor_parallel=tensor_parallel,
+        in_flight_tokens=constants.in_flight_batches * constants.batched_tokens,
     )
 
 

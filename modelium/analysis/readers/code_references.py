@@ -6,6 +6,8 @@ from typing import Any
 
 PIPELINE_INDEX = "model_index.json"
 """File name of a diffusers pipeline's configuration."""
+SERVE_FILE = "serve.yaml"
+"""File that names the application of a drop's own code for Ray Serve."""
 PIPELINE_LIBRARIES = frozenset({"diffusers", "transformers", "onnxruntime"})
 """Libraries of a pipeline's components; diffusers would import any other module named there."""
 ADAPTER_LIBRARIES = frozenset({"transformers", "diffusers"})

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
+from modelium.analysis.readers.laid import MARKER, laid_files
 from modelium.errors import DropRejected
 
 T = TypeVar("T")
@@ -129,6 +130,7 @@ def _linked(root: Path, entry: os.DirEntry[str], name: str) -> FileEntry:
 class Folder:
     """The files of one model, listed once; a single file is a folder of one.
 
+    What Modelium laid beside them for Triton is left out.
     Raises `DropRejected` for links out of the folder, special files and unsafe names.
     """
 
@@ -139,6 +141,9 @@ class Folder:
             if resolved.is_dir():
                 self.root = resolved
                 found = list(_scan(resolved))
+                if any(f.name == MARKER for f in found):
+                    laid = laid_files(resolved, [f.name for f in found])
+                    found = [f for f in found if f.name not in laid]
             else:
                 self.root = resolved.parent
                 info = resolved.stat()

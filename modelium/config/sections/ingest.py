@@ -34,6 +34,23 @@ class Ingest(Section):
         "trash, except those that are loaded or named by an alias.",
         why="2: `modelium rollback` always has a version to return to.",
     )
+    trial_requests: Annotated[int, Strict(), Field(ge=1), note(unit="requests")] = setting(
+        20,
+        "A version that replaces another one is on trial for this many requests; until then the "
+        "other one stays loaded, where both fit.",
+        why="20: enough for an ordinary error to be no accident.",
+    )
+    trial_failures: Annotated[int, Strict(), Field(ge=1), note(unit="requests")] = setting(
+        3,
+        "Requests of the trial that may not fail: with this many 5xx answers or broken "
+        "connections, the version before serves again.",
+        why="3: one may be the client's fault, three of twenty are not.",
+    )
+    trial_seconds: Seconds = setting(
+        60.0,
+        "The trial ends after this time at the latest; it is failed then if every request was.",
+        why="A minute: the other version holds memory meanwhile.",
+    )
     trash_retention_days: Annotated[float, Strict(), Field(ge=0), note(unit="days")] = setting(
         7.0,
         "How long the files of removed models and versions stay in the trash (`.trash` in the "

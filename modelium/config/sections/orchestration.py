@@ -23,6 +23,7 @@ from modelium.config.fields import (
     note,
     setting,
 )
+from modelium.config.places import SHARED_OR_OWN, default_root
 
 
 class Policies(Section):
@@ -55,6 +56,13 @@ class Policies(Section):
         0.9,
         "Fraction of each device's memory that models may use.",
         why="0.9 leaves room for drivers, other processes and short peaks.",
+    )
+    kv_cache_share: Annotated[float, Strict(), Field(ge=0, le=1), note(unit="fraction")] = setting(
+        0.5,
+        "Fraction of a GPU's free memory that a vLLM model's KV cache takes beyond its need, where "
+        "no other registered model needs it.",
+        why="0.5: a model on an idle GPU serves many requests at once, and the next one still has "
+        "room. What is taken returns when the model is unloaded.",
     )
     enable_model_swapping: Switch = setting(
         True,
@@ -135,15 +143,20 @@ class Orchestration(Section):
         "If false, Modelium observes and serves running models but loads and unloads none.",
         why="True: managing models is the purpose of Modelium.",
     )
-    model_repository: Directory = setting(
-        Path("/models/repository"),
-        "Model repository: the directory that all runtimes read models from.",
-        why="A single directory can be mounted under the same path by every runtime.",
+    model_repository: Annotated[Directory, note(default=SHARED_OR_OWN.format("repository"))] = (
+        setting(
+            what="Model repository: the directory that all runtimes read models from.",
+            why="A single directory can be mounted under the same path by every runtime; a user "
+            "without one needs no rights.",
+            factory=lambda: default_root() / "repository",
+        )
     )
-    incoming_directory: Directory = setting(
-        Path("/models/incoming"),
-        "Drop zone: the directory that is watched for new model folders.",
-        why="It is next to the repository, so that ingesting a drop is a rename.",
+    incoming_directory: Annotated[Directory, note(default=SHARED_OR_OWN.format("incoming"))] = (
+        setting(
+            what="Drop zone: the directory that is watched for new model folders.",
+            why="It is next to the repository, so that ingesting a drop is a rename.",
+            factory=lambda: default_root() / "incoming",
+        )
     )
     rejected_directory: Directory | None = setting(
         None,

@@ -44,7 +44,7 @@ class Triton(RuntimeSection):
 
     model_repository: Directory | None = setting(
         None,
-        "Model repository of the Triton server.",
+        "Model repository of the Triton server; may be orchestration.model_repository.",
         why="Null: `triton` in the state directory, in Triton's own layout.",
     )
     endpoint: HttpUrl = setting(

@@ -11,5 +11,6 @@ class StoreSection(Section):
     url: Secret | None = setting(
         None,
         "SQLAlchemy URL of the database. It may contain a password.",
-        why="Null: SQLite in the state directory; use PostgreSQL if several machines share it.",
+        why="Null: SQLite in the state directory. One service uses a store at a time. PostgreSQL "
+        "needs the Python package psycopg (`pip install 'psycopg[binary]'`).",
     )

@@ -22,6 +22,7 @@ from modelium.gateway.asgi import Message, Receive
 from modelium.gateway.problems import body_of, headers_of, status_of
 from modelium.gateway.proxy.names import Names
 from modelium.metrics import CONTENT_TYPE, Metrics
+from modelium.models import Model
 from modelium.ports import Clock
 from modelium.routing.switchboard import Switchboard, unknown
 
@@ -84,7 +85,7 @@ def _metadata(operations: Operations, names: Names, switchboard: Switchboard) ->
     @api.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         fleet = await operations.fleet()
-        shown = [openai_model(m) for m in fleet.models if _may_use(request, m.name)]
+        shown = [openai_model(m) for m in fleet.models if _is_served(m, request)]
         for alias, named in names.aliases.items():
             known = fleet.models_by_name.get(named.model)
             if known is not None and _may_use(request, known.name):
@@ -94,7 +95,7 @@ def _metadata(operations: Operations, names: Names, switchboard: Switchboard) ->
     @api.get("/v1/models/{model:path}")
     async def model(model: str, request: Request) -> dict[str, Any]:
         known = (await operations.fleet()).models_by_name.get(names.resolve(model).model)
-        if known is None or not _may_use(request, known.name):
+        if known is None or not _is_served(known, request):
             raise unknown(model)
         return openai_model(known, alias=model if model in names.aliases else None)
 
@@ -119,6 +120,11 @@ def _metadata(operations: Operations, names: Names, switchboard: Switchboard) ->
         return JSONResponse({"error": f"{model} is not loaded"}, status_code=400)
 
     return api
+
+
+def _is_served(model: Model, request: Request) -> bool:
+    """Whether a client may know ``model``: twins and models that are being removed are not its."""
+    return model.twin_of is None and model.removal is None and _may_use(request, model.name)
 
 
 def _may_use(request: Request, model: str) -> bool:

@@ -57,7 +57,9 @@ def render(
     devices = "".join(_device(row) for row in device_rows(fleet))
     sick = [r for r in fleet.runtimes if r.enabled and not r.healthy]
     warnings = "".join(
-        f'<p><span class="state sick">{_e(r.name)} is down</span> {_e(r.detail)}</p>' for r in sick
+        f'<p><span class="state {"loading" if r.starting else "sick"}">{_e(r.name)} is '
+        f"{'starting' if r.starting else 'down'}</span> {_e(r.detail)}</p>"
+        for r in sick
     )
     warnings += "".join(f"<p>{_e(notice)}</p>" for notice in notices)
     navigation = "".join(

@@ -207,12 +207,14 @@ class DataPlane:
                 headers=scope["headers"],
                 body=sent.body,
             ) as answer:
+                self._switchboard.judge(model, upstream, failed=answer.status >= 500)
                 try:
                     await reply.forward(answer, model)
                 finally:  # clients disconnect after the last event of a stream
                     if answer.status < 400 and sent.body:
                         self._log(model, reply, began)
         except Unavailable:
+            self._switchboard.judge(model, upstream, failed=True)
             self._switchboard.suspect(model)
             raise
 

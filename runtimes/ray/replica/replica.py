@@ -9,7 +9,7 @@ from typing import Any
 from runtimes.ray.replica.embeddings import EmbeddingModel
 from runtimes.ray.replica.http_api import HttpApi, Model
 from runtimes.ray.replica.onnx import OnnxModel
-from runtimes.ray.replica.text_models import TextClassifier, TextPipeline
+from runtimes.ray.replica.text_models import CrossEncoder, TextClassifier, TextPipeline
 from runtimes.ray.replica.text_to_image import TextToImageModel
 
 SLACK_BYTES = 256 * 1024**2
@@ -58,6 +58,8 @@ def load_model(spec: dict[str, Any]) -> Model:
     }
     if kind == "embedding":
         return EmbeddingModel(**common)
+    if kind == "ranking":
+        return CrossEncoder(**common)
     if kind == "classification":
         return TextClassifier(**common)
     if kind == "image":

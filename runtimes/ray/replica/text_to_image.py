@@ -51,9 +51,12 @@ class TextToImageModel:
         Raises:
             BadRequest: too many texts, or a parameter is out of bounds.
         """
+        return {"image": self.paint(texts_of(tensors), parameters)}
+
+    def paint(self, texts: list[str], parameters: dict[str, Any]) -> Array:
+        """Return pixels [texts, rows, columns, RGB]; raises as `infer`."""
         import torch
 
-        texts = texts_of(tensors)
         if len(texts) > MAX_TEXTS:
             raise BadRequest(f"{len(texts)} texts in one request: at most {MAX_TEXTS} are allowed")
         chosen = pipeline_parameters(parameters)
@@ -62,7 +65,8 @@ class TextToImageModel:
             chosen["generator"] = torch.Generator(self._device).manual_seed(seed)
         with torch.inference_mode():
             found = self._pipeline(prompt=texts, output_type="np", **chosen).images
-        return {"image": np.rint(np.asarray(found) * 255).clip(0, 255).astype(np.uint8)}
+        pixels: Array = np.rint(np.asarray(found) * 255).clip(0, 255).astype(np.uint8)
+        return pixels
 
 
 def pipeline_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ PLANNER = RulePlanner(estimate=estimate)
 @given(data=st.data(), fleet=fleets(), policy=policies())
 def test_its_plans_are_always_accepted(data: st.DataObject, fleet: Fleet, policy: Policy) -> None:
     trigger = data.draw(st.sampled_from(list(Trigger)))
-    whole = trigger in (Trigger.SWEEP, Trigger.REVIEW)
+    whole = trigger in (Trigger.SWEEP, Trigger.UPKEEP, Trigger.REVIEW)
     subject = None if whole else data.draw(st.sampled_from([m.name for m in fleet.models]))
     plan = PLANNER.plan(Question(trigger=trigger, model=subject, now=NOW), fleet, policy)
     assert validate(plan, fleet, policy, now=NOW) == []

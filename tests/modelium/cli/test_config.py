@@ -132,7 +132,17 @@ def test_check_prints_json_either_way() -> None:
         "ok": True,
         "file": "m.yaml",
         "problems": [],
+        "warnings": [],
     }
+
+
+def test_check_warns_of_folders_that_cannot_be_made_here() -> None:
+    Path("m.yaml").write_text(
+        "vllm: {enabled: true}\norchestration: {state_directory: /proc/modelium/state}"
+    )
+    found = config("check", "m.yaml")
+    assert found.exit_code == 0
+    assert "on this machine: orchestration.state_directory: cannot make" in found.stderr
 
 
 def test_show_prints_the_effective_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +163,15 @@ def test_show_of_a_wrong_file_exits_2() -> None:
 
     assert shown.exit_code == 2
     assert "no such file" in shown.stderr
+
+
+def test_deploy_lists_and_prints_the_files_for_deployment() -> None:
+    assert "modelium.service" in config("deploy").output.splitlines()
+    assert "ExecStart=" in config("deploy", "modelium.service").output
+
+    refused = config("deploy", "../pyproject.toml")
+    assert refused.exit_code == 2
+    assert "modelium.service" in refused.stderr
 
 
 def test_schema_and_docs_print_what_the_repository_holds() -> None:

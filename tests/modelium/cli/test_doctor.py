@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ import grpc
 import pytest
 
 from modelium.cli import doctor
-from modelium.cli.doctor import Finding, examine
+from modelium.cli.doctor import examine
+from modelium.cli.findings import Finding
+from modelium.cli.listening import service
 from modelium.config import Config
+from modelium.control import addresses, service_lock
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +41,7 @@ def findings(folder: Path, triton: dict[str, object]) -> dict[str, Finding]:
 
 @contextmanager
 def http_server(answers: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> Iterator[int]:
-    """A server that answers any request with 400, as HTTP/1 servers do to HTTP/2."""
+    """An HTTP/1 server of Triton's health: all else, such as HTTP/2, is answered with a 400."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -45,8 +49,9 @@ def http_server(answers: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n") -> Iterato
                 while True:
                     connection, _ = server.accept()
                     with connection:
-                        if connection.recv(1024):
-                            connection.sendall(answers)
+                        if asked := connection.recv(1024):
+                            live = asked.startswith(b"GET /v2/health/live ")
+                            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" if live else answers)
             except OSError:
                 return
 
@@ -77,6 +82,13 @@ def test_both_addresses_of_triton_are_checked(tmp_path: Path, grpc_port: int) ->
         )
     assert found["Triton"].ok
     assert found["Triton (gRPC)"].ok, found
+
+
+def test_tritons_http_address_is_asked_as_requests_are_sent(tmp_path: Path, grpc_port: int) -> None:
+    """The gRPC port answers TCP, too."""
+    found = findings(tmp_path, {"endpoint": f"http://127.0.0.1:{grpc_port}"})
+    assert not found["Triton"].ok
+    assert "set triton.endpoint" in found["Triton"].detail
 
 
 def test_an_http_server_at_the_grpc_address_is_reported(tmp_path: Path) -> None:
@@ -155,3 +167,104 @@ def test_the_llms_address_and_model_are_checked(tmp_path: Path) -> None:
         assert not nameless.ok and "brain.model is not set" in nameless.detail
     (gone,) = brain(tmp_path, base_url=url, model="judge")
     assert not gone.ok
+
+
+def settings(folder: Path, **sections: object) -> Config:
+    folders = {
+        "model_repository": str(folder / "repository"),
+        "incoming_directory": str(folder / "incoming"),
+        "metrics": {"prometheus_port": 0},
+    }
+    free = {"gateway": {"port": 0}, "prefect": {"port": 0}}
+    return Config.model_validate({"orchestration": folders, **free, **sections})
+
+
+def test_a_port_that_is_taken_is_named_with_its_field(tmp_path: Path) -> None:
+    with http_server() as port:
+        found = {f.what: f for f in examine(settings(tmp_path, gateway={"port": port}))}
+        taken = found[f"port {port}"]
+        assert not taken.ok
+        assert "gateway.port" in taken.detail and "or 0" in taken.detail
+    assert {f.what: f for f in examine(settings(tmp_path, gateway={"port": port}))}[
+        f"port {port}"
+    ].ok
+
+
+def test_a_running_service_is_asked_instead_of_its_ports(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    with service_lock.hold(config.orchestration.state):
+        (starting,) = service(config)
+        assert starting.ok and "is starting" in starting.detail
+        with http_server() as port:
+            addresses.write(config.orchestration.state, {"gateway": f"http://127.0.0.1:{port}"})
+            (runs,) = service(config)
+            assert runs.ok and f"answers at http://127.0.0.1:{port}" in runs.detail
+        (silent,) = service(config)
+        assert not silent.ok and "does not answer" in silent.detail
+
+
+def script(file: Path, text: str) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
+    return str(file)
+
+
+def engine(folder: Path, **sections: object) -> Finding:
+    found = examine(settings(folder, **sections))
+    return next(f for f in found if f.what in ("vLLM", "llama.cpp") or "replicas" in f.what)
+
+
+def test_a_script_whose_interpreter_is_gone_is_found_out(tmp_path: Path) -> None:
+    command = script(tmp_path / "bin/llama-server", "#!/no/such/python\n")
+
+    found = engine(tmp_path, llama_cpp={"enabled": True, "executable": command})
+
+    assert not found.ok
+    assert "/no/such/python is gone" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("there", "ok", "said"),
+    [
+        ('{"python": "3.12.1", "vllm": "0.22.0"}', True, "version 0.22.0"),
+        ('{"python": "3.12.1"}', False, "vllm cannot be imported"),
+    ],
+)
+def test_vllms_environment_has_to_have_vllm(
+    there: str, ok: bool, said: str, tmp_path: Path
+) -> None:
+    script(tmp_path / "bin/python", f"#!/bin/sh\necho '{there}'\n")
+    command = script(tmp_path / "bin/vllm", "#!/bin/sh\n")
+
+    found = engine(tmp_path, vllm={"enabled": True, "executable": command})
+
+    assert found.ok is ok
+    assert said in found.detail
+
+
+def test_replicas_need_the_same_ray(tmp_path: Path) -> None:
+    there = f'{{"python": "{platform.python_version()}", "ray": "1.0.0"}}'
+    python = script(tmp_path / "bin/python", f"#!/bin/sh\necho '{there}'\n")
+
+    found = engine(tmp_path, ray_serve={"enabled": True, "python": python})
+
+    assert not found.ok
+    assert "ray 1.0.0" in found.detail
+
+
+def test_folders_that_cannot_be_made_are_named_with_what_to_do(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {
+            "orchestration": {
+                "model_repository": str(tmp_path / "repository"),
+                "incoming_directory": "/proc/modelium/incoming",
+            }
+        }
+    )
+    found = {finding.what: finding for finding in examine(config)}
+    assert found["model repository"].ok
+    assert str(tmp_path / "repository") in found["model repository"].detail
+    for what, field in (("drop zone", "incoming"), ("rejected drops", "rejected")):
+        assert not found[what].ok
+        assert f"set orchestration.{field}_directory to another folder" in found[what].detail

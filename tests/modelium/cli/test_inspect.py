@@ -10,7 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from modelium.cli.inspect import register
-from tests.modelium.analysis.files import LLAMA, llama_folder, write_json
+from modelium.errors import ConfigError
+from tests.modelium.analysis.files import LLAMA, gguf_folder, llama_folder, write_json
 
 app = typer.Typer()
 register(app)
@@ -97,10 +98,44 @@ def test_a_refusal_says_why_and_exits_with_wrong_input(tmp_path: Path) -> None:
     folder = llama_folder(tmp_path / "m")
     (folder / "pytorch_model.bin").write_bytes(b"x")
     code, out, err = run("analyze", folder, "--json")
-    assert (code, out) == (2, "")
+    assert code == 2
+    assert json.loads(out)["rejected"]["reason"] == "pickle"
     assert "rejected (pickle)" in err and "safetensors" in err
     assert run("analyze", folder, "--approve", "pickle")[0] == 0
     assert run("estimate", tmp_path / "gone")[0] == 2
+
+
+def test_an_archive_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "m.zip").write_bytes(b"PK")
+    code, _, err = run("analyze", tmp_path / "m.zip")
+    assert code == 2
+    assert "m.zip is an archive: unpack it" in err and "inside a folder" not in err
+
+
+def test_the_configuration_names_the_engines(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("gateway: {prot: 1}")
+    with pytest.raises(ConfigError, match="did you mean port"):
+        CliRunner().invoke(
+            app,
+            ["analyze", str(llama_folder(tmp_path / "m")), "--config", str(tmp_path / "m.yaml")],
+            catch_exceptions=False,
+        )
+
+
+def test_an_estimate_is_for_the_usual_runtime_of_the_format(tmp_path: Path) -> None:
+    folder = gguf_folder(tmp_path / "m")
+    usual = run("estimate", folder, "--json")[1]
+    assert usual == run("estimate", folder, "--runtime", "llama_cpp", "--json")[1]
+    assert usual != run("estimate", folder, "--runtime", "vllm", "--json")[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "code"),
+    [("cpu", 0), ("gpu", 0), ("NVIDIA L4", 0), ("NVIDIA H100 80GB HBM3", 0), ("A100", 0),
+     ("banana", 2), ("gpu0", 2)],
+)  # fmt: skip
+def test_an_estimate_wants_a_device_that_can_be(tmp_path: Path, device: str, code: int) -> None:
+    assert run("estimate", llama_folder(tmp_path / "m"), "--device", device)[0] == code
 
 
 def test_no_heavy_library_is_imported_to_look_at_a_model(tmp_path: Path) -> None:

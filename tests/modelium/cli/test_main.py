@@ -87,3 +87,18 @@ def test_unreachable_service_exits_with_3_and_says_how_to_start_one(
 
     message = " ".join(capsys.readouterr().err.split())
     assert "cannot reach Modelium" in message and "modelium up" in message
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(
+        "orchestration: {model_repository: /proc/modelium/repository, "
+        f"incoming_directory: {tmp_path}/in, state_directory: /proc/modelium/state}}\n"
+        "llama_cpp: {enabled: true}\nprefect: {enabled: false}\n"
+    )
+    assert run(monkeypatch, "up", "--config", str(file)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: ") and "orchestration.state_directory" in said
+    assert "Traceback" not in said

@@ -38,9 +38,9 @@ def test_on_loopback_no_token_is_required(host: str) -> None:
         ({"model_repository": "/m", "incoming_directory": "/m"}, "incoming_directory"),
         ({"model_repository": "/m", "incoming_directory": "/m/in"}, "incoming_directory"),
         ({"model_repository": "/m/in/r", "incoming_directory": "/m/in"}, "incoming_directory"),
-        ({"rejected_directory": "/models/incoming/no"}, "rejected_directory"),
-        ({"state_directory": "/models/repository/state"}, "state_directory"),
-        ({"state_directory": "/models/rejected"}, "state_directory"),
+        ({"incoming_directory": "/m", "rejected_directory": "/m/no"}, "rejected_directory"),
+        ({"model_repository": "/m", "state_directory": "/m/state"}, "state_directory"),
+        ({"incoming_directory": "/m/in", "state_directory": "/m/rejected"}, "state_directory"),
     ],
 )
 def test_folders_keep_out_of_each_other(folders: dict[str, str], wrong: str) -> None:

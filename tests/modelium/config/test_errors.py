@@ -26,7 +26,7 @@ models:
         'gateway.host: got ""; allowed: non-empty string',
         "gateway.port: got 70000; allowed: integer ≥ 0 and ≤ 65535",
         'prefect.enabled: got "yes"; allowed: true or false',
-        "prefect.retention_days: got 0; allowed: number > 0",
+        "prefect.retention_days: got 0; allowed: number > 0 or a duration (90s, 30m, 1h, 7d)",
         'models.gpt2.priority: got "urgent"; allowed: one of high, medium, low or null',
         "models.../evil: invalid key; allowed: "
         "model name (up to 128 letters, digits, `.`, `_`, `-`)",
@@ -102,7 +102,7 @@ def test_a_number_for_a_secret_is_not_repeated() -> None:
 def test_fields_that_do_not_agree_are_all_named() -> None:
     lines = wrong(
         "gateway: {host: 0.0.0.0, port: 4200}\n"
-        "orchestration: {incoming_directory: /models/repository/in, "
+        "orchestration: {model_repository: /m/r, incoming_directory: /m/r/in, "
         "rejected_directory: /r}\n"
     )
 

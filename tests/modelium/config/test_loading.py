@@ -62,8 +62,8 @@ class TestYaml:
 
     def test_a_list_at_the_top_is_an_error(self) -> None:
         assert wrong("- gateway") == [
-            "contains a list; allowed: a mapping with the sections orchestration, ingest, triton, "
-            "vllm, ray_serve, llama_cpp, gateway, prefect, store, brain, models"
+            "contains a list; allowed: a mapping with the sections orchestration, devices, ingest, "
+            "triton, vllm, ray_serve, llama_cpp, gateway, prefect, store, brain, logging, models"
         ]
 
     @pytest.mark.parametrize("text", ["? [a, b]\n: 1", "gateway: {port: 0b_}", "a: \x01"])
@@ -80,3 +80,37 @@ class TestYaml:
         text = "models:\n  a: &base {team: prod}\n  b:\n    <<: *base\n    pinned: true\n"
 
         assert read(text).config.models["b"].team == "prod"
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("1h", 3600), ("90s", 90), ("1.5m", 90), ("2min", 120), ("7d", 604800), ("0s", 0), (5, 5)],
+)
+def test_durations_may_have_a_unit(written: object, seconds: float) -> None:
+    text = f"orchestration: {{policies: {{auto_unload_after_seconds: {written}}}}}"
+
+    assert read(text).config.orchestration.policies.auto_unload_after_seconds == seconds
+    assert (
+        read(
+            "gateway: {}", MODELIUM_ORCHESTRATION__POLICIES__AUTO_UNLOAD_AFTER_SECONDS=str(written)
+        ).config.orchestration.policies.auto_unload_after_seconds
+        == seconds
+    )
+
+
+def test_days_may_have_another_unit() -> None:
+    assert read("prefect: {retention_days: 12h}").config.prefect.retention_days == 0.5
+
+
+@pytest.mark.parametrize("written", ["1y", "h", "-1h", "1h30m", "'5'"])
+def test_what_is_no_duration_is_an_error_that_shows_one(written: str) -> None:
+    (line,) = wrong(f"gateway: {{max_wait_seconds: {written}}}")
+
+    assert "a duration (90s, 30m, 1h, 7d)" in line
+
+
+@pytest.mark.parametrize("written", ["0s", "0.0h"])
+def test_an_interval_is_not_zero_in_any_unit(written: str) -> None:
+    (line,) = wrong(f"orchestration: {{metrics: {{collection_interval_seconds: {written}}}}}")
+
+    assert "number > 0" in line

@@ -237,7 +237,8 @@ async def test_a_model_is_explained_with_its_decisions_and_events(
     assert explained.model is not None and explained.model.traffic.completed == 1
     assert explained.drops == ()
     assert [d.plan.trigger for d in explained.decisions] == [Trigger.INGEST]
-    assert [e.kind for e in explained.events] == ["model.ready", "model.registered"]
+    kinds = ["model.ready", "model.loading", "model.registered"]
+    assert [e.kind for e in explained.events] == kinds
 
 
 async def test_drops_that_are_no_models_are_listed_and_explained(

@@ -15,7 +15,7 @@ from modelium.stages.monitor import SETTLE_S
 from modelium.stages.sweeps import Sweeps
 from modelium.store import Store
 from tests.fakes.devices import CPU
-from tests.fakes.runtime import upstream
+from tests.fakes.runtime import routed, upstream
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
@@ -111,7 +111,7 @@ async def test_a_ready_model_is_adopted_and_routed(world: World) -> None:
     world.runtime.held["tiny"] = upstream("tiny")
     await recover(world.services)
     assert world.runtime.handles == {"tiny": {"name": "of-before"}}
-    assert world.services.switchboard.upstream("tiny") == upstream("tiny")
+    assert world.services.switchboard.upstream("tiny") == routed("tiny")
     assert world.store.model("tiny").state is ModelState.READY
     assert world.runtime.unloads == []
     assert await world.request() == "tiny"
@@ -122,7 +122,7 @@ async def test_a_ready_model_that_moved_is_routed_to_where_it_is(world: World) -
     ready(world.store)
     world.runtime.held["tiny"] = upstream("tiny", port=10)
     await recover(world.services)
-    assert world.services.switchboard.upstream("tiny") == upstream("tiny", port=10)
+    assert world.services.switchboard.upstream("tiny") == routed("tiny", port=10)
 
 
 async def test_a_ready_model_that_is_gone_is_queued(world: World) -> None:

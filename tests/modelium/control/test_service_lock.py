@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -70,3 +73,27 @@ def test_a_service_that_does_not_stop_is_reported_by_pid(tmp_path: Path) -> None
         with pytest.raises(DeadlineExceeded, match=str(other.pid)):
             service_lock.stop(tmp_path, within_s=0.5)
         other.kill()
+
+
+def test_a_folder_has_one_service_whatever_their_state_directories_are(tmp_path: Path) -> None:
+    field = "orchestration.incoming_directory"
+    said = rf"^{field}: another Modelium service \(process {os.getpid()} on .*\) manages "
+    with (
+        service_lock.claim(tmp_path, field=field),
+        pytest.raises(InputError, match=said),
+        service_lock.claim(tmp_path, field=field),
+    ):
+        raise AssertionError("never held twice")
+    with service_lock.claim(tmp_path, field=field):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_managed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with service_lock.claim(tmp_path, field="f"):
+        assert "cannot be locked" in caplog.text

@@ -18,6 +18,8 @@ from modelium.lifecycle import ModelState
 from modelium.models import Intent
 from modelium.stages.evict import evict
 from modelium.stages.removal import remove_pending
+from modelium.stages.snapshot import snapshot
+from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
@@ -59,6 +61,10 @@ async def second_version(world: World, name: str = "tiny", *, weight: float = 2.
     await world.drop(name, weight=weight)
     await world.until(name, lambda m: m.version == version + 1 and not m.outdated)
     await world.settled(name, "ready")
+    await world.launcher._background.wait(timeout_s=60)
+    world.clock.advance(61.0)  # the end of its trial
+    await conclude(world.services, await snapshot(world.services))
+    await world.launcher._background.wait(timeout_s=60)
 
 
 # --- removal --------------------------------------------------------------------------------------
@@ -103,7 +109,7 @@ async def test_the_name_is_free_for_a_new_drop(world: World, operations: Operati
     await world.load()
     again = world.store.model("tiny")
     assert (again.version, again.traffic.completed) == (2, 0)
-    assert await world.request() == "tiny"
+    assert await world.request() == "tiny@2"
 
 
 async def test_a_drop_of_a_name_that_is_being_removed_waits(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import openai
 import pytest
 
 from tests.fakes.upstream import Upstream
@@ -163,6 +164,19 @@ async def test_the_model_of_a_form_is_read_and_renamed(
     assert all(seen.headers["content-type"] == KIND["content-type"] for seen in engine.seen)
     assert engine.seen[0].body == FORM
     assert engine.seen[1].body == engine.seen[2].body == FORM.replace(b"whisper", b"engines-name")
+
+
+async def test_openais_client_transcribes_under_an_alias(start: Start, engine: Upstream) -> None:
+    async with start(aliases={"whisper-1": "small"}) as setup:
+        setup.board.open("small", engine.address("small"))
+        async with openai.AsyncOpenAI(base_url=f"{setup.gateway.url}/v1", api_key="any") as client:
+            await client.audio.transcriptions.create(
+                model="whisper-1", file=("speech.wav", b"RIFF\r\n--\x00"), language="en"
+            )
+    (seen,) = engine.seen
+    assert b"\r\n\r\nsmall\r\n--" in seen.body and b"whisper-1" not in seen.body
+    assert b"RIFF\r\n--\x00\r\n--" in seen.body
+    assert seen.headers["content-length"] == str(len(seen.body))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from modelium.analysis.readers.laid import CONFIG, Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
-from modelium.intake.repository import REASON, ModelRepository, model_name
+from modelium.intake.repository import REASON, ModelRepository, model_name, version_of
 from tests.modelium.analysis.files import llama_folder
 
 UNSAFE = DropRejected("it holds pickles", reason="pickle", approvable=True)
@@ -49,6 +50,17 @@ def test_drop_from_elsewhere_is_copied(repository: ModelRepository, tmp_path: Pa
     staged = repository.stage(original, name="other")
     assert (staged.name, staged.moved) == ("other", False)
     assert files(staged.folder) == files(original) == LLAMA_FILES
+
+
+def test_what_a_drop_brings_as_laid_for_triton_is_taken_off(repository: ModelRepository) -> None:
+    drop = llama_folder(repository.incoming / "m")
+    Laid(version=1, config=True, folder="1").write(drop)
+    (drop / CONFIG).write_text('backend: "python"')
+    (drop / "1").mkdir()
+    (drop / "1" / "config.json").write_bytes((drop / "config.json").read_bytes())
+    (drop / "1" / "model.py").write_text("print('mine')")
+    staged = repository.stage(drop, name=None)
+    assert files(staged.folder) == {*LLAMA_FILES, "1/model.py"}
 
 
 def test_single_file_is_staged_in_a_folder(repository: ModelRepository) -> None:
@@ -115,14 +127,27 @@ def test_versions_are_published_beside_each_other(repository: ModelRepository) -
     assert list(repository.staging.iterdir()) == []
 
 
-def test_version_that_was_never_registered_is_kept_as_rejected(repository: ModelRepository) -> None:
-    left = llama_folder(repository.path("m", 1), vocab_size=512)
-    drop = llama_folder(repository.incoming / "m")
-    repository.publish(repository.stage(drop, name=None), version=1)
-    assert json.loads((left / "config.json").read_text())["vocab_size"] == 256
-    folder, reason = repository.find_rejected("m")
-    assert reason["reason"] == "unregistered"
-    assert json.loads((folder / "m" / "config.json").read_text())["vocab_size"] == 512
+def test_the_next_version_is_one_whose_path_is_free(repository: ModelRepository) -> None:
+    llama_folder(repository.path("m", 1))
+    llama_folder(repository.path("m", 2))
+    assert repository.free_version("m", 1) == 3
+    assert repository.free_version("m", 4) == 4
+
+
+@pytest.mark.parametrize(
+    ("entry", "means"),
+    [
+        ("m", ("m", 1)),
+        ("m.v1@12", ("m.v1", 12)),
+        ("m@", None),
+        ("m@x", None),
+        ("m@1@2", None),
+        ("a b", None),
+        ("-m", None),
+    ],
+)
+def test_name_and_version_of_an_entry(entry: str, means: tuple[str, int] | None) -> None:
+    assert version_of(Path("/r") / entry) == means
 
 
 def test_discarded_drop_leaves_nothing_in_staging(

@@ -117,3 +117,27 @@ def test_messages_state_the_numbers() -> None:
         "at once",
         "a: was evicted 5 s ago; reload_cooldown_seconds is 30, except for a request or an operator",
     ]
+
+
+def test_cards_of_one_name_that_differ_by_a_mebibyte_are_used_together() -> None:
+    splits = profile(20, tensor_parallel_degrees=(1, 2))
+    world = fleet(model("a", 20, profile=splits), gpus=2)
+    first, second = world.devices
+    action = load("a", "n/g0", "n/g1", gib=10)
+
+    def beside(**other: object) -> Fleet:
+        changed = second.model_copy(update=other)
+        return Fleet.model_validate(
+            world.model_copy(update={"devices": (first, changed)}).model_dump()
+        )
+
+    assert broken(beside(total_bytes=second.total_bytes - 2**20), action) == []
+    assert broken(beside(total_bytes=second.total_bytes * 9 // 10), action) == ["devices"]
+    assert broken(beside(mig=1), action) == ["devices"]
+
+
+def test_a_runtime_gets_no_device_that_it_cannot_use() -> None:
+    cpu_build = RuntimeStatus(
+        name=RuntimeName.VLLM, enabled=True, healthy=True, device_kinds=frozenset({"cpu"})
+    )
+    assert broken(fleet(model("a"), runtimes=(cpu_build,)), load("a")) == ["device-kind"]

@@ -23,6 +23,7 @@ USERS = {
     },
     "triton": {"enabled": True, "command": ["tritonserver"], "model_repository": "/models/triton"},
     "ray_serve": {"enabled": True, "address": "head:6379"},
+    "devices": {"use": ["1"]},
 }
 
 
@@ -31,6 +32,7 @@ def test_only_the_runtime_itself_is_the_users(tmp_path: Path) -> None:
     assert own.vllm.executable == "/opt/vllm/bin/vllm"
     assert own.vllm.default_settings == {"dtype": "float16"}
     assert own.orchestration.node == "gpu-7"
+    assert own.devices.use == ("1",)
     assert own.orchestration.model_repository == tmp_path / "repository"
     assert own.orchestration.state.is_relative_to(tmp_path)
     assert own.orchestration.policies.always_loaded == frozenset()

@@ -26,8 +26,18 @@ async def test_a_new_version_takes_the_place_of_the_loaded_one(world: World, pin
     assert [r.path for r in world.runtime.requests][-1].endswith("tiny@2")
 
 
+def only_one_fits(world: World) -> None:
+    """Shrink the device to one and a half models."""
+    (booking,) = world.store.view()[2]
+    size = int(booking.bytes * 1.5 / 0.9)
+    (device,) = world.devices.devices
+    shrunk = device.model_copy(update={"total_bytes": size, "free_bytes": size})
+    world.devices.devices = (shrunk,)
+
+
 async def test_a_new_version_waits_for_requests_on_the_old_one(world: World) -> None:
     await world.load()
+    only_one_fits(world)
     async with world.services.switchboard.admit("tiny"):
         await world.drop(weight=2.0)
         await world.until("tiny", lambda m: m.state == "draining")
@@ -38,6 +48,7 @@ async def test_a_new_version_waits_for_requests_on_the_old_one(world: World) -> 
 
 async def test_a_version_that_stays_busy_goes_on_serving(world: World) -> None:
     await world.load()
+    only_one_fits(world)
 
     def failed() -> int:
         return [d.outcome for d in world.store.decisions.newest(model="tiny")].count("failed")

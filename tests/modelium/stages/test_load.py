@@ -316,3 +316,23 @@ async def test_a_load_that_is_cancelled_while_it_makes_room_leaves_nothing_booke
         await task
     assert world.store.model("tiny").state is ModelState.UNLOADED
     assert "tiny" not in {booking.model for booking in world.store.view()[2]}
+
+
+async def test_what_the_driver_reduced_is_what_the_store_keeps(world: World) -> None:
+    world.runtime.reduced = {"max_model_len": 1024, "max_num_seqs": 2}
+    await world.load()
+    record = world.store.model("tiny")
+    assert record.deployment is not None
+    effective = record.deployment.settings
+    assert (effective.max_model_len, effective.max_num_seqs) == (1024, 2)
+    assert "with max_model_len 1024, max_num_seqs 2, as more did not start" in record.reason
+    ready = next(event for event in world.heard if event.kind == "model.ready")
+    assert ready.detail["reduced"] == "max_model_len 1024, max_num_seqs 2"
+
+    # The next load starts from what worked.
+    world.runtime.reduced = {}
+    await evict(world.services, models=["tiny"])
+    await load(world.services, model="tiny", steps=world.steps)
+    again = world.runtime.requests[-1].settings
+    assert (again.max_model_len, again.max_num_seqs) == (1024, 2)
+    assert "did not start" not in world.store.model("tiny").reason

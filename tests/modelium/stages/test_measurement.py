@@ -157,3 +157,15 @@ async def test_memory_that_was_full_before_the_model_was_ready_is_measured_too(
     world.store.history.record_memory({("tiny", booking.device): 50_000_000}, {})
     await monitor(world.services)
     assert world.store.model("tiny").measured[0].per_device_bytes == 50_000_000
+
+
+def test_idle_memory_in_the_kv_cache_is_not_the_models_need() -> None:
+    world = fleet()
+    (model,) = world.models
+    assert model.deployment is not None
+    wide = model.deployment.model_copy(
+        update={"settings": LoadSettings(kv_cache_bytes=6 * GIB, extra_kv_bytes=5 * GIB)}
+    )
+    world = world.model_copy(update={"models": (model.model_copy(update={"deployment": wide}),)})
+    found = measurement.fresh_loads(world, {PLACE: 15 * GIB}, {PLACE: 15 * GIB})
+    assert found["m"].per_device_bytes == 10 * GIB

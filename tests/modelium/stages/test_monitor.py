@@ -14,7 +14,7 @@ from modelium.ports import EngineStats
 from modelium.stages.evict import evict
 from modelium.stages.monitor import SETTLE_S, monitor
 from modelium.stages.snapshot import snapshot
-from tests.fakes.runtime import upstream
+from tests.fakes.runtime import routed, upstream
 from tests.modelium.conftest import World
 
 
@@ -94,7 +94,7 @@ async def test_a_moved_upstream_is_followed(world: World) -> None:
     record = await world.load()
     world.runtime.held["tiny"] = upstream("tiny", port=10)
     assert (await monitor(world.services)).outcome == "steady"
-    assert world.services.switchboard.upstream("tiny") == upstream("tiny", port=10)
+    assert world.services.switchboard.upstream("tiny") == routed("tiny", port=10)
     moved = world.store.model("tiny")
     assert moved.state is ModelState.READY
     assert moved.deployment is not None and record.deployment is not None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import sqlalchemy as sa
 
+from modelium.errors import InputError
+from modelium.store import Store
 from modelium.store.connection import connect, migrate
 from modelium.store.schema import metadata
 
@@ -61,3 +64,27 @@ def test_two_services_may_migrate_at_once(url: str) -> None:
     assert set(sa.inspect(engines[0]).get_table_names()) >= set(metadata.tables)
     for engine in engines:
         engine.dispose()
+
+
+def test_a_missing_driver_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError, match=r"package psycopg is missing; install .*psycopg\[binary"):
+        connect("postgresql://me:s3cret@db/modelium")
+
+
+@pytest.mark.parametrize("url", ["modelium.db", "oracle9i://me:s3cret@db/x"])
+def test_what_is_no_database_is_an_input_error_without_its_password(url: str) -> None:
+    with pytest.raises(InputError, match=r"store\.url: not a database; allowed: ") as refused:
+        connect(url)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_folder_that_cannot_be_made_is_an_input_error() -> None:
+    with pytest.raises(InputError, match=r"store\.url: cannot make /proc/modelium"):
+        connect("sqlite:////proc/modelium/modelium.db")
+
+
+def test_a_database_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "modelium.db").mkdir()
+    with pytest.raises(InputError, match=r"cannot be opened: unable to open database file$"):
+        Store.open(f"sqlite:///{tmp_path}/modelium.db", now=lambda: 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import httpx
 
+from modelium.analysis import EngineCatalog, analyze
+from modelium.analysis.memory.footprint import CPU_POOL
+from modelium.analysis.memory.vllm_pool import pool_bytes
 from modelium.clock import SystemClock
 from modelium.config import LlamaCpp as LlamaCppSection
 from modelium.config import RayServe as RayServeSection
@@ -28,6 +32,9 @@ from tests import engines, samples
 from tests.fakes import tiny_llama
 from tests.runtimes.conformance.bench import Bench
 from tests.runtimes.requests import profile, request
+
+LONG = 32768
+"""Context of the vLLM bench in tokens: far more than the pool's rounding could hide."""
 
 
 def inventory() -> CpuInventory:
@@ -64,7 +71,15 @@ def vllm(state: Path) -> Bench:
 
     def load(name: str) -> LoadRequest:
         path = tiny_llama.write(state / "models" / name)
-        settings = LoadSettings(max_model_len=256, max_num_seqs=4, kv_cache_bytes=32 * 2**20)
+        config = json.loads((path / "config.json").read_text())
+        config["max_position_embeddings"] = LONG
+        (path / "config.json").write_text(json.dumps(config))
+        # Exactly what the planner gives it: vLLM refuses a pool that is a byte too small.
+        pool, least = pool_bytes(
+            analyze(path, engines=EngineCatalog()), CPU_POOL, max_model_len=LONG, max_num_seqs=1
+        )
+        assert pool == least
+        settings = LoadSettings(max_model_len=LONG, max_num_seqs=4, kv_cache_bytes=pool)
         return request(path, settings=settings, deadline_s=600)
 
     def broken() -> LoadRequest:

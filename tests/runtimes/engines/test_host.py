@@ -259,7 +259,7 @@ async def test_an_unload_ends_when_the_gpu_memory_is_back(
     )
     assert inventory.snapshot()[0].free_bytes == 60 * GIB
     (running,) = await driver.discover({})
-    held = {process.pid for process in inventory.snapshot()[0].processes}
+    held = {process.pid for process in inventory.snapshot()[0].processes or ()}
     assert held <= set(running.pids)
     await driver.unload("m", handle=loaded.handle, grace_s=5)
     assert inventory.snapshot()[0].free_bytes == 80 * GIB
@@ -290,3 +290,28 @@ async def test_starts_on_one_gpu_wait_for_each_other_and_others_do_not(
     hung.cancel()
     await waiting
     assert len(starts(tmp_path / "b")) == 1
+
+
+async def test_an_adopted_engine_with_an_older_configuration_is_named(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = await make().load(request(model(tmp_path)), progress=no_progress)
+    same = make()
+    await same.discover({"m": loaded.handle})
+    assert (await same.status()).detail == ""
+    assert not caplog.records
+    changed = make(default_settings={"dtype": "float16"}, environment={"SECRET": "hunter2"})
+    await changed.discover({"m": loaded.handle})
+    detail = "vllm.default_settings, vllm.environment changed since m started"
+    assert detail in (await changed.status()).detail
+    assert "m was started before vllm.default_settings, vllm.environment changed" in caplog.text
+    record = (tmp_path / "vllm" / "m.json").read_text()
+    assert "hunter2" not in record and "float16" not in record
+
+
+async def test_kernels_are_kept_in_the_state_directory(make: Make, tmp_path: Path) -> None:
+    path = model(tmp_path)
+    await make().load(request(path), progress=no_progress)
+    environment: dict[str, str] = starts(path)[0]["env"]  # type: ignore[assignment]
+    assert environment["VLLM_CACHE_ROOT"].startswith(str(tmp_path / "vllm" / "caches"))
+    assert environment["PATH"].startswith(f"{tmp_path}:"), "its own tools are found"

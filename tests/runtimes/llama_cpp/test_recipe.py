@@ -8,7 +8,7 @@ import pytest
 
 from modelium.config import LlamaCpp as LlamaCppSection
 from modelium.errors import FailureKind, LoadFailed
-from modelium.models import GIB, Device, LoadSettings, ModelFormat
+from modelium.models import GIB, Device, LoadSettings, ModelFormat, Task
 from runtimes.llama_cpp.recipe import LlamaCppRecipe
 from runtimes.process.supervisor import Command
 from tests.runtimes.requests import CPU, profile, request
@@ -68,11 +68,11 @@ def test_allowed_arguments_are_passed_on() -> None:
 def test_less_memory_means_fewer_sequences_and_then_a_shorter_context() -> None:
     made = engine()
     asked = request(Path("/m"), settings=LoadSettings(max_model_len=1500, max_num_seqs=2))
-    fewer = made.smaller(asked)
+    fewer = made.smaller(asked, [])
     assert fewer and fewer.settings.max_num_seqs == 1
-    shorter = made.smaller(fewer)
+    shorter = made.smaller(fewer, [])
     assert shorter and shorter.settings.max_model_len == 1024
-    assert made.smaller(shorter) is None
+    assert made.smaller(shorter, []) is None
 
 
 @pytest.mark.parametrize(
@@ -105,3 +105,25 @@ def test_its_counters_are_tokens() -> None:
     )
     assert (stats.prompt_tokens, stats.generated_tokens, stats.running) == (12, 34, 1)
     assert stats.latency_sum_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("task", "option"),
+    [(Task.EMBEDDING, "--embeddings"), (Task.TEXT_RANKING, "--reranking")],
+)
+def test_the_server_is_told_what_the_model_is_for(task: Task, option: str) -> None:
+    made = engine()
+    model = GGUF.model_copy(update={"task": task, "context_length": 2048})
+    asked = made.complete(request(Path("/models/m"), profile=model))
+    words = " ".join(made.command(asked, host="127.0.0.1", port=1, key="k").argv)
+    assert f"{option} --batch-size 2048 --ubatch-size 2048" in words
+    assert "--embeddings" not in " ".join(command(made).argv)
+
+
+def test_a_projector_is_passed_on() -> None:
+    made = engine()
+    files = {"model": "q4.gguf", "projector": "mmproj-f16.gguf"}
+    model = GGUF.model_copy(update={"files": files, "task": Task.IMAGE_TEXT_TO_TEXT})
+    asked = made.complete(request(Path("/models/m"), profile=model))
+    words = " ".join(made.command(asked, host="127.0.0.1", port=1, key="k").argv)
+    assert "--mmproj /models/m/mmproj-f16.gguf" in words

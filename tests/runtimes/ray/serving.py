@@ -9,6 +9,7 @@ import httpx
 
 from modelium.models import Device, LoadSettings, ModelProfile, Upstream
 from modelium.ports import LoadRequest, Running
+from runtimes.ray.connection import Session
 from runtimes.ray.driver import RayServeDriver
 
 MIB = 1024**2
@@ -59,5 +60,18 @@ async def infer(upstream: Upstream, tensor: dict[str, Any], **parameters: Any) -
     return {output["name"]: output["data"] for output in answer.json()["outputs"]}
 
 
+async def post(upstream: Upstream, path: str, **document: Any) -> Any:
+    async with httpx.AsyncClient(timeout=SOON_S) as client:
+        answer = await client.post(f"{upstream.base_url}{path}", json=document)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
 def texts(*given: str) -> dict[str, Any]:
     return {"name": "text", "datatype": "BYTES", "shape": [len(given)], "data": list(given)}
+
+
+def session_of(driver: RayServeDriver) -> Session:
+    session = driver._connection.session
+    assert session is not None
+    return session

@@ -38,6 +38,8 @@ BERT = ModelProfile(
     weight_bytes=1,
 )
 
+APPLICATION = {"import_path": "app:build", "args": {"a": 1}, "memory_bytes": None}
+
 
 def composed(
     profile: ModelProfile = ONNX,
@@ -65,16 +67,22 @@ def composed(
 
 @pytest.mark.parametrize("format_", ModelFormat)
 @pytest.mark.parametrize("task", Task)
-def test_the_catalog_promises_what_the_driver_takes(format_: ModelFormat, task: Task) -> None:
+@pytest.mark.parametrize("architecture", ["XForSequenceClassification", "XForCausalLM"])
+def test_the_catalog_promises_what_the_driver_takes(
+    format_: ModelFormat, task: Task, architecture: str
+) -> None:
     everything = EngineCatalog(
         ray_modules=frozenset({"onnxruntime", "torch", "transformers", "diffusers"})
     )
     promised = {
         support.runtime: support.supported
-        for support in assess(format=format_, task=task, architecture="X", engines=everything)
+        for support in assess(
+            format=format_, task=task, architecture=architecture, engines=everything
+        )
     }[RuntimeName.RAY_SERVE]
     try:
-        composed(BERT.model_copy(update={"format": format_, "task": task}), python="/p")
+        changes = {"format": format_, "task": task, "architecture": architecture}
+        composed(BERT.model_copy(update={**changes, "details": APPLICATION}), python="/p")
         taken = True
     except Unsupported:
         taken = False
@@ -84,6 +92,24 @@ def test_the_catalog_promises_what_the_driver_takes(format_: ModelFormat, task: 
 def variables(application: Application) -> dict[str, str]:
     found: dict[str, str] = application.options["ray_actor_options"]["runtime_env"]["env_vars"]
     return found
+
+
+def test_a_custom_application_gets_its_path_and_finds_its_code() -> None:
+    profile = BERT.model_copy(
+        update={
+            "format": ModelFormat.CUSTOM,
+            "task": Task.GENERIC,
+            "details": APPLICATION,
+            "needs_remote_code": True,
+        }
+    )
+    with pytest.raises(NeedsApproval, match="approve `remote-code`"):
+        composed(profile)
+    application = composed(profile, remote_code=True, device=GPU)
+    assert application.custom and application.spec["import_path"] == "app:build"
+    assert application.spec["args"] == {"a": 1, "model_path": "/models/m"}
+    assert variables(application)["PYTHONPATH"] == "/models/m"
+    assert variables(application)["CUDA_VISIBLE_DEVICES"] == "GPU-1-2"
 
 
 def test_a_gpu_model_gets_its_share_of_the_decided_gpu() -> None:

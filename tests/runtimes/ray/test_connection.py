@@ -11,11 +11,10 @@ from modelium.clock import SystemClock
 from modelium.config import RayServe as RayServeConfig
 from modelium.errors import ConfigError, LoadFailed, Unavailable
 from runtimes.ray import running_serve
-from runtimes.ray.connection import Session
 from runtimes.ray.driver import RayServeDriver
 from tests import samples
 from tests.runtimes.conftest import LocalRay
-from tests.runtimes.ray.serving import infer, quiet, request, running
+from tests.runtimes.ray.serving import infer, quiet, request, running, session_of
 
 pytestmark = [
     pytest.mark.real,
@@ -28,10 +27,12 @@ async def test_a_cluster_that_is_not_there_is_reported_not_raised(tmp_path: Path
     config = RayServeConfig(enabled=True, address="127.0.0.1:1", endpoint="http://127.0.0.1:8000")
     driver = RayServeDriver(config=config, state_directory=tmp_path, clock=SystemClock())
     async with driver:
+        first = await driver.status()
+        assert first.starting and not first.healthy
         with pytest.raises(Unavailable, match="cannot be reached"):
             await driver.discover({})
         status = await driver.status()
-        assert not status.healthy and status.detail
+        assert not status.healthy and not status.starting and status.detail
         with pytest.raises(Unavailable, match="is down") as down:
             await driver.discover({})
         assert down.value.retry_after_s
@@ -63,12 +64,6 @@ async def test_the_serve_that_runs_at_the_endpoint_is_used_and_left_alone(
     names = (await session_of(local_ray.driver).status()).applications
     assert "theirs" in names and "guest" not in names
     await local_ray.driver.unload("theirs", handle={}, grace_s=0)
-
-
-def session_of(driver: RayServeDriver) -> Session:
-    session = driver._connection.session
-    assert session is not None
-    return session
 
 
 async def test_another_program_at_the_endpoint_is_named(tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ from tests.runtimes.triton.drops import drop
             FailureKind.BAD_SETTINGS,
         ),
         ("CUDA error: out of memory", FailureKind.OUT_OF_MEMORY),
+        (
+            "explicit model load / unload is not allowed if polling is enabled",
+            FailureKind.BAD_SETTINGS,
+        ),
     ],
 )
 def test_tritons_refusals_have_kinds(text: str, kind: FailureKind) -> None:

@@ -15,3 +15,4 @@ def upgrade() -> None:
     op.add_column("versions", sa.Column("removed_at", sa.Float))
     op.add_column("versions", sa.Column("removed_by", sa.Text))
     op.add_column("versions", sa.Column("purge", sa.Boolean))
+    op.add_column("versions", sa.Column("proven_at", sa.Float))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from modelium.analysis import analyze
-from modelium.models import ModelFormat, RuntimeName
+from modelium.models import ModelFormat, RuntimeName, Task
 from tests.modelium.analysis.files import (
     GGUF_METADATA,
     gguf_folder,
@@ -76,3 +76,45 @@ def test_gguf_counts_that_cannot_be_are_refused(tmp_path: Path, counts: tuple[in
 def test_a_gguf_of_another_version_is_refused(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", metadata={}, version=1)
     assert reason_of(tmp_path) == "bad-gguf"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "task"),
+    [
+        ("bert", None, Task.EMBEDDING),
+        ("qwen3", 3, Task.EMBEDDING),
+        ("qwen3", 4, Task.TEXT_RANKING),
+        ("bert", 4, Task.TEXT_RANKING),
+        ("qwen3", 0, Task.TEXT_GENERATION),
+        ("qwen3", None, Task.TEXT_GENERATION),
+    ],
+)
+def test_the_task_is_told_by_architecture_and_pooling(
+    tmp_path: Path, architecture: str, pooling: int | None, task: Task
+) -> None:
+    metadata = GGUF_METADATA | {"general.architecture": architecture}
+    if pooling is not None:
+        metadata[f"{architecture}.pooling_type"] = pooling
+    write_gguf(tmp_path / "m.gguf", metadata=metadata)
+    assert analyze(tmp_path).task is task
+
+
+def test_a_projector_is_known_by_name_or_architecture_and_counted_once(tmp_path: Path) -> None:
+    gguf_folder(tmp_path)
+    alone = analyze(tmp_path).weight_bytes
+    clip = {"general.architecture": "clip"}
+    small = write_gguf(tmp_path / "vision-q8.gguf", metadata=clip)
+    write_gguf(tmp_path / "mmproj-f32.gguf", metadata=clip, tensors=[("v", (32,), 0, 0)], data=128)
+    profile = analyze(tmp_path)
+    assert profile.task is Task.IMAGE_TEXT_TO_TEXT
+    assert profile.files == {"model": "model.gguf", "projector": "vision-q8.gguf"}
+    assert profile.weight_bytes == alone + small.stat().st_size
+
+
+@pytest.mark.parametrize("architecture", ["flux", "llada", "wavtokenizer-dec"])
+def test_what_the_server_cannot_serve_is_said(tmp_path: Path, architecture: str) -> None:
+    write_gguf(tmp_path / "m.gguf", metadata={"general.architecture": architecture})
+    profile = analyze(tmp_path)
+    assert supported(profile) == set()
+    (reason,) = (s.reason for s in profile.runtimes if s.runtime is RuntimeName.LLAMA_CPP)
+    assert f"does not serve {architecture}" in reason

@@ -73,6 +73,10 @@ async def test_on_loopback_without_a_token_a_key_counts_and_a_wrong_one_is_refus
     [
         (["infer"], "/v1/models", "GET", 200),
         (["infer"], "/v2/health/ready", "GET", 200),
+        (["infer"], "/rerank", "POST", 400),
+        (["infer"], "/v1/audio/transcriptions", "POST", 400),
+        (["ingest"], "/score", "POST", 403),
+        (["ingest"], "/v1/images/generations", "POST", 403),
         (["infer"], "/api/v1/models", "GET", 403),
         (["infer", "ingest"], "/api/v1/drops", "GET", 403),
         (["infer"], "/api/v1/keys", "GET", 403),
@@ -113,6 +117,10 @@ async def test_a_key_sees_and_uses_its_models_alone(guarded: Setup, engine: Upst
     assert (await guarded.http.get("/models/m/anything", headers=key)).status_code == 403
     assert (await chat(guarded, key, model="n")).status_code == 200
     assert [seen.json["model"] for seen in engine.seen] == ["n"]
+    form = {"files": {"file": b"RIFF"}, "headers": key}
+    for name, status in (("m", 403), ("n", 200)):
+        answer = await guarded.http.post("/v1/audio/transcriptions", data={"model": name}, **form)
+        assert answer.status_code == status, answer.text
 
 
 async def test_past_its_rate_a_key_gets_429_with_the_time_to_the_next_request(

@@ -33,6 +33,14 @@ async def test_page_escapes_what_came_from_model_folders(setup: Setup) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
+async def test_a_runtime_that_starts_is_not_shown_as_down(setup: Setup) -> None:
+    status = RuntimeStatus(name=RuntimeName.RAY_SERVE, enabled=True, healthy=False, starting=True)
+    setup.operations.at = fleet().model_copy(update={"runtimes": (status,)})
+    page = (await setup.http.get("/")).text
+    assert '<span class="state loading">ray_serve is starting</span>' in page
+    assert "is down" not in page
+
+
 async def test_page_shows_notices_escaped(setup: Setup) -> None:
     setup.operations.noticed = ["idle evictions are paused <since> noon"]
     page = await setup.http.get("/")

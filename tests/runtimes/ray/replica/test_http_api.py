@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from runtimes.ray.replica.batcher import Batcher
-from runtimes.ray.replica.http_api import HttpApi, embedding_request, infer_many
+from runtimes.ray.replica.http_api import HttpApi, infer_many
 from runtimes.ray.replica.onnx import OnnxModel
 from runtimes.ray.replica.tensors import Array, BadRequest
 from tests import samples
@@ -163,39 +163,6 @@ async def test_a_caller_that_has_gone_is_left_out_of_the_batch() -> None:
     await asyncio.gather(gone, return_exceptions=True)
     assert await batcher.put(2) == 2
     assert batches == [[2]]
-
-
-@pytest.mark.parametrize(
-    ("document", "texts"),
-    [
-        ({"input": "a"}, ["a"]),
-        ({"input": ["a", "b"]}, ["a", "b"]),
-        ({"input": [1, 2]}, [[1, 2]]),
-        ({"input": [[1], [2, 3]]}, [[1], [2, 3]]),
-    ],
-)
-def test_every_form_of_openai_input_is_understood(document: Any, texts: Any) -> None:
-    assert embedding_request(json.dumps(document).encode(), model="m") == (texts, False)
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        [],
-        {},
-        {"input": []},
-        {"input": [[]]},
-        {"input": ["a", 1]},
-        {"input": [1, "a"]},
-        {"input": 5},
-        {"input": "a", "encoding_format": "hex"},
-        {"input": "a", "dimensions": 8},
-        {"input": "a", "model": "other"},
-    ],
-)
-def test_wrong_embedding_requests_are_refused(document: Any) -> None:
-    with pytest.raises(BadRequest):
-        embedding_request(json.dumps(document).encode(), model="m")
 
 
 def test_string_tensors_reach_the_graph_as_text(tmp_path: Path) -> None:

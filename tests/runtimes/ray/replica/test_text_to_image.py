@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import httpx
@@ -8,7 +9,7 @@ import pytest
 
 from tests import samples
 from tests.runtimes.conftest import LocalRay
-from tests.runtimes.ray.serving import MIB, infer, quiet, request, texts
+from tests.runtimes.ray.serving import MIB, infer, post, quiet, request, texts
 
 pytestmark = [
     pytest.mark.real,
@@ -29,6 +30,18 @@ async def test_a_diffusers_pipeline_paints(
     assert image.min() >= 0 and image.max() <= 255 and image.std() > 1
     again = await infer(loaded.upstream, texts("a cat", "a dog"), **small)
     assert (np.array(again["image"]) == image).all(), "the same seed paints the same"
+    painted = await post(
+        loaded.upstream,
+        "/v1/images/generations",
+        prompt="a cat",
+        n=2,
+        size="16x24",
+        num_inference_steps=2,
+        seed=7,
+    )
+    pictures = [base64.b64decode(one["b64_json"]) for one in painted["data"]]
+    header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + b"\0\0\0\x10" + b"\0\0\0\x18"
+    assert [picture[:24] for picture in pictures] == [header] * 2
     url = f"{loaded.upstream.base_url}/v2/models/painter/infer"
     body = {"inputs": [texts("a cat")], "parameters": {"height": 100_000}}
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:

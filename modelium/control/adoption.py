@@ -1,0 +1,126 @@
+"""Models that lie in the repository without a drop, and registered ones whose folder is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from modelium.errors import ModeliumError, TransientError
+from modelium.intake.fingerprint import Fingerprint, fingerprint
+from modelium.intake.repository import version_of
+from modelium.lifecycle import SETTLED, ModelState
+from modelium.models import Model
+from modelium.stages.services import Services
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILES = (".gguf", ".onnx", ".safetensors")
+"""Files beside the models' folders that are reported; others, such as a README, are no models."""
+
+NO_MODELS = frozenset({"lost+found"})
+
+GONE = "its folder is missing: "
+"""How the reason of a model begins that failed because of that."""
+
+
+class Adoption:
+    """Scans the repository: registers what is new there, and reports what has disappeared.
+
+    The folder is the users': what is refused stays in it, and is tried again when it changes.
+    """
+
+    def __init__(self, *, services: Services) -> None:
+        """Scan nothing yet."""
+        self._services = services
+        self._tried: dict[Path, Fingerprint] = {}
+        self._missing: frozenset[str] = frozenset()
+        self._unlistable = ""
+
+    async def run(self) -> None:
+        """Scan at once, then at each rescan interval, until cancelled."""
+        while True:
+            try:
+                await self.poll()
+            except ModeliumError as exc:
+                logger.warning("the model repository could not be scanned: %s", exc)
+            except Exception:
+                logger.exception("the model repository could not be scanned")
+            await self._services.clock.sleep(self._services.config.ingest.rescan_interval_seconds)
+
+    async def poll(self) -> None:
+        """Scan the repository once; register one model after the other, as each is read whole."""
+        services, folder = self._services, self._services.repository.published
+        try:
+            names = await asyncio.to_thread(os.listdir, folder)
+        except OSError as exc:
+            if str(exc) != self._unlistable:
+                logger.warning("the model repository cannot be listed: %s", exc)
+            self._unlistable = str(exc)
+            return
+        self._unlistable = ""
+        known = await services.store.paths()
+        entries = [folder / name for name in names if _may_be_model(folder / name)]
+        await self._find_missing()
+        for path in sorted(entries, key=_newest_first):
+            if str(path) not in known:
+                await self._adopt(path)
+        for drop in services.pending.all():
+            path = Path(drop.path)
+            if path.parent == folder and path not in entries:
+                services.pending.withdraw(path)
+
+    async def _adopt(self, path: Path) -> None:
+        """Register ``path`` once it is quiet, unless it was tried as it is."""
+        services = self._services
+        found = await asyncio.to_thread(fingerprint, path)
+        if found is None or self._tried.get(path) == found:
+            return
+        quiet_s = services.clock.time() - found.changed_at
+        if quiet_s < services.config.ingest.quiet_period_seconds:
+            return
+        try:
+            await services.launcher.ingest(path=str(path))
+        except TransientError as exc:
+            logger.warning("%s could not be registered, and will be tried again: %s", path, exc)
+            return
+        except ModeliumError as exc:
+            logger.warning("%s could not be registered: %s", path, exc)
+        self._tried[path] = found
+
+    async def _find_missing(self) -> None:
+        """Mark models whose folder is gone as failed, and analyze those whose folder is back."""
+        _revision, models, _bookings = await self._services.store.view()
+        gone = await asyncio.to_thread(_gone, models)
+        for model in models:
+            failed = model.state is ModelState.FAILED and model.reason.startswith(GONE)
+            if model.name in gone:
+                await self._report(model, failed=failed)
+            elif failed:
+                self._services.launcher.start(self._services.launcher.analyze(model=model.name))
+        self._missing = gone
+
+    async def _report(self, model: Model, *, failed: bool) -> None:
+        store = self._services.store
+        reason = f"{GONE}put {model.path} back, or drop the model again"
+        if model.state in SETTLED - {ModelState.FAILED}:
+            await store.mark_unservable(model.name, reason=reason)
+        elif failed or model.name in self._missing:
+            return  # reported; a loaded one goes on serving
+        await store.events.append("model.missing", model=model.name, path=model.path)
+
+
+def _may_be_model(path: Path) -> bool:
+    if path.name.startswith(".") or path.name in NO_MODELS:
+        return False
+    return path.suffix in MODEL_FILES or not path.is_file()
+
+
+def _newest_first(path: Path) -> tuple[str, int]:
+    name, version = version_of(path) or (path.name, 1)
+    return name, -version
+
+
+def _gone(models: tuple[Model, ...]) -> frozenset[str]:
+    return frozenset(model.name for model in models if not Path(model.path).exists())

@@ -1,0 +1,51 @@
+"""What registering a model takes, wherever its files come from."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from modelium import analysis
+from modelium.config import ModelEntry
+from modelium.errors import DropRejected
+from modelium.models import Model, ModelProfile, Report
+from modelium.stages.engine_catalog import engines
+from modelium.stages.services import Services
+
+
+async def digest_of(folder: Path) -> str:
+    """Return the digest of a model's files; raises `DropRejected`."""
+    return await asyncio.to_thread(analysis.digest, folder)
+
+
+async def check(services: Services, name: str, folder: Path, digest: str) -> ModelProfile:
+    """Return the profile of ``folder``; raise `DropRejected` for what is unsafe or incomplete."""
+    entry = services.config.models.get(name, ModelEntry())
+    approvals = entry.approvals | await services.store.approvals(digest)
+    if services.policy.allow_remote_code:
+        approvals |= {"remote-code"}
+    if services.policy.allow_pickle:
+        approvals |= {"pickle"}
+    known = await asyncio.to_thread(engines, services.config)
+    examined = await asyncio.to_thread(analysis.examine, folder, approvals=approvals, engines=known)
+    if examined.profile is None:
+        raise DropRejected(f"{name} is incomplete: {examined.missing}", reason="incomplete")
+    if approvals:
+        await services.store.approve(name, digest=digest, what=approvals)
+    return examined.profile.model_copy(update={"digest": digest})
+
+
+async def announce(services: Services, record: Model, source: Path) -> Report:
+    """Make a registered model known, and start its analysis."""
+    services.switchboard.know(await services.store.versions())
+    await services.store.events.append(
+        "model.registered", model=record.name, version=record.version
+    )
+    services.launcher.start(services.launcher.analyze(model=record.name))
+    return Report(
+        stage="ingest",
+        outcome="registered",
+        model=record.name,
+        reason=f"version {record.version} from {source.name}",
+        details={"digest": record.digest, "version": record.version, "path": record.path},
+    )

@@ -1,0 +1,103 @@
+"""Folders that cannot be made or written: one sentence, the same from every command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelium.config import Config
+from modelium.config.folders import find_problem, folders, make, problems
+from modelium.errors import ConfigError
+
+FIELD = "orchestration.model_repository"
+NOBODY = 65534
+
+
+def refused(folder: Path) -> str:
+    """Why ``folder`` cannot be used, as doctor and as start-up say it."""
+    problem = find_problem(FIELD, folder)
+    with pytest.raises(ConfigError) as raised:
+        make(FIELD, folder)
+    assert str(raised.value) == problem
+    assert problem.startswith(f"{FIELD}: cannot ") and "\n" not in problem
+    assert f"set {FIELD} to another folder" in problem
+    return problem
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[Path]:
+    """A folder of root's, seen by a user who may not write to it."""
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to others
+        folder = Path(made)
+        if os.geteuid() != 0:
+            folder.chmod(0o555)
+            yield folder
+            folder.chmod(0o755)
+            return
+        folder.chmod(0o755)
+        os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
+
+
+def test_a_folder_that_can_be_made_is_fine_and_not_made(tmp_path: Path) -> None:
+    assert find_problem(FIELD, tmp_path / "a" / "b") is None
+    assert find_problem(FIELD, tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    make(FIELD, tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_folder_where_no_folder_can_be(tmp_path: Path) -> None:
+    problem = refused(Path("/proc/modelium/repository"))
+    assert "cannot make /proc/modelium/repository (No such file or directory)" in problem
+
+
+@pytest.mark.parametrize("below", ["", "repository"])
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    problem = refused(tmp_path / "file" / below)
+    assert f"{tmp_path}/file is not a folder: move it away" in problem
+
+
+@pytest.mark.parametrize(("below", "verb"), [("", "write to"), ("a/b", "make")])
+def test_a_folder_of_somebody_else(unprivileged: Path, below: str, verb: str) -> None:
+    problem = refused(unprivileged / below)
+    assert f"cannot {verb} {unprivileged / below} (Permission denied)" in problem
+    assert f"write to {unprivileged}, or" in problem
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EROFS, "mount the file system of"),
+        (errno.ENOSPC, "free space on the file system of"),
+        (errno.EDQUOT, "free space on the file system of"),
+    ],
+)
+def test_a_file_system_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    assert advice in refused(tmp_path)
+
+
+def test_all_folders_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    names = ("model_repository", "incoming_directory", "rejected_directory", "state_directory")
+    config = Config.model_validate(
+        {"orchestration": {name: str(tmp_path / "file" / name) for name in names}}
+    )
+    assert [name.partition(".")[2] for name in folders(config)] == list(names)
+    assert [problem.partition(":")[0] for problem in problems(config)] == list(folders(config))

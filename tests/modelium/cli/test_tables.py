@@ -51,3 +51,13 @@ def test_terminal_control_characters_of_an_llm_are_removed() -> None:
     text = printed(*tables.advice(TRACE), *tables.conversation(TRACE))
     assert "\x1b[2J" not in text and "\x1b[31m" not in text
     assert "tool card" in text and "→ card({})" in text
+
+
+def test_a_plan_names_the_model_of_each_rejected_candidate() -> None:
+    lost = {"runtime": "vllm", "devices": ["n/g0"], "lost": "no device has that much free memory"}
+    document = {"actions": [], "candidates": [{**lost, "model": "gpt2"}, lost]}
+    first, old = [
+        line for line in printed(tables.plan(document)).splitlines() if "rejected" in line
+    ]
+    assert first.split()[:3] == ["rejected", "gpt2", "vllm"]
+    assert old.split()[:2] == ["rejected", "vllm"], "stored before candidates had one"

@@ -174,7 +174,7 @@ class Question:
     """The subject; ``None``: the whole fleet (sweep, upkeep, review)."""
     now: float = 0.0
     unload_idle: bool = True
-    """Whether a plan for the whole fleet may unload models for idling alone."""
+    """Whether a sweep or a review may unload models for idling alone; upkeep never does."""
 
 
 class Brain(Protocol):

@@ -21,6 +21,7 @@ class PlacementSearch:
     def __init__(self, *, fleet: Fleet, policy: Policy, sizer: Sizer, placer: Placer) -> None:
         """Search over the devices of ``fleet``."""
         self.candidates: list[Candidate] = []
+        self._subject = ""
         """The options compared so far; the winners have an empty ``lost``."""
         self._fleet = fleet
         self._policy = policy
@@ -34,6 +35,7 @@ class PlacementSearch:
         memory, the requested settings with evictions (the preference instead, where its evictions
         cost no more), smaller settings in free memory, smaller settings with evictions.
         """
+        self._subject = model.name
         preferred = self._preferred(model)
         best = self._in_free_memory(preferred)
         if best is not None:
@@ -51,6 +53,7 @@ class PlacementSearch:
 
     def find_free(self, model: Model) -> Placement | None:
         """Return where ``model`` fits with the requested settings and without evictions."""
+        self._subject = model.name
         return self._in_free_memory(self._options(model, smaller=False))
 
     def fits_empty_devices(self, model: Model) -> bool:
@@ -65,6 +68,7 @@ class PlacementSearch:
         """Add ``place`` to the candidates as the one that was taken."""
         self.candidates.append(
             Candidate(
+                model=self._subject,
                 runtime=place.option.runtime,
                 devices=place.devices,
                 evicts=place.evicts,
@@ -137,6 +141,7 @@ class PlacementSearch:
         if len(self.candidates) < CANDIDATES_KEPT:
             self.candidates.append(
                 Candidate(
+                    model=self._subject,
                     runtime=option.runtime,
                     devices=place.devices if place else tuple(d.id for d in option.group.devices),
                     evicts=place.evicts if place else (),

@@ -9,7 +9,7 @@ from agents.rules.plan_builder import Outcome, PlanBuilder
 from agents.rules.prewarming import expected_soon
 from agents.rules.ranking import Rank, is_starving, may_retry, priority_class, rank
 from modelium.lifecycle import TRANSITIONS, ModelState
-from modelium.models import EvictionCause, Model, Priority
+from modelium.models import EvictionCause, Model, Priority, Trigger
 from modelium.models.load_time import load_seconds
 from modelium.policy.eligibility import is_pinned, over_cap, should_load, should_unload
 
@@ -27,7 +27,8 @@ def plan_sweep(builder: PlanBuilder) -> None:
     if not builder.policy.enabled:
         builder.reason = reasons.DISABLED
         return
-    if builder.question.unload_idle:
+    question = builder.question
+    if question.unload_idle and question.trigger is not Trigger.UPKEEP:
         _unload_idle(builder)
     _relieve_pressure(builder)
     _load_always_loaded(builder)

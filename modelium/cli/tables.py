@@ -152,7 +152,7 @@ def plan(document: dict[str, Any]) -> Table:
         if candidate["lost"]:
             table.add_row(
                 Text("rejected", style="dim"),
-                "",
+                candidate.get("model", ""),
                 candidate["runtime"] or "–",
                 ", ".join(candidate["devices"]) or "–",
                 "",

@@ -106,6 +106,8 @@ Action = Annotated[Load | Unload | Keep | Queue | Reject, Field(discriminator="a
 class Candidate(Frozen):
     """An alternative that the planner considered."""
 
+    model: str = ""
+    """The model that would be loaded; empty in decisions stored without it."""
     runtime: RuntimeName | None = None
     devices: tuple[str, ...] = ()
     evicts: tuple[str, ...] = ()

@@ -100,6 +100,7 @@ class Trial:
         self._runtime = runtime
         self._driver = service.services.runtimes[runtime]
         self._before: tuple[Device, ...] = ()
+        self._waits_for = ""
 
     async def needs_cpu(self) -> bool:
         """Whether the runtime can use the CPU only, on a machine that offers its GPUs alone."""
@@ -134,8 +135,10 @@ class Trial:
     async def _load(self) -> Check:
         incoming = self._services.config.orchestration.incoming_directory
         _SAMPLES[self._runtime](incoming / NAME)
-        late = f"it was not ready within {LOAD_S:.0f} s"
-        model = await _until(LOAD_S, late, self._ready)
+        try:
+            model = await _until(LOAD_S, f"it was not ready within {LOAD_S:.0f} s", self._ready)
+        except DeadlineExceeded as exc:
+            return _failed(f"{exc}; {self._waits_for}" if self._waits_for else str(exc))
         deployment = model.deployment
         assert deployment is not None  # noqa: S101 - of a model that is ready
         facts = {
@@ -150,8 +153,10 @@ class Trial:
         model = await self._services.store.find(NAME)
         if model is None:
             return None
-        if model.state in (ModelState.FAILED, ModelState.QUEUED):
+        if model.state is ModelState.FAILED:
             raise DeadlineExceeded(model.reason)
+        # Queued: for the control loop, a server may still be starting.
+        self._waits_for = model.reason if model.state is ModelState.QUEUED else ""
         return model if model.state is ModelState.READY else None
 
     async def _request(self) -> Check:

@@ -49,9 +49,8 @@ async def sweep(services: Services, fleet: Fleet, trigger: Trigger) -> Report:
 
 def asked(services: Services, trigger: Trigger, model: str | None = None) -> Question:
     """Return the question that ``trigger`` asks now, about ``model`` or the whole fleet."""
-    paused = services.sweeps.paused_since is not None
     # A sweep is asked for by the schedule, which is not paused then, or by an operator.
-    kept = trigger is Trigger.UPKEEP or (trigger is Trigger.REVIEW and paused)
+    kept = trigger is Trigger.REVIEW and services.sweeps.paused_since is not None
     return Question(trigger=trigger, model=model, now=services.clock.time(), unload_idle=not kept)
 
 

@@ -53,7 +53,7 @@ def test_the_start_is_summed_up(quiet: Service) -> None:
 
 
 def test_each_event_is_one_line_and_the_rest_is_in_the_log(quiet: Service) -> None:
-    quiet.put_in("risky", write=lambda folder: risky_onnx(folder))
+    quiet.put_in("risky", write=lambda folder: risky_onnx(folder, "x.pkl"))
     quiet.eventually(lambda: "drop risky: rejected, " in quiet.printed())
     told = quiet.printed().partition("drop models into")[2].splitlines()[1:]
     assert told

@@ -30,9 +30,16 @@ def test_each_enabled_runtime_serves_a_tiny_model_and_is_left_as_it_was(tmp_path
     file = tmp_path / "modelium.yaml"
     file.write_text(yaml.safe_dump(settings))
     output = tmp_path / "report.json"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     command = [sys.executable, "-m", "modelium", "selftest", "-c", str(file), "-o", str(output)]
     ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, cwd=tmp_path, env=dict(os.environ)
+        command,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(scratch)},
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     report = SelfTestReport.model_validate(json.loads(output.read_text()))
@@ -47,7 +54,7 @@ def test_each_enabled_runtime_serves_a_tiny_model_and_is_left_as_it_was(tmp_path
         (measured,) = by_name[f"{label}: memory"].facts["measured_bytes"].values()
         assert 0 < measured <= booked
     assert not (tmp_path / "repository").exists(), "it works in a folder of its own"
-    assert not list(Path("/tmp").glob("modelium-selftest-*"))
+    assert not list(scratch.glob("modelium-selftest-*"))
 
 
 @pytest.mark.real

@@ -27,6 +27,17 @@ def test_the_sweep_unloads_models_that_idled_out() -> None:
     assert "idle for 3601 s (auto_unload_after_seconds is 3600)" in unload.reason
 
 
+def test_upkeep_unloads_no_idle_model_but_relieves_pressure() -> None:
+    world = fleet(
+        loaded("idle", "n/g1", gib=10, idle_s=9999),
+        loaded("model-a", "n/g0", gib=45, traffic=traffic(600, 0.0)),
+        loaded("model-b", "n/g0", gib=30, traffic=traffic(30, 10.0)),
+        foreign_gib=3,
+    )
+    assert ("unload", "idle") in shape(ask(world, Trigger.SWEEP))
+    assert shape(ask(world, Trigger.UPKEEP)) == [("unload", "model-a")]
+
+
 def test_flow_2_pressure_unloads_the_idle_one_of_the_three() -> None:
     world = fleet(
         loaded("model-a", "n/g0", gib=15, traffic=traffic(3600, 0.0)),
@@ -55,6 +66,9 @@ def test_flow_3_five_new_models_on_two_gpus() -> None:
     ]
     plan = ask(fleet(*drops), Trigger.SWEEP, by=by)
     assert {a.model for a in plan.actions} == {"production-1", "production-2"}
+    # In a plan for several models, each candidate says for which.
+    assert {c.model for c in plan.candidates if not c.lost} == {"production-1", "production-2"}
+    assert {c.model for c in plan.candidates if c.lost} <= {drop.name for drop in drops}
     # A GPU comes free: the important team's model is next.
     rest = [drops[0], drops[2], drops[4], loaded("production-1", "n/g0", gib=60, pinned=True)]
     assert shape(ask(fleet(*rest), Trigger.SWEEP, by=by)) == [("load", "team-1")]

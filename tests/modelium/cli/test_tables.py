@@ -77,3 +77,13 @@ def test_reasons_of_drops_are_below_the_table_where_the_terminal_is_narrow() -> 
     shown = capture.get()
     assert f"shards: {why}" in " ".join(shown.split()) and "…" not in shown
     assert "reason" in printed(tables.drops([row], now=60.0))
+
+
+def test_a_plan_names_the_model_of_each_rejected_candidate() -> None:
+    lost = {"runtime": "vllm", "devices": ["n/g0"], "lost": "no device has that much free memory"}
+    document = {"actions": [], "candidates": [{**lost, "model": "gpt2"}, lost]}
+    first, old = [
+        line for line in printed(tables.plan(document)).splitlines() if "rejected" in line
+    ]
+    assert first.split()[:3] == ["rejected", "gpt2", "vllm"]
+    assert old.split()[:2] == ["rejected", "vllm"], "stored before candidates had one"

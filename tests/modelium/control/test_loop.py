@@ -122,6 +122,7 @@ async def test_a_paused_schedule_stops_idle_evictions_until_it_is_resumed(
     scheduled(world, Schedule(paused_since=1000.0))
     loop = loop_of(world)
     await loop.tick()
+    world.services.sweeps.follow(None)  # Prefect is away
     world.clock.advance(1e5)
     await loop.tick()
     assert world.store.model("tiny").state == "ready"

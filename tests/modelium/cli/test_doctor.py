@@ -107,8 +107,7 @@ def test_an_http_server_at_the_grpc_address_is_reported(tmp_path: Path) -> None:
 def test_an_unreachable_default_grpc_address_is_named(
     tmp_path: Path,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        http = int(server.getsockname()[1])
+    with http_server() as http:
         found = findings(tmp_path, {"endpoint": f"http://127.0.0.1:{http}"})
     assert f"127.0.0.1:{http + 1}" in found["Triton (gRPC)"].detail
     assert not found["Triton (gRPC)"].ok

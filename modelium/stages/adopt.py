@@ -11,7 +11,7 @@ from modelium.intake.repository import version_of
 from modelium.models import Drop, DropState, Model, ModelProfile, Report
 from modelium.ports import Steps
 from modelium.stages.drop_outcomes import note_incomplete
-from modelium.stages.registration import announce, check, digest_of
+from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Standing, standing
 
@@ -79,17 +79,7 @@ async def _register(
             return store.model(name)
         if store.relocate(name, version, digest=profile.digest, path=source):
             return store.model(name)
-        return store.register(
-            name,
-            path=source,
-            digest=profile.digest,
-            team=own.team,
-            priority=own.priority,
-            priority_ceiling=own.ceiling,
-            pinned=own.pinned,
-            profile=profile,
-            version=version,
-        )
+        return enter(store, name, path=source, version=version, profile=profile, own=own)
 
     return await asyncio.to_thread(register)
 

@@ -13,7 +13,7 @@ from modelium.ports import Steps
 from modelium.stages.adopt import adopt
 from modelium.stages.drop_outcomes import incomplete, rejected
 from modelium.stages.inline import inline_steps
-from modelium.stages.registration import announce, check, digest_of
+from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, standing
 
@@ -121,17 +121,7 @@ async def _publish(
         path = repository.publish(staged, version=version)
         # The configuration may have changed since the drop was noticed.
         own = standing(services.config, staged.name, asked)
-        record = store.register(
-            staged.name,
-            path=path,
-            digest=profile.digest,
-            team=own.team,
-            priority=own.priority,
-            priority_ceiling=own.ceiling,
-            pinned=own.pinned,
-            profile=profile,
-            version=version,
-        )
+        record = enter(store, staged.name, path=path, version=version, profile=profile, own=own)
         store.rules.note_standing(staged.name, asked=asked, declared=own.columns())
         return record
 

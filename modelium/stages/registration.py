@@ -11,6 +11,8 @@ from modelium.errors import DropRejected
 from modelium.models import Model, ModelProfile, Report
 from modelium.stages.engine_catalog import engines
 from modelium.stages.services import Services
+from modelium.stages.standing import Standing
+from modelium.store import Store
 
 
 async def digest_of(folder: Path) -> str:
@@ -33,6 +35,23 @@ async def check(services: Services, name: str, folder: Path, digest: str) -> Mod
     if approvals:
         await services.store.approve(name, digest=digest, what=approvals)
     return examined.profile.model_copy(update={"digest": digest})
+
+
+def enter(
+    store: Store, name: str, *, path: Path, version: int, profile: ModelProfile, own: Standing
+) -> Model:
+    """Register the checked files at ``path`` as a version of ``name``. Blocks."""
+    return store.register(
+        name,
+        path=path,
+        digest=profile.digest,
+        team=own.team,
+        priority=own.priority,
+        priority_ceiling=own.ceiling,
+        pinned=own.pinned,
+        profile=profile,
+        version=version,
+    )
 
 
 async def announce(services: Services, record: Model, source: Path) -> Report:

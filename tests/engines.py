@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from modelium.config import hosts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,18 +34,8 @@ def kept() -> Path:
 
 
 def free_port(count: int = 1) -> int:
-    """Return the first of ``count`` consecutive ports that are free."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
-        return first
+    """Return the first of ``count`` consecutive ports of this machine that are free."""
+    return hosts.free_port("127.0.0.1", count)
 
 
 def vllm() -> Section:

@@ -1,6 +1,5 @@
 """The composition root: the one place that wires agents, runtimes and flows into the core."""
 
-from modelium.app.drivers import find_devices
 from modelium.app.service import Running, end, running
 
-__all__ = ["Running", "end", "find_devices", "running"]
+__all__ = ["Running", "end", "running"]

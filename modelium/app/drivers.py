@@ -1,25 +1,13 @@
-"""The devices of this node and the drivers of the enabled runtimes."""
+"""The drivers of the enabled runtimes."""
 
 from __future__ import annotations
 
 from modelium.config import Config
-from modelium.devices import detect
-from modelium.models import GIB, RuntimeName
+from modelium.models import RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.vllm.driver import vllm_driver
-
-
-def find_devices(config: Config) -> DeviceInventory:
-    """Return the inventory of this node."""
-    budget = config.orchestration.cpu_memory_gib
-    return detect(
-        config.orchestration.node,
-        int(budget * GIB) if budget else None,
-        use=config.devices.use,
-        cpu=config.devices.cpu_beside_gpus,
-    )
 
 
 def build_drivers(

@@ -23,7 +23,7 @@ from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.app.background import background
 from modelium.app.brain import build_brain
-from modelium.app.drivers import build_drivers, find_devices
+from modelium.app.drivers import build_drivers
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.config.folders import folders, make
@@ -34,6 +34,7 @@ from modelium.control.operations import Operations
 from modelium.control.recovery import recover
 from modelium.control.reload import ConfigSource, Reloader
 from modelium.control.signals import Signals
+from modelium.devices import find_devices
 from modelium.gateway import Gateway
 from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from modelium.cli.findings import Finding
 from modelium.config import Config
-from modelium.devices import HostInventory, detect
+from modelium.devices import HostInventory, find_devices
 from modelium.devices.unmanaged import unmanaged
 from modelium.errors import Unavailable
 from modelium.models import GIB, Device
@@ -14,14 +14,8 @@ from modelium.models import GIB, Device
 
 def devices(config: Config) -> Iterator[Finding]:
     """Check every device of this machine."""
-    budget = config.orchestration.cpu_memory_gib
     try:
-        inventory = detect(
-            config.orchestration.node,
-            int(budget * GIB) if budget else None,
-            use=config.devices.use,
-            cpu=config.devices.cpu_beside_gpus,
-        )
+        inventory = find_devices(config)
     except Unavailable as exc:
         yield Finding(what="devices", ok=False, detail=str(exc))
         return

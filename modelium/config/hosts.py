@@ -52,7 +52,18 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def free_port(host: str) -> int:
-    """Return a TCP port of ``host`` that was free a moment ago; raises as `bind`."""
-    with bind(host, 0) as bound:
-        return int(bound.getsockname()[1])
+def free_port(host: str, count: int = 1) -> int:
+    """Return the first of ``count`` consecutive TCP ports of ``host`` that were free a moment ago.
+
+    Raises:
+        OSError: ``host`` is not an address of this machine.
+    """
+    while True:
+        with bind(host, 0) as bound:
+            first = int(bound.getsockname()[1])
+        try:
+            for port in range(first + 1, first + count):
+                bind(host, port).close()
+        except (OSError, OverflowError):
+            continue
+        return first

@@ -9,18 +9,30 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 
+from modelium.config import Config
 from modelium.devices.cpu import CPU_SHARE, CPU_SHARE_BESIDE_GPUS, CpuInventory
 from modelium.devices.host import HostInventory
 from modelium.devices.nvml import find_gpus
 from modelium.devices.selection import VARIABLE, Selection
 from modelium.devices.unmanaged import unmanaged
 from modelium.errors import Unavailable
-from modelium.models import Device
+from modelium.models import GIB, Device
 from modelium.ports import DeviceInventory
 
-__all__ = ["HostInventory", "detect"]
+__all__ = ["HostInventory", "detect", "find_devices"]
 
 logger = logging.getLogger(__name__)
+
+
+def find_devices(config: Config) -> DeviceInventory:
+    """Return the inventory that ``config`` asks for; raises as `detect`."""
+    budget = config.orchestration.cpu_memory_gib
+    return detect(
+        config.orchestration.node,
+        int(budget * GIB) if budget else None,
+        use=config.devices.use,
+        cpu=config.devices.cpu_beside_gpus,
+    )
 
 
 def detect(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from modelium.app import Running, end, running
 from modelium.config import Config
+from modelium.config.hosts import free_port
 from modelium.models import RuntimeName
 
 TICK_S = 1.0
@@ -41,12 +41,13 @@ def isolated(
     given = config.model_dump(mode="python", exclude_unset=True)
     section = dict(given.get(runtime.value, {})) | {"enabled": True}
     if runtime is RuntimeName.TRITON and config.triton.command:
-        section |= {"endpoint": f"http://127.0.0.1:{_free_port(3)}", "grpc_endpoint": None}
+        port = free_port("127.0.0.1", 3)
+        section |= {"endpoint": f"http://127.0.0.1:{port}", "grpc_endpoint": None}
         section |= {"model_repository": None}
     if runtime is RuntimeName.RAY_SERVE and config.ray_serve.address is None:
         section |= {"endpoint": "http://127.0.0.1:0"}
     if runtime in (RuntimeName.VLLM, RuntimeName.LLAMA_CPP):
-        section |= {"base_port": _free_port(4)}
+        section |= {"base_port": 0}
     orchestration = {
         "model_repository": folder / "repository",
         "incoming_directory": folder / "incoming",
@@ -66,18 +67,3 @@ def isolated(
             runtime.value: section,
         }
     )
-
-
-def _free_port(count: int) -> int:
-    """Return the first of ``count`` consecutive ports that are free."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
-        return first

@@ -8,9 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 from modelium import __version__
-from modelium.app import find_devices
 from modelium.config import Config
-from modelium.devices import recording
+from modelium.devices import find_devices, recording
 from modelium.errors import ModeliumError
 from modelium.models import RuntimeName
 from modelium.selftest.gpus import check_gpus

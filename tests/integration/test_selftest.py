@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,17 @@ from modelium.selftest import SelfTestReport
 from tests import engines
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary folder with a short path: Ray's sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="mst-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.real
-def test_each_enabled_runtime_serves_a_tiny_model_and_is_left_as_it_was(tmp_path: Path) -> None:
+def test_each_enabled_runtime_serves_a_tiny_model_and_is_left_as_it_was(
+    tmp_path: Path, scratch: Path
+) -> None:
     ray = engines.ray_serve() | {"endpoint": f"http://127.0.0.1:{engines.free_port()}"}
     settings = {
         "orchestration": {
@@ -30,8 +41,6 @@ def test_each_enabled_runtime_serves_a_tiny_model_and_is_left_as_it_was(tmp_path
     file = tmp_path / "modelium.yaml"
     file.write_text(yaml.safe_dump(settings))
     output = tmp_path / "report.json"
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     command = [sys.executable, "-m", "modelium", "selftest", "-c", str(file), "-o", str(output)]
     ran = subprocess.run(
         command,

@@ -122,10 +122,11 @@ def _kinds(layout: KVLayout, shape: PoolShape, tokens: int, unit: float, block: 
         0 if growing else state,
     )
     found = []
-    if layout.full_layers:
+    # A drop may declare attention without heads: its layers keep nothing.
+    if layout.full_layers and full:
         pages = -(-tokens // _tokens_per_page(page, block, full))
         found.append(_Kind(layers=layout.full_layers, page=int(page), pages=pages))
-    if layout.sliding_layers:
+    if layout.sliding_layers and local:
         window = (layout.sliding_window or tokens) - 1 + shape.in_flight_tokens
         # The window may begin within a block.
         pages = -(-min(window, tokens) // _tokens_per_page(page, block, local)) + 1

@@ -12,7 +12,7 @@ import pytest
 from modelium.analysis import EngineCatalog, analyze, estimate
 from modelium.analysis.memory.engine_constants import vllm_constants
 from modelium.analysis.memory.vllm_pool import PoolShape, pool_bytes
-from modelium.models import GIB, ModelProfile, RuntimeName
+from modelium.models import GIB, KVLayout, ModelProfile, RuntimeName
 from tests.engines import ROOT, environment
 from tests.modelium.analysis.files import write_json
 
@@ -85,6 +85,13 @@ def test_each_device_holds_at_least_one_head(tmp_path: Path) -> None:
 
     assert one(8) * 8 == one(1)
     assert one(16) == one(8)
+
+
+@pytest.mark.parametrize("sliding", [0, 2])
+def test_layers_without_heads_keep_nothing(sliding: int, tmp_path: Path) -> None:
+    layout = KVLayout(full_layers=2, sliding_layers=sliding, sliding_window=64)
+    empty = profile_of("llama3_1__ome", tmp_path).model_copy(update={"kv": layout})
+    assert pool_bytes(empty, PoolShape(), max_model_len=4096) == (0, 0)
 
 
 @pytest.mark.parametrize(

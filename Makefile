@@ -23,7 +23,7 @@ UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools
 ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdir $(wildcard requirements/*.lock)))))
 WORKERS ?= 2
 
-.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz conformance docs environments clean
+.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz conformance mutants docs environments clean
 
 help: ## show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ fuzz: setup ## fuzz what reads dropped files (ARGS go to the fuzzer); random pro
 	$(BIN)/python -m tests.fuzz $(ARGS)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest $(UNIT_TESTS) tests/fuzz -m "hypothesis and not real" \
 		--timeout 0 -n $(WORKERS)
+
+mutants: setup ## change the code in small ways and see which the unit tests notice; e.g. ARGS="--seed 2 planner"
+	$(BIN)/python -m tools.mutants --workers $(WORKERS) $(ARGS)
 
 docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	$(BIN)/modelium config docs > $(VENV)/configuration.md

@@ -1,0 +1,1 @@
+"""Mutation testing: find the small changes of the code that no unit test notices."""

@@ -1,0 +1,112 @@
+"""Try one mutation: copy of the tree, changed file, the tests that run it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tools.mutants.mutations import Mutation
+
+COPIED = ("modelium", "flows", "agents", "runtimes", "tests", "tools", "deploy", "docs", "bench")
+FILES = ("pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
+FIRST = 40
+"""Tests of the first attempt; the others run only where these notice nothing."""
+TIMEOUT_S = 300.0
+"""For all tests of one attempt: a mutant that hangs is noticed."""
+
+Result = Literal["noticed", "unnoticed", "not run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """A mutation of one file."""
+
+    group: str
+    path: Path
+    """Relative to the root of the repository."""
+    mutation: Mutation
+
+    def __str__(self) -> str:
+        """Return the place and the change in one line."""
+        return f"{self.path}:{self.mutation.line}: {self.mutation.what}"
+
+
+class Bench:
+    """A copy of the tree, in which one mutant at a time is tried."""
+
+    def __init__(self, *, root: Path, place: Path) -> None:
+        """Copy ``root`` to ``place``."""
+        self._place = place
+        ignored = shutil.ignore_patterns("*.pyc")
+        for name in COPIED:
+            shutil.copytree(root / name, place / name, symlinks=True, ignore=ignored)
+        for name in (*FILES, "requirements"):
+            if (root / name).is_dir():
+                shutil.copytree(root / name, place / name)
+            elif (root / name).exists():
+                shutil.copy2(root / name, place / name)
+        subprocess.run([sys.executable, "-m", "compileall", "-q", *COPIED], cwd=place, check=False)
+
+    def attempt(self, mutant: Mutant, tests: Sequence[str]) -> Result:
+        """Run ``tests`` against the mutant, nearest first, until one fails."""
+        if not tests:
+            return "not run"
+        path = self._place / mutant.path
+        original = path.read_bytes()
+        # Its size and time may be those of what was compiled.
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()
+        path.write_bytes(mutant.mutation.apply(original))
+        try:
+            passed = self._passes(tests[:FIRST]) and self._passes(tests[FIRST:])
+        finally:
+            path.write_bytes(original)
+        return "unnoticed" if passed else "noticed"
+
+    def _passes(self, tests: Sequence[str]) -> bool:
+        if not tests:
+            return True
+        arguments = self._place / "tests.txt"
+        arguments.write_text("\n".join(tests))
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+        ]
+        scratch = self._place / "scratch"
+        command += [f"--basetemp={scratch}"]
+        command += ["--timeout=60", "-p", "no:xdist", f"@{arguments}"]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self._place),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        process = subprocess.Popen(
+            command,
+            cwd=self._place,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a mutant may leave processes behind
+        )
+        try:
+            return process.wait(TIMEOUT_S) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

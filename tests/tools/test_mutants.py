@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutants.coverage_map import CoverageMap
+from tools.mutants.coverage_map import BUDGET_S, CoverageMap
 from tools.mutants.mutations import mutations
 from tools.mutants.targets import group_files
 
@@ -70,3 +70,9 @@ def test_the_tests_beside_the_code_come_first_and_among_these_the_fastest() -> N
         "tests/x.py::y",
     ]
     assert known.tests(Path("a/b/c.py"), 8) == []
+
+
+def test_tests_beyond_the_budget_are_left_out() -> None:
+    seconds = {f"tests/a/test_b.py::t{n}": BUDGET_S / 2 for n in range(5)}
+    known = CoverageMap(tests={"a/b.py": {1: frozenset(seconds)}}, seconds=seconds)
+    assert len(known.tests(Path("a/b.py"), 1)) == 2

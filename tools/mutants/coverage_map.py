@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 from tools.mutants.recorder import SOURCES
 
 UNIT_TESTS = ("tests/modelium", "tests/agents", "tests/flows", "tests/runtimes", "tests/tools")
+BUDGET_S = 60.0
+"""Of tests per mutant, as measured with coverage, which takes about twice as long."""
 CONFORMANCE = "tests/runtimes/conformance"
 
 
@@ -29,13 +32,19 @@ class CoverageMap:
         self._seconds = seconds
 
     def tests(self, path: Path, line: int) -> list[str]:
-        """Return the tests that run ``line`` (1-based): nearest directory first, then fastest."""
+        """Return tests that run ``line`` (1-based): nearest directory first, then fastest.
+
+        Those that do not fit in `BUDGET_S` any more are left out: a line that everything runs
+        would take the whole suite.
+        """
         found = self._tests.get(str(path), {}).get(line, frozenset())
         mirrored = f"tests/{path.parent}/"
-        return sorted(
+        ordered = sorted(
             (test for test in found if test in self._seconds),
             key=lambda test: (not test.startswith(mirrored), self._seconds[test], test),
         )
+        totals = itertools.accumulate(self._seconds[test] for test in ordered)
+        return [test for test, total in zip(ordered, totals, strict=True) if total <= BUDGET_S]
 
 
 def measure(root: Path, cache: Path, *, workers: int) -> CoverageMap:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import ModelState
-from modelium.models import Trigger
+from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
-from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.settling import converge
@@ -25,20 +24,34 @@ logger = logging.getLogger(__name__)
 WHY = "interrupted by a restart"
 
 
-async def recover(services: Services) -> None:
-    """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
+async def take_up(services: Services) -> tuple[Model, ...]:
+    """Read what requests are to be held for, before the gateway listens; return all models."""
     services.sweeps.pause(await services.store.rules.idle_pause())
-    await apply_standings(services)
     services.switchboard.traffic.restore(await services.store.history.traffic())
+    _revision, models, _bookings = await services.store.view()
+    services.switchboard.know(await services.store.versions())
+    return models
+
+
+async def recover(services: Services, left: Iterable[Model] | None = None) -> None:
+    """Adopt what still runs, settle what was interrupted, ingest newly allowed drops.
+
+    Ready models are opened as soon as their runtime has them; no runtime delays another one's.
+
+    Args:
+        services: the ports and the store.
+        left: what `take_up` returned, where it was called before anything was started.
+    """
+    if left is None:
+        left = await take_up(services)
+    await apply_standings(services)
+    await converge(services, left, why=WHY, grace_s=0.0)
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
     services.switchboard.know(await services.store.versions())
-    await converge(services, models, why=WHY, grace_s=0.0)
     for model in models:
         if model.removal is not None or model.twin_of is not None:
             continue  # goes on below
-        elif model.state is ModelState.READY and model.deployment:
-            open_model(services, model, model.deployment)
         elif model.state is ModelState.INGESTED:
             services.launcher.start(services.launcher.analyze(model=model.name))
         elif model.state is ModelState.ANALYZED:

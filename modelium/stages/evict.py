@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from modelium.errors import InputError, ModeliumError, Unavailable
-from modelium.lifecycle import ModelState
+from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
@@ -15,6 +15,11 @@ from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
+
+LEAVING = frozenset({ModelState.DRAINING, ModelState.UNLOADING})
+
+POLL_S = 0.25
+"""Between two looks at a model that another run unloads."""
 
 UNLOAD_S = 120.0
 """Beside the grace, for a runtime to unload a model; one that takes longer is asked again."""
@@ -47,7 +52,10 @@ async def evict(
     if decision is None and models is None:
         return await _sweep(services)
     if decision is None:
+        joined = await _joined(services, models or (), steps)
         leaving = await _loaded(services, models or ())
+        if joined and not leaving:
+            return _report_joined(joined, reason)
         decision = await _decide(services, leaving, reason) if leaving else None
     if decision is None:
         return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
@@ -81,6 +89,44 @@ async def _sweep(services: Services) -> Report:
         return Report(stage="evict", outcome="nothing", reason="orchestration is disabled")
     report = await sweep(services, await snapshot(services), Trigger.SWEEP)
     return report.model_copy(update={"stage": "evict"})
+
+
+async def _joined(services: Services, names: Sequence[str], steps: Steps) -> dict[str, str]:
+    """Wait for the evictions of ``names`` that go on already; one that nobody is at is continued.
+
+    Returns model → how it ended.
+
+    Raises:
+        ModeliumError: a runtime does not unload its model; the control loop goes on with it.
+    """
+    ended = {}
+    for name in names:
+        record = await services.store.model(name)
+        if record.state not in LEAVING:
+            continue
+        if name not in services.owners:
+            action = Unload(model=name, reason=record.reason)
+            with services.owners.of(name):
+                ended[name] = await steps(f"unload {name}", unload, services, action)
+            continue
+        bound = services.clock.monotonic() + services.config.gateway.drain_grace_seconds + UNLOAD_S
+        while (record := await services.store.model(name)).state in LEAVING:
+            if services.clock.monotonic() > bound:
+                raise ModeliumError(f"{name} is still {record.state}: {record.reason}")
+            await services.clock.sleep(POLL_S)
+        ended[name] = "unloaded" if record.state in SETTLED else "busy"
+    return ended
+
+
+def _report_joined(ended: Mapping[str, str], reason: str) -> Report:
+    outcomes = set(ended.values())
+    return Report(
+        stage="evict",
+        outcome="busy" if "busy" in outcomes else "unloaded",
+        model=next(iter(ended)) if len(ended) == 1 else None,
+        reason=reason,
+        details={"models": dict(ended)},
+    )
 
 
 async def _loaded(services: Services, names: Sequence[str]) -> list[str]:
@@ -136,7 +182,7 @@ async def unload(services: Services, action: Unload) -> str:
     """Drain and unload one model whose eviction is booked: ``unloaded`` or ``busy``."""
     model, store = action.model, services.store
     record = await store.model(model)
-    if record.state not in (ModelState.DRAINING, ModelState.UNLOADING):
+    if record.state not in LEAVING:
         return record.state.value
     deployment = record.deployment
     if deployment is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from modelium.errors import (
     Unavailable,
 )
 from modelium.lifecycle import ModelState
-from modelium.models import Deployment, LoadSettings, Model, Preference, Report, Trigger
+from modelium.models import Report, Trigger
 from modelium.models.load_time import load_bound_s
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
@@ -25,7 +24,7 @@ from modelium.stages import switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
-from modelium.stages.opening import open_model
+from modelium.stages.ready import finish, load_report
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -65,7 +64,7 @@ async def load(
     record = await services.store.model(model)
     if decision is None:
         if record.state is ModelState.READY:
-            return _report(record, "ready", "it is already loaded")
+            return load_report(record, "ready", "it is already loaded")
         if record.state is ModelState.LOADING:
             return await steps("join the load in progress", _join, services, model)
         decided = await services.launcher.decide(
@@ -78,7 +77,7 @@ async def load(
     elif record.state is not ModelState.LOADING:
         why = "the decision is no longer in force"
         await services.store.decisions.abandon(decision, detail=why)
-        return _report(record, record.state.value, why)
+        return load_report(record, record.state.value, why)
     return await _start(services, model, decision, steps)
 
 
@@ -221,94 +220,13 @@ async def _within_bound(runtime: Runtime, request: LoadRequest, progress: Progre
         ) from exc
 
 
-async def finish(
-    services: Services, model: str, decision: str | None, loaded: Loaded, *, seconds: float
-) -> Report:
-    """LOADING → READY, and open for requests; what is only for the record comes last.
-
-    Args:
-        services: the ports and the store.
-        model: its name.
-        decision: that the load carries out; ``None``: not known any more.
-        loaded: what the runtime has.
-        seconds: that the load took.
-    """
-    record = await services.store.model(model)
-    if record.deployment is None:
-        raise ModeliumError(
-            f"{model} has no deployment any more; it was changed while it was loading"
-        )
-    if record.state is ModelState.READY:
-        return _report(record, "ready", record.reason)
-    reduced = loaded.settings and _reduction(record.deployment.settings, loaded.settings)
-    deployment = record.deployment.model_copy(
-        update={
-            "settings": loaded.settings or record.deployment.settings,
-            "upstream": loaded.upstream,
-            "handle": loaded.handle,
-            "ready_at": services.clock.time(),
-            "load_s": seconds,
-        }
-    )
-    record = await services.store.mark_ready(
-        model,
-        deployment,
-        note=f"with {reduced}, as more did not start" if reduced else "",
-        preference=_kept(record, deployment) if reduced else None,
-    )
-    open_model(services, record, deployment)
-    services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
-    if decision is not None:
-        await services.store.decisions.finish(decision, outcome="done")
-    await services.store.events.append(
-        "model.ready",
-        model=record.twin_of or model,
-        version=deployment.version,
-        runtime=deployment.runtime.value,
-        devices=await _labels(services, deployment.devices),
-        load_s=round(seconds, 3),
-        **({"reduced": reduced} if reduced else {}),
-    )
-    if record.twin_of is not None:
-        await switching.complete(services, record)
-    elif record.outdated:  # a newer version was registered while this one was loading
-        services.launcher.start(services.launcher.analyze(model=model))
-    return _report(record, "ready", record.reason)
-
-
-def _reduction(planned: LoadSettings, effective: LoadSettings) -> str:
-    """Return what the driver changed in the ``planned`` settings, as text."""
-    names = [
-        name
-        for name in ("max_model_len", "max_num_seqs", "kv_cache_bytes")
-        if getattr(planned, name) != getattr(effective, name)
-    ]
-    return ", ".join(f"{name} {getattr(effective, name)}" for name in names)
-
-
-def _kept(record: Model, deployment: Deployment) -> Preference:
-    """Return the preference that starts the next load from what worked."""
-    settings = LoadSettings()
-    if record.preference and record.preference.runtime in (None, deployment.runtime):
-        settings = record.preference.settings
-    worked = {
-        name: getattr(deployment.settings, name) for name in ("max_model_len", "max_num_seqs")
-    }
-    return Preference(runtime=deployment.runtime, settings=settings.model_copy(update=worked))
-
-
-async def _labels(services: Services, ids: Sequence[str]) -> list[str]:
-    devices = await asyncio.to_thread(services.devices.snapshot)
-    return [device.label for device in devices if device.id in ids]
-
-
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:
     record = await services.store.requeue(model, reason=reason)
     await services.store.decisions.finish(decision, outcome="failed", detail=reason)
     await services.store.events.append(
         "model.queued", model=model, reason=reason, decision=decision
     )
-    return _report(record, "queued", reason)
+    return load_report(record, "queued", reason)
 
 
 async def _give_up_safely(
@@ -359,24 +277,11 @@ async def _join(services: Services, model: str) -> Report:
     while True:
         record = await services.store.model(model)
         if record.state is not ModelState.LOADING or record.deployment is None:
-            return _report(record, record.state.value, record.reason)
+            return load_report(record, record.state.value, record.reason)
         bound = load_bound_s(record, record.deployment.runtime)
         if services.clock.monotonic() - began > bound:
             break
         await services.clock.sleep(POLL_S)
     raise DeadlineExceeded(
         f"{model} is still loading; `modelium explain {model}` shows its progress"
-    )
-
-
-def _report(record: Model, outcome: str, reason: str) -> Report:
-    deployment = record.deployment
-    return Report(
-        stage="load",
-        outcome=outcome,
-        model=record.name,
-        runtime=deployment.runtime if deployment else None,
-        devices=deployment.devices if deployment else (),
-        reason=reason,
-        details={"load_s": deployment.load_s} if deployment else {},
     )

@@ -16,8 +16,8 @@ from modelium.lifecycle import ModelState
 from modelium.models import Deployment, EvictionCause, Model, Report, Unload
 from modelium.ports import Loaded, Running
 from modelium.stages.evict import call_unload, released, unload
-from modelium.stages.load import finish
 from modelium.stages.owners import GRACE_S, IN_TRANSITION
+from modelium.stages.ready import finish
 from modelium.stages.runtime_monitor import handles
 from modelium.stages.services import Services
 

@@ -109,10 +109,17 @@ class World:
         sa.event.remove(engine, "checkout", impatient)
 
     async def converge(self) -> None:
-        """Let the control loop look twice: a state of transition is an orphan the second time."""
-        for pause in (0.0, RETRY_LIMIT_S):
+        """Have the control loop settle every orphan that there is; return after the attempts."""
+        for pause in (0.0, RETRY_LIMIT_S):  # a state of transition is an orphan the second time
             self.clock.advance(pause)
             await converge(self.services, self.store.view()[1])
+        await self.attempts()
+
+    async def attempts(self) -> None:
+        """Wait for the attempts to settle a model that are being made."""
+        tasks = [t for t in asyncio.all_tasks() if t.get_name().startswith("settle ")]
+        if tasks:
+            await asyncio.wait(tasks, timeout=DEADLINE_S)
 
     def rule(self, **policies: Any) -> None:
         """Change the policy."""

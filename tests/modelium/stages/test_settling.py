@@ -52,7 +52,7 @@ async def test_a_load_that_the_store_did_not_take_is_opened_when_it_does(world: 
             await loading
     assert world.store.model("tiny").state is ModelState.LOADING
     await world.converge()
-    await world.settled("tiny", "ready")
+    assert world.store.model("tiny").state == ("ready")
     record = world.store.model("tiny")
     assert record.deployment is not None and record.deployment.upstream is not None
     assert await world.request() == "tiny"
@@ -73,7 +73,7 @@ async def test_a_failed_load_that_the_store_did_not_take_is_queued_again(world: 
             await loading
     assert world.store.model("tiny").state is ModelState.LOADING
     await world.converge()
-    await world.settled("tiny", "queued")
+    assert world.store.model("tiny").state == ("queued")
     assert not world.store.view()[2]
     assert [name for name, _grace_s in world.runtime.unloads] == ["tiny"]
 
@@ -83,7 +83,7 @@ async def test_a_load_that_was_booked_and_never_set_off_is_queued_again(world: W
     await booked(world, weight_bytes=5)
     assert world.store.model("tiny").state is ModelState.LOADING
     await world.converge()
-    await world.settled("tiny", "queued")
+    assert world.store.model("tiny").state == ("queued")
     record = world.store.model("tiny")
     assert (record.failures, record.retry_at) == (0, None)
     assert record.queued_at is not None and not world.store.view()[2]
@@ -95,7 +95,6 @@ async def test_a_load_in_progress_is_left_alone(world: World) -> None:
     await world.runtime.asked.wait()
     for _ in range(3):
         await world.converge()
-    await world.idle()
     assert world.runtime.unloads == []
     assert world.store.model("tiny").state is ModelState.LOADING
     world.runtime.gate.set()
@@ -138,12 +137,11 @@ async def test_an_unload_that_failed_goes_on_when_the_runtime_does_it(
 ) -> None:
     await stuck_unloading(world, failure)
     await world.converge()
-    await world.idle()
     assert world.store.model("tiny").state is ModelState.UNLOADING, "it still holds its memory"
     assert world.store.view()[2]
     world.runtime.unload_failure = None
     await world.converge()
-    await world.settled("tiny", "unloaded")
+    assert world.store.model("tiny").state == ("unloaded")
     assert not world.runtime.held and not world.store.view()[2]
     assert (await world.event("model.evicted")).model == "tiny"
 
@@ -152,10 +150,9 @@ async def test_what_a_healthy_runtime_does_not_list_is_released(world: World) ->
     await stuck_unloading(world, Unavailable("the proxy's port is taken"))
     world.runtime.held.clear()  # its processes have ended all the same
     await world.converge()
-    await world.idle()
     assert world.store.model("tiny").state is ModelState.UNLOADING, "a list may lag behind"
     await world.converge()
-    await world.settled("tiny", "unloaded")
+    assert world.store.model("tiny").state == ("unloaded")
     assert not world.store.view()[2]
 
 
@@ -167,11 +164,10 @@ async def test_what_a_sick_runtime_does_not_list_stays_booked(world: World, how:
     world.runtime.discover_failure = OSError(24, "Too many open files") if how != "down" else None
     for _ in range(4):
         await world.converge()
-        await world.idle()
     assert world.store.model("tiny").state is ModelState.UNLOADING
     world.runtime.healthy, world.runtime.discover_failure = True, None
     await world.converge()
-    await world.settled("tiny", "unloaded")
+    assert world.store.model("tiny").state == ("unloaded")
 
 
 async def test_an_unload_that_hangs_is_asked_for_again(
@@ -184,7 +180,7 @@ async def test_an_unload_that_hangs_is_asked_for_again(
         await evict(world.services, models=["tiny"], steps=world.steps)
     world.runtime.unload_gate.set()
     await world.converge()
-    await world.settled("tiny", "unloaded")
+    assert world.store.model("tiny").state == ("unloaded")
 
 
 async def test_an_eviction_that_was_booked_and_never_set_off_goes_on(world: World) -> None:
@@ -192,7 +188,7 @@ async def test_an_eviction_that_was_booked_and_never_set_off_goes_on(world: Worl
     accepted(world.store, Unload(model="tiny", reason="idle", requeue=True))
     assert world.store.model("tiny").state is ModelState.DRAINING
     await world.converge()
-    await world.settled("tiny", "queued")
+    assert world.store.model("tiny").state == ("queued")
     assert not world.runtime.held and not world.store.view()[2]
     assert world.store.model("tiny").reason == "idle", "it was to be queued again"
 
@@ -228,7 +224,7 @@ async def test_a_load_whose_eviction_fails_is_not_left_behind(world: World) -> N
     assert {b.model for b in world.store.view()[2]} == {"other"}
     world.runtime.unload_failure = None
     await world.converge()
-    await world.settled("other", "unloaded")
+    assert world.store.model("other").state == ("unloaded")
 
 
 async def test_a_decisions_loads_are_set_off_though_its_evictions_fail(world: World) -> None:
@@ -270,6 +266,6 @@ async def test_a_runtime_that_is_switched_off_holds_no_model_for_ever(
         accepted(world.store, Unload(model="tiny", reason="idle"))
     world.services = replace(world.services, runtimes={})
     await world.converge()
-    await world.settled("tiny", "queued" if leave == "loading" else "unloaded")
+    assert world.store.model("tiny").state == ("queued" if leave == "loading" else "unloaded")
     assert "ray_serve is switched off" in world.store.model("tiny").reason
     assert not world.store.view()[2]

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
-from modelium.models import Deployment, EvictionCause, Model, Report, Unload
+from modelium.models import Decision, Deployment, Model, Report, Unload
 from modelium.ports import Loaded, Running
 from modelium.stages.evict import call_unload, released, unload
 from modelium.stages.owners import GRACE_S, IN_TRANSITION
@@ -23,8 +23,11 @@ from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
 
+OPEN = frozenset({"accepted", "failed"})
+"""Outcomes of decisions that have been booked, and did not come to their end."""
+
 DECISIONS_READ = 5
-"""Newest decisions about a model among which the one that unloads it is found."""
+"""Newest decisions about a model among which the one that has begun its transition is found."""
 
 
 async def converge(
@@ -104,7 +107,7 @@ def _unmanaged(deployment: Deployment | None) -> str:
 async def _settle_load(
     services: Services, model: Model, deployment: Deployment, why: str, *, insist: bool
 ) -> None:
-    found = None
+    found, decision = None, await _decision(services, model)
     try:
         found = await _look(services, deployment)
     except Unavailable as exc:
@@ -114,7 +117,7 @@ async def _settle_load(
         await finish(
             services,
             model.name,
-            None,
+            decision and decision.id,
             Loaded(upstream=found.upstream, handle=found.handle),
             seconds=max(0.0, services.clock.time() - deployment.started_at),
         )
@@ -123,18 +126,26 @@ async def _settle_load(
         await call_unload(services, deployment, grace_s=0.0)
     except Exception as exc:
         await _believe(services, deployment, exc, insist=insist)
-    await _leave(services, model, reason=f"{why} while loading")
+    reason = f"{why} while loading"
+    await _leave(services, model, reason=reason)
+    if decision is not None:
+        await services.store.decisions.abandon(decision.id, detail=reason)
 
 
 async def _settle_unload(
     services: Services, model: Model, deployment: Deployment, *, insist: bool
 ) -> None:
-    action = await _eviction(services, model)
+    decision = await _decision(services, model)
+    unloads = decision.plan.unloads if decision else ()
+    action = next((one for one in unloads if one.model == model.name), None)
+    action = action or Unload(model=model.name, reason=model.reason)
     try:
         await unload(services, action)
     except Exception as exc:
         await _believe(services, deployment, exc, insist=insist)
         await _leave(services, model, reason=model.reason, action=action)
+    if decision is not None and not decision.plan.loads:  # else the last load finishes it
+        await services.store.decisions.finish(decision.id, outcome="done")
 
 
 async def _believe(
@@ -178,10 +189,12 @@ async def _leave(
     await released(services, record.model_copy(update={"reason": reason}), action)
 
 
-async def _eviction(services: Services, model: Model) -> Unload:
-    """Return the action of the decision that unloads ``model``."""
-    for decision in await services.store.decisions.newest(model=model.name, limit=DECISIONS_READ):
-        for action in decision.plan.unloads:
-            if action.model == model.name:
-                return action
-    return Unload(model=model.name, cause=EvictionCause.RULES, reason=model.reason)
+async def _decision(services: Services, model: Model) -> Decision | None:
+    """Return the decision that has taken ``model`` into its transition, where it is found."""
+    name = model.name
+    for decision in await services.store.decisions.newest(model=name, limit=DECISIONS_READ):
+        plan = decision.plan
+        actions = plan.loads if model.state is ModelState.LOADING else plan.unloads
+        if decision.outcome in OPEN and any(action.model == name for action in actions):
+            return decision
+    return None

@@ -83,9 +83,11 @@ class World:
         return await self.launcher.ingest(path=str(self.incoming / name), **given)
 
     async def load(self, name: str = "tiny") -> Model:
-        """Drop a model and wait until it serves."""
+        """Drop a model and wait until it serves, and its run has ended."""
         await self.drop(name)
         await self.settled(name, "ready")
+        while name in self.services.owners:  # noqa: ASYNC110 - a few steps
+            await asyncio.sleep(0)
         return self.store.model(name)
 
     async def request(self, name: str = "tiny") -> str:

@@ -80,9 +80,10 @@ async def test_a_failed_load_that_the_store_did_not_take_is_queued_again(world: 
 
 async def test_a_load_that_was_booked_and_never_set_off_is_queued_again(world: World) -> None:
     await unloaded(world)
-    await booked(world, weight_bytes=5)
+    decision = await booked(world, weight_bytes=5)
     assert world.store.model("tiny").state is ModelState.LOADING
     await world.converge()
+    assert world.store.decisions.get(decision).outcome == "failed"
     assert world.store.model("tiny").state == ("queued")
     record = world.store.model("tiny")
     assert (record.failures, record.retry_at) == (0, None)

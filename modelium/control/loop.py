@@ -59,7 +59,7 @@ class Loop:
             await self._pause(interval)
 
     async def _pause(self, interval_s: float) -> None:
-        """Wait for the interval, or less when a signal asks for a tick."""
+        """Wait for the interval; less when a signal asks for a tick, or a late runtime answers."""
         clock, gap = self._services.clock, min(MIN_PAUSE_S, interval_s)
         await clock.sleep(gap)
         waits = [
@@ -67,7 +67,8 @@ class Loop:
             asyncio.ensure_future(self._signals.tick_wanted.wait()),
         ]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            late = self._services.runtime_monitor.late()
+            await asyncio.wait([*waits, *late], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

@@ -78,6 +78,10 @@ class RuntimeMonitor:
         }
         return self.observations
 
+    def late(self) -> tuple[asyncio.Task[Observation], ...]:
+        """Return the queries that are still in progress: `observe` did not wait for their end."""
+        return tuple(task for task in self._asking.values() if not task.done())
+
     def _ask(
         self, name: RuntimeName, held: Mapping[str, Mapping[str, object]]
     ) -> asyncio.Task[Observation]:

@@ -117,7 +117,7 @@ async def _settle_load(
         await finish(
             services,
             model.name,
-            decision and decision.id,
+            decision.id if decision else None,
             Loaded(upstream=found.upstream, handle=found.handle),
             seconds=max(0.0, services.clock.time() - deployment.started_at),
         )

@@ -15,6 +15,7 @@ from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Tel
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.ongoing import Ongoing
+from modelium.stages.owners import Orphans, Owners
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
@@ -44,7 +45,8 @@ class Services:
     pending: PendingDrops = field(default_factory=PendingDrops)
     removing: Ongoing = field(default_factory=Ongoing)
     switching: Ongoing = field(default_factory=Ongoing)
-    settling: Ongoing = field(default_factory=Ongoing)
+    owners: Owners = field(default_factory=Owners)
+    orphans: Orphans = field(default_factory=Orphans)
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

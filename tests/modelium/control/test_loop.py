@@ -18,12 +18,14 @@ from modelium.policy import Policy
 from modelium.ports import Question
 from modelium.stages.evict import evict
 from modelium.stages.monitor import monitor
+from modelium.stages.owners import GRACE_S
 from modelium.stages.snapshot import snapshot
 from modelium.stages.sweeps import Schedule, Sweeps
 from modelium.traffic.request_log import LoggedRequest
 from tests.fakes.devices import CPU
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
+from tests.modelium.stages.test_load import booked
 
 CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
 
@@ -290,3 +292,38 @@ async def test_a_plan_that_the_policy_forbids_by_now_is_made_again(
     assert world.store.model("tiny").state.value == "ready"
     assert brain.asked == [Trigger.SWEEP]
     assert "plan.refused" not in {event.kind for event in world.heard}
+
+
+async def test_what_nobody_is_at_is_settled_and_loaded_again(world: World) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    await booked(world, weight_bytes=5)
+    await world.launcher.decide(trigger=Trigger.SWEEP)
+    assert world.store.model("tiny").state == "loading"
+    loop = loop_of(world)
+    await loop.tick()
+    world.clock.advance(GRACE_S)
+    await loop.tick()
+    await world.attempts()
+    await loop.tick()
+    await world.settled("tiny", "ready")
+
+
+async def test_an_orphan_is_settled_though_the_fleet_cannot_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    await booked(world, weight_bytes=5)
+
+    def broken() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(world.devices, "snapshot", broken)
+    loop = loop_of(world)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Too many"):
+            await loop.tick()
+        world.clock.advance(GRACE_S)
+    await world.attempts()
+    assert world.store.model("tiny").state == "queued"

@@ -188,3 +188,28 @@ async def test_a_direct_request_in_flight_counts_as_use(world: World) -> None:
     await monitor(world.services)
     tiny = (await snapshot(world.services)).models_by_name["tiny"]
     assert (tiny.traffic.in_flight, tiny.idle_s(tiny.state_since + 9000)) == (1, 0.0)
+
+
+async def test_a_ready_model_that_was_left_closed_is_opened(world: World) -> None:
+    await world.load()
+    world.services.switchboard.close("tiny")
+    await monitor(world.services)
+    assert await world.request() == "tiny"
+
+
+async def test_a_ready_model_that_a_task_is_at_stays_closed(world: World) -> None:
+    await world.load()
+    world.services.switchboard.close("tiny")
+    with world.services.owners.of("tiny"):
+        await monitor(world.services)
+        assert world.services.switchboard.upstream("tiny") is None
+
+
+async def test_a_runtime_that_does_not_clear_one_model_hinders_no_other(world: World) -> None:
+    await world.load("good")
+    world.store.requeue("good", reason="not wanted")
+    await world.load("tiny")
+    world.runtime.unload_failures["good"] = OSError(24, "Too many open files")
+    world.runtime.states["tiny"] = "unhealthy"
+    await monitor(world.services)
+    assert world.store.model("tiny").state is ModelState.QUEUED

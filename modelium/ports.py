@@ -157,8 +157,10 @@ class Runtime(Protocol):
     async def discover(self, handles: Mapping[str, Mapping[str, Any]]) -> Sequence[Running]:
         """Return the models that it runs now. ``handles``: those of the store, by model.
 
-        Models that no longer run are left out. Running ones are adopted, so that later calls
-        work on them.
+        Models that no longer run are left out, but one of ``handles`` that is found to have ended
+        since the last call may be reported once as unhealthy, with how it ended. Running ones are
+        adopted, so that later calls work on them. A pause is no reason for unhealthy: see
+        `runtimes.process.patience`.
         """
 
     async def stats(self) -> Mapping[str, EngineStats]:

@@ -34,6 +34,7 @@ from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
 from runtimes.process.compile_caches import CompileCaches
 from runtimes.process.gpu_release import wait_for_release
+from runtimes.process.patience import Look, Patience
 from runtimes.process.ports import PortRange
 from runtimes.process.supervisor import EngineProcess, Supervisor
 
@@ -63,6 +64,7 @@ class EngineHost:
         client: EngineClient,
         sleep: EngineSleep | None = None,
         no_progress_s: float = NO_PROGRESS_S,
+        patience: Patience,
         caches: CompileCaches | None = None,
         configuration: Mapping[str, str] | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class EngineHost:
             client: for the calls to engines; closed by its owner.
             sleep: how the engines sleep, if they can.
             no_progress_s: how long a start may make no progress.
+            patience: with engines that do not answer.
             caches: for the kernels that the engines compile, if they do.
             configuration: fingerprint of what engines are started with.
         """
@@ -93,6 +96,7 @@ class EngineHost:
         self._device_locks = device_locks
         self._client = client
         self._sleep = sleep
+        self._patience = patience
         self._start = EngineStart(
             recipe=recipe,
             supervisor=self._supervisor,
@@ -265,24 +269,49 @@ class EngineHost:
         if instance is None:
             return None
         if not self._supervisor.alive(instance.process):
-            if not self._model_locks[model].locked():  # else an unload clears it
-                async with self._model_locks[model]:
-                    # Children may outlive the leader and hold the device.
-                    await self._supervisor.stop(instance.process, grace_s=0)
-                    self._remove(instance)
-            return None
+            return await self._ended(instance, known=bool(handle))
         adopted = model in self._instances
         pids = self._supervisor.members(instance.process)
         problem = await self._client.health_problem(instance.upstream, pids)
         sleeping = not problem and await self._is_sleeping(instance)
         if not self._supervisor.alive(instance.process):  # it exited in the meantime
-            return None
+            return await self._ended(instance, known=bool(handle))
         if problem and not adopted:
             return _running(instance, "loading", pids, problem)
         self._adopt(instance)
-        self._supervisor.log(model).rotate()
-        state: State = "unhealthy" if problem else "sleeping" if sleeping else "ready"
+        await self._supervisor.log(model).rotate()
+        lost = self._is_lost(instance, pids, problem)
+        state: State = "unhealthy" if lost else "sleeping" if sleeping else "ready"
         return _running(instance, state, pids, problem)
+
+    def _is_lost(self, instance: EngineInstance, pids: tuple[int, ...], problem: str) -> bool:
+        last = self._last_stats.get(instance.model, EngineStats())
+        silence = self._patience.look(
+            instance.model,
+            Look(
+                at=self._clock.monotonic(),
+                answered=not problem,
+                cpu_s=proc.cpu_s(pids) if problem else 0.0,
+                in_flight=last.running + last.waiting,
+            ),
+        )
+        if silence is None:
+            return False
+        logger.warning("%s: %s (for %.0f s)", instance.model, problem, silence.seconds)
+        return silence.lost
+
+    async def _ended(self, instance: EngineInstance, *, known: bool) -> Running | None:
+        """Clear what an engine that has exited left; report it once to a store that has it."""
+        model = instance.model
+        if self._model_locks[model].locked():  # an unload or a load clears it
+            return None
+        async with self._model_locks[model]:
+            code = self._supervisor.exit_code(instance.process)
+            # Children may outlive the leader and hold the device.
+            await self._supervisor.stop(instance.process, grace_s=0)
+            self._remove(instance)
+        status = "" if code is None else f" with status {code}"
+        return _running(instance, "unhealthy", (), f"its engine exited{status}") if known else None
 
     async def _is_healthy(self, instance: EngineInstance) -> bool:
         if not self._supervisor.alive(instance.process):
@@ -335,6 +364,7 @@ class EngineHost:
     def _remove(self, instance: EngineInstance) -> None:
         self._instances.pop(instance.model, None)
         self._last_stats.pop(instance.model, None)
+        self._patience.forget(instance.model)
         self._ports.release(instance.upstream.port)
 
 

@@ -74,6 +74,7 @@ class EngineStart:
         progressed, cpu_s, read = started, 0.0, 0
         phase: Phase = ("starting", None)
         progress(*phase)
+        log = self._supervisor.log(request.model)
         while True:
             latest = self._latest_phase(request.model, phase)
             now = self._clock.monotonic()
@@ -105,6 +106,7 @@ class EngineStart:
                     f"“{phase[0]}”): {self._log_excerpt(request.model)}",
                     kind=FailureKind.STUCK,
                 )
+            await log.rotate()
             await self._clock.sleep(POLL_S)
 
     def _latest_phase(self, model: str, phase: Phase) -> Phase:
@@ -174,5 +176,4 @@ class EngineStart:
 
 def _activity(members: tuple[int, ...]) -> tuple[float, int]:
     """Return processor time (s) and bytes read of ``members`` since they started."""
-    entries = [entry for pid in members if (entry := proc.entry(pid))]
-    return sum(entry.cpu_s for entry in entries), proc.bytes_read(members)
+    return proc.cpu_s(members), proc.bytes_read(members)

@@ -17,11 +17,12 @@ from modelium.devices.nvml import NvmlInventory
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, LoadSettings
 from modelium.ports import Loaded
+from runtimes.engines import driver as driver_module
 from runtimes.engines.driver import EngineDriver
 from runtimes.process import proc
 from tests.fakes.nvml import FakeGpu, FakeNvml
 from tests.runtimes.conditions import until
-from tests.runtimes.fake_vllm import Make, complete, model, starts, words
+from tests.runtimes.fake_vllm import Make, Skipping, complete, model, starts, words
 from tests.runtimes.requests import no_progress, request
 
 
@@ -213,8 +214,7 @@ async def test_a_model_whose_engine_died_is_absent_and_its_children_are_cleared(
     os.kill(loaded.handle["pid"], signal.SIGKILL)
     await until(lambda: not (e := proc.entry(loaded.handle["pid"])) or not e.alive)
 
-    assert await driver.discover({"m": loaded.handle}) == []
-
+    assert await driver.discover({}) == [], "a store that does not have it needs no report"
     for pid in before.pids:
         entry = proc.entry(pid)
         assert entry is None or not entry.alive
@@ -229,17 +229,79 @@ async def test_an_engine_that_ends_with_status_0_under_traffic_is_noticed(
     with pytest.raises(httpx.HTTPError):
         await complete(loaded)
     await until(lambda: not (e := proc.entry(loaded.handle["pid"])) or not e.alive)
+    (gone,) = await driver.discover({"m": loaded.handle})
+    assert (gone.state, gone.detail) == ("unhealthy", "its engine exited with status 0")
     assert await driver.discover({"m": loaded.handle}) == []
 
 
-async def test_an_engine_that_stops_answering_is_unhealthy(make: Make, tmp_path: Path) -> None:
-    driver = make()
+QUICK = {"unhealthy_after_seconds": 0.9}
+"""A look at a silent engine takes a third of it; the clock is moved where more has to pass."""
+
+
+async def state_after(
+    driver: EngineDriver, loaded: Loaded, clock: Skipping, skipped_s: float
+) -> str:
+    clock.skipped += skipped_s
+    (running,) = await driver.discover({"m": loaded.handle})
+    return running.state
+
+
+async def test_a_silent_engine_is_unhealthy_after_several_looks_over_the_limit(
+    make: Make, tmp_path: Path
+) -> None:
+    clock = Skipping()
+    driver = make(clock=clock, **QUICK)
     loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
     os.kill(loaded.handle["pid"], signal.SIGSTOP)
+    assert await state_after(driver, loaded, clock, 0) == "ready"
+    assert await state_after(driver, loaded, clock, 60) == "ready", "one pause, perhaps of ours"
+    clock.skipped += 1
     (running,) = await driver.discover({"m": loaded.handle})
     os.kill(loaded.handle["pid"], signal.SIGCONT)
     assert running.state == "unhealthy"
     assert "/health" in running.detail
+
+
+@pytest.mark.parametrize("pause_s", [2, 6, 12])
+async def test_a_pause_with_a_stream_in_flight_loses_nothing(
+    make: Make, tmp_path: Path, pause_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "TIMEOUT_S", 0.1)  # five seconds a look otherwise
+    clock = Skipping()
+    driver = make(clock=clock)
+    path = model(tmp_path, chunks=6, chunk_s=0.05)
+    loaded = await driver.load(request(path), progress=no_progress)
+    pid, events = loaded.handle["pid"], []
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        body = {"model": "m", "prompt": "a", "stream": True}
+        url = f"{loaded.upstream.base_url}/v1/completions"
+        async with client.stream("POST", url, json=body) as answer:
+            async for line in answer.aiter_lines():
+                events += [line] if line else []
+                if len(events) == 2 and line:
+                    os.kill(pid, signal.SIGSTOP)
+                    for _ in range(pause_s):
+                        assert await state_after(driver, loaded, clock, 1) == "ready"
+                    os.kill(pid, signal.SIGCONT)
+    assert events[-1] == "data: [DONE]" and len(events) == 7
+    assert await state_after(driver, loaded, clock, 30) == "ready"
+    assert len(starts(path)) == 1
+
+
+async def test_requests_in_flight_earn_a_silent_engine_four_times_the_limit(
+    make: Make, tmp_path: Path
+) -> None:
+    clock = Skipping()
+    driver = make(clock=clock, **QUICK)
+    # The probe of the load takes as long as every answer.
+    loaded = await driver.load(request(model(tmp_path, answer_s=1.0)), progress=no_progress)
+    answer = await request_in_flight(driver, loaded)
+    os.kill(loaded.handle["pid"], signal.SIGSTOP)
+    states = [await state_after(driver, loaded, clock, after) for after in (0, 0.9, 0.3)]
+    late = await state_after(driver, loaded, clock, 60)
+    os.kill(loaded.handle["pid"], signal.SIGCONT)
+    assert states == ["ready"] * 3 and late == "unhealthy"
+    assert (await answer).status_code == 200
 
 
 def gpus(fake: FakeNvml, count: int) -> NvmlInventory:

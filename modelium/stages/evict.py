@@ -10,6 +10,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
+from modelium.stages.abort import abort
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
@@ -40,12 +41,15 @@ async def evict(
 
     Raises:
         PlanRejected: a model is pinned, always loaded, or busy.
-        InputError: a model is being loaded.
+        ModeliumError: the load of a model cannot be aborted.
     """
     if decision is None and models is None:
         return await _sweep(services)
     if decision is None:
+        aborted = await _abort(services, models or ())
         leaving = await _loaded(services, models or ())
+        if aborted and not leaving:
+            return _aborted(aborted)
         decision = await _decide(services, leaving, reason) if leaving else None
     if decision is None:
         return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
@@ -80,13 +84,30 @@ async def _sweep(services: Services) -> Report:
     return report.model_copy(update={"stage": "evict"})
 
 
+async def _abort(services: Services, names: Sequence[str]) -> list[str]:
+    """Abort the loads of those of ``names`` that are being loaded, and return them."""
+    loading = [
+        name for name in names if (await services.store.model(name)).state is ModelState.LOADING
+    ]
+    await asyncio.gather(*(abort(services, name) for name in loading))
+    return loading
+
+
+def _aborted(names: Sequence[str]) -> Report:
+    return Report(
+        stage="evict",
+        outcome="aborted",
+        model=names[0] if len(names) == 1 else None,
+        reason=f"the load of {', '.join(names)} was aborted",
+        details={"models": dict.fromkeys(names, "aborted")},
+    )
+
+
 async def _loaded(services: Services, names: Sequence[str]) -> list[str]:
     """Return those of ``names`` that hold memory; a model that is queued leaves the queue."""
     leaving = []
     for name in names:
         record = await services.store.model(name)
-        if record.state is ModelState.LOADING:
-            raise InputError(f"{name} is being loaded; cancel its run or wait until it is ready")
         if record.state is ModelState.QUEUED:
             await services.store.leave_queue(name, reason="an operator took it off the queue")
         elif record.state in (ModelState.READY, ModelState.SLEEPING):

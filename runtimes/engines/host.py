@@ -29,7 +29,7 @@ from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
 from runtimes.engines.start import NO_PROGRESS_S, TAIL_LINES, EngineStart
-from runtimes.loading.device_locks import DeviceLocks
+from runtimes.loading.device_locks import DeviceLocks, Turn
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
 from runtimes.process.compile_caches import CompileCaches
@@ -203,15 +203,18 @@ class EngineHost:
                 self._remove(present)
             if any(self._device_locks.locked(device.id) for device in request.devices):
                 progress("waiting for the device", None)
-            async with self._device_locks.hold(device.id for device in request.devices):
-                return await self._start_with_retries(self._recipe.complete(request), progress)
+            async with self._device_locks.hold(device.id for device in request.devices) as turn:
+                completed = self._recipe.complete(request)
+                return await self._start_with_retries(completed, progress, turn)
 
-    async def _start_with_retries(self, request: LoadRequest, progress: Progress) -> Loaded:
+    async def _start_with_retries(
+        self, request: LoadRequest, progress: Progress, turn: Turn
+    ) -> Loaded:
         """Start; retry on another port after a port conflict, and once with less memory."""
         ports, reduced = 1, False
         while True:
             try:
-                return await self._start_once(request, progress, reduced=reduced)
+                return await self._start_once(request, progress, turn, reduced=reduced)
             except LoadFailed as exc:
                 lines = self._supervisor.log(request.model).tail(TAIL_LINES)
                 smaller = self._recipe.smaller(request, lines)
@@ -225,7 +228,7 @@ class EngineHost:
                     raise
 
     async def _start_once(
-        self, request: LoadRequest, progress: Progress, *, reduced: bool
+        self, request: LoadRequest, progress: Progress, turn: Turn, *, reduced: bool
     ) -> Loaded:
         port, key = self._ports.reserve(), secrets.token_urlsafe(24)
         details = {
@@ -249,7 +252,7 @@ class EngineHost:
             instance = EngineInstance.restore(
                 self._recipe.name, process, {**details, **process.to_record()}
             )
-            await self._start.wait_until_ready(instance, request, progress)
+            await self._start.wait_until_ready(instance, request, progress, on_stall=turn.end)
         except BaseException:
             if process:
                 # No grace: engines that get SIGTERM while they start may never exit.

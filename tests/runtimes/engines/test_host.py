@@ -354,6 +354,43 @@ async def test_starts_on_one_gpu_wait_for_each_other_and_others_do_not(
     assert len(starts(tmp_path / "b")) == 1
 
 
+async def test_a_hung_load_on_the_cpu_delays_no_other(make: Make, tmp_path: Path) -> None:
+    driver, path = make(), model(tmp_path, "hung", hang=True, ignore_term=True)
+    hung = asyncio.create_task(driver.load(request(path), progress=no_progress))
+    await until(lambda: bool(starts(path)))
+    good = await driver.load(request(model(tmp_path, "good")), progress=no_progress)
+    assert (await complete(good)).status_code == 200
+    assert not hung.done()
+    await driver.unload("hung", handle={}, grace_s=0)
+    with pytest.raises(LoadFailed, match="unloaded while"):
+        await hung
+    assert [running.model for running in await driver.discover({})] == ["good"]
+
+
+async def test_a_start_that_hangs_on_a_gpu_gives_its_turn_away(
+    make: Make, tmp_path: Path, fake_nvml: FakeNvml
+) -> None:
+    (gpu,) = gpus(fake_nvml, 1).snapshot()
+    clock = Skipping()
+    driver, path = make(inventory=NvmlInventory(node="n"), clock=clock), model(tmp_path, hang=True)
+    hung = asyncio.create_task(driver.load(request(path, devices=(gpu,)), progress=no_progress))
+    await until(lambda: bool(starts(path)))
+    waiting = asyncio.Event()
+    second = asyncio.create_task(
+        driver.load(
+            request(model(tmp_path, "b"), devices=(gpu,)), progress=lambda *_: waiting.set()
+        )
+    )
+    await waiting.wait()
+    assert starts(tmp_path / "b") == []
+    clock.skipped += 61
+    await second
+    assert not hung.done()
+    hung.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hung
+
+
 async def test_an_adopted_engine_with_an_older_configuration_is_named(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

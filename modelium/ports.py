@@ -284,5 +284,8 @@ class Telemetry(Protocol):
     def on_tick(self, *, seconds: float, failed: bool) -> None:
         """The control loop ticked once."""
 
+    def on_request_lines_lost(self, count: int) -> None:
+        """Lines of the request log were dropped because the store did not take them."""
+
     def observe(self, fleet: Fleet) -> None:
         """The control loop took ``fleet``."""

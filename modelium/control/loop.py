@@ -12,6 +12,7 @@ from modelium.stages.monitor import reconcile
 from modelium.stages.planning import sweep
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.settling import converge
 from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
@@ -113,6 +114,7 @@ class Loop:
     async def tick(self) -> None:
         """Reconcile once; start a recorded decision where the planner finds something due."""
         services = self._services
+        await converge(services, (await services.store.view())[1])
         fleet, _changed = await reconcile(services)
         await remove_pending(services)
         await self._remember_pause()

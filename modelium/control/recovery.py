@@ -14,7 +14,7 @@ from modelium.stages.monitor import monitor
 from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
-from modelium.stages.settling import INTERRUPTED, settle, settle_later
+from modelium.stages.settling import converge
 from modelium.stages.snapshot import snapshot
 from modelium.stages.standing import apply_standings
 from modelium.stages.switching import conclude
@@ -33,10 +33,9 @@ async def recover(services: Services) -> None:
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
     services.switchboard.know(await services.store.versions())
+    await converge(services, models, why=WHY, grace_s=0.0)
     for model in models:
-        if model.state in INTERRUPTED:
-            await _settle(services, model.name)
-        elif model.removal is not None or model.twin_of is not None:
+        if model.removal is not None or model.twin_of is not None:
             continue  # goes on below
         elif model.state is ModelState.READY and model.deployment:
             open_model(services, model, model.deployment)
@@ -52,14 +51,6 @@ async def recover(services: Services) -> None:
     for path in await asyncio.to_thread(lambda: list(_readmit(services))):
         logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))
-
-
-async def _settle(services: Services, name: str) -> None:
-    try:
-        await settle(services, name, why=WHY)
-    except ModeliumError as exc:  # one runtime that is away stops no start
-        logger.warning("%s may still be loaded, and its memory stays booked: %s", name, exc)
-        services.launcher.start(settle_later(services, name, why=WHY))
 
 
 async def _tidy(services: Services) -> None:

@@ -14,12 +14,13 @@ from modelium.errors import (
     LoadFailed,
     ModeliumError,
     TransientError,
+    Unavailable,
 )
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Model, Preference, Report, Trigger
 from modelium.models.load_time import load_bound_s
 from modelium.policy.memory_budget import available_bytes
-from modelium.ports import Loaded, LoadRequest, Steps
+from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
 from modelium.stages import abort, switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
@@ -40,6 +41,10 @@ BACKOFF_S = 30.0
 """Before a failed load is retried; doubles with each consecutive failure."""
 
 BACKOFF_LIMIT_S = 3600.0
+
+
+OVERTIME_S = 60.0
+"""Beside the deadline of a load, for its driver to end it."""
 
 
 async def load(
@@ -91,12 +96,19 @@ async def _start(
     services: Services, model: str, decision: str, steps: Steps, *, evict: bool = False
 ) -> Report:
     """Load ``model``; ``evict``: carry out the evictions of the decision first."""
+    with services.owners.of(model):
+        return await _carry_out(services, model, decision, steps, evict=evict)
+
+
+async def _carry_out(
+    services: Services, model: str, decision: str, steps: Steps, *, evict: bool
+) -> Report:
     services.switchboard.close(model)
     began = services.clock.monotonic()
     try:
         if evict:
             await _evict(services, decision)
-        if not await steps("wait for memory", _memory, services, model):
+        if not await steps("wait for memory", _memory, services, model, decision):
             return await _requeue(
                 services,
                 model,
@@ -114,9 +126,10 @@ async def _start(
             )
         loaded = await steps("load in the runtime", _load, services, model)
     except BaseException as exc:
-        await asyncio.shield(_give_up(services, model, decision, exc, began))
+        await asyncio.shield(_give_up_safely(services, model, decision, exc, began))
         raise
-    return await steps("open", _open, services, model, decision, loaded, began)
+    seconds = services.clock.monotonic() - began
+    return await steps("open", finish, services, model, decision, loaded, seconds=seconds)
 
 
 async def _evict(services: Services, decision: str) -> None:
@@ -126,8 +139,13 @@ async def _evict(services: Services, decision: str) -> None:
         await services.launcher.evict(models=leaving, decision=decision)
 
 
-async def _memory(services: Services, model: str) -> bool:
-    """Wait until the bytes booked for ``model`` are free; False when they do not become free."""
+async def _memory(services: Services, model: str, decision: str) -> bool:
+    """Wait until the bytes booked for ``model`` are free; False when they do not become free.
+
+    Only what ``decision`` evicts was promised to it; other evictions are other loads' memory.
+    """
+    plan = (await services.store.decisions.get(decision)).plan
+    promised = frozenset(action.model for action in plan.unloads)
     deadline = services.clock.monotonic() + MEMORY_WAIT_S
     while True:
         fleet = await snapshot(services)
@@ -140,7 +158,7 @@ async def _memory(services: Services, model: str) -> bool:
         }
         cap = services.policy.max_gpu_memory_utilization
         if all(
-            not any(b.releasing for b in others[device])
+            not any(b.releasing and b.model in promised for b in others[device])
             and available_bytes(fleet.devices_by_id[device], others[device], cap=cap) >= held
             for device, held in own.items()
         ):
@@ -170,6 +188,9 @@ async def _load(services: Services, model: str) -> Loaded:
         logger.info("%s: %s%s", model, phase, "" if share is None else f" {share:.0%}")
         phases.begin(phase)
 
+    runtime = services.runtimes.get(deployment.runtime)
+    if runtime is None:
+        raise Unavailable(f"{deployment.runtime.value} is switched off in the configuration")
     request = LoadRequest(
         model=deployment.name,
         version=record.version,
@@ -190,16 +211,38 @@ async def _load(services: Services, model: str) -> Loaded:
     )
     with phases, services.activity.on(deployment.devices) as activity:
         before = await free_bytes(services.devices, deployment.devices)
-        loaded = await services.runtimes[deployment.runtime].load(request, progress=progress)
+        loaded = await _within_bound(runtime, request, progress)
         after = await free_bytes(services.devices, deployment.devices) if before else {}
     if activity.alone and (held := taken(deployment, request.reserve, before, after)):
         await services.store.history.record_memory(held, {})
     return loaded
 
 
-async def _open(
-    services: Services, model: str, decision: str, loaded: Loaded, began: float
+async def _within_bound(runtime: Runtime, request: LoadRequest, progress: Progress) -> Loaded:
+    """Load, within a bound even where the driver keeps none."""
+    bound = request.deadline_s + OVERTIME_S
+    try:
+        async with asyncio.timeout(bound):
+            return await runtime.load(request, progress=progress)
+    except TimeoutError as exc:
+        raise LoadFailed(
+            f"{runtime.name.value} neither loaded {request.model} nor gave up within {bound:.0f} s",
+            kind=FailureKind.STUCK,
+        ) from exc
+
+
+async def finish(
+    services: Services, model: str, decision: str | None, loaded: Loaded, *, seconds: float
 ) -> Report:
+    """LOADING → READY, and open for requests; what is only for the record comes last.
+
+    Args:
+        services: the ports and the store.
+        model: its name.
+        decision: that the load carries out; ``None``: not known any more.
+        loaded: what the runtime has.
+        seconds: that the load took.
+    """
     record = await services.store.model(model)
     if record.deployment is None:
         raise ModeliumError(
@@ -207,7 +250,6 @@ async def _open(
         )
     if record.state is ModelState.READY:
         return _report(record, "ready", record.reason)
-    seconds = services.clock.monotonic() - began
     reduced = loaded.settings and _reduction(record.deployment.settings, loaded.settings)
     deployment = record.deployment.model_copy(
         update={
@@ -218,7 +260,6 @@ async def _open(
             "load_s": seconds,
         }
     )
-    await services.store.decisions.finish(decision, outcome="done")
     record = await services.store.mark_ready(
         model,
         deployment,
@@ -227,6 +268,8 @@ async def _open(
     )
     open_model(services, record, deployment)
     services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
+    if decision is not None:
+        await services.store.decisions.finish(decision, outcome="done")
     await services.store.events.append(
         "model.ready",
         model=record.twin_of or model,
@@ -278,6 +321,16 @@ async def _requeue(services: Services, model: str, decision: str, reason: str) -
     return _report(record, "queued", reason)
 
 
+async def _give_up_safely(
+    services: Services, model: str, decision: str, exc: BaseException, began: float
+) -> None:
+    """`_give_up`; what the store does not take now is the control loop's: it settles the model."""
+    try:
+        await _give_up(services, model, decision, exc, began)
+    except Exception as failure:
+        logger.warning("the end of the load of %s could not be stored: %s", model, failure)
+
+
 async def _give_up(
     services: Services, model: str, decision: str, exc: BaseException, began: float
 ) -> None:
@@ -292,8 +345,6 @@ async def _give_up(
     reason = "the load was cancelled" if cancelled else str(exc) or type(exc).__name__
     if aborted := services.loads.is_aborted(model):
         cancelled, failures, reason = True, record.failures, abort.REASON
-    await store.decisions.finish(decision, outcome="failed", detail=reason)
-    if aborted:
         await abort.cancelled(services, model, reason=reason)
     elif cancelled:
         await store.cancel_load(model, reason=reason)
@@ -309,6 +360,7 @@ async def _give_up(
     if isinstance(exc, ModeliumError) and not aborted:
         error = exc
     services.switchboard.refuse(model, error, retry_after_s=pause)
+    await store.decisions.finish(decision, outcome="failed", detail=reason)
     await store.events.append(
         "model.failed", model=record.twin_of or model, version=record.version, reason=reason
     )

@@ -14,7 +14,7 @@ from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
-from modelium.stages.runtime_monitor import Observation
+from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
 from modelium.traffic import TrafficBook
@@ -66,13 +66,7 @@ async def reconcile(services: Services, *, steps: Steps = inline_steps) -> tuple
 
 
 async def _observe(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Observation]:
-    handles: dict[RuntimeName, dict[str, Mapping[str, object]]] = {}
-    for model in fleet.models:
-        if model.deployment:
-            handles.setdefault(model.deployment.runtime, {})[model.deployment.name] = (
-                model.deployment.handle
-            )
-    observations = await services.runtime_monitor.observe(handles)
+    observations = await services.runtime_monitor.observe(handles(fleet.models))
     await asyncio.to_thread(_count, services.switchboard.traffic, fleet, observations)
     return observations
 

@@ -26,6 +26,8 @@ class MemoryRuntime:
         self.failure: Exception | None = None
         """The error that each load raises."""
         self.unload_failure: Exception | None = None
+        self.unload_failures: dict[str, Exception] = {}
+        """By model, of those alone."""
         self.discover_failure: Exception | None = None
         self.end_failure: Exception | None = None
         self.gate = asyncio.Event()
@@ -76,8 +78,8 @@ class MemoryRuntime:
     async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
         await self.unload_gate.wait()
         self.unloads.append((model, grace_s))
-        if self.unload_failure:
-            raise self.unload_failure
+        if failure := self.unload_failure or self.unload_failures.get(model):
+            raise failure
         self.held.pop(model, None)
 
     async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:

@@ -163,6 +163,12 @@ class Runtime(Protocol):
         `runtimes.process.patience`.
         """
 
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """Send ``model`` the smallest real request, whose failure is not a client's fault.
+
+        Return what is wrong; empty: it answers, or the driver knows no such request.
+        """
+
     async def stats(self) -> Mapping[str, EngineStats]:
         """Return model → counters, for every loaded model that reports them."""
 

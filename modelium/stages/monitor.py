@@ -12,6 +12,7 @@ from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, Runt
 from modelium.models.base import base_name
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
+from modelium.stages.failing import failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
@@ -112,6 +113,8 @@ async def _correct(
             continue
         elif running is not None and running.upstream not in (None, deployment.upstream):
             await _moved(services, model, deployment, running)
+        elif running is not None and (why := await failure(services, model, deployment)):
+            changed.append(await _lost(services, model, why))
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
         known = fleet.models_by_name.get(base_name(instance))

@@ -183,6 +183,10 @@ class TritonDriver:
                     found.append(running)
         return found
 
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """Return that nothing is known: no request is right for every model here."""
+        return ""
+
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`; each load resets the counters."""
         try:

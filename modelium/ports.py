@@ -157,8 +157,16 @@ class Runtime(Protocol):
     async def discover(self, handles: Mapping[str, Mapping[str, Any]]) -> Sequence[Running]:
         """Return the models that it runs now. ``handles``: those of the store, by model.
 
-        Models that no longer run are left out. Running ones are adopted, so that later calls
-        work on them.
+        Models that no longer run are left out, but one of ``handles`` that is found to have ended
+        since the last call may be reported once as unhealthy, with how it ended. Running ones are
+        adopted, so that later calls work on them. A pause is no reason for unhealthy: see
+        `runtimes.process.patience`.
+        """
+
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """Send ``model`` the smallest real request, whose failure is not a client's fault.
+
+        Return what is wrong; empty: it answers, or the driver knows no such request.
         """
 
     async def stats(self) -> Mapping[str, EngineStats]:
@@ -281,6 +289,9 @@ class Telemetry(Protocol):
 
     def on_tick(self, *, seconds: float, failed: bool) -> None:
         """The control loop ticked once."""
+
+    def on_request_lines_lost(self, count: int) -> None:
+        """Lines of the request log were dropped because the store did not take them."""
 
     def observe(self, fleet: Fleet) -> None:
         """The control loop took ``fleet``."""

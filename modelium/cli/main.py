@@ -192,7 +192,7 @@ def load(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
 
 @app.command()
 def unload(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
-    """Unload a model after its requests in flight have finished."""
+    """Unload a model after its requests in flight have finished; abort a load in progress."""
     order(config, "POST", f"/models/{model}/unload", as_json=json_)
 
 

@@ -12,7 +12,7 @@ from modelium.stages.services import Services
 from modelium.store import new_id
 from modelium.tasks import BackgroundTasks
 
-FAILED = frozenset({"rejected", "incomplete", "failed", "busy", "queued"})
+FAILED = frozenset({"rejected", "incomplete", "failed", "busy", "queued", "cancelled"})
 """Outcomes of a stage that fail the operator's request."""
 
 

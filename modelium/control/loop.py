@@ -77,16 +77,23 @@ class Loop:
     async def persist(self) -> None:
         """Store traffic and request log; call it once more at shutdown."""
         services = self._services
-        history, lines = services.store.history, services.requests.take()
-        if services.requests.dropped:
-            logger.warning(
-                "%d request log lines were dropped because the buffer was full",
-                services.requests.dropped,
-            )
-            services.requests.dropped = 0
+        history = services.store.history
+        self._count_lost_lines()
         traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
         await history.record_traffic(traffic)
-        await history.log(lines)
+        lines = services.requests.take()
+        try:
+            await history.log(lines)
+        except BaseException:
+            services.requests.restore(lines)
+            raise
+
+    def _count_lost_lines(self) -> None:
+        requests = self._services.requests
+        lost, requests.dropped = requests.dropped, 0
+        if lost:
+            logger.warning("%d lines of the request log were lost: its buffer was full", lost)
+            self._services.telemetry.on_request_lines_lost(lost)
 
     async def _housekeep(self, now: float) -> None:
         if now - self._persisted_at >= PERSIST_S:

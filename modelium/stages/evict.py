@@ -10,6 +10,7 @@ from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
+from modelium.stages.abort import abort
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
@@ -47,15 +48,16 @@ async def evict(
 
     Raises:
         PlanRejected: a model is pinned, always loaded, or busy.
-        InputError: a model is being loaded.
+        ModeliumError: the load of a model cannot be aborted.
     """
     if decision is None and models is None:
         return await _sweep(services)
     if decision is None:
+        aborted = await _abort(services, models or ())
         joined = await _joined(services, models or (), steps)
         leaving = await _loaded(services, models or ())
-        if joined and not leaving:
-            return _report_joined(joined, reason)
+        if (aborted or joined) and not leaving:
+            return _report_ended(dict.fromkeys(aborted, "aborted") | joined, reason)
         decision = await _decide(services, leaving, reason) if leaving else None
     if decision is None:
         return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
@@ -91,6 +93,15 @@ async def _sweep(services: Services) -> Report:
     return report.model_copy(update={"stage": "evict"})
 
 
+async def _abort(services: Services, names: Sequence[str]) -> list[str]:
+    """Abort the loads of those of ``names`` that are being loaded, and return them."""
+    loading = [
+        name for name in names if (await services.store.model(name)).state is ModelState.LOADING
+    ]
+    await asyncio.gather(*(abort(services, name) for name in loading))
+    return loading
+
+
 async def _joined(services: Services, names: Sequence[str], steps: Steps) -> dict[str, str]:
     """Wait for the evictions of ``names`` that go on already; one that nobody is at is continued.
 
@@ -118,11 +129,17 @@ async def _joined(services: Services, names: Sequence[str], steps: Steps) -> dic
     return ended
 
 
-def _report_joined(ended: Mapping[str, str], reason: str) -> Report:
+def _report_ended(ended: Mapping[str, str], reason: str) -> Report:
     outcomes = set(ended.values())
+    if outcomes == {"aborted"}:
+        reason = f"the load of {', '.join(ended)} was aborted"
     return Report(
         stage="evict",
-        outcome="busy" if "busy" in outcomes else "unloaded",
+        outcome="busy"
+        if "busy" in outcomes
+        else "unloaded"
+        if "unloaded" in outcomes
+        else "aborted",
         model=next(iter(ended)) if len(ended) == 1 else None,
         reason=reason,
         details={"models": dict(ended)},
@@ -134,8 +151,6 @@ async def _loaded(services: Services, names: Sequence[str]) -> list[str]:
     leaving = []
     for name in names:
         record = await services.store.model(name)
-        if record.state is ModelState.LOADING:
-            raise InputError(f"{name} is being loaded; cancel its run or wait until it is ready")
         if record.state is ModelState.QUEUED:
             await services.store.leave_queue(name, reason="an operator took it off the queue")
         elif record.state in (ModelState.READY, ModelState.SLEEPING):

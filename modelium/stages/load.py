@@ -20,7 +20,7 @@ from modelium.models import Report, Trigger
 from modelium.models.load_time import load_bound_s
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
-from modelium.stages import switching
+from modelium.stages import abort, switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
@@ -73,12 +73,22 @@ async def load(
         if decided.outcome != "load" or decided.decision is None:
             return decided.model_copy(update={"stage": "load"})
         decision = decided.decision
-        return await _start(services, model, decision, steps, evict=True)
-    elif record.state is not ModelState.LOADING:
+        return await _abortable(services, model, decision, steps, evict=True)
+    if record.state is not ModelState.LOADING:
         why = "the decision is no longer in force"
         await services.store.decisions.abandon(decision, detail=why)
         return load_report(record, record.state.value, why)
-    return await _start(services, model, decision, steps)
+    return await _abortable(services, model, decision, steps)
+
+
+async def _abortable(
+    services: Services, model: str, decision: str, steps: Steps, *, evict: bool = False
+) -> Report:
+    work = _start(services, model, decision, steps, evict=evict)
+    report = await services.loads.run(model, work)
+    if report is not None:
+        return report
+    return load_report(await services.store.model(model), "cancelled", abort.REASON)
 
 
 async def _start(
@@ -251,7 +261,10 @@ async def _give_up(
     failures = record.failures + (0 if cancelled else 1)
     pause = min(BACKOFF_LIMIT_S, BACKOFF_S * 2 ** max(0, failures - 1))
     reason = "the load was cancelled" if cancelled else str(exc) or type(exc).__name__
-    if cancelled:
+    if aborted := services.loads.is_aborted(model):
+        cancelled, failures, reason = True, record.failures, abort.REASON
+        await abort.cancelled(services, model, reason=reason)
+    elif cancelled:
         await store.cancel_load(model, reason=reason)
     else:
         retry_at = services.clock.time() + pause
@@ -261,13 +274,15 @@ async def _give_up(
         seconds=services.clock.monotonic() - began,
         outcome="cancelled" if cancelled else "failed",
     )
-    error = exc if isinstance(exc, ModeliumError) else TransientError(f"{model}: {reason}")
+    error: ModeliumError = TransientError(f"{model}: {reason}")
+    if isinstance(exc, ModeliumError) and not aborted:
+        error = exc
     services.switchboard.refuse(model, error, retry_after_s=pause)
     await store.decisions.finish(decision, outcome="failed", detail=reason)
     await store.events.append(
         "model.failed", model=record.twin_of or model, version=record.version, reason=reason
     )
-    if isinstance(exc, LoadFailed):
+    if isinstance(exc, LoadFailed) and not aborted:
         await switching.load_failed(services, record, exc)
 
 

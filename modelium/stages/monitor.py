@@ -13,6 +13,7 @@ from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, Runt
 from modelium.models.base import base_name
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
+from modelium.stages.failing import failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
@@ -153,6 +154,8 @@ async def _correct_model(
         await _moved(services, model, deployment, running)
     elif services.switchboard.upstream(model.name) is None:
         await _reopen(services, model, deployment)
+    elif why := await failure(services, model, deployment):
+        return await _lost(services, model, why)
     return ""
 
 

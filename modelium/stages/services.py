@@ -13,6 +13,7 @@ from modelium.models import RuntimeName
 from modelium.policy import Policy
 from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
+from modelium.stages.loads import Loads
 from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.ongoing import Ongoing
 from modelium.stages.owners import Orphans, Owners
@@ -44,6 +45,7 @@ class Services:
     activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
     removing: Ongoing = field(default_factory=Ongoing)
+    loads: Loads = field(default_factory=Loads)
     switching: Ongoing = field(default_factory=Ongoing)
     owners: Owners = field(default_factory=Owners)
     orphans: Orphans = field(default_factory=Orphans)

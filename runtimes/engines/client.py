@@ -22,11 +22,11 @@ IDLE_READINGS = 2
 class EngineClient:
     """Talks to the engines of one recipe."""
 
-    def __init__(self, *, recipe: EngineRecipe, clock: Clock) -> None:
-        """``recipe`` parses the metrics."""
+    def __init__(self, *, recipe: EngineRecipe, clock: Clock, timeout_s: float = TIMEOUT_S) -> None:
+        """``recipe`` parses the metrics; ``timeout_s`` is for each call that names no other."""
         self._recipe = recipe
         self._clock = clock
-        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+        self._http = httpx.AsyncClient(timeout=timeout_s, trust_env=False)
 
     async def close(self) -> None:
         """Close all connections."""

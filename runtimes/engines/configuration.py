@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from modelium.config import LlamaCpp, Vllm
 
-IRRELEVANT = frozenset({"enabled", "base_port", "allowed_extra"})
+IRRELEVANT = frozenset({"enabled", "base_port", "allowed_extra", "unhealthy_after_seconds"})
 """Fields that a running engine does not depend on."""
 
 

@@ -22,7 +22,7 @@ from modelium.ports import (
     Progress,
     Running,
 )
-from runtimes.engines.client import EngineClient
+from runtimes.engines.client import TIMEOUT_S, EngineClient
 from runtimes.engines.configuration import fingerprint
 from runtimes.engines.host import EngineHost
 from runtimes.engines.instance import EngineInstance
@@ -31,6 +31,7 @@ from runtimes.engines.sleep import EngineSleep
 from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.process.compile_caches import CompileCaches
+from runtimes.process.patience import STRIKES, Patience
 
 KindsOf = Callable[[Path], Awaitable[frozenset[DeviceKind] | None]]
 
@@ -78,7 +79,10 @@ class EngineDriver:
         self._device_kinds = device_kinds
         self._kinds: frozenset[DeviceKind] | None = None
         device_locks = device_locks or DeviceLocks()
-        self._client = EngineClient(recipe=recipe, clock=clock)
+        limit_s = config.unhealthy_after_seconds
+        self._client = EngineClient(
+            recipe=recipe, clock=clock, timeout_s=min(TIMEOUT_S, limit_s / STRIKES)
+        )
         self._sleep: EngineSleep | None = None
         if RUNTIMES[recipe.name].can_sleep:
             self._sleep = EngineSleep(
@@ -99,6 +103,7 @@ class EngineDriver:
             client=self._client,
             sleep=self._sleep,
             no_progress_s=no_progress_s,
+            patience=Patience(limit_s=limit_s),
             caches=CompileCaches(
                 root=state_directory / recipe.name.value / "caches", build=self._build()
             )
@@ -191,6 +196,10 @@ class EngineDriver:
     async def discover(self, handles: Mapping[str, Mapping[str, Any]]) -> Sequence[Running]:
         """See `modelium.ports.Runtime.discover`."""
         return await self._host.discover(handles)
+
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """See `modelium.ports.Runtime.check`."""
+        return await self._host.check(model, handle)
 
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`."""

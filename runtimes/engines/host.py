@@ -29,11 +29,12 @@ from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
 from runtimes.engines.start import NO_PROGRESS_S, TAIL_LINES, EngineStart
-from runtimes.loading.device_locks import DeviceLocks
+from runtimes.loading.device_locks import DeviceLocks, Turn
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
 from runtimes.process.compile_caches import CompileCaches
 from runtimes.process.gpu_release import wait_for_release
+from runtimes.process.patience import Look, Patience
 from runtimes.process.ports import PortRange
 from runtimes.process.supervisor import EngineProcess, Supervisor
 
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 TERM_GRACE_S = 10.0
 """Idle engines exit in half a second; some never do while a request is in flight."""
+CHECK_S = 10.0
+"""One token takes far less, but other requests may be before it."""
 PORT_TRIES = 3
 """Engines pick further ports themselves, and two that start at once may collide (vllm#43206)."""
 
@@ -63,6 +66,7 @@ class EngineHost:
         client: EngineClient,
         sleep: EngineSleep | None = None,
         no_progress_s: float = NO_PROGRESS_S,
+        patience: Patience,
         caches: CompileCaches | None = None,
         configuration: Mapping[str, str] | None = None,
     ) -> None:
@@ -79,6 +83,7 @@ class EngineHost:
             client: for the calls to engines; closed by its owner.
             sleep: how the engines sleep, if they can.
             no_progress_s: how long a start may make no progress.
+            patience: with engines that do not answer.
             caches: for the kernels that the engines compile, if they do.
             configuration: fingerprint of what engines are started with.
         """
@@ -93,6 +98,7 @@ class EngineHost:
         self._device_locks = device_locks
         self._client = client
         self._sleep = sleep
+        self._patience = patience
         self._start = EngineStart(
             recipe=recipe,
             supervisor=self._supervisor,
@@ -153,6 +159,21 @@ class EngineHost:
         )
         return [running for running in found if running]
 
+    async def check(self, model: str, handle: Mapping[str, Any]) -> str:
+        """See `modelium.ports.Runtime.check`: it repeats the first request of the start."""
+        instance = self.find(model, handle)
+        probe = instance.handle.get("probe") if instance else None
+        if instance is None or not probe:
+            return ""
+        path, body = probe
+        try:
+            answer = await self._client.post(instance.upstream, path, body=body, timeout_s=CHECK_S)
+        except httpx.HTTPError:
+            return ""  # a silence is not a failure: see `discover`
+        if answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+            return ""  # it may be overloaded
+        return f"{path} answers {answer.status_code}: {answer.text[:200]}"
+
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`; engines that do not answer are left out."""
         instances = tuple(self._instances.values())
@@ -199,15 +220,18 @@ class EngineHost:
                 self._remove(present)
             if any(self._device_locks.locked(device.id) for device in request.devices):
                 progress("waiting for the device", None)
-            async with self._device_locks.hold(device.id for device in request.devices):
-                return await self._start_with_retries(self._recipe.complete(request), progress)
+            async with self._device_locks.hold(device.id for device in request.devices) as turn:
+                completed = self._recipe.complete(request)
+                return await self._start_with_retries(completed, progress, turn)
 
-    async def _start_with_retries(self, request: LoadRequest, progress: Progress) -> Loaded:
+    async def _start_with_retries(
+        self, request: LoadRequest, progress: Progress, turn: Turn
+    ) -> Loaded:
         """Start; retry on another port after a port conflict, and once with less memory."""
         ports, reduced = 1, False
         while True:
             try:
-                return await self._start_once(request, progress, reduced=reduced)
+                return await self._start_once(request, progress, turn, reduced=reduced)
             except LoadFailed as exc:
                 lines = self._supervisor.log(request.model).tail(TAIL_LINES)
                 smaller = self._recipe.smaller(request, lines)
@@ -221,7 +245,7 @@ class EngineHost:
                     raise
 
     async def _start_once(
-        self, request: LoadRequest, progress: Progress, *, reduced: bool
+        self, request: LoadRequest, progress: Progress, turn: Turn, *, reduced: bool
     ) -> Loaded:
         port, key = self._ports.reserve(), secrets.token_urlsafe(24)
         details = {
@@ -235,6 +259,7 @@ class EngineHost:
             "settings": request.settings.model_dump(mode="json", exclude_defaults=True),
             "reduced": reduced,
             "configuration": dict(self._configuration),
+            "probe": self._recipe.probe(request),
         }
         process: EngineProcess | None = None
         try:
@@ -245,7 +270,7 @@ class EngineHost:
             instance = EngineInstance.restore(
                 self._recipe.name, process, {**details, **process.to_record()}
             )
-            await self._start.wait_until_ready(instance, request, progress)
+            await self._start.wait_until_ready(instance, request, progress, on_stall=turn.end)
         except BaseException:
             if process:
                 # No grace: engines that get SIGTERM while they start may never exit.
@@ -265,24 +290,49 @@ class EngineHost:
         if instance is None:
             return None
         if not self._supervisor.alive(instance.process):
-            if not self._model_locks[model].locked():  # else an unload clears it
-                async with self._model_locks[model]:
-                    # Children may outlive the leader and hold the device.
-                    await self._supervisor.stop(instance.process, grace_s=0)
-                    self._remove(instance)
-            return None
+            return await self._ended(instance, known=bool(handle))
         adopted = model in self._instances
         pids = self._supervisor.members(instance.process)
         problem = await self._client.health_problem(instance.upstream, pids)
         sleeping = not problem and await self._is_sleeping(instance)
         if not self._supervisor.alive(instance.process):  # it exited in the meantime
-            return None
+            return await self._ended(instance, known=bool(handle))
         if problem and not adopted:
             return _running(instance, "loading", pids, problem)
         self._adopt(instance)
-        self._supervisor.log(model).rotate()
-        state: State = "unhealthy" if problem else "sleeping" if sleeping else "ready"
+        await self._supervisor.log(model).rotate()
+        lost = self._is_lost(instance, pids, problem)
+        state: State = "unhealthy" if lost else "sleeping" if sleeping else "ready"
         return _running(instance, state, pids, problem)
+
+    def _is_lost(self, instance: EngineInstance, pids: tuple[int, ...], problem: str) -> bool:
+        last = self._last_stats.get(instance.model, EngineStats())
+        silence = self._patience.look(
+            instance.model,
+            Look(
+                at=self._clock.monotonic(),
+                answered=not problem,
+                cpu_s=proc.cpu_s(pids) if problem else 0.0,
+                in_flight=last.running + last.waiting,
+            ),
+        )
+        if silence is None:
+            return False
+        logger.warning("%s: %s (for %.0f s)", instance.model, problem, silence.seconds)
+        return silence.lost
+
+    async def _ended(self, instance: EngineInstance, *, known: bool) -> Running | None:
+        """Clear what an engine that has exited left; report it once to a store that has it."""
+        model = instance.model
+        if self._model_locks[model].locked():  # an unload or a load clears it
+            return None
+        async with self._model_locks[model]:
+            code = self._supervisor.exit_code(instance.process)
+            # Children may outlive the leader and hold the device.
+            await self._supervisor.stop(instance.process, grace_s=0)
+            self._remove(instance)
+        status = "" if code is None else f" with status {code}"
+        return _running(instance, "unhealthy", (), f"its engine exited{status}") if known else None
 
     async def _is_healthy(self, instance: EngineInstance) -> bool:
         if not self._supervisor.alive(instance.process):
@@ -335,6 +385,7 @@ class EngineHost:
     def _remove(self, instance: EngineInstance) -> None:
         self._instances.pop(instance.model, None)
         self._last_stats.pop(instance.model, None)
+        self._patience.forget(instance.model)
         self._ports.release(instance.upstream.port)
 
 

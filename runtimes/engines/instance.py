@@ -10,9 +10,8 @@ from modelium.models import LoadSettings, RuntimeName, Upstream
 from modelium.models.base import base_name
 from modelium.models.runtimes import RUNTIMES
 from modelium.ports import Loaded
+from runtimes.loading.device_locks import CPU_ID_SUFFIX
 from runtimes.process.supervisor import EngineProcess
-
-CPU_ID_SUFFIX = "/cpu"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

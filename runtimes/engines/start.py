@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 
 import httpx
 
@@ -23,6 +24,8 @@ NO_PROGRESS_S = 300.0
 """An engine that neither computes, reads nor enters a new phase for this long is stuck.
 
 A loaded machine was seen to take 138 s for imports alone, which count as computing."""
+STALLS = 5.0
+"""Part of that time after which other engines may start on its devices: a minute."""
 BUSY_SHARE = 0.02
 """Share of a processor that idle waiting loops stay below."""
 READ_BYTES_PER_S = 100_000
@@ -62,9 +65,17 @@ class EngineStart:
         self._no_progress_s = no_progress_s
 
     async def wait_until_ready(
-        self, instance: EngineInstance, request: LoadRequest, progress: Progress
+        self,
+        instance: EngineInstance,
+        request: LoadRequest,
+        progress: Progress,
+        *,
+        on_stall: Callable[[], None],
     ) -> None:
         """Return once ``instance`` serves the model on its own port and answered one request.
+
+        ``on_stall`` is called when it has made no progress for a fifth of the time that it may:
+        it measures and takes no memory then, so that others need not wait for it.
 
         Raises:
             LoadFailed: it exited (with the kind and the end of its log), made no progress
@@ -74,6 +85,7 @@ class EngineStart:
         progressed, cpu_s, read = started, 0.0, 0
         phase: Phase = ("starting", None)
         progress(*phase)
+        log = self._supervisor.log(request.model)
         while True:
             latest = self._latest_phase(request.model, phase)
             now = self._clock.monotonic()
@@ -93,6 +105,8 @@ class EngineStart:
                 READ_BYTES_PER_S * elapsed
             ):
                 progressed, cpu_s, read = now, cpu_now, read_now
+            if now - progressed > self._no_progress_s / STALLS:
+                on_stall()
             if now - progressed > self._no_progress_s:
                 raise LoadFailed(
                     f"{request.model} made no progress for {self._no_progress_s:.0f} s in phase "
@@ -105,6 +119,7 @@ class EngineStart:
                     f"“{phase[0]}”): {self._log_excerpt(request.model)}",
                     kind=FailureKind.STUCK,
                 )
+            await log.rotate()
             await self._clock.sleep(POLL_S)
 
     def _latest_phase(self, model: str, phase: Phase) -> Phase:
@@ -174,5 +189,4 @@ class EngineStart:
 
 def _activity(members: tuple[int, ...]) -> tuple[float, int]:
     """Return processor time (s) and bytes read of ``members`` since they started."""
-    entries = [entry for pid in members if (entry := proc.entry(pid))]
-    return sum(entry.cpu_s for entry in entries), proc.bytes_read(members)
+    return proc.cpu_s(members), proc.bytes_read(members)

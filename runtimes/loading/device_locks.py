@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+
+CPU_ID_SUFFIX = "/cpu"
+"""What the id of a CPU device ends with."""
 
 
 class DeviceLocks:
@@ -24,12 +27,35 @@ class DeviceLocks:
         return device in self._locks and self._locks[device].locked()
 
     @asynccontextmanager
-    async def hold(self, devices: Iterable[str]) -> AsyncIterator[None]:
-        """Wait for the locks of all ``devices`` and hold them.
+    async def hold(self, devices: Iterable[str]) -> AsyncIterator[Turn]:
+        """Wait for the locks of all ``devices`` and hold them until the end, or of the turn's.
 
-        They are acquired in a fixed order, so that two loads cannot deadlock.
+        They are acquired in a fixed order, so that two loads cannot deadlock. A CPU has no turns:
+        nothing measures what is free there.
         """
-        async with AsyncExitStack() as stack:
+        turn = Turn()
+        try:
             for device in sorted(set(devices)):
-                await stack.enter_async_context(self._locks[device])
-            yield
+                if not device.endswith(CPU_ID_SUFFIX):
+                    await turn.add(self._locks[device])
+            yield turn
+        finally:
+            turn.end()
+
+
+class Turn:
+    """The locks that one load or unload holds."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._held: list[asyncio.Lock] = []
+
+    async def add(self, lock: asyncio.Lock) -> None:
+        """Wait for ``lock`` and hold it."""
+        await lock.acquire()
+        self._held.append(lock)
+
+    def end(self) -> None:
+        """Let the next one have the devices; a second call does nothing."""
+        while self._held:
+            self._held.pop().release()

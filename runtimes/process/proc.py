@@ -142,6 +142,11 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
+def cpu_s(pids: Iterable[int]) -> float:
+    """Return the processor time of ``pids`` in seconds since they started."""
+    return sum(found.cpu_s for pid in pids if (found := entry(pid)))
+
+
 def bytes_read(pids: Iterable[int]) -> int:
     """Return the bytes that ``pids`` have read so far, from files, sockets or the page cache."""
     return sum(map(processes.bytes_read, pids))

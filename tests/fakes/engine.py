@@ -59,6 +59,24 @@ class Behaviour:
     answer_s: float = 0.0
     fail_requests: bool = False
     """Whether every completion fails with a 500."""
+    fail_after: int | None = None
+    """Number of completions after which every further one fails with a 500."""
+    dies_s: float | None = None
+    """Seconds after it is ready at which it dies."""
+    garbage_from: int | None = None
+    """Number of completions after which the answers to further ones are no HTTP."""
+    chunks: int = 3
+    """Events of a completion with ``stream``."""
+    chunk_s: float = 0.0
+    """Pause before each of them."""
+    stall_after: int | None = None
+    """Number of events after which a stream says nothing more."""
+    break_after: int | None = None
+    """Number of events after which the connection of a stream is closed."""
+    garbage_after: int | None = None
+    """Number of events after which a stream continues with bytes that are no chunk."""
+    flood_s: float | None = None
+    """Seconds between two blocks of 64 KiB that it logs, from its start on."""
     not_offered: bool = False
     """Whether requests get a 501, as llama.cpp answers for what it was not started for."""
     gpu: str | None = None
@@ -117,19 +135,9 @@ class Engine:
             orphan = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', "
             orphan += "'import time; time.sleep(600)'], start_new_session=True)"
             subprocess.run([sys.executable, "-c", orphan], check=True)
-        if b.gpu:
-            with open(os.environ["FAKE_NVML_TABLE"], "a") as table:
-                pid = os.getpid()
-                table.write(f"proc\t{b.gpu}\t{pid}\t{b.gpu_bytes}\t{pid}\t{b.gpu_bytes}\n")
-        if b.shared_memory:
-            region = open(f"/dev/shm/fake-engine-{os.getpid()}", "w+b")  # noqa: SIM115
-            region.truncate(4096)
-            self.region = mmap.mmap(region.fileno(), 4096)
-        if b.semaphore:
-            self.semaphore = multiprocessing.get_context("spawn").Semaphore()
-            name = self.semaphore._semlock.name  # type: ignore[attr-defined]
-            (self.folder / "semaphore").write_text(name)
-        self.held = b"x" * b.resident_bytes
+        self.take()
+        if b.flood_s is not None:
+            threading.Thread(target=self.flood, args=(b.flood_s,), daemon=True).start()
         if b.log_bytes:
             print("x" * 99 + "\n" + ("y" * 99 + "\n") * (b.log_bytes // 100), flush=True)
         if starts <= b.oom_starts:
@@ -144,16 +152,42 @@ class Engine:
         print("Loading safetensors checkpoint shards:  50% Completed | 1/2", flush=True)
         time.sleep(b.start_s)
 
+    def take(self) -> None:
+        """Take the memory and the semaphore that it is to have."""
+        b = self.behaviour
+        if b.gpu:
+            with open(os.environ["FAKE_NVML_TABLE"], "a") as table:
+                pid = os.getpid()
+                table.write(f"proc\t{b.gpu}\t{pid}\t{b.gpu_bytes}\t{pid}\t{b.gpu_bytes}\n")
+        if b.shared_memory:
+            region = open(f"/dev/shm/fake-engine-{os.getpid()}", "w+b")  # noqa: SIM115
+            region.truncate(4096)
+            self.region = mmap.mmap(region.fileno(), 4096)
+        if b.semaphore:
+            self.semaphore = multiprocessing.get_context("spawn").Semaphore()
+            name = self.semaphore._semlock.name  # type: ignore[attr-defined]
+            (self.folder / "semaphore").write_text(name)
+        self.held = b"x" * b.resident_bytes
+
+    def flood(self, pause_s: float) -> None:
+        while True:
+            print(("z" * 99 + "\n") * 655, flush=True)
+            time.sleep(pause_s)
+
     def serve(self) -> None:
         engine = self
+        if self.behaviour.dies_s is not None:
+            threading.Timer(self.behaviour.dies_s, os._exit, args=(1,)).start()
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
                 engine.get(self)
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                engine.post(self)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                engine.post(self, body)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -178,7 +212,7 @@ class Engine:
         else:
             answer(request, 404, {})
 
-    def post(self, request: http.server.BaseHTTPRequestHandler) -> None:
+    def post(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         path = request.path.partition("?")[0]
         if path in ("/sleep", "/wake_up"):
             self.asleep = path == "/sleep"
@@ -186,20 +220,56 @@ class Engine:
             return
         with self.lock:
             self.running += 1
+        try:
+            self.complete(request, body)
+        finally:
+            with self.lock:
+                self.running -= 1
+
+    def complete(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         time.sleep(self.behaviour.answer_s)
         with self.lock:
-            self.running -= 1
             self.completed += 1
         if self.completed == self.behaviour.die_after:
             os._exit(0)
-        if self.behaviour.fail_requests:
+        b = self.behaviour
+        if b.garbage_from is not None and self.completed > b.garbage_from:
+            request.wfile.write(b"\x00\xffno HTTP at all\r\n\r\n")
+            request.close_connection = True
+            return
+        failing = b.fail_after is not None and self.completed > b.fail_after
+        if b.fail_requests or failing:
             print("RuntimeError: Unsupported CPU attention configuration", flush=True)
             answer(request, 500, {"error": "internal"})
             return
         if self.behaviour.not_offered:
             answer(request, 501, {"error": "This server does not support embeddings"})
             return
+        if body and json.loads(body).get("stream"):
+            self.stream(request)
+            return
         answer(request, 200, {"model": self.name, "choices": [{"text": "ok"}]})
+
+    def stream(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        b = self.behaviour
+        request.send_response(200)
+        request.send_header("Content-Type", "text/event-stream")
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        for number in range(b.chunks):
+            if number == b.stall_after:
+                time.sleep(3600)
+            if number == b.break_after:
+                request.close_connection = True
+                return
+            if number == b.garbage_after:
+                request.wfile.write(b"no chunk\r\n" * 3)
+                request.close_connection = True
+                return
+            time.sleep(b.chunk_s)
+            chunk(request, f"data: {json.dumps({'choices': [{'text': str(number)}]})}\n\n")
+        chunk(request, "data: [DONE]\n\n")
+        request.wfile.write(b"0\r\n\r\n")
 
     def metrics(self) -> str:
         rows = {
@@ -218,6 +288,12 @@ def answer(request: http.server.BaseHTTPRequestHandler, status: int, body: objec
     request.send_header("Content-Length", str(len(data)))
     request.end_headers()
     request.wfile.write(data)
+
+
+def chunk(request: http.server.BaseHTTPRequestHandler, text: str) -> None:
+    data = text.encode()
+    request.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    request.wfile.flush()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class MemoryRuntime:
         """The loaded models."""
         self.states: dict[str, Literal["loading", "ready", "sleeping", "unhealthy"]] = {}
         """States of models in `discover` that are not ``ready``."""
+        self.ills: dict[str, str] = {}
+        """What `check` finds wrong with models."""
         self.pids: dict[str, tuple[int, ...]] = {}
         self.counts: dict[str, EngineStats] = {}
         self.healthy = True
@@ -104,6 +106,9 @@ class MemoryRuntime:
             )
             for model, where in self.held.items()
         ]
+
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        return self.ills.get(model, "")
 
     async def stats(self) -> Mapping[str, EngineStats]:
         untouched = EngineStats(resident_bytes=50_000_000)

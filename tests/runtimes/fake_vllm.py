@@ -12,7 +12,7 @@ import pytest
 
 from modelium.clock import SystemClock
 from modelium.config import Vllm as VllmSection
-from modelium.ports import Loaded
+from modelium.ports import Clock, Loaded
 from runtimes.engines.driver import EngineDriver
 from runtimes.vllm.driver import vllm_driver
 from tests.runtimes.requests import Inventory
@@ -32,7 +32,10 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     made: list[EngineDriver] = []
 
     def build(
-        inventory: object = None, no_progress_s: float = 300.0, **section: object
+        inventory: object = None,
+        no_progress_s: float = 300.0,
+        clock: Clock | None = None,
+        **section: object,
     ) -> EngineDriver:
         config = VllmSection.model_validate(
             {"enabled": True, "executable": str(command), "base_port": 0} | section
@@ -40,7 +43,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         driver = vllm_driver(
             config=config,
             state_directory=tmp_path,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             devices=inventory or Inventory(),  # type: ignore[arg-type]
             no_progress_s=no_progress_s,
         )
@@ -54,6 +57,16 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     for driver in made:
         await driver.__aexit__()
     assert list((tmp_path / "vllm").glob("*.json")) == []
+
+
+class Skipping(SystemClock):
+    """The real clock, whose monotonic time a test may move forward at once."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.skipped
 
 
 def model(folder: Path, name: str = "m", **behaviour: object) -> Path:

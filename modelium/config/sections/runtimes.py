@@ -9,6 +9,7 @@ from modelium.config.fields import (
     Directory,
     HostPort,
     HttpUrl,
+    Interval,
     Port,
     Section,
     Switch,
@@ -36,6 +37,14 @@ class RuntimeSection(Section):
         frozenset(),
         "Additional settings or engine arguments that plans may use.",
         why="None: some of them run code or open files, so each needs a review.",
+    )
+    unhealthy_after_seconds: Interval = setting(
+        30.0,
+        "How long a server whose process lives may not answer before it is replaced; four times "
+        "as long while it has requests in flight or computes. One whose process has exited is "
+        "replaced at once.",
+        why="30 s: pauses of some seconds are common on a busy machine, and a replacement loses "
+        "the requests in flight and takes a minute.",
     )
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from agents.rules.planner import RulePlanner
 from modelium.control.loop import MIN_PAUSE_S, PERSIST_S, Loop
@@ -219,6 +220,32 @@ async def test_requests_reach_the_log_of_the_store_when_the_loop_writes_them(wor
     await loop.persist()
     await loop.persist()
     assert world.store.history.requests() == [line]
+
+
+async def test_a_line_that_the_store_did_not_take_is_written_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = LoggedRequest(1.0, "tiny", 3, 4, 0.5)
+    world.services.requests.add(line)
+    loop = loop_of(world)
+    with monkeypatch.context() as patched:
+        patched.setattr(world.services.store.history, "log", locked)
+        with pytest.raises(OperationalError):
+            await loop.persist()
+    await loop.persist()
+    assert world.store.history.requests() == [line]
+
+
+async def locked(lines: object) -> None:
+    raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+
+async def test_lost_lines_are_counted(world: World) -> None:
+    world.services.requests.dropped = 5
+    loop = loop_of(world)
+    await loop.persist()
+    await loop.persist()
+    assert "modelium_request_log_lost_lines_total 5.0" in world.exposed()
 
 
 async def test_traffic_is_written_once_in_a_while(world: World) -> None:

@@ -160,15 +160,6 @@ async def test_an_unload_of_a_busy_model_is_failed(world: World, operations: Ope
     assert world.store.model("tiny").state is ModelState.READY
 
 
-async def test_an_unload_of_a_loading_model_is_failed(world: World, operations: Operations) -> None:
-    world.runtime.gate.clear()
-    await world.drop()
-    await world.settled("tiny", "loading")
-    ended = await outcome(world, await operations.unload("tiny"))
-    assert ended.state == "failed" and "is being loaded" in ended.detail
-    assert world.store.model("tiny").state is ModelState.LOADING
-
-
 async def test_an_unload_that_the_policy_forbids_says_by_which_rule(
     world: World, operations: Operations
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from modelium.errors import InputError, Unavailable
+from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import EvictionCause
 from modelium.policy import PlanRejected
@@ -63,15 +63,6 @@ async def test_a_pinned_model_is_not_unloaded(world: World) -> None:
         await evict(world.services, models=["tiny"])
     refused = world.store.decisions.newest(model="tiny")[0]
     assert refused.outcome == "refused" and refused.violations
-
-
-async def test_a_model_that_is_being_loaded_cannot_be_unloaded(world: World) -> None:
-    world.runtime.gate.clear()
-    await world.drop()
-    await world.settled("tiny", "loading")
-    with pytest.raises(InputError, match="being loaded"):
-        await evict(world.services, models=["tiny"])
-    assert world.store.model("tiny").state is ModelState.LOADING
 
 
 async def test_a_queued_model_leaves_the_queue(world: World) -> None:

@@ -12,6 +12,7 @@ from modelium.models import Trigger
 from modelium.policy.eligibility import should_unload
 from modelium.ports import EngineStats
 from modelium.stages.evict import evict
+from modelium.stages.failing import FAILING
 from modelium.stages.monitor import SETTLE_S, monitor
 from modelium.stages.snapshot import snapshot
 from tests.fakes.runtime import routed, upstream
@@ -213,3 +214,37 @@ async def test_a_runtime_that_does_not_clear_one_model_hinders_no_other(world: W
     world.runtime.states["tiny"] = "unhealthy"
     await monitor(world.services)
     assert world.store.model("tiny").state is ModelState.QUEUED
+
+
+async def answered(world: World, *, failed: bool, times: int = 1) -> None:
+    upstream = world.services.switchboard.upstream("tiny")
+    assert upstream is not None
+    for _ in range(times):
+        world.services.switchboard.judge("tiny", upstream, failed=failed)
+
+
+async def test_a_model_that_fails_every_request_and_ours_is_loaded_again(world: World) -> None:
+    await world.load()
+    world.runtime.ills["tiny"] = "/v1/completions answers 500"
+    await answered(world, failed=True, times=FAILING - 1)
+    assert (await monitor(world.services)).outcome == "steady", "some failures are a client's"
+    await answered(world, failed=True)
+    assert (await monitor(world.services)).outcome == "changed"
+    assert "and so did a request of Modelium's own" in world.store.model("tiny").reason
+
+
+async def test_one_good_answer_among_failed_ones_is_enough(world: World) -> None:
+    await world.load()
+    world.runtime.ills["tiny"] = "/v1/completions answers 500"
+    await answered(world, failed=True, times=FAILING)
+    await answered(world, failed=False)
+    assert (await monitor(world.services)).outcome == "steady"
+
+
+async def test_a_model_that_answers_our_request_stays_whatever_its_clients_send(
+    world: World,
+) -> None:
+    await world.load()
+    await answered(world, failed=True, times=FAILING)
+    assert (await monitor(world.services)).outcome == "steady"
+    assert world.services.switchboard.failing("tiny") == 0

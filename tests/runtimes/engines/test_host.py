@@ -17,11 +17,12 @@ from modelium.devices.nvml import NvmlInventory
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, LoadSettings
 from modelium.ports import Loaded
+from runtimes.engines import driver as driver_module
 from runtimes.engines.driver import EngineDriver
 from runtimes.process import proc
 from tests.fakes.nvml import FakeGpu, FakeNvml
 from tests.runtimes.conditions import until
-from tests.runtimes.fake_vllm import Make, complete, model, starts, words
+from tests.runtimes.fake_vllm import Make, Skipping, complete, model, starts, words
 from tests.runtimes.requests import no_progress, request
 
 
@@ -213,8 +214,7 @@ async def test_a_model_whose_engine_died_is_absent_and_its_children_are_cleared(
     os.kill(loaded.handle["pid"], signal.SIGKILL)
     await until(lambda: not (e := proc.entry(loaded.handle["pid"])) or not e.alive)
 
-    assert await driver.discover({"m": loaded.handle}) == []
-
+    assert await driver.discover({}) == [], "a store that does not have it needs no report"
     for pid in before.pids:
         entry = proc.entry(pid)
         assert entry is None or not entry.alive
@@ -229,17 +229,90 @@ async def test_an_engine_that_ends_with_status_0_under_traffic_is_noticed(
     with pytest.raises(httpx.HTTPError):
         await complete(loaded)
     await until(lambda: not (e := proc.entry(loaded.handle["pid"])) or not e.alive)
+    (gone,) = await driver.discover({"m": loaded.handle})
+    assert (gone.state, gone.detail) == ("unhealthy", "its engine exited with status 0")
     assert await driver.discover({"m": loaded.handle}) == []
 
 
-async def test_an_engine_that_stops_answering_is_unhealthy(make: Make, tmp_path: Path) -> None:
+async def test_a_check_tells_an_engine_that_fails_from_one_that_answers(
+    make: Make, tmp_path: Path
+) -> None:
     driver = make()
+    loaded = await driver.load(request(model(tmp_path, fail_after=2)), progress=no_progress)
+    assert await driver.check("m", handle=loaded.handle) == ""
+    after = make()
+    assert "/v1/completions answers 500" in await after.check("m", handle=loaded.handle)
+    assert await after.check("never-seen", handle={}) == ""
+
+
+QUICK = {"unhealthy_after_seconds": 0.9}
+"""A look at a silent engine takes a third of it; the clock is moved where more has to pass."""
+
+
+async def state_after(
+    driver: EngineDriver, loaded: Loaded, clock: Skipping, skipped_s: float
+) -> str:
+    clock.skipped += skipped_s
+    (running,) = await driver.discover({"m": loaded.handle})
+    return running.state
+
+
+async def test_a_silent_engine_is_unhealthy_after_several_looks_over_the_limit(
+    make: Make, tmp_path: Path
+) -> None:
+    clock = Skipping()
+    driver = make(clock=clock, **QUICK)
     loaded = await driver.load(request(model(tmp_path)), progress=no_progress)
     os.kill(loaded.handle["pid"], signal.SIGSTOP)
+    assert await state_after(driver, loaded, clock, 0) == "ready"
+    assert await state_after(driver, loaded, clock, 60) == "ready", "one pause, perhaps of ours"
+    clock.skipped += 1
     (running,) = await driver.discover({"m": loaded.handle})
     os.kill(loaded.handle["pid"], signal.SIGCONT)
     assert running.state == "unhealthy"
     assert "/health" in running.detail
+
+
+@pytest.mark.parametrize("pause_s", [2, 6, 12])
+async def test_a_pause_with_a_stream_in_flight_loses_nothing(
+    make: Make, tmp_path: Path, pause_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "TIMEOUT_S", 0.1)  # five seconds a look otherwise
+    clock = Skipping()
+    driver = make(clock=clock)
+    path = model(tmp_path, chunks=6, chunk_s=0.05)
+    loaded = await driver.load(request(path), progress=no_progress)
+    pid, events = loaded.handle["pid"], []
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        body = {"model": "m", "prompt": "a", "stream": True}
+        url = f"{loaded.upstream.base_url}/v1/completions"
+        async with client.stream("POST", url, json=body) as answer:
+            async for line in answer.aiter_lines():
+                events += [line] if line else []
+                if len(events) == 2 and line:
+                    os.kill(pid, signal.SIGSTOP)
+                    for _ in range(pause_s):
+                        assert await state_after(driver, loaded, clock, 1) == "ready"
+                    os.kill(pid, signal.SIGCONT)
+    assert events[-1] == "data: [DONE]" and len(events) == 7
+    assert await state_after(driver, loaded, clock, 30) == "ready"
+    assert len(starts(path)) == 1
+
+
+async def test_requests_in_flight_earn_a_silent_engine_four_times_the_limit(
+    make: Make, tmp_path: Path
+) -> None:
+    clock = Skipping()
+    driver = make(clock=clock, **QUICK)
+    # The probe of the load takes as long as every answer.
+    loaded = await driver.load(request(model(tmp_path, answer_s=1.0)), progress=no_progress)
+    answer = await request_in_flight(driver, loaded)
+    os.kill(loaded.handle["pid"], signal.SIGSTOP)
+    states = [await state_after(driver, loaded, clock, after) for after in (0, 0.9, 0.3)]
+    late = await state_after(driver, loaded, clock, 60)
+    os.kill(loaded.handle["pid"], signal.SIGCONT)
+    assert states == ["ready"] * 3 and late == "unhealthy"
+    assert (await answer).status_code == 200
 
 
 def gpus(fake: FakeNvml, count: int) -> NvmlInventory:
@@ -290,6 +363,43 @@ async def test_starts_on_one_gpu_wait_for_each_other_and_others_do_not(
     hung.cancel()
     await waiting
     assert len(starts(tmp_path / "b")) == 1
+
+
+async def test_a_hung_load_on_the_cpu_delays_no_other(make: Make, tmp_path: Path) -> None:
+    driver, path = make(), model(tmp_path, "hung", hang=True, ignore_term=True)
+    hung = asyncio.create_task(driver.load(request(path), progress=no_progress))
+    await until(lambda: bool(starts(path)))
+    good = await driver.load(request(model(tmp_path, "good")), progress=no_progress)
+    assert (await complete(good)).status_code == 200
+    assert not hung.done()
+    await driver.unload("hung", handle={}, grace_s=0)
+    with pytest.raises(LoadFailed, match="unloaded while"):
+        await hung
+    assert [running.model for running in await driver.discover({})] == ["good"]
+
+
+async def test_a_start_that_hangs_on_a_gpu_gives_its_turn_away(
+    make: Make, tmp_path: Path, fake_nvml: FakeNvml
+) -> None:
+    (gpu,) = gpus(fake_nvml, 1).snapshot()
+    clock = Skipping()
+    driver, path = make(inventory=NvmlInventory(node="n"), clock=clock), model(tmp_path, hang=True)
+    hung = asyncio.create_task(driver.load(request(path, devices=(gpu,)), progress=no_progress))
+    await until(lambda: bool(starts(path)))
+    waiting = asyncio.Event()
+    second = asyncio.create_task(
+        driver.load(
+            request(model(tmp_path, "b"), devices=(gpu,)), progress=lambda *_: waiting.set()
+        )
+    )
+    await waiting.wait()
+    assert starts(tmp_path / "b") == []
+    clock.skipped += 61
+    await second
+    assert not hung.done()
+    hung.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hung
 
 
 async def test_an_adopted_engine_with_an_older_configuration_is_named(

@@ -1,0 +1,112 @@
+"""An operator ends a load: nothing of it runs, nothing is booked, and it is no failure."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from modelium.control.operations import Operations
+from modelium.errors import Unavailable
+from modelium.lifecycle import ModelState
+from modelium.models import Report, Trigger
+from modelium.stages.abort import REASON
+from modelium.stages.evict import evict
+from modelium.stages.load import load
+from tests.modelium.conftest import World
+
+
+async def hanging(world: World) -> asyncio.Task[Report]:
+    """Return a load that hangs in the runtime."""
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.runtime.gate.clear()
+    world.runtime.asked.clear()
+    task = asyncio.create_task(load(world.services, model="tiny", steps=world.steps))
+    await world.runtime.asked.wait()
+    return task
+
+
+async def test_a_hung_load_is_aborted_and_counts_as_no_failure(world: World) -> None:
+    task = await hanging(world)
+    report = await evict(world.services, models=["tiny"])
+    assert (report.outcome, report.reason) == ("aborted", "the load of tiny was aborted")
+    record = world.store.model("tiny")
+    assert record.state is ModelState.UNLOADED
+    assert (record.failures, record.retry_at, record.reason) == (0, None, REASON)
+    assert not world.store.view()[2]
+    made = world.store.decisions.newest(model="tiny")[0]
+    assert (made.outcome, made.detail) == ("failed", REASON)
+    loaded = await task
+    assert (loaded.outcome, loaded.reason) == ("cancelled", REASON)
+    assert 'modelium_load_duration_seconds_count{outcome="cancelled"' in world.exposed()
+    world.runtime.gate.set()
+    assert (await load(world.services, model="tiny", steps=world.steps)).outcome == "ready"
+
+
+async def test_the_runtime_has_confirmed_the_end_before_the_memory_is_given_back(
+    world: World,
+) -> None:
+    task = await hanging(world)
+    world.runtime.unload_gate.clear()
+    aborting = asyncio.create_task(evict(world.services, models=["tiny"]))
+    await world.idle()
+    assert world.store.view()[2], "the memory is still booked"
+    world.runtime.unload_gate.set()
+    await aborting
+    await task
+    assert not world.store.view()[2]
+
+
+async def test_what_the_runtime_does_not_end_keeps_its_memory(world: World) -> None:
+    task = await hanging(world)
+    world.runtime.unload_failure = Unavailable("processes [7] survive SIGKILL")
+    with pytest.raises(Unavailable):
+        await evict(world.services, models=["tiny"])
+    assert world.store.model("tiny").state is ModelState.UNLOADING
+    assert world.store.view()[2]
+    await asyncio.wait({task})
+
+
+async def test_a_load_that_waits_for_its_evictions_is_aborted_too(world: World) -> None:
+    await world.load("other")
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    plan = await world.services.launcher.decide(
+        model="tiny", trigger=Trigger.OPERATOR, carry_out=False
+    )
+    assert world.store.model("tiny").state is ModelState.LOADING, "booked, and nobody is at it"
+    assert (await evict(world.services, models=["tiny"])).outcome == "aborted"
+    assert world.store.model("tiny").state is ModelState.UNLOADED
+    late = await load(world.services, model="tiny", decision=plan.decision)
+    assert (late.outcome, late.reason) == ("unloaded", "the decision is no longer in force")
+    assert {booking.model for booking in world.store.view()[2]} == {"other"}
+
+
+async def test_a_request_that_waits_for_it_is_told_why(world: World) -> None:
+    task = await hanging(world)
+    asked = asyncio.create_task(world.request())
+    await world.idle()
+    await evict(world.services, models=["tiny"])
+    with pytest.raises(Unavailable, match=REASON):
+        await asked
+    await task
+
+
+async def test_the_request_to_load_fails_and_that_to_unload_is_done(world: World) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.runtime.gate.clear()
+    world.runtime.asked.clear()
+    operations = Operations(services=world.services)
+    wanted = await operations.load("tiny")
+    await world.runtime.asked.wait()
+    unwanted = await operations.unload("tiny")
+    await world.eventually(lambda: world.store.intents.get(unwanted.id).state != "pending")
+    await world.eventually(lambda: world.store.intents.get(wanted.id).state != "pending")
+    ends = [world.store.intents.get(intent.id) for intent in (wanted, unwanted)]
+    assert [(end.state, end.detail) for end in ends] == [
+        ("failed", REASON),
+        ("done", "the load of tiny was aborted"),
+    ]
+    await operations.aclose()

@@ -29,7 +29,7 @@ class MemoryRuntime:
         """The error that each load raises."""
         self.unload_failure: Exception | None = None
         self.unload_failures: dict[str, Exception] = {}
-        """By model, of those alone."""
+        """By model, of those alone; they do not wait for the gate."""
         self.discover_failure: Exception | None = None
         self.end_failure: Exception | None = None
         self.gate = asyncio.Event()
@@ -78,10 +78,12 @@ class MemoryRuntime:
         )
 
     async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
+        if failure := self.unload_failures.get(model):
+            raise failure
         await self.unload_gate.wait()
         self.unloads.append((model, grace_s))
-        if failure := self.unload_failure or self.unload_failures.get(model):
-            raise failure
+        if self.unload_failure:
+            raise self.unload_failure
         self.held.pop(model, None)
 
     async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:

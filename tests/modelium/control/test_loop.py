@@ -325,13 +325,14 @@ async def test_what_nobody_is_at_is_settled_and_loaded_again(world: World) -> No
     await world.load()
     await evict(world.services, models=["tiny"])
     await booked(world, weight_bytes=5)
-    await world.launcher.decide(trigger=Trigger.SWEEP)
     assert world.store.model("tiny").state == "loading"
     loop = loop_of(world)
     await loop.tick()
     world.clock.advance(GRACE_S)
     await loop.tick()
     await world.attempts()
+    assert world.store.model("tiny").state == "queued"
+    world.clock.advance(world.services.policy.reload_cooldown_s)
     await loop.tick()
     await world.settled("tiny", "ready")
 

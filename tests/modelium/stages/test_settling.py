@@ -207,9 +207,16 @@ async def test_an_eviction_that_was_not_set_off_leaves_a_busy_model(world: World
 async def test_an_eviction_that_fails_delays_no_other(world: World) -> None:
     await world.load("good")
     await world.load("bad")
-    world.runtime.unload_failures["bad"] = Unavailable("no answer")
-    with pytest.raises(Unavailable):
-        await evict(world.services, models=["bad", "good"], steps=world.steps)
+    world.runtime.unload_failures["bad"] = KeyError("app")
+    world.runtime.unload_gate.clear()
+    run = asyncio.create_task(evict(world.services, models=["bad", "good"], steps=world.steps))
+    await world.settled("good", "unloading")
+    await world.settled("bad", "unloading")
+    await world.idle()
+    assert not run.done() and "good" in world.services.owners
+    world.runtime.unload_gate.set()
+    with pytest.raises(KeyError):
+        await run
     assert world.store.model("good").state is ModelState.UNLOADED
     assert world.store.model("bad").state is ModelState.UNLOADING
 

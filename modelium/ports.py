@@ -163,6 +163,12 @@ class Runtime(Protocol):
         `runtimes.process.patience`.
         """
 
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """Send ``model`` the smallest real request, whose failure is not a client's fault.
+
+        Return what is wrong; empty: it answers, or the driver knows no such request.
+        """
+
     async def stats(self) -> Mapping[str, EngineStats]:
         """Return model → counters, for every loaded model that reports them."""
 
@@ -283,6 +289,9 @@ class Telemetry(Protocol):
 
     def on_tick(self, *, seconds: float, failed: bool) -> None:
         """The control loop ticked once."""
+
+    def on_request_lines_lost(self, count: int) -> None:
+        """Lines of the request log were dropped because the store did not take them."""
 
     def observe(self, fleet: Fleet) -> None:
         """The control loop took ``fleet``."""

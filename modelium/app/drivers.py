@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+
 from modelium.config import Config
 from modelium.models import RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.vllm.driver import vllm_driver
+
+logger = logging.getLogger(__name__)
 
 
 def build_drivers(
@@ -52,3 +59,26 @@ def build_drivers(
             device_locks=device_locks,
         )
     return found
+
+
+@asynccontextmanager
+async def connected(runtimes: Iterable[Runtime]) -> AsyncIterator[None]:
+    """Enter ``runtimes`` in the background and leave them at the end: a sick one delays nobody."""
+    async with AsyncExitStack() as stack:
+        for runtime in runtimes:
+            stack.push_async_exit(runtime)  # leaving needs no entering
+        entering = [asyncio.create_task(_enter(runtime)) for runtime in runtimes]
+        try:
+            yield
+        finally:
+            for task in entering:
+                task.cancel()
+            await asyncio.gather(*entering, return_exceptions=True)
+
+
+async def _enter(runtime: Runtime) -> None:
+    """Enter ``runtime``; where that fails, its status says what is wrong."""
+    try:
+        await runtime.__aenter__()
+    except Exception as exc:
+        logger.warning("%s could not be connected to: %s", runtime.name.value, exc)

@@ -1,8 +1,9 @@
 """The composition root: builds everything, and starts and stops it in the order below.
 
-Start: store → Prefect (in the background) → runtimes → gateway and exporter → what an earlier
-run left → control loop and drop zone. Stop: the reverse. Loaded models and their servers keep
-running, so that a restart interrupts nothing; `end` stops them.
+Start: store → Prefect (in the background) → exporter and gateway, which holds requests from now on
+→ runtimes (in the background) → what an earlier run left → control loop and drop zone. Stop: the
+reverse. Loaded models and their servers keep running, so that a restart interrupts nothing; `end`
+stops them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.app.background import background
 from modelium.app.brain import build_brain
-from modelium.app.drivers import build_drivers
+from modelium.app.drivers import build_drivers, connected
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.config.folders import folders, make
@@ -31,7 +32,7 @@ from modelium.control import addresses, service_lock, teardown
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
 from modelium.control.operations import Operations
-from modelium.control.recovery import recover
+from modelium.control.recovery import recover, take_up
 from modelium.control.reload import ConfigSource, Reloader
 from modelium.control.signals import Signals
 from modelium.devices import find_devices
@@ -135,16 +136,14 @@ async def running(
             metrics.show_prefect(lambda: home.connected)
             await stack.enter_async_context(home)
         stack.push_async_callback(launcher.aclose)
-        await asyncio.gather(
-            *(stack.enter_async_context(runtime) for runtime in services.runtimes.values())
-        )
         reloader = Reloader(services=services, signals=signals, source=source or ConfigSource())
         operations = Operations(services=services, reloader=reloader)
         stack.push_async_callback(operations.aclose)
         metrics_url = await _export(config, metrics, stack)
         loop = Loop(services=services, signals=signals)
         stack.push_async_callback(loop.persist)
-        await recover(services)
+        left = await take_up(services)
+        ready = asyncio.Event()
         gateway = Gateway(
             config=config.gateway,
             incoming=config.orchestration.incoming_directory,
@@ -157,8 +156,12 @@ async def running(
             important_teams=services.policy.high_priority_teams,
             max_tokens=config.max_tokens(),
             on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
+            is_ready=ready.is_set,
         )
         await stack.enter_async_context(gateway)
+        await stack.enter_async_context(connected(services.runtimes.values()))
+        await recover(services, left)
+        ready.set()
         reloader.listen(gateway.apply)
         reloader.listen(partial(_limit, services.switchboard))
         up = Running(

@@ -48,7 +48,7 @@ class Intents:
         model = intent.model
         try:
             report = await run
-            ok, detail = report.outcome not in FAILED, report.reason or report.outcome
+            ok, detail = _is_done(intent, report), report.reason or report.outcome
             model = report.model or model
         except ModeliumError as exc:
             ok, detail = False, str(exc)
@@ -64,3 +64,10 @@ class Intents:
             "finished_at": self._services.clock.time(),
         }
         return await self._services.store.intents.save(intent.model_copy(update=ended))
+
+
+def _is_done(intent: Intent, report: Report) -> bool:
+    """Whether what the operator asked for holds now: a load that changed nothing is not done."""
+    if intent.kind == "load":
+        return report.outcome == "ready"
+    return report.outcome not in FAILED

@@ -12,6 +12,7 @@ from modelium.stages.monitor import reconcile
 from modelium.stages.planning import sweep
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
+from modelium.stages.settling import converge
 from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
@@ -58,7 +59,7 @@ class Loop:
             await self._pause(interval)
 
     async def _pause(self, interval_s: float) -> None:
-        """Wait for the interval, or less when a signal asks for a tick."""
+        """Wait for the interval; less when a signal asks for a tick, or a late runtime answers."""
         clock, gap = self._services.clock, min(MIN_PAUSE_S, interval_s)
         await clock.sleep(gap)
         waits = [
@@ -66,7 +67,8 @@ class Loop:
             asyncio.ensure_future(self._signals.tick_wanted.wait()),
         ]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            late = self._services.runtime_monitor.late()
+            await asyncio.wait([*waits, *late], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -75,16 +77,23 @@ class Loop:
     async def persist(self) -> None:
         """Store traffic and request log; call it once more at shutdown."""
         services = self._services
-        history, lines = services.store.history, services.requests.take()
-        if services.requests.dropped:
-            logger.warning(
-                "%d request log lines were dropped because the buffer was full",
-                services.requests.dropped,
-            )
-            services.requests.dropped = 0
+        history = services.store.history
+        self._count_lost_lines()
         traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
         await history.record_traffic(traffic)
-        await history.log(lines)
+        lines = services.requests.take()
+        try:
+            await history.log(lines)
+        except BaseException:
+            services.requests.restore(lines)
+            raise
+
+    def _count_lost_lines(self) -> None:
+        requests = self._services.requests
+        lost, requests.dropped = requests.dropped, 0
+        if lost:
+            logger.warning("%d lines of the request log were lost: its buffer was full", lost)
+            self._services.telemetry.on_request_lines_lost(lost)
 
     async def _housekeep(self, now: float) -> None:
         if now - self._persisted_at >= PERSIST_S:
@@ -106,6 +115,7 @@ class Loop:
     async def tick(self) -> None:
         """Reconcile once; start a recorded decision where the planner finds something due."""
         services = self._services
+        await converge(services, (await services.store.view())[1])
         fleet, _changed = await reconcile(services)
         await remove_pending(services)
         await self._remember_pause()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import ModelState
-from modelium.models import Trigger
+from modelium.models import Model, Trigger
 from modelium.stages.monitor import monitor
-from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
-from modelium.stages.settling import INTERRUPTED, settle, settle_later
+from modelium.stages.settling import converge
 from modelium.stages.snapshot import snapshot
 from modelium.stages.standing import apply_standings
 from modelium.stages.switching import conclude
@@ -25,21 +24,34 @@ logger = logging.getLogger(__name__)
 WHY = "interrupted by a restart"
 
 
-async def recover(services: Services) -> None:
-    """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
+async def take_up(services: Services) -> tuple[Model, ...]:
+    """Read what requests are to be held for, before the gateway listens; return all models."""
     services.sweeps.pause(await services.store.rules.idle_pause())
-    await apply_standings(services)
     services.switchboard.traffic.restore(await services.store.history.traffic())
+    _revision, models, _bookings = await services.store.view()
+    services.switchboard.know(await services.store.versions())
+    return models
+
+
+async def recover(services: Services, left: Iterable[Model] | None = None) -> None:
+    """Adopt what still runs, settle what was interrupted, ingest newly allowed drops.
+
+    Ready models are opened as soon as their runtime has them; no runtime delays another one's.
+
+    Args:
+        services: the ports and the store.
+        left: what `take_up` returned, where it was called before anything was started.
+    """
+    if left is None:
+        left = await take_up(services)
+    await apply_standings(services)
+    await converge(services, left, why=WHY, grace_s=0.0)
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
     services.switchboard.know(await services.store.versions())
     for model in models:
-        if model.state in INTERRUPTED:
-            await _settle(services, model.name)
-        elif model.removal is not None or model.twin_of is not None:
+        if model.removal is not None or model.twin_of is not None:
             continue  # goes on below
-        elif model.state is ModelState.READY and model.deployment:
-            open_model(services, model, model.deployment)
         elif model.state is ModelState.INGESTED:
             services.launcher.start(services.launcher.analyze(model=model.name))
         elif model.state is ModelState.ANALYZED:
@@ -52,14 +64,6 @@ async def recover(services: Services) -> None:
     for path in await asyncio.to_thread(lambda: list(_readmit(services))):
         logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))
-
-
-async def _settle(services: Services, name: str) -> None:
-    try:
-        await settle(services, name, why=WHY)
-    except ModeliumError as exc:  # one runtime that is away stops no start
-        logger.warning("%s may still be loaded, and its memory stays booked: %s", name, exc)
-        services.launcher.start(settle_later(services, name, why=WHY))
 
 
 async def _tidy(services: Services) -> None:

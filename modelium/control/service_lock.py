@@ -1,4 +1,8 @@
-"""One service per state directory: only the holder of its lock acts on the runtimes."""
+"""One service per state directory: only the holder of its lock acts on the runtimes.
+
+The directory itself is locked, because a lock on a file in it is bypassed by removing the file. The
+file is locked as well: it tells the pid, and NFS cannot lock directories.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from modelium.errors import DeadlineExceeded, InputError
@@ -34,8 +38,10 @@ def hold(state: Path) -> Iterator[None]:
         InputError: another process holds it.
     """
     state.mkdir(parents=True, exist_ok=True)
-    with (state / FILE).open("a+") as file:
+    with ExitStack() as stack:
         try:
+            stack.enter_context(_locked(state))
+            file = stack.enter_context((state / FILE).open("a+"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
@@ -55,8 +61,10 @@ def claim(folder: Path, *, field: str) -> Iterator[None]:
     Raises:
         InputError: another service manages it.
     """
-    with (folder / CLAIM).open("a+") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context((folder / CLAIM).open("a+"))
         try:
+            stack.enter_context(_locked(folder))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
@@ -71,6 +79,32 @@ def claim(folder: Path, *, field: str) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the directory itself, where its file system can.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with _where_possible():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _where_possible() -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as exc:
+        logger.debug("a directory cannot be locked: %s", exc)
 
 
 def stop(state: Path, *, within_s: float = STOP_S) -> bool:
@@ -110,6 +144,12 @@ def _terminate(pid: int) -> None:
 def is_held(state: Path) -> bool:
     """Whether a service runs on ``state``."""
     try:
+        descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with _where_possible():
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
         with (state / FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
@@ -123,5 +163,22 @@ def is_held(state: Path) -> bool:
 
 def _pid(state: Path) -> int | None:
     """Return the last holder of the lock; None before it has written its pid."""
-    text = (state / FILE).read_text().strip()
+    try:
+        text = (state / FILE).read_text().strip()
+    except FileNotFoundError:  # removed under the service: the kernel knows who holds it
+        return _locker(state)
     return int(text) if text.isdecimal() else None
+
+
+def _locker(folder: Path) -> int | None:
+    """Return the process that has locked the directory, as /proc/locks tells; None if unknown."""
+    inode = folder.stat().st_ino
+    try:
+        rows = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for row in rows:
+        fields = row.split()  # number: FLOCK ADVISORY WRITE pid device:inode start end
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            return int(fields[4]) if int(fields[4]) > 0 else None
+    return None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -60,6 +60,7 @@ class Gateway:
         max_tokens: Mapping[str, int] = MappingProxyType({}),
         max_body_bytes: int = MAX_BODY_BYTES,
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         """Build the routes; listens only once entered.
 
@@ -77,6 +78,7 @@ class Gateway:
             max_tokens: model → bound for answers whose requests set none.
             max_body_bytes: larger bodies get a 413.
             shutdown_grace_s: how long leaving waits for requests in flight.
+            is_ready: whether the service has started; requests are held from the beginning.
         """
         self._config = config
         self._switchboard = switchboard
@@ -107,6 +109,7 @@ class Gateway:
             incoming=incoming,
             webhook_secret=secret.get_secret_value() if secret else None,
             links=links,
+            is_ready=is_ready,
         )
         self._socket: socket.socket | None = None
         self._server: _Server | None = None

@@ -93,6 +93,9 @@ class Metrics:
             "stage_runs", "Finished runs of stages (Prefect flows).", "stage", "outcome"
         )
         self._failed_looks = self._counter("look_failures", "Failed cycles of the control loop.")
+        self._lost_lines = self._counter(
+            "request_log_lost_lines", "Answered requests that the request log lacks."
+        )
         for stage in get_args(Stage):
             for outcome in ("completed", "cancelled", "bug"):
                 self._stages.labels(stage, outcome)
@@ -158,6 +161,10 @@ class Metrics:
         self._looks.observe(seconds)
         if failed:
             self._failed_looks.inc()
+
+    def on_request_lines_lost(self, count: int) -> None:
+        """Count lines of the request log that were dropped."""
+        self._lost_lines.inc(count)
 
     def on_cold_start(self, model: str) -> None:
         """Count a load that finished while requests waited for it."""

@@ -22,6 +22,7 @@ class ModelQueue:
         "answered",
         "demand_timer",
         "errors",
+        "failing",
         "in_flight",
         "model",
         "reason",
@@ -43,6 +44,8 @@ class ModelQueue:
         self.answered = 0
         """Answers of `upstream` since it was opened, and those of them that failed."""
         self.errors = 0
+        self.failing = 0
+        """Failed answers since the last good one."""
         self.in_flight = 0
         self.waiting = 0
         self.retry_after_s = RETRY_AFTER_S

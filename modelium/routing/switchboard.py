@@ -120,7 +120,7 @@ class Switchboard:
         if queue.waiting and queue.upstream is None:
             self._metrics.on_cold_start(model)
         if queue.upstream != upstream:
-            queue.answered = queue.errors = 0
+            queue.answered = queue.errors = queue.failing = 0
         queue.upstream = upstream
         queue.reason = ""
         self._suspects.discard(model)
@@ -142,6 +142,7 @@ class Switchboard:
         if queue is None or (queue.upstream is not upstream and queue.upstream != upstream):
             return
         queue.answered += 1
+        queue.failing = queue.failing + 1 if failed else 0
         if failed:
             queue.errors += 1
             if queue.errors <= FAILURES_TOLD:
@@ -153,6 +154,16 @@ class Switchboard:
         if queue is None or queue.upstream is None:
             return Answers()
         return Answers(version=queue.version, total=queue.answered, failed=queue.errors)
+
+    def failing(self, model: str) -> int:
+        """Return how many of its answers in a row have failed, up to the last one."""
+        queue = self._queues.get(model)
+        return queue.failing if queue is not None and queue.upstream is not None else 0
+
+    def forgive(self, model: str) -> None:
+        """Start to count the failed answers of ``model`` anew: they were its clients' fault."""
+        if model in self._queues:
+            self._queues[model].failing = 0
 
     def close(self, model: str) -> None:
         """Make new requests for ``model`` wait from now on."""

@@ -21,7 +21,8 @@ async def abort(services: Services, model: str) -> None:
     await services.loads.abort(model)
     record = await services.store.model(model)
     if record.state is ModelState.LOADING:  # its evictions are under way, or nobody is at it
-        await cancelled(services, model, reason=REASON)
+        with services.owners.of(model):
+            await cancelled(services, model, reason=REASON)
     elif record.state is ModelState.UNLOADING:
         raise Unavailable(
             f"the runtime has not ended the load of {model} yet: its memory stays booked, and that "

@@ -65,14 +65,16 @@ async def _carry_out(services: Services, decision: Decision) -> None:
     A load waits itself for the memory that it was promised, so an eviction that does not happen
     fails that load and never overbooks the device.
     """
-    launcher, plan = services.launcher, decision.plan
+    launcher, owners, plan = services.launcher, services.owners, decision.plan
     leaving = [action.model for action in plan.unloads]
-    try:
-        if leaving:
-            await launcher.evict(models=leaving, decision=decision.id)
-    finally:
-        for action in plan.loads:
-            launcher.start(launcher.load(model=action.model, decision=decision.id))
+    with owners.of(*leaving, *(action.model for action in plan.loads)):
+        try:
+            if leaving:
+                await launcher.evict(models=leaving, decision=decision.id)
+        finally:
+            for action in plan.loads:
+                run = launcher.load(model=action.model, decision=decision.id)
+                launcher.start(owners.during(run, action.model))
 
 
 def report(decision: Decision, model: str | None) -> Report:

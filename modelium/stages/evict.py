@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from modelium.errors import InputError, ModeliumError
-from modelium.lifecycle import ModelState
+from modelium.errors import InputError, ModeliumError, Unavailable
+from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
@@ -15,8 +15,15 @@ from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
-from modelium.stages.settling import settle_later
 from modelium.stages.snapshot import snapshot
+
+LEAVING = frozenset({ModelState.DRAINING, ModelState.UNLOADING})
+
+POLL_S = 0.25
+"""Between two looks at a model that another run unloads."""
+
+UNLOAD_S = 120.0
+"""Beside the grace, for a runtime to unload a model; one that takes longer is asked again."""
 
 
 async def evict(
@@ -47,9 +54,12 @@ async def evict(
         return await _sweep(services)
     if decision is None:
         aborted = await _abort(services, models or ())
+        joined = await _joined(services, models or (), steps)
         leaving = await _loaded(services, models or ())
         if aborted and not leaving:
             return _aborted(aborted)
+        if joined and not leaving:
+            return _report_joined(joined, reason)
         decision = await _decide(services, leaving, reason) if leaving else None
     if decision is None:
         return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
@@ -59,7 +69,8 @@ async def evict(
 async def _carry_out(services: Services, decision: str, reason: str, steps: Steps) -> Report:
     plan = (await services.store.decisions.get(decision)).plan
     leaving = plan.unloads
-    outcomes = await asyncio.gather(*(_insistent(services, action, steps) for action in leaving))
+    with services.owners.of(*(action.model for action in leaving)):
+        outcomes = await _all(services, leaving, steps)
     by_model = {a.model: outcome for a, outcome in zip(leaving, outcomes, strict=True)}
     busy = [model for model, outcome in by_model.items() if outcome != "unloaded"]
     if busy:
@@ -103,6 +114,44 @@ def _aborted(names: Sequence[str]) -> Report:
     )
 
 
+async def _joined(services: Services, names: Sequence[str], steps: Steps) -> dict[str, str]:
+    """Wait for the evictions of ``names`` that go on already; one that nobody is at is continued.
+
+    Returns model → how it ended.
+
+    Raises:
+        ModeliumError: a runtime does not unload its model; the control loop goes on with it.
+    """
+    ended = {}
+    for name in names:
+        record = await services.store.model(name)
+        if record.state not in LEAVING:
+            continue
+        if name not in services.owners:
+            action = Unload(model=name, reason=record.reason)
+            with services.owners.of(name):
+                ended[name] = await steps(f"unload {name}", unload, services, action)
+            continue
+        bound = services.clock.monotonic() + services.config.gateway.drain_grace_seconds + UNLOAD_S
+        while (record := await services.store.model(name)).state in LEAVING:
+            if services.clock.monotonic() > bound:
+                raise ModeliumError(f"{name} is still {record.state}: {record.reason}")
+            await services.clock.sleep(POLL_S)
+        ended[name] = "unloaded" if record.state in SETTLED else "busy"
+    return ended
+
+
+def _report_joined(ended: Mapping[str, str], reason: str) -> Report:
+    outcomes = set(ended.values())
+    return Report(
+        stage="evict",
+        outcome="busy" if "busy" in outcomes else "unloaded",
+        model=next(iter(ended)) if len(ended) == 1 else None,
+        reason=reason,
+        details={"models": dict(ended)},
+    )
+
+
 async def _loaded(services: Services, names: Sequence[str]) -> list[str]:
     """Return those of ``names`` that hold memory; a model that is queued leaves the queue."""
     leaving = []
@@ -135,23 +184,26 @@ def unload_plan(models: Sequence[str], *, cause: EvictionCause, reason: str) -> 
     )
 
 
-async def _insistent(services: Services, action: Unload, steps: Steps) -> str:
-    """Unload one model; where its runtime does not answer for long, that goes on afterwards."""
-    try:
-        return await steps(f"unload {action.model}", _unload, services, action)
-    except ModeliumError:
-        found = await services.store.find(action.model)
-        if found is not None and found.state in (ModelState.DRAINING, ModelState.UNLOADING):
-            why = "its runtime did not answer"
-            services.launcher.start(settle_later(services, action.model, why=why))
-        raise
+async def _all(services: Services, leaving: Sequence[Unload], steps: Steps) -> list[str]:
+    """Unload each; one that fails delays no other, and is raised at the end.
+
+    What is left of it is settled by the control loop.
+    """
+    ended = await asyncio.gather(
+        *(steps(f"unload {action.model}", unload, services, action) for action in leaving),
+        return_exceptions=True,
+    )
+    for outcome in ended:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in ended if isinstance(outcome, str)]
 
 
-async def _unload(services: Services, action: Unload) -> str:
+async def unload(services: Services, action: Unload) -> str:
     """Drain and unload one model whose eviction is booked: ``unloaded`` or ``busy``."""
     model, store = action.model, services.store
     record = await store.model(model)
-    if record.state not in (ModelState.DRAINING, ModelState.UNLOADING):
+    if record.state not in LEAVING:
         return record.state.value
     deployment = record.deployment
     if deployment is None:
@@ -169,6 +221,13 @@ async def _unload(services: Services, action: Unload) -> str:
             return "busy"
         await store.start_unloading(model, reason=record.reason)
     await _release(services, deployment, grace)
+    await released(services, record, action, **idle)
+    return "unloaded"
+
+
+async def released(services: Services, record: Model, action: Unload, **noted: float) -> None:
+    """Note that the runtime has given back what ``record`` held; ``noted``: for the event."""
+    model, store = action.model, services.store
     if action.requeue:
         await store.requeue(model, reason=record.reason, evicted=True)
     else:
@@ -177,11 +236,10 @@ async def _unload(services: Services, action: Unload) -> str:
     await store.events.append(
         "model.evicted",
         model=record.twin_of or model,
-        version=deployment.version,
+        version=record.deployment.version if record.deployment else record.version,
         reason=record.reason,
-        **idle,
+        **noted,
     )
-    return "unloaded"
 
 
 async def _idle(services: Services, record: Model) -> dict[str, float]:
@@ -189,6 +247,28 @@ async def _idle(services: Services, record: Model) -> dict[str, float]:
     traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
     known = record.model_copy(update={"traffic": traffic.get(record.name, record.traffic)})
     return {"idle_s": round(known.idle_s(services.clock.time()))}
+
+
+async def call_unload(services: Services, deployment: Deployment, *, grace_s: float) -> None:
+    """Have the runtime unload it, within a bound even where the driver keeps none.
+
+    Raises:
+        ModeliumError: the runtime does not do it.
+    """
+    name = deployment.runtime.value
+    runtime = services.runtimes.get(deployment.runtime)
+    if runtime is None:
+        raise Unavailable(
+            f"{name} is switched off in the configuration, and holds {deployment.name}"
+        )
+    try:
+        async with asyncio.timeout(grace_s + UNLOAD_S):
+            await runtime.unload(deployment.name, handle=deployment.handle, grace_s=grace_s)
+    except TimeoutError as exc:
+        bound = grace_s + UNLOAD_S
+        raise ModeliumError(
+            f"{name} did not unload {deployment.name} within {bound:.0f} s; it is asked again"
+        ) from exc
 
 
 async def _release(services: Services, deployment: Deployment, grace_s: float) -> None:
@@ -200,9 +280,7 @@ async def _release(services: Services, deployment: Deployment, grace_s: float) -
     held = [b for b in booked if b.model == deployment.model]
     with services.activity.on(deployment.devices) as activity:
         before = await memory_deltas.free_bytes(services.devices, deployment.devices)
-        await services.runtimes[deployment.runtime].unload(
-            deployment.name, handle=deployment.handle, grace_s=grace_s
-        )
+        await call_unload(services, deployment, grace_s=grace_s)
         after = await memory_deltas.free_bytes(services.devices, before) if before else {}
     if not activity.alone:
         return

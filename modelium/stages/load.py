@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +13,18 @@ from modelium.errors import (
     LoadFailed,
     ModeliumError,
     TransientError,
+    Unavailable,
 )
 from modelium.lifecycle import ModelState
-from modelium.models import Deployment, LoadSettings, Model, Preference, Report, Trigger
+from modelium.models import Report, Trigger
 from modelium.models.load_time import load_bound_s
 from modelium.policy.memory_budget import available_bytes
-from modelium.ports import Loaded, LoadRequest, Steps
+from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
 from modelium.stages import abort, switching
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
-from modelium.stages.opening import open_model
+from modelium.stages.ready import finish, load_report
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -40,6 +40,10 @@ BACKOFF_S = 30.0
 """Before a failed load is retried; doubles with each consecutive failure."""
 
 BACKOFF_LIMIT_S = 3600.0
+
+
+OVERTIME_S = 60.0
+"""Beside the deadline of a load, for its driver to end it."""
 
 
 async def load(
@@ -60,7 +64,7 @@ async def load(
     record = await services.store.model(model)
     if decision is None:
         if record.state is ModelState.READY:
-            return _report(record, "ready", "it is already loaded")
+            return load_report(record, "ready", "it is already loaded")
         if record.state is ModelState.LOADING:
             return await steps("join the load in progress", _join, services, model)
         decided = await services.launcher.decide(
@@ -73,7 +77,7 @@ async def load(
     elif record.state is not ModelState.LOADING:
         why = "the decision is no longer in force"
         await services.store.decisions.abandon(decision, detail=why)
-        return _report(record, record.state.value, why)
+        return load_report(record, record.state.value, why)
     return await _abortable(services, model, decision, steps)
 
 
@@ -84,19 +88,26 @@ async def _abortable(
     report = await services.loads.run(model, work)
     if report is not None:
         return report
-    return _report(await services.store.model(model), "cancelled", abort.REASON)
+    return load_report(await services.store.model(model), "cancelled", abort.REASON)
 
 
 async def _start(
     services: Services, model: str, decision: str, steps: Steps, *, evict: bool = False
 ) -> Report:
     """Load ``model``; ``evict``: carry out the evictions of the decision first."""
+    with services.owners.of(model):
+        return await _carry_out(services, model, decision, steps, evict=evict)
+
+
+async def _carry_out(
+    services: Services, model: str, decision: str, steps: Steps, *, evict: bool
+) -> Report:
     services.switchboard.close(model)
     began = services.clock.monotonic()
     try:
         if evict:
             await _evict(services, decision)
-        if not await steps("wait for memory", _memory, services, model):
+        if not await steps("wait for memory", _memory, services, model, decision):
             return await _requeue(
                 services,
                 model,
@@ -114,9 +125,10 @@ async def _start(
             )
         loaded = await steps("load in the runtime", _load, services, model)
     except BaseException as exc:
-        await asyncio.shield(_give_up(services, model, decision, exc, began))
+        await asyncio.shield(_give_up_safely(services, model, decision, exc, began))
         raise
-    return await steps("open", _open, services, model, decision, loaded, began)
+    seconds = services.clock.monotonic() - began
+    return await steps("open", finish, services, model, decision, loaded, seconds=seconds)
 
 
 async def _evict(services: Services, decision: str) -> None:
@@ -126,8 +138,13 @@ async def _evict(services: Services, decision: str) -> None:
         await services.launcher.evict(models=leaving, decision=decision)
 
 
-async def _memory(services: Services, model: str) -> bool:
-    """Wait until the bytes booked for ``model`` are free; False when they do not become free."""
+async def _memory(services: Services, model: str, decision: str) -> bool:
+    """Wait until the bytes booked for ``model`` are free; False when they do not become free.
+
+    Only what ``decision`` evicts was promised to it; other evictions are other loads' memory.
+    """
+    plan = (await services.store.decisions.get(decision)).plan
+    promised = frozenset(action.model for action in plan.unloads)
     deadline = services.clock.monotonic() + MEMORY_WAIT_S
     while True:
         fleet = await snapshot(services)
@@ -140,7 +157,7 @@ async def _memory(services: Services, model: str) -> bool:
         }
         cap = services.policy.max_gpu_memory_utilization
         if all(
-            not any(b.releasing for b in others[device])
+            not any(b.releasing and b.model in promised for b in others[device])
             and available_bytes(fleet.devices_by_id[device], others[device], cap=cap) >= held
             for device, held in own.items()
         ):
@@ -170,6 +187,9 @@ async def _load(services: Services, model: str) -> Loaded:
         logger.info("%s: %s%s", model, phase, "" if share is None else f" {share:.0%}")
         phases.begin(phase)
 
+    runtime = services.runtimes.get(deployment.runtime)
+    if runtime is None:
+        raise Unavailable(f"{deployment.runtime.value} is switched off in the configuration")
     request = LoadRequest(
         model=deployment.name,
         version=record.version,
@@ -190,83 +210,24 @@ async def _load(services: Services, model: str) -> Loaded:
     )
     with phases, services.activity.on(deployment.devices) as activity:
         before = await free_bytes(services.devices, deployment.devices)
-        loaded = await services.runtimes[deployment.runtime].load(request, progress=progress)
+        loaded = await _within_bound(runtime, request, progress)
         after = await free_bytes(services.devices, deployment.devices) if before else {}
     if activity.alone and (held := taken(deployment, request.reserve, before, after)):
         await services.store.history.record_memory(held, {})
     return loaded
 
 
-async def _open(
-    services: Services, model: str, decision: str, loaded: Loaded, began: float
-) -> Report:
-    record = await services.store.model(model)
-    if record.deployment is None:
-        raise ModeliumError(
-            f"{model} has no deployment any more; it was changed while it was loading"
-        )
-    if record.state is ModelState.READY:
-        return _report(record, "ready", record.reason)
-    seconds = services.clock.monotonic() - began
-    reduced = loaded.settings and _reduction(record.deployment.settings, loaded.settings)
-    deployment = record.deployment.model_copy(
-        update={
-            "settings": loaded.settings or record.deployment.settings,
-            "upstream": loaded.upstream,
-            "handle": loaded.handle,
-            "ready_at": services.clock.time(),
-            "load_s": seconds,
-        }
-    )
-    await services.store.decisions.finish(decision, outcome="done")
-    record = await services.store.mark_ready(
-        model,
-        deployment,
-        note=f"with {reduced}, as more did not start" if reduced else "",
-        preference=_kept(record, deployment) if reduced else None,
-    )
-    open_model(services, record, deployment)
-    services.telemetry.on_load_finished(deployment.runtime, seconds=seconds, outcome="ready")
-    await services.store.events.append(
-        "model.ready",
-        model=record.twin_of or model,
-        version=deployment.version,
-        runtime=deployment.runtime.value,
-        devices=await _labels(services, deployment.devices),
-        load_s=round(seconds, 3),
-        **({"reduced": reduced} if reduced else {}),
-    )
-    if record.twin_of is not None:
-        await switching.complete(services, record)
-    elif record.outdated:  # a newer version was registered while this one was loading
-        services.launcher.start(services.launcher.analyze(model=model))
-    return _report(record, "ready", record.reason)
-
-
-def _reduction(planned: LoadSettings, effective: LoadSettings) -> str:
-    """Return what the driver changed in the ``planned`` settings, as text."""
-    names = [
-        name
-        for name in ("max_model_len", "max_num_seqs", "kv_cache_bytes")
-        if getattr(planned, name) != getattr(effective, name)
-    ]
-    return ", ".join(f"{name} {getattr(effective, name)}" for name in names)
-
-
-def _kept(record: Model, deployment: Deployment) -> Preference:
-    """Return the preference that starts the next load from what worked."""
-    settings = LoadSettings()
-    if record.preference and record.preference.runtime in (None, deployment.runtime):
-        settings = record.preference.settings
-    worked = {
-        name: getattr(deployment.settings, name) for name in ("max_model_len", "max_num_seqs")
-    }
-    return Preference(runtime=deployment.runtime, settings=settings.model_copy(update=worked))
-
-
-async def _labels(services: Services, ids: Sequence[str]) -> list[str]:
-    devices = await asyncio.to_thread(services.devices.snapshot)
-    return [device.label for device in devices if device.id in ids]
+async def _within_bound(runtime: Runtime, request: LoadRequest, progress: Progress) -> Loaded:
+    """Load, within a bound even where the driver keeps none."""
+    bound = request.deadline_s + OVERTIME_S
+    try:
+        async with asyncio.timeout(bound):
+            return await runtime.load(request, progress=progress)
+    except TimeoutError as exc:
+        raise LoadFailed(
+            f"{runtime.name.value} neither loaded {request.model} nor gave up within {bound:.0f} s",
+            kind=FailureKind.STUCK,
+        ) from exc
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:
@@ -275,7 +236,17 @@ async def _requeue(services: Services, model: str, decision: str, reason: str) -
     await services.store.events.append(
         "model.queued", model=model, reason=reason, decision=decision
     )
-    return _report(record, "queued", reason)
+    return load_report(record, "queued", reason)
+
+
+async def _give_up_safely(
+    services: Services, model: str, decision: str, exc: BaseException, began: float
+) -> None:
+    """`_give_up`; what the store does not take now is the control loop's: it settles the model."""
+    try:
+        await _give_up(services, model, decision, exc, began)
+    except Exception as failure:
+        logger.warning("the end of the load of %s could not be stored: %s", model, failure)
 
 
 async def _give_up(
@@ -292,8 +263,6 @@ async def _give_up(
     reason = "the load was cancelled" if cancelled else str(exc) or type(exc).__name__
     if aborted := services.loads.is_aborted(model):
         cancelled, failures, reason = True, record.failures, abort.REASON
-    await store.decisions.finish(decision, outcome="failed", detail=reason)
-    if aborted:
         await abort.cancelled(services, model, reason=reason)
     elif cancelled:
         await store.cancel_load(model, reason=reason)
@@ -309,6 +278,7 @@ async def _give_up(
     if isinstance(exc, ModeliumError) and not aborted:
         error = exc
     services.switchboard.refuse(model, error, retry_after_s=pause)
+    await store.decisions.finish(decision, outcome="failed", detail=reason)
     await store.events.append(
         "model.failed", model=record.twin_of or model, version=record.version, reason=reason
     )
@@ -322,24 +292,11 @@ async def _join(services: Services, model: str) -> Report:
     while True:
         record = await services.store.model(model)
         if record.state is not ModelState.LOADING or record.deployment is None:
-            return _report(record, record.state.value, record.reason)
+            return load_report(record, record.state.value, record.reason)
         bound = load_bound_s(record, record.deployment.runtime)
         if services.clock.monotonic() - began > bound:
             break
         await services.clock.sleep(POLL_S)
     raise DeadlineExceeded(
         f"{model} is still loading; `modelium explain {model}` shows its progress"
-    )
-
-
-def _report(record: Model, outcome: str, reason: str) -> Report:
-    deployment = record.deployment
-    return Report(
-        stage="load",
-        outcome=outcome,
-        model=record.name,
-        runtime=deployment.runtime if deployment else None,
-        devices=deployment.devices if deployment else (),
-        reason=reason,
-        details={"load_s": deployment.load_s} if deployment else {},
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from modelium.errors import ModeliumError
 from modelium.lifecycle import ModelState
@@ -12,9 +13,10 @@ from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, Runt
 from modelium.models.base import base_name
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
+from modelium.stages.failing import failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
-from modelium.stages.runtime_monitor import Observation
+from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
 from modelium.traffic import TrafficBook
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 SETTLE_S = 30.0
 """For this long after it became ready, a model that answers may be missing from the runtime's
 list."""
+
+CLEAR_S = 15.0
+"""For a runtime to unload what is lost or not wanted; the loop waits for it."""
 
 
 async def monitor(services: Services, *, steps: Steps = inline_steps) -> Report:
@@ -66,13 +71,7 @@ async def reconcile(services: Services, *, steps: Steps = inline_steps) -> tuple
 
 
 async def _observe(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Observation]:
-    handles: dict[RuntimeName, dict[str, Mapping[str, object]]] = {}
-    for model in fleet.models:
-        if model.deployment:
-            handles.setdefault(model.deployment.runtime, {})[model.deployment.name] = (
-                model.deployment.handle
-            )
-    observations = await services.runtime_monitor.observe(handles)
+    observations = await services.runtime_monitor.observe(handles(fleet.models))
     await asyncio.to_thread(_count, services.switchboard.traffic, fleet, observations)
     return observations
 
@@ -96,34 +95,83 @@ def _count(
 async def _correct(
     services: Services, fleet: Fleet, observations: Mapping[RuntimeName, Observation]
 ) -> list[str]:
-    changed: list[str] = []
     held = {
         (name, running.model): running
         for name, observation in observations.items()
         for running in observation.running or ()
     }
+    corrections: list[tuple[str, Coroutine[Any, Any, str]]] = []
     for model in fleet.models:
         deployment = model.deployment
         if deployment is None or model.state is not ModelState.READY:
             continue
-        observation = observations.get(deployment.runtime)
-        if observation is None or observation.running is None:
-            continue
         running = held.get((deployment.runtime, deployment.name))
-        if running is None and _gone(services, fleet, model):
-            changed.append(await _lost(services, model, "the runtime no longer has it"))
-        elif running is not None and running.state == "unhealthy":
-            changed.append(await _lost(services, model, running.detail or "unhealthy"))
-        elif model.removal is not None or model.twin_of is not None:
-            continue
-        elif running is not None and running.upstream not in (None, deployment.upstream):
-            await _moved(services, model, deployment, running)
+        observation = observations.get(deployment.runtime)
+        known = observation is not None and observation.running is not None
+        if known or deployment.runtime not in services.runtimes:
+            work = _correct_model(services, fleet, model, deployment, running)
+            corrections.append((model.name, work))
+        elif services.switchboard.is_suspect(model.name):
+            # Held until the runtime answers: one that is reborn knows none of its models at first.
+            services.switchboard.close(model.name)
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
-        known = fleet.models_by_name.get(base_name(instance))
-        if known and (name, instance) not in wanted and _acting(services, name):
-            changed.append(await _unwanted(services, name, running))
-    return changed
+        registered = base_name(instance) in fleet.models_by_name
+        if registered and (name, instance) not in wanted and _acting(services, name):
+            corrections.append((instance, _unwanted(services, name, running)))
+    ended = await asyncio.gather(*(_contained(name, work) for name, work in corrections))
+    return [change for change in ended if change]
+
+
+async def _contained(name: str, correction: Coroutine[Any, Any, str]) -> str:
+    """Await the correction of one model; what fails is made again at the next tick."""
+    try:
+        return await correction
+    except (ModeliumError, TimeoutError) as exc:
+        logger.warning("%s could not be corrected: %r", name, exc)
+    except Exception:
+        logger.exception("%s could not be corrected", name)
+    return ""
+
+
+async def _correct_model(
+    services: Services,
+    fleet: Fleet,
+    model: Model,
+    deployment: Deployment,
+    running: Running | None,
+) -> str:
+    """Compare one ready model with what its runtime has of it; return what was changed."""
+    if deployment.runtime not in services.runtimes:
+        name = deployment.runtime.value
+        return await _lost(services, model, f"{name} is switched off in the configuration")
+    if running is None:
+        if _gone(services, fleet, model):
+            return await _lost(services, model, "the runtime no longer has it")
+        return ""
+    if running.state == "unhealthy":
+        return await _lost(services, model, running.detail or "unhealthy")
+    if model.removal is not None or model.twin_of is not None:
+        return ""
+    if running.upstream not in (None, deployment.upstream):
+        await _moved(services, model, deployment, running)
+    elif services.switchboard.upstream(model.name) is None:
+        await _reopen(services, model, deployment)
+    elif problem := await failure(services, model, deployment):
+        return await _lost(services, model, problem)
+    return ""
+
+
+async def _reopen(services: Services, model: Model, deployment: Deployment) -> None:
+    """Open a ready model that its last run has left closed: at a restart, or when it broke off."""
+    record = await services.store.find(model.name)
+    if (
+        record is not None
+        and record.state is ModelState.READY
+        and record.deployment == deployment
+        and model.name not in services.owners
+    ):
+        open_model(services, record, deployment)
 
 
 def _gone(services: Services, fleet: Fleet, model: Model) -> bool:
@@ -143,13 +191,13 @@ async def _lost(services: Services, model: Model, why: str) -> str:
         return f"{model.name} has another deployment by now"
     if model.twin_of is None:
         services.switchboard.close(model.name)
-    if deployment is not None:
+    runtime = services.runtimes.get(deployment.runtime) if deployment is not None else None
+    if deployment is not None and runtime is not None:
         try:
-            await services.runtimes[deployment.runtime].unload(
-                deployment.name, handle=deployment.handle, grace_s=0.0
-            )
-        except ModeliumError as exc:
-            logger.warning("%s could not be removed from the runtime: %s", model.name, exc)
+            async with asyncio.timeout(CLEAR_S):
+                await runtime.unload(deployment.name, handle=deployment.handle, grace_s=0.0)
+        except Exception as exc:  # a dead engine's runtime may be as sick
+            logger.warning("%s could not be removed from the runtime: %r", model.name, exc)
     await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append("model.lost", model=base_name(model.name), reason=why)
@@ -173,9 +221,11 @@ async def _unwanted(services: Services, runtime: RuntimeName, running: Running) 
     _revision, models, _bookings = await services.store.view()
     if any(m.deployment and m.deployment.name == running.model for m in models):
         return f"{running.model} is being loaded"
-    await services.runtimes[runtime].unload(
-        running.model, handle=running.handle, grace_s=services.config.gateway.drain_grace_seconds
-    )
+    grace_s = services.config.gateway.drain_grace_seconds
+    async with asyncio.timeout(grace_s + CLEAR_S):
+        await services.runtimes[runtime].unload(
+            running.model, handle=running.handle, grace_s=grace_s
+        )
     return f"{running.model} cleared from {runtime.value}"
 
 

@@ -11,11 +11,10 @@ import logging
 import os
 from collections.abc import Iterable
 
-from modelium.errors import ModeliumError
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model, Report, Version
+from modelium.stages.evict import call_unload
 from modelium.stages.services import Services
-from modelium.stages.settling import settle_later
 from modelium.stages.tidying import move_removed
 
 logger = logging.getLogger(__name__)
@@ -85,9 +84,7 @@ async def _unload(services: Services, name: str) -> None:
             await _halt(services, record, deployment)
         elif record.state is ModelState.LOADING and deployment is not None:
             # The driver cancels a load in progress; the run that waits for it gives up.
-            await services.runtimes[deployment.runtime].unload(
-                deployment.name, handle=deployment.handle, grace_s=0.0
-            )
+            await call_unload(services, deployment, grace_s=0.0)
         elif record.state in (ModelState.READY, ModelState.SLEEPING):
             await services.launcher.evict(models=[name], reason=record.reason)
         await services.clock.sleep(POLL_S)
@@ -95,18 +92,11 @@ async def _unload(services: Services, name: str) -> None:
 
 async def _halt(services: Services, record: Model, deployment: Deployment) -> None:
     """Unload what a failed model still runs: its last good version."""
-    await services.store.start_unloading(record.name, reason=record.reason)
-    try:
-        await services.runtimes[deployment.runtime].unload(
-            deployment.name,
-            handle=deployment.handle,
-            grace_s=services.config.gateway.drain_grace_seconds,
-        )
-    except ModeliumError:
-        why = "its runtime did not answer"
-        services.launcher.start(settle_later(services, record.name, why=why))
-        raise
-    await services.store.release(record.name, reason=record.reason, evicted=False)
+    with services.owners.of(record.name):
+        await services.store.start_unloading(record.name, reason=record.reason)
+        grace_s = services.config.gateway.drain_grace_seconds
+        await call_unload(services, deployment, grace_s=grace_s)
+        await services.store.release(record.name, reason=record.reason, evicted=False)
 
 
 async def remove_pending(services: Services) -> None:

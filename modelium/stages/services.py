@@ -16,6 +16,7 @@ from modelium.routing.switchboard import Switchboard
 from modelium.stages.loads import Loads
 from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.ongoing import Ongoing
+from modelium.stages.owners import Orphans, Owners
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore
@@ -46,7 +47,8 @@ class Services:
     removing: Ongoing = field(default_factory=Ongoing)
     loads: Loads = field(default_factory=Loads)
     switching: Ongoing = field(default_factory=Ongoing)
-    settling: Ongoing = field(default_factory=Ongoing)
+    owners: Owners = field(default_factory=Owners)
+    orphans: Orphans = field(default_factory=Orphans)
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

@@ -1,65 +1,200 @@
-"""Ending what was interrupted or has failed: a load or an unload that nobody is at any more."""
+"""Settling: a model in transition that no task is at is driven on, or back.
+
+The control loop looks for such models at every tick, and the start of the service does. What holds
+after each attempt: either the model is in a state of rest and its bookings follow it, or it is
+tried again after a pause.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator, Iterable
+from typing import Any
 
-from modelium.errors import ModeliumError, Unavailable
+from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
-from modelium.models import Report
+from modelium.models import Decision, Deployment, Model, Report, Unload
+from modelium.ports import Loaded, Running
+from modelium.stages.evict import call_unload, released, unload
+from modelium.stages.owners import GRACE_S, IN_TRANSITION
+from modelium.stages.ready import finish
+from modelium.stages.runtime_monitor import handles
 from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
+OPEN = frozenset({"accepted", "failed"})
+"""Outcomes of decisions that have been booked, and did not come to their end."""
 
-GRACE_S = 5.0
-"""For requests in flight: those of an earlier run of the service have lost their connection."""
-
-RETRY_S = 30.0
-"""Before a runtime that did not answer is asked again."""
+DECISIONS_READ = 5
+"""Newest decisions about a model among which the one that has begun its transition is found."""
 
 
-async def settle(services: Services, name: str, *, why: str) -> None:
-    """Clear the remains of an interrupted transition; an interrupted load is queued again.
+async def converge(
+    services: Services,
+    models: Iterable[Model],
+    *,
+    why: str = "its run ended",
+    grace_s: float = GRACE_S,
+) -> None:
+    """Start to `settle` each orphan among ``models`` that is due; nothing waits for it.
+
+    Args:
+        services: the ports and the store.
+        models: all of them, as the store has them.
+        why: what made orphans of them, for the record.
+        grace_s: for so long a new orphan is left alone.
+    """
+    now = services.clock.monotonic()
+    for name in services.orphans.due(models, services.owners, now=now, grace_s=grace_s):
+        services.launcher.start(services.owners.during(_Settling(services, name, why), name))
+
+
+class _Settling:
+    """One attempt to settle one model."""
+
+    def __init__(self, services: Services, name: str, why: str) -> None:
+        self._services, self._name, self._why = services, name, why
+
+    def __await__(self) -> Generator[Any, None, Report]:
+        return self._run().__await__()
+
+    def __str__(self) -> str:
+        return f"settle {self._name}"
+
+    async def _run(self) -> Report:
+        services, name = self._services, self._name
+        await settle(services, name, why=self._why, insist=services.orphans.attempts(name) > 1)
+        return Report(stage="evict", outcome="settled", model=name, reason=self._why)
+
+
+async def settle(services: Services, name: str, *, why: str, insist: bool = False) -> None:
+    """Drive one model on or back.
+
+    A load whose runtime has the model ready is opened; any other is undone and queued again. An
+    eviction goes on.
+
+    Args:
+        services: the ports and the store.
+        name: of the model.
+        why: what interrupted it, for the record.
+        insist: it was tried before, so that a healthy runtime is believed that does not list the
+            model, even where it fails to unload it.
 
     Raises:
-        ModeliumError: the runtime does not unload it; its memory stays booked.
+        ModeliumError: its runtime does not do what is asked; its memory stays booked.
     """
-    model = await services.store.find(name)
-    if model is None or model.state not in INTERRUPTED:
-        return
-    if deployment := model.deployment:
-        if deployment.runtime not in services.runtimes:
-            raise Unavailable(f"{deployment.runtime.value} is not enabled in the configuration")
-        await services.runtimes[deployment.runtime].unload(
-            deployment.name, handle=deployment.handle, grace_s=GRACE_S
+    with services.owners.of(name):
+        model = await services.store.find(name)
+        if model is None or model.state not in IN_TRANSITION:
+            return
+        deployment = model.deployment
+        if deployment is None or deployment.runtime not in services.runtimes:
+            await _leave(services, model, reason=_unmanaged(deployment))
+        elif model.state is ModelState.LOADING:
+            await _settle_load(services, model, deployment, why, insist=insist)
+        else:
+            await _settle_unload(services, model, deployment, insist=insist)
+
+
+def _unmanaged(deployment: Deployment | None) -> str:
+    if deployment is None:
+        return "nothing of it is loaded"
+    runtime = deployment.runtime.value
+    return f"{runtime} is switched off in the configuration, so nothing of it is managed there"
+
+
+async def _settle_load(
+    services: Services, model: Model, deployment: Deployment, why: str, *, insist: bool
+) -> None:
+    found, decision = None, await _decision(services, model)
+    try:
+        found = await _look(services, deployment)
+    except Unavailable as exc:
+        logger.info("what is loaded of %s is not known: %s", model.name, exc)
+    wanted = model.removal is None and not model.outdated
+    if found is not None and found.state == "ready" and found.upstream is not None and wanted:
+        await finish(
+            services,
+            model.name,
+            decision.id if decision else None,
+            Loaded(upstream=found.upstream, handle=found.handle),
+            seconds=max(0.0, services.clock.time() - deployment.started_at),
         )
-    model = await services.store.model(name)  # its own run may have ended it meanwhile
-    reason = f"{why} while {model.state}"
-    if model.state is ModelState.LOADING:
-        await services.store.requeue(name, reason=reason)
         return
-    if model.state is ModelState.DRAINING:
-        await services.store.start_unloading(name, reason=reason)
-    if model.state in INTERRUPTED:
-        await services.store.release(name, reason=reason, evicted=True)
+    try:
+        await call_unload(services, deployment, grace_s=0.0)
+    except Exception as exc:
+        await _believe(services, deployment, exc, insist=insist)
+    reason = f"{why} while loading"
+    await _leave(services, model, reason=reason)
+    if decision is not None:
+        await services.store.decisions.abandon(decision.id, detail=reason)
 
 
-async def settle_later(services: Services, name: str, *, why: str) -> Report:
-    """`settle` as soon as the runtime answers again; a restart goes on with it."""
+async def _settle_unload(
+    services: Services, model: Model, deployment: Deployment, *, insist: bool
+) -> None:
+    decision = await _decision(services, model)
+    unloads = decision.plan.unloads if decision else ()
+    action = next((one for one in unloads if one.model == model.name), None)
+    action = action or Unload(model=model.name, reason=model.reason)
+    try:
+        await unload(services, action)
+    except Exception as exc:
+        await _believe(services, deployment, exc, insist=insist)
+        await _leave(services, model, reason=model.reason, action=action)
+    if decision is not None and not decision.plan.loads:  # else the last load finishes it
+        await services.store.decisions.finish(decision.id, outcome="done")
 
-    async def insist() -> Report:
-        told = ""
-        while True:
-            await services.clock.sleep(RETRY_S)
-            try:
-                await settle(services, name, why=why)
-            except ModeliumError as exc:
-                if str(exc) != told:
-                    logger.warning("%s still holds its memory: %s", name, exc)
-                told = str(exc)
-            else:
-                return Report(stage="evict", outcome="unloaded", model=name, reason=why)
 
-    return await services.settling.join(name, insist)
+async def _believe(
+    services: Services, deployment: Deployment, failure: Exception, *, insist: bool
+) -> None:
+    """Return where a healthy runtime says that it does not hold ``deployment``; else raise."""
+    if not insist or await _look(services, deployment) is not None:
+        raise failure
+    logger.info("%s was not unloaded, and is gone: %s", deployment.name, failure)
+
+
+async def _look(services: Services, deployment: Deployment) -> Running | None:
+    """Return what its runtime says about ``deployment``; ``None``: it does not hold it.
+
+    Raises:
+        Unavailable: the runtime is not healthy, or does not answer.
+    """
+    runtime = deployment.runtime
+    _revision, models, _bookings = await services.store.view()
+    seen = await services.runtime_monitor.look(runtime, handles(models).get(runtime, {}))
+    if seen.running is None:
+        detail = seen.status.detail or "it does not answer"
+        raise Unavailable(f"{runtime.value} is not healthy: {detail}")
+    return next((running for running in seen.running if running.model == deployment.name), None)
+
+
+async def _leave(
+    services: Services, model: Model, *, reason: str, action: Unload | None = None
+) -> None:
+    """Note that nothing of ``model`` is held any more; ``action``: the eviction that this ends."""
+    record = await services.store.find(model.name)  # another run may have ended it meanwhile
+    if record is None or record.state not in IN_TRANSITION:
+        return
+    services.switchboard.close(model.name)
+    if record.state is ModelState.LOADING:
+        await services.store.requeue(model.name, reason=reason)
+        return
+    if record.state is ModelState.DRAINING:
+        await services.store.start_unloading(model.name, reason=reason)
+    action = action or Unload(model=model.name, reason=reason)
+    await released(services, record.model_copy(update={"reason": reason}), action)
+
+
+async def _decision(services: Services, model: Model) -> Decision | None:
+    """Return the decision that has taken ``model`` into its transition, where it is found."""
+    name = model.name
+    for decision in await services.store.decisions.newest(model=name, limit=DECISIONS_READ):
+        plan = decision.plan
+        actions = plan.loads if model.state is ModelState.LOADING else plan.unloads
+        if decision.outcome in OPEN and any(action.model == name for action in actions):
+            return decision
+    return None

@@ -43,3 +43,9 @@ class RequestLog:
         """Remove and return all entries."""
         entries, self._entries = self._entries, []
         return entries
+
+    def restore(self, entries: Sequence[LoggedRequest]) -> None:
+        """Put back what `take` returned and the store did not; the latest are dropped first."""
+        entries = (*entries, *self._entries)
+        self.dropped += max(0, len(entries) - MOST_HELD)
+        self._entries = list(entries[:MOST_HELD])

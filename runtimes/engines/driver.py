@@ -197,6 +197,10 @@ class EngineDriver:
         """See `modelium.ports.Runtime.discover`."""
         return await self._host.discover(handles)
 
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """See `modelium.ports.Runtime.check`."""
+        return await self._host.check(model, handle)
+
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`."""
         return await self._host.stats()

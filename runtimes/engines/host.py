@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 TERM_GRACE_S = 10.0
 """Idle engines exit in half a second; some never do while a request is in flight."""
+CHECK_S = 10.0
+"""One token takes far less, but other requests may be before it."""
 PORT_TRIES = 3
 """Engines pick further ports themselves, and two that start at once may collide (vllm#43206)."""
 
@@ -157,6 +159,21 @@ class EngineHost:
         )
         return [running for running in found if running]
 
+    async def check(self, model: str, handle: Mapping[str, Any]) -> str:
+        """See `modelium.ports.Runtime.check`: it repeats the first request of the start."""
+        instance = self.find(model, handle)
+        probe = instance.handle.get("probe") if instance else None
+        if instance is None or not probe:
+            return ""
+        path, body = probe
+        try:
+            answer = await self._client.post(instance.upstream, path, body=body, timeout_s=CHECK_S)
+        except httpx.HTTPError:
+            return ""  # a silence is not a failure: see `discover`
+        if answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+            return ""  # it may be overloaded
+        return f"{path} answers {answer.status_code}: {answer.text[:200]}"
+
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`; engines that do not answer are left out."""
         instances = tuple(self._instances.values())
@@ -242,6 +259,7 @@ class EngineHost:
             "settings": request.settings.model_dump(mode="json", exclude_defaults=True),
             "reduced": reduced,
             "configuration": dict(self._configuration),
+            "probe": self._recipe.probe(request),
         }
         process: EngineProcess | None = None
         try:

@@ -190,6 +190,10 @@ class RayServeDriver:
             )
         return running
 
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """Return that nothing is known: no request is right for every model here."""
+        return ""
+
     async def stats(self) -> Mapping[str, EngineStats]:
         """Return Serve's counters, from all nodes with replicas, and resident memory.
 

@@ -122,7 +122,7 @@ class TritonDriver:
         """
         await self._loads.cancel(model)
         async with self._model_locks[model]:
-            if not await self._server.answers() and self._server.command is not None:
+            if self._server.command is not None and not self._server.lives:
                 await asyncio.to_thread(self._repository.remove, model)
                 return  # the model ended with our server
             await self._control.unload(model, within_s=grace_s + UNLOAD_S)
@@ -164,12 +164,12 @@ class TritonDriver:
         """See `modelium.ports.Runtime.discover`; models that others loaded are left out.
 
         Raises:
-            Unavailable: the user's server does not answer, so that nothing is known.
+            Unavailable: the server runs but does not answer, so that nothing is known.
         """
         try:
             states = await self._control.states()
         except Unavailable:
-            if self._server.command is None:
+            if self._server.command is None or self._server.lives:
                 raise
             return []
         found = []
@@ -182,6 +182,10 @@ class TritonDriver:
                 if running:
                     found.append(running)
         return found
+
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        """Return that nothing is known: no request is right for every model here."""
+        return ""
 
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`; each load resets the counters."""

@@ -29,6 +29,7 @@ from modelium.errors import (
 from modelium.models import Device
 from modelium.ports import Clock, DeviceInventory
 from runtimes.process import proc
+from runtimes.process.patience import Look, Patience
 from runtimes.process.supervisor import Command, EngineProcess, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class TritonServer:
         self._client: aio.InferenceServerClient | None = None
         self._http: httpx.AsyncClient | None = None
         self._starting = asyncio.Lock()
+        self._patience = Patience(limit_s=config.unhealthy_after_seconds)
         self._last_start = float("-inf")
         self._was_live = False
         # Its shared memory survives a SIGKILL; the prefix tells which server it belonged to.
@@ -115,7 +117,9 @@ class TritonServer:
             self._client = None
 
     async def ensure_running(self) -> None:
-        """Start a server of Modelium's own unless it serves; one with older options is restarted.
+        """Start a server of Modelium's own unless it serves.
+
+        One with older options is restarted, and one that has not answered for too long.
 
         Raises:
             LoadFailed: its command cannot be run, or it exited during its start.
@@ -123,17 +127,20 @@ class TritonServer:
         """
         async with self._starting:
             process = self._process() if self.command is not None else None
+            if process is not None:
+                await self._supervisor.log(SERVER).rotate()
             running = process is not None and self._supervisor.alive(process)
             if process and running and self._outdated():
                 logger.warning("Triton is restarted: its options in the configuration have changed")
                 await self.stop(grace_s=RESTART_GRACE_S)
                 process, running = None, False
             problem = await self._problem()
+            lost = process is not None and running and self._is_lost(process, problem)
             if not problem:
                 return
             if self.command is None:
                 raise Unavailable(problem)
-            if process and running:
+            if process and running and not lost:
                 if self._clock.monotonic() - self._last_start > START_S:
                     raise Unavailable(f"the Triton server that Modelium started: {problem}")
             else:
@@ -147,11 +154,27 @@ class TritonServer:
             await self._supervisor.stop(process, grace_s=grace_s)
         self._remove_shared_memory()
 
+    @property
+    def lives(self) -> bool:
+        """Whether the process of a server of Modelium's own runs, silent or not."""
+        process = self._process() if self.command is not None else None
+        return process is not None and self._supervisor.alive(process)
+
     async def answers(self) -> bool:
         """Whether the server answers over gRPC that it is live."""
         with contextlib.suppress(Unavailable, InputError, LoadFailed, DeadlineExceeded):
             return bool(await self.call("is_server_live"))
         return False
+
+    def _is_lost(self, process: EngineProcess, problem: str) -> bool:
+        """Whether our server, whose process lives, has not answered for too long."""
+        pids = self._supervisor.members(process) if problem else ()
+        look = Look(at=self._clock.monotonic(), answered=not problem, cpu_s=proc.cpu_s(pids))
+        silence = self._patience.look(SERVER, look)
+        if silence is None:
+            return False
+        logger.warning("Triton: %s (for %.0f s)", problem, silence.seconds)
+        return silence.lost
 
     async def _problem(self) -> str:
         """Return why the server cannot serve, over gRPC or HTTP; empty if it can."""
@@ -262,6 +285,7 @@ class TritonServer:
             raise Unavailable(f"Triton does not start: {self.log_excerpt()}", retry_after_s=wait)
         if dead:
             await self._supervisor.stop(dead, grace_s=0)
+            self._patience.forget(SERVER)
         self._remove_shared_memory()
         self._last_start, self._was_live = self._clock.monotonic(), False
         self._repository.mkdir(parents=True, exist_ok=True)

@@ -63,8 +63,8 @@ class Behaviour:
     """Number of completions after which every further one fails with a 500."""
     dies_s: float | None = None
     """Seconds after it is ready at which it dies."""
-    garbage: bool = False
-    """Whether its answers to completions are no HTTP."""
+    garbage_from: int | None = None
+    """Number of completions after which the answers to further ones are no HTTP."""
     chunks: int = 3
     """Events of a completion with ``stream``."""
     chunk_s: float = 0.0
@@ -232,14 +232,13 @@ class Engine:
             self.completed += 1
         if self.completed == self.behaviour.die_after:
             os._exit(0)
-        if self.behaviour.garbage:
+        b = self.behaviour
+        if b.garbage_from is not None and self.completed > b.garbage_from:
             request.wfile.write(b"\x00\xffno HTTP at all\r\n\r\n")
             request.close_connection = True
             return
-        failing = self.behaviour.fail_after is not None and (
-            self.completed > self.behaviour.fail_after
-        )
-        if self.behaviour.fail_requests or failing:
+        failing = b.fail_after is not None and self.completed > b.fail_after
+        if b.fail_requests or failing:
             print("RuntimeError: Unsupported CPU attention configuration", flush=True)
             answer(request, 500, {"error": "internal"})
             return

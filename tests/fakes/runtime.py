@@ -20,12 +20,16 @@ class MemoryRuntime:
         """The loaded models."""
         self.states: dict[str, Literal["loading", "ready", "sleeping", "unhealthy"]] = {}
         """States of models in `discover` that are not ``ready``."""
+        self.ills: dict[str, str] = {}
+        """What `check` finds wrong with models."""
         self.pids: dict[str, tuple[int, ...]] = {}
         self.counts: dict[str, EngineStats] = {}
         self.healthy = True
         self.failure: Exception | None = None
         """The error that each load raises."""
         self.unload_failure: Exception | None = None
+        self.unload_failures: dict[str, Exception] = {}
+        """By model, of those alone."""
         self.discover_failure: Exception | None = None
         self.end_failure: Exception | None = None
         self.gate = asyncio.Event()
@@ -76,8 +80,8 @@ class MemoryRuntime:
     async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
         await self.unload_gate.wait()
         self.unloads.append((model, grace_s))
-        if self.unload_failure:
-            raise self.unload_failure
+        if failure := self.unload_failure or self.unload_failures.get(model):
+            raise failure
         self.held.pop(model, None)
 
     async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:
@@ -102,6 +106,9 @@ class MemoryRuntime:
             )
             for model, where in self.held.items()
         ]
+
+    async def check(self, model: str, *, handle: Mapping[str, Any]) -> str:
+        return self.ills.get(model, "")
 
     async def stats(self) -> Mapping[str, EngineStats]:
         untouched = EngineStats(resident_bytes=50_000_000)

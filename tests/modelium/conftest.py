@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from modelium.ports import Stage
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineSteps
 from modelium.stages.launcher import StageLauncher
+from modelium.stages.owners import RETRY_LIMIT_S
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services
+from modelium.stages.settling import converge
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.traffic import TrafficBook
@@ -80,15 +83,45 @@ class World:
         return await self.launcher.ingest(path=str(self.incoming / name), **given)
 
     async def load(self, name: str = "tiny") -> Model:
-        """Drop a model and wait until it serves."""
+        """Drop a model and wait until it serves, and its run has ended."""
         await self.drop(name)
         await self.settled(name, "ready")
+        while name in self.services.owners:  # noqa: ASYNC110 - a few steps
+            await asyncio.sleep(0)
         return self.store.model(name)
 
     async def request(self, name: str = "tiny") -> str:
         """Send a request for a model as the gateway does; return the name that it is served by."""
         async with self.services.switchboard.admit(name) as upstream:
             return upstream.served_name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store's write lock as another process does, longer than anybody waits."""
+        engine = self.store._engine
+
+        def impatient(connection: Any, _record: Any, _proxy: Any) -> None:
+            connection.execute("PRAGMA busy_timeout=0")
+
+        sa.event.listen(engine, "checkout", impatient)
+        with closing(sqlite3.connect(engine.url.database or "", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+        sa.event.remove(engine, "checkout", impatient)
+
+    async def converge(self) -> None:
+        """Have the control loop settle every orphan that there is; return after the attempts."""
+        for pause in (0.0, RETRY_LIMIT_S):  # a state of transition is an orphan the second time
+            self.clock.advance(pause)
+            await converge(self.services, self.store.view()[1])
+        await self.attempts()
+
+    async def attempts(self) -> None:
+        """Wait for the attempts to settle a model that are being made."""
+        tasks = [t for t in asyncio.all_tasks() if t.get_name().startswith("settle ")]
+        if tasks:
+            await asyncio.wait(tasks, timeout=DEADLINE_S)
 
     def rule(self, **policies: Any) -> None:
         """Change the policy."""

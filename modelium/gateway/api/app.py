@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def create_app(
     incoming: Path,
     webhook_secret: str | None,
     links: Mapping[str, str],
+    is_ready: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
     """Return the application; its OpenAPI schema is at ``/api/v1/openapi.json``."""
     # FastAPI's own documentation pages load scripts from other hosts.
@@ -70,7 +71,7 @@ def create_app(
     app.include_router(
         webhook.router(operations=operations, incoming=incoming, secret=webhook_secret)
     )
-    app.include_router(_metadata(operations, names, switchboard), include_in_schema=False)
+    app.include_router(_metadata(operations, names, switchboard, is_ready), include_in_schema=False)
     app.include_router(_monitoring(operations, metrics, links), include_in_schema=False)
     app.add_exception_handler(ModeliumError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -78,7 +79,9 @@ def create_app(
     return app
 
 
-def _metadata(operations: Operations, names: Names, switchboard: Switchboard) -> APIRouter:
+def _metadata(
+    operations: Operations, names: Names, switchboard: Switchboard, is_ready: Callable[[], bool]
+) -> APIRouter:
     """Return the routes of the inference APIs that describe models and the server."""
     api = APIRouter()
 
@@ -106,9 +109,17 @@ def _metadata(operations: Operations, names: Names, switchboard: Switchboard) ->
 
     @api.get("/healthz")
     @api.get("/v2/health/live")
-    @api.get("/v2/health/ready")
-    async def health() -> Response:
+    async def live() -> Response:
         return Response()
+
+    @api.get("/v2/health/ready")
+    async def serving() -> Response:
+        if is_ready():
+            return Response()
+        return JSONResponse(
+            {"error": "Modelium is starting: requests are held until their models are found"},
+            status_code=503,
+        )
 
     @api.get("/v2/models/{model}/ready")
     @api.get("/v2/models/{model}/versions/{version}/ready")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from agents.rules.planner import RulePlanner
 from modelium.control.loop import MIN_PAUSE_S, PERSIST_S, Loop
@@ -18,12 +19,14 @@ from modelium.policy import Policy
 from modelium.ports import Question
 from modelium.stages.evict import evict
 from modelium.stages.monitor import monitor
+from modelium.stages.owners import GRACE_S
 from modelium.stages.snapshot import snapshot
 from modelium.stages.sweeps import Schedule, Sweeps
 from modelium.traffic.request_log import LoggedRequest
 from tests.fakes.devices import CPU
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
+from tests.modelium.stages.test_load import booked
 
 CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
 
@@ -219,6 +222,32 @@ async def test_requests_reach_the_log_of_the_store_when_the_loop_writes_them(wor
     assert world.store.history.requests() == [line]
 
 
+async def test_a_line_that_the_store_did_not_take_is_written_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = LoggedRequest(1.0, "tiny", 3, 4, 0.5)
+    world.services.requests.add(line)
+    loop = loop_of(world)
+    with monkeypatch.context() as patched:
+        patched.setattr(world.services.store.history, "log", locked)
+        with pytest.raises(OperationalError):
+            await loop.persist()
+    await loop.persist()
+    assert world.store.history.requests() == [line]
+
+
+async def locked(lines: object) -> None:
+    raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+
+async def test_lost_lines_are_counted(world: World) -> None:
+    world.services.requests.dropped = 5
+    loop = loop_of(world)
+    await loop.persist()
+    await loop.persist()
+    assert "modelium_request_log_lost_lines_total 5.0" in world.exposed()
+
+
 async def test_traffic_is_written_once_in_a_while(world: World) -> None:
     await world.load()
     await world.request()
@@ -290,3 +319,39 @@ async def test_a_plan_that_the_policy_forbids_by_now_is_made_again(
     assert world.store.model("tiny").state.value == "ready"
     assert brain.asked == [Trigger.SWEEP]
     assert "plan.refused" not in {event.kind for event in world.heard}
+
+
+async def test_what_nobody_is_at_is_settled_and_loaded_again(world: World) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    await booked(world, weight_bytes=5)
+    assert world.store.model("tiny").state == "loading"
+    loop = loop_of(world)
+    await loop.tick()
+    world.clock.advance(GRACE_S)
+    await loop.tick()
+    await world.attempts()
+    assert world.store.model("tiny").state == "queued"
+    world.clock.advance(world.services.policy.reload_cooldown_s)
+    await loop.tick()
+    await world.settled("tiny", "ready")
+
+
+async def test_an_orphan_is_settled_though_the_fleet_cannot_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    await booked(world, weight_bytes=5)
+
+    def broken() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(world.devices, "snapshot", broken)
+    loop = loop_of(world)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Too many"):
+            await loop.tick()
+        world.clock.advance(GRACE_S)
+    await world.attempts()
+    assert world.store.model("tiny").state == "queued"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from modelium.control.operations import Operations
-from modelium.errors import InputError, LoadFailed, UnknownModel
+from modelium.errors import InputError, LoadFailed, Unavailable, UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import Intent, Priority, Trigger
 from modelium.models.api_keys import KeyTerms
@@ -94,6 +95,61 @@ async def test_an_unload_is_done(world: World, operations: Operations) -> None:
     assert (ended.state, ended.kind) == ("done", "unload")
     assert world.store.model("tiny").state is ModelState.UNLOADED
     assert world.store.decisions.newest(model="tiny")[0].plan.author == "operator"
+
+
+async def stuck(world: World) -> None:
+    """A model that its runtime did not unload."""
+    await world.load()
+    world.runtime.unload_failure = Unavailable("the proxy's port is taken")
+    with pytest.raises(Unavailable):
+        await evict(world.services, models=["tiny"], steps=world.steps)
+
+
+async def test_an_unload_of_what_is_stuck_says_what_holds_it(
+    world: World, operations: Operations
+) -> None:
+    await stuck(world)
+    ended = await outcome(world, await operations.unload("tiny"))
+    assert (ended.state, ended.detail) == ("failed", "the proxy's port is taken")
+
+
+async def test_an_unload_of_what_was_stuck_ends_it(world: World, operations: Operations) -> None:
+    await stuck(world)
+    world.runtime.unload_failure = None
+    ended = await outcome(world, await operations.unload("tiny"))
+    assert ended.state == "done"
+    assert world.store.model("tiny").state is ModelState.UNLOADED
+
+
+async def test_an_unload_joins_the_one_in_progress(world: World, operations: Operations) -> None:
+    await world.load()
+    world.runtime.unload_gate.clear()
+    first = asyncio.create_task(evict(world.services, models=["tiny"], steps=world.steps))
+    await world.settled("tiny", "unloading")
+    intent = await operations.unload("tiny")
+    await world.idle()
+    world.runtime.unload_gate.set()
+    assert (await outcome(world, intent)).state == "done"
+    await first
+    assert len(world.runtime.unloads) == 1
+
+
+async def test_a_load_of_what_is_stuck_is_not_done(world: World, operations: Operations) -> None:
+    await stuck(world)
+    ended = await outcome(world, await operations.load("tiny"))
+    assert ended.state == "failed" and ended.detail
+    assert world.store.model("tiny").state is ModelState.UNLOADING
+
+
+async def test_a_load_of_what_could_not_be_analyzed_is_not_done(
+    world: World, operations: Operations
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.store.mark_unservable("tiny", reason="no header can be read")
+    ended = await outcome(world, await operations.load("tiny"))
+    if world.store.model("tiny").state is not ModelState.READY:
+        assert ended.state == "failed" and ended.detail
 
 
 async def test_an_unload_of_a_busy_model_is_failed(world: World, operations: Operations) -> None:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelium.control.recovery import recover
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
-from modelium.models import Deployment, Load, Plan, RuntimeName, Traffic, Trigger, Unload
-from modelium.stages.monitor import SETTLE_S
+from modelium.models import (
+    Deployment,
+    Load,
+    Plan,
+    RuntimeName,
+    RuntimeStatus,
+    Traffic,
+    Trigger,
+    Unload,
+)
+from modelium.stages import runtime_monitor
+from modelium.stages.monitor import SETTLE_S, monitor
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.store import Store
 from tests.fakes.devices import CPU
-from tests.fakes.runtime import routed, upstream
+from tests.fakes.runtime import MemoryRuntime, routed, upstream
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
@@ -76,33 +89,130 @@ def unloading(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("leave", "was", "becomes"),
+    ("leave", "reason", "becomes"),
     [
-        (loading, "loading", ModelState.QUEUED),
-        (draining, "draining", ModelState.UNLOADED),
-        (unloading, "unloading", ModelState.UNLOADED),
+        (loading, "interrupted by a restart while loading", ModelState.QUEUED),
+        (draining, "idle", ModelState.UNLOADED),
+        (unloading, "idle", ModelState.UNLOADED),
     ],
 )
 async def test_an_interrupted_move_is_settled(
-    world: World, leave: Callable[[Store], None], was: str, becomes: ModelState
+    world: World, leave: Callable[[Store], None], reason: str, becomes: ModelState
 ) -> None:
     await before(world)
     leave(world.store)
     world.runtime.held["tiny"] = upstream("tiny")
+    world.runtime.states["tiny"] = "loading"
     await recover(world.services)
+    await world.settled("tiny", becomes)
     record = world.store.model("tiny")
-    assert record.state is becomes
-    assert record.reason == f"interrupted by a restart while {was}"
+    assert record.reason == reason
     assert record.deployment is None and not world.store.view()[2]
     assert [model for model, _grace_s in world.runtime.unloads] == ["tiny"]
     assert not world.runtime.held, "nothing of it is left in the runtime"
     assert world.services.switchboard.upstream("tiny") is None
 
 
+async def test_a_load_that_ended_while_nobody_was_there_is_opened(world: World) -> None:
+    await before(world)
+    loading(world.store)
+    world.runtime.held["tiny"] = upstream("tiny")
+    await recover(world.services)
+    await world.settled("tiny", "ready")
+    assert world.runtime.unloads == [] and world.runtime.loads == 1
+    assert await world.request() == "tiny"
+
+
+@pytest.mark.parametrize("leave", [loading, unloading])
+async def test_a_sick_runtime_delays_no_others_models(
+    world: World, leave: Callable[[Store], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 0.05)
+    await before(world)
+    leave(world.store)
+    sick = HangingRuntime()
+    sick.held["tiny"] = upstream("tiny")
+    healthy = await other_runtime(world)
+    world.services = replace(
+        world.services,
+        runtimes={sick.name: sick, healthy.name: healthy},
+        runtime_monitor=RuntimeMonitor(
+            runtimes={sick.name: sick, healthy.name: healthy}, policy=world.services.policy
+        ),
+    )
+    async with asyncio.timeout(5.0):
+        await recover(world.services)
+    assert world.services.switchboard.upstream("other") is not None
+    assert world.store.model("tiny").state in (ModelState.LOADING, ModelState.UNLOADING)
+    (status,) = (s for s in world.services.runtime_monitor.statuses() if s.name is sick.name)
+    assert not status.healthy and "no answer" in status.detail
+    sick.answers.set()
+    await world.converge()
+    await world.settled("tiny", "ready", "queued", "unloaded")
+
+
+class HangingRuntime(MemoryRuntime):
+    """Answers nothing until a test sets ``answers``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+
+    async def status(self) -> RuntimeStatus:
+        await self.answers.wait()
+        return await super().status()
+
+    async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
+        await self.answers.wait()
+        await super().unload(model, handle=handle, grace_s=grace_s)
+
+
+async def other_runtime(world: World) -> MemoryRuntime:
+    """Another runtime, with a model that the earlier run has loaded in it."""
+    runtime = MemoryRuntime()
+    runtime.name = RuntimeName.TRITON
+    await world.drop("other", weight=3.0)
+    await world.settled("other", "ready")
+    record = world.store.model("other")
+    assert record.deployment is not None
+    world.store.mark_moved(record.deployment.model_copy(update={"runtime": runtime.name}))
+    world.services.switchboard.close("other")
+    runtime.held["other"] = upstream("other")
+    return runtime
+
+
+async def test_a_ready_model_of_a_runtime_that_is_switched_off_is_queued(world: World) -> None:
+    await before(world)
+    ready(world.store)
+    world.services = replace(
+        world.services,
+        runtimes={},
+        runtime_monitor=RuntimeMonitor(runtimes={}, policy=world.services.policy),
+    )
+    await recover(world.services)
+    record = world.store.model("tiny")
+    assert record.state is ModelState.QUEUED
+    assert "ray_serve is switched off in the configuration" in record.reason
+
+
+async def test_a_ready_model_is_opened_once_its_runtime_answers(world: World) -> None:
+    await before(world)
+    ready(world.store)
+    world.runtime.held["tiny"] = upstream("tiny")
+    world.runtime.healthy = False
+    await recover(world.services)
+    assert world.store.model("tiny").state is ModelState.READY
+    assert world.services.switchboard.upstream("tiny") is None, "nobody knows who has its port"
+    world.runtime.healthy = True
+    await monitor(world.services)
+    assert await world.request() == "tiny"
+
+
 async def test_an_interrupted_load_counts_as_no_failure(world: World) -> None:
     await before(world)
     loading(world.store)
     await recover(world.services)
+    await world.settled("tiny", "queued")
     record = world.store.model("tiny")
     assert (record.failures, record.retry_at) == (0, None)
     assert record.queued_at is not None
@@ -256,7 +366,8 @@ async def test_a_runtime_that_is_away_does_not_stop_the_start(world: World) -> N
     await recover(world.services)
     assert world.store.model("tiny").state is ModelState.UNLOADING, "its memory stays booked"
     world.runtime.unload_failure = None
-    world.clock.advance(3600.0)
+    await world.attempts()
+    await world.converge()
     await world.settled("tiny", "unloaded")
     assert not world.runtime.held
 

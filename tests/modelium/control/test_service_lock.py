@@ -53,6 +53,20 @@ def test_a_second_service_on_the_same_state_is_refused_with_the_pid_of_the_first
         pass  # the lock of a killed process is free
 
 
+def test_removing_the_file_lets_no_second_service_run(tmp_path: Path) -> None:
+    with holder(tmp_path) as other:
+        (tmp_path / service_lock.FILE).unlink()
+        assert service_lock.is_held(tmp_path)
+        with (
+            pytest.raises(InputError, match="is already running"),
+            service_lock.hold(tmp_path),
+        ):
+            raise AssertionError("never held twice")
+        assert not (tmp_path / service_lock.FILE).exists()
+        assert service_lock.stop(tmp_path) is True, "the kernel tells who holds it"
+        assert other.wait(60) == 0
+
+
 def test_stop_ends_the_holder_and_waits_for_it(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         assert service_lock.stop(tmp_path) is True
@@ -86,6 +100,16 @@ def test_a_folder_has_one_service_whatever_their_state_directories_are(tmp_path:
         raise AssertionError("never held twice")
     with service_lock.claim(tmp_path, field=field):
         pass
+
+
+def test_removing_the_claim_lets_no_second_service_manage_the_folder(tmp_path: Path) -> None:
+    with service_lock.claim(tmp_path, field="f"):
+        (tmp_path / service_lock.CLAIM).unlink()
+        with (
+            pytest.raises(InputError, match="another Modelium service"),
+            service_lock.claim(tmp_path, field="f"),
+        ):
+            raise AssertionError("never held twice")
 
 
 def test_a_folder_that_cannot_be_locked_is_managed_all_the_same(

@@ -294,6 +294,7 @@ async def test_a_removal_goes_on_without_a_restart_when_its_runtime_is_back(
     world.runtime.unload_failure = Unavailable("no answer")
     await removed(world, operations)
     world.runtime.unload_failure = None
+    await world.converge()
     world.clock.advance(3600.0)
     await remove_pending(world.services)
     await world.event("model.removed")

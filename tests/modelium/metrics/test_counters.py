@@ -76,6 +76,7 @@ def test_phases_restarts_refusals_stages_and_looks_are_counted() -> None:
     metrics.on_stage_finished("load", outcome="load-failed")
     metrics.on_tick(seconds=0.02, failed=False)
     metrics.on_tick(seconds=0.3, failed=True)
+    metrics.on_request_lines_lost(5)
     series = read(metrics)
     phase = at(runtime="vllm", phase="loading-weights")
     assert series["modelium_load_phase_seconds_sum"] == {phase: 12}
@@ -89,6 +90,7 @@ def test_phases_restarts_refusals_stages_and_looks_are_counted() -> None:
     assert runs[at(stage="decide", outcome="bug")] == 0, "an increase needs a beginning"
     assert series["modelium_look_duration_seconds_count"] == {at(): 2}
     assert series["modelium_look_failures_total"] == {at(): 1}
+    assert series["modelium_request_log_lost_lines_total"] == {at(): 5}
     assert series["process_start_time_seconds"][at()] > 0
 
 

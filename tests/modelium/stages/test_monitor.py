@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from modelium.models import Trigger
 from modelium.policy.eligibility import should_unload
 from modelium.ports import EngineStats
 from modelium.stages.evict import evict
+from modelium.stages.failing import FAILING
 from modelium.stages.monitor import SETTLE_S, monitor
 from modelium.stages.snapshot import snapshot
 from tests.fakes.runtime import routed, upstream
@@ -188,3 +190,78 @@ async def test_a_direct_request_in_flight_counts_as_use(world: World) -> None:
     await monitor(world.services)
     tiny = (await snapshot(world.services)).models_by_name["tiny"]
     assert (tiny.traffic.in_flight, tiny.idle_s(tiny.state_since + 9000)) == (1, 0.0)
+
+
+async def test_a_ready_model_that_was_left_closed_is_opened(world: World) -> None:
+    await world.load()
+    world.services.switchboard.close("tiny")
+    await monitor(world.services)
+    assert await world.request() == "tiny"
+
+
+async def test_a_ready_model_that_a_task_is_at_stays_closed(world: World) -> None:
+    await world.load()
+    world.services.switchboard.close("tiny")
+    with world.services.owners.of("tiny"):
+        await monitor(world.services)
+        assert world.services.switchboard.upstream("tiny") is None
+
+
+async def test_a_runtime_that_does_not_clear_one_model_hinders_no_other(world: World) -> None:
+    await world.load("good")
+    world.store.requeue("good", reason="not wanted")
+    await world.load("tiny")
+    world.runtime.unload_failures["good"] = OSError(24, "Too many open files")
+    world.runtime.states["tiny"] = "unhealthy"
+    await monitor(world.services)
+    assert world.store.model("tiny").state is ModelState.QUEUED
+
+
+async def answered(world: World, *, failed: bool, times: int = 1) -> None:
+    upstream = world.services.switchboard.upstream("tiny")
+    assert upstream is not None
+    for _ in range(times):
+        world.services.switchboard.judge("tiny", upstream, failed=failed)
+
+
+async def test_a_model_that_fails_every_request_and_ours_is_loaded_again(world: World) -> None:
+    await world.load()
+    world.runtime.ills["tiny"] = "/v1/completions answers 500"
+    await answered(world, failed=True, times=FAILING - 1)
+    assert (await monitor(world.services)).outcome == "steady", "some failures are a client's"
+    await answered(world, failed=True)
+    assert (await monitor(world.services)).outcome == "changed"
+    assert "and so did a request of Modelium's own" in world.store.model("tiny").reason
+
+
+async def test_one_good_answer_among_failed_ones_is_enough(world: World) -> None:
+    await world.load()
+    world.runtime.ills["tiny"] = "/v1/completions answers 500"
+    await answered(world, failed=True, times=FAILING)
+    await answered(world, failed=False)
+    assert (await monitor(world.services)).outcome == "steady"
+
+
+async def test_a_model_that_answers_our_request_stays_whatever_its_clients_send(
+    world: World,
+) -> None:
+    await world.load()
+    await answered(world, failed=True, times=FAILING)
+    assert (await monitor(world.services)).outcome == "steady"
+    assert world.services.switchboard.failing("tiny") == 0
+
+
+async def test_requests_for_an_unreachable_model_are_held_while_its_runtime_is_down(
+    world: World,
+) -> None:
+    await world.load()
+    world.services.switchboard.suspect("tiny")
+    world.runtime.healthy = False
+    await monitor(world.services)
+    held = asyncio.create_task(world.request())
+    await world.idle()
+    assert not held.done(), "a reborn runtime would say that it knows no such model"
+    assert world.store.model("tiny").state is ModelState.READY
+    world.runtime.healthy = True
+    await monitor(world.services)
+    assert await held == "tiny"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelium.errors import Unavailable
-from modelium.models import RuntimeName
+from modelium.models import RuntimeName, RuntimeStatus
 from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Running
 from modelium.stages import runtime_monitor
@@ -77,3 +77,74 @@ async def test_a_runtime_that_hangs_counts_as_down(monkeypatch: pytest.MonkeyPat
 async def test_a_disabled_runtime_is_shown_as_such() -> None:
     observed = await observer(MemoryRuntime(), enabled=False).observe({})
     assert not observed[NAME].status.enabled
+
+
+@pytest.mark.parametrize("failure", [OSError(24, "Too many open files"), KeyError("app")])
+async def test_what_a_driver_breaks_on_is_the_state_of_its_runtime(failure: Exception) -> None:
+    runtime, other = MemoryRuntime(), MemoryRuntime()
+    runtime.discover_failure = failure
+    other.name = RuntimeName.TRITON
+    both = {runtime.name: runtime, other.name: other}
+    monitor = RuntimeMonitor(runtimes=both, policy=Policy(runtimes={NAME: RuntimeRules()}))
+    observed = await monitor.observe({})
+    assert observed[NAME].running is None
+    assert str(failure) in observed[NAME].status.detail
+    assert observed[other.name].running == []
+
+
+class Slow(MemoryRuntime):
+    """Says how it is once a test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_for = 0
+        self.asked_again = asyncio.Event()
+        self.answers = asyncio.Event()
+
+    async def status(self) -> RuntimeStatus:
+        self.asked_for += 1
+        if self.asked_for > 1:
+            self.asked_again.set()
+        await self.answers.wait()
+        return await super().status()
+
+
+async def test_a_silent_runtime_is_asked_once_and_waited_for_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 0.01)
+    runtime = Slow()
+    monitor = observer(runtime)
+    async with asyncio.timeout(10.0):
+        for _ in range(3):
+            observed = await monitor.observe({})
+            assert not observed[NAME].status.healthy
+            assert "still being asked" in observed[NAME].status.detail
+    assert runtime.asked_for == 1
+    runtime.answers.set()
+    await asyncio.sleep(0)
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 10.0)
+    assert (await monitor.observe({}))[NAME].running == []
+
+
+async def test_a_runtime_that_was_well_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Slow()
+    runtime.answers.set()
+    monitor = observer(runtime)
+    await monitor.observe({})
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 0.0)
+    runtime.answers.clear()
+    observing = asyncio.create_task(monitor.observe({}))
+    await runtime.asked_again.wait()
+    runtime.answers.set()
+    assert (await observing)[NAME].status.healthy
+
+
+async def test_a_runtime_without_a_driver_that_models_stand_on_is_shown() -> None:
+    monitor = RuntimeMonitor(runtimes={}, policy=Policy())
+    assert await monitor.observe({NAME: {"tiny": {}}}) == {}
+    (status,) = monitor.statuses()
+    assert (status.name, status.enabled, status.healthy) == (NAME, False, False)
+    assert "switched off in the configuration" in status.detail and "tiny" in status.detail
+    await monitor.observe({})
+    assert monitor.statuses() == ()

@@ -170,5 +170,9 @@ def test_lines_beyond_the_bound_are_dropped_and_counted() -> None:
     log = RequestLog()
     for _ in range(MOST_HELD + 5):
         log.add(line(1.0))
-    assert (len(log.take()), log.dropped) == (MOST_HELD, 5)
+    taken = log.take()
+    assert (len(taken), log.dropped) == (MOST_HELD, 5)
+    log.add(line(2.0))
+    log.restore(taken)
+    assert (log.take(), log.dropped) == (taken, 6)
     assert log.take() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 
 from modelium.errors import FailureKind
 from modelium.ports import Loaded, LoadRequest, Running, Runtime
@@ -23,8 +24,8 @@ class Bench:
     broken_kinds: frozenset[FailureKind]
     ask: Callable[[Loaded], Awaitable[None]]
     """One real inference; raises if the answer is wrong."""
-    kill: Callable[[Running], None]
-    """SIGKILL the processes that serve that model."""
+    send: Callable[[Running, Signals], None]
+    """Send a signal to the processes that serve that model."""
     state: Path
     counts_requests: bool = True
     """False: it counts tokens only."""

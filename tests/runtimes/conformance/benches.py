@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from signal import Signals
 
 import httpx
 
@@ -56,14 +56,10 @@ async def complete(loaded: Loaded) -> None:
     assert refused.status_code == 401, "an engine must refuse requests without its key"
 
 
-def kill_engine(running: Running) -> None:
-    os.kill(running.handle["pid"], signal.SIGKILL)
-
-
-def kill_all(running: Running) -> None:
+def send_to_all(running: Running, number: Signals) -> None:
     assert running.pids
     for pid in running.pids:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
 def vllm(state: Path) -> Bench:
@@ -96,7 +92,7 @@ def vllm(state: Path) -> Bench:
         broken=broken,
         broken_kinds=frozenset({FailureKind.UNSUPPORTED}),
         ask=complete,
-        kill=kill_engine,
+        send=send_to_all,
         state=state,
     )
 
@@ -128,7 +124,7 @@ def llama_cpp(state: Path) -> Bench:
         broken=lambda: load("broken", weights=False),
         broken_kinds=frozenset({FailureKind.BAD_FILES}),
         ask=complete,
-        kill=kill_engine,
+        send=send_to_all,
         state=state,
         counts_requests=False,
     )
@@ -149,10 +145,10 @@ def triton(state: Path) -> Bench:
         file.write_bytes(file.read_bytes()[:100_000])
         return made
 
-    def kill(running: Running) -> None:
+    def send(running: Running, number: Signals) -> None:
         for pid in proc.snapshot():
             if str(state).encode() in proc.command_line(pid):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
 
     return Bench(
         name="triton",
@@ -163,7 +159,7 @@ def triton(state: Path) -> Bench:
         broken=broken,
         broken_kinds=frozenset({FailureKind.BAD_FILES}),
         ask=detect_type,
-        kill=kill,
+        send=send,
         state=state,
     )
 
@@ -189,7 +185,7 @@ def ray_serve(state: Path) -> Bench:
         broken=broken,
         broken_kinds=frozenset({FailureKind.BAD_FILES}),
         ask=detect_type,
-        kill=kill_all,
+        send=send_to_all,
         state=state,
     )
 

@@ -7,13 +7,15 @@ Each case loads the model that it needs, which is free if it is loaded already. 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import time
 
 import pytest
 
 from modelium.clock import SystemClock
-from modelium.errors import LoadFailed, Unavailable
-from modelium.ports import EngineStats, Loaded, Runtime
+from modelium.errors import DeadlineExceeded, LoadFailed, Unavailable
+from modelium.ports import EngineStats, Loaded, Running, Runtime
 from modelium.traffic import TrafficBook
 from modelium.traffic.direct_requests import LAG_S
 from runtimes.process import proc
@@ -175,11 +177,61 @@ async def test_cancel(bench: Bench, driver: Runtime) -> None:
 
 
 @pytest.mark.conformance
+@pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked"])
+@pytest.mark.parametrize("pause_s", [2, 6, 12])
+async def test_pause(bench: Bench, driver: Runtime, pause_s: int, asked: bool) -> None:
+    """a pause of some seconds loses neither the model nor a request"""
+    one = await loaded(bench, driver)
+    (running,) = [r for r in await driver.discover({"one": one.handle}) if r.model == "one"]
+    bench.send(running, signal.SIGSTOP)
+    answer = asyncio.create_task(bench.ask(one) if asked else asyncio.sleep(0))
+    try:
+        over = time.monotonic() + pause_s
+        while time.monotonic() < over:
+            status = await driver.status()
+            if status.healthy:  # else nothing is known of its models
+                with contextlib.suppress(Unavailable, DeadlineExceeded):
+                    assert (await states(driver, one=one)).get("one") == "ready"
+            await asyncio.sleep(0.5)
+    finally:
+        bench.send(running, signal.SIGCONT)
+    await answer
+    await bench.ask(one)
+    (after,) = [r for r in await driver.discover({"one": one.handle}) if r.model == "one"]
+    assert (after.state, after.pids) == ("ready", running.pids)
+
+
+@pytest.mark.conformance
+async def test_hung_load(bench: Bench, driver: Runtime) -> None:
+    """a load that hangs delays no other, and an unload ends it"""
+    if bench.name == "triton":
+        pytest.skip("its models have no processes of their own that could be paused")
+    hung = asyncio.create_task(driver.load(bench.request("hung"), progress=no_progress))
+
+    async def started() -> Running | None:
+        found = {running.model: running for running in await driver.discover({})}
+        return found["hung"] if "hung" in found and found["hung"].pids else None
+
+    running = await until(started)
+    assert running is not None
+    bench.send(running, signal.SIGSTOP)
+    two = await loaded(bench, driver, "two")
+    await bench.ask(two)
+    assert not hung.done()
+    await driver.unload("hung", handle={}, grace_s=0)
+    with pytest.raises(LoadFailed):
+        await hung
+    assert "hung" not in await states(driver)
+    assert not [row for row in remains(bench.state) if "hung" in row]
+    await driver.unload("two", handle=two.handle, grace_s=10)
+
+
+@pytest.mark.conformance
 async def test_kill(bench: Bench, driver: Runtime) -> None:
     """killed under us, it is noticed within an interval and can be loaded again"""
     one = await loaded(bench, driver)
     (running,) = [r for r in await driver.discover({"one": one.handle}) if r.model == "one"]
-    bench.kill(running)
+    bench.send(running, signal.SIGKILL)
 
     async def noticed() -> bool:
         return (await states(driver, one=one)).get("one") != "ready"

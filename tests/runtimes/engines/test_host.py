@@ -234,6 +234,17 @@ async def test_an_engine_that_ends_with_status_0_under_traffic_is_noticed(
     assert await driver.discover({"m": loaded.handle}) == []
 
 
+async def test_a_check_tells_an_engine_that_fails_from_one_that_answers(
+    make: Make, tmp_path: Path
+) -> None:
+    driver = make()
+    loaded = await driver.load(request(model(tmp_path, fail_after=2)), progress=no_progress)
+    assert await driver.check("m", handle=loaded.handle) == ""
+    after = make()
+    assert "/v1/completions answers 500" in await after.check("m", handle=loaded.handle)
+    assert await after.check("never-seen", handle={}) == ""
+
+
 QUICK = {"unhealthy_after_seconds": 0.9}
 """A look at a silent engine takes a third of it; the clock is moved where more has to pass."""
 

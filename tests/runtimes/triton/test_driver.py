@@ -20,6 +20,7 @@ from runtimes.triton.driver import TritonDriver
 from runtimes.triton.server import TritonServer
 from tests import engines
 from tests.engines import free_port
+from tests.runtimes.clock import FakeClock
 from tests.runtimes.requests import CPU, Inventory, no_progress, request
 from tests.runtimes.triton.drops import drop, onnx
 from tests.samples import tiny_onnx
@@ -187,3 +188,36 @@ async def test_a_server_of_modeliums_own_sees_the_managed_gpus_and_numbers_them(
         own.number_of(gpu("GPU-new", 7))
     assert server().number_of(last) == 5, "the user's server is to see all GPUs as NVML does"
     await own.close()
+
+
+async def test_a_server_that_lives_but_stays_silent_is_replaced_in_the_end(tmp_path: Path) -> None:
+    clock = FakeClock()
+    count = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); import time; time.sleep(600)"
+    server = TritonServer(
+        config=TritonSection(
+            enabled=True,
+            command=(sys.executable, "-c", count),
+            endpoint=f"http://127.0.0.1:{free_port()}",
+        ),
+        repository=tmp_path,
+        directory=tmp_path / "server",
+        clock=clock,
+        devices=Inventory(),
+    )
+
+    async def look(after_s: float) -> int:
+        clock.now += after_s
+        with pytest.raises(Unavailable):
+            await server.ensure_running()
+        return started()
+
+    def started() -> int:
+        return len((tmp_path / "starts").read_text())
+
+    try:
+        assert await look(0) == 1, "it does not become live within its time"
+        assert [await look(10) for _ in range(3)] == [1, 1, 1]
+        assert await look(10) == 2
+    finally:
+        await server.stop(grace_s=0)
+        await server.close()

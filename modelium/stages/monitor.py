@@ -111,6 +111,9 @@ async def _correct(
         if known or deployment.runtime not in services.runtimes:
             work = _correct_model(services, fleet, model, deployment, running)
             corrections.append((model.name, work))
+        elif services.switchboard.is_suspect(model.name):
+            # Held until the runtime answers: one that is reborn knows none of its models at first.
+            services.switchboard.close(model.name)
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
         registered = base_name(instance) in fleet.models_by_name
@@ -154,8 +157,8 @@ async def _correct_model(
         await _moved(services, model, deployment, running)
     elif services.switchboard.upstream(model.name) is None:
         await _reopen(services, model, deployment)
-    elif why := await failure(services, model, deployment):
-        return await _lost(services, model, why)
+    elif problem := await failure(services, model, deployment):
+        return await _lost(services, model, problem)
     return ""
 
 

@@ -259,7 +259,7 @@ class EngineHost:
             "settings": request.settings.model_dump(mode="json", exclude_defaults=True),
             "reduced": reduced,
             "configuration": dict(self._configuration),
-            "probe": self._recipe.probe(request),
+            "probe": list(self._recipe.probe(request) or ()),
         }
         process: EngineProcess | None = None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -248,3 +249,19 @@ async def test_a_model_that_answers_our_request_stays_whatever_its_clients_send(
     await answered(world, failed=True, times=FAILING)
     assert (await monitor(world.services)).outcome == "steady"
     assert world.services.switchboard.failing("tiny") == 0
+
+
+async def test_requests_for_an_unreachable_model_are_held_while_its_runtime_is_down(
+    world: World,
+) -> None:
+    await world.load()
+    world.services.switchboard.suspect("tiny")
+    world.runtime.healthy = False
+    await monitor(world.services)
+    held = asyncio.create_task(world.request())
+    await world.idle()
+    assert not held.done(), "a reborn runtime would say that it knows no such model"
+    assert world.store.model("tiny").state is ModelState.READY
+    world.runtime.healthy = True
+    await monitor(world.services)
+    assert await held == "tiny"

@@ -39,7 +39,7 @@ from modelium.cli.waiting import order
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.control import service_lock
-from modelium.errors import InputError, ModeliumError, Unavailable
+from modelium.errors import InputError, ModeliumError, StoreUnavailable, Unavailable
 from modelium.models import Priority
 
 UNCHANGED = (
@@ -283,6 +283,6 @@ def _config(path: Path | None) -> Config:
 
 
 def _exit_code(exc: ModeliumError) -> int:
-    if isinstance(exc, Unavailable):
+    if isinstance(exc, Unavailable | StoreUnavailable):
         return UNAVAILABLE
     return WRONG_INPUT if isinstance(exc, InputError) else FAILED

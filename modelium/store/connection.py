@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.config.folders import make
 from modelium.errors import InputError
+from modelium.store import faults
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -70,11 +71,13 @@ def connect(url: str) -> Engine:
         # a deferred transaction would fail half way with "database is locked".
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    faults.translate(engine)
     return engine
 
 
 def _serialized(engine: Engine) -> Engine:
     """Have one transaction at a time, as with SQLite: none fails for another one's sake."""
+    faults.translate(engine)
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from modelium.errors import IllegalTransition, InputError, StalePlan, Unavailable
+from modelium.errors import IllegalTransition, InputError, StalePlan, StoreUnavailable, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import (
     Booking,
@@ -36,6 +36,7 @@ from modelium.store.connection import connect, migrate
 from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
 from modelium.store.exclusive import exclusive
+from modelium.store.faults import Fault
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
@@ -46,6 +47,9 @@ from modelium.store.upsert import put_missing
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
 """Revision, all models, all bookings."""
+
+PASSING = frozenset({Fault.LOCKED, Fault.FULL, Fault.FAILING})
+"""Faults that a wrong ``store.url`` does not have."""
 
 
 def new_id() -> str:
@@ -94,14 +98,18 @@ class Store:
                 return at once.
 
         Raises:
-            InputError: the database cannot be reached or is newer than this Modelium.
+            InputError: the database cannot be reached, is none, or is newer than this Modelium.
+            StoreUnavailable: it is locked, or its disk is full or failing.
         """
         engine = connect(url)
         try:
             migrate(engine)
         except Exception as exc:
             engine.dispose()
-            why = " ".join(str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).split())
+            if isinstance(exc, StoreUnavailable) and exc.reason in PASSING:
+                raise
+            original = exc.__cause__ if isinstance(exc, StoreUnavailable) else exc
+            why = " ".join(str(original).split())
             raise InputError(f"store.url: {engine.url!r} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
 

@@ -7,6 +7,7 @@ SQLAlchemy URL where several machines share it.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -32,7 +33,7 @@ from modelium.models import (
 from modelium.models.base import base_name
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
-from modelium.store.connection import connect, migrate
+from modelium.store.connection import connect, migrate, reading
 from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
 from modelium.store.exclusive import exclusive
@@ -79,6 +80,7 @@ class Store:
         self.twins = Twins(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
+        self._viewing = threading.Lock()
         self._viewed: tuple[queries.Marks, View] | None = None
 
     @classmethod
@@ -128,12 +130,12 @@ class Store:
 
     def revision(self) -> int:
         """Return the number of changes so far."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return queries.revision(tx)
 
     def view(self) -> View:
         """Return revision, all models and all bookings, read in one transaction."""
-        with self._engine.begin() as tx:
+        with self._viewing, reading(self._engine) as tx:
             marks = queries.marks(tx)
             viewed = self._viewed
             # Building a thousand models takes 0.1 s, and mostly nothing has changed.
@@ -151,7 +153,7 @@ class Store:
     def versions(self) -> dict[str, int]:
         """Return name → newest version of all registered models that are not being removed."""
         query = sa.select(schema.models.c.name, schema.models.c.version)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             served = schema.models.c.removal.is_(sa.null()), schema.models.c.twin_of.is_(None)
             found = tx.execute(query.where(*served))
             return {row.name: row.version for row in found}
@@ -169,7 +171,7 @@ class Store:
 
     def find(self, name: str) -> Model | None:
         """Return one model, ``None`` where no model has that name."""
-        with self._engine.begin() as tx:
+        with reading(self._engine) as tx:
             return next(iter(queries.models(tx, name)), None)
 
     # --- registering ----------------------------------------------------------------------
@@ -249,13 +251,13 @@ class Store:
 
     def next_version(self, name: str) -> int:
         """Return the number that the next registered version of ``name`` gets."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return 1 + (tx.scalar(queries.last_version(name)) or 0)
 
     def paths(self) -> dict[str, tuple[str, int]]:
         """Return path → name and version, of old versions and of removed ones in place, too."""
         v = schema.versions.c
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             found = tx.execute(sa.select(v.path, v.model, v.version))
             return {row.path: (row.model, row.version) for row in found}
 
@@ -296,7 +298,7 @@ class Store:
 
     def approvals(self, digest: str) -> frozenset[str]:
         """Return what is allowed for this content."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return frozenset(tx.scalars(queries.approved(digest)))
 
     # --- states ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from modelium import __version__
-from modelium.cli import brain, keys, tables
+from modelium.cli import brain, keys, prefect, tables
 from modelium.cli import config as config_commands
 from modelium.cli.completion import model_names
 from modelium.cli.doctor import configuration, examine
@@ -58,6 +58,7 @@ app = typer.Typer(
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
+app.add_typer(prefect.app, name="prefect")
 register_up(app)
 register_inspect(app)
 register_replay(app)

@@ -27,6 +27,11 @@ def tighten(path: Path) -> None:
         path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)
 
 
+def opener(path: str, flags: int) -> int:
+    """Open ``path`` for `open`; where it is made, others cannot read it."""
+    return os.open(path, flags, 0o600)
+
+
 def write(file: Path, text: str) -> None:
     """Write ``text``; at no moment others can read it, or see half of it."""
     new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")

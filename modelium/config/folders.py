@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelium import private
 from modelium.config.schema import Config
 from modelium.errors import ConfigError
 
 PROBE_BYTES = 4096
 """Written and deleted again: a full file system still makes empty files."""
-PRIVATE = frozenset({"orchestration.state_directory", "store.url"})
+STATE = "orchestration.state_directory"
+PRIVATE = frozenset({STATE, "store.url"})
 """Fields of folders that are made for this user alone: the store has the keys of the engines, and
 engines run the kernels that they find in their caches."""
 
@@ -62,6 +64,8 @@ def free_bytes(folder: Path) -> int:
 def make(field: str, folder: Path) -> None:
     """Make ``folder`` where it is missing, and make sure that it can be written to.
 
+    Other users' access to the state directory, and to the files in it, is taken away.
+
     Raises:
         ConfigError: it cannot; one line with the field, the folder and what to do.
     """
@@ -71,8 +75,17 @@ def make(field: str, folder: Path) -> None:
             mode = 0o700 if field in PRIVATE else 0o777
             folder.mkdir(parents=True, exist_ok=True, mode=mode)
         _write(folder)
+        if field == STATE:
+            for path in (folder, *(path for path in folder.iterdir() if path.is_file())):
+                private.tighten(path)
     except OSError as exc:
         raise ConfigError(_sentence(field, folder, place, exc)) from exc
+
+
+def open_to_others(config: Config) -> str | None:
+    """Return how other users get at the state directory, and what to do; ``None``: they cannot."""
+    folder = config.orchestration.state
+    return "; ".join(private.doors(folder)) or None if folder.exists() else None
 
 
 def _existing(folder: Path) -> Path:

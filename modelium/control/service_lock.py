@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelium import private
 from modelium.errors import DeadlineExceeded, InputError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def hold(state: Path) -> Iterator[None]:
         InputError: another process holds it.
     """
     state.mkdir(parents=True, exist_ok=True)
-    with (state / FILE).open("a+") as file:
+    with open(state / FILE, "a+", opener=private.opener) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

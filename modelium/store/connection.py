@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy.engine import Connection, Engine
 
+from modelium import private
 from modelium.config.folders import make
 from modelium.errors import InputError
 from modelium.store import faults
@@ -77,7 +78,9 @@ def connect(url: str) -> Engine:
             "sqlite:////FILE"
         ) from exc
     if parsed.database and parsed.database != ":memory:":
-        make("store.url", Path(parsed.database).parent)
+        file = Path(parsed.database)
+        make("store.url", file.parent)
+        _close_to_others(file)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @sa.event.listens_for(engine, "connect")
@@ -94,6 +97,15 @@ def connect(url: str) -> Engine:
 
     faults.translate(engine)
     return engine
+
+
+def _close_to_others(file: Path) -> None:
+    """Make ``file`` this user's alone; SQLite gives its mode to the files that it adds."""
+    with suppress(OSError):  # whether it can be opened is SQLite's to say
+        file.touch(mode=0o600)
+        for suffix in ("", "-wal", "-shm"):
+            if (part := Path(f"{file}{suffix}")).exists():
+                private.tighten(part)
 
 
 def _serialized(engine: Engine) -> Engine:

@@ -23,16 +23,16 @@ class Fault(StrEnum):
 
 
 SENTENCES = {
-    Fault.LOCKED: "the store {store} is locked by another process; Modelium goes on by itself "
-    "when that lets go of it",
-    Fault.FULL: "the disk of the store {store} is full: free space; Modelium goes on by itself",
+    Fault.LOCKED: "the store {store} is locked by another process{then}",
+    Fault.FULL: "the disk of the store {store} is full: free space{then}",
     Fault.FAILING: "the store {store} cannot be read or written ({why}): check its disk and who "
-    "may write there; Modelium goes on by itself",
-    Fault.UNREACHABLE: "the store {store} cannot be reached ({why}); Modelium goes on by itself "
-    "when it can",
+    "may write there{then}",
+    Fault.UNREACHABLE: "the store {store} cannot be reached ({why}){then}",
     Fault.DAMAGED: "the store {store} is damaged ({why}): stop Modelium and go back to a backup "
     "with `modelium restore`",
 }
+
+THEN = "; Modelium goes on by itself afterwards"
 
 SQLITE = {
     sqlite3.SQLITE_BUSY: Fault.LOCKED,
@@ -70,7 +70,7 @@ def translate(engine: Engine) -> None:
             context.is_disconnect = True
         # An SQLAlchemy error has statement and parameters in its text; the original one has not.
         why = " ".join(str(context.original_exception).split())
-        sentence = SENTENCES[fault].format(store=place(engine), why=why)
+        sentence = SENTENCES[fault].format(store=place(engine), why=why, then=THEN)
         return StoreUnavailable(sentence, reason=fault.value)
 
 

@@ -37,7 +37,7 @@ from modelium.store.connection import connect, migrate, reading
 from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
 from modelium.store.exclusive import exclusive
-from modelium.store.faults import Fault
+from modelium.store.faults import THEN, Fault
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
@@ -109,7 +109,8 @@ class Store:
         except Exception as exc:
             engine.dispose()
             if isinstance(exc, StoreUnavailable) and exc.reason in PASSING:
-                raise
+                sentence = f"{str(exc).removesuffix(THEN)}; then try again"
+                raise StoreUnavailable(sentence, reason=exc.reason) from exc
             original = exc.__cause__ if isinstance(exc, StoreUnavailable) else exc
             why = " ".join(str(original).split())
             raise InputError(f"store.url: {engine.url!r} cannot be opened: {why}") from exc

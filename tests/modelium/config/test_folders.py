@@ -63,10 +63,18 @@ def test_the_state_directory_is_made_for_this_user_alone(tmp_path: Path) -> None
     assert (tmp_path / "data" / "incoming").stat().st_mode & 0o055, "others drop models"
 
 
-def test_a_state_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir(mode=0o755)
-    make("orchestration.state_directory", tmp_path / "state")
-    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o755
+def test_a_state_directory_that_was_open_is_closed_and_others_are_not(tmp_path: Path) -> None:
+    for name in ("state", "incoming"):
+        (tmp_path / name).mkdir(mode=0o755)
+        (tmp_path / name / "service.pid").touch(mode=0o644)
+        make(f"orchestration.{name}_directory", tmp_path / name)
+    modes = {p: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    assert modes == {
+        tmp_path / "state": 0o700,
+        tmp_path / "state" / "service.pid": 0o600,
+        tmp_path / "incoming": 0o755,
+        tmp_path / "incoming" / "service.pid": 0o644,
+    }
 
 
 def test_a_folder_where_no_folder_can_be(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic.config import Config as AlembicConfig
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 
 from modelium import private
 from modelium.errors import InputError
@@ -60,7 +60,7 @@ def write(url: str, file: Path) -> Copy:
             os.link(new, file)  # unlike a rename it replaces nothing
         except FileExistsError:
             raise InputError(f"{file} is there already; name another file") from None
-    return Copy(**{**_fields(found), "file": str(file)})
+    return replace(found, file=str(file))
 
 
 def restore(url: str, file: Path) -> tuple[Copy, Path | None]:
@@ -86,7 +86,7 @@ def restore(url: str, file: Path) -> tuple[Copy, Path | None]:
                 found = look(new)
                 old = _put_aside(target)
                 new.replace(target)
-            return Copy(**{**_fields(found), "file": str(target)}), old
+            return replace(found, file=str(target)), old
     finally:
         engine.dispose()
 
@@ -120,11 +120,7 @@ def look(file: Path) -> Copy:
     return Copy(file=str(file), schema=schema, versions=len(kept), missing=tuple(missing))
 
 
-def _fields(copy: Copy) -> dict[str, object]:
-    return {name: getattr(copy, name) for name in Copy.__slots__}
-
-
-def _scripts() -> Iterator[object]:
+def _scripts() -> Iterator[Script]:
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
     return ScriptDirectory.from_config(config).walk_revisions()

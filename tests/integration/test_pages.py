@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def test_a_stranger_can_follow_the_pages(installed: str, tmp_path: Path) -> None
                 stranger.type(command)
         else:
             assert "ExecStart" in stranger.type("modelium config deploy modelium.service")
+            (wheel,) = (tmp_path / "checkout/dist").glob("*.whl")
+            assert any(name.endswith(".cdx.json") for name in zipfile.ZipFile(wheel).namelist())
         eventually(lambda: "load iris" in completed(stranger, prefect), shown=stranger.shown)
         stranger.do(remove)
         assert "iris" not in stranger.type("modelium ls")

@@ -64,8 +64,6 @@ def free_bytes(folder: Path) -> int:
 def make(field: str, folder: Path) -> None:
     """Make ``folder`` where it is missing, and make sure that it can be written to.
 
-    Other users' access to the state directory, and to the files in it, is taken away.
-
     Raises:
         ConfigError: it cannot; one line with the field, the folder and what to do.
     """
@@ -75,11 +73,24 @@ def make(field: str, folder: Path) -> None:
             mode = 0o700 if field in PRIVATE else 0o777
             folder.mkdir(parents=True, exist_ok=True, mode=mode)
         _write(folder)
-        if field == STATE:
-            for path in (folder, *(path for path in folder.iterdir() if path.is_file())):
-                private.tighten(path)
     except OSError as exc:
         raise ConfigError(_sentence(field, folder, place, exc)) from exc
+
+
+def close_to_others(config: Config) -> None:
+    """Take other users' access to the state directory and to the files in it away.
+
+    A directory that others reach the drop zone or the repository through stays open itself.
+    """
+    state = config.orchestration.state
+    inside = any(
+        folder.is_relative_to(state) for field, folder in folders(config).items() if field != STATE
+    )
+    for path in state.iterdir():
+        if path.is_file():
+            private.tighten(path)
+    if not inside:
+        private.tighten(state)
 
 
 def open_to_others(config: Config) -> str | None:

@@ -180,7 +180,6 @@ class EmbeddedServer:
                 stderr=log,
                 env=self._environ,
                 start_new_session=True,
-                umask=0o077,
             )
         try:
             code = await process.wait()
@@ -196,7 +195,7 @@ class EmbeddedServer:
         path = self._folder / "server.log"
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.replace(path.with_suffix(".log.1"))
-        return path.open("ab")
+        return open(path, "ab", opener=private.opener)
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -262,6 +261,7 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
 def _serve(parent: int, host: str, port: int) -> None:
     """Run the server until it is killed or ``parent`` dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.umask(0o077)  # its database has the parameters of runs
     if os.getppid() != parent:
         return
     import uvicorn

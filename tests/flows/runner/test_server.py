@@ -184,6 +184,7 @@ async def test_it_is_started_again_when_it_dies_and_ends_with_us(tmp_path: Path)
         assert settings["services"]["db_vacuum"]["retention_period"] == "P2D"
         assert "flow_runs" in settings["services"]["db_vacuum"]["enabled"]
         assert settings["services"]["event_persister"]["enabled"] is False
+        assert stat.S_IMODE((tmp_path / "prefect.db").stat().st_mode) == 0o600
         os.kill(first, signal.SIGKILL)
         await gone(first)
         await answers(server)

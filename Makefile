@@ -22,8 +22,9 @@ UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools
 # Environments of real servers: one per lock file, except Modelium's own.
 ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdir $(wildcard requirements/*.lock)))))
 WORKERS ?= 2
+PIP_AUDIT := 2.10.1
 
-.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz conformance mutants docs environments clean
+.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz conformance mutants docs environments audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -95,6 +96,17 @@ lock: setup ## resolve the lock files; UPGRADE=--upgrade takes newer releases
 
 lock-%: ## resolve requirements/%.in into its lock file, e.g. lock-replica
 	tools/env.sh --lock $*
+
+audit: setup ## look for known vulnerabilities in all lock files (asks OSV over the network)
+	@for lock in requirements/*.lock; do \
+		echo "== $$lock"; \
+		$(BIN)/uv tool run --from pip-audit==$(PIP_AUDIT) pip-audit --vulnerability-service osv \
+			--disable-pip --require-hashes -r "$$lock" $(ARGS); \
+	done
+
+sbom: setup ## write dist/modelium.cdx.json (CycloneDX), which wheels contain, too
+	@mkdir -p dist
+	$(BIN)/python tools/sbom.py > dist/modelium.cdx.json
 
 clean: ## remove what was generated in this checkout (shared environments stay)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 """Example of a Prefect automation: load a model when another one becomes ready.
 
-    PREFECT_API_URL=http://127.0.0.1:4200/api python deploy/prefect_automation.py \
+    eval "$(modelium prefect env)" && python deploy/prefect_automation.py \
         --ready chat-model --load reranker
 
 docs/prefect.md lists the events that automations can react to; Prefect's documentation lists the

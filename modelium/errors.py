@@ -6,6 +6,7 @@
     ├── TransientError            try again later
     │   ├── StalePlan             the store changed since the plan's snapshot: plan again
     │   ├── Unavailable           a runtime, device or server is not responding
+    │   ├── StoreUnavailable      the database is locked, full, or cannot be reached
     │   └── DeadlineExceeded      the work did not finish within its deadline
     ├── InputError                correct the input, then try again
     │   ├── ConfigError           a field of the configuration
@@ -53,6 +54,15 @@ class Unavailable(TransientError):
         """``retry_after_s``: seconds until a retry may succeed, where known."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(TransientError):
+    """The store's database does not serve now; nothing of the transaction was written."""
+
+    def __init__(self, message: str, *, reason: str = "store-unavailable") -> None:
+        """``reason`` is a slug such as ``store-locked``."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class DeadlineExceeded(TransientError):

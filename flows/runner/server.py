@@ -20,14 +20,29 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
+from modelium import private
 from modelium.config import Prefect
-from modelium.config.hosts import authority, bind, free_port, is_loopback
-from modelium.errors import ConfigError
+from modelium.config.hosts import authority, bind, free_port
 from modelium.ports import Clock
 
 logger = logging.getLogger(__name__)
 
 AUTH_VARIABLE = "PREFECT_SERVER_API_AUTH_STRING"
+
+USER = "modelium"
+
+INHERITED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
+        *("LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONHOME"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "DO_NOT_TRACK"),
+        # Automations call webhooks through them.
+        *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    }
+)
+INHERITED_PREFIXES = ("LC_", "PREFECT_")
+CLIENT_PREFIX = "PREFECT_API_"
+"""Of variables with which this process is a client of a server; the server is none."""
 
 STOP_GRACE_S = 10.0
 """For open connections to close; the database is SQLite in WAL mode, so a kill loses nothing."""
@@ -66,24 +81,27 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self, *, config: Prefect, folder: Path, clock: Clock, environ: Mapping[str, str]
+        self,
+        *,
+        config: Prefect,
+        folder: Path,
+        clock: Clock,
+        environ: Mapping[str, str],
+        credentials: Path | None = None,
     ) -> None:
-        """Choose the port.
+        """Choose the port and the credentials.
 
         Args:
             config: host, port (0: any free one) and retention.
-            folder: for its database, log and Prefect home; made when missing.
+            folder: for its database, log, credentials and Prefect home; made when missing.
             clock: for the pauses between restarts.
             environ: the process's environment; ``PREFECT_*`` in it override our defaults.
-
-        Raises:
-            ConfigError: it would be reachable from the network without authentication.
+            credentials: file with ``USER:PASSWORD``, made when missing; not used where
+                `AUTH_VARIABLE` is set. Default: in ``folder``.
         """
-        if not is_loopback(config.host) and not environ.get(AUTH_VARIABLE):
-            raise ConfigError(
-                f"prefect.host {config.host} is reachable from the network: use 127.0.0.1, or set "
-                f"{AUTH_VARIABLE} and PREFECT_API_AUTH_STRING to the same USER:PASSWORD"
-            )
+        self.auth = environ.get(AUTH_VARIABLE) or private.credentials(
+            credentials or folder / "credentials", user=USER
+        )
         self._host = config.host
         self._port = config.port or free_port(config.host)
         self._folder = folder
@@ -93,7 +111,10 @@ class EmbeddedServer:
             # Otherwise the UI would use port 4200, wherever this server listens.
             "PREFECT_SERVER_UI_API_URL": self.api_url,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            **environ,
+            # Pages of other origins may not read answers; the UI may be opened by either name.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": (f"{self.ui_url},http://localhost:{self._port}"),
+            **inherited(environ),
+            AUTH_VARIABLE: self.auth,
             # The child is the server: it must not use another server or read a profile.
             "PREFECT_HOME": str(folder),
             "PREFECT__SERVER_FINAL": "1",
@@ -101,7 +122,6 @@ class EmbeddedServer:
                 filter(None, (str(Path(__file__).parents[2]), environ.get("PYTHONPATH")))
             ),
         }
-        self._environ.pop("PREFECT_API_URL", None)
         self._supervisor: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
 
@@ -124,7 +144,7 @@ class EmbeddedServer:
 
     async def __aenter__(self) -> EmbeddedServer:
         """Start it, and restart it whenever it dies."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private.folder(self._folder)
         self._supervisor = asyncio.create_task(self._supervise(), name="prefect-server")
         return self
 
@@ -175,7 +195,17 @@ class EmbeddedServer:
         path = self._folder / "server.log"
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.replace(path.with_suffix(".log.1"))
-        return path.open("ab")
+        return open(path, "ab", opener=private.opener)
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of ``environ`` that the server gets; others may be secrets."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name in INHERITED or name.startswith(INHERITED_PREFIXES))
+        and not name.startswith(CLIENT_PREFIX)
+    }
 
 
 def _defaults(folder: Path, retention_days: float) -> dict[str, str]:
@@ -231,6 +261,7 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
 def _serve(parent: int, host: str, port: int) -> None:
     """Run the server until it is killed or ``parent`` dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.umask(0o077)  # its database has the parameters of runs
     if os.getppid() != parent:
         return
     import uvicorn

@@ -28,7 +28,7 @@ from flows.runner.events import emit
 from flows.runner.executor import Executor
 from flows.runner.recorded_runner import RecordedRunner
 from flows.runner.registration import Owner, drop_backlog, recover, register
-from flows.runner.server import AUTH_VARIABLE, EmbeddedServer
+from flows.runner.server import EmbeddedServer
 from flows.runner.stage_call import StageCall
 from flows.runner.worker import Worker
 from modelium.config import Config
@@ -85,9 +85,6 @@ class PrefectService:
             environ: with ``PREFECT_API_URL`` and credentials.
             follow: called on the service's loop with the schedule of idle sweeps, ``None`` when
                 the server stops answering.
-
-        Raises:
-            ConfigError: the embedded server would be reachable from the network.
         """
         self._owner = Owner.of_this_process(config.orchestration.node)
         self._folder = config.orchestration.state / "prefect"
@@ -101,10 +98,17 @@ class PrefectService:
         url = config.prefect.api_url or environ.get("PREFECT_API_URL")
         if url is None:
             self._server = EmbeddedServer(
-                config=config.prefect, folder=self._folder, clock=clock, environ=environ
+                config=config.prefect,
+                folder=self._folder,
+                clock=clock,
+                environ=environ,
+                credentials=config.prefect_credentials(),
             )
             url = self._server.api_url
-            self._auth = self._auth or environ.get(AUTH_VARIABLE)
+            self._auth = self._server.auth
+        else:
+            # Nobody should send them to another server.
+            config.prefect_credentials().unlink(missing_ok=True)
         self.api_url = url.rstrip("/")
         self._flows = {
             # Prefect asks its server for a result storage in every run that names none. Nothing is

@@ -27,7 +27,7 @@ from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, connected
 from modelium.clock import SystemClock
 from modelium.config import Config
-from modelium.config.folders import folders, make
+from modelium.config.folders import close_to_others, folders, make
 from modelium.control import addresses, service_lock, teardown
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
@@ -100,6 +100,7 @@ async def running(
     clock = SystemClock()
     state = config.orchestration.state
     make("orchestration.state_directory", state)
+    close_to_others(config)
     async with AsyncExitStack() as stack:
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(GIL_INTERVAL_S)

@@ -16,7 +16,7 @@ from modelium.cli.listening import service
 from modelium.cli.machine import packages, replica_problem
 from modelium.cli.shadows import shadows
 from modelium.config import Config
-from modelium.config.folders import find_problem, folders, free_bytes
+from modelium.config.folders import find_problem, folders, free_bytes, open_to_others
 from modelium.config.loading import load_serving
 from modelium.errors import ConfigError
 from modelium.models import GIB
@@ -46,6 +46,7 @@ def examine(config: Config) -> list[Finding]:
         *_packages(),
         *service(config),
         *_directories(config),
+        *_privacy(config),
         *devices(config),
         *_runtimes(config),
         *_brain(config),
@@ -77,6 +78,16 @@ def _directories(config: Config) -> Iterator[Finding]:
             if free < MIN_FREE_BYTES:
                 detail += ": may be too little for a model"
         yield Finding(what=FOLDERS[field], ok=problem is None, detail=detail or "")
+
+
+def _privacy(config: Config) -> Iterator[Finding]:
+    """Check that other users of the machine reach none of the keys in the state directory."""
+    problem = open_to_others(config)
+    yield Finding(
+        what="other users",
+        ok=problem is None,
+        detail=problem or f"cannot reach {config.orchestration.state}",
+    )
 
 
 def _runtimes(config: Config) -> Iterator[Finding]:

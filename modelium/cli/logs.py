@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from modelium import private
 from modelium.cli.visible import visible
 from modelium.config.folders import make
 from modelium.errors import InputError
@@ -108,6 +110,12 @@ class _LogFile(RotatingFileHandler):
     """A file that loses lines while its disk is full or away, says so once, and goes on after."""
 
     _failed = _told = False
+
+    def _open(self) -> TextIOWrapper:
+        """Open the file; the log may name what other users should not know."""
+        return open(
+            self.baseFilename, "a", encoding="utf-8", errors="replace", opener=private.opener
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write ``record``; raises nothing."""

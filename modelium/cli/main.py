@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from modelium import __version__
-from modelium.cli import brain, keys, tables
+from modelium.cli import brain, keys, prefect, tables
 from modelium.cli import config as config_commands
+from modelium.cli.backup import register as register_backup
 from modelium.cli.completion import model_names
 from modelium.cli.doctor import configuration, examine
 from modelium.cli.inspect import register as register_inspect
@@ -39,12 +41,21 @@ from modelium.cli.waiting import order
 from modelium.config import Config
 from modelium.config.loading import load as load_config
 from modelium.control import service_lock
-from modelium.errors import InputError, ModeliumError, Unavailable
+from modelium.errors import InputError, ModeliumError, StoreUnavailable, Unavailable
 from modelium.models import Priority
 
 UNCHANGED = (
     "nothing has changed since the configuration was last read (a saved file is read at once)"
 )
+
+SHORTAGES = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space within the user's quota",
+    errno.EROFS: "mount that file system writable",
+    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE)",
+    errno.ENFILE: "raise the system's limit of open files (sysctl fs.file-max)",
+}
+"""Errors of the machine that may meet any command, and what to do."""
 
 LATEST = 5
 """Rejected drops that `ls` shows below the models."""
@@ -58,7 +69,9 @@ app = typer.Typer(
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(brain.app, name="brain")
+app.add_typer(prefect.app, name="prefect")
 register_up(app)
+register_backup(app)
 register_inspect(app)
 register_replay(app)
 register_selftest(app)
@@ -80,9 +93,11 @@ def main() -> None:
     hide_types_of_flags(command, path="modelium")
     try:
         command(prog_name="modelium")
-    except ModeliumError as exc:
+    except (ModeliumError, OSError) as exc:
+        if isinstance(exc, OSError) and exc.errno not in SHORTAGES:
+            raise
         # The terminal wraps it: a command in it can be copied, and a log has it on one line.
-        said = Text.assemble(("error:", "red"), f" {exc}")
+        said = Text.assemble(("error:", "red"), f" {_sentence(exc)}")
         Console(stderr=True).print(said, soft_wrap=True)
         raise SystemExit(_exit_code(exc)) from exc
 
@@ -282,7 +297,16 @@ def _config(path: Path | None) -> Config:
     return load_config(path, os.environ)
 
 
-def _exit_code(exc: ModeliumError) -> int:
-    if isinstance(exc, Unavailable):
+def _sentence(exc: ModeliumError | OSError) -> str:
+    if isinstance(exc, ModeliumError):
+        return str(exc)
+    where = f" ({exc.filename})" if exc.filename else ""
+    return f"{exc.strerror}{where}; {SHORTAGES[exc.errno or 0]}, then try again"
+
+
+def _exit_code(exc: ModeliumError | OSError) -> int:
+    if isinstance(exc, OSError):
+        return FAILED
+    if isinstance(exc, Unavailable | StoreUnavailable):
         return UNAVAILABLE
     return WRONG_INPUT if isinstance(exc, InputError) else FAILED

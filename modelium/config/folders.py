@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelium import private
 from modelium.config.schema import Config
 from modelium.errors import ConfigError
 
 PROBE_BYTES = 4096
 """Written and deleted again: a full file system still makes empty files."""
-PRIVATE = frozenset({"orchestration.state_directory", "store.url"})
+STATE = "orchestration.state_directory"
+PRIVATE = frozenset({STATE, "store.url"})
 """Fields of folders that are made for this user alone: the store has the keys of the engines, and
 engines run the kernels that they find in their caches."""
 
@@ -73,6 +75,28 @@ def make(field: str, folder: Path) -> None:
         _write(folder)
     except OSError as exc:
         raise ConfigError(_sentence(field, folder, place, exc)) from exc
+
+
+def close_to_others(config: Config) -> None:
+    """Take other users' access to the state directory and to the files in it away.
+
+    A directory that others reach the drop zone or the repository through stays open itself.
+    """
+    state = config.orchestration.state
+    inside = any(
+        folder.is_relative_to(state) for field, folder in folders(config).items() if field != STATE
+    )
+    for path in state.iterdir():
+        if path.is_file():
+            private.tighten(path)
+    if not inside:
+        private.tighten(state)
+
+
+def open_to_others(config: Config) -> str | None:
+    """Return how other users get at the state directory, and what to do; ``None``: they cannot."""
+    folder = config.orchestration.state
+    return "; ".join(private.doors(folder)) or None if folder.exists() else None
 
 
 def _existing(folder: Path) -> Path:

@@ -7,6 +7,7 @@ environment variables.
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import model_validator
@@ -45,6 +46,10 @@ class Config(Sections):
         if self.store.url:
             return self.store.url.get_secret_value()
         return f"sqlite:///{self.orchestration.state / 'modelium.db'}"
+
+    def prefect_credentials(self) -> Path:
+        """Return the file with ``USER:PASSWORD`` of the embedded Prefect server."""
+        return self.orchestration.state / "prefect" / "credentials"
 
     def max_tokens(self) -> dict[str, int]:
         """Return model → bound of its answers, for the models that have one."""

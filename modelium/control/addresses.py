@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from modelium import private
+
 FILE = "endpoints.json"
 
 
 def write(state: Path, endpoints: Mapping[str, str | None]) -> Path:
     """Write the addresses; return the file."""
     file = state / FILE
-    file.write_text(json.dumps(endpoints, indent=2) + "\n")
+    private.write(file, json.dumps(endpoints, indent=2) + "\n")
     return file
 
 

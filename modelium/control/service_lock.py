@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from modelium import private
 from modelium.errors import DeadlineExceeded, InputError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def hold(state: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(_locked(state))
-            file = stack.enter_context((state / FILE).open("a+"))
+            file = stack.enter_context(open(state / FILE, "a+", opener=private.opener))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(

@@ -11,6 +11,7 @@ from modelium.errors import InputError
 from modelium.models import api_keys
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.store import schema
+from modelium.store.connection import reading
 
 
 class KeyTable:
@@ -37,7 +38,7 @@ class KeyTable:
 
     def by_hash(self) -> Mapping[str, ApiKey]:
         """Return all keys, revoked ones too, by the hash of their secret."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             rows = tx.execute(sa.select(schema.api_keys.c.hash, schema.api_keys.c.document))
             return {row.hash: ApiKey.model_validate(row.document) for row in rows}
 

@@ -1,10 +1,16 @@
-"""The store for code on an event loop: every method runs on a thread."""
+"""The store for code on an event loop: every method runs on a thread.
+
+Reading and writing methods have threads of their own: writers that wait for another process's lock
+leave the readers theirs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from modelium.store.api_keys import KeyTable
@@ -22,22 +28,52 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+WORKERS = 6
+"""Threads for reads, and as many for writes: together fewer than the connections of the pool."""
+
+
+class Threads:
+    """The threads that a store's methods run on; they end with the last reference to this."""
+
+    def __init__(self) -> None:
+        """Start none yet."""
+        self.readers = ThreadPoolExecutor(WORKERS, thread_name_prefix="store-read")
+        self.writers = ThreadPoolExecutor(WORKERS, thread_name_prefix="store-write")
+
+
 class Face(Generic[T]):
     """The methods of a blocking object, each on a thread."""
 
-    def __init__(self, blocking: T) -> None:
+    def __init__(self, blocking: T, threads: Threads) -> None:
         """``blocking`` is what the methods are called on."""
         self.blocking = blocking
+        self.threads = threads
 
 
-def off_loop(
-    method: Callable[Concatenate[T, P], R],
-) -> Callable[Concatenate[Face[T], P], Coroutine[Any, Any, R]]:
-    """Return ``method`` as a coroutine function that runs it on a thread."""
+Blocking = Callable[Concatenate[T, P], R]
+OffLoop = Callable[Concatenate[Face[T], P], Coroutine[Any, Any, R]]
 
+
+def reads(method: Blocking[T, P, R]) -> OffLoop[T, P, R]:
+    """Return ``method``, which writes nothing, as a coroutine function."""
+    found = _off_loop(method, lambda threads: threads.readers)
+    found.reads = True  # type: ignore[attr-defined]
+    return found
+
+
+def off_loop(method: Blocking[T, P, R]) -> OffLoop[T, P, R]:
+    """Return ``method`` as a coroutine function."""
+    return _off_loop(method, lambda threads: threads.writers)
+
+
+def _off_loop(
+    method: Blocking[T, P, R], choose: Callable[[Threads], ThreadPoolExecutor]
+) -> OffLoop[T, P, R]:
     @functools.wraps(method)
     async def call(self: Face[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self.blocking, *args, **kwargs)
+        context = contextvars.copy_context()
+        work = functools.partial(context.run, method, self.blocking, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(choose(self.threads), work)
 
     return call
 
@@ -48,23 +84,23 @@ class AsyncDecisions(Face[DecisionLog]):
     record = off_loop(DecisionLog.record)
     finish = off_loop(DecisionLog.finish)
     abandon = off_loop(DecisionLog.abandon)
-    get = off_loop(DecisionLog.get)
-    newest = off_loop(DecisionLog.newest)
+    get = reads(DecisionLog.get)
+    newest = reads(DecisionLog.newest)
 
 
 class AsyncEvents(Face[EventLog]):
     """`EventLog`."""
 
     append = off_loop(EventLog.append)
-    newest = off_loop(EventLog.newest)
+    newest = reads(EventLog.newest)
 
 
 class AsyncIntents(Face[IntentLog]):
     """`IntentLog`."""
 
     save = off_loop(IntentLog.save)
-    get = off_loop(IntentLog.get)
-    newest = off_loop(IntentLog.newest)
+    get = reads(IntentLog.get)
+    newest = reads(IntentLog.newest)
 
 
 class AsyncKeys(Face[KeyTable]):
@@ -72,7 +108,7 @@ class AsyncKeys(Face[KeyTable]):
 
     issue = off_loop(KeyTable.issue)
     revoke = off_loop(KeyTable.revoke)
-    by_hash = off_loop(KeyTable.by_hash)
+    by_hash = reads(KeyTable.by_hash)
 
 
 class AsyncHistory(Face[History]):
@@ -80,16 +116,16 @@ class AsyncHistory(Face[History]):
 
     record_memory = off_loop(History.record_memory)
     record_traffic = off_loop(History.record_traffic)
-    traffic = off_loop(History.traffic)
+    traffic = reads(History.traffic)
     log = off_loop(History.log)
-    by_hour = off_loop(History.by_hour)
+    by_hour = reads(History.by_hour)
     prune = off_loop(History.prune)
 
 
 class AsyncLineage(Face[Lineage]):
     """`Lineage`."""
 
-    versions = off_loop(Lineage.versions)
+    versions = reads(Lineage.versions)
     begin_removal = off_loop(Lineage.begin_removal)
     finish_removal = off_loop(Lineage.finish_removal)
     retire = off_loop(Lineage.retire)
@@ -109,10 +145,10 @@ class AsyncTwins(Face[Twins]):
 class AsyncRules(Face[OperatorRules]):
     """`OperatorRules`."""
 
-    idle_pause = off_loop(OperatorRules.idle_pause)
+    idle_pause = reads(OperatorRules.idle_pause)
     set_idle_pause = off_loop(OperatorRules.set_idle_pause)
     note_standing = off_loop(OperatorRules.note_standing)
-    asked = off_loop(OperatorRules.asked)
+    asked = reads(OperatorRules.asked)
     apply_standings = off_loop(OperatorRules.apply_standings)
 
 
@@ -121,26 +157,27 @@ class AsyncStore(Face[Store]):
 
     def __init__(self, blocking: Store) -> None:
         """``blocking`` is the open store."""
-        super().__init__(blocking)
-        self.decisions = AsyncDecisions(blocking.decisions)
-        self.events = AsyncEvents(blocking.events)
-        self.intents = AsyncIntents(blocking.intents)
-        self.keys = AsyncKeys(blocking.keys)
-        self.history = AsyncHistory(blocking.history)
-        self.lineage = AsyncLineage(blocking.lineage)
-        self.twins = AsyncTwins(blocking.twins)
-        self.rules = AsyncRules(blocking.rules)
+        threads = Threads()
+        super().__init__(blocking, threads)
+        self.decisions = AsyncDecisions(blocking.decisions, threads)
+        self.events = AsyncEvents(blocking.events, threads)
+        self.intents = AsyncIntents(blocking.intents, threads)
+        self.keys = AsyncKeys(blocking.keys, threads)
+        self.history = AsyncHistory(blocking.history, threads)
+        self.lineage = AsyncLineage(blocking.lineage, threads)
+        self.twins = AsyncTwins(blocking.twins, threads)
+        self.rules = AsyncRules(blocking.rules, threads)
 
-    revision = off_loop(Store.revision)
-    view = off_loop(Store.view)
-    versions = off_loop(Store.versions)
-    paths = off_loop(Store.paths)
-    model = off_loop(Store.model)
-    find = off_loop(Store.find)
+    revision = reads(Store.revision)
+    view = reads(Store.view)
+    versions = reads(Store.versions)
+    paths = reads(Store.paths)
+    model = reads(Store.model)
+    find = reads(Store.find)
     set_profile = off_loop(Store.set_profile)
     set_pinned = off_loop(Store.set_pinned)
     approve = off_loop(Store.approve)
-    approvals = off_loop(Store.approvals)
+    approvals = reads(Store.approvals)
     accept = off_loop(Store.accept)
     mark_analyzed = off_loop(Store.mark_analyzed)
     mark_unservable = off_loop(Store.mark_unservable)

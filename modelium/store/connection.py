@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,37 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy.engine import Connection, Engine
 
+from modelium import private
 from modelium.config.folders import make
 from modelium.errors import InputError
+from modelium.store import faults
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 TRANSACTION_KEY = 0x7472616E73616374
-"""Of PostgreSQL's lock that a transaction holds: "transact" in ASCII."""
+"""Of PostgreSQL's lock that a writer holds: "transact" in ASCII."""
 
-BUSY_TIMEOUT_S = 30.0
-"""How long a SQLite writer waits for another writer; transactions take milliseconds."""
+BUSY_TIMEOUT_S = 10.0
+"""How long a SQLite writer waits for another writer; transactions take milliseconds. Clients of the
+admin API wait longer, so that they are told."""
+
+
+READS = "modelium_reads"
+"""Execution option of connections that only read."""
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that sees one state of the database and waits for no writer."""
+    options: dict[str, Any] = {READS: True}
+    if engine.dialect.name == "postgresql":
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with engine.connect().execution_options(**options) as tx:
+        yield tx
+
+
+def _reads(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get(READS))
 
 
 def migrate(engine: Engine) -> None:
@@ -55,7 +78,9 @@ def connect(url: str) -> Engine:
             "sqlite:////FILE"
         ) from exc
     if parsed.database and parsed.database != ":memory:":
-        make("store.url", Path(parsed.database).parent)
+        file = Path(parsed.database)
+        make("store.url", file.parent)
+        _close_to_others(file)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @sa.event.listens_for(engine, "connect")
@@ -68,17 +93,28 @@ def connect(url: str) -> Engine:
     def _on_begin(connection: Connection) -> None:
         # Taking the write lock at once is what makes read-check-book atomic between processes;
         # a deferred transaction would fail half way with "database is locked".
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if _reads(connection) else "BEGIN IMMEDIATE")
 
+    faults.translate(engine)
     return engine
 
 
+def _close_to_others(file: Path) -> None:
+    """Make ``file`` this user's alone; SQLite gives its mode to the files that it adds."""
+    with suppress(OSError):  # whether it can be opened is SQLite's to say
+        file.touch(mode=0o600)
+        for suffix in ("", "-wal", "-shm"):
+            if (part := Path(f"{file}{suffix}")).exists():
+                private.tighten(part)
+
+
 def _serialized(engine: Engine) -> Engine:
-    """Have one transaction at a time, as with SQLite: none fails for another one's sake."""
+    """Have one writer at a time, as with SQLite: none fails for another one's sake."""
+    faults.translate(engine)
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        if engine.dialect.name == "postgresql":
+        if engine.dialect.name == "postgresql" and not _reads(connection):
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TRANSACTION_KEY})")
 
     return engine

@@ -12,6 +12,7 @@ from modelium.errors import InputError
 from modelium.models import Decision
 from modelium.models.base import base_name
 from modelium.store import schema
+from modelium.store.connection import reading
 from modelium.store.upsert import put, put_missing
 
 KEPT = 20_000
@@ -56,7 +57,7 @@ class DecisionLog:
         Raises:
             InputError: no decision has that id.
         """
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             row = tx.scalar(_document(decision_id))
         if row is None:
             raise InputError(f"no decision has the id {decision_id!r}")
@@ -80,7 +81,7 @@ class DecisionLog:
             query = query.join(
                 schema.decision_models, schema.decision_models.c.decision == schema.decisions.c.id
             ).where(schema.decision_models.c.model == model)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return [Decision.model_validate(row) for row in tx.scalars(query.limit(limit))]
 
     def prune(self) -> None:

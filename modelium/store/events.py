@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine
 
 from modelium.models import Event
 from modelium.store import schema
+from modelium.store.connection import reading
 
 KEPT = 100_000
 """Events that `prune` leaves: about 40 MB at the usual size."""
@@ -48,7 +49,7 @@ class EventLog:
         query = sa.select(schema.events).where(schema.events.c.id > after)
         if model is not None:
             query = query.where(schema.events.c.model == model)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             found = tx.execute(query.order_by(schema.events.c.id.desc()).limit(limit)).mappings()
             return [Event.model_validate(dict(row)) for row in found]
 

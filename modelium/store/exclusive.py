@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from modelium import private
 from modelium.errors import InputError
 
 ADVISORY_KEY = 0x6D6F64656C69756D
@@ -29,7 +30,7 @@ def exclusive(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def _sqlite(engine: Engine) -> Iterator[None]:
-    with open(f"{engine.url.database}.lock", "a") as file:
+    with open(f"{engine.url.database}.lock", "a", opener=private.opener) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

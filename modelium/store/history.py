@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.models import MeasuredLoad, Traffic
 from modelium.store import schema
+from modelium.store.connection import reading
 from modelium.store.upsert import add, put
 from modelium.traffic.request_log import LoggedRequest
 
@@ -85,7 +86,7 @@ class History:
 
     def traffic(self) -> dict[str, Traffic]:
         """Return each model's traffic as it was stored last."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             found = tx.execute(sa.select(schema.traffic.c.model, schema.traffic.c.document))
             return {row.model: Traffic.model_validate(row.document) for row in found}
 
@@ -115,7 +116,7 @@ class History:
         query = sa.select(*(table.c[name] for name in LoggedRequest._fields)).where(
             table.c.at >= since
         )
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return [LoggedRequest(*row) for row in tx.execute(query.order_by(table.c.at))]
 
     def rollups(self, *, model: str | None = None, since: float = 0.0) -> list[Rollup]:
@@ -124,7 +125,7 @@ class History:
         query = sa.select(table).where(table.c.hour >= since // HOUR_S)
         if model is not None:
             query = query.where(table.c.model == model)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             found = tx.execute(query.order_by(table.c.hour, table.c.model)).mappings()
             return [
                 Rollup(**{k: v for k, v in row.items() if k != "hour"}, at=row["hour"] * HOUR_S)

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Engine
 from modelium.errors import InputError
 from modelium.models import Intent
 from modelium.store import schema
+from modelium.store.connection import reading
 from modelium.store.upsert import put
 
 
@@ -32,7 +33,7 @@ class IntentLog:
             InputError: no intent has that id.
         """
         query = sa.select(schema.intents.c.document).where(schema.intents.c.id == intent_id)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             row = tx.scalar(query)
         if row is None:
             raise InputError(f"no intent has the id {intent_id!r}")
@@ -41,5 +42,5 @@ class IntentLog:
     def newest(self, *, limit: int = 50) -> list[Intent]:
         """Return intents, the newest first."""
         query = sa.select(schema.intents.c.document).order_by(schema.intents.c.at.desc())
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return [Intent.model_validate(row) for row in tx.scalars(query.limit(limit))]

@@ -12,6 +12,7 @@ from modelium.errors import IllegalTransition, InputError, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model, Removal, Version
 from modelium.store import queries, schema
+from modelium.store.connection import reading
 
 
 class Lineage:
@@ -35,7 +36,7 @@ class Lineage:
         query = sa.select(v).where(v.c.removed_at.is_not(None) if removed else _kept())
         if model is not None:
             query = query.where(v.c.model == model)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             rows = tx.execute(query.order_by(v.c.model, v.c.version.desc())).mappings()
             return [
                 Version.model_validate({field: row[field] for field in Version.model_fields})

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from modelium.store import queries, schema
+from modelium.store.connection import reading
 from modelium.store.upsert import put
 
 IDLE_PAUSE = "idle_paused_since"
@@ -28,7 +29,7 @@ class OperatorRules:
     def idle_pause(self) -> float | None:
         """Return since when idle evictions are paused (epoch seconds); ``None``: they are not."""
         query = sa.select(schema.meta.c.value).where(schema.meta.c.key == IDLE_PAUSE)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return tx.scalar(query) or None
 
     def set_idle_pause(self, since: float | None) -> None:
@@ -46,7 +47,7 @@ class OperatorRules:
         """Return what came with the last drop of each registered model; empty where unknown."""
         m, s = schema.models, schema.standings
         query = sa.select(m.c.name, s.c.asked).outerjoin(s, s.c.model == m.c.name)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             found = tx.execute(query.where(m.c.twin_of.is_(None)))
             return {row.name: row.asked or {} for row in found}
 

@@ -7,6 +7,7 @@ SQLAlchemy URL where several machines share it.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from modelium.errors import IllegalTransition, InputError, StalePlan, Unavailable
+from modelium.errors import IllegalTransition, InputError, StalePlan, StoreUnavailable, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import (
     Booking,
@@ -32,10 +33,11 @@ from modelium.models import (
 from modelium.models.base import base_name
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
-from modelium.store.connection import connect, migrate
+from modelium.store.connection import connect, migrate, reading
 from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.events import EventLog
 from modelium.store.exclusive import exclusive
+from modelium.store.faults import THEN, Fault
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
@@ -46,6 +48,9 @@ from modelium.store.upsert import put_missing
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
 """Revision, all models, all bookings."""
+
+PASSING = frozenset({Fault.LOCKED, Fault.FULL, Fault.FAILING})
+"""Faults that a wrong ``store.url`` does not have."""
 
 
 def new_id() -> str:
@@ -75,6 +80,7 @@ class Store:
         self.twins = Twins(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
+        self._viewing = threading.Lock()
         self._viewed: tuple[queries.Marks, View] | None = None
 
     @classmethod
@@ -94,14 +100,19 @@ class Store:
                 return at once.
 
         Raises:
-            InputError: the database cannot be reached or is newer than this Modelium.
+            InputError: the database cannot be reached, is none, or is newer than this Modelium.
+            StoreUnavailable: it is locked, or its disk is full or failing.
         """
         engine = connect(url)
         try:
             migrate(engine)
         except Exception as exc:
             engine.dispose()
-            why = " ".join(str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).split())
+            if isinstance(exc, StoreUnavailable) and exc.reason in PASSING:
+                sentence = f"{str(exc).removesuffix(THEN)}; then try again"
+                raise StoreUnavailable(sentence, reason=exc.reason) from exc
+            original = exc.__cause__ if isinstance(exc, StoreUnavailable) else exc
+            why = " ".join(str(original).split())
             raise InputError(f"store.url: {engine.url!r} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
 
@@ -120,12 +131,12 @@ class Store:
 
     def revision(self) -> int:
         """Return the number of changes so far."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return queries.revision(tx)
 
     def view(self) -> View:
         """Return revision, all models and all bookings, read in one transaction."""
-        with self._engine.begin() as tx:
+        with self._viewing, reading(self._engine) as tx:
             marks = queries.marks(tx)
             viewed = self._viewed
             # Building a thousand models takes 0.1 s, and mostly nothing has changed.
@@ -143,7 +154,7 @@ class Store:
     def versions(self) -> dict[str, int]:
         """Return name → newest version of all registered models that are not being removed."""
         query = sa.select(schema.models.c.name, schema.models.c.version)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             served = schema.models.c.removal.is_(sa.null()), schema.models.c.twin_of.is_(None)
             found = tx.execute(query.where(*served))
             return {row.name: row.version for row in found}
@@ -161,7 +172,7 @@ class Store:
 
     def find(self, name: str) -> Model | None:
         """Return one model, ``None`` where no model has that name."""
-        with self._engine.begin() as tx:
+        with reading(self._engine) as tx:
             return next(iter(queries.models(tx, name)), None)
 
     # --- registering ----------------------------------------------------------------------
@@ -241,13 +252,13 @@ class Store:
 
     def next_version(self, name: str) -> int:
         """Return the number that the next registered version of ``name`` gets."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return 1 + (tx.scalar(queries.last_version(name)) or 0)
 
     def paths(self) -> dict[str, tuple[str, int]]:
         """Return path → name and version, of old versions and of removed ones in place, too."""
         v = schema.versions.c
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             found = tx.execute(sa.select(v.path, v.model, v.version))
             return {row.path: (row.model, row.version) for row in found}
 
@@ -288,7 +299,7 @@ class Store:
 
     def approvals(self, digest: str) -> frozenset[str]:
         """Return what is allowed for this content."""
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return frozenset(tx.scalars(queries.approved(digest)))
 
     # --- states ---------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from modelium.stages.sweeps import Schedule
 
 SERVER_START_S = 90.0
 PATIENCE_S = 60.0
+AUTH = "tests:of-the-shared-server"
 
 R = TypeVar("R")
 
@@ -75,7 +76,10 @@ class Server:
             config=Prefect(port=0),
             folder=folder,
             clock=SystemClock(),
-            environ={k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+            environ={
+                **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+                "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+            },
         )
         self.api_url = self._server.api_url
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
@@ -117,7 +121,7 @@ def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def client(api_url: str) -> AsyncIterator[PrefectClient]:
-    with temporary_settings({"api.url": api_url}):
+    with temporary_settings({"api.url": api_url, "api.auth_string": AUTH}):
         async with get_client() as client:
             yield client
 
@@ -143,7 +147,7 @@ async def living(
         stages=scenes.table,
         services=lambda: cast(Services, None),
         clock=SystemClock(),
-        environ={},
+        environ={"PREFECT_API_AUTH_STRING": AUTH},
         follow=follow,
     )
     async with home:
@@ -201,7 +205,7 @@ async def shell(*arguments: str, **environment: str) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "prefect", *arguments),
         cwd=MANIFEST.parents[1],
-        env={**os.environ, **environment},
+        env={**os.environ, "PREFECT_API_AUTH_STRING": AUTH, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

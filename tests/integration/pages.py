@@ -22,7 +22,7 @@ from pathlib import Path
 
 BLOCK = re.compile(r"(?:<!-- test: (?P<rule>.*?) -->\n)?```sh\n(?P<text>.*?)```", re.DOTALL)
 ROW = re.compile(r"^\| (?!to \|)[^|]+ \| (?P<cell>.*) \|$", re.MULTILINE)
-COMMAND = re.compile(r"`((?:PREFECT_API_URL=\S+ )?(?:modelium|prefect) [^`]*)`")
+COMMAND = re.compile(r"`((?:eval \"\S+ [^\"]*\" && )?(?:modelium|prefect) [^`]*)`")
 
 WITHIN_S = 240.0
 """For whatever a stranger waits for; only a failure waits that long."""

@@ -169,6 +169,11 @@ class Service:
     def prefect_api(self) -> str:
         return self.endpoints["prefect_api"]
 
+    @property
+    def prefect_auth(self) -> tuple[str, str]:
+        user, _, password = (self.state / "prefect" / "credentials").read_text().partition(":")
+        return user, password.strip()
+
     def cli(self, *arguments: str, code: int = 0) -> Any:
         """Run a command with ``--json`` and return what it prints."""
         command = [sys.executable, "-m", "modelium", *arguments, "--json"]
@@ -225,6 +230,7 @@ class Service:
         answer = httpx.post(
             f"{self.prefect_api}/flow_runs/filter",
             json={"limit": 200},
+            auth=self.prefect_auth,
             trust_env=False,
             timeout=60,
         )

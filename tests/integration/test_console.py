@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx
 import pytest
@@ -86,3 +88,18 @@ def test_a_hangup_reads_the_file(quiet: Service) -> None:
     quiet.process.send_signal(signal.SIGHUP)
     quiet.eventually(lambda: "models.gpt2.pinned: false → true" in quiet.printed())
     assert quiet.process.poll() is None
+
+
+def test_a_store_that_another_process_has_locked_is_read_and_heals(quiet: Service) -> None:
+    with closing(sqlite3.connect(quiet.state / "modelium.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with httpx.Client(base_url=quiet.gateway, trust_env=False, timeout=60) as http:
+            for page in ("/", "/api/v1/models", "/api/v1/status", "/api/v1/events", "/v1/models"):
+                assert http.get(page).status_code == 200, page
+            refused = http.post("/api/v1/keys", json={"name": "alice"})
+    assert refused.status_code == 503, refused.text
+    assert refused.headers["retry-after"]
+    error = refused.json()["error"]
+    assert error["reason"] == "store-locked"
+    assert "is locked by another process; Modelium goes on by itself" in error["message"]
+    quiet.cli("keys", "create", "alice")

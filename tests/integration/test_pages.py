@@ -5,9 +5,11 @@ Once from the wheel, which is built and installed as the page says, and once fro
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def test_a_stranger_can_follow_the_pages(installed: str, tmp_path: Path) -> None
         for block in start:
             stranger.do(block)
             if block.rule == "background":
-                eventually(lambda: deployed(prefect) == STAGES, shown=stranger.shown)
+                eventually(lambda: deployed(stranger, prefect) == STAGES, shown=stranger.shown)
         if installed == "checkout":
             *table, rm, trash = rows()
             assert remove.rule == "remove" and remove.text.split("\n")[:2] == [rm, trash]
@@ -48,7 +50,9 @@ def test_a_stranger_can_follow_the_pages(installed: str, tmp_path: Path) -> None
                 stranger.type(command)
         else:
             assert "ExecStart" in stranger.type("modelium config deploy modelium.service")
-        eventually(lambda: "load iris" in completed(prefect), shown=stranger.shown)
+            (wheel,) = (tmp_path / "checkout/dist").glob("*.whl")
+            assert any(name.endswith(".cdx.json") for name in zipfile.ZipFile(wheel).namelist())
+        eventually(lambda: "load iris" in completed(stranger, prefect), shown=stranger.shown)
         stranger.do(remove)
         assert "iris" not in stranger.type("modelium ls")
     finally:
@@ -112,18 +116,23 @@ def rows() -> list[str]:
     return found[:-1]
 
 
-def deployed(prefect: str) -> set[str]:
-    return {deployment["name"] for deployment in asked(f"{prefect}/deployments/filter")}
+def deployed(stranger: Stranger, prefect: str) -> set[str]:
+    found = asked(stranger, f"{prefect}/deployments/filter")
+    return {deployment["name"] for deployment in found}
 
 
-def completed(prefect: str) -> set[str]:
-    runs = asked(f"{prefect}/flow_runs/filter")
+def completed(stranger: Stranger, prefect: str) -> set[str]:
+    runs = asked(stranger, f"{prefect}/flow_runs/filter")
     return {run["name"] for run in runs if run["state_type"] == "COMPLETED"}
 
 
-def asked(url: str) -> list[dict[str, Any]]:
-    """Return what Prefect answers, nothing while it starts."""
+def asked(stranger: Stranger, url: str) -> list[dict[str, Any]]:
+    """Return what Prefect answers to whom it knows, nothing while it starts."""
     try:
-        return list(httpx.post(url, json={}, trust_env=False, timeout=60).json())
+        found = stranger.type("modelium prefect env --json")
+        auth = json.loads(found).get("PREFECT_API_AUTH_STRING", ":")
+        user, _, password = auth.partition(":")
+        answer = httpx.post(url, json={}, auth=(user, password), trust_env=False, timeout=60)
+        return list(answer.raise_for_status().json())
     except httpx.TransportError:
         return []

@@ -145,7 +145,8 @@ def test_an_application_of_the_drops_own_code_runs_once_it_is_approved(service: 
 
 def test_prefect_deployments_load_and_evict(service: Service) -> None:
     dropped(service, "by-prefect")
-    environ = {**service.environ, "PREFECT_API_URL": service.prefect_api}
+    environ = {**service.environ, **service.cli("prefect", "env")}
+    assert environ["PREFECT_API_URL"] == service.prefect_api
     prefect = shutil.which("prefect", path=os.path.dirname(sys.executable))
     assert prefect is not None
     unload = [prefect, "deployment", "run", "evict/evict", "--param", 'models=["by-prefect"]']

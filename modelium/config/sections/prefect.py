@@ -21,7 +21,7 @@ class Prefect(Section):
     host: Text = setting(
         "127.0.0.1",
         "Address that the embedded server listens on.",
-        why="Loopback: the embedded server has no access control by default.",
+        why="Loopback: the embedded server wants credentials, but speaks plain HTTP.",
     )
     port: Port = setting(4200, "TCP port of the embedded server.", why="Prefect's default port.")
     retention_days: Days = setting(

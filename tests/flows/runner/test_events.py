@@ -16,7 +16,7 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from flows.runner.service import PrefectService
 from flows.table import FLOWS
 from modelium.models import Event
-from tests.flows.conftest import Scenes, eventually
+from tests.flows.conftest import AUTH, Scenes, eventually
 
 pytestmark = pytest.mark.real
 
@@ -48,7 +48,11 @@ async def test_the_example_automation_loads_a_second_model_when_the_first_is_rea
     for _ in range(2):  # running it again replaces it
         script = await asyncio.create_subprocess_exec(
             *(sys.executable, str(EXAMPLE), "--ready", "chat", "--load", "reranker"),
-            env={**os.environ, "PREFECT_API_URL": api_url},
+            env={
+                **os.environ,
+                "PREFECT_API_URL": api_url,
+                "PREFECT_API_AUTH_STRING": AUTH,
+            },
         )
         assert await asyncio.wait_for(script.wait(), 120) == 0
     home.announce(Event(at=1.0, kind="model.ready", model="something-else"))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import websockets
 
-from flows.runner.server import EmbeddedServer
+from flows.runner.server import EmbeddedServer, inherited
 from modelium.clock import SystemClock
 from modelium.config import Prefect
-from modelium.errors import ConfigError
 
 PATIENCE_S = 120.0
 
@@ -92,13 +93,29 @@ async def taken() -> AsyncIterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_it_is_not_opened_to_the_network_without_authentication(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="PREFECT_SERVER_API_AUTH_STRING"):
-        server_of(tmp_path, Prefect(host="0.0.0.0"))
-    opened = server_of(
-        tmp_path, Prefect(host="0.0.0.0", port=4242), PREFECT_SERVER_API_AUTH_STRING="u:p"
-    )
-    assert opened.api_url == "http://127.0.0.1:4242/api"
+def test_credentials_are_made_once_and_are_this_users_alone(tmp_path: Path) -> None:
+    first = server_of(tmp_path / "prefect", Prefect(port=0)).auth
+    user, _, password = first.partition(":")
+    assert user == "modelium"
+    assert len(password) >= 32
+    assert server_of(tmp_path / "prefect", Prefect(port=0)).auth == first
+    assert server_of(tmp_path / "other", Prefect(port=0)).auth != first
+    file = tmp_path / "prefect" / "credentials"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert server_of(tmp_path, Prefect(port=0), PREFECT_SERVER_API_AUTH_STRING="u:p").auth == "u:p"
+
+
+def test_the_child_gets_settings_and_no_secrets() -> None:
+    wanted = {"PATH": "/bin", "LC_ALL": "C.UTF-8", "PREFECT_SERVER_LOGGING_LEVEL": "INFO"}
+    secrets = {
+        "MODELIUM_GATEWAY__TOKEN": "t",
+        "AWS_SECRET_ACCESS_KEY": "k",
+        "PREFECT_API_AUTH_STRING": "u:p",
+        "PREFECT_API_KEY": "k",
+        "PREFECT_API_URL": "http://other",
+    }
+    assert inherited({**wanted, **secrets}) == wanted
 
 
 def test_port_zero_becomes_a_free_one(tmp_path: Path) -> None:
@@ -120,18 +137,54 @@ async def test_a_taken_port_is_named_and_not_mistaken_for_ours(
     assert f"port {taken} is taken" in caplog.text
 
 
+async def refused_without_credentials(http: httpx.AsyncClient, server: EmbeddedServer) -> None:
+    """Every route but health wants credentials, WebSockets too; no page may read an answer."""
+    for method, path in (
+        ("GET", "/admin/settings"),
+        ("POST", "/admin/database/drop"),
+        ("POST", "/deployments/filter"),
+        ("POST", "/deployments/00000000-0000-0000-0000-000000000000/create_flow_run"),
+        ("POST", "/flow_runs/"),
+        ("POST", "/automations/"),
+        ("POST", "/events"),
+        ("DELETE", "/work_pools/modelium"),
+        ("POST", "/block_documents/filter"),
+    ):
+        url = f"{server.api_url}{path}"
+        answer = await http.request(method, url, headers={"Host": "evil.example"}, json={})
+        assert answer.status_code == 401, (method, path, answer.status_code)
+    wrong = await http.get(f"{server.api_url}/admin/settings", auth=("modelium", "guessed"))
+    assert wrong.status_code == 401
+    foreign = await http.get(f"{server.api_url}/health", headers={"Origin": "http://evil.example"})
+    assert "access-control-allow-origin" not in foreign.headers
+    for path in ("/events/in", "/events/out", "/logs/out", "/task_runs/subscriptions/scheduled"):
+        url = f"{server.api_url.replace('http', 'ws')}{path}"
+        async with websockets.connect(url, subprotocols=[websockets.Subprotocol("prefect")]) as ws:
+            with pytest.raises(websockets.exceptions.ConnectionClosed):
+                await ws.send('{"type": "auth", "token": "modelium:guessed"}')
+                await ws.recv()
+    assert server.pid is not None
+    environ = await asyncio.to_thread(Path(f"/proc/{server.pid}/environ").read_bytes)
+    assert b"SOMEBODYS_SECRET" not in environ
+
+
 @pytest.mark.real
 async def test_it_is_started_again_when_it_dies_and_ends_with_us(tmp_path: Path) -> None:
-    async with server_of(tmp_path, Prefect(port=0, retention_days=2)) as server:
+    async with server_of(
+        tmp_path, Prefect(port=0, retention_days=2), SOMEBODYS_SECRET="x"
+    ) as server:
         await answers(server)
         first = server.pid
         assert first is not None
         async with httpx.AsyncClient() as http:
+            await refused_without_credentials(http, server)
+            http.auth = httpx.BasicAuth(*server.auth.split(":"))
             settings = (await http.get(f"{server.api_url}/admin/settings")).json()["server"]
         assert settings["analytics_enabled"] is False
         assert settings["services"]["db_vacuum"]["retention_period"] == "P2D"
         assert "flow_runs" in settings["services"]["db_vacuum"]["enabled"]
         assert settings["services"]["event_persister"]["enabled"] is False
+        assert stat.S_IMODE((tmp_path / "prefect.db").stat().st_mode) == 0o600
         os.kill(first, signal.SIGKILL)
         await gone(first)
         await answers(server)

@@ -27,6 +27,7 @@ from modelium.errors import DropRejected
 from modelium.models import Report
 from modelium.ports import Stage, Steps
 from modelium.stages.services import Services
+from tests.flows.conftest import AUTH
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -53,7 +54,7 @@ async def main():
     config = Config(prefect=Prefect(api_url=sys.argv[1]),
                     orchestration=Orchestration(state_directory=Path(sys.argv[2]), node="node-a"))
     async with PrefectService(config=config, flows=FLOWS, stages=stages, services=lambda: None,
-                           clock=SystemClock(), environ={}) as home:
+                           clock=SystemClock(), environ=os.environ) as home:
         await home.ready()
         await home.runner.run("load", model="doomed")
 
@@ -119,12 +120,13 @@ def home_of(stages: Stages, folder: Path, **prefect: Any) -> PrefectService:
 
 
 def clean() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return {**ours, "PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_API_AUTH_STRING": AUTH}
 
 
 @asynccontextmanager
 async def client_of(api_url: str) -> AsyncIterator[PrefectClient]:
-    with temporary_settings({"api.url": api_url}):
+    with temporary_settings({"api.url": api_url, "api.auth_string": AUTH}):
         async with get_client() as client:
             yield client
 
@@ -235,6 +237,7 @@ async def test_after_a_kill_9_unfinished_runs_are_crashed_and_missed_sweeps_drop
         doomed = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", KILLED, server.api_url, str(tmp_path / "doomed")),
             stdout=asyncio.subprocess.PIPE,
+            env=clean(),
         )
         assert doomed.stdout is not None
         try:

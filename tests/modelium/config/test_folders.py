@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelium.config import Config
-from modelium.config.folders import find_problem, folders, make, problems
+from modelium.config.folders import close_to_others, find_problem, folders, make, problems
 from modelium.errors import ConfigError
 
 FIELD = "orchestration.model_repository"
@@ -63,10 +63,41 @@ def test_the_state_directory_is_made_for_this_user_alone(tmp_path: Path) -> None
     assert (tmp_path / "data" / "incoming").stat().st_mode & 0o055, "others drop models"
 
 
-def test_a_state_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir(mode=0o755)
-    make("orchestration.state_directory", tmp_path / "state")
-    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o755
+def test_a_state_directory_that_was_open_is_closed_and_others_are_not(tmp_path: Path) -> None:
+    for name in ("state", "incoming"):
+        (tmp_path / name).mkdir(mode=0o755)
+        (tmp_path / name / "service.pid").touch(mode=0o644)
+    close_to_others(
+        Config.model_validate(
+            {
+                "orchestration": {
+                    "state_directory": str(tmp_path / "state"),
+                    "incoming_directory": str(tmp_path / "incoming"),
+                    "model_repository": str(tmp_path / "repository"),
+                }
+            }
+        )
+    )
+    modes = {p: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    assert modes == {
+        tmp_path / "state": 0o700,
+        tmp_path / "state" / "service.pid": 0o600,
+        tmp_path / "incoming": 0o755,
+        tmp_path / "incoming" / "service.pid": 0o644,
+    }
+
+
+def test_a_state_directory_around_the_drop_zone_stays_open_for_droppers(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)
+    (tmp_path / "data" / "modelium.db").touch(mode=0o644)
+    orchestration = {
+        "state_directory": str(tmp_path / "data"),
+        "incoming_directory": str(tmp_path / "data" / "incoming"),
+        "model_repository": str(tmp_path / "repository"),
+    }
+    close_to_others(Config.model_validate({"orchestration": orchestration}))
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "data" / "modelium.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_where_no_folder_can_be(tmp_path: Path) -> None:

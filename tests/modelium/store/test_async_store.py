@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modelium.errors import UnknownModel
+from modelium.errors import InputError, UnknownModel
 from modelium.models import Event, Priority
 from modelium.store import AsyncStore, Store
-from modelium.store.async_store import Face
+from modelium.store.async_store import WORKERS, Face
 from tests.fakes.clock import FakeClock
+
+
+def register(store: Store) -> None:
+    store.register(
+        "a",
+        path=Path("/models/a"),
+        digest="sha256:1",
+        team="research",
+        priority=Priority.LOW,
+        priority_ceiling=Priority.MEDIUM,
+        pinned=False,
+    )
 
 
 async def test_methods_run_on_another_thread_and_return_its_result(
@@ -37,15 +53,7 @@ async def test_errors_are_raised_unchanged(store: Store) -> None:
 
 
 async def test_arguments_are_handed_on(store: Store) -> None:
-    store.register(
-        "a",
-        path=Path("/models/a"),
-        digest="sha256:1",
-        team="research",
-        priority=Priority.LOW,
-        priority_ceiling=Priority.MEDIUM,
-        pinned=False,
-    )
+    register(store)
     assert (await AsyncStore(store).set_pinned("a", True)).pinned
     assert store.model("a").pinned
 
@@ -58,3 +66,46 @@ def test_each_method_is_the_blocking_one_of_that_name(store: Store) -> None:
         for name, method in inspect.getmembers(type(face), inspect.iscoroutinefunction):
             blocking = inspect.unwrap(method)
             assert blocking is getattr(type(face.blocking), name), name
+
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "model": ("a",),
+    "find": ("a",),
+    "approvals": ("sha256:1",),
+    "by_hour": (3,),
+}
+"""Of the reading methods that take some."""
+
+UNKNOWN = {"AsyncDecisions.get": "no decision", "AsyncIntents.get": "no intent"}
+"""What those say that read one row by an id of which there is none here."""
+
+
+async def test_no_read_waits_for_a_writer(store: Store, url: str) -> None:
+    register(store)
+    whole = AsyncStore(store)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        # More writers than threads: the last ones have not even begun.
+        waiting = [asyncio.create_task(whole.events.append("x")) for _ in range(2 * WORKERS)]
+        read = await read_everything(whole)
+        assert {"AsyncStore.view", "AsyncStore.find", "AsyncKeys.by_hash"} <= read
+        assert not any(task.done() for task in waiting)
+        other.execute("ROLLBACK")
+        await asyncio.gather(*waiting)
+    assert len(store.events.newest()) == 2 * WORKERS
+
+
+async def read_everything(whole: AsyncStore) -> set[str]:
+    """Call every reading method; return their names."""
+    called = set()
+    for face in (whole, *(part for part in vars(whole).values() if isinstance(part, Face))):
+        for name, method in inspect.getmembers(face, inspect.iscoroutinefunction):
+            if not getattr(method, "reads", False):
+                continue
+            called.add(full := f"{type(face).__name__}.{name}")
+            if full in UNKNOWN:
+                with pytest.raises(InputError, match=UNKNOWN[full]):
+                    await method("none")
+            else:
+                await method(*ARGUMENTS.get(name, ()))
+    return called

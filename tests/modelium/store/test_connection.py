@@ -23,6 +23,18 @@ def test_a_sqlite_file_is_made_with_its_folder(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_the_database_is_this_users_alone_also_where_it_was_not(tmp_path: Path) -> None:
+    (tmp_path / "old.db").touch(mode=0o644)
+    for name in ("old", "new"):
+        store = Store.open(f"sqlite:///{tmp_path}/{name}.db", now=lambda: 1.0)
+        with store.exclusive():
+            store.events.append("x")
+            modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.glob(f"{name}.db*")}
+        store.close()
+        assert set(modes) == {f"{name}.db{end}" for end in ("", "-wal", "-shm", ".lock")}
+        assert set(modes.values()) == {0o600}, modes
+
+
 def test_sqlite_readers_do_not_block_writers_and_keys_are_enforced(url: str) -> None:
     engine = connect(url)
     with engine.connect() as tx:

@@ -18,6 +18,8 @@ class Upstream(Frozen):
 
     host: str
     port: int
+    socket: str = ""
+    """Path of the Unix socket that it listens on instead; ``host`` and ``port`` name it only."""
     prefix: str = ""
     """Path prefix of all its APIs, e.g. ``/magika``."""
     served_name: str

@@ -288,8 +288,10 @@ class TritonDriver:
 
     def _upstream(self, model: str) -> Upstream:
         return Upstream(
-            host=self._server.host,
-            port=self._server.port,
+            host=self._server.doors.host,
+            port=self._server.doors.port,
+            socket=self._server.doors.socket,
             served_name=model,
             apis=TRITON.apis,
+            api_key=self._server.doors.token(),
         )

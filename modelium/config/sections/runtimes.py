@@ -49,7 +49,8 @@ class Triton(RuntimeSection):
     )
     endpoint: HttpUrl = setting(
         "http://localhost:8003",
-        "Triton's HTTP address, which requests are forwarded to.",
+        "Triton's HTTP address, which requests are forwarded to. A server that Modelium starts "
+        "listens on Unix sockets instead unless `command` has an address.",
         why="8003: Triton's default port 8000 is used by the gateway.",
     )
     grpc_endpoint: HostPort | None = setting(

@@ -50,7 +50,8 @@ BODILESS = frozenset({204, 304})
 
 __all__ = ["Answer", "Interrupted", "UpstreamClient"]
 
-Address = tuple[str, int]
+Address = tuple[str, int, str]
+"""Host and port, and the Unix socket that takes their place."""
 
 
 class Answer:
@@ -184,7 +185,7 @@ class UpstreamClient:
         Raises:
             Unavailable: ``upstream`` did not accept a connection within `CONNECT_TIMEOUT_S`.
         """
-        idle = self._idle.get((upstream.host, upstream.port))
+        idle = self._idle.get(_address(upstream))
         oldest = self._loop.time() - KEEP_ALIVE_S
         while idle:
             # The most recently used one, so that the others expire.
@@ -195,9 +196,12 @@ class UpstreamClient:
             known.abort()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, fresh = await self._loop.create_connection(
-                    Connection, upstream.host, upstream.port
-                )
+                if upstream.socket:
+                    _, fresh = await self._loop.create_unix_connection(Connection, upstream.socket)
+                else:
+                    _, fresh = await self._loop.create_connection(
+                        Connection, upstream.host, upstream.port
+                    )
         except (OSError, TimeoutError) as exc:
             raise unreachable(upstream, exc) from exc
         self._busy.add(fresh)
@@ -212,7 +216,7 @@ class UpstreamClient:
         """Return a connection to the pool if it is reusable, else close it."""
         self._busy.discard(connection)
         if connection.is_reusable and self._sweeping is not None:
-            self._idle.setdefault((upstream.host, upstream.port), []).append(connection)
+            self._idle.setdefault(_address(upstream), []).append(connection)
         else:
             connection.abort()
 
@@ -232,6 +236,10 @@ class UpstreamClient:
                 del self._idle[address]
         pause = min(SWEEP_S, self.silence_timeout_s / 4)
         self._sweeping = self._loop.call_later(pause, self._sweep)
+
+
+def _address(upstream: Upstream) -> Address:
+    return (upstream.host, upstream.port, upstream.socket)
 
 
 def unreachable(upstream: Upstream, cause: Exception) -> ModeliumError:

@@ -205,7 +205,8 @@ async def detect_type(loaded: Loaded) -> None:
     """One inference of magika over KServe v2."""
     upstream = loaded.upstream
     tensor = {"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": [32] * 2048}
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    transport = httpx.AsyncHTTPTransport(uds=upstream.socket or None)
+    async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=60) as client:
         answer = await client.post(
             f"{upstream.base_url}/v2/models/{upstream.served_name}/infer",
             json={"inputs": [tensor]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -305,3 +306,18 @@ async def test_a_port_where_nobody_listens_is_unreachable(client: UpstreamClient
     with pytest.raises(Unavailable, match="does not answer"):
         async with asked(client, at):
             raise AssertionError("it answered")
+
+
+async def test_an_engine_behind_a_unix_socket_answers(tmp_path: Path) -> None:
+    path = str(tmp_path / "http")
+    engine = Upstream(host="localhost", port=1, socket=path, served_name="m", apis=frozenset())
+    async with UpstreamClient() as client:
+        with pytest.raises(Unavailable):
+            await client.connection(engine)
+        async with await asyncio.start_unix_server(answering(OK), path):
+            for _ in range(2):
+                async with client.send(
+                    engine, method="GET", target="/", headers=[], body=b""
+                ) as answer:
+                    assert await answer.chunk() == (b"hello", False)
+            assert client.connections == 1, "one connection is kept"

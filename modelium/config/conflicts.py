@@ -26,6 +26,7 @@ class Conflicts(ValueError):
 def conflicts(config: Sections) -> Iterator[Problem]:
     """Yield all conflicts between fields of ``config``."""
     yield from _missing_token(config)
+    yield from _open_engines(config)
     yield from _overlapping_directories(config)
     yield from _shared_ports(config)
     yield from _alias_chains(config)
@@ -39,6 +40,18 @@ def _missing_token(config: Sections) -> Iterator[Problem]:
             f"missing, but gateway.host {gateway.host} is not loopback; "
             "set a token, or listen on 127.0.0.1",
         )
+
+
+def _open_engines(config: Sections) -> Iterator[Problem]:
+    """Find engines that other machines could reach past the gateway."""
+    for runtime in ("vllm", "llama_cpp"):
+        section = getattr(config, runtime)
+        if section.enabled and not is_loopback(section.host):
+            yield (
+                (runtime, "host"),
+                f"{section.host} is not loopback, so that other machines would reach the engines "
+                "past the gateway; use 127.0.0.1, and let clients connect to the gateway",
+            )
 
 
 def _overlapping_directories(config: Sections) -> Iterator[Problem]:

@@ -27,6 +27,9 @@ class Upstream(Frozen):
     paths: frozenset[str] | None = None
     """Of the ``openai`` API, those that the model serves; ``None``: not known, any may be."""
     api_key: str | None = Field(default=None, repr=False)
+    user: int | None = None
+    """Id of the user whose process has to listen there; ``None``: it is not known (a server of
+    others), and the address is trusted."""
 
     @property
     def base_url(self) -> str:

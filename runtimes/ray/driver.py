@@ -182,6 +182,7 @@ class RayServeDriver:
                         kind=application.kind,
                         host=session.host,
                         port=session.port,
+                        token_path=session.token_path,
                     ),
                     handle={"application": application.name, "digest": application.digest},
                     pids=application.pids(session.node_ip),
@@ -229,6 +230,7 @@ class RayServeDriver:
             cpus=os.cpu_count() or 1,
             node_ip=None if session.own else session.node_ip,
             owner=session.owner,
+            token_path=session.token_path,
         )
         if application.python is not None and shutil.which(application.python) is None:
             raise LoadFailed(
@@ -243,6 +245,7 @@ class RayServeDriver:
                 kind=application.spec["kind"],
                 host=session.host,
                 port=session.port,
+                token_path=session.token_path,
             ),
             handle={"application": application.name, "digest": application.digest},
         )

@@ -89,8 +89,15 @@ class Vllm(RuntimeSection):
     )
     host: Text = setting(
         "127.0.0.1",
-        "Address that instances listen on.",
-        why="Loopback: clients connect through the gateway, and engines have no access control.",
+        "Address that instances listen on: of the loopback interface.",
+        why="Clients connect through the gateway, which knows their keys and limits.",
+    )
+    allowed_media_domains: frozenset[Text] = setting(
+        frozenset(),
+        "Host names from which instances may fetch the images, sound and video that requests name "
+        "by URL.",
+        why="None: a request could make an engine fetch from services of the machine and its "
+        "network. Contents in `data:` URLs always work.",
     )
     environment: Environment = setting(
         {},
@@ -133,6 +140,6 @@ class LlamaCpp(RuntimeSection):
     )
     host: Text = setting(
         "127.0.0.1",
-        "Address that instances listen on.",
-        why="Loopback: clients connect through the gateway, and engines have no access control.",
+        "Address that instances listen on: of the loopback interface.",
+        why="Clients connect through the gateway, which knows their keys and limits.",
     )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from itertools import chain
+from typing import cast
 
 from modelium.config.hosts import authority
+from modelium.devices.listeners import listening_user
 from modelium.errors import DeadlineExceeded, ModeliumError, Unavailable
 from modelium.gateway.asgi import Headers
 from modelium.gateway.proxy.connection import Connection, Interrupted
@@ -199,9 +201,10 @@ class UpstreamClient:
                 if upstream.socket:
                     _, fresh = await self._loop.create_unix_connection(Connection, upstream.socket)
                 else:
-                    _, fresh = await self._loop.create_connection(
+                    transport, fresh = await self._loop.create_connection(
                         Connection, upstream.host, upstream.port
                     )
+                    _check_listener(upstream, transport)
         except (OSError, TimeoutError) as exc:
             raise unreachable(upstream, exc) from exc
         self._busy.add(fresh)
@@ -236,6 +239,19 @@ class UpstreamClient:
                 del self._idle[address]
         pause = min(SWEEP_S, self.silence_timeout_s / 4)
         self._sweeping = self._loop.call_later(pause, self._sweep)
+
+
+def _check_listener(upstream: Upstream, transport: asyncio.Transport) -> None:
+    """Refuse a connection to a program of another user, which took the port of a dead engine.
+
+    Raises:
+        ConnectionRefusedError: it is one.
+    """
+    address = cast("tuple[str, int] | None", transport.get_extra_info("peername"))
+    if upstream.user is None or (address and listening_user(*address[:2]) == upstream.user):
+        return
+    transport.abort()
+    raise ConnectionRefusedError(f"port {upstream.port} belongs to another program")
 
 
 def _address(upstream: Upstream) -> Address:

@@ -27,6 +27,14 @@ def test_off_loopback_a_token_is_required(host: str) -> None:
     assert Config.model_validate({"gateway": {"host": host, "token": "s3cret"}}).gateway.token
 
 
+@pytest.mark.parametrize("runtime", ["vllm", "llama_cpp"])
+def test_engines_listen_on_loopback_alone(runtime: str) -> None:
+    found = conflicts(**{runtime: {"enabled": True, "host": "0.0.0.0"}})
+    assert "past the gateway" in found[f"{runtime}.host"]
+    Config.model_validate({runtime: {"enabled": True, "host": "::1"}})
+    Config.model_validate({runtime: {"enabled": False, "host": "0.0.0.0"}})
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_on_loopback_no_token_is_required(host: str) -> None:
     assert Config.model_validate({"gateway": {"host": host}}).gateway.token is None

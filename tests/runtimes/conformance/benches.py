@@ -51,6 +51,9 @@ async def complete(loaded: Loaded) -> None:
             headers={"Authorization": f"Bearer {upstream.api_key}"},
         )
         refused = await client.post(f"{upstream.base_url}/v1/completions", json={})
+        for path in ("/metrics", "/tokenize", "/slots", "/version", "/server_info", "/docs"):
+            open_to_others = await client.get(f"{upstream.base_url}{path}")
+            assert open_to_others.status_code in (401, 404), path
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] >= 1
     assert refused.status_code == 401, "an engine must refuse requests without its key"
@@ -210,6 +213,7 @@ async def detect_type(loaded: Loaded) -> None:
         answer = await client.post(
             f"{upstream.base_url}/v2/models/{upstream.served_name}/infer",
             json={"inputs": [tensor]},
+            headers={"Authorization": f"Bearer {upstream.api_key}"} if upstream.api_key else {},
         )
     assert answer.status_code == 200, answer.text
     (output,) = answer.json()["outputs"]

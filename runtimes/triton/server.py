@@ -24,6 +24,7 @@ from modelium.errors import (
 from modelium.models import Device
 from modelium.ports import Clock, DeviceInventory
 from runtimes.process import proc
+from runtimes.process.sandbox import Sandbox
 from runtimes.process.supervisor import Command, EngineProcess, Supervisor
 from runtimes.triton.doors import Doors, given_options, live_problem
 
@@ -64,6 +65,7 @@ class TritonServer:
         directory: Path,
         clock: Clock,
         devices: DeviceInventory,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """A server of Modelium's own serves ``repository`` and logs to ``directory``.
 
@@ -76,7 +78,7 @@ class TritonServer:
         self.doors = Doors.of(config, directory)
         self._repository = repository
         self._directory = directory
-        self._supervisor = Supervisor(directory=directory, clock=clock)
+        self._supervisor = Supervisor(directory=directory, clock=clock, sandbox=sandbox)
         self._clock = clock
         self._devices = devices
         self._client: aio.InferenceServerClient | None = None
@@ -233,6 +235,7 @@ class TritonServer:
         command = Command(
             argv=self._command_line(),
             environment={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ",".join(gpus)},
+            writable=(self.doors.folder,) if self.doors.folder else (),
         )
         details = {"argv": list(command.argv), "gpus": list(gpus)}
         return self._supervisor.start(SERVER, command, details)

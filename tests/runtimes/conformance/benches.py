@@ -25,6 +25,7 @@ from modelium.models import GIB, LoadSettings, ModelFormat
 from modelium.ports import Loaded, LoadRequest, Running
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.process import proc
+from runtimes.process.sandbox import Sandbox
 from runtimes.ray.driver import RayServeDriver
 from runtimes.triton.driver import TritonDriver
 from runtimes.vllm.driver import vllm_driver
@@ -39,6 +40,10 @@ LONG = 32768
 
 def inventory() -> CpuInventory:
     return CpuInventory(node="n", budget_bytes=12 * GIB)
+
+
+def confined(state: Path) -> Sandbox:
+    return Sandbox(mode="auto", hidden=(state,))
 
 
 async def complete(loaded: Loaded) -> None:
@@ -93,7 +98,11 @@ def vllm(state: Path) -> Bench:
     return Bench(
         name="vllm",
         driver=lambda: vllm_driver(
-            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+            config=config,
+            state_directory=state,
+            clock=SystemClock(),
+            devices=inventory(),
+            sandbox=confined(state),
         ),
         request=load,
         broken=broken,
@@ -125,7 +134,11 @@ def llama_cpp(state: Path) -> Bench:
     return Bench(
         name="llama_cpp",
         driver=lambda: llama_cpp_driver(
-            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+            config=config,
+            state_directory=state,
+            clock=SystemClock(),
+            devices=inventory(),
+            sandbox=confined(state),
         ),
         request=load,
         broken=lambda: load("broken", weights=False),
@@ -160,7 +173,11 @@ def triton(state: Path) -> Bench:
     return Bench(
         name="triton",
         driver=lambda: TritonDriver(
-            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+            config=config,
+            state_directory=state,
+            clock=SystemClock(),
+            devices=inventory(),
+            sandbox=confined(state),
         ),
         request=load,
         broken=broken,
@@ -187,7 +204,9 @@ def ray_serve(state: Path) -> Bench:
 
     return Bench(
         name="ray_serve",
-        driver=lambda: RayServeDriver(config=config, state_directory=state, clock=SystemClock()),
+        driver=lambda: RayServeDriver(
+            config=config, state_directory=state, clock=SystemClock(), sandbox=confined(state)
+        ),
         request=load,
         broken=broken,
         broken_kinds=frozenset({FailureKind.BAD_FILES}),

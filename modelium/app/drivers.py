@@ -7,8 +7,13 @@ from modelium.models import RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
-from runtimes.process.sandbox import Sandbox
+from runtimes.process.sandbox import Sandbox, unavailable
 from runtimes.vllm.driver import vllm_driver
+
+
+def sandbox_problem() -> str:
+    """Return why this machine cannot confine engines; empty if it can."""
+    return unavailable()
 
 
 def build_drivers(

@@ -50,6 +50,8 @@ ENVIRONMENT = {
     # Triton's GPU numbers are those of NVML only in the order of the PCI bus.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
+PYTHON_BACKEND = Path("/tmp")  # noqa: S108
+"""Where Triton's python backend makes a folder, whatever TMPDIR says, or ends the server."""
 SERVER = "tritonserver"
 """Key of its record and log in its own supervisor, where no model has one."""
 
@@ -235,7 +237,7 @@ class TritonServer:
         command = Command(
             argv=self._command_line(),
             environment={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ",".join(gpus)},
-            writable=(self.doors.folder,) if self.doors.folder else (),
+            writable=(*filter(None, [self.doors.folder]), PYTHON_BACKEND),
         )
         details = {"argv": list(command.argv), "gpus": list(gpus)}
         return self._supervisor.start(SERVER, command, details)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +17,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 from langsmith import tracing_context
 from pydantic import SecretStr
+
+from agents.llm.outbound import refuse_metadata
 
 NO_KEY = "none"
 """Sent where there is no key: the client requires one and must not use another provider's."""
@@ -92,8 +95,13 @@ class Endpoint:
         model: str,
         api_key: str | None,
         capabilities: Capabilities | None = None,
+        allowed_link_local: frozenset[str] = frozenset(),
     ) -> None:
-        """Send nothing yet. ``capabilities``: if known; otherwise they are probed."""
+        """Send nothing yet.
+
+        ``capabilities``: if known; otherwise they are probed. ``allowed_link_local``: hosts that
+        are asked although their addresses are link-local.
+        """
         self.model = model
         self.base_url = without_credentials(base_url)
         self._secrets = [s for s in (api_key, urlsplit(base_url).password) if s]
@@ -107,7 +115,9 @@ class Endpoint:
             # The decision's deadline bounds each call.
             timeout=None,
             # Its own client: the library's default is shared by all event loops of the process.
-            http_async_client=openai.DefaultAsyncHttpxClient(),
+            http_async_client=openai.DefaultAsyncHttpxClient(
+                event_hooks={"request": [partial(refuse_metadata, allowed=allowed_link_local)]}
+            ),
             openai_proxy=None,  # else OPENAI_PROXY is read, which cannot be combined with a client
         )
         self._abilities = capabilities

@@ -34,7 +34,12 @@ def build_brain(
     return AdvisedBrain(
         rules=rules,
         agent=Agent(
-            endpoint=Endpoint(base_url=wanted.base_url, model=wanted.model, api_key=key),
+            endpoint=Endpoint(
+                base_url=wanted.base_url,
+                model=wanted.model,
+                api_key=key,
+                allowed_link_local=config.orchestration.allowed_link_local,
+            ),
             clock=clock,
             budget=Budget(
                 seconds=wanted.time_budget_seconds,

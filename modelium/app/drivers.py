@@ -12,9 +12,15 @@ from modelium.models import RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
+from runtimes.process.sandbox import Sandbox, unavailable
 from runtimes.vllm.driver import vllm_driver
 
 logger = logging.getLogger(__name__)
+
+
+def sandbox_problem() -> str:
+    """Return why this machine cannot confine engines; empty if it can."""
+    return unavailable()
 
 
 def build_drivers(
@@ -24,12 +30,13 @@ def build_drivers(
     state = config.orchestration.state
     # Engines that start at once on one GPU misjudge its free memory: they share locks.
     device_locks = DeviceLocks()
+    sandbox = Sandbox(mode=config.sandbox.mode, hidden=(state,), writable=config.sandbox.writable)
     found: dict[RuntimeName, Runtime] = {}
     if config.ray_serve.enabled:
         from runtimes.ray.driver import RayServeDriver
 
         found[RuntimeName.RAY_SERVE] = RayServeDriver(
-            config=config.ray_serve, state_directory=state, clock=clock
+            config=config.ray_serve, state_directory=state, clock=clock, sandbox=sandbox
         )
     if config.triton.enabled:
         from runtimes.triton.driver import TritonDriver
@@ -40,6 +47,7 @@ def build_drivers(
             clock=clock,
             devices=devices,
             device_locks=device_locks,
+            sandbox=sandbox,
             models=config.orchestration.model_repository,
         )
     if config.vllm.enabled:
@@ -49,6 +57,7 @@ def build_drivers(
             clock=clock,
             devices=devices,
             device_locks=device_locks,
+            sandbox=sandbox,
         )
     if config.llama_cpp.enabled:
         found[RuntimeName.LLAMA_CPP] = llama_cpp_driver(
@@ -57,6 +66,7 @@ def build_drivers(
             clock=clock,
             devices=devices,
             device_locks=device_locks,
+            sandbox=sandbox,
         )
     return found
 

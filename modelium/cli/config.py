@@ -14,6 +14,7 @@ from modelium.cli.options import ConfigFile, Json
 from modelium.cli.output import WRONG_INPUT, print_json
 from modelium.cli.starter import first_configuration
 from modelium.config import Config, reference
+from modelium.config.conflicts import metadata_names
 from modelium.config.folders import problems as folder_problems
 from modelium.config.loading import Effective, load_effective, load_serving
 from modelium.config.sections.orchestration import Orchestration
@@ -46,7 +47,7 @@ def check(file: File = None, as_json: Json = False) -> None:
         raise typer.Exit(WRONG_INPUT) from None
     source = str(effective.file) if effective.file else None
     # The file may be meant for another machine, so that these do not fail the check.
-    warnings = list(folder_problems(effective.config))
+    warnings = [*folder_problems(effective.config), *metadata_names(effective.config)]
     if as_json:
         print_json({"ok": True, "file": source, "problems": [], "warnings": warnings})
         return

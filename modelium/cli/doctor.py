@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from modelium.app.drivers import sandbox_problem
 from modelium.cli.device_checks import devices
 from modelium.cli.findings import Finding
 from modelium.cli.listening import service
@@ -49,6 +50,7 @@ def examine(config: Config) -> list[Finding]:
         *_privacy(config),
         *devices(config),
         *_runtimes(config),
+        _sandbox(config),
         *_brain(config),
     ]
 
@@ -106,6 +108,15 @@ def _runtimes(config: Config) -> Iterator[Finding]:
         yield _vllm(config.vllm.executable)
     if config.llama_cpp.enabled:
         yield _command("llama.cpp", config.llama_cpp.executable)
+
+
+def _sandbox(config: Config) -> Finding:
+    """Say whether engines are confined, and if not, why."""
+    mode, problem = config.sandbox.mode, sandbox_problem()
+    if mode == "off":
+        problem = "sandbox.mode is off"
+    detail = f"engines are not sandboxed: {problem}" if problem else "engines run under Landlock"
+    return Finding(what="sandbox", ok=mode != "required" or not problem, detail=detail)
 
 
 def _brain(config: Config) -> Iterator[Finding]:

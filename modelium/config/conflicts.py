@@ -7,9 +7,13 @@ from itertools import combinations
 from urllib.parse import urlsplit
 
 from modelium.config.fields import FieldPath
-from modelium.config.hosts import is_loopback
+from modelium.config.hosts import addresses, is_loopback, is_metadata
 from modelium.config.sections import Sections
 
+METADATA_PROBLEM = (
+    "{host} is {found}, a link-local or metadata address, where clouds give out credentials; use "
+    "another, or name the host in orchestration.allowed_link_local"
+)
 Problem = tuple[FieldPath, str]
 """Path of the field to change; what is wrong with it and what is allowed."""
 
@@ -26,6 +30,8 @@ class Conflicts(ValueError):
 def conflicts(config: Sections) -> Iterator[Problem]:
     """Yield all conflicts between fields of ``config``."""
     yield from _missing_token(config)
+    yield from _open_engines(config)
+    yield from _metadata_services(config)
     yield from _overlapping_directories(config)
     yield from _shared_ports(config)
     yield from _alias_chains(config)
@@ -39,6 +45,51 @@ def _missing_token(config: Sections) -> Iterator[Problem]:
             f"missing, but gateway.host {gateway.host} is not loopback; "
             "set a token, or listen on 127.0.0.1",
         )
+
+
+def _open_engines(config: Sections) -> Iterator[Problem]:
+    """Find engines that other machines could reach past the gateway."""
+    for runtime in ("vllm", "llama_cpp"):
+        section = getattr(config, runtime)
+        if section.enabled and not is_loopback(section.host):
+            yield (
+                (runtime, "host"),
+                f"{section.host} is not loopback, so that other machines would reach the engines "
+                "past the gateway; use 127.0.0.1, and let clients connect to the gateway",
+            )
+
+
+def metadata_names(config: Sections) -> Iterator[str]:
+    """Yield a sentence for each configured name that resolves to such an address. Blocks."""
+    for path, host in outbound(config).items():
+        if host in config.orchestration.allowed_link_local:
+            continue
+        for found in filter(is_metadata, addresses(host)):
+            yield f"{'.'.join(path)}: {METADATA_PROBLEM.format(host=host, found=found)}"
+
+
+def outbound(config: Sections) -> dict[FieldPath, str]:
+    """Return the hosts that the service itself connects to, by field."""
+    targets = {
+        ("brain", "base_url"): config.brain.base_url,
+        ("prefect", "api_url"): config.prefect.api_url if config.prefect.enabled else None,
+        ("triton", "endpoint"): config.triton.endpoint if config.triton.enabled else None,
+        ("triton", "grpc_endpoint"): config.triton.grpc_endpoint if config.triton.enabled else None,
+        ("ray_serve", "endpoint"): config.ray_serve.endpoint if config.ray_serve.enabled else None,
+        ("ray_serve", "address"): config.ray_serve.address if config.ray_serve.enabled else None,
+    }
+    return {
+        path: urlsplit(url if "//" in url else f"//{url}").hostname or ""
+        for path, url in targets.items()
+        if url
+    }
+
+
+def _metadata_services(config: Sections) -> Iterator[Problem]:
+    """Find addresses at which a cloud gives out the machine's credentials."""
+    for path, host in outbound(config).items():
+        if is_metadata(host) and host not in config.orchestration.allowed_link_local:
+            yield path, METADATA_PROBLEM.format(host=host, found=host)
 
 
 def _overlapping_directories(config: Sections) -> Iterator[Problem]:

@@ -1,4 +1,7 @@
-"""Host names, IP addresses and ports of TCP listeners. Only `bind` and `free_port` do I/O."""
+"""Host names, IP addresses and ports of TCP listeners.
+
+Only `bind`, `free_port` and `addresses` do I/O.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,43 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+METADATA = frozenset(
+    ipaddress.ip_address(one) for one in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")
+)
+"""Where clouds serve credentials of the machine outside the link-local networks."""
+
+
+def is_metadata(address: str) -> bool:
+    """Whether an IP address is link-local or a cloud's metadata service.
+
+    Names are not resolved: those that are the metadata service's are found, others are not.
+    """
+    host = address.strip("[]").rstrip(".").lower()
+    if host in ("metadata", "metadata.google.internal", "instance-data.ec2.internal"):
+        return True
+    try:
+        # As resolvers read them: 2852039166, 0xa9fe.43518 and 169.254.43518 are addresses, too.
+        found = ipaddress.ip_address(socket.inet_aton(host)) if "%" not in host else None
+    except (OSError, UnicodeEncodeError):
+        found = None
+    if found is None:
+        try:
+            found = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+    mapped = getattr(found, "ipv4_mapped", None) or found
+    return mapped.is_link_local or mapped in METADATA
+
+
+def addresses(host: str) -> list[str]:
+    """Return the IP addresses of ``host``; none if it cannot be resolved. Blocks."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return sorted({str(one[4][0]) for one in found})
 
 
 def bracketed(host: str) -> str:

@@ -18,6 +18,8 @@ class Upstream(Frozen):
 
     host: str
     port: int
+    socket: str = ""
+    """Path of the Unix socket that it listens on instead; ``host`` and ``port`` name it only."""
     prefix: str = ""
     """Path prefix of all its APIs, e.g. ``/magika``."""
     served_name: str
@@ -25,6 +27,9 @@ class Upstream(Frozen):
     paths: frozenset[str] | None = None
     """Of the ``openai`` API, those that the model serves; ``None``: not known, any may be."""
     api_key: str | None = Field(default=None, repr=False)
+    user: int | None = None
+    """Id of the user whose process has to listen there; ``None``: it is not known (a server of
+    others), and the address is trusted."""
 
     @property
     def base_url(self) -> str:

@@ -14,6 +14,7 @@ ALIASES = {"max_batch_size": "max_num_seqs"}
 RESERVED = frozenset(
     {
         *("model", "host", "port", "uds", "api_key", "served_model_name", "trust_remote_code"),
+        *("middleware", "allowed_media_domains", "allowed_local_media_path"),
         *("device_ids", "gpu_memory_utilization", "kv_cache_memory_bytes", "root_path"),
         *("tensor_parallel_size", "middleware", "config"),
     }

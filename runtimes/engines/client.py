@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
 
+from modelium.devices.listeners import listening_user
 from modelium.models import Upstream
 from modelium.ports import Clock, EngineStats
 from runtimes.engines.recipe import EngineRecipe
@@ -51,7 +54,7 @@ class EngineClient:
         """Return the names of the models that the engine serves; None if it does not answer."""
         try:
             listed = await self._http.get(
-                f"{upstream.base_url}/v1/models", headers=_authorization(upstream)
+                f"{upstream.base_url}/v1/models", headers=await self._authorization(upstream)
             )
             if listed.status_code != httpx.codes.OK:
                 return None
@@ -66,7 +69,7 @@ class EngineClient:
             httpx.HTTPError: it does not answer.
         """
         answer = await self._http.get(
-            f"{upstream.base_url}/metrics", headers=_authorization(upstream)
+            f"{upstream.base_url}/metrics", headers=await self._authorization(upstream)
         )
         return self._recipe.stats(answer.raise_for_status().text)
 
@@ -91,7 +94,9 @@ class EngineClient:
     async def is_sleeping(self, upstream: Upstream) -> bool:
         """Whether the engine reports that it sleeps."""
         try:
-            answer = await self._http.get(f"{upstream.base_url}/is_sleeping")
+            answer = await self._http.get(
+                f"{upstream.base_url}/is_sleeping", headers=await self._authorization(upstream)
+            )
             return bool(answer.raise_for_status().json()["is_sleeping"])
         except (httpx.HTTPError, ValueError, KeyError):
             return False
@@ -112,10 +117,20 @@ class EngineClient:
         return await self._http.post(
             f"{upstream.base_url}{path}",
             json=body,
-            headers=_authorization(upstream),
+            headers=await self._authorization(upstream),
             timeout=timeout_s,
         )
 
+    async def _authorization(self, upstream: Upstream) -> dict[str, str]:
+        """Return the header with the engine's key, which nobody else may get.
 
-def _authorization(upstream: Upstream) -> dict[str, str]:
-    return {"Authorization": f"Bearer {upstream.api_key}"}
+        Raises:
+            httpx.ConnectError: a program of another user listens there, or none.
+        """
+        found = await asyncio.get_running_loop().getaddrinfo(
+            upstream.host, upstream.port, type=socket.SOCK_STREAM
+        )
+        address = str(found[0][4][0])
+        if upstream.user not in (None, listening_user(address, upstream.port)):
+            raise httpx.ConnectError(f"no program of this user listens on port {upstream.port}")
+        return {"Authorization": f"Bearer {upstream.api_key}"}

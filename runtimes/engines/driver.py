@@ -32,6 +32,7 @@ from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.process.compile_caches import CompileCaches
 from runtimes.process.patience import STRIKES, Patience
+from runtimes.process.sandbox import Sandbox
 
 KindsOf = Callable[[Path], Awaitable[frozenset[DeviceKind] | None]]
 
@@ -53,6 +54,7 @@ class EngineDriver:
         version: Callable[[Path], str] = lambda _: "",
         device_kinds: KindsOf | None = None,
         compiles: bool = False,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """Prepare; nothing is started or read yet.
 
@@ -70,6 +72,7 @@ class EngineDriver:
             device_kinds: asks a command which devices it can use, once; default: GPUs where
                 there are any.
             compiles: whether engines compile kernels, to be kept for the next start.
+            sandbox: confines the engines.
         """
         self.name: RuntimeName = recipe.name
         self._config = config
@@ -110,6 +113,7 @@ class EngineDriver:
             if compiles
             else None,
             configuration=fingerprint(config),
+            sandbox=sandbox,
         )
 
     async def __aenter__(self) -> EngineDriver:

@@ -36,6 +36,7 @@ from runtimes.process.compile_caches import CompileCaches
 from runtimes.process.gpu_release import wait_for_release
 from runtimes.process.patience import Look, Patience
 from runtimes.process.ports import PortRange
+from runtimes.process.sandbox import Sandbox
 from runtimes.process.supervisor import EngineProcess, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class EngineHost:
         patience: Patience,
         caches: CompileCaches | None = None,
         configuration: Mapping[str, str] | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """Prepare; nothing is started yet.
 
@@ -86,13 +88,14 @@ class EngineHost:
             patience: with engines that do not answer.
             caches: for the kernels that the engines compile, if they do.
             configuration: fingerprint of what engines are started with.
+            sandbox: confines the engines.
         """
         self._caches = caches
         self._configuration = configuration or {}
         self._recipe = recipe
         self._host = host
         self._ports = PortRange(host=host, first=base_port)
-        self._supervisor = Supervisor(directory=directory, clock=clock)
+        self._supervisor = Supervisor(directory=directory, clock=clock, sandbox=sandbox)
         self._clock = clock
         self._devices = devices
         self._device_locks = device_locks

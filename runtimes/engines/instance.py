@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class EngineInstance:
             served_name=base_name(process.model),
             apis=RUNTIMES[runtime].apis,
             api_key=handle.get("api_key"),
+            user=os.getuid(),
         )
         return cls(process=process, upstream=upstream, handle=dict(handle))
 

@@ -12,6 +12,7 @@ from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.llama_cpp.build import device_kinds
 from runtimes.llama_cpp.recipe import LlamaCppRecipe
 from runtimes.loading.device_locks import DeviceLocks
+from runtimes.process.sandbox import Sandbox
 
 
 def llama_cpp_driver(
@@ -22,6 +23,7 @@ def llama_cpp_driver(
     devices: DeviceInventory,
     device_locks: DeviceLocks | None = None,
     no_progress_s: float = NO_PROGRESS_S,
+    sandbox: Sandbox | None = None,
 ) -> EngineDriver:
     """Return a driver that runs the `llama-server` command; its models cannot sleep.
 
@@ -36,5 +38,6 @@ def llama_cpp_driver(
         devices=devices,
         device_locks=device_locks,
         no_progress_s=no_progress_s,
+        sandbox=sandbox,
         device_kinds=device_kinds,
     )

@@ -94,7 +94,8 @@ class LlamaCppRecipe:
         arguments += flags(self._extra(request))
         environment = {"LLAMA_API_KEY": key}
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in gpus)
-        return Command(argv=tuple(arguments), environment=environment)
+        # It would fetch the images of requests from any address otherwise; there is no option.
+        return Command(argv=tuple(arguments), environment=environment, connects=False)
 
     def phase(self, line: str) -> tuple[str, float | None] | None:
         """See `EngineRecipe.phase`."""

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelium.errors import FailureKind, LoadFailed, Unavailable
+from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
 from modelium.ports import Clock
 from runtimes.process import environment, proc, shared_memory
 from runtimes.process.engine_log import EngineLog
+from runtimes.process.sandbox import Sandbox
 
 TOKEN_VARIABLE = "MODELIUM_ENGINE"  # noqa: S105 - a name, not a secret
 POLL_S = 0.1
@@ -41,6 +42,10 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set in addition to what `runtimes.process.environment.inherited` returns."""
     directory: Path | None = None
+    writable: tuple[Path, ...] = ()
+    """What it may change where it is confined, beside what every engine may."""
+    connects: bool = True
+    """Whether it may open TCP connections where it is confined."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +86,9 @@ class EngineProcess:
 class Supervisor:
     """Starts, watches and stops engines, with one record and one log per model in ``directory``."""
 
-    def __init__(self, *, directory: Path, clock: Clock) -> None:
-        """The first start creates ``directory``."""
+    def __init__(self, *, directory: Path, clock: Clock, sandbox: Sandbox | None = None) -> None:
+        """The first start creates ``directory``. ``sandbox`` confines the engines."""
+        self._sandbox = sandbox
         self._directory = directory
         self._clock = clock
         self._boot = proc.boot_id()
@@ -116,13 +122,14 @@ class Supervisor:
         # Written before the process exists: after a crash in between, the token still finds it.
         self._write_record(planned, details)
         try:
+            argv, variables, directory = self._confined(model, command)
             child = subprocess.Popen(
-                command.argv,
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(command) | {TOKEN_VARIABLE: token},
-                cwd=command.directory or self._directory,
+                env=variables | {TOKEN_VARIABLE: token},
+                cwd=command.directory or directory,
                 start_new_session=True,
             )
         except OSError as exc:
@@ -132,6 +139,9 @@ class Supervisor:
                 "`executable` in the configuration",
                 kind=FailureKind.ENVIRONMENT,
             ) from exc
+        except ModeliumError:
+            self.delete_record(model)
+            raise
         finally:
             os.close(output)
         self._children[token] = child
@@ -232,6 +242,22 @@ class Supervisor:
         path = self._directory / f"{model}.json"
         if token is None or self.records().get(model, {}).get("token") == token:
             path.unlink(missing_ok=True)
+
+    def _confined(
+        self, model: str, command: Command
+    ) -> tuple[tuple[str, ...], dict[str, str], Path]:
+        """Return the command line, environment and directory that confine the engine."""
+        variables = _environment(command)
+        if self._sandbox is None:
+            return command.argv, variables, self._directory
+        argv, variables, work = self._sandbox.wrapped(
+            command.argv,
+            variables,
+            work=self._directory / "work" / model,
+            writable=command.writable,
+            connects=command.connects,
+        )
+        return argv, variables, work or self._directory
 
     async def _wait_until_ended(self, engine: EngineProcess, *, within_s: float) -> tuple[int, ...]:
         deadline = self._clock.monotonic() + within_s

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modelium.errors import FailureKind, LoadFailed, NeedsApproval, Unsupported
@@ -13,6 +15,7 @@ from modelium.models import LoadSettings, ModelFormat, ModelProfile, Task, Upstr
 from modelium.models.base import base_name
 from modelium.models.runtimes import RAY_SERVE
 from modelium.ports import LoadRequest
+from runtimes.ray.replica.access import replica_key
 
 MODEL_VARIABLE = "MODELIUM_MODEL"
 DIGEST_VARIABLE = "MODELIUM_LOAD"
@@ -81,7 +84,13 @@ class Application:
 
 
 def build_application(
-    request: LoadRequest, *, python: str | None, cpus: int, node_ip: str | None, owner: str = ""
+    request: LoadRequest,
+    *,
+    python: str | None,
+    cpus: int,
+    node_ip: str | None,
+    owner: str = "",
+    token_path: Path | None = None,
 ) -> Application:
     """Return the application for a load.
 
@@ -91,6 +100,7 @@ def build_application(
         cpus: cores of the machine.
         node_ip: the Ray node that has the devices; None for a cluster of one node.
         owner: identifies this Modelium among others on the cluster.
+        token_path: what the key derives from that requests need; None: they need none.
 
     Raises:
         Unsupported: Ray Serve does not serve such a model.
@@ -131,6 +141,7 @@ def build_application(
         "remote_code": request.allow_remote_code,
         "max_batch": settings.max_num_seqs or 1,
         "batch_wait_s": float(settings.extra.get("batch_wait_s", BATCH_WAIT_S)),
+        "token_path": str(token_path) if token_path else None,
     }
     if kind == CUSTOM:
         spec |= {
@@ -175,14 +186,24 @@ def build_application(
     return Application(name=request.model, options=options, spec=spec, python=python, digest=digest)
 
 
-def upstream(model: str, *, kind: str, host: str, port: int) -> Upstream:
-    """Return the address of a model of ``kind`` (as in the spec) behind Serve's proxy."""
+def upstream(
+    model: str, *, kind: str, host: str, port: int, token_path: Path | None = None
+) -> Upstream:
+    """Return the address of a model of ``kind`` (as in the spec) behind Serve's proxy.
+
+    ``token_path``: of Modelium's own cluster; applications of users get no key.
+    """
+    own = token_path is not None
     return Upstream(
         host=host,
         port=port,
         prefix=f"/{model}",
         served_name=base_name(model),
         apis=RAY_SERVE.apis if kind in OPENAI | {CUSTOM} else RAY_SERVE.apis - {"openai"},
+        api_key=replica_key(token_path, base_name(model))
+        if token_path and kind != CUSTOM
+        else None,
+        user=os.getuid() if own else None,
     )
 
 

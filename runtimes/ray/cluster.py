@@ -26,6 +26,7 @@ from modelium.errors import ConfigError, Unavailable
 from modelium.ports import Clock
 from runtimes.process import proc
 from runtimes.process.ports import free_port
+from runtimes.process.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +104,12 @@ def free_ports(count: int, *, taken: int = 0) -> list[int]:
 class LocalCluster:
     """One head node on this machine. It and its applications outlive Modelium."""
 
-    def __init__(self, *, directory: Path, clock: Clock) -> None:
-        """``directory`` keeps the record, the token and the logs, and nothing else."""
+    def __init__(self, *, directory: Path, clock: Clock, sandbox: Sandbox | None = None) -> None:
+        """``directory`` keeps the record, the token and the logs, and nothing else.
+
+        ``sandbox`` confines the cluster, and so all models on it together.
+        """
+        self._sandbox = sandbox
         self._directory = directory
         self._clock = clock
         self.record: ClusterRecord | None = None
@@ -242,6 +247,14 @@ class LocalCluster:
     async def _run(self, command: list[str], mark: str) -> None:
         # SPT_NOENV: when Ray renames its workers it would otherwise overwrite the mark.
         environment = self.environment() | {MARK: mark, "SPT_NOENV": "1"}
+        if self._sandbox is not None:
+            confined, environment, _ = self._sandbox.wrapped(
+                command,
+                environment,
+                work=self._directory / "work",
+                writable=(self._directory, self._temp()),
+            )
+            command = list(confined)
         output = self._directory / "start.log"
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(

@@ -44,6 +44,8 @@ class Session:
     """Whether the cluster is Modelium's own, so that it may be ended."""
     owner: str
     """Identifies this Modelium among the deployers of applications."""
+    token_path: Path | None
+    """The token of Modelium's own cluster, which the keys of its replicas derive from."""
 
     async def status(self) -> serve_status.ServeStatus:
         """Return what Serve reports now.
@@ -216,6 +218,7 @@ class RayConnection:
                 ray_version=found["version"],
                 own=target.own,
                 owner=self._owner,
+                token_path=self._cluster.token_path if self._cluster and target.own else None,
             )
             await self._wait_for_proxy(session)
         except BaseException:

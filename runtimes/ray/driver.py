@@ -33,6 +33,7 @@ from modelium.models import RuntimeName, RuntimeStatus
 from modelium.ports import Clock, EngineStats, Loaded, LoadRequest, Progress, Running
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
+from runtimes.process.sandbox import Sandbox
 from runtimes.ray import serve_metrics
 from runtimes.ray.application import build_application, upstream
 from runtimes.ray.cluster import LocalCluster
@@ -54,13 +55,21 @@ class RayServeDriver:
 
     name = RuntimeName.RAY_SERVE
 
-    def __init__(self, *, config: RayServeSection, state_directory: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        config: RayServeSection,
+        state_directory: Path,
+        clock: Clock,
+        sandbox: Sandbox | None = None,
+    ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
             config: the section ``ray_serve``.
             state_directory: Modelium's own; this driver keeps its files in ``ray`` in it.
             clock: time.
+            sandbox: confines a cluster of Modelium's own.
 
         Raises:
             ConfigError: `ray_serve.endpoint` is not an HTTP address.
@@ -69,7 +78,9 @@ class RayServeDriver:
         directory = state_directory / "ray"
         self._config = config
         self._cluster = (
-            LocalCluster(directory=directory, clock=clock) if config.address is None else None
+            LocalCluster(directory=directory, clock=clock, sandbox=sandbox)
+            if config.address is None
+            else None
         )
         self._connection = RayConnection(
             address=config.address,
@@ -182,6 +193,7 @@ class RayServeDriver:
                         kind=application.kind,
                         host=session.host,
                         port=session.port,
+                        token_path=session.token_path,
                     ),
                     handle={"application": application.name, "digest": application.digest},
                     pids=application.pids(session.node_ip),
@@ -233,6 +245,7 @@ class RayServeDriver:
             cpus=os.cpu_count() or 1,
             node_ip=None if session.own else session.node_ip,
             owner=session.owner,
+            token_path=session.token_path,
         )
         if application.python is not None and shutil.which(application.python) is None:
             raise LoadFailed(
@@ -247,6 +260,7 @@ class RayServeDriver:
                 kind=application.spec["kind"],
                 host=session.host,
                 port=session.port,
+                token_path=session.token_path,
             ),
             handle={"application": application.name, "digest": application.digest},
         )

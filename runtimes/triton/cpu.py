@@ -11,6 +11,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,8 +59,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--environment", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for its backends")
     options, passed_on = parser.parse_known_args(arguments)
-    options.work.mkdir(parents=True, exist_ok=True)
-    command, variables = prepare(options.environment.absolute(), options.work.absolute())
+    work = options.work.absolute()
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        command, variables = prepare(options.environment.absolute(), work)
+    except PermissionError:  # confined: see `runtimes.process.sandbox`
+        work = Path(tempfile.gettempdir()) / "triton"
+        work.mkdir(exist_ok=True)
+        command, variables = prepare(options.environment.absolute(), work)
     os.execve(command[0], [*command, *passed_on], variables)  # noqa: S606 - no shell is meant
 
 

@@ -28,6 +28,7 @@ from runtimes.loading.settings import complete
 from runtimes.loading.single_flight import SingleFlight
 from runtimes.process import proc
 from runtimes.process.gpu_release import wait_for_release
+from runtimes.process.sandbox import Sandbox
 from runtimes.triton.entry import Repository
 from runtimes.triton.model_control import NOT_LISTED, UNLOAD_S, ModelControl
 from runtimes.triton.repository import SeparateRepository
@@ -49,6 +50,7 @@ class TritonDriver:
         devices: DeviceInventory,
         device_locks: DeviceLocks | None = None,
         models: Path | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """Prepare; a server of Modelium's own starts when it is first needed.
 
@@ -60,6 +62,7 @@ class TritonDriver:
             devices: for verifying that device memory was freed.
             device_locks: shared with other drivers that use the same devices.
             models: Modelium's own repository; Triton may serve the same folder.
+            sandbox: confines a server of Modelium's own.
 
         Raises:
             ConfigError: an address is invalid.
@@ -77,6 +80,7 @@ class TritonDriver:
             directory=state_directory / "triton-server",
             clock=clock,
             devices=devices,
+            sandbox=sandbox,
         )
         self._control = ModelControl(server=self._server, repository=self._repository, clock=clock)
         self._clock = clock
@@ -292,8 +296,10 @@ class TritonDriver:
 
     def _upstream(self, model: str) -> Upstream:
         return Upstream(
-            host=self._server.host,
-            port=self._server.port,
+            host=self._server.doors.host,
+            port=self._server.doors.port,
+            socket=self._server.doors.socket,
             served_name=model,
             apis=TRITON.apis,
+            api_key=self._server.doors.token(),
         )

@@ -6,20 +6,15 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
 from modelium.config import Triton as TritonSection
-from modelium.config.hosts import authority
 from modelium.errors import (
-    ConfigError,
     DeadlineExceeded,
     FailureKind,
     InputError,
@@ -30,7 +25,9 @@ from modelium.models import Device
 from modelium.ports import Clock, DeviceInventory
 from runtimes.process import proc
 from runtimes.process.patience import Look, Patience
+from runtimes.process.sandbox import Sandbox
 from runtimes.process.supervisor import Command, EngineProcess, Supervisor
+from runtimes.triton.doors import Doors, given_options, live_problem
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +51,8 @@ ENVIRONMENT = {
     # Triton's GPU numbers are those of NVML only in the order of the PCI bus.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
+PYTHON_BACKEND = Path("/tmp")  # noqa: S108
+"""Where Triton's python backend makes a folder, whatever TMPDIR says, or ends the server."""
 SERVER = "tritonserver"
 """Key of its record and log in its own supervisor, where no model has one."""
 
@@ -69,6 +68,7 @@ class TritonServer:
         directory: Path,
         clock: Clock,
         devices: DeviceInventory,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """A server of Modelium's own serves ``repository`` and logs to ``directory``.
 
@@ -77,28 +77,14 @@ class TritonServer:
         Raises:
             ConfigError: an address is invalid.
         """
-        address = urlsplit(config.endpoint)
-        try:
-            port = address.port or 80
-        except ValueError as exc:
-            raise ConfigError(f"triton.endpoint {config.endpoint!r}: {exc}") from exc
-        if address.scheme != "http" or not address.hostname:
-            raise ConfigError("triton.endpoint must be http://HOST:PORT")
         self.command = config.command
-        self.host, self.port = address.hostname, port
-        self.address = config.grpc_address
-        if self.command is not None:
-            # Triton 2.51 binds 255.255.255.255 for a name: an address is passed, and used.
-            self.host = numeric(self.host)
-            grpc_host, _, grpc_port = self.address.rpartition(":")
-            self.address = f"{numeric(grpc_host)}:{grpc_port}"
+        self.doors = Doors.of(config, directory)
         self._repository = repository
         self._directory = directory
-        self._supervisor = Supervisor(directory=directory, clock=clock)
+        self._supervisor = Supervisor(directory=directory, clock=clock, sandbox=sandbox)
         self._clock = clock
         self._devices = devices
         self._client: aio.InferenceServerClient | None = None
-        self._http: httpx.AsyncClient | None = None
         self._starting = asyncio.Lock()
         self._patience = Patience(limit_s=config.unhealthy_after_seconds)
         self._last_start = float("-inf")
@@ -108,10 +94,7 @@ class TritonServer:
         self._shm_prefix = f"modelium_triton_{key}_"
 
     async def close(self) -> None:
-        """Close the connections; the server keeps running."""
-        if self._http:
-            await self._http.aclose()
-            self._http = None
+        """Close the connection; the server keeps running."""
         if self._client:
             await self._client.close()
             self._client = None
@@ -179,26 +162,11 @@ class TritonServer:
     async def _problem(self) -> str:
         """Return why the server cannot serve, over gRPC or HTTP; empty if it can."""
         if not await self.answers():
-            return (
-                f"no Triton server answers at {self.address} (gRPC): start it, or correct "
-                "triton.endpoint and triton.grpc_endpoint"
-            )
-        url = f"http://{authority(self.host, self.port)}"
-        if self._http is None:
-            # A connection of its own each time: a load over HTTP freezes those that are kept.
-            limits = httpx.Limits(max_keepalive_connections=0)
-            self._http = httpx.AsyncClient(timeout=CONTROL_S, trust_env=False, limits=limits)
-        try:
-            answer = await self._http.get(f"{url}/v2/health/live")
-        except httpx.HTTPError as exc:
-            found = f"does not answer ({type(exc).__name__})"
-        else:
-            if answer.status_code == httpx.codes.OK:
-                return ""
-            found = f"answers /v2/health/live with status {answer.status_code}"
-        return (
-            f"Triton answers at {self.address} (gRPC), but {url}, where requests go, {found}: "
-            "correct triton.endpoint, or Triton's --http-address and --http-port"
+            return f"no Triton server answers at {self.doors.grpc} (gRPC): {self.doors.advice}"
+        found = await live_problem(self.doors)
+        return found and (
+            f"Triton answers at {self.doors.grpc} (gRPC), but {self.doors.http}, where requests "
+            f"go, {found}: correct triton.endpoint, or Triton's --http-address and --http-port"
         )
 
     async def call(
@@ -212,10 +180,10 @@ class TritonServer:
             LoadFailed: the server refused; the text is Triton's and the kind is unknown.
         """
         if self._client is None:
-            self._client = aio.InferenceServerClient(self.address, channel_args=list(RECONNECT))
+            self._client = aio.InferenceServerClient(self.doors.grpc, channel_args=list(RECONNECT))
         try:
             return await getattr(self._client, method)(
-                *arguments, client_timeout=timeout_s, **named
+                *arguments, client_timeout=timeout_s, headers=self.doors.grpc_headers(), **named
             )
         except InferenceServerException as exc:
             status, text = str(exc.status()), exc.message()
@@ -224,7 +192,7 @@ class TritonServer:
                     f"Triton did not answer {method} within {timeout_s:.0f} s"
                 ) from exc
             if "UNAVAILABLE" in status:
-                raise Unavailable(f"Triton at {self.address} does not answer: {text}") from exc
+                raise Unavailable(f"Triton at {self.doors.grpc} does not answer: {text}") from exc
             raise LoadFailed(text, kind=FailureKind.UNKNOWN) from exc
 
     def number_of(self, device: Device) -> int:
@@ -289,9 +257,11 @@ class TritonServer:
         self._remove_shared_memory()
         self._last_start, self._was_live = self._clock.monotonic(), False
         self._repository.mkdir(parents=True, exist_ok=True)
+        self.doors.prepare()
         command = Command(
             argv=self._command_line(),
             environment={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ",".join(gpus)},
+            writable=(*filter(None, [self.doors.folder]), PYTHON_BACKEND),
         )
         details = {"argv": list(command.argv), "gpus": list(gpus)}
         return self._supervisor.start(SERVER, command, details)
@@ -312,20 +282,14 @@ class TritonServer:
     def _command_line(self) -> tuple[str, ...]:
         """Return the configured command with the options that it leaves open and we depend on."""
         command: Sequence[str] = self.command or ()
-        grpc_port = int(self.address.rpartition(":")[2])
         required: Mapping[str, str] = {
             "--model-repository": str(self._repository),
             "--model-control-mode": "explicit",
-            "--http-address": self.host,
-            "--http-port": str(self.port),
-            "--grpc-address": self.address.rpartition(":")[0],
-            "--grpc-port": str(grpc_port),
-            "--metrics-address": self.host,
-            "--metrics-port": str(grpc_port + 1),
             "--exit-on-error": "false",
             "--strict-readiness": "false",
+            **self.doors.options(),
         }
-        given = {argument.partition("=")[0] for argument in command}
+        given = given_options(command)
         added = [f"{option}={value}" for option, value in required.items() if option not in given]
         added.append(f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}")
         return (*command, *added)
@@ -333,12 +297,3 @@ class TritonServer:
     def _remove_shared_memory(self) -> None:
         for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):  # noqa: S108 - made by Triton
             region.unlink(missing_ok=True)
-
-
-def numeric(host: str) -> str:
-    """Return the address of ``host``, IPv4 where it has one; ``host`` if it cannot be resolved."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return host
-    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])

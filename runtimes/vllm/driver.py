@@ -11,6 +11,7 @@ from modelium.ports import Clock, DeviceInventory
 from runtimes.engines.driver import EngineDriver
 from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.loading.device_locks import DeviceLocks
+from runtimes.process.sandbox import Sandbox
 from runtimes.vllm.installation import installed
 from runtimes.vllm.recipe import VllmRecipe
 
@@ -23,6 +24,7 @@ def vllm_driver(
     devices: DeviceInventory,
     device_locks: DeviceLocks | None = None,
     no_progress_s: float = NO_PROGRESS_S,
+    sandbox: Sandbox | None = None,
 ) -> EngineDriver:
     """Return a driver that runs the `vllm` command of vLLM's own environment.
 
@@ -42,6 +44,7 @@ def vllm_driver(
         devices=devices,
         device_locks=device_locks,
         no_progress_s=no_progress_s,
+        sandbox=sandbox,
         sleep_enabled=recipe.sleeps,
         version=_version,
         compiles=True,

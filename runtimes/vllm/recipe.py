@@ -22,6 +22,7 @@ from runtimes.loading.prometheus_text import samples
 from runtimes.loading.settings import allowed_arguments, complete, flags
 from runtimes.process.supervisor import Command
 from runtimes.vllm.families import family_arguments
+from runtimes.vllm.guard import guard_arguments, guard_environment
 from runtimes.vllm.installation import Installation
 from runtimes.vllm.retry import MIN_KV_BYTES, smaller
 
@@ -145,6 +146,7 @@ class VllmRecipe:
             *(self._executable, "serve", request.path),
             *("--host", host, "--port", str(port)),
             *("--served-model-name", base_name(request.model)),
+            *guard_arguments(self._config.allowed_media_domains, self._installation()),
             *_common(settings),
             *(_gpu_memory(request) if gpus else _cpu_memory(request)),
             *flags(self._extra(request, gpus)),
@@ -158,7 +160,8 @@ class VllmRecipe:
             environment |= CPU_ENVIRONMENT
         if self.sleeps:
             environment |= DEV_MODE
-        return Command(argv=tuple(arguments), environment=environment | self._config.environment)
+        environment = guard_environment(environment | self._config.environment)
+        return Command(argv=tuple(arguments), environment=environment)
 
     def phase(self, line: str) -> tuple[str, float | None] | None:
         """See `EngineRecipe.phase`."""

@@ -14,6 +14,7 @@ from modelium.config.sections.models import ModelEntry
 from modelium.config.sections.orchestration import Orchestration
 from modelium.config.sections.prefect import Prefect
 from modelium.config.sections.runtimes import LlamaCpp, RayServe, Triton, Vllm
+from modelium.config.sections.sandbox import SandboxSection
 from modelium.config.sections.store import StoreSection
 
 
@@ -27,6 +28,7 @@ class Sections(Section):
     vllm: Vllm = Field(default_factory=Vllm)
     ray_serve: RayServe = Field(default_factory=RayServe)
     llama_cpp: LlamaCpp = Field(default_factory=LlamaCpp)
+    sandbox: SandboxSection = Field(default_factory=SandboxSection)
     gateway: Gateway = Field(default_factory=Gateway)
     prefect: Prefect = Field(default_factory=Prefect)
     store: StoreSection = Field(default_factory=StoreSection)

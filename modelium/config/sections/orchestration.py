@@ -179,6 +179,13 @@ class Orchestration(Section):
         why="Null: three quarters of the machine's memory, so that the rest is left to the "
         "system; beside GPUs one quarter, because engines on GPUs need memory of the host.",
     )
+    allowed_link_local: frozenset[Text] = setting(
+        frozenset(),
+        "Hosts that the service may connect to although their addresses are link-local or a "
+        "cloud's metadata service.",
+        why="None: a server that is named by such an address could be where a cloud gives out the "
+        "machine's credentials.",
+    )
     policies: Policies = Field(default_factory=Policies)
     metrics: Metrics = Field(default_factory=Metrics)
 

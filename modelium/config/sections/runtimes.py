@@ -58,7 +58,8 @@ class Triton(RuntimeSection):
     )
     endpoint: HttpUrl = setting(
         "http://localhost:8003",
-        "Triton's HTTP address, which requests are forwarded to.",
+        "Triton's HTTP address, which requests are forwarded to. A server that Modelium starts "
+        "listens on Unix sockets instead unless `command` has an address.",
         why="8003: Triton's default port 8000 is used by the gateway.",
     )
     grpc_endpoint: HostPort | None = setting(
@@ -97,8 +98,15 @@ class Vllm(RuntimeSection):
     )
     host: Text = setting(
         "127.0.0.1",
-        "Address that instances listen on.",
-        why="Loopback: clients connect through the gateway, and engines have no access control.",
+        "Address that instances listen on: of the loopback interface.",
+        why="Clients connect through the gateway, which knows their keys and limits.",
+    )
+    allowed_media_domains: frozenset[Text] = setting(
+        frozenset(),
+        "Host names from which instances may fetch the images, sound and video that requests name "
+        "by URL.",
+        why="None: a request could make an engine fetch from services of the machine and its "
+        "network. Contents in `data:` URLs always work.",
     )
     environment: Environment = setting(
         {},
@@ -141,6 +149,6 @@ class LlamaCpp(RuntimeSection):
     )
     host: Text = setting(
         "127.0.0.1",
-        "Address that instances listen on.",
-        why="Loopback: clients connect through the gateway, and engines have no access control.",
+        "Address that instances listen on: of the loopback interface.",
+        why="Clients connect through the gateway, which knows their keys and limits.",
     )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from itertools import chain
+from typing import cast
 
 from modelium.config.hosts import authority
+from modelium.devices.listeners import listening_user
 from modelium.errors import DeadlineExceeded, ModeliumError, Unavailable
 from modelium.gateway.asgi import Headers
 from modelium.gateway.proxy.connection import Connection, Interrupted
@@ -50,7 +52,8 @@ BODILESS = frozenset({204, 304})
 
 __all__ = ["Answer", "Interrupted", "UpstreamClient"]
 
-Address = tuple[str, int]
+Address = tuple[str, int, str]
+"""Host and port, and the Unix socket that takes their place."""
 
 
 class Answer:
@@ -184,7 +187,7 @@ class UpstreamClient:
         Raises:
             Unavailable: ``upstream`` did not accept a connection within `CONNECT_TIMEOUT_S`.
         """
-        idle = self._idle.get((upstream.host, upstream.port))
+        idle = self._idle.get(_address(upstream))
         oldest = self._loop.time() - KEEP_ALIVE_S
         while idle:
             # The most recently used one, so that the others expire.
@@ -195,9 +198,13 @@ class UpstreamClient:
             known.abort()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, fresh = await self._loop.create_connection(
-                    Connection, upstream.host, upstream.port
-                )
+                if upstream.socket:
+                    _, fresh = await self._loop.create_unix_connection(Connection, upstream.socket)
+                else:
+                    transport, fresh = await self._loop.create_connection(
+                        Connection, upstream.host, upstream.port
+                    )
+                    _check_listener(upstream, transport)
         except (OSError, TimeoutError) as exc:
             raise unreachable(upstream, exc) from exc
         self._busy.add(fresh)
@@ -212,7 +219,7 @@ class UpstreamClient:
         """Return a connection to the pool if it is reusable, else close it."""
         self._busy.discard(connection)
         if connection.is_reusable and self._sweeping is not None:
-            self._idle.setdefault((upstream.host, upstream.port), []).append(connection)
+            self._idle.setdefault(_address(upstream), []).append(connection)
         else:
             connection.abort()
 
@@ -232,6 +239,23 @@ class UpstreamClient:
                 del self._idle[address]
         pause = min(SWEEP_S, self.silence_timeout_s / 4)
         self._sweeping = self._loop.call_later(pause, self._sweep)
+
+
+def _check_listener(upstream: Upstream, transport: asyncio.Transport) -> None:
+    """Refuse a connection to a program of another user, which took the port of a dead engine.
+
+    Raises:
+        ConnectionRefusedError: it is one.
+    """
+    address = cast("tuple[str, int] | None", transport.get_extra_info("peername"))
+    if upstream.user is None or (address and listening_user(*address[:2]) == upstream.user):
+        return
+    transport.abort()
+    raise ConnectionRefusedError(f"port {upstream.port} belongs to another program")
+
+
+def _address(upstream: Upstream) -> Address:
+    return (upstream.host, upstream.port, upstream.socket)
 
 
 def unreachable(upstream: Upstream, cause: Exception) -> ModeliumError:

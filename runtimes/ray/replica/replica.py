@@ -6,9 +6,11 @@ import resource
 from pathlib import Path
 from typing import Any
 
+from runtimes.ray.replica.access import authorized, replica_key
 from runtimes.ray.replica.embeddings import EmbeddingModel
 from runtimes.ray.replica.http_api import HttpApi, Model
 from runtimes.ray.replica.onnx import OnnxModel
+from runtimes.ray.replica.responses import error_response
 from runtimes.ray.replica.text_models import CrossEncoder, TextClassifier, TextPipeline
 from runtimes.ray.replica.text_to_image import TextToImageModel
 
@@ -72,6 +74,9 @@ class Replica:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         """Load the model; an exception here fails the load."""
+        self._key = (
+            replica_key(Path(spec["token_path"]), spec["model"]) if spec["token_path"] else None
+        )
         self._api = HttpApi(
             model=load_model(spec),
             name=spec["model"],
@@ -85,6 +90,11 @@ class Replica:
         from starlette.responses import Response
 
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if self._key and not authorized(request.headers.get("authorization"), self._key):
+            status, content, headers = error_response(
+                401, "a key is needed: ask the gateway", openai=path.startswith("/v1/")
+            )
+            return Response(content, status_code=status, headers=headers)
         body = await request.body()
         status, content, headers = await self._api.handle(
             request.method, path, request.headers, body

@@ -153,6 +153,26 @@ def brain(folder: Path, **given: str) -> list[Finding]:
     return [finding for finding in examine(config) if "LLM" in finding.what]
 
 
+def test_whether_engines_are_sandboxed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(mode: str) -> tuple[bool, str]:
+        folders = {
+            "model_repository": str(tmp_path / "repository"),
+            "incoming_directory": str(tmp_path / "incoming"),
+        }
+        given = {"orchestration": folders, "sandbox": {"mode": mode}}
+        found = {one.what: one for one in examine(Config.model_validate(given))}["sandbox"]
+        return found.ok, found.detail
+
+    monkeypatch.setattr(doctor, "sandbox_problem", lambda: "")
+    assert said("auto") == (True, "engines run under Landlock")
+    assert said("off") == (True, "engines are not sandboxed: sandbox.mode is off")
+    monkeypatch.setattr(doctor, "sandbox_problem", lambda: "no Landlock")
+    assert said("auto") == (True, "engines are not sandboxed: no Landlock")
+    assert said("required") == (False, "engines are not sandboxed: no Landlock")
+
+
 def test_without_an_llm_nothing_is_checked(tmp_path: Path) -> None:
     assert brain(tmp_path) == []
 

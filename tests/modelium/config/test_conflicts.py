@@ -27,6 +27,35 @@ def test_off_loopback_a_token_is_required(host: str) -> None:
     assert Config.model_validate({"gateway": {"host": host, "token": "s3cret"}}).gateway.token
 
 
+@pytest.mark.parametrize("runtime", ["vllm", "llama_cpp"])
+def test_engines_listen_on_loopback_alone(runtime: str) -> None:
+    found = conflicts(**{runtime: {"enabled": True, "host": "0.0.0.0"}})
+    assert "past the gateway" in found[f"{runtime}.host"]
+    Config.model_validate({runtime: {"enabled": True, "host": "::1"}})
+    Config.model_validate({runtime: {"enabled": False, "host": "0.0.0.0"}})
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("brain", "base_url", "http://169.254.169.254/v1"),
+        ("triton", "endpoint", "http://[fe80::1]:8003"),
+        ("triton", "grpc_endpoint", "169.254.1.1:8004"),
+        ("ray_serve", "endpoint", "http://[fd00:ec2::254]:8002"),
+        ("ray_serve", "address", "metadata.google.internal:6379"),
+        ("prefect", "api_url", "http://2852039166/api"),
+    ],
+)
+def test_the_service_connects_to_no_metadata_service(section: str, field: str, value: str) -> None:
+    given = {section: {field: value} | ({} if section == "brain" else {"enabled": True})}
+    assert "where clouds give out credentials" in conflicts(**given)[f"{section}.{field}"]
+
+
+def test_a_link_local_server_can_be_allowed() -> None:
+    llm = {"base_url": "http://169.254.7.7:8000/v1"}
+    Config.model_validate({"brain": llm, "orchestration": {"allowed_link_local": ["169.254.7.7"]}})
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_on_loopback_no_token_is_required(host: str) -> None:
     assert Config.model_validate({"gateway": {"host": host}}).gateway.token is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelium.config.hosts import authority, bind, bracketed, free_port, is_loopback
+from modelium.config.hosts import authority, bind, bracketed, free_port, is_loopback, is_metadata
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,20 @@ def test_taken_port_cannot_be_bound() -> None:
         held.listen()
         with pytest.raises(OSError, match="in use"):
             bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("169.254.169.254", "169.254.0.1", "2852039166", "0xa9fe.43518", "169.254.43518"),
+        *("fe80::1", "[fe80::1]", "fd00:ec2::254", "::ffff:169.254.169.254", "100.100.100.200"),
+        *("metadata.google.internal", "Metadata.Google.Internal."),
+    ],
+)
+def test_metadata_services_are_known_in_every_spelling(host: str) -> None:
+    assert is_metadata(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "::1", "fd00::1", "llm.example", ""])
+def test_other_hosts_are_no_metadata_services(host: str) -> None:
+    assert not is_metadata(host)

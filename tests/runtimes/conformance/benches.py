@@ -25,6 +25,7 @@ from modelium.models import GIB, LoadSettings, ModelFormat
 from modelium.ports import Loaded, LoadRequest, Running
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.process import proc
+from runtimes.process.sandbox import Sandbox
 from runtimes.ray.driver import RayServeDriver
 from runtimes.triton.driver import TritonDriver
 from runtimes.vllm.driver import vllm_driver
@@ -41,6 +42,10 @@ def inventory() -> CpuInventory:
     return CpuInventory(node="n", budget_bytes=12 * GIB)
 
 
+def confined(state: Path) -> Sandbox:
+    return Sandbox(mode="auto", hidden=(state,))
+
+
 async def complete(loaded: Loaded) -> None:
     """One completion of an OpenAI-compatible engine."""
     upstream = loaded.upstream
@@ -51,6 +56,9 @@ async def complete(loaded: Loaded) -> None:
             headers={"Authorization": f"Bearer {upstream.api_key}"},
         )
         refused = await client.post(f"{upstream.base_url}/v1/completions", json={})
+        for path in ("/metrics", "/tokenize", "/slots", "/version", "/server_info", "/docs"):
+            open_to_others = await client.get(f"{upstream.base_url}{path}")
+            assert open_to_others.status_code in (401, 404), path
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] >= 1
     assert refused.status_code == 401, "an engine must refuse requests without its key"
@@ -86,7 +94,11 @@ def vllm(state: Path) -> Bench:
     return Bench(
         name="vllm",
         driver=lambda: vllm_driver(
-            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+            config=config,
+            state_directory=state,
+            clock=SystemClock(),
+            devices=inventory(),
+            sandbox=confined(state),
         ),
         request=load,
         broken=broken,
@@ -118,7 +130,11 @@ def llama_cpp(state: Path) -> Bench:
     return Bench(
         name="llama_cpp",
         driver=lambda: llama_cpp_driver(
-            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+            config=config,
+            state_directory=state,
+            clock=SystemClock(),
+            devices=inventory(),
+            sandbox=confined(state),
         ),
         request=load,
         broken=lambda: load("broken", weights=False),
@@ -153,7 +169,11 @@ def triton(state: Path) -> Bench:
     return Bench(
         name="triton",
         driver=lambda: TritonDriver(
-            config=config, state_directory=state, clock=SystemClock(), devices=inventory()
+            config=config,
+            state_directory=state,
+            clock=SystemClock(),
+            devices=inventory(),
+            sandbox=confined(state),
         ),
         request=load,
         broken=broken,
@@ -180,7 +200,9 @@ def ray_serve(state: Path) -> Bench:
 
     return Bench(
         name="ray_serve",
-        driver=lambda: RayServeDriver(config=config, state_directory=state, clock=SystemClock()),
+        driver=lambda: RayServeDriver(
+            config=config, state_directory=state, clock=SystemClock(), sandbox=confined(state)
+        ),
         request=load,
         broken=broken,
         broken_kinds=frozenset({FailureKind.BAD_FILES}),
@@ -201,10 +223,12 @@ async def detect_type(loaded: Loaded) -> None:
     """One inference of magika over KServe v2."""
     upstream = loaded.upstream
     tensor = {"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": [32] * 2048}
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    transport = httpx.AsyncHTTPTransport(uds=upstream.socket or None)
+    async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=60) as client:
         answer = await client.post(
             f"{upstream.base_url}/v2/models/{upstream.served_name}/infer",
             json={"inputs": [tensor]},
+            headers={"Authorization": f"Bearer {upstream.api_key}"} if upstream.api_key else {},
         )
     assert answer.status_code == 200, answer.text
     (output,) = answer.json()["outputs"]

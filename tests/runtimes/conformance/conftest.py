@@ -53,15 +53,21 @@ def shared_memory() -> set[str]:
     return {path.name for path in SHARED_MEMORY.iterdir() if not path.name.startswith("sem.")}
 
 
-def listening(state: Path) -> set[int]:
-    """TCP ports on which processes listen that belong to the runtime under test in ``state``."""
-    return {
+def listening(state: Path) -> set[int | str]:
+    """TCP ports and sockets on which processes listen that belong to the runtime in ``state``."""
+    ports = {
         connection.laddr.port
         for connection in psutil.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
         and connection.pid
         and belongs(connection.pid, state)
     }
+    sockets = {
+        connection.laddr
+        for connection in psutil.net_connections("unix")
+        if connection.laddr and connection.pid and belongs(connection.pid, state)
+    }
+    return ports | {path for path in sockets if path.endswith("http")}
 
 
 @pytest_asyncio.fixture(

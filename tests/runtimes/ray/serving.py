@@ -51,18 +51,25 @@ async def running(driver: RayServeDriver, model: str) -> Running | None:
     return found.get(model)
 
 
+def key_of(upstream: Upstream) -> dict[str, str]:
+    assert upstream.api_key
+    return {"Authorization": f"Bearer {upstream.api_key}"}
+
+
 async def infer(upstream: Upstream, tensor: dict[str, Any], **parameters: Any) -> dict[str, Any]:
     url = f"{upstream.base_url}/v2/models/{upstream.served_name}/infer"
     document = {"inputs": [tensor], "parameters": parameters}
     async with httpx.AsyncClient(timeout=SOON_S) as client:
-        answer = await client.post(url, json=document)
+        answer = await client.post(url, json=document, headers=key_of(upstream))
     assert answer.status_code == 200, answer.text
     return {output["name"]: output["data"] for output in answer.json()["outputs"]}
 
 
 async def post(upstream: Upstream, path: str, **document: Any) -> Any:
     async with httpx.AsyncClient(timeout=SOON_S) as client:
-        answer = await client.post(f"{upstream.base_url}{path}", json=document)
+        answer = await client.post(
+            f"{upstream.base_url}{path}", json=document, headers=key_of(upstream)
+        )
     assert answer.status_code == 200, answer.text
     return answer.json()
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
 
 import grpc
 import httpx
+import psutil
 import pytest
 from grpc import aio
 from tritonclient.grpc import service_pb2
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from modelium.clock import SystemClock
 from modelium.config import Triton as TritonSection
 from modelium.errors import ConfigError, LoadFailed, Unavailable
+from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.models import Device
 from runtimes.triton.driver import TritonDriver
 from runtimes.triton.server import TritonServer
@@ -83,40 +88,120 @@ def test_an_invalid_endpoint_is_a_configuration_error(tmp_path: Path, endpoint: 
         )
 
 
+def own(state: Path, **changes: object) -> TritonDriver:
+    section = engines.triton(state / "work") | changes
+    return TritonDriver(
+        config=TritonSection.model_validate(section),
+        state_directory=state,
+        clock=SystemClock(),
+        devices=Inventory(),
+    )
+
+
+def server_pid(state: Path) -> int:
+    record = json.loads((state / "triton-server/tritonserver.json").read_text())
+    return int(record["pid"])
+
+
+INLINE_BACKEND = {
+    "parameters": {
+        "config": json.dumps({"name": "evil", "backend": "python", "max_batch_size": 0}),
+        "file:1/model.py": base64.b64encode(b"raise SystemExit").decode(),
+    }
+}
+
+
 @pytest.mark.real
-async def test_a_server_of_modeliums_own_listens_at_localhost(tmp_path: Path) -> None:
-    port = free_port(3)
-    section = engines.triton(tmp_path / "work") | {"endpoint": f"http://localhost:{port}"}
-
-    def made(**changes: object) -> TritonDriver:
-        return TritonDriver(
-            config=TritonSection.model_validate(section | changes),
-            state_directory=tmp_path,
-            clock=SystemClock(),
-            devices=Inventory(),
-        )
-
-    def pid() -> int:
-        return int(json.loads((tmp_path / "triton-server/tritonserver.json").read_text())["pid"])
-
+async def test_a_server_of_modeliums_own_is_reached_by_its_user_alone(tmp_path: Path) -> None:
     tiny_onnx(tmp_path / "m")
     load = request(tmp_path / "m", profile=onnx())
-    async with made() as triton:
+    async with own(tmp_path) as triton:
         try:
-            loaded = await triton.load(load, progress=no_progress)
-            live = f"{loaded.upstream.base_url}/v2/models/m/ready"
-            async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-                assert (await client.get(live)).status_code == 200
-            first = pid()
-            async with made():
-                assert pid() == first, "the same options: the server is adopted"
+            upstream = (await triton.load(load, progress=no_progress)).upstream
+            folder = Path(upstream.socket).parent
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert sorted(path.name for path in folder.iterdir()) == ["grpc:2", "http", "metrics"]
+            pid = server_pid(tmp_path)
+            assert not [
+                one
+                for one in psutil.Process(pid).net_connections("inet")
+                if one.status == psutil.CONN_LISTEN
+            ], "no door beside the sockets"
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+            async with UpstreamClient() as client:
+                answer = client.send(
+                    upstream,
+                    method="POST",
+                    target="/v2/models/m/infer",
+                    headers=[(b"content-type", b"application/json")],
+                    body=json.dumps({"inputs": [tensor]}).encode(),
+                )
+                async with answer:
+                    assert answer.status == 200
+            async with own(tmp_path, endpoint=f"http://127.0.0.1:{free_port(3)}"):
+                assert server_pid(tmp_path) == pid, "the same options: the server is adopted"
+        finally:
+            await triton.end(grace_s=10)
+
+
+@pytest.mark.real
+async def test_a_server_with_addresses_of_its_own_wants_a_token(tmp_path: Path) -> None:
+    """As a container's, which listens on TCP."""
+    tiny_onnx(tmp_path / "m")
+    load = request(tmp_path / "m", profile=onnx())
+    port = free_port(3)
+    command = [*engines.triton(tmp_path / "work")["command"], "--http-address=127.0.0.1"]
+    at_port = {"endpoint": f"http://localhost:{port}", "command": command}
+    async with own(tmp_path, **at_port) as triton:
+        try:
+            upstream = (await triton.load(load, progress=no_progress)).upstream
+            assert (upstream.host, upstream.port, upstream.socket) == ("127.0.0.1", port, "")
+            token = tmp_path / "triton-server/token"
+            assert token.stat().st_mode & 0o777 == 0o600
+            assert upstream.api_key == token.read_text()
+            metadata = "/v2/models/m"
+            authorized = {"Authorization": f"Bearer {upstream.api_key}"}
+            async with httpx.AsyncClient(base_url=upstream.base_url, trust_env=False) as foreign:
+                assert (await foreign.get(metadata, headers=authorized)).status_code == 200
+                refused = [
+                    await foreign.post("/v2/repository/models/evil/load", json=INLINE_BACKEND),
+                    await foreign.post("/v2/repository/models/m/unload"),
+                    await foreign.post("/v2/models/m/infer", json={"inputs": []}),
+                    await foreign.get(metadata),
+                    await foreign.get("/v2/models/m/config"),
+                    await foreign.post("/v2/logging", json={"log_verbose_level": 1}),
+                    await foreign.post("/v2/trace/setting", json={"trace_rate": "1"}),
+                    await foreign.post(
+                        "/v2/systemsharedmemory/region/r/register",
+                        json={"key": "/r", "offset": 0, "byte_size": 1},
+                    ),
+                    await foreign.post(
+                        "/v2/repository/models/evil/load",
+                        json=INLINE_BACKEND,
+                        headers={"Authorization": "Bearer guess"},
+                    ),
+                ]
+            assert {answer.status_code for answer in refused} == {403}
+            async with InferenceServerClient(f"127.0.0.1:{port + 1}") as over_grpc:
+                for call in (
+                    over_grpc.load_model("evil"),
+                    over_grpc.unload_model("m"),
+                    over_grpc.get_model_repository_index(),
+                    over_grpc.infer("m", []),
+                    over_grpc.update_log_settings({"log_verbose_level": 1}),
+                    over_grpc.update_trace_settings(settings={"trace_rate": "1"}),
+                    over_grpc.register_system_shared_memory("r", "/r", 1),
+                ):
+                    with pytest.raises(InferenceServerException, match="restricted"):
+                        await call
             other = free_port(3)
-            async with made(endpoint=f"http://localhost:{other}") as moved:
+            first = server_pid(tmp_path)
+            async with own(
+                tmp_path, **at_port | {"endpoint": f"http://localhost:{other}"}
+            ) as moved:
                 assert (await moved.status()).healthy
-                assert pid() != first, "other options: the server is started again"
+                assert server_pid(tmp_path) != first, "other options: the server is started again"
                 assert await moved.discover({}) == []
-                loaded = await moved.load(load, progress=no_progress)
-                assert loaded.upstream.port == other
         finally:
             await triton.end(grace_s=10)
 

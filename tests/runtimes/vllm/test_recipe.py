@@ -53,6 +53,24 @@ async def test_a_failed_start_is_classified_by_its_log(
     assert "hunter2" not in str(failure.value)
 
 
+async def test_others_can_neither_use_an_engine_nor_have_it_fetch(
+    make: Make, tmp_path: Path
+) -> None:
+    first, second = model(tmp_path, "first"), model(tmp_path, "second")
+    await make().load(request(first), progress=no_progress)
+    given = {
+        "allowed_media_domains": ["b.example", "a.example"],
+        "environment": {"PYTHONPATH": "/x"},
+    }
+    await make(**given).load(request(second), progress=no_progress)
+    (closed,), (opened,) = starts(first), starts(second)
+    assert "--middleware modelium_access.RequireKey" in words(closed)
+    assert "--allowed-media-domains none.invalid --" in words(closed)
+    assert "--allowed-media-domains a.example b.example --" in words(opened)
+    assert closed["env"]["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"  # type: ignore[index]
+    assert opened["env"]["PYTHONPATH"].endswith("vllm/access:/x")  # type: ignore[index]
+
+
 async def test_the_key_is_not_among_the_arguments(make: Make, tmp_path: Path) -> None:
     path = model(tmp_path)
     loaded = await make().load(request(path), progress=no_progress)

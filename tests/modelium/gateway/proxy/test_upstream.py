@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -305,3 +307,34 @@ async def test_a_port_where_nobody_listens_is_unreachable(client: UpstreamClient
     with pytest.raises(Unavailable, match="does not answer"):
         async with asked(client, at):
             raise AssertionError("it answered")
+
+
+async def test_an_engine_behind_a_unix_socket_answers(tmp_path: Path) -> None:
+    path = str(tmp_path / "http")
+    engine = Upstream(host="localhost", port=1, socket=path, served_name="m", apis=frozenset())
+    async with UpstreamClient() as client:
+        with pytest.raises(Unavailable):
+            await client.connection(engine)
+        async with await asyncio.start_unix_server(answering(OK), path):
+            for _ in range(2):
+                async with client.send(
+                    engine, method="GET", target="/", headers=[], body=b""
+                ) as answer:
+                    assert await answer.chunk() == (b"hello", False)
+            assert client.connections == 1, "one connection is kept"
+
+
+async def test_another_users_program_on_the_port_of_an_engine_gets_nothing() -> None:
+    got = bytearray()
+
+    async def squatter(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        got.extend(await reader.read())
+
+    async with engine(squatter) as there, UpstreamClient() as client:
+        mine = there.model_copy(update={"api_key": "k", "user": os.getuid()})
+        another = there.model_copy(update={"api_key": "k", "user": os.getuid() + 1})
+        with pytest.raises(Unavailable):
+            await client.connection(another)
+        assert client.connections == 0
+        client.release(mine, await client.connection(mine))
+    assert not got

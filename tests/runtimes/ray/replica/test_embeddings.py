@@ -31,7 +31,9 @@ async def test_sentence_embeddings_over_openais_api(local_ray: LocalRay, tmp_pat
         "That is a very happy person",
         "Today is a sunny day",
     ]
-    async with AsyncOpenAI(base_url=f"{loaded.upstream.base_url}/v1", api_key="none") as client:
+    async with AsyncOpenAI(
+        base_url=f"{loaded.upstream.base_url}/v1", api_key=loaded.upstream.api_key
+    ) as client:
         packed = await client.embeddings.create(model="minilm", input=sentences)
         plain = await client.embeddings.create(
             model="minilm", input=sentences[1], encoding_format="float"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from tritonclient.http.aio import InferenceServerClient, InferInput
@@ -9,7 +10,7 @@ from tritonclient.http.aio import InferenceServerClient, InferInput
 from modelium.models import RuntimeName
 from tests import samples
 from tests.runtimes.conftest import LocalRay
-from tests.runtimes.ray.serving import MIB, request
+from tests.runtimes.ray.serving import MIB, SOON_S, key_of, request
 
 pytestmark = [
     pytest.mark.real,
@@ -33,15 +34,21 @@ async def test_a_real_onnx_model_answers_as_onnxruntime_does(
     status = await local_ray.driver.status()
     assert status.healthy and status.name == RuntimeName.RAY_SERVE and not status.can_sleep
 
-    given = np.zeros((2, 2048), dtype=np.int32)
+    given, key = np.zeros((2, 2048), dtype=np.int32), key_of(loaded.upstream)
+    async with httpx.AsyncClient(trust_env=False, timeout=SOON_S) as foreign:
+        for headers in ({}, {"Authorization": "Bearer guess"}):
+            refused = await foreign.post(
+                f"{loaded.upstream.base_url}/v2/models/magika/infer", json={}, headers=headers
+            )
+            assert refused.status_code == 401, "Serve's proxy asks for no key"
     client = InferenceServerClient(loaded.upstream.base_url.removeprefix("http://"))
     try:
-        metadata = await client.get_model_metadata("magika")
+        metadata = await client.get_model_metadata("magika", headers=key)
         assert metadata["inputs"][0]["name"] == "bytes"
-        assert await client.is_model_ready("magika")
+        assert await client.is_model_ready("magika", headers=key)
         tensor = InferInput("bytes", [2, 2048], "INT32")
         tensor.set_data_from_numpy(given)
-        answer = (await client.infer("magika", [tensor])).as_numpy("target_label")
+        answer = (await client.infer("magika", [tensor], headers=key)).as_numpy("target_label")
     finally:
         await client.close()
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))

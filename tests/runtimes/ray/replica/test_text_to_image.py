@@ -9,7 +9,7 @@ import pytest
 
 from tests import samples
 from tests.runtimes.conftest import LocalRay
-from tests.runtimes.ray.serving import MIB, infer, post, quiet, request, texts
+from tests.runtimes.ray.serving import MIB, infer, key_of, post, quiet, request, texts
 
 pytestmark = [
     pytest.mark.real,
@@ -45,7 +45,7 @@ async def test_a_diffusers_pipeline_paints(
     url = f"{loaded.upstream.base_url}/v2/models/painter/infer"
     body = {"inputs": [texts("a cat")], "parameters": {"height": 100_000}}
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-        refused = await client.post(url, json=body)
+        refused = await client.post(url, json=body, headers=key_of(loaded.upstream))
     assert refused.status_code == 400
     assert "height must be a whole number from 1 to 2048" in refused.text
     await local_ray.driver.unload("painter", handle={}, grace_s=5)

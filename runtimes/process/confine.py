@@ -1,0 +1,169 @@
+"""Confines itself with Landlock, then becomes the program that follows.
+
+``python -I -S confine.py PROGRAM ARGUMENT…`` with a JSON object in MODELIUM_SANDBOX, which the
+program does not inherit:
+
+- ``hidden``: files and folders that it may not open; everything else can be read,
+- ``shown``: files and folders below hidden ones that it may read all the same,
+- ``writable``: folders that it may change; nothing else can be,
+- ``connects``: whether it may open TCP connections (from Landlock's ABI 4 on).
+
+A program of its own, since Landlock binds the process that calls it, and next to nothing may happen
+between a fork and an exec of a process with threads. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+
+VARIABLE = "MODELIUM_SANDBOX"
+
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+"""System calls; the numbers are the same on all architectures."""
+VERSION_FLAG = 1
+PATH_BENEATH = 1
+NO_NEW_PRIVILEGES, DROP_CAPABILITY = 38, 24
+LAST_CAPABILITY = 63
+KEPT_CAPABILITIES = frozenset({0, 1, 2, 3, 4, 14, 23, 24})
+"""Of root: access to files of others (CHOWN to FSETID), IPC_LOCK, SYS_NICE and SYS_RESOURCE. Others
+would undo the confinement: with PERFMON, for one, all environments can be read."""
+
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+CHANGES = sum(1 << bit for bit in range(4, 13))  # remove and make entries of every kind
+REFER, TRUNCATE = 1 << 13, 1 << 14
+READ = EXECUTE | READ_FILE | READ_DIR
+FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
+CONNECT_TCP = 1 << 1
+SCOPES = 0b11
+"""No signals to, and no abstract Unix sockets of, processes outside (ABI 6)."""
+
+
+class Ruleset(ctypes.Structure):
+    """`struct landlock_ruleset_attr`."""
+
+    _fields_ = (
+        ("files", ctypes.c_uint64),
+        ("network", ctypes.c_uint64),
+        ("scopes", ctypes.c_uint64),
+    )
+
+
+class PathRule(ctypes.Structure):
+    """`struct landlock_path_beneath_attr`."""
+
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def abi() -> int:
+    """Return the version of Landlock that the kernel offers; 0: none."""
+    return max(0, int(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION_FLAG)))
+
+
+def readable(hidden: Iterable[str], shown: Iterable[str]) -> Iterator[str]:
+    """Yield the trees that make up everything but ``hidden``, and ``shown``.
+
+    A rule opens a whole tree, so a folder with something hidden in it is given entry by entry.
+    """
+    closed, opened = {*map(os.path.realpath, hidden)}, {*map(os.path.realpath, shown)}
+
+    def below(folder: str) -> Iterator[str]:
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            return
+        for entry in entries:
+            if entry.path in closed or entry.is_symlink():
+                continue  # the target of a link is opened, or not, where it is
+            if any(path.startswith(entry.path + "/") for path in closed):
+                yield from below(entry.path)
+            else:
+                yield entry.path
+
+    yield from below("/")
+    yield from opened
+
+
+def confine(rules: dict[str, object]) -> None:
+    """Restrict this process and all that it starts.
+
+    Raises:
+        OSError: the kernel has no Landlock, or it is off.
+    """
+    version = abi()
+    changes = CHANGES | WRITE_FILE | (REFER if version >= 2 else 0)
+    changes |= TRUNCATE if version >= 3 else 0
+    handled = Ruleset(files=READ | changes)
+    if version >= 4 and not rules["connects"]:
+        handled.network = CONNECT_TCP
+    if version >= 6:
+        handled.scopes = SCOPES
+    # Older kernels know the first fields alone.
+    size = 8 if version < 4 else 16 if version < 6 else 24
+    ruleset = _checked(CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(size), 0)
+    hidden, shown = _paths(rules["hidden"]), _paths(rules["shown"])
+    for path in readable(hidden, shown):
+        _allow(ruleset, path, READ)
+    for path in _paths(rules["writable"]):
+        _allow(ruleset, path, READ | changes)
+    for capability in range(LAST_CAPABILITY + 1):
+        if capability not in KEPT_CAPABILITIES:
+            libc.prctl(DROP_CAPABILITY, capability, 0, 0, 0)  # refused to users without any
+    if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "no_new_privs is refused")
+    _checked(RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+
+
+def _paths(found: object) -> list[str]:
+    return [str(path) for path in found] if isinstance(found, list) else []
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # it is gone, or this user may not look there
+        return
+    try:
+        if not os.path.isdir(path):
+            rights &= FILE_RIGHTS
+        rule = PathRule(allowed=rights, parent=place)
+        _checked(ADD_RULE, ruleset, PATH_BENEATH, ctypes.byref(rule), 0)
+    finally:
+        os.close(place)
+
+
+def _checked(number: int, *arguments: object) -> int:
+    result = int(libc.syscall(number, *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"Landlock: {os.strerror(code)}")
+    return result
+
+
+def _make_device_files() -> None:
+    """Let NVIDIA's tool make missing device files: it is setuid, which ends here."""
+    tool = shutil.which("nvidia-modprobe")
+    if tool and os.path.exists("/proc/driver/nvidia") and not os.path.exists("/dev/nvidia-uvm"):
+        subprocess.run([tool, "-u", "-c=0"], check=False, stdin=subprocess.DEVNULL)
+
+
+def main(arguments: list[str]) -> None:
+    """Confine this process and replace it."""
+    rules = json.loads(os.environ.pop(VARIABLE))
+    _make_device_files()
+    confine(rules)
+    os.execvp(arguments[0], arguments)  # noqa: S606 - no shell is meant
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,125 @@
+"""What engines may touch: confined by Landlock, where the kernel has it (see `confine`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modelium.errors import FailureKind, LoadFailed
+from runtimes.process import confine
+from runtimes.process.socket_folder import make_private, socket_folder
+
+Mode = Literal["auto", "off", "required"]
+
+PROGRAM = Path(confine.__file__)
+SECRETS = (
+    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".netrc", ".git-credentials"),
+    *(".pgpass", ".config/gcloud", ".config/gh", ".config/modelium", ".bash_history"),
+)
+"""In the home directory."""
+SYSTEM_SECRETS = (Path("/etc/modelium"), Path("/root/.ssh"))
+CACHES = (
+    *("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"),
+    *("TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH", "TORCH_HOME"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE"),
+)
+"""Variables that name folders in which engines keep what they compile."""
+DEVICES = ("/dev",)
+LONGEST_SOCKET = 60
+"""Bytes that engines add to TMPDIR for their sockets; vLLM's are UUIDs."""
+
+
+def unavailable() -> str:
+    """Return why this machine cannot confine engines; empty if it can."""
+    if sys.platform != "linux":
+        return "only Linux has Landlock"
+    if confine.abi():
+        return ""
+    return "the kernel has no Landlock (Linux 5.13 or later, with `landlock` in its `lsm=`)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sandbox:
+    """How the engines of one runtime are confined."""
+
+    mode: Mode
+    hidden: tuple[Path, ...]
+    """What no engine may read, beside the user's credentials."""
+    writable: tuple[Path, ...] = ()
+    """What every engine may change, beside its own folder, caches, /dev and the GPUs."""
+
+    def wrapped(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        work: Path,
+        shown: Iterable[Path] = (),
+        writable: Iterable[Path] = (),
+        connects: bool = True,
+    ) -> tuple[tuple[str, ...], dict[str, str], Path | None]:
+        """Return command, environment and directory of a confined engine.
+
+        It gets a folder for temporary files of its own, which is emptied first.
+
+        Args:
+            argv: the engine's command.
+            environment: its whole environment.
+            work: its own folder.
+            shown: what it may read although it is hidden; paths in ``argv`` are added.
+            writable: what it may change.
+            connects: whether it may open TCP connections.
+
+        Raises:
+            LoadFailed: confinement is required, and the machine has none.
+            FileNotFoundError: there is no such command.
+            Unavailable: its folder belongs to another user.
+        """
+        missing = "" if self.mode == "off" else unavailable()
+        if missing and self.mode == "required":
+            raise LoadFailed(
+                f"sandbox.mode is `required`, but {missing}; set it to `auto`, or update the host",
+                kind=FailureKind.ENVIRONMENT,
+            )
+        if missing or self.mode == "off":
+            return tuple(argv), dict(environment), None
+        if shutil.which(argv[0], path=environment.get("PATH")) is None:
+            raise FileNotFoundError(2, os.strerror(2), argv[0])
+        temporary = socket_folder(work / "tmp", longest_name=LONGEST_SOCKET)
+        make_private(work)
+        make_private(temporary)
+        for entry in temporary.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        own = {"TMPDIR": str(temporary), "HF_MODULES_CACHE": str(work / "modules")}
+        variables = own | dict(environment) | {"TMPDIR": str(temporary)}
+        caches = [Path(variables[name]) for name in CACHES if variables.get(name)]
+        for folder in caches:
+            folder.mkdir(parents=True, exist_ok=True)
+        home = Path(variables.get("HOME") or Path.home())
+        rules = {
+            "hidden": [
+                str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))
+            ],
+            "shown": [str(path) for path in (*shown, *_named(argv))],
+            "writable": [
+                *map(str, (work, temporary, *caches, *self.writable, *writable)),
+                *DEVICES,
+                # Root could change the kernel's settings below /proc.
+                "/proc" if os.getuid() else "/proc/self",
+            ],
+            "connects": connects,
+        }
+        variables[confine.VARIABLE] = json.dumps(rules)
+        return (sys.executable, "-I", "-S", str(PROGRAM), *argv), variables, work
+
+
+def _named(argv: Sequence[str]) -> list[Path]:
+    """Return the files and folders that a command names."""
+    words = [word.partition("=")[2] if word.startswith("--") else word for word in argv]
+    return [Path(word) for word in words if word.startswith("/") and os.path.exists(word)]

@@ -1,0 +1,1 @@
+"""What vLLM's own process imports: on its PYTHONPATH, standard library only."""

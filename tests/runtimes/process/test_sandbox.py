@@ -1,0 +1,157 @@
+"""Engines confined by Landlock: what a real process under the supervisor can still do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelium.clock import SystemClock
+from modelium.errors import LoadFailed
+from runtimes.process import confine, sandbox
+from runtimes.process.sandbox import Mode, Sandbox
+from runtimes.process.supervisor import Command, EngineProcess, Supervisor
+from tests.runtimes.conditions import until
+
+pytestmark = pytest.mark.skipif(not confine.abi(), reason="the kernel has no Landlock")
+
+TRY = """
+import json, os, socket, sys
+def tried(what):
+    try:
+        return what() or "done"
+    except OSError as exc:
+        return type(exc).__name__
+def connect(port):
+    socket.create_connection(("127.0.0.1", port), timeout=20).close()
+wanted = json.loads(sys.argv[1])
+found = {path: tried(lambda: open(path).read() and None) for path in wanted["read"]}
+found |= {path: tried(lambda: open(path, "w").close()) for path in wanted["write"]}
+found |= {"list": tried(lambda: os.listdir(wanted["list"]) and None)}
+found |= {"environ": tried(lambda: open(f"/proc/{wanted['pid']}/environ").read() and None)}
+found |= {"signal": tried(lambda: os.kill(wanted["pid"], 0))}
+found |= {"connect": tried(lambda: connect(wanted["port"]))}
+found |= {"tmp": tried(lambda: open(os.environ.get("TMPDIR", "/tmp") + "/modelium-x", "w").close())}
+found |= {"shm": tried(lambda: os.remove(open("/dev/shm/" + os.environ["MODELIUM_ENGINE"], "w").name))}
+found |= {"variables": sorted(os.environ)}
+print(json.dumps(found), flush=True)
+"""
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    state = tmp_path / "state"
+    supervisors: list[Supervisor] = []
+
+    async def start(
+        wanted: dict[str, Any], *, mode: Mode = "required", connects: bool = True
+    ) -> dict[str, str]:
+        supervisor = Supervisor(
+            directory=state / "vllm",
+            clock=SystemClock(),
+            sandbox=Sandbox(mode=mode, hidden=(state,)),
+        )
+        supervisors.append(supervisor)
+        command = Command(argv=(sys.executable, "-c", TRY, json.dumps(wanted)), connects=connects)
+        supervisor.start("m", command, {})
+        lines: list[str] = []
+
+        def answered() -> bool:
+            lines.extend(supervisor.log("m").new_lines())
+            return any(line.startswith("{") for line in lines)
+
+        await until(answered)
+        found: dict[str, str] = json.loads(next(line for line in lines if line.startswith("{")))
+        return found
+
+    yield start
+    for supervisor in supervisors:
+        for model, record in supervisor.records().items():
+            engine = EngineProcess.from_record(model, record)
+            assert engine
+            await supervisor.stop(engine, grace_s=0)
+
+
+@pytest.fixture
+def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a hostile engine would try."""
+    state, home = tmp_path / "state", tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("MODELIUM_GATEWAY__TOKEN", "s3cret")
+    monkeypatch.setenv("HF_TOKEN", "s3cret")
+    files = [
+        *("state/modelium.db", "state/vllm/other.json", "state/vllm/work/other/weights"),
+        *("home/.ssh/id_ed25519", "home/notes", "repository/m/weights"),
+    ]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("x")
+    (home / "way").symlink_to(state)
+    return {
+        "read": [*(str(tmp_path / file) for file in files), str(home / "way/modelium.db")],
+        "write": [str(tmp_path / file) for file in ("repository/m/new", "home/.bashrc")],
+        "list": str(state),
+        "pid": os.getpid(),
+        "port": 1,
+    }
+
+
+async def test_an_engine_neither_reads_secrets_nor_changes_what_is_not_its_own(
+    run: Run, wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    found = await run(wanted)
+    denied = {path for path, outcome in found.items() if outcome == "PermissionError"}
+    shown = {str(tmp_path / "home/notes"), str(tmp_path / "repository/m/weights")}
+    assert {path for path in wanted["read"] if path not in denied} == shown
+    assert denied >= {*wanted["write"], "list", "environ", "signal"} - (
+        set() if confine.abi() >= 6 else {"signal"}
+    )
+    assert (found["tmp"], found["shm"]) == ("done", "done")
+    assert found["connect"] == "ConnectionRefusedError"
+    assert not {"MODELIUM_GATEWAY__TOKEN", "HF_TOKEN", "MODELIUM_SANDBOX"} & {*found["variables"]}
+
+
+async def test_off_is_off(run: Run, wanted: dict[str, Any]) -> None:
+    found = await run(wanted, mode="off")
+    assert {found[path] for path in wanted["read"]} == {"done"}
+
+
+@pytest.mark.skipif(confine.abi() < 4, reason="the kernel cannot bound connections")
+async def test_an_engine_that_needs_no_connections_opens_none(
+    run: Run, wanted: dict[str, Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        wanted["port"] = server.getsockname()[1]
+        assert (await run(wanted))["connect"] == "done"
+        assert (await run(wanted, connects=False))["connect"] == "PermissionError"
+
+
+def test_a_command_that_does_not_exist_is_said_at_once(tmp_path: Path) -> None:
+    supervisor = Supervisor(
+        directory=tmp_path, clock=SystemClock(), sandbox=Sandbox(mode="auto", hidden=())
+    )
+    with pytest.raises(LoadFailed, match="install it"):
+        supervisor.start("m", Command(argv=("/nonexistent/vllm",)), {})
+    assert supervisor.records() == {}
+
+
+def test_without_landlock_engines_start_unless_confinement_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "unavailable", lambda: "the kernel has no Landlock")
+    free = Sandbox(mode="auto", hidden=()).wrapped(("/bin/true",), {"A": "1"}, work=tmp_path)
+    assert free == (("/bin/true",), {"A": "1"}, None)
+    strict = Supervisor(
+        directory=tmp_path, clock=SystemClock(), sandbox=Sandbox(mode="required", hidden=())
+    )
+    with pytest.raises(LoadFailed, match="no Landlock; set it to `auto`"):
+        strict.start("m", Command(argv=("/bin/true",)), {})
+    assert strict.records() == {}

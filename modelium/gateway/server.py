@@ -178,6 +178,7 @@ class Gateway:
             await self._serving
         finally:
             self._refreshing.cancel()
+            self._data.close()
             await self._client.__aexit__(None, None, None)
 
     @property

@@ -10,6 +10,11 @@ from modelium.config.fields import FieldPath
 from modelium.config.hosts import is_loopback
 from modelium.config.sections import Sections
 
+MIN_TOKEN = 16
+"""Characters of a token off loopback: fewer can be guessed."""
+
+GOOD_TOKEN = "`openssl rand -hex 32` makes a good one"  # noqa: S105
+
 Problem = tuple[FieldPath, str]
 """Path of the field to change; what is wrong with it and what is allowed."""
 
@@ -37,7 +42,17 @@ def _missing_token(config: Sections) -> Iterator[Problem]:
         yield (
             ("gateway", "token"),
             f"missing, but gateway.host {gateway.host} is not loopback; "
-            "set a token, or listen on 127.0.0.1",
+            f"set a token, or listen on 127.0.0.1; {GOOD_TOKEN}",
+        )
+    elif (
+        gateway.token is not None
+        and len(gateway.token.get_secret_value()) < MIN_TOKEN
+        and not is_loopback(gateway.host)
+    ):
+        yield (
+            ("gateway", "token"),
+            f"shorter than {MIN_TOKEN} characters, but gateway.host {gateway.host} is not "
+            f"loopback; {GOOD_TOKEN}",
         )
 
 

@@ -188,9 +188,9 @@ class Metrics:
         """Return all series in Prometheus' text format; blocks for about 10 µs per series."""
         return generate_latest(self._registry)
 
-    def exporter(self, *, host: str, port: int) -> Exporter:
-        """Return the HTTP server of the series; entering it starts it."""
-        return Exporter(registry=self._registry, host=host, port=port)
+    def exporter(self, *, host: str, port: int, token: str | None = None) -> Exporter:
+        """Return the HTTP server of the series, behind ``token``; entering it starts it."""
+        return Exporter(registry=self._registry, host=host, port=port, token=token)
 
     def _label(self, model: str) -> str:
         """Return ``model`` if the fleet has it, else `OTHER`: clients must not create series."""

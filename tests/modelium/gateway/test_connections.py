@@ -39,7 +39,9 @@ class Client:
     async def rest(self) -> bytes:
         """All that still comes, until the gateway closes the connection."""
         async with asyncio.timeout(10):
-            return await self._reader.read()
+            with contextlib.suppress(ConnectionResetError):  # closed with bytes unread
+                return await self._reader.read()
+        return b""
 
 
 @contextlib.asynccontextmanager

@@ -28,6 +28,7 @@ from modelium.app.drivers import build_drivers, connected
 from modelium.clock import SystemClock
 from modelium.config import Config
 from modelium.config.folders import close_to_others, folders, make
+from modelium.config.hosts import is_loopback
 from modelium.control import addresses, service_lock, teardown
 from modelium.control.demand import Demand
 from modelium.control.loop import Loop
@@ -283,6 +284,11 @@ async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> st
     wanted = config.orchestration.metrics
     if not wanted.prometheus_enabled:
         return None
-    exporter = metrics.exporter(host=config.gateway.host, port=wanted.prometheus_port)
+    host, token = config.gateway.host, config.gateway.token
+    exporter = metrics.exporter(
+        host=host,
+        port=wanted.prometheus_port,
+        token=token.get_secret_value() if token and not is_loopback(host) else None,
+    )
     await stack.enter_async_context(exporter)
     return f"{exporter.url}/metrics"

@@ -14,6 +14,11 @@ METADATA_PROBLEM = (
     "{host} is {found}, a link-local or metadata address, where clouds give out credentials; use "
     "another, or name the host in orchestration.allowed_link_local"
 )
+MIN_TOKEN = 16
+"""Characters of a token off loopback: fewer can be guessed."""
+
+GOOD_TOKEN = "`openssl rand -hex 32` makes a good one"  # noqa: S105
+
 Problem = tuple[FieldPath, str]
 """Path of the field to change; what is wrong with it and what is allowed."""
 
@@ -43,7 +48,17 @@ def _missing_token(config: Sections) -> Iterator[Problem]:
         yield (
             ("gateway", "token"),
             f"missing, but gateway.host {gateway.host} is not loopback; "
-            "set a token, or listen on 127.0.0.1",
+            f"set a token, or listen on 127.0.0.1; {GOOD_TOKEN}",
+        )
+    elif (
+        gateway.token is not None
+        and len(gateway.token.get_secret_value()) < MIN_TOKEN
+        and not is_loopback(gateway.host)
+    ):
+        yield (
+            ("gateway", "token"),
+            f"shorter than {MIN_TOKEN} characters, but gateway.host {gateway.host} is not "
+            f"loopback; {GOOD_TOKEN}",
         )
 
 

@@ -36,8 +36,23 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
     return None
 
 
-async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
+def peer(scope: Scope) -> str:
+    """Return the address that a request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _uncounted(size: int) -> None:
+    pass
+
+
+async def read_body(
+    scope: Scope, receive: Receive, *, limit: int, grow: Callable[[int], None] = _uncounted
+) -> bytes:
     """Read the whole body, up to ``limit`` bytes.
+
+    ``grow`` is called with the size of each part before it is kept; what it raises ends the
+    reading.
 
     Raises:
         BodyTooLarge: its Content-Length, or what has arrived, exceeds ``limit``.
@@ -56,7 +71,9 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
         size += len(part)
         if size > limit:
             raise BodyTooLarge
-        parts.append(part)
+        if part:
+            grow(len(part))
+            parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from itertools import islice
 from urllib.parse import unquote
 
+from modelium.gateway.json_fields import read_fields, with_field
 from modelium.gateway.multipart import form_fields, renamed_form
 from modelium.gateway.problems import HttpProblem
 from modelium.models import MODEL_NAME, Api, Upstream
@@ -17,9 +16,6 @@ KSERVE_REST = re.compile(r"(/versions/[0-9]+)?(/(infer|generate|generate_stream|
 
 _NAME = re.compile(MODEL_NAME.removesuffix("$") + r"(:[0-9]{1,9})?$")
 """A model's name in a URL. Aliases of other forms work in JSON bodies only."""
-
-_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrtu])*")')
-"""A ``model`` field of any object in the body."""
 
 _DOTS = frozenset({".", ".."})
 
@@ -78,6 +74,8 @@ def match(method: str, path: str, raw_path: bytes) -> Route | None:
 
 def _generic(method: str, raw_path: bytes) -> Route | None:
     parts = raw_path.decode("latin-1").split("/", 3)
+    if len(parts) < 3:  # the slash itself was encoded
+        return None
     name = unquote(parts[2])
     rest = f"/{parts[3]}" if len(parts) > 3 else "/"
     if not _NAME.fullmatch(name) or not _DOTS.isdisjoint(unquote(rest).split("/")):
@@ -90,29 +88,14 @@ def _generic(method: str, raw_path: bytes) -> Route | None:
 def fields_of(route: Route, body: bytes) -> dict[str, object] | None:
     """Return the fields of a request of the OpenAI API; ``None`` for the other APIs.
 
+    Blocks for up to a second where the body is longer than `SMALL_BYTES`.
+
     Raises:
-        HttpProblem: 400, the body is neither JSON nor, where the route wants it, a form.
+        HttpProblem: 400, the body is neither JSON nor, where the route wants it, a form; 413.
     """
     if route.api != "openai":
         return None
-    return form_fields(body) if route.form else parsed(body)
-
-
-def parsed(body: bytes) -> dict[str, object]:
-    """Return the JSON object in ``body``.
-
-    Raises:
-        HttpProblem: 400, it is not a JSON object.
-    """
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise HttpProblem(
-            400, f"the request body is not valid JSON: {exc}", reason="bad-json"
-        ) from exc
-    if not isinstance(content, dict):
-        raise HttpProblem(400, "the request body must be a JSON object", reason="bad-json")
-    return content
+    return form_fields(body) if route.form else read_fields(body)
 
 
 def model_of(content: dict[str, object]) -> str:
@@ -160,7 +143,8 @@ def outgoing(
         if route.form:
             body = renamed_form(body, upstream.served_name)
         else:
-            body = _renamed(body, content, upstream.served_name)
+            name = upstream.served_name
+            body = with_field(body, "model", name, present="model" in content)
     if max_tokens is not None and content is not None:
         body = _bounded(route, body, content, max_tokens)
     return Outgoing(path=route.rest, body=body)
@@ -186,24 +170,6 @@ def _not_served(route: Route, model: str, upstream: Upstream) -> HttpProblem:
 def _bounded(route: Route, body: bytes, content: dict[str, object], most: int) -> bytes:
     """Return ``body`` with a bound for the answer, unless it has one."""
     fields = _LIMITS.get(route.rest)
-    if fields is None or not content or any(content.get(field) is not None for field in fields):
+    if fields is None or any(content.get(field) is not None for field in fields):
         return body
-    stripped = body.lstrip()
-    if fields[0] in content or not stripped.startswith(b"{") or stripped[1:2] == b"\0":
-        # It is null there, or the text is not UTF-8.
-        return json.dumps({**content, fields[0]: most}, separators=(",", ":")).encode()
-    # Not serialized anew, for the reasons of `_renamed`; the object is not empty.
-    return b'{"%s":%d,' % (fields[0].encode(), most) + stripped[1:]
-
-
-def _renamed(body: bytes, content: dict[str, object], name: str) -> bytes:
-    """Return ``body`` with another ``model``; if the field is unambiguous, by replacing its bytes.
-
-    Serializing the whole body would be slow for images and would lose numbers that Python cannot
-    represent.
-    """
-    found = list(islice(_MODEL.finditer(body), 2))
-    if len(found) == 1 and json.loads(found[0][1]) == content.get("model"):
-        start, end = found[0].span(1)
-        return body[:start] + json.dumps(name).encode() + body[end:]
-    return json.dumps({**content, "model": name}, separators=(",", ":")).encode()
+    return with_field(body, fields[0], most, present=fields[0] in content)

@@ -7,8 +7,10 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import uvicorn
 
@@ -20,6 +22,13 @@ from modelium.gateway.access.auth import AuthMiddleware
 from modelium.gateway.access.keyring import Keyring
 from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.asgi import Receive, Scope, Send
+from modelium.gateway.connections import (
+    KEEP_ALIVE_S,
+    Connections,
+    bounds_for,
+    raise_open_files,
+)
+from modelium.gateway.protocol import GuardedProtocol
 from modelium.gateway.proxy.dataplane import DataPlane, OnAnswered
 from modelium.gateway.proxy.names import Names
 from modelium.gateway.proxy.upstream import UpstreamClient
@@ -31,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Limit for a request body: a dozen photos in base64. Each waiting request holds its own."""
-
-KEEP_ALIVE_S = 75
-"""Longer than clients keep idle connections (OpenAI's client: 5 s), so that they close first."""
 
 SHUTDOWN_GRACE_S = 30.0
 """Default for how long shutdown waits for requests in flight."""
@@ -130,30 +136,40 @@ class Gateway:
         """
         await self._keys.refresh()
         token = self._config.token
-        guard = AuthMiddleware(
+        app = AuthMiddleware(
             app=self._dispatch,
             token=token.get_secret_value() if token else None,
             keys=self._keys,
             host=self._config.host,
         )
+        guard = Connections(
+            bounds=bounds_for(
+                most=self._config.max_connections,
+                most_each=self._config.max_connections_per_peer,
+                timeout_s=self._config.client_timeout_seconds,
+                open_files=raise_open_files(),
+            )
+        )
         self._socket = _listen(self._config.host, self._config.port)
         self._port = self._socket.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
-                app=guard,
-                http="httptools",
+                app=app,
+                # A class is expected, but only called.
+                http=cast("type[asyncio.Protocol]", partial(GuardedProtocol, guard=guard)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_keep_alive=round(KEEP_ALIVE_S),
                 timeout_graceful_shutdown=max(1, round(self._grace_s)),
             )
         )
         await self._client.__aenter__()
         self._refreshing = asyncio.create_task(self._keys.run(), name="api keys")
+        self._watching = asyncio.create_task(guard.watch(), name="slow clients")
         self._serving = asyncio.create_task(
             self._server.serve(sockets=[self._socket]), name="gateway"
         )
@@ -162,6 +178,7 @@ class Gateway:
         if not up.done():
             up.cancel()
             self._refreshing.cancel()
+            self._watching.cancel()
             await self._client.__aexit__(None, None, None)
             self._socket.close()
             self._serving.result()
@@ -181,6 +198,8 @@ class Gateway:
             await self._serving
         finally:
             self._refreshing.cancel()
+            self._watching.cancel()
+            self._data.close()
             await self._client.__aexit__(None, None, None)
 
     @property

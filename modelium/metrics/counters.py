@@ -176,7 +176,10 @@ class Metrics:
         self._waits.observe(waited_s)
 
     def on_request_refused(self, model: str, reason: str) -> None:
-        """Count a request that got a 429 or 503; ``reason`` is the error's slug."""
+        """Count a request that got a 429 or 503; ``reason`` is the error's slug.
+
+        ``model`` is empty where the request was refused before its body, which names it.
+        """
         self._refused.labels(self._label(model), reason).inc()
 
     def show_prefect(self, connected: Callable[[], bool]) -> None:
@@ -192,14 +195,14 @@ class Metrics:
         """Return all series in Prometheus' text format; blocks for about 10 µs per series."""
         return generate_latest(self._registry)
 
-    def exporter(self, *, host: str, port: int) -> Exporter:
-        """Return the HTTP server of the series; entering it starts it."""
-        return Exporter(registry=self._registry, host=host, port=port)
+    def exporter(self, *, host: str, port: int, token: str | None = None) -> Exporter:
+        """Return the HTTP server of the series, behind ``token``; entering it starts it."""
+        return Exporter(registry=self._registry, host=host, port=port, token=token)
 
     def _label(self, model: str) -> str:
         """Return ``model`` if the fleet has it, else `OTHER`: clients must not create series."""
         known = self._fleet is None or model in self._fleet.models_by_name
-        return model if known else OTHER
+        return model if model and known else OTHER
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"modelium_{name}", documentation, labels, registry=self._registry)

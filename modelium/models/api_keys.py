@@ -31,7 +31,7 @@ class KeyTerms(Frozen):
     """Class of its waiting requests; ``None``: high for the policy's high_priority_teams."""
     models: frozenset[str] = frozenset()
     """The models that it may use; empty: all."""
-    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Long-term rate limit; a burst may be as large as one minute's allowance."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     """Limit for requests in flight, including those that wait for a model."""

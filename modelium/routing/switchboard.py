@@ -23,6 +23,9 @@ from modelium.routing.admission import (
 from modelium.routing.model_queue import ModelQueue
 from modelium.traffic import TrafficBook
 
+SHOWN = 256
+"""Characters of an unknown name that its error repeats."""
+
 FAILURES_TOLD = 10
 """Failed answers of an upstream that the listener is told of: they decide whether it stays."""
 
@@ -253,4 +256,5 @@ class Switchboard:
 
 def unknown(model: str) -> UnknownModel:
     """Return the error for a request that names no model."""
-    return UnknownModel(f"no model is named {model!r}; GET /v1/models lists all models")
+    shown = repr(model) if len(model) <= SHOWN else f"{model[:SHOWN]!r}… ({len(model)} characters)"
+    return UnknownModel(f"no model is named {shown}; GET /v1/models lists all models")

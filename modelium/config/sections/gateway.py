@@ -87,6 +87,26 @@ class Gateway(Section):
         "immediately.",
         why="Each holds a connection and its body; 4096 stays below the usual limit on open files.",
     )
+    max_connections: Annotated[PositiveCount, note(unit="connections")] | None = setting(
+        None,
+        "Connections of all clients together. At the limit, the one that has waited longest for "
+        "its client is closed for a new one; if all have a request in work, further ones get 503.",
+        why="Null: half of the open files that the system allows this process, less 256 for its "
+        "own; at most 16384.",
+    )
+    max_connections_per_peer: Annotated[PositiveCount, note(unit="connections")] | None = setting(
+        None,
+        "The same for one address of clients, loopback too. A reverse proxy is one address.",
+        why="Null: three quarters of `max_connections`, so that the rest is left to others, and a "
+        "proxy for all clients is hardly limited.",
+    )
+    client_timeout_seconds: Interval = setting(
+        20.0,
+        "How long a client may take to send a request's headers, and how long its body may arrive "
+        "at less than 256 bytes per second; then it gets a 408. No limit for a whole body.",
+        why="20 s are long for headers even on a poor line; a silent client holds a connection "
+        "and memory.",
+    )
     stream_comment_seconds: Interval | None = setting(
         None,
         "How often a comment is sent to a streaming request that waits for its model. Clients "

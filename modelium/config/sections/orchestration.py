@@ -104,7 +104,8 @@ class Metrics(Section):
     prometheus_enabled: Switch = setting(
         True,
         "Whether the Prometheus exporter listens on its own port.",
-        why="True: scraping that port needs no gateway token. The gateway always serves /metrics.",
+        why="True: on loopback, scraping that port needs no token; off loopback it needs "
+        "`gateway.token`. The gateway always serves /metrics.",
     )
     prometheus_port: Port = setting(
         9090,

@@ -49,16 +49,19 @@ class KeyHolder:
         """Whether the key may use ``model``."""
         return not self.key.models or model in self.key.models
 
-    def enter(self, model: str) -> None:
+    def check(self, model: str) -> None:
+        """Raise `HttpProblem` (403) if the key may not use ``model``."""
+        if not self.may_use(model):
+            raise HttpProblem(403, f"this key may not use {model}", reason="model-not-allowed")
+
+    def enter(self) -> None:
         """Count the start of a request; call `leave` when it ends.
 
         Raises:
-            HttpProblem: 403, the key may not use ``model``; 429 with Retry-After, too many
-                concurrent requests or rate exceeded (a token bucket of one minute's requests).
+            HttpProblem: 429 with Retry-After, too many concurrent requests or rate exceeded (a
+                token bucket of one minute's requests).
         """
         key = self.key
-        if not self.may_use(model):
-            raise HttpProblem(403, f"this key may not use {model}", reason="model-not-allowed")
         if key.max_concurrent is not None and self._concurrent >= key.max_concurrent:
             raise HttpProblem(
                 429,

@@ -88,6 +88,7 @@ Wait = Annotated[
     Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the outcome."),
 ]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+After = Annotated[int, Query(ge=0, lt=2**63)]
 
 
 def router(*, operations: Operations, keys: Keyring, clock: Clock) -> APIRouter:
@@ -129,7 +130,7 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
         return device_rows(await operations.fleet())
 
     @api.get("/events")
-    async def events(limit: Limit = 100, after: int = 0) -> list[Event]:
+    async def events(limit: Limit = 100, after: After = 0) -> list[Event]:
         return list(await operations.events(limit=limit, after=after))
 
     @api.get("/status")

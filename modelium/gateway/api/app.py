@@ -66,6 +66,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
+        # They would lead to wherever the Host header says.
+        redirect_slashes=False,
     )
     app.include_router(admin.router(operations=operations, keys=keys, clock=clock))
     app.include_router(

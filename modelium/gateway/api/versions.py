@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from modelium.control.versions import VersionOperations
 from modelium.gateway.access.keyring import key_holder
@@ -14,6 +14,8 @@ from modelium.models import Intent
 WaitFor = Callable[[Intent, float], Awaitable[Intent]]
 
 Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait for the outcome.")]
+Version = Annotated[int, Path(ge=1, lt=2**31)]
+Target = Annotated[int | None, Query(ge=1, lt=2**31)]
 Purge = Annotated[bool, Query(description="Delete the files instead of keeping them in the trash.")]
 Force = Annotated[
     bool, Query(description="Also where it is pinned, always loaded, or named by an alias.")
@@ -33,7 +35,7 @@ def add(api: APIRouter, versions: VersionOperations, wait_for: WaitFor) -> None:
     @api.delete("/models/{model}/versions/{version}", status_code=202)
     async def remove_version(
         model: str,
-        version: int,
+        version: Version,
         request: Request,
         purge: Purge = False,
         force: Force = False,
@@ -49,7 +51,10 @@ def add(api: APIRouter, versions: VersionOperations, wait_for: WaitFor) -> None:
 
     @api.post("/models/{model}/rollback", status_code=202)
     async def rollback(
-        model: str, request: Request, version: int | None = None, wait: Wait = 0.0
+        model: str,
+        request: Request,
+        version: Target = None,
+        wait: Wait = 0.0,
     ) -> Intent:
         return await wait_for(await versions.rollback(model, version, by=_who(request)), wait)
 

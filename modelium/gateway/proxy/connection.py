@@ -69,14 +69,15 @@ class Connection(asyncio.Protocol):
             and not self._transport.get_write_buffer_size()
         )
 
-    def send(self, data: bytes, *, has_body: bool) -> None:
+    def send(self, *parts: bytes, has_body: bool) -> None:
         """Send a whole request. ``has_body``: false for HEAD, whose answer has no body."""
         if self._head_done:
             self._reset()
         self._has_body = has_body
         self.used_at = self._loop.time()
         if self._transport is not None and self._failure is None:
-            self._transport.write(data)
+            for part in parts:
+                self._transport.write(part)
 
     async def head(self) -> None:
         """Wait for `status` and `headers`.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from modelium.errors import ModeliumError, Unavailable
 from modelium.gateway.access.keyring import KeyHolder, key_holder
@@ -15,9 +19,12 @@ from modelium.gateway.asgi import (
     Receive,
     Scope,
     Send,
+    peer,
     read_body,
 )
+from modelium.gateway.json_fields import SMALL_BYTES
 from modelium.gateway.problems import HttpProblem, status_of
+from modelium.gateway.proxy.held import MAX_HELD_BYTES, HeldBytes
 from modelium.gateway.proxy.names import ModelReference, Names
 from modelium.gateway.proxy.reply import CommentedAdmission, EngineFailed, Reply
 from modelium.gateway.proxy.upstream import UpstreamClient
@@ -29,9 +36,8 @@ from modelium.routing.admission import Admission
 from modelium.routing.switchboard import Switchboard
 from modelium.traffic.request_log import LoggedRequest
 
-MAX_HELD_BYTES = 1024**3
-"""Limit for the bodies of all requests that wait or are in flight."""
-
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 OnAnswered = Callable[[LoggedRequest], None]
 """Called for each answered request; must return at once."""
@@ -42,6 +48,20 @@ class RefusalMetrics(Protocol):
 
     def on_request_refused(self, model: str, reason: str) -> None:
         """Count a request for ``model`` that got a 429 or 503; ``reason`` is the error's slug."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Request:
+    """A request whose body has arrived."""
+
+    route: Route
+    named: ModelReference
+    content: dict[str, object] | None
+    """The fields of the body that the gateway reads, for the OpenAI API."""
+    body: bytes
+    """Emptied once the engine's request is made of it, so that it is not held twice."""
+    scope: Scope
+    holder: KeyHolder | None
 
 
 class DataPlane:
@@ -72,7 +92,8 @@ class DataPlane:
             clock: for the request log.
             on_answered: called for each answered request.
             max_body_bytes: larger bodies get a 413.
-            max_held_bytes: limit for all bodies together; past it requests get a 503.
+            max_held_bytes: limit for all bodies together, those that still arrive included; past
+                it requests get a 503, and past half of it one client's get a 429.
             comment_every_s: interval of the comments in a stream that waits for its model;
                 ``None``: no comments.
             default_max_tokens: bound for an answer whose request sets none; ``None``: none.
@@ -85,11 +106,16 @@ class DataPlane:
         self._clock = clock
         self._on_answered = on_answered
         self._max_body_bytes = max_body_bytes
-        self._max_held_bytes = max_held_bytes
+        self._held = HeldBytes(most=max_held_bytes)
+        # One thread: large bodies are read in turn.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="large bodies")
         self._comment_every_s = comment_every_s
         self._default_max_tokens = default_max_tokens
         self._max_tokens = max_tokens
-        self._held_bytes = 0
+
+    def close(self) -> None:
+        """End the thread that reads large bodies."""
+        self._thread.shutdown(wait=False)
 
     def bound(self, default: int | None, max_tokens: Mapping[str, int]) -> None:
         """Have these bounds apply to further requests; as the arguments of the same names."""
@@ -104,12 +130,37 @@ class DataPlane:
         usage = Usage(at=self._clock.time()) if self._on_answered is not None else None
         reply = Reply(path=scope["path"], send=send, usage=usage)
         named = self._names.resolve(route.model or "")
+        holder = key_holder(scope)
+        client = holder.key.id if holder is not None else peer(scope)
         try:
-            body = await read_body(scope, receive, limit=self._max_body_bytes)
-            content = fields_of(route, body)
-            if content is not None and not route.model:
-                named = self._names.resolve(model_of(content))
-            await self._within_limits(route, named, body, content, scope, receive, reply)
+            if holder is not None:
+                if route.model:
+                    holder.check(named.model)
+                holder.enter()
+            try:
+                with self._held.holding(client) as holding:
+                    body = await read_body(
+                        scope, receive, limit=self._max_body_bytes, grow=holding.grow
+                    )
+                    content = await self._aside(body, fields_of, route, body)
+                    if content is not None and not route.model:
+                        named = self._names.resolve(model_of(content))
+                        if holder is not None:
+                            holder.check(named.model)
+                    request = _Request(
+                        route=route,
+                        named=named,
+                        content=content,
+                        body=body,
+                        scope=scope,
+                        holder=holder,
+                    )
+                    del body
+                    async with CancelOnDisconnect(receive):
+                        await self._exchange(request, reply)
+            finally:
+                if holder is not None:
+                    holder.leave()
         except (ClientGone, EngineFailed):
             pass
         except BodyTooLarge:
@@ -121,60 +172,39 @@ class DataPlane:
                 self._refusals.on_request_refused(named.model, error.reason)
             await reply.refuse(error)
 
-    async def _within_limits(
-        self,
-        route: Route,
-        named: ModelReference,
-        body: bytes,
-        content: dict[str, object] | None,
-        scope: Scope,
-        receive: Receive,
-        reply: Reply,
-    ) -> None:
-        """Answer the request while it counts against the limits of its key and of the gateway."""
-        holder = key_holder(scope)
-        if self._held_bytes + len(body) > self._max_held_bytes:
-            raise Unavailable(
-                f"request bodies use all of the gateway's {self._max_held_bytes} bytes; retry"
-            )
-        if holder is not None:
-            holder.enter(named.model)
-        self._held_bytes += len(body)
-        try:
-            async with CancelOnDisconnect(receive):
-                await self._exchange(route, named, body, content, scope, reply, holder)
-        finally:
-            self._held_bytes -= len(body)
-            if holder is not None:
-                holder.leave()
+    async def _aside(
+        self, body: bytes, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Return what ``work`` returns, which runs in a thread where ``body`` is large."""
+        if len(body) <= SMALL_BYTES:
+            return work(*args, **kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
 
-    async def _exchange(
-        self,
-        route: Route,
-        named: ModelReference,
-        body: bytes,
-        content: dict[str, object] | None,
-        scope: Scope,
-        reply: Reply,
-        holder: KeyHolder | None,
-    ) -> None:
+    async def _exchange(self, request: _Request, reply: Reply) -> None:
         problem: HttpProblem | None = None
+        model, content = request.named.model, request.content
         streams = content is not None and content.get("stream") is True
-        async with self._admission(named, holder, reply, streams=streams) as upstream:
+        async with self._admission(
+            request.named, request.holder, reply, streams=streams
+        ) as upstream:
             try:
-                sent = outgoing(
-                    route,
-                    named.model,
+                sent = await self._aside(
+                    request.body,
+                    outgoing,
+                    request.route,
+                    model,
                     upstream,
-                    body,
+                    request.body,
                     content,
-                    max_tokens=self._max_tokens.get(named.model, self._default_max_tokens),
+                    max_tokens=self._max_tokens.get(model, self._default_max_tokens),
                 )
             except HttpProblem as exc:
                 # Raised outside: a client's mistake must not count as the model's failure.
                 problem = exc
             else:
-                await self._forward(named.model, upstream, sent, scope, reply)
+                request.body = b""
+                await self._forward(model, upstream, sent, request.scope, reply)
         if problem is not None:
             raise problem
 

@@ -1,6 +1,7 @@
 """Complete answers in one write to the client's socket, where the server allows it.
 
-The only module that uses uvicorn's internals; pyproject.toml bounds uvicorn's version for it.
+With `gateway.protocol` the only module that uses uvicorn's internals; pyproject.toml bounds
+uvicorn's version for them.
 """
 
 from __future__ import annotations

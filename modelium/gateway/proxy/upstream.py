@@ -31,6 +31,9 @@ llama.cpp: 5 s), so that no request is sent on a connection that is being closed
 SWEEP_S = 1.0
 """Interval of the search for idle and silent connections; timers per request would cost more."""
 
+COPIED_BYTES = 64 * 1024
+"""Up to this size, one write of head and body costs less than two."""
+
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -44,7 +47,10 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"authorization", b"cookie"}
+CREDENTIALS = frozenset({b"authorization", b"cookie", b"api-key", b"x-api-key"})
+"""What a client shows to the gateway is no business of the engines."""
+
+NOT_SENT = HOP_BY_HOP | CREDENTIALS | {b"host", b"content-length", b"expect"}
 NOT_RETURNED = HOP_BY_HOP | {b"date", b"server", b"set-cookie"}
 
 BODILESS = frozenset({204, 304})
@@ -63,15 +69,20 @@ class Answer:
     it.
     """
 
-    __slots__ = ("_client", "_connection", "_data", "_has_body", "_upstream", "headers", "status")
+    __slots__ = ("_client", "_connection", "_has_body", "_parts", "_upstream", "headers", "status")
 
     def __init__(
-        self, *, client: UpstreamClient, upstream: Upstream, data: bytes, has_body: bool
+        self,
+        *,
+        client: UpstreamClient,
+        upstream: Upstream,
+        parts: tuple[bytes, ...],
+        has_body: bool,
     ) -> None:
-        """``data``: the request in wire format; ``has_body``: whether the answer may have one."""
+        """``parts``: the request in wire format; ``has_body``: its answer may have a body."""
         self._client = client
         self._upstream = upstream
-        self._data = data
+        self._parts = parts
         self._has_body = has_body
         self._connection: Connection | None = None
         self.status = 0
@@ -87,8 +98,8 @@ class Answer:
         connection = await self._client.connection(self._upstream)
         self._connection = connection
         try:
-            connection.send(self._data, has_body=self._has_body)
-            self._data = b""
+            connection.send(*self._parts, has_body=self._has_body)
+            self._parts = ()
             await connection.head()
         except TimeoutError as exc:
             self._client.release(self._upstream, connection)
@@ -177,7 +188,7 @@ class UpstreamClient:
         return Answer(
             client=self,
             upstream=upstream,
-            data=_request(upstream, method, target, headers, body),
+            parts=_request(upstream, method, target, headers, body),
             has_body=method != "HEAD",
         )
 
@@ -267,8 +278,10 @@ def unreachable(upstream: Upstream, cause: Exception) -> ModeliumError:
     return error
 
 
-def _request(upstream: Upstream, method: str, target: str, headers: Headers, body: bytes) -> bytes:
-    """Return a request in wire format."""
+def _request(
+    upstream: Upstream, method: str, target: str, headers: Headers, body: bytes
+) -> tuple[bytes, ...]:
+    """Return a request in wire format; a large body is a part of its own and not copied."""
     host = authority(upstream.host, upstream.port)
     parts = [f"{method} {upstream.prefix}{target} HTTP/1.1\r\nhost: {host}\r\n".encode("latin-1")]
     encodes = False
@@ -282,8 +295,10 @@ def _request(upstream: Upstream, method: str, target: str, headers: Headers, bod
         parts.append(b"accept-encoding: identity\r\n")
     if body or method in ("POST", "PUT", "PATCH"):
         parts.append(b"content-length: %d\r\n" % len(body))
+    if len(body) > COPIED_BYTES:
+        return b"".join((*parts, b"\r\n")), body
     parts += (b"\r\n", body)
-    return b"".join(parts)
+    return (b"".join(parts),)
 
 
 def end_to_end(headers: Headers, dropped: frozenset[bytes]) -> Headers:

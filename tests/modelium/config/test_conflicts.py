@@ -24,7 +24,11 @@ def conflicts(**sections: Any) -> dict[str, str]:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-1.example"])
 def test_off_loopback_a_token_is_required(host: str) -> None:
     assert "is not loopback" in conflicts(gateway={"host": host})["gateway.token"]
-    assert Config.model_validate({"gateway": {"host": host, "token": "s3cret"}}).gateway.token
+    assert Config.model_validate(
+        {"gateway": {"host": host, "token": "s3cret-of-16-chars"}}
+    ).gateway.token
+    short = conflicts(gateway={"host": host, "token": "s3cret"})["gateway.token"]
+    assert "shorter than 16" in short and "openssl" in short
 
 
 @pytest.mark.parametrize("runtime", ["vllm", "llama_cpp"])

@@ -215,6 +215,7 @@ def start(tmp_path: Path) -> Start:
         aliases: dict[str, str] | None = None,
         stream_comment_seconds: float | None = None,
         default_max_tokens: int | None = None,
+        limits: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> AsyncIterator[Setup]:
         clock, metrics, operations = SystemClock(), Metrics(), MemoryOperations()
@@ -237,6 +238,7 @@ def start(tmp_path: Path) -> Start:
                     "aliases": aliases or {},
                     "stream_comment_seconds": stream_comment_seconds,
                     "default_max_tokens": default_max_tokens,
+                    **(limits or {}),
                 }
             ),
             ingest=config.Ingest.model_validate({"webhook_secret": webhook_secret}),

@@ -15,7 +15,7 @@ USERS = {
         "node": "gpu-7",
         "policies": {"always_loaded": ["chat"]},
     },
-    "gateway": {"host": "0.0.0.0", "port": 8000, "token": "secret"},
+    "gateway": {"host": "0.0.0.0", "port": 8000, "token": "secret-of-16-chars"},
     "vllm": {
         "enabled": True,
         "executable": "/opt/vllm/bin/vllm",

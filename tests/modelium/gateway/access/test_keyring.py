@@ -153,7 +153,7 @@ async def test_past_its_rate_a_key_gets_429_with_the_time_to_the_next_request(
         with pytest.raises(openai.RateLimitError):
             await ai.chat.completions.create(model="m", messages=[])
     text = guarded.metrics.render().decode()
-    assert 'modelium_requests_refused_total{model="m",reason="rate-limited"} 3.0' in text
+    assert 'modelium_requests_refused_total{model="other",reason="rate-limited"} 3.0' in text
 
 
 async def test_a_keys_bound_at_once_counts_waiting_requests_and_is_given_back(

@@ -27,7 +27,7 @@ def admitted(holder: KeyHolder, requests: int) -> int:
     count = 0
     for _ in range(requests):
         try:
-            holder.enter("m")
+            holder.enter()
         except HttpProblem as problem:
             assert problem.status == 429
         else:
@@ -45,7 +45,7 @@ def test_rate_refills_with_time_up_to_a_minutes_worth() -> None:
     holder = KeyHolder(key=key(requests_per_minute=6), priority=None, clock=clock)
     assert admitted(holder, 10) == 6
     with pytest.raises(HttpProblem) as refused:
-        holder.enter("m")
+        holder.enter()
     assert refused.value.retry_after_s == pytest.approx(10.0)
     clock.now += 20.0
     assert admitted(holder, 10) == 2

@@ -95,3 +95,31 @@ async def test_metrics_are_served_with_the_format_that_scrapers_expect(setup: Se
     answer = await setup.http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'modelium_model_qps{gpu="2",model="gpt2",runtime="vllm"} 1.5' in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/models%2Fx", "/api/v1/events?after=100000000000000000000000", "/api/v1/models/"),
+        *("/api/v1/events?after=-1", "/api/v1/models/m/rollback?version=9999999999999999999"),
+    ],
+)
+async def test_odd_paths_are_the_clients_mistake_and_lead_nowhere(setup: Setup, path: str) -> None:
+    method = "POST" if "rollback" in path else "GET"
+    answer = await setup.http.request(method, path, headers={"host": "localhost:1"})
+    assert 400 <= answer.status_code < 500
+    assert "location" not in answer.headers
+
+
+async def test_a_long_unknown_name_is_cut_in_the_answer(setup: Setup) -> None:
+    name = "x" * 1_000_000
+    answer = await setup.http.post("/v1/chat/completions", json={"model": name})
+    assert answer.status_code == 404 and len(answer.content) < 1000
+
+
+async def test_a_rate_is_a_number(setup: Setup) -> None:
+    body = b'{"name": "k", "requests_per_minute": 1e400}'
+    answer = await setup.http.post(
+        "/api/v1/keys", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 400

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from tests.modelium.gateway.api.fleets import fleet
 from tests.modelium.gateway.conftest import Setup, Start
 
 # --- webhook ---------------------------------------------------------------------------------
@@ -54,3 +55,32 @@ async def test_hook_refuses_bad_and_oversized_bodies(
     answer = await setup.http.post("/hooks/ingest", content=body)
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "path", "name", "status"),
+    [
+        ({"team": "other"}, "gpt2", None, 403),
+        ({"team": "other"}, "x", "gpt2", 403),
+        ({}, "gpt2", None, 403),
+        ({}, "cold", None, 403),
+        ({"team": "prod"}, "gpt2", None, 202),
+        ({"team": "other"}, "new", None, 202),
+        ({"models": ["gpt2"]}, "gpt2", None, 202),
+        ({"models": ["other"]}, "new", None, 403),
+        ({"scopes": ["admin"]}, "gpt2", None, 202),
+    ],
+)
+async def test_an_ingest_key_replaces_what_is_its_own(
+    setup: Setup, terms: dict[str, object], path: str, name: str | None, status: int
+) -> None:
+    setup.operations.at = fleet()
+    wanted = {"name": "k", "scopes": ["ingest"], **terms}
+    secret = (await setup.http.post("/api/v1/keys", json=wanted)).json()["secret"]
+    answer = await setup.http.post(
+        "/hooks/ingest",
+        json={"path": path, "name": name},
+        headers={"authorization": f"Bearer {secret}"},
+    )
+    assert answer.status_code == status
+    assert len(setup.operations.kept) == (status == 202)

@@ -90,7 +90,9 @@ async def test_body_over_the_bound_is_a_413(start: Start, engine: Upstream) -> N
     assert engine.seen == []
 
 
-async def test_bodies_in_hand_are_bounded_together(setup: Setup, engine: Upstream) -> None:
+async def test_bodies_are_bounded_together_and_by_client_from_their_first_byte(
+    setup: Setup, engine: Upstream
+) -> None:
     async with UpstreamClient() as reached:
         plane = DataPlane(
             switchboard=setup.board,
@@ -99,38 +101,45 @@ async def test_bodies_in_hand_are_bounded_together(setup: Setup, engine: Upstrea
             refusals=setup.metrics,
             clock=SystemClock(),
             max_body_bytes=100,
-            max_held_bytes=150,
+            max_held_bytes=250,
         )
         setup.board.know(["m"])
-        sent: list[list[dict[str, Any]]] = []
+        arrived = asyncio.Event()
 
-        def request() -> asyncio.Task[None]:
-            answers: list[dict[str, Any]] = []
-            sent.append(answers)
-            body = [{"type": "http.request", "body": b"x" * 100}]
-            gone = asyncio.get_running_loop().create_future()
+        async def request(client: str, *, complete: bool = True) -> int:
+            answers: list[Any] = []
+            body = [{"type": "http.request", "body": b"x" * 100, "more_body": not complete}]
 
             async def receive() -> dict[str, Any]:
-                return body.pop() if body else await gone
+                if body:
+                    return body.pop()
+                arrived.set()
+                await asyncio.get_running_loop().create_future()
+                raise AssertionError
 
             async def send(message: Any) -> None:
                 answers.append(message)
 
             path = "/v2/models/m/infer"
             scope = {"method": "POST", "path": path, "raw_path": path.encode(), "headers": []}
-            scope["query_string"] = b""
+            scope |= {"query_string": b"", "client": (client, 1)}
             route = plane.route(scope)
             assert route is not None
-            return asyncio.create_task(plane.answer(route, scope, receive, send))
+            await plane.answer(route, scope, receive, send)
+            return int(answers[0]["status"])
 
-        first = request()
+        unfinished = asyncio.create_task(request("a", complete=False))
+        await arrived.wait()
+        assert await request("a") == 429
+        waiting = asyncio.create_task(request("b"))
         await until(lambda: setup.board.traffic.snapshot().get("m", Traffic()).pending == 1)
-        await request()
-        assert sent[1][0]["status"] == 503
+        assert await request("c") == 503
         setup.board.open("m", engine.address("m", "generic"))
-        await first
-        await request()
-        assert (sent[0][0]["status"], sent[2][0]["status"]) == (400, 400)
+        assert await waiting == 400
+        unfinished.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await unfinished
+        assert await request("a") == 400
 
 
 async def test_latency_and_counts_are_of_the_engine(setup: Setup, engine: Upstream) -> None:

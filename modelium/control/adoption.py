@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelium.errors import InputError, ModeliumError, PermanentError
 from modelium.intake.fingerprint import Fingerprint, fingerprint
-from modelium.intake.repository import version_of
+from modelium.intake.names import version_of
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model
 from modelium.stages.services import Services

@@ -17,8 +17,8 @@ from watchdog.observers.api import BaseObserver
 from modelium import analysis
 from modelium.config import Ingest
 from modelium.intake.fingerprint import Fingerprint, fingerprint
+from modelium.intake.names import model_name
 from modelium.intake.pending import PendingDrops
-from modelium.intake.repository import model_name
 from modelium.models import Drop, DropState
 from modelium.ports import Clock
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected
-from modelium.intake.repository import version_of
+from modelium.intake.names import version_of
 from modelium.models import Drop, DropState, Model, ModelProfile, Report
 from modelium.ports import Steps
 from modelium.stages.drop_outcomes import note_incomplete

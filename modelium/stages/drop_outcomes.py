@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelium.errors import DropRejected, InputError
 from modelium.intake.fingerprint import fingerprint
-from modelium.intake.repository import model_name
+from modelium.intake.names import model_name
 from modelium.models import Drop, DropState, Report
 from modelium.stages.services import Services
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected, Unavailable
-from modelium.intake.repository import ModelRepository, Staged, model_name
+from modelium.intake.names import model_name
+from modelium.intake.repository import ModelRepository
+from modelium.intake.staging import Staged
 from modelium.models import Model, ModelProfile, Report
 from modelium.ports import Steps
 from modelium.stages.adopt import adopt

@@ -23,23 +23,27 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 def version_of(path: Path) -> tuple[str, int] | None:
     """Return name and version that an entry of the repository stands for; ``None``: no model."""
     name, at, number = path.name.partition("@")
-    if not _is_name(name) or (at and not _VERSION.fullmatch(number)):
+    if not is_name(name) or (at and not _VERSION.fullmatch(number)):
         return None
     return name, int(number or 1)
 
 
 def check_name(name: str) -> None:
     """Raise `DropRejected` where no model can have ``name``."""
-    if not _is_name(name):
-        raise DropRejected(
-            f"{shown(name)!r} is not a valid model name: use up to 128 letters, digits, '.', '_' "
-            f"and '-', starting with a letter or digit, and none of "
-            f"{', '.join(sorted(RESERVED))}",
-            reason="name",
-        )
+    if not is_name(name):
+        raise DropRejected(refused_name(name), reason="name")
 
 
-def _is_name(name: str) -> bool:
+def refused_name(name: str) -> str:
+    """Return why no model can have ``name``."""
+    return (
+        f"{shown(name)!r} is not a valid model name: use up to 128 letters, digits, '.', '_' and "
+        f"'-', starting with a letter or digit, and none of {', '.join(sorted(RESERVED))}"
+    )
+
+
+def is_name(name: str) -> bool:
+    """Whether a model can have ``name``."""
     return re.fullmatch(MODEL_NAME, name) is not None and name not in RESERVED
 
 

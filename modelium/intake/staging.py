@@ -84,6 +84,8 @@ class Staging:
         wanted = name or model_name(path)
         check_name(wanted)
         archive = path.is_file() and path.name.endswith(ARCHIVES)
+        if not moved:
+            path = path.resolve()  # an operator's link is followed
         own = self.folder / uuid.uuid4().hex
         (own / ORIGINAL).mkdir(parents=True)
         origin = Origin(path=str(path), name=wanted, moved=moved, archive=archive)

@@ -17,6 +17,7 @@ from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.ongoing import Ongoing
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
+from modelium.stages.turns import Turns
 from modelium.store import AsyncStore
 from modelium.traffic import RequestLog
 
@@ -45,6 +46,8 @@ class Services:
     removing: Ongoing = field(default_factory=Ongoing)
     switching: Ongoing = field(default_factory=Ongoing)
     settling: Ongoing = field(default_factory=Ongoing)
+    turns: Turns = field(default_factory=Turns)
+    """Of ingests, by model."""
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

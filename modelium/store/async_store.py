@@ -14,6 +14,7 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
+from modelium.store.reservations import Reservations
 from modelium.store.store import Store
 from modelium.store.twins import Twins
 
@@ -95,7 +96,17 @@ class AsyncLineage(Face[Lineage]):
     retire = off_loop(Lineage.retire)
     note_moved = off_loop(Lineage.note_moved)
     choose = off_loop(Lineage.choose)
+    seal = off_loop(Lineage.seal)
+    set_seal = off_loop(Lineage.set_seal)
     prove = off_loop(Lineage.prove)
+
+
+class AsyncReservations(Face[Reservations]):
+    """`Reservations`."""
+
+    add = off_loop(Reservations.add)
+    all = off_loop(Reservations.all)
+    drop = off_loop(Reservations.drop)
 
 
 class AsyncTwins(Face[Twins]):
@@ -128,6 +139,7 @@ class AsyncStore(Face[Store]):
         self.keys = AsyncKeys(blocking.keys)
         self.history = AsyncHistory(blocking.history)
         self.lineage = AsyncLineage(blocking.lineage)
+        self.reservations = AsyncReservations(blocking.reservations)
         self.twins = AsyncTwins(blocking.twins)
         self.rules = AsyncRules(blocking.rules)
 

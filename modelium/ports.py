@@ -282,5 +282,8 @@ class Telemetry(Protocol):
     def on_tick(self, *, seconds: float, failed: bool) -> None:
         """The control loop ticked once."""
 
+    def on_task_failed(self, task: str) -> None:
+        """A background task ended with an error, and is begun again."""
+
     def observe(self, fleet: Fleet) -> None:
         """The control loop took ``fleet``."""

@@ -93,6 +93,9 @@ class Metrics:
             "stage_runs", "Finished runs of stages (Prefect flows).", "stage", "outcome"
         )
         self._failed_looks = self._counter("look_failures", "Failed cycles of the control loop.")
+        self._failed_tasks = self._counter(
+            "task_failures", "Errors that ended a background task, which is begun again.", "task"
+        )
         for stage in get_args(Stage):
             for outcome in ("completed", "cancelled", "bug"):
                 self._stages.labels(stage, outcome)
@@ -158,6 +161,10 @@ class Metrics:
         self._looks.observe(seconds)
         if failed:
             self._failed_looks.inc()
+
+    def on_task_failed(self, task: str) -> None:
+        """Count an error that ended a background task."""
+        self._failed_tasks.labels(task).inc()
 
     def on_cold_start(self, model: str) -> None:
         """Count a load that finished while requests waited for it."""

@@ -48,6 +48,8 @@ class Services:
     settling: Ongoing = field(default_factory=Ongoing)
     turns: Turns = field(default_factory=Turns)
     """Of ingests, by model."""
+    troubles: dict[str, str] = field(default_factory=dict)
+    """One sentence for each background task that failed last time, by name."""
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

@@ -14,6 +14,7 @@ import pytest
 from modelium import analysis
 from modelium.control.adoption import Adoption
 from modelium.errors import InputError, LoadFailed, Unavailable
+from modelium.intake.removal import remove
 from modelium.models import Report, Reservation
 from tests.fakes.clock import START
 from tests.modelium.conftest import World
@@ -256,6 +257,8 @@ async def test_a_folder_of_any_depth_is_rejected(world: World) -> None:
     assert not deep.exists()
     (kept, _reason) = world.services.repository.find_rejected("deep")
     assert (kept / "deep" / "d").is_dir()
+    remove(kept)  # pytest could not
+    assert not kept.exists()
 
 
 # --- the files that are loaded are those that were checked ------------------------------------------

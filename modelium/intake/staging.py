@@ -7,10 +7,8 @@ being copied under a name of `modelium.intake.moving`. A name of a drop's own is
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import shutil
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,12 +16,21 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected, InputError
-from modelium.intake.fingerprint import fingerprint
-from modelium.intake.moving import COPYING, TAKEN, clear, copy, is_own, move, sync_tree, take_away
+from modelium.intake.moving import (
+    COPYING,
+    TAKEN,
+    clear,
+    copy,
+    is_deletable,
+    is_own,
+    move,
+    sync_tree,
+    take_away,
+)
 from modelium.intake.names import ARCHIVES, check_name, model_name, with_ending
 from modelium.intake.origin import ORIGIN, Origin
 from modelium.intake.rejects import Rejects, drop_empty
-from modelium.models import GIB
+from modelium.intake.space import need_space, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +105,10 @@ class Staging:
             else:
                 _copy_in(path, own / wanted)
         except (OSError, DropRejected):
-            if _original(own) is not None:  # moved, and then refused
-                self._return(own)
-            else:
-                self._discard(own)
+            held = _original(own)
+            if held is not None and not os.path.lexists(path):  # moved, and then refused
+                move(held, path)
+            self._discard(own)
             raise
         # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
         analysis.unlay(own / wanted)
@@ -132,11 +139,21 @@ class Staging:
     def _move(self, path: Path, own: Path, origin: Origin) -> bool:
         """Move the folder or file ``path`` to what is staged; return whether it is."""
         held, target = own / ORIGINAL / path.name, own / origin.name
+        if not is_own(path) and not is_deletable(path):
+            origin.noting(own)(False)
+            need_space(own, size_of(path))
+            _copy_in(path, target)
+            logger.warning(
+                "%s was copied: it holds folders of another user, and may not be deleted; delete "
+                "it there",
+                path,
+            )
+            return False
         moved = move(path, held, note=origin.noting(own))
         if held.is_dir() and not held.is_symlink():
             analysis.unlay(held)  # its links are no reason to copy
         if not is_own(held):
-            need_space(own, _size(held))
+            need_space(own, size_of(held))
             _copy_in(held, target)
             take_away(held)
         elif held.is_dir():
@@ -239,22 +256,6 @@ class Staging:
 
     def _own(self, staged: Staged) -> Path:
         return self.folder / staged.folder.relative_to(self.folder).parts[0]
-
-
-def need_space(folder: Path, wanted: int) -> None:
-    """Raise `OSError` where ``wanted`` bytes do not fit on the file system of ``folder``."""
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise OSError(
-            errno.ENOSPC,
-            f"it takes {wanted / GIB:.1f} GiB more, and {free / GIB:.1f} GiB are free",
-            str(folder),
-        )
-
-
-def _size(path: Path) -> int:
-    found = fingerprint(path)
-    return found.total_bytes if found else 0
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -144,7 +144,8 @@ async def _publish(
             try:
                 repository.publish(staged, version=held.version)
             except OSError:
-                store.reservations.drop(held)
+                if os.path.lexists(staged.folder):
+                    store.reservations.drop(held)
                 raise
         # The configuration may have changed since the drop was noticed.
         own, path = standing(services.config, staged.name, asked), Path(held.path)

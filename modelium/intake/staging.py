@@ -16,9 +16,9 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected, InputError
+from modelium.intake.contents import ORIGINAL, only_in, original_in, parts_in
 from modelium.intake.moving import (
     COPYING,
-    TAKEN,
     clear,
     copy,
     is_deletable,
@@ -28,15 +28,11 @@ from modelium.intake.moving import (
     take_away,
 )
 from modelium.intake.names import ARCHIVES, check_name, model_name, with_ending
-from modelium.intake.origin import ORIGIN, Origin
+from modelium.intake.origin import Origin
 from modelium.intake.rejects import Rejects, drop_empty
 from modelium.intake.space import need_space, size_of
 
 logger = logging.getLogger(__name__)
-
-ORIGINAL = ".original"
-"""Beside a staged drop: the drop as it came, until what is staged is whole and this user's own.
-An archive stays there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +101,7 @@ class Staging:
             else:
                 _copy_in(path, own / wanted)
         except (OSError, DropRejected):
-            held = _original(own)
+            held = original_in(own)
             if held is not None and not os.path.lexists(path):  # moved, and then refused
                 move(held, path)
             self._discard(own)
@@ -176,7 +172,7 @@ class Staging:
     def reject(self, staged: Staged, target: Path) -> None:
         """Move a staged drop into the folder ``target``; of an archive, the archive itself."""
         own = self._own(staged)
-        kept = _original(own) or staged.folder
+        kept = original_in(own) or staged.folder
         if kept != staged.folder:
             take_away(staged.folder)
         replace(Origin.read(own), rejected=str(target / kept.name)).write(own)
@@ -201,8 +197,8 @@ class Staging:
     def _return(self, own: Path) -> list[Path]:
         """Move what a staging folder holds back to the drop zone, and delete the folder."""
         origin = Origin.read(own)
-        whole = own / origin.name if origin.name else _only(own)
-        held = _original(own)
+        whole = own / origin.name if origin.name else only_in(own)
+        held = original_in(own)
         lying = Path(origin.path)
         source_stays = bool(origin.path) and os.path.lexists(lying)
         if origin.rejected and os.path.lexists(origin.rejected):
@@ -213,8 +209,8 @@ class Staging:
             keep = None  # what is here was made from it
         else:
             keep = whole if os.path.lexists(whole) else None
-            if keep is None and _parts(own):
-                self._keep_parts(own, origin)
+            if keep is None and parts_in(own):
+                self._keepparts_in(own, origin)
                 return []
         back = []
         if keep is not None:
@@ -228,7 +224,7 @@ class Staging:
         self._discard(own)
         return back
 
-    def _keep_parts(self, own: Path, origin: Origin) -> None:
+    def _keepparts_in(self, own: Path, origin: Origin) -> None:
         """Move the parts of a drop whose original is gone to the rejected drops."""
         error = DropRejected(
             f"only a part of {origin.path} was here when Modelium was interrupted, and the drop "
@@ -236,7 +232,7 @@ class Staging:
             reason="fragment",
         )
         target = self._rejects.make(origin.name or own.name, error)
-        for number, part in enumerate(_parts(own), start=1):
+        for number, part in enumerate(parts_in(own), start=1):
             move(part, target / f"part-{number}")
         self._discard(own)
 
@@ -283,30 +279,3 @@ def _inner(folder: Path) -> Path:
     if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
         return folder
     return entries[0]
-
-
-def _original(own: Path) -> Path | None:
-    """Return the drop as it came, where it is whole and still here."""
-    try:
-        found = [e for e in (own / ORIGINAL).iterdir() if not e.name.startswith((COPYING, TAKEN))]
-    except OSError:
-        return None
-    return found[0] if found else None
-
-
-def _only(own: Path) -> Path:
-    """Return what a staging folder holds that says nothing of its origin."""
-    found = [e for e in own.iterdir() if e.name != ORIGIN and not e.name.startswith(".")]
-    return found[0] if found else own / ORIGINAL / "nothing"
-
-
-def _parts(own: Path) -> list[Path]:
-    """Return the parts of a drop in a staging folder."""
-    places = (own, own / ORIGINAL)
-    return [
-        entry
-        for place in places
-        if place.is_dir()
-        for entry in place.iterdir()
-        if entry.name.startswith(COPYING) and (not entry.is_dir() or any(entry.iterdir()))
-    ]

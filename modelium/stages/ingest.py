@@ -64,8 +64,8 @@ async def ingest(
         raise InputError(f"{refused_name(name)}; nothing was moved")
     if source.parent == services.repository.published:
         return await adopt(services, source, missing=missing, steps=steps)
-    wanted = name or await asyncio.to_thread(model_name, source)
-    async with services.turns.of(wanted):
+    own = await asyncio.to_thread(model_name, source)
+    async with services.turns.of(name or own):
         return await _ingest(services, source, name, missing, asked, steps)
 
 

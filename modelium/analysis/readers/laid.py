@@ -115,7 +115,8 @@ def unlay(root: Path) -> None:
         ]
         for name in laid_files(root, inner) - {MARKER, CONFIG}:
             _remove(root / name)
-        for at in (*sorted(folders, key=len, reverse=True), folder):  # what is inside comes first
+        inmost = sorted(folders, key=len, reverse=True)
+        for at in (*inmost, str(folder)):  # what is inside comes first
             with suppress(OSError):  # it holds a file that is not ours
                 os.rmdir(at)
     if laid.caches:

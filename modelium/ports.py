@@ -293,5 +293,8 @@ class Telemetry(Protocol):
     def on_request_lines_lost(self, count: int) -> None:
         """Lines of the request log were dropped because the store did not take them."""
 
+    def on_task_failed(self, task: str) -> None:
+        """A background task ended with an error, and is begun again."""
+
     def observe(self, fleet: Fleet) -> None:
         """The control loop took ``fleet``."""

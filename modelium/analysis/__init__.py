@@ -5,7 +5,8 @@ All content of a drop is treated as hostile. The public interface:
 - `examine`: safety, completeness and profile of a drop from one scan; ingest calls it;
 - `inspect_files`, `is_complete`, `analyze`: the same three, one at a time;
 - `refuse_link`: refuses a drop that is a link;
-- `digest`, `unpack`: content hash of a folder; safe extraction of an archive;
+- `digest`, `seal`, `unpack`: content hash of a folder; whether it may have changed since; safe
+  extraction of an archive;
 - `unlay`: removes what Modelium laid beside a model's files for Triton;
 - `read_catalog`: which models the installed engines can serve;
 - `estimate`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
@@ -14,7 +15,7 @@ All content of a drop is treated as hostile. The public interface:
 from modelium.analysis.catalog import EngineCatalog, read_catalog
 from modelium.analysis.checks.archives import unpack
 from modelium.analysis.checks.completeness import is_complete
-from modelium.analysis.checks.digest import digest
+from modelium.analysis.checks.digest import digest, seal
 from modelium.analysis.checks.safety import SafetyReport, inspect_files, refuse_link
 from modelium.analysis.examination import Examination, analyze, examine
 from modelium.analysis.memory.footprint import estimate, settings_digest
@@ -34,6 +35,7 @@ __all__ = [
     "kv_bytes",
     "read_catalog",
     "refuse_link",
+    "seal",
     "settings_digest",
     "unlay",
     "unpack",

@@ -12,6 +12,7 @@ from modelium.analysis.formats.onnx import profile_onnx
 from modelium.analysis.formats.transformers import profile_transformers
 from modelium.analysis.readers.code_references import PIPELINE_INDEX, SERVE_FILE
 from modelium.analysis.readers.folder import Folder, shown
+from modelium.analysis.readers.triton_config import CONFIG as TRITON_CONFIG
 from modelium.errors import DropRejected
 from modelium.models import ModelProfile
 
@@ -23,7 +24,7 @@ SUPPORTED = (
 
 _BY_MARKER = (
     (SERVE_FILE, profile_custom),
-    (triton.CONFIG, triton.profile_triton),
+    (TRITON_CONFIG, triton.profile_triton),
     (PIPELINE_INDEX, profile_diffusers),
     (peft.CONFIG, peft.profile_peft),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -13,10 +12,9 @@ from modelium.control.demand import Demand
 from modelium.control.drops import DropRun
 from modelium.control.loop import Loop
 from modelium.control.reload import Reloader
+from modelium.control.supervision import supervise
 from modelium.intake.watcher import Watcher
 from modelium.stages.services import Services
-
-logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -36,15 +34,16 @@ async def background(
             )
         ),
     )
+    runs = {
+        "loop": loop.run,
+        "demand": demand.run,
+        "watcher": watcher.run,
+        "adoption": Adoption(services=services).run,
+        "configuration": reloader.run,
+    }
     tasks = [
-        asyncio.create_task(loop.run(), name="loop"),
-        asyncio.create_task(demand.run(), name="demand"),
-        asyncio.create_task(watcher.run(), name="watcher"),
-        asyncio.create_task(Adoption(services=services).run(), name="adoption"),
-        asyncio.create_task(reloader.run(), name="configuration"),
+        asyncio.create_task(supervise(services, name, run), name=name) for name, run in runs.items()
     ]
-    for task in tasks:
-        task.add_done_callback(_on_end)
     try:
         yield
     finally:
@@ -53,8 +52,3 @@ async def background(
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
-
-
-def _on_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (failure := task.exception()):
-        logger.critical("the %s task ended with an error: %r", task.get_name(), failure)

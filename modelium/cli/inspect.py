@@ -55,7 +55,7 @@ def _profile(
     path: Path, approve: list[str] | None, engines: Any = None, *, as_json: bool
 ) -> ModelProfile:
     from modelium.analysis import analyze
-    from modelium.intake.repository import ARCHIVES
+    from modelium.intake.names import ARCHIVES
 
     # Code in the folder is reported as needs_remote_code and never run.
     approvals = frozenset({"remote-code", *(approve or ())})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelium.errors import InputError, ModeliumError, PermanentError
 from modelium.intake.fingerprint import Fingerprint, fingerprint
-from modelium.intake.repository import version_of
+from modelium.intake.names import version_of
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model
 from modelium.stages.services import Services
@@ -64,22 +64,42 @@ class Adoption:
         known = await services.store.paths()
         entries = [folder / name for name in names if _may_be_model(folder / name)]
         await self._find_missing()
+        reserved = await self._reserved()
         for path in sorted(entries, key=_newest_first):
             if str(path) not in known:
-                await self._adopt(path)
+                await self._adopt(path, reserved=str(path) in reserved)
         for drop in services.pending.all():
             path = Path(drop.path)
             if path.parent == folder and path not in entries:
                 services.pending.withdraw(path)
 
-    async def _adopt(self, path: Path) -> None:
-        """Register ``path`` once it is quiet, unless it was tried as it is."""
+    async def _reserved(self) -> frozenset[str]:
+        """Return the paths of drops that were published, and not registered; forget others."""
+        services, found = self._services, set()
+        for held in await services.store.reservations.all():
+            if not services.turns.is_free(held.model):
+                continue  # it is being taken in
+            if await asyncio.to_thread(os.path.lexists, held.path):
+                found.add(held.path)
+                continue
+            async with services.turns.of(held.model):
+                if not await asyncio.to_thread(os.path.lexists, held.path):
+                    await services.store.reservations.drop(held)
+        return frozenset(found)
+
+    async def _adopt(self, path: Path, *, reserved: bool) -> None:
+        """Register ``path`` once it is quiet, unless it was tried as it is.
+
+        ``reserved``: it is a drop that a crash kept from being registered, and whole.
+        """
         services = self._services
+        if not services.turns.is_free((version_of(path) or (path.name, 1))[0]):
+            return  # a drop of that name is being taken in, maybe this one
         found = await asyncio.to_thread(fingerprint, path)
         if found is None or self._tried.get(path) == found:
             return
         quiet_s = services.clock.time() - found.changed_at
-        if quiet_s < services.config.ingest.quiet_period_seconds:
+        if not reserved and quiet_s < services.config.ingest.quiet_period_seconds:
             return
         try:
             await services.launcher.ingest(path=str(path))

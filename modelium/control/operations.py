@@ -232,7 +232,11 @@ class Operations:
 
     def notices(self) -> list[str]:
         """Return what operators should know beside the models."""
-        return [*self._reloader.notices(), *notices.of_sweeps(self._services.sweeps)]
+        return [
+            *self._reloader.notices(),
+            *notices.of_sweeps(self._services.sweeps),
+            *self._services.troubles.values(),
+        ]
 
     async def reload(self) -> Reloaded:
         """Read the configuration again; raises `ConfigError` where it is invalid."""

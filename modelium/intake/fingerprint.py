@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 from typing import NamedTuple
+
+from modelium.analysis.readers.tree import walk
 
 
 class Fingerprint(NamedTuple):
@@ -27,21 +28,21 @@ class Fingerprint(NamedTuple):
 def fingerprint(path: Path) -> Fingerprint | None:
     """Return the fingerprint of what is at ``path``; ``None``: nothing is.
 
-    A link is not followed: it could lead to a whole file system, which changes all the time.
+    A link is not followed: it could lead to a whole file system, which changes all the time. Of a
+    folder beyond the bounds of `walk`, only what is within them counts.
     """
     try:
         own = path.lstat()
     except OSError:
         return None
     count, total, modified, changed = 1, own.st_size, own.st_mtime_ns, own.st_ctime_ns
-    for directory, _folders, files in () if stat.S_ISLNK(own.st_mode) else os.walk(path):
-        for entry in (directory, *(os.path.join(directory, file) for file in files)):
-            try:
-                found = os.lstat(entry)
-            except OSError:
-                continue
-            count += 1
-            total += found.st_size
-            modified = max(modified, found.st_mtime_ns)
-            changed = max(changed, found.st_ctime_ns)
+    for entry in walk(path) if stat.S_ISDIR(own.st_mode) else ():
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        count += 1
+        total += found.st_size
+        modified = max(modified, found.st_mtime_ns)
+        changed = max(changed, found.st_ctime_ns)
     return Fingerprint(count, total, modified, changed)

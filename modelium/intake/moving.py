@@ -1,17 +1,25 @@
 """Moving drops between folders so that neither a crash nor a full disk loses or doubles one.
 
 Within one file system a move is a rename. Else the copy is whole and on disk, under a name that
-nobody looks at, before it gets its own name, and the source is renamed before it is deleted.
+nobody looks at, before it gets its own name, and the source is renamed before it is deleted. So
+what has a name of its own is whole.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import shutil
+import stat
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from modelium.analysis.readers.folder import MAX_DEPTH, MAX_FILES, shown
+from modelium.analysis.readers.tree import is_folder, walk
+from modelium.errors import DropRejected
+from modelium.intake.removal import remove_quietly
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +27,12 @@ COPYING = ".modelium-copying-"
 """How the names of copies begin that are not whole yet."""
 
 TAKEN = ".modelium-taken-"
-"""How the names of sources begin whose copy is whole."""
+"""How the names of folders begin that are being deleted: a source whose copy is whole, a staging
+folder that is no longer needed."""
+
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+_CHUNK = 8 * 1024**2
 
 
 def ignore(_moves: bool) -> None:
@@ -36,6 +49,9 @@ def move(source: Path, target: Path, *, note: Callable[[bool], None] = ignore) -
         target: its new path, which is free.
         note: called whenever it changes which of both is the one to keep after a crash: the
             source (``False``) or the target (``True``, as before the call).
+
+    Raises:
+        DropRejected: it lies on another file system, and cannot be copied: see `copy`.
     """
     try:
         os.rename(source, target)
@@ -56,23 +72,44 @@ def move(source: Path, target: Path, *, note: Callable[[bool], None] = ignore) -
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy ``source`` to ``target``, synced to disk; a failure leaves nothing there."""
+    """Copy ``source`` to ``target``, synced to disk; a failure leaves nothing there.
+
+    The copy is this user's own: nobody else may write to its files, not even whoever still has
+    those of ``source`` open.
+
+    Raises:
+        DropRejected: it is nested too deep, has too many files, or one that is no plain file or
+            that this user may not read.
+    """
     fresh = target.with_name(f"{COPYING}{uuid.uuid4().hex[:8]}")
     try:
-        if source.is_dir():
-            shutil.copytree(source, fresh, symlinks=True)
-            for at, _folders, _files in os.walk(fresh):
-                os.chmod(at, os.stat(at).st_mode | 0o700)  # else the copy could not be moved
+        if source.is_dir() and not source.is_symlink():
+            _copy_folder(source, fresh)
         else:
-            shutil.copy2(source, fresh, follow_symlinks=False)
+            _copy_entry(source, fresh)
         sync_tree(fresh)
         os.rename(fresh, target)
-    except shutil.Error as exc:  # it lists all files; one says enough
-        _delete(fresh)
-        raise OSError(str(exc.args[0][0][-1])) from exc
-    except OSError:
-        _delete(fresh)
+        sync(target.parent)
+    except (OSError, DropRejected):
+        remove_quietly(fresh)
         raise
+
+
+def is_own(path: Path) -> bool:
+    """Whether nobody but this user can change the file or folder ``path`` and what is in it."""
+    me = os.geteuid()
+    found = [path.lstat()]
+    if stat.S_ISDIR(found[0].st_mode):
+        found += (entry.stat(follow_symlinks=False) for entry in walk(path))
+    return all(
+        stat.S_ISLNK(info.st_mode)
+        or (
+            info.st_uid == me
+            and not info.st_mode & WRITABLE_BY_OTHERS
+            and (stat.S_ISDIR(info.st_mode) or info.st_nlink == 1)
+        )
+        for info in found
+    )
 
 
 def is_deletable(path: Path) -> bool:
@@ -80,17 +117,15 @@ def is_deletable(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return True
     may = os.W_OK | os.X_OK
-    folders = [path, *(Path(at) / name for at, names, _files in os.walk(path) for name in names)]
-    return all(
-        folder.is_symlink() or os.access(folder, may, effective_ids=True) for folder in folders
-    )
+    folders = [str(path), *(entry.path for entry in walk(path) if is_folder(entry))]
+    return all(os.access(folder, may, effective_ids=True) for folder in folders)
 
 
 def clear(folder: Path) -> None:
     """Delete what a crash has left of moves into and out of ``folder``."""
-    for entry in folder.iterdir():
+    for entry in list(folder.iterdir()):
         if entry.name.startswith((COPYING, TAKEN)):
-            _delete(entry)
+            remove_quietly(entry)
 
 
 def sync(path: Path) -> None:
@@ -106,27 +141,122 @@ def sync_tree(path: Path) -> None:
     """Have the disk keep ``path`` and all that lies in it."""
     if path.is_symlink():
         return
-    if not path.is_dir():
-        sync(path)
-    for at, _folders, files in os.walk(path):
-        for file in files:
-            if not (Path(at) / file).is_symlink():
-                sync(Path(at) / file)
-        sync(Path(at))
+    if path.is_dir():
+        for entry in walk(path):
+            if entry.is_file(follow_symlinks=False) or is_folder(entry):
+                sync(Path(entry.path))
+    sync(path)
+
+
+def take_away(path: Path) -> None:
+    """Delete ``path`` so that a crash leaves all of it, or nothing that looks like it.
+
+    Raises:
+        OSError: it cannot be renamed; it is whole.
+    """
+    aside = path.with_name(f"{TAKEN}{uuid.uuid4().hex[:8]}")
+    os.rename(path, aside)
+    remove_quietly(aside)
 
 
 def _take_away(source: Path) -> bool:
-    aside = source.with_name(f"{TAKEN}{uuid.uuid4().hex[:8]}")
     try:
-        os.rename(source, aside)
+        take_away(source)
     except OSError:
         return False
-    _delete(aside)
     return True
 
 
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _copy_folder(source: Path, target: Path) -> None:
+    target.mkdir()
+    pending, seen = [(source, target, 1)], 0
+    while pending:
+        folder, made, depth = pending.pop()
+        for entry in sorted(_listed(folder), key=lambda entry: entry.name):
+            seen += 1
+            if seen > MAX_FILES:
+                raise DropRejected(
+                    f"{shown(source.name)!r} has more than {MAX_FILES} files. Drop one model per "
+                    "folder.",
+                    reason="too-many-files",
+                )
+            if not is_folder(entry):
+                _copy_entry(Path(entry.path), made / entry.name)
+                continue
+            if depth >= MAX_DEPTH:
+                raise DropRejected(
+                    f"{shown(source.name)!r} is nested more than {MAX_DEPTH} folders deep. Drop "
+                    "the folder that contains the model's files.",
+                    reason="too-deep",
+                )
+            (made / entry.name).mkdir()
+            pending.append((Path(entry.path), made / entry.name, depth + 1))
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError as exc:
+        raise _unreadable(folder) from exc
+
+
+def _copy_entry(source: Path, target: Path) -> None:
+    """Copy one file or link; of a file, contents, times and the owner's permissions."""
+    if source.is_symlink():
+        os.symlink(os.readlink(source), target)
+        return
+    try:
+        # Not waiting: it may be a pipe by now.
+        opened = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except PermissionError as exc:
+        raise _unreadable(source) from exc
+    except OSError as exc:
+        if exc.errno in (errno.ENXIO, errno.ELOOP):  # a socket, or a link by now
+            raise _special(source) from exc
+        raise
+    with os.fdopen(opened, "rb", buffering=0) as reading:
+        info = os.fstat(opened)
+        if not stat.S_ISREG(info.st_mode):
+            raise _special(source)
+        mode = stat.S_IMODE(info.st_mode) & 0o755 | stat.S_IRUSR | stat.S_IWUSR
+        written = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(written, "wb", buffering=0) as writing:
+            if not _clone(opened, written):
+                while chunk := reading.read(_CHUNK):
+                    rest = memoryview(chunk)
+                    while rest:
+                        rest = rest[writing.write(rest) :]
+            os.fchmod(written, mode)
+            os.utime(written, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _clone(source: int, target: int) -> bool:
+    """Have the kernel copy, which shares the blocks where the file system can.
+
+    False: it cannot, and nothing was copied.
+    """
+    copied = 0
+    with suppress(AttributeError, OSError):  # another file system, or no Linux
+        while count := os.copy_file_range(source, target, _CHUNK * 16):
+            copied += count
+        return copied > 0  # some file systems say at once that they are at the end
+    if copied:
+        os.lseek(source, 0, os.SEEK_SET)
+        os.lseek(target, 0, os.SEEK_SET)
+        os.ftruncate(target, 0)
+    return False
+
+
+def _unreadable(path: Path) -> DropRejected:
+    return DropRejected(
+        f"{shown(path.name)!r} cannot be read. Let the user that Modelium runs as read it.",
+        reason="unreadable",
+    )
+
+
+def _special(path: Path) -> DropRejected:
+    return DropRejected(
+        f"{shown(path.name)!r} is a device, socket or pipe. Drop plain files only.",
+        reason="special-file",
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modelium.errors import InputError
+from modelium.intake.removal import remove
 from modelium.models import Version
 
 logger = logging.getLogger(__name__)
@@ -143,10 +143,7 @@ def _write_note(file: Path, version: Version, at: float) -> None:
 def _delete(folder: Path) -> bool:
     """Delete ``folder``; return whether it is gone."""
     try:
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-        else:
-            folder.unlink()
+        remove(folder)
     except OSError as exc:
         logger.warning("%s cannot be deleted, and will be tried again: %s", folder, exc)
         return False

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from modelium import analysis
+from modelium.analysis.readers.folder import shown
 from modelium.config import Ingest
 from modelium.intake.fingerprint import Fingerprint, fingerprint
+from modelium.intake.names import model_name
 from modelium.intake.pending import PendingDrops
-from modelium.intake.repository import model_name
 from modelium.models import Drop, DropState
 from modelium.ports import Clock
 
@@ -26,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """Interval of `Watcher.poll`: how late the end of a quiet period may be noticed."""
+
+MIN_LOOK_S = 1.0
+"""Between two looks at an incomplete drop, at least."""
+
+OBSERVE_AGAIN_S = 60.0
+"""Before file events are asked for again, where the kernel has refused them."""
 
 READ_ONLY = frozenset({"opened", "closed_no_write"})
 """Events that change nothing. The watcher's own reading must not restart a quiet period."""
@@ -36,6 +44,8 @@ class _Drop:
     fingerprint: Fingerprint
     due: float
     """Monotonic seconds of the next check whether it is complete."""
+    look: float = float("inf")
+    """Monotonic seconds of the next look whether an incomplete one has changed."""
     reported: bool = False
     missing: str = ""
     given_up: bool = False
@@ -82,10 +92,11 @@ class Watcher:
         self._problem = ""
 
     async def run(self) -> None:
-        """Watch until cancelled; a folder that cannot be listed is looked at again."""
-        observer = self._observe()
+        """Watch until cancelled; a folder that cannot be looked at is looked at again."""
+        events = _Events(folder=self._folder, on_change=self.touch)
         try:
             while True:
+                await asyncio.to_thread(events.keep, self._clock.monotonic())
                 try:
                     await self.poll()
                     self._problem = ""
@@ -95,21 +106,7 @@ class Watcher:
                     self._problem = str(exc)
                 await self._clock.sleep(POLL_S)
         finally:
-            if observer is not None:
-                observer.stop()
-                await asyncio.to_thread(observer.join)
-
-    def _observe(self) -> BaseObserver | None:
-        """Start to receive file events; ``None``: there are none, and rescans find all drops."""
-        observer = Observer()
-        handler = _EventHandler(folder=self._folder, on_change=self.touch)
-        try:
-            observer.schedule(handler, str(self._folder), recursive=True)
-            observer.start()
-        except OSError as exc:  # such as fs.inotify.max_user_watches
-            logger.warning("drops are found by rescans alone, without file events: %s", exc)
-            return None
-        return observer
+            await asyncio.to_thread(events.stop)
 
     def again(self, name: str) -> None:
         """Report the drop ``name`` once more, after the rescan interval: it could not be taken."""
@@ -137,9 +134,24 @@ class Watcher:
             names |= set(await asyncio.to_thread(os.listdir, self._folder))
             names |= set(self._drops)
         for name in sorted(names):
-            await self._check(name)
+            with self._apart(name):
+                await self._check(name)
         for name, drop in list(self._drops.items()):
-            await self._report(name, drop)
+            with self._apart(name):
+                await self._report(name, drop)
+
+    @contextmanager
+    def _apart(self, name: str) -> Iterator[None]:
+        """Keep an error that one entry causes from the others; it is looked at again."""
+        try:
+            yield
+        except OSError:
+            with self._lock:
+                self._touched.add(name)
+            raise
+        except Exception:
+            logger.exception("%s in the drop zone could not be looked at", shown(name))
+            self.again(name)
 
     async def _check(self, name: str) -> None:
         """Restart the quiet period of an entry that changed, and forget one that is gone."""
@@ -159,9 +171,12 @@ class Watcher:
             self._pending.note(arriving(path, since=found.changed_at))
 
     async def _report(self, name: str, drop: _Drop) -> None:
-        if drop.reported or self._clock.monotonic() < drop.due:
+        now, path = self._clock.monotonic(), self._folder / name
+        if drop.reported or now < drop.due:
+            if not drop.reported and now >= drop.look:
+                drop.look = now + max(self._config.quiet_period_seconds, MIN_LOOK_S)
+                await self._check(name)
             return
-        path = self._folder / name
         if await asyncio.to_thread(fingerprint, path) != drop.fingerprint:
             await self._check(name)
             return
@@ -171,9 +186,9 @@ class Watcher:
             self._on_drop(path, None)
             return
         # What is missing may come without a change of the drop: a mount, a permission.
-        drop.due = self._clock.monotonic() + max(
-            self._config.quiet_period_seconds, self._config.rescan_interval_seconds
-        )
+        now, quiet_s = self._clock.monotonic(), self._config.quiet_period_seconds
+        drop.due = now + max(quiet_s, self._config.rescan_interval_seconds)
+        drop.look = now + max(quiet_s, MIN_LOOK_S)
         age_s = self._clock.time() - drop.fingerprint.changed_at
         give_up = age_s >= self._config.incomplete_after_seconds and not drop.given_up
         drop.given_up |= give_up
@@ -191,6 +206,57 @@ def arriving(path: Path, *, since: float) -> Drop:
         path=str(path),
         since=since,
     )
+
+
+class _Events:
+    """File events of the drop zone's own entries, for as long as there is a drop zone.
+
+    What changes inside a drop is found when its quiet period ends: watching each of its folders
+    would take as many of the kernel's watches as whoever drops it likes.
+    """
+
+    def __init__(self, *, folder: Path, on_change: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._on_change = on_change
+        self._observer: BaseObserver | None = None
+        self._watched: tuple[int, int] | None = None
+        self._refused = ""
+        self._not_before = float("-inf")
+
+    def keep(self, now: float) -> None:
+        """Watch the folder that is there now, where it is not watched yet. Blocks."""
+        try:
+            info = os.stat(self._folder)
+        except OSError:
+            self.stop()
+            return
+        found = info.st_dev, info.st_ino
+        observer = self._observer
+        alive = observer is not None and all(
+            thread.is_alive() for thread in (observer, *observer.emitters)
+        )
+        if (alive and found == self._watched) or now < self._not_before:
+            return
+        self.stop()
+        observer = Observer()
+        handler = _EventHandler(folder=self._folder, on_change=self._on_change)
+        try:
+            observer.schedule(handler, str(self._folder), recursive=False)
+            observer.start()
+        except (OSError, RuntimeError) as exc:  # such as fs.inotify.max_user_instances
+            self._not_before = now + OBSERVE_AGAIN_S
+            if str(exc) != self._refused:
+                logger.warning("drops are found by rescans alone, without file events: %s", exc)
+            self._refused = str(exc)
+            return
+        self._observer, self._watched, self._refused = observer, found, ""
+
+    def stop(self) -> None:
+        """Watch nothing. Blocks."""
+        observer, self._observer, self._watched = self._observer, None, None
+        if observer is not None:
+            observer.stop()
+            observer.join()
 
 
 class _EventHandler(FileSystemEventHandler):

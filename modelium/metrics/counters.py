@@ -96,6 +96,9 @@ class Metrics:
         self._lost_lines = self._counter(
             "request_log_lost_lines", "Answered requests that the request log lacks."
         )
+        self._failed_tasks = self._counter(
+            "task_failures", "Errors that ended a background task, which is begun again.", "task"
+        )
         for stage in get_args(Stage):
             for outcome in ("completed", "cancelled", "bug"):
                 self._stages.labels(stage, outcome)
@@ -165,6 +168,10 @@ class Metrics:
     def on_request_lines_lost(self, count: int) -> None:
         """Count lines of the request log that were dropped."""
         self._lost_lines.inc(count)
+
+    def on_task_failed(self, task: str) -> None:
+        """Count an error that ended a background task."""
+        self._failed_tasks.labels(task).inc()
 
     def on_cold_start(self, model: str) -> None:
         """Count a load that finished while requests waited for it."""

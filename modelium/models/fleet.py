@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Self
 
@@ -119,6 +120,18 @@ class Version(Frozen):
     purge: bool | None = None
     proven_at: float | None = None
     """When it had answered its first requests."""
+
+
+class Reservation(Frozen):
+    """A version number that is promised to a drop, whose folder may have its name by now."""
+
+    model: str
+    version: int
+    path: str
+    """In the repository."""
+    digest: str
+    asked: Mapping[str, str | None] = Field(default_factory=dict)
+    """The options that the drop came with."""
 
 
 class Model(Frozen):

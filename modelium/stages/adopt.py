@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected
-from modelium.intake.repository import version_of
-from modelium.models import Drop, DropState, Model, ModelProfile, Report
+from modelium.intake.names import version_of
+from modelium.models import Model, ModelProfile, Report, Reservation
 from modelium.ports import Steps
-from modelium.stages.drop_outcomes import note_incomplete
+from modelium.stages.drop_outcomes import note_incomplete, refuse_in_place
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Standing, standing
@@ -22,20 +23,43 @@ async def adopt(services: Services, source: Path, *, missing: str | None, steps:
     ``NAME`` is version 1 and ``NAME@2`` version 2 of a model. The highest version becomes the
     current one; a version that the store knows at another path has been moved here.
     """
+    async with services.turns.of(_name(source)):
+        return await _adopt(services, source, missing, steps)
+
+
+async def settle_reserved(services: Services, name: str, *, steps: Steps) -> None:
+    """Register what a crash has left of drops of ``name`` between their folder and its record.
+
+    The caller has the turn of that name, so nobody else is at it.
+    """
+    for held in await services.store.reservations.all(name):
+        path = Path(held.path)
+        if await asyncio.to_thread(os.path.lexists, path):
+            await _adopt(services, path, None, steps)
+        else:
+            await services.store.reservations.drop(held)
+
+
+async def _adopt(services: Services, source: Path, missing: str | None, steps: Steps) -> Report:
     if (await services.store.paths()).get(str(source)):
         return Report(stage="ingest", outcome="unchanged", reason=f"{source.name} is registered")
     if missing or (missing := await asyncio.to_thread(analysis.is_complete, source)):
         return await note_incomplete(services, source, missing, name=_name(source))
-    digest = ""
+    digest, seal = "", ""
     try:
         name, version = _parsed(source)
+        seal = await asyncio.to_thread(analysis.seal, source)
         digest = await steps("digest", digest_of, source)
         profile = await steps("check", check, services, name, source, digest)
     except DropRejected as exc:
-        return await _refused(services, source, exc, digest)
-    own = standing(services.config, name, {})
-    record = await steps("register", _register, services, source, version, profile, own)
+        return await refuse_in_place(services, source, exc, name=_name(source), digest=digest)
+    reserved = await _reservation(services, source)
+    own = standing(services.config, name, reserved.asked if reserved else {})
+    record = await steps("register", _register, services, source, version, profile, own, seal)
     services.pending.withdraw(source)
+    if reserved is not None:
+        await services.store.rules.note_standing(name, asked=reserved.asked, declared=own.columns())
+        await services.store.events.append("drop.recovered", model=name, version=version)
     if Path(record.path) == source:
         return await announce(services, record, source)
     return Report(
@@ -45,6 +69,14 @@ async def adopt(services: Services, source: Path, *, missing: str | None, steps:
         reason=f"an older version than the current one, {record.version}",
         details={"digest": digest, "version": version, "path": str(source)},
     )
+
+
+async def _reservation(services: Services, source: Path) -> Reservation | None:
+    """Return what is known of ``source`` where a crash kept it from being registered."""
+    for held in await services.store.reservations.all(_name(source)):
+        if held.path == str(source):
+            return held
+    return None
 
 
 def _name(source: Path) -> str:
@@ -70,7 +102,12 @@ def _parsed(source: Path) -> tuple[str, int]:
 
 
 async def _register(
-    services: Services, source: Path, version: int, profile: ModelProfile, own: Standing
+    services: Services,
+    source: Path,
+    version: int,
+    profile: ModelProfile,
+    own: Standing,
+    seal: str,
 ) -> Model:
     store, name = services.store.blocking, _name(source)
 
@@ -78,35 +115,8 @@ async def _register(
         if str(source) in store.paths():  # by another run, meanwhile
             return store.model(name)
         if store.relocate(name, version, digest=profile.digest, path=source):
+            store.lineage.set_seal(name, version, seal)
             return store.model(name)
-        return enter(store, name, path=source, version=version, profile=profile, own=own)
+        return enter(store, name, path=source, version=version, profile=profile, own=own, seal=seal)
 
     return await asyncio.to_thread(register)
-
-
-async def _refused(services: Services, source: Path, exc: DropRejected, digest: str) -> Report:
-    """Note that the repository's own entry ``source`` is refused; it is not moved."""
-    name = _name(source)
-    services.pending.note(
-        Drop(
-            name=source.name,
-            model=name,
-            state=DropState.REJECTED,
-            path=str(source),
-            since=services.clock.time(),
-            rule=exc.reason,
-            reason=str(exc),
-            approvable=exc.approvable,
-            digest=digest,
-        )
-    )
-    await services.store.events.append(
-        "drop.rejected", model=name, reason=exc.reason, message=str(exc), path=str(source)
-    )
-    return Report(
-        stage="ingest",
-        outcome="rejected",
-        model=name,
-        reason=str(exc),
-        details={"rule": exc.reason, "approvable": exc.approvable, "path": str(source)},
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelium.errors import DropRejected, InputError
 from modelium.intake.fingerprint import fingerprint
-from modelium.intake.repository import model_name
+from modelium.intake.names import model_name
 from modelium.models import Drop, DropState, Report
 from modelium.stages.services import Services
 
@@ -24,10 +24,48 @@ async def incomplete(services: Services, source: Path, missing: str, *, name: st
             "complete it, then move it into the drop zone again)",
             reason="incomplete",
         )
-        await asyncio.to_thread(services.repository.reject_unstaged, source, exc)
-        services.pending.withdraw(source)
-        return await rejected(services, model, exc)
+        return await refuse(services, source, exc, name=name)
     return await note_incomplete(services, source, missing, name=model)
+
+
+async def refuse(
+    services: Services, source: Path, exc: DropRejected, *, name: str | None
+) -> Report:
+    """Reject a drop that was not staged. It is moved out of the drop zone, and never from else."""
+    kept = await asyncio.to_thread(services.repository.reject_unstaged, source, exc)
+    if kept is None and source.parent == services.repository.incoming:
+        return await refuse_in_place(services, source, exc, name=name or model_name(source))
+    services.pending.withdraw(source)
+    return await rejected(services, name or model_name(source), exc)
+
+
+async def refuse_in_place(
+    services: Services, source: Path, exc: DropRejected, *, name: str, digest: str = ""
+) -> Report:
+    """Note that the entry ``source`` is refused; it is not moved."""
+    services.pending.note(
+        Drop(
+            name=source.name,
+            model=name,
+            state=DropState.REJECTED,
+            path=str(source),
+            since=services.clock.time(),
+            rule=exc.reason,
+            reason=str(exc),
+            approvable=exc.approvable,
+            digest=digest,
+        )
+    )
+    await services.store.events.append(
+        "drop.rejected", model=name, reason=exc.reason, message=str(exc), path=str(source)
+    )
+    return Report(
+        stage="ingest",
+        outcome="rejected",
+        model=name,
+        reason=str(exc),
+        details={"rule": exc.reason, "approvable": exc.approvable, "path": str(source)},
+    )
 
 
 async def note_incomplete(services: Services, source: Path, missing: str, *, name: str) -> Report:

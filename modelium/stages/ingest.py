@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from modelium import analysis
-from modelium.errors import DropRejected, Unavailable
-from modelium.intake.repository import ModelRepository, Staged, model_name
-from modelium.models import Model, ModelProfile, Report
+from modelium.errors import DropRejected, InputError, Unavailable
+from modelium.intake.names import is_name, model_name, refused_name
+from modelium.intake.repository import ModelRepository
+from modelium.intake.staging import Staged
+from modelium.models import Model, ModelProfile, Report, Reservation
 from modelium.ports import Steps
-from modelium.stages.adopt import adopt
-from modelium.stages.drop_outcomes import incomplete, rejected
+from modelium.stages.adopt import adopt, settle_reserved
+from modelium.stages.drop_outcomes import incomplete, refuse, rejected
 from modelium.stages.inline import inline_steps
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, standing
+from modelium.store import Store
 
 POLL_S = 0.25
 REMOVAL_S = 600.0
@@ -49,12 +53,31 @@ async def ingest(
 
     A refused drop is the outcome ``rejected``, not an error; it is kept with the reason. One in
     the drop zone that is ``incomplete`` stays there, and is rejected when it has not changed for
-    the configured time.
+    the configured time. Drops of one name are taken in one after the other.
+
+    Raises:
+        InputError: ``name`` is none that a model can have, or nothing is at ``path``.
     """
-    repository, source = services.repository, Path(path)
+    source = Path(path)
     asked = {"team": team, "priority_ceiling": priority_ceiling}
-    if source.parent == repository.published:
+    if name is not None and not is_name(name):
+        raise InputError(f"{refused_name(name)}; nothing was moved")
+    if source.parent == services.repository.published:
         return await adopt(services, source, missing=missing, steps=steps)
+    own = await asyncio.to_thread(model_name, source)
+    async with services.turns.of(name or own):
+        return await _ingest(services, source, name, missing, asked, steps)
+
+
+async def _ingest(
+    services: Services,
+    source: Path,
+    name: str | None,
+    missing: str | None,
+    asked: Asked,
+    steps: Steps,
+) -> Report:
+    repository = services.repository
     dropped = source.parent == repository.incoming
     if dropped and missing is None:
         missing = await asyncio.to_thread(analysis.is_complete, source)
@@ -65,9 +88,7 @@ async def ingest(
     except DropRejected as exc:
         if dropped and exc.reason == "truncated":
             return await incomplete(services, source, str(exc), name=name)
-        await asyncio.to_thread(repository.reject_unstaged, source, exc)
-        services.pending.withdraw(source)
-        return await rejected(services, name or model_name(source), exc)
+        return await refuse(services, source, exc, name=name)
     services.pending.withdraw(source)
     try:
         return await _take_in(services, staged, source, asked, steps)
@@ -83,12 +104,15 @@ async def _take_in(
     """Check, publish and register a staged drop, or reject it."""
     repository, digest = services.repository, ""
     try:
+        # The seal is first: one taken after the digest would hide what changed meanwhile.
+        seal = await asyncio.to_thread(analysis.seal, staged.folder)
         digest = await steps("digest", digest_of, staged.folder)
         profile = await steps("check", check, services, staged.name, staged.folder, digest)
     except DropRejected as exc:
         await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=dict(asked))
         return await rejected(services, staged.name, exc)
     await _removed(services, staged.name)
+    await settle_reserved(services, staged.name, steps=steps)
     known = await services.store.find(staged.name)
     if known and known.digest == digest and await asyncio.to_thread(Path(known.path).exists):
         await asyncio.to_thread(repository.discard, staged)
@@ -99,7 +123,7 @@ async def _take_in(
             reason="the repository already has this content",
             details={"digest": digest, "version": known.version},
         )
-    record = await steps("publish", _publish, services, staged, profile, asked)
+    record = await steps("publish", _publish, services, staged, profile, asked, seal)
     return await announce(services, record, source)
 
 
@@ -108,24 +132,65 @@ async def _stage(repository: ModelRepository, source: Path, name: str | None) ->
 
 
 async def _publish(
-    services: Services, staged: Staged, profile: ModelProfile, asked: Asked
+    services: Services, staged: Staged, profile: ModelProfile, asked: Asked, seal: str
 ) -> Model:
     store, repository = services.store.blocking, services.repository
 
     def publish() -> Model:
-        found = store.find(staged.name)
-        if found is not None and found.removal is not None:
-            raise Unavailable(f"{staged.name} is being removed; the drop returns to the drop zone")
         # On one thread, which a cancellation does not stop: a published folder is registered.
-        version = repository.free_version(staged.name, store.next_version(staged.name))
-        path = repository.publish(staged, version=version)
+        held = _held(store, staged, profile.digest)
+        if held is None:
+            held = _reserve(store, repository, staged, profile.digest, asked)
+            try:
+                repository.publish(staged, version=held.version)
+            except OSError:
+                if os.path.lexists(staged.folder):
+                    store.reservations.drop(held)
+                raise
         # The configuration may have changed since the drop was noticed.
-        own = standing(services.config, staged.name, asked)
-        record = enter(store, staged.name, path=path, version=version, profile=profile, own=own)
+        own, path = standing(services.config, staged.name, asked), Path(held.path)
+        record = enter(
+            store,
+            staged.name,
+            path=path,
+            version=held.version,
+            profile=profile,
+            own=own,
+            seal=seal,
+        )
         store.rules.note_standing(staged.name, asked=asked, declared=own.columns())
         return record
 
     return await asyncio.to_thread(publish)
+
+
+def _held(store: Store, staged: Staged, digest: str) -> Reservation | None:
+    """Return the reservation that an earlier try has used: the drop has its place by now."""
+    if os.path.lexists(staged.folder):
+        return None
+    for held in store.reservations.all(staged.name):
+        if held.digest == digest and os.path.lexists(held.path):
+            return held
+    return None
+
+
+def _reserve(
+    store: Store, repository: ModelRepository, staged: Staged, digest: str, asked: Asked
+) -> Reservation:
+    """Reserve the number of a drop, so that its folder is known before it has its name."""
+    found = store.find(staged.name)
+    if found is not None and found.removal is not None:
+        raise Unavailable(f"{staged.name} is being removed; the drop returns to the drop zone")
+    version = repository.free_version(staged.name, store.next_version(staged.name))
+    reservation = Reservation(
+        model=staged.name,
+        version=version,
+        path=str(repository.path(staged.name, version)),
+        digest=digest,
+        asked=dict(asked),
+    )
+    store.reservations.add(reservation)
+    return reservation
 
 
 async def _removed(services: Services, name: str) -> None:

@@ -27,6 +27,7 @@ from modelium.stages.memory_deltas import free_bytes, taken
 from modelium.stages.ready import finish, load_report
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
+from modelium.stages.verification import verify
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +180,7 @@ async def _load(services: Services, model: str) -> Loaded:
             f"the folder of {model}, {record.path}, is missing: put it back, or drop it again",
             kind=FailureKind.BAD_FILES,
         )
+    await verify(services, record)
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
     )

@@ -38,7 +38,14 @@ async def check(services: Services, name: str, folder: Path, digest: str) -> Mod
 
 
 def enter(
-    store: Store, name: str, *, path: Path, version: int, profile: ModelProfile, own: Standing
+    store: Store,
+    name: str,
+    *,
+    path: Path,
+    version: int,
+    profile: ModelProfile,
+    own: Standing,
+    seal: str,
 ) -> Model:
     """Register the checked files at ``path`` as a version of ``name``. Blocks."""
     return store.register(
@@ -51,6 +58,7 @@ def enter(
         pinned=own.pinned,
         profile=profile,
         version=version,
+        seal=seal,
     )
 
 

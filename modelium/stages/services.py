@@ -19,6 +19,7 @@ from modelium.stages.ongoing import Ongoing
 from modelium.stages.owners import Orphans, Owners
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
+from modelium.stages.turns import Turns
 from modelium.store import AsyncStore
 from modelium.traffic import RequestLog
 
@@ -49,6 +50,10 @@ class Services:
     switching: Ongoing = field(default_factory=Ongoing)
     owners: Owners = field(default_factory=Owners)
     orphans: Orphans = field(default_factory=Orphans)
+    turns: Turns = field(default_factory=Turns)
+    """Of ingests, by model."""
+    troubles: dict[str, str] = field(default_factory=dict)
+    """One sentence for each background task that failed last time, by name."""
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

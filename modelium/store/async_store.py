@@ -20,6 +20,7 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
+from modelium.store.reservations import Reservations
 from modelium.store.store import Store
 from modelium.store.twins import Twins
 
@@ -131,7 +132,17 @@ class AsyncLineage(Face[Lineage]):
     retire = off_loop(Lineage.retire)
     note_moved = off_loop(Lineage.note_moved)
     choose = off_loop(Lineage.choose)
+    seal = off_loop(Lineage.seal)
+    set_seal = off_loop(Lineage.set_seal)
     prove = off_loop(Lineage.prove)
+
+
+class AsyncReservations(Face[Reservations]):
+    """`Reservations`."""
+
+    add = off_loop(Reservations.add)
+    all = off_loop(Reservations.all)
+    drop = off_loop(Reservations.drop)
 
 
 class AsyncTwins(Face[Twins]):
@@ -165,6 +176,7 @@ class AsyncStore(Face[Store]):
         self.keys = AsyncKeys(blocking.keys, threads)
         self.history = AsyncHistory(blocking.history, threads)
         self.lineage = AsyncLineage(blocking.lineage, threads)
+        self.reservations = AsyncReservations(blocking.reservations, threads)
         self.twins = AsyncTwins(blocking.twins, threads)
         self.rules = AsyncRules(blocking.rules, threads)
 

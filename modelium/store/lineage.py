@@ -150,6 +150,21 @@ class Lineage:
             tx.execute(queries.update_model(model).values(**fresh))
             return queries.models(tx, model)[0]
 
+    def seal(self, model: str, version: int) -> str | None:
+        """Return the seal of a version's files; ``None``: they were never read."""
+        v = schema.versions.c
+        query = sa.select(v.seal).where(v.model == model, v.version == version)
+        with self._engine.connect() as tx:
+            return tx.scalar(query)
+
+    def set_seal(self, model: str, version: int, seal: str) -> None:
+        """Note the seal of a version whose files have been read, and have its digest."""
+        v = schema.versions
+        with self._engine.begin() as tx:
+            tx.execute(
+                sa.update(v).where(v.c.model == model, v.c.version == version).values(seal=seal)
+            )
+
     def prove(self, model: str, version: int) -> None:
         """Note that a version has answered its first requests."""
         v = schema.versions

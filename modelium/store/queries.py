@@ -84,6 +84,18 @@ def last_version(name: str) -> sa.Select[tuple[int]]:
     return sa.select(sa.func.max(schema.versions.c.version)).where(schema.versions.c.model == name)
 
 
+def next_version(tx: Connection, name: str) -> int:
+    """Return the lowest number above all that are registered or reserved."""
+    r = schema.reservations
+    reserved = sa.select(sa.func.max(r.c.version)).where(r.c.model == name)
+    return 1 + max(tx.scalar(last_version(name)) or 0, tx.scalar(reserved) or 0)
+
+
+def unreserve(path: str) -> sa.Delete:
+    """Return what drops the reservation of ``path``."""
+    return sa.delete(schema.reservations).where(schema.reservations.c.path == path)
+
+
 def path_of(name: str, version: int) -> sa.Select[tuple[str]]:
     """Return a query for the path of one version, kept or removed."""
     v = schema.versions

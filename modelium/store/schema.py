@@ -52,10 +52,23 @@ versions = sa.Table(
     sa.Column("removed_by", sa.Text),
     sa.Column("purge", sa.Boolean),
     sa.Column("proven_at", sa.Float),
+    sa.Column("seal", sa.String(80)),
 )
 """A removed version keeps its row: its number is never used again, and while its folder is still
 in the repository, the folder is to be moved to the trash (``purge``: to be deleted).
-``proven_at``: when it had answered its first requests; until then an earlier version may return."""
+``proven_at``: when it had answered its first requests; until then an earlier version may return.
+``seal``: of its files when their content was read last, see `modelium.analysis.seal`."""
+
+reservations = sa.Table(
+    "reservations",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(80), nullable=False),
+    sa.Column("asked", sa.JSON, nullable=False),
+)
+"""Version numbers that are promised; ``asked``: the options that the drop came with."""
 
 approvals = sa.Table(
     "approvals",

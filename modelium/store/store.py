@@ -42,6 +42,7 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
+from modelium.store.reservations import Reservations
 from modelium.store.row_cache import RowCache
 from modelium.store.twins import Twins
 from modelium.store.upsert import put_missing
@@ -77,6 +78,7 @@ class Store:
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
+        self.reservations = Reservations(engine=engine)
         self.twins = Twins(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine)
         self._cache = RowCache()
@@ -189,13 +191,15 @@ class Store:
         pinned: bool,
         profile: ModelProfile | None = None,
         version: int | None = None,
+        seal: str | None = None,
     ) -> Model:
         """Insert a model, or a new version of one whose content changed.
 
         A version that is loaded stays so until the stages replace it (`Model.outdated`).
         Registering the current content again changes nothing. ``version``: the number that its
         folder's name says, used where it is free; one below the current version does not become
-        the current one.
+        the current one. ``seal``: of the files while their digest was read. A reservation of
+        ``path`` is fulfilled.
 
         Raises:
             Unavailable: the model is being removed.
@@ -207,8 +211,9 @@ class Store:
                 raise Unavailable(f"{name} is being removed; it can be dropped again afterwards")
             if version is None and found and found[0].digest == digest:
                 return found[0]
+            tx.execute(queries.unreserve(str(path)))
             if version is None or tx.scalar(queries.path_of(name, version)) is not None:
-                version = 1 + (tx.scalar(queries.last_version(name)) or 0)
+                version = queries.next_version(tx, name)
             tx.execute(
                 sa.insert(schema.versions).values(
                     model=name,
@@ -216,6 +221,7 @@ class Store:
                     path=str(path),
                     digest=digest,
                     registered_at=now,
+                    seal=seal,
                     profile=sa.null() if profile is None else profile.model_dump(mode="json"),
                 )
             )
@@ -253,7 +259,7 @@ class Store:
     def next_version(self, name: str) -> int:
         """Return the number that the next registered version of ``name`` gets."""
         with reading(self._engine) as tx:
-            return 1 + (tx.scalar(queries.last_version(name)) or 0)
+            return queries.next_version(tx, name)
 
     def paths(self) -> dict[str, tuple[str, int]]:
         """Return path → name and version, of old versions and of removed ones in place, too."""

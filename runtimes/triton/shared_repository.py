@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from modelium.analysis.checks.safety import CODE_SUFFIXES
+from modelium.analysis.readers.code_references import is_code
 from modelium.analysis.readers.folder import FileEntry, Folder
 from modelium.analysis.readers.laid import CACHE, CONFIG, MARKER, Laid, read_marker, unlay
 from modelium.errors import DropRejected, FailureKind, LoadFailed, NeedsApproval
@@ -149,11 +149,7 @@ def _text(config: Path) -> str:
 
 
 def _holds_code(folder: Path) -> bool:
-    return any(
-        Path(file).suffix.lower() in CODE_SUFFIXES
-        for _at, _folders, files in os.walk(folder)
-        for file in files
-    )
+    return any(is_code(file) for _at, _folders, files in os.walk(folder) for file in files)
 
 
 def _beside(file: Path, source: Path) -> Iterator[str]:

@@ -17,7 +17,13 @@ from typing import IO, BinaryIO
 
 from typing_extensions import Buffer
 
-from modelium.analysis.readers.folder import MAX_DEPTH, MAX_FILES, shown, unsafe_name
+from modelium.analysis.readers.folder import (
+    MAX_DEPTH,
+    MAX_FILES,
+    is_passing,
+    shown,
+    unsafe_name,
+)
 from modelium.analysis.readers.zip_directory import open_zip
 from modelium.errors import DropRejected
 
@@ -44,18 +50,21 @@ def unpack(archive: Path, into: Path) -> None:
     is.
     """
     try:
-        packed = archive.stat().st_size
         into.mkdir(parents=True, exist_ok=True)
-        if zipfile.is_zipfile(archive):
-            _unzip(archive, into, _Budget(packed))
-        elif _begins_as_zip(archive):
-            raise EOFError("a zip's table of contents, which is at its end, is missing")
-        else:
-            _untar(archive, into, _Budget(packed))
+        with _opened(archive) as file:
+            packed = os.fstat(file.fileno()).st_size
+            if zipfile.is_zipfile(file):
+                _unzip(file, into, _Budget(packed))
+            elif _begins_as_zip(file):
+                raise EOFError("a zip's table of contents, which is at its end, is missing")
+            else:
+                _untar(file, into, _Budget(packed))
     except (
         OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error,
         lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile,
     ) as exc:  # fmt: skip
+        if isinstance(exc, OSError) and is_passing(exc):
+            raise
         raise DropRejected(
             f"{shown(archive.name)!r} cannot be unpacked as a zip or tar archive: "
             f"{shown(str(exc))}. Copy or pack it again.",
@@ -63,9 +72,18 @@ def unpack(archive: Path, into: Path) -> None:
         ) from exc
 
 
-def _begins_as_zip(archive: Path) -> bool:
-    with archive.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+def _opened(archive: Path) -> BinaryIO:
+    """Open a regular file; whoever put it there may have put a link or a pipe in its place."""
+    file = os.fdopen(os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is no plain file")
+    return file
+
+
+def _begins_as_zip(file: BinaryIO) -> bool:
+    file.seek(0)
+    return file.read(4) == b"PK\x03\x04"
 
 
 def _ends_early(exc: BaseException) -> bool:
@@ -133,7 +151,7 @@ def _write(source: IO[bytes], target: Path, budget: _Budget) -> None:
 _ZIP_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2})
 
 
-def _unzip(archive: Path, into: Path, budget: _Budget) -> None:
+def _unzip(archive: BinaryIO, into: Path, budget: _Budget) -> None:
     with open_zip(archive) as opened:
         for info in opened.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
@@ -246,8 +264,9 @@ def _stream(file: BinaryIO) -> gzip.GzipFile | bz2.BZ2File | _Forward | BinaryIO
     return file
 
 
-def _untar(archive: Path, into: Path, budget: _Budget) -> None:
-    with archive.open("rb") as file, _stream(file) as stream:
+def _untar(archive: BinaryIO, into: Path, budget: _Budget) -> None:
+    archive.seek(0)
+    with _stream(archive) as stream:
         guarded = _Guarded(stream, 2 * budget.left)
         with tarfile.open(fileobj=guarded, mode="r:") as opened:
             for member in _members(opened):

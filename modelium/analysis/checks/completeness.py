@@ -31,10 +31,14 @@ def is_complete(path: Path) -> str | None:
     Never raises. A drop that is unsafe or of no known format counts as complete, so that the
     watcher hands it on and ingest refuses it.
     """
+    if path.is_symlink():
+        return None
     try:
         folder = Folder(path)
     except DropRejected as exc:
         return None if exc.reason != "unreadable" else str(exc)
+    except OSError as exc:
+        return f"it cannot be read now: {exc.strerror}"
     return find_missing(folder)
 
 

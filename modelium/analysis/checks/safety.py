@@ -9,12 +9,15 @@ from modelium.analysis.readers.code_references import (
     PIPELINE_INDEX,
     SERVE_FILE,
     foreign_components,
+    is_code,
     names_code,
     names_foreign_parent,
 )
 from modelium.analysis.readers.folder import FileEntry, Folder, shown
+from modelium.analysis.readers.modules_file import refuse_foreign_modules
 from modelium.analysis.readers.shard_index import SUFFIX as INDEX_SUFFIX
 from modelium.analysis.readers.shard_index import read_index
+from modelium.analysis.readers.triton_config import triton_code
 from modelium.analysis.readers.zip_directory import AbsurdDirectory, open_zip
 from modelium.errors import DropRejected
 from modelium.models import Frozen
@@ -41,26 +44,6 @@ PICKLE_SUFFIXES = frozenset(
     ]
 )
 """Files that their usual readers unpickle (``.npy``/``.npz`` may hold pickled objects)."""
-CODE_SUFFIXES = frozenset(
-    [
-        ".py",
-        ".pyc",
-        ".pyo",
-        ".pyd",
-        ".pyx",
-        ".pyw",
-        ".ipynb",
-        ".so",
-        ".dll",
-        ".dylib",
-        ".exe",
-        ".sh",
-        ".bat",
-        ".ps1",
-        ".jar",
-        ".class",
-    ]
-)
 ARCHIVE_SUFFIXES = frozenset(
     [".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".whl", ".egg", ".keras"]
 )
@@ -139,8 +122,10 @@ def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> SafetyReport
             reason="pickle",
             approvable=True,
         )
-    code = [f.name for f in folder.files if f.suffix in CODE_SUFFIXES]
+    code = [f.name for f in folder.files if is_code(f.name)]
     code += _configured_code(folder)
+    code += triton_code(folder)
+    refuse_foreign_modules(folder)
     if code and CODE_APPROVAL not in approvals:
         raise DropRejected(
             f"{shown(code[0])!r}{_more(code)} is or names code that a runtime would run. "

@@ -8,6 +8,7 @@ from typing import Any
 
 from modelium.analysis.catalog import EngineCatalog, assess
 from modelium.analysis.describe import card_of
+from modelium.analysis.readers.code_references import is_code
 from modelium.analysis.readers.folder import FileEntry, Folder, shown
 from modelium.analysis.readers.zip_directory import open_zip
 from modelium.errors import DropRejected
@@ -77,6 +78,7 @@ def _profile(
         task=Task.GENERIC,
         weight_bytes=size,
         files={"model": entry.name},
+        needs_remote_code=is_code(entry.name),
         runtimes=assess(
             format=format,
             task=Task.GENERIC,

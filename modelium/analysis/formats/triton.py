@@ -9,13 +9,13 @@ from typing import Any
 from modelium.analysis.catalog import EngineCatalog, assess
 from modelium.analysis.describe import card_of
 from modelium.analysis.formats.onnx import check_external
+from modelium.analysis.readers.code_references import is_code
 from modelium.analysis.readers.folder import Folder, inside, shown
 from modelium.analysis.readers.onnx_graph import read_graph
+from modelium.analysis.readers.triton_config import CONFIG, parse_config, triton_code
 from modelium.errors import DropRejected
 from modelium.models import ModelFormat, ModelProfile, Task, TensorSpec
 
-CONFIG = "config.pbtxt"
-MAX_CONFIG_BYTES = 1024**2
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -44,7 +44,7 @@ _EXTENSIONS = {".onnx": "onnxruntime", ".plan": "tensorrt", ".xml": "openvino", 
 
 def profile_triton(folder: Folder, engines: EngineCatalog) -> ModelProfile:
     """Return the profile of a repository entry; raises `DropRejected` if it cannot be loaded."""
-    config = _parse(folder)
+    config = parse_config(folder)
     versions = sorted({int(head) for f in folder.files if (head := _version_of(f.name))})
     backend = _backend(config, folder, versions)
     if not versions and backend != "ensemble":
@@ -95,7 +95,7 @@ def profile_triton(folder: Folder, engines: EngineCatalog) -> ModelProfile:
         inputs=inputs,
         outputs=outputs,
         files={"config": CONFIG} | ({"model": main} if main else {}),
-        needs_remote_code=bool(folder.having(".py", ".so")),
+        needs_remote_code=bool(triton_code(folder)) or any(is_code(f.name) for f in folder.files),
         runtimes=assess(
             format=ModelFormat.TRITON,
             task=Task.GENERIC,
@@ -107,28 +107,6 @@ def profile_triton(folder: Folder, engines: EngineCatalog) -> ModelProfile:
         card=card,
         details=details,
     )
-
-
-def _parse(folder: Folder) -> Any:
-    if folder.sizes[CONFIG] > MAX_CONFIG_BYTES:
-        raise DropRejected(
-            f"{CONFIG} is larger than 1 MiB. Replace it with the model's own file.",
-            reason="file-too-large",
-        )
-    # Both are slow to import and needed only here.
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    config = model_config_pb2.ModelConfig()
-    try:
-        text = folder.read(CONFIG, limit=MAX_CONFIG_BYTES).decode("utf-8")
-        text_format.Parse(text, config)
-    except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as exc:
-        raise DropRejected(
-            f"{CONFIG} cannot be parsed: {shown(str(exc), limit=200)}. Correct it.",
-            reason="bad-triton",
-        ) from exc
-    return config
 
 
 def _version_of(name: str) -> str:
@@ -159,6 +137,7 @@ def _file_references(config: Any) -> Iterable[str]:
     if config.default_model_filename:
         yield config.default_model_filename
     yield from config.cc_model_filenames.values()
+    yield from config.model_operations.op_library_filename
     for warmup in config.model_warmup:
         for item in warmup.inputs.values():
             if item.input_data_file:

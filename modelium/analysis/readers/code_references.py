@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 PIPELINE_INDEX = "model_index.json"
@@ -12,6 +13,40 @@ PIPELINE_LIBRARIES = frozenset({"diffusers", "transformers", "onnxruntime"})
 """Libraries of a pipeline's components; diffusers would import any other module named there."""
 ADAPTER_LIBRARIES = frozenset({"transformers", "diffusers"})
 """Known parent libraries of PEFT adapters; PEFT imports any module that is named there."""
+
+
+CODE_SUFFIXES = frozenset(
+    [
+        ".py",
+        ".pyc",
+        ".pyo",
+        ".pyd",
+        ".pyx",
+        ".pyw",
+        ".ipynb",
+        ".so",
+        ".dll",
+        ".dylib",
+        ".exe",
+        ".sh",
+        ".bat",
+        ".ps1",
+        ".jar",
+        ".class",
+    ]
+)
+
+_LIBRARY_PARTS = frozenset([".so", ".dll", ".dylib"])
+"""Parts of a name that make a library wherever they are: ``libx.so.1``."""
+PLAN_SUFFIXES = frozenset([".plan", ".engine", ".trt"])
+"""Serialized TensorRT engines: to deserialize one is to run what it says (NVIDIA's own warning)."""
+
+
+def is_code(name: str) -> bool:
+    """Return whether the file ``name`` is code that a runtime could run, or is as good as that."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
+    last = suffixes[-1] if suffixes else ""
+    return last in CODE_SUFFIXES or last in PLAN_SUFFIXES or not _LIBRARY_PARTS.isdisjoint(suffixes)
 
 
 def names_code(config: dict[str, Any], *, depth: int = 8) -> bool:

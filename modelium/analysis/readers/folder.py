@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -30,6 +31,19 @@ MAX_JSON_BYTES = 8 * 1024**2
 MAX_JSON_VALUES = 2_000_000
 MAX_JSON_CONTAINERS = 400_000
 """A header of 100,000 tensors has 200,000; each takes Python a few hundred bytes."""
+
+
+_PASSING = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
+        errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN,
+    }
+)  # fmt: skip
+
+
+def is_passing(exc: OSError) -> bool:
+    """Whether ``exc`` is the machine's, such as a full disk, and says nothing of the drop."""
+    return exc.errno in _PASSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +149,11 @@ class Folder:
     """
 
     def __init__(self, path: Path) -> None:
-        """List ``path``; `OSError` (gone, unreadable) becomes `DropRejected`."""
+        """List ``path``; `OSError` (gone, unreadable) becomes `DropRejected`.
+
+        Raises:
+            OSError: `is_passing`.
+        """
         try:
             resolved = path.resolve(strict=True)
             if resolved.is_dir():
@@ -160,6 +178,8 @@ class Folder:
                     )
                 found = [FileEntry(resolved.name, info.st_size)]
         except (OSError, RuntimeError) as exc:
+            if isinstance(exc, OSError) and is_passing(exc):
+                raise
             why = f"cannot be read: {exc.__class__.__name__}. Check that it exists and is readable."
             if not os.path.lexists(path):
                 why = "does not exist."
@@ -214,6 +234,8 @@ def _read(path: Path, what: str, *, limit: int) -> bytes:
         with path.open("rb") as file:
             return file.read(limit)
     except OSError as exc:
+        if is_passing(exc):
+            raise
         raise DropRejected(
             f"{what!r} cannot be read: {exc.__class__.__name__}. Check its permissions.",
             reason="unreadable",

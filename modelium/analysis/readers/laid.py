@@ -16,8 +16,11 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from modelium.analysis.readers.tree import is_folder, walk
 
 MARKER = ".modelium-laid.json"
 CONFIG = "config.pbtxt"
@@ -105,18 +108,17 @@ def unlay(root: Path) -> None:
         return
     folder = root / laid.folder
     if laid.folder and folder.is_dir() and not folder.is_symlink():
+        found = list(walk(folder))
+        folders = [entry.path for entry in found if is_folder(entry)]
         inner = [
-            (Path(at) / file).relative_to(root).as_posix()
-            for at, _folders, files in os.walk(folder)
-            for file in files
+            Path(entry.path).relative_to(root).as_posix() for entry in found if not is_folder(entry)
         ]
         for name in laid_files(root, inner) - {MARKER, CONFIG}:
             _remove(root / name)
-        for at, _folders, _files in os.walk(folder, topdown=False):
-            try:
+        inmost = sorted(folders, key=len, reverse=True)
+        for at in (*inmost, str(folder)):  # what is inside comes first
+            with suppress(OSError):  # it holds a file that is not ours
                 os.rmdir(at)
-            except OSError:  # it holds a file that is not ours
-                continue
     if laid.caches:
         _remove_caches(root)
     if laid.config:
@@ -126,9 +128,10 @@ def unlay(root: Path) -> None:
 
 def _remove_caches(root: Path) -> None:
     """Remove the ``__pycache__`` folders below the folders of ``root``, and not through links."""
-    for at, folders, _files in os.walk(root):
-        if CACHE in folders and Path(at) != root:
-            shutil.rmtree(Path(at) / CACHE, ignore_errors=True)  # it refuses a link
+    for entry in list(walk(root)):
+        if entry.name == CACHE and is_folder(entry) and Path(entry.path).parent != root:
+            with suppress(OSError, RecursionError):  # Python itself nests nothing in it
+                shutil.rmtree(entry.path)
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_DIRECTORY_BYTES = 16 * 1024**2
 """About 200,000 entries; Python's reader loads all of them into memory."""
@@ -14,9 +15,13 @@ class AbsurdDirectory(ValueError):
     """Raised for a table of contents that is larger than that of any model."""
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path | BinaryIO) -> zipfile.ZipFile:
     """Open ``path`` for reading its names; raises `AbsurdDirectory`, `zipfile.BadZipFile`."""
-    size = _directory_bytes(path)
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            size = _directory_bytes(file)
+    else:
+        size = _directory_bytes(path)
     if size is None:
         raise zipfile.BadZipFile("no end-of-directory record")
     if size > MAX_DIRECTORY_BYTES:
@@ -26,12 +31,11 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _directory_bytes(path: Path) -> int | None:
+def _directory_bytes(file: BinaryIO) -> int | None:
     """Return the size in the end record (APPNOTE.TXT 4.3.14 and 4.3.16); ``None``: not a zip."""
-    with path.open("rb") as file:
-        length = file.seek(0, 2)
-        file.seek(max(0, length - 65_557 - 76))
-        tail = file.read()
+    length = file.seek(0, 2)
+    file.seek(max(0, length - 65_557 - 76))
+    tail = file.read()
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) < at + 22:
         return None

@@ -28,6 +28,13 @@ class Ingest(Section):
         "drops after this long.",
         why="A day: an interrupted download is usually resumed by then.",
     )
+    verify_at_load: Annotated[bool, Strict()] = setting(
+        True,
+        "Before a model is loaded, its files are compared with what was checked: by size, times "
+        "and inode, and by content where one of these has changed.",
+        why="True: a file that was replaced after the check is not loaded. Set false where inodes "
+        "are unstable and reading all files at each load takes too long.",
+    )
     keep_versions: Annotated[int, Strict(), Field(ge=1), note(unit="versions per model")] = setting(
         2,
         "How many versions of a model are kept, the current one included. Older ones go to the "

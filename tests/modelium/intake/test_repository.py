@@ -13,8 +13,10 @@ import pytest
 from modelium.analysis.readers.laid import CONFIG, Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
+from modelium.intake import moving
 from modelium.intake.fingerprint import fingerprint
-from modelium.intake.repository import REASON, ModelRepository, model_name, version_of
+from modelium.intake.names import REASON, model_name, version_of
+from modelium.intake.repository import ModelRepository
 from tests.modelium.analysis.files import llama_folder
 
 UNSAFE = DropRejected("it holds pickles", reason="pickle", approvable=True)
@@ -104,7 +106,8 @@ def test_a_drop_that_is_a_link_is_rejected_and_a_copy_of_one_is_not(
     target = repository.reject_unstaged(drop, rejected.value)
     assert (target / "m").is_symlink() and files(original) == LLAMA_FILES
     (tmp_path / "link").symlink_to(original)
-    assert files(repository.stage(tmp_path / "link", name=None).folder) == LLAMA_FILES
+    staged = repository.stage(tmp_path / "link", name=None)
+    assert files(staged.folder) == LLAMA_FILES and not staged.folder.is_symlink()
 
 
 def test_a_link_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
@@ -266,9 +269,9 @@ def test_unknown_rejected_drop_is_an_input_error(repository: ModelRepository) ->
 def test_readmitted_drop_can_be_staged_again(repository: ModelRepository) -> None:
     staged = repository.stage(llama_folder(repository.incoming / "m"), name=None)
     folder = repository.reject(staged, UNSAFE, digest="", asked={})
-    path = repository.readmit(folder)
-    assert not folder.exists()
-    assert files(repository.stage(path, name="m").folder) == LLAMA_FILES
+    staged = repository.stage(repository.readmit(folder), name="m")
+    assert files(staged.folder) == LLAMA_FILES
+    assert not list(repository.rejected.iterdir()), "no copy is left behind"
 
 
 def test_folder_with_several_drops_is_not_readmitted(repository: ModelRepository) -> None:
@@ -302,8 +305,12 @@ def test_recovery_returns_a_drop_without_a_readable_origin(repository: ModelRepo
 
 def test_recovery_does_not_replace_a_newer_drop(repository: ModelRepository) -> None:
     repository.stage(llama_folder(repository.incoming / "m"), name=None)
-    llama_folder(repository.incoming / "m", vocab_size=512)
-    assert repository.recover() == [repository.incoming / "m-2"]
+    newer = llama_folder(repository.incoming / "m", vocab_size=512)
+    assert repository.recover() == []
+    assert '"vocab_size": 512' in (newer / "config.json").read_text()
+    kept, reason = repository.find_rejected("m")
+    assert files(kept / "m") == LLAMA_FILES
+    assert reason["reason"] == "interrupted"
 
 
 @pytest.fixture
@@ -345,35 +352,6 @@ def test_recovery_moves_over_file_systems(repository: ModelRepository) -> None:
     assert not list(repository.staging.iterdir())
 
 
-class Killed(BaseException):
-    """In place of SIGKILL: nothing of the process runs any more."""
-
-
-@pytest.mark.usefixtures("apart")
-@pytest.mark.parametrize("at", ["copyfile", "fsync", "rmtree"])
-def test_a_kill_while_a_drop_is_copied_loses_and_doubles_nothing(
-    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    drop = llama_folder(repository.incoming / "m")
-    module = os if at == "fsync" else shutil
-    real = getattr(module, at)
-    done = []
-
-    def killed(*args: object, **given: object) -> object:
-        if len(done) == 1 or at == "rmtree":
-            raise Killed
-        done.append(args)
-        return real(*args, **given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, at, killed)
-        with pytest.raises(Killed):
-            repository.stage(drop, name=None)
-    repository.recover()
-    assert files(repository.incoming) == {f"m/{name}" for name in LLAMA_FILES}
-    assert not list(repository.staging.iterdir())
-
-
 @pytest.mark.usefixtures("apart")
 def test_a_disk_that_is_full_leaves_the_drop_and_no_half_copy(
     repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
@@ -383,7 +361,7 @@ def test_a_disk_that_is_full_leaves_the_drop_and_no_half_copy(
     def full(*_args: object, **_given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(moving, "_copy_entry", full)
     with pytest.raises(OSError, match=r"^\[Errno 28\] No space"):
         repository.stage(drop, name=None)
     assert files(drop) == LLAMA_FILES
@@ -423,7 +401,7 @@ def test_one_drop_that_cannot_be_recovered_costs_no_other(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
-        patch.setattr(shutil, "copytree", broken)
+        patch.setattr(moving, "_copy_entry", broken)
         assert repository.recover() == [repository.incoming / "b"]
     assert repository.recover() == [repository.incoming / "a"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modelium.analysis import is_complete
 from modelium.clock import SystemClock
 from modelium.config import Ingest
 from modelium.intake.fingerprint import fingerprint
@@ -376,3 +377,83 @@ async def test_a_drop_that_returns_to_the_drop_zone_is_not_taken_at_once(
     await clock.sleep(RESCAN_S)
     await zone.watcher.poll()
     assert zone.reported == [drop]
+
+
+async def test_one_entry_that_cannot_be_looked_at_costs_no_other(
+    zone: Zone, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = is_complete
+
+    def broken(path: Path) -> str | None:
+        if path.name == "bad":
+            raise RecursionError("deeper than the stack")
+        return real(path)
+
+    monkeypatch.setattr("modelium.analysis.is_complete", broken)
+    for name in ("bad", "good"):
+        llama_folder(zone.folder / name)
+    await zone.watcher.poll()
+    clock.now += QUIET_S
+    await zone.watcher.poll()
+    assert zone.reported == [zone.folder / "good"]
+    monkeypatch.undo()
+    clock.now += RESCAN_S
+    await zone.watcher.poll()
+    assert zone.reported == [zone.folder / "good", zone.folder / "bad"]
+
+
+async def test_what_an_incomplete_drop_lacked_is_noticed_before_the_rescan(
+    zone: Zone, clock: ManualClock
+) -> None:
+    drop = llama_folder(zone.folder / "m", shards=2)
+    missing = drop / "model-00002-of-00002.safetensors"
+    content = missing.read_bytes()
+    missing.unlink()
+    await zone.watcher.poll()
+    clock.now += QUIET_S
+    await zone.watcher.poll()
+    assert len(zone.lacking) == 1
+    missing.write_bytes(content)  # no event: it lies inside of the drop
+    for _ in range(3):
+        clock.now += QUIET_S
+        await zone.watcher.poll()
+    assert zone.reported == [drop]
+
+
+async def test_file_events_return_with_the_drop_zone(tmp_path: Path) -> None:
+    """The rescan is a day away, so an event must be what announces the second drop."""
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    drops: asyncio.Queue[tuple[Path, str | None]] = asyncio.Queue()
+    slept = asyncio.Event()
+
+    class Clock(SystemClock):
+        async def sleep(self, seconds: float) -> None:
+            slept.set()
+            await super().sleep(0.01)
+
+    async def looks(count: int) -> None:
+        for _ in range(count):
+            slept.clear()
+            await slept.wait()
+
+    watcher = Watcher(
+        folder=incoming,
+        config=Ingest(quiet_period_seconds=0.0, rescan_interval_seconds=86_400.0),
+        clock=Clock(),
+        pending=PendingDrops(),
+        on_drop=lambda path, missing: drops.put_nowait((path, missing)),
+    )
+    running = asyncio.create_task(watcher.run())
+    try:
+        await looks(2)
+        incoming.rmdir()
+        await looks(2)
+        incoming.mkdir()
+        await looks(2)
+        drop = llama_folder(tmp_path / "m").rename(incoming / "m")
+        assert await asyncio.wait_for(drops.get(), 60.0) == (drop, None)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running

@@ -1,0 +1,67 @@
+"""``config.pbtxt`` of a Triton model, and what it has the server run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelium.analysis.readers.folder import Folder, shown
+from modelium.errors import DropRejected
+
+CONFIG = "config.pbtxt"
+MAX_CONFIG_BYTES = 1024**2
+_VLLM = "vllm"
+_VLLM_CODE = frozenset(
+    {
+        "trust_remote_code", "worker_cls", "worker_extension_cls", "logits_processors",
+        "logits_processor_pattern", "tool_parser_plugin", "reasoning_parser_plugin",
+        "io_processor_plugin", "scheduler_cls", "hf_overrides",
+    }
+)  # fmt: skip
+"""Arguments of vLLM that have it import code."""
+_CODE_BACKENDS = frozenset({"python", "tensorrt", "dali"})
+"""Their models are code, or are deserialized into it."""
+
+
+def parse_config(folder: Folder) -> Any:
+    """Return the parsed configuration of ``folder``; raises `DropRejected`."""
+    if folder.sizes[CONFIG] > MAX_CONFIG_BYTES:
+        raise DropRejected(
+            f"{CONFIG} is larger than 1 MiB. Replace it with the model's own file.",
+            reason="file-too-large",
+        )
+    # Both are slow to import and needed only here.
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    config = model_config_pb2.ModelConfig()
+    try:
+        text = folder.read(CONFIG, limit=MAX_CONFIG_BYTES).decode("utf-8")
+        text_format.Parse(text, config)
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as exc:
+        raise DropRejected(
+            f"{CONFIG} cannot be parsed: {shown(str(exc), limit=200)}. Correct it.",
+            reason="bad-triton",
+        ) from exc
+    return config
+
+
+def triton_code(folder: Folder) -> list[str]:
+    """Return what in a Triton model's configuration has the server run code of the drop.
+
+    The files themselves are found by their names; raises `DropRejected` as `parse_config`.
+    """
+    if CONFIG not in folder:
+        return []
+    config, found = parse_config(folder), []
+    if config.backend in _CODE_BACKENDS or config.platform == "tensorrt_plan":
+        found.append(f"{CONFIG} (backend {config.backend or config.platform})")
+    if config.model_operations.op_library_filename:
+        found.append(f"{CONFIG} (op_library_filename)")
+    if config.runtime:  # a library or script in place of the backend's own
+        found.append(f"{CONFIG} (runtime)")
+    for entry in folder.files if config.backend == _VLLM else ():
+        if entry.name.rpartition("/")[2] == "model.json":
+            named = {key for key, value in folder.json(entry.name).items() if value}
+            if code := sorted(named & _VLLM_CODE):
+                found.append(f"{entry.name} ({', '.join(code)})")
+    return found

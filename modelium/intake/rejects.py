@@ -1,0 +1,119 @@
+"""The folder of rejected drops: each in a folder of its own, with the reason beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from modelium.errors import DropRejected, InputError
+from modelium.intake.moving import COPYING, TAKEN, clear
+from modelium.intake.names import REASON
+from modelium.intake.removal import remove_quietly
+
+
+class Rejects:
+    """What is kept of rejected drops. Every call blocks."""
+
+    def __init__(self, *, folder: Path) -> None:
+        """Keep them in ``folder``."""
+        self.folder = folder
+
+    def make(
+        self,
+        name: str,
+        error: DropRejected,
+        *,
+        digest: str = "",
+        asked: Mapping[str, str | None] | None = None,
+    ) -> Path:
+        """Return a new folder for the rejected drop ``name``, with the reason in it."""
+        # The reason is first: a drop without one would not be listed.
+        target = _free(self.folder / re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100])
+        target.mkdir()
+        reason = {
+            "model": name,
+            "reason": error.reason,
+            "message": str(error),
+            "approvable": error.approvable,
+            "digest": digest,
+            "at": time.time(),
+            **(asked or {}),
+        }
+        try:
+            (target / REASON).write_text(json.dumps(reason, indent=2) + "\n")
+        except OSError:
+            drop_empty(target)
+            raise
+        return target
+
+    def all(self) -> Iterator[tuple[Path, dict[str, object]]]:
+        """Yield the folder and reason of every rejected drop."""
+        for folder in self.folder.iterdir():
+            try:
+                reason = json.loads((folder / REASON).read_text())
+                if _drops_in(folder):
+                    yield folder, reason
+            except (OSError, ValueError):
+                continue
+
+    def find(self, name: str) -> tuple[Path, dict[str, object]]:
+        """Return the newest rejected drop of ``name``: its folder, and `REASON` as a dict.
+
+        Raises:
+            InputError: there is none.
+        """
+        for folder, reason in sorted(self.all(), key=lambda item: -item[0].stat().st_mtime):
+            if reason.get("model") == name or folder.name == name:
+                return folder, reason
+        raise InputError(f"no rejected drop is called {name!r}; they are listed in {self.folder}")
+
+    def recover(self) -> None:
+        """Delete what a crash has left: parts of copies, and reasons whose drop never came."""
+        clear(self.folder)
+        for folder in list(self.folder.iterdir()):
+            if folder.is_dir() and (folder / REASON).is_file():
+                clear(folder)
+                drop_empty(folder)
+
+
+def only_drop(folder: Path) -> Path:
+    """Return the drop in the folder of a rejected one.
+
+    Raises:
+        InputError: the folder does not hold exactly one drop and its reason.
+    """
+    entries = _drops_in(folder)
+    if len(entries) != 1:
+        raise InputError(
+            f"{folder} holds {len(entries)} drops instead of one beside {REASON}; "
+            "move the one to retry into the drop zone"
+        )
+    return entries[0]
+
+
+def drop_empty(target: Path) -> None:
+    """Delete the folder of a rejected drop that is not there."""
+    if not _drops_in(target):
+        remove_quietly(target)
+
+
+def _drops_in(folder: Path) -> list[Path]:
+    """Return what lies beside a reason."""
+    return [
+        entry
+        for entry in folder.iterdir()
+        if entry.name != REASON and not entry.name.startswith((COPYING, TAKEN))
+    ]
+
+
+def _free(path: Path) -> Path:
+    """Return ``path``, or the first ``path-N`` that does not exist."""
+    for number in range(1, 100_000):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        if not os.path.lexists(candidate):
+            return candidate
+    raise InputError(f"100,000 entries are called {path.name}; delete old ones in {path.parent}")

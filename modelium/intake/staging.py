@@ -1,0 +1,281 @@
+"""The staging folder: where a drop becomes whole, and this user's own, before it is looked at.
+
+Each drop has a folder of its own there, which holds the note of its `Origin`, what is staged under
+the model's name, in ``.original`` the drop as it came for as long as it is needed, and what is
+being copied under a name of `modelium.intake.moving`. A name of a drop's own is whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modelium import analysis
+from modelium.errors import DropRejected, InputError
+from modelium.intake.contents import ORIGINAL, only_in, original_in, parts_in
+from modelium.intake.moving import (
+    COPYING,
+    clear,
+    copy,
+    is_deletable,
+    is_own,
+    move,
+    sync_tree,
+    take_away,
+)
+from modelium.intake.names import ARCHIVES, check_name, model_name, with_ending
+from modelium.intake.origin import Origin
+from modelium.intake.rejects import Rejects, drop_empty
+from modelium.intake.space import need_space, size_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Staged:
+    """A drop in the staging folder."""
+
+    name: str
+    folder: Path
+    """The model's files. Its parent is a staging folder that no other drop uses."""
+    moved: bool
+    """False: this is a copy, and the original was left in place."""
+
+
+class Staging:
+    """Takes drops in, and gives them back. Every call blocks."""
+
+    def __init__(self, *, folder: Path, incoming: Path, rejects: Rejects, trash: Path) -> None:
+        """Create ``folder`` where it is missing.
+
+        Args:
+            folder: of staged drops, on the file system of the repository.
+            incoming: the drop zone.
+            rejects: the rejected drops.
+            trash: the folder of the trash.
+        """
+        self.folder = folder
+        self._incoming = incoming
+        self._rejects = rejects
+        self._trash = trash
+        folder.mkdir(exist_ok=True)
+
+    def stage(self, path: Path, *, name: str | None) -> Staged:
+        """Move ``path`` from the drop zone into staging, or copy it from anywhere else.
+
+        Refused drops and the trash are Modelium's own: what lies in them is moved, too. An archive
+        is unpacked. What others may write to is copied. ``name``: the model's name; default:
+        `model_name` of ``path``.
+
+        Raises:
+            InputError: ``path`` does not exist.
+            DropRejected: the name is not a valid model name, the drop is a link, or it cannot be
+                unpacked or copied; it is in its place.
+            OSError: the disk is full, for example; it is in its place.
+        """
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path and try again")
+        if path.name == "..":
+            raise InputError(f"{path} ends with '..', which is no drop; use the folder's own path")
+        moved = self.owns(path)
+        if moved:
+            analysis.refuse_link(path)  # its digest would read whatever it leads to
+        wanted = name or model_name(path)
+        check_name(wanted)
+        archive = path.is_file() and path.name.endswith(ARCHIVES)
+        if not moved:
+            path = path.resolve()  # an operator's link is followed
+        own = self.folder / uuid.uuid4().hex
+        (own / ORIGINAL).mkdir(parents=True)
+        origin = Origin(path=str(path), name=wanted, moved=moved, archive=archive)
+        try:
+            origin.write(own)
+            if archive:
+                moved = self._unpack(path, own, origin)
+            elif moved:
+                moved = self._move(path, own, origin)
+            else:
+                _copy_in(path, own / wanted)
+        except (OSError, DropRejected):
+            held = original_in(own)
+            if held is not None and not os.path.lexists(path):  # moved, and then refused
+                move(held, path)
+            self._discard(own)
+            raise
+        # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
+        analysis.unlay(own / wanted)
+        if path.parent.parent == self._rejects.folder and moved:
+            drop_empty(path.parent)
+        return Staged(name=wanted, folder=own / wanted, moved=moved)
+
+    def owns(self, path: Path) -> bool:
+        """Whether ``path`` is Modelium's to move: a drop, a refused one, or a part of the trash."""
+        return path.parent == self._incoming or path.parent.parent in (
+            self._rejects.folder,
+            self._trash,
+        )
+
+    def _unpack(self, path: Path, own: Path, origin: Origin) -> bool:
+        """Unpack the archive ``path``, then move it to what is staged; return whether it is."""
+        fresh = own / f"{COPYING}{uuid.uuid4().hex[:8]}"
+        fresh.mkdir()
+        need_space(own, path.stat().st_size)
+        analysis.unpack(path, fresh)
+        whole = _inner(fresh)
+        sync_tree(whole)
+        os.rename(whole, own / origin.name)
+        if not origin.moved:
+            return False
+        return move(path, own / ORIGINAL / path.name, note=origin.noting(own))
+
+    def _move(self, path: Path, own: Path, origin: Origin) -> bool:
+        """Move the folder or file ``path`` to what is staged; return whether it is."""
+        held, target = own / ORIGINAL / path.name, own / origin.name
+        if not is_own(path) and not is_deletable(path):
+            origin.noting(own)(False)
+            need_space(own, size_of(path))
+            _copy_in(path, target)
+            logger.warning(
+                "%s was copied: it holds folders of another user, and may not be deleted; delete "
+                "it there",
+                path,
+            )
+            return False
+        moved = move(path, held, note=origin.noting(own))
+        if held.is_dir() and not held.is_symlink():
+            analysis.unlay(held)  # its links are no reason to copy
+        if not is_own(held):
+            need_space(own, size_of(held))
+            _copy_in(held, target)
+            take_away(held)
+        elif held.is_dir():
+            os.rename(held, target)
+        else:
+            target.mkdir()
+            os.rename(held, target / path.name)
+        return moved
+
+    def give_back(self, staged: Staged) -> None:
+        """Return a staged drop that could not be published to the drop zone; delete a copy."""
+        own = self._own(staged)
+        if own.exists():
+            self._return(own)
+
+    def discard(self, staged: Staged) -> None:
+        """Delete a drop's staging folder with what is left in it."""
+        self._discard(self._own(staged))
+
+    def reject(self, staged: Staged, target: Path) -> None:
+        """Move a staged drop into the folder ``target``; of an archive, the archive itself."""
+        own = self._own(staged)
+        kept = original_in(own) or staged.folder
+        if kept != staged.folder:
+            take_away(staged.folder)
+        replace(Origin.read(own), rejected=str(target / kept.name)).write(own)
+        move(kept, target / kept.name)
+        self._discard(own)
+
+    def recover(self) -> list[Path]:
+        """Move drops that an earlier run left in staging back to the drop zone; return their paths.
+
+        Copies are deleted: their originals are in place. So are parts of drops, unless their
+        original is gone: then they are kept with the rejected drops.
+        """
+        back = []
+        clear(self.folder)
+        for own in list(self.folder.iterdir()):
+            try:
+                back += self._return(own)
+            except (OSError, DropRejected) as exc:
+                logger.warning("a drop of an earlier run stays in %s for now: %s", own, exc)
+        return back
+
+    def _return(self, own: Path) -> list[Path]:
+        """Move what a staging folder holds back to the drop zone, and delete the folder."""
+        origin = Origin.read(own)
+        whole = own / origin.name if origin.name else only_in(own)
+        held = original_in(own)
+        lying = Path(origin.path)
+        source_stays = bool(origin.path) and os.path.lexists(lying)
+        if origin.rejected and os.path.lexists(origin.rejected):
+            keep = None  # it arrived there
+        elif held is not None:
+            keep = None if source_stays and origin.is_copy_of(lying) else held
+        elif (not origin.moved or origin.archive) and source_stays:
+            keep = None  # what is here was made from it
+        else:
+            keep = whole if os.path.lexists(whole) else None
+            if keep is None and parts_in(own):
+                self._keepparts_in(own, origin)
+                return []
+        back = []
+        if keep is not None:
+            name = with_ending(origin.name, keep) if origin.name else keep.name
+            target = self._incoming / name
+            if not os.path.lexists(target):
+                move(keep, target)
+                back.append(target)
+            elif not _same(keep, target):
+                self._keep_apart(keep, name)
+        self._discard(own)
+        return back
+
+    def _keepparts_in(self, own: Path, origin: Origin) -> None:
+        """Move the parts of a drop whose original is gone to the rejected drops."""
+        error = DropRejected(
+            f"only a part of {origin.path} was here when Modelium was interrupted, and the drop "
+            "itself is gone; drop it again",
+            reason="fragment",
+        )
+        target = self._rejects.make(origin.name or own.name, error)
+        for number, part in enumerate(parts_in(own), start=1):
+            move(part, target / f"part-{number}")
+        self._discard(own)
+
+    def _keep_apart(self, drop: Path, name: str) -> None:
+        """Move a drop whose place in the drop zone a newer one has taken to the rejected drops."""
+        error = DropRejected(
+            f"another drop called {name} arrived while this one was taken in, which was "
+            "interrupted; move this one into the drop zone to take it in as well",
+            reason="interrupted",
+        )
+        target = self._rejects.make(name, error)
+        move(drop, target / name)
+
+    def _discard(self, own: Path) -> None:
+        with suppress(OSError):
+            take_away(own)
+
+    def _own(self, staged: Staged) -> Path:
+        return self.folder / staged.folder.relative_to(self.folder).parts[0]
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both have the same content: a move that was cut short has left both."""
+    try:
+        return analysis.digest(one) == analysis.digest(other)
+    except (DropRejected, OSError):
+        return False
+
+
+def _copy_in(source: Path, target: Path) -> None:
+    """Copy a folder to ``target``, or a file into it."""
+    if source.is_file():
+        fresh = target.with_name(f"{COPYING}{uuid.uuid4().hex[:8]}")
+        fresh.mkdir()
+        copy(source, fresh / source.name)
+        os.rename(fresh, target)
+    else:
+        copy(source, target)
+
+
+def _inner(folder: Path) -> Path:
+    """Return the only top-level folder of an unpacked archive, where it has just that."""
+    entries = list(folder.iterdir())
+    if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
+        return folder
+    return entries[0]

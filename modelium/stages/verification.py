@@ -1,0 +1,54 @@
+"""Whether the files that are about to be loaded are those that were checked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from modelium import analysis
+from modelium.errors import DropRejected, FailureKind, LoadFailed
+from modelium.models import Model
+from modelium.models.base import base_name
+from modelium.stages.services import Services
+
+logger = logging.getLogger(__name__)
+
+
+async def verify(services: Services, record: Model) -> None:
+    """Make sure that the files of ``record`` are those of its digest.
+
+    They are read where the file system knows of a change since they were read last, or has never
+    been asked.
+
+    Raises:
+        LoadFailed: they are not.
+    """
+    if not services.config.ingest.verify_at_load:
+        return
+    lineage, name, folder = services.store.lineage, base_name(record.name), Path(record.path)
+    known = await lineage.seal(name, record.version)
+    try:
+        seal = await asyncio.to_thread(analysis.seal, folder)
+        if seal == known:
+            return
+        logger.info("%s version %d: its files are read again", name, record.version)
+        digest = await asyncio.to_thread(analysis.digest, folder)
+        if digest != record.digest:
+            # Triton writes bytecode beside Python code while it serves it.
+            await asyncio.to_thread(analysis.unlay, folder)
+            seal = await asyncio.to_thread(analysis.seal, folder)
+            digest = await asyncio.to_thread(analysis.digest, folder)
+    except DropRejected as exc:
+        raise _changed(record, str(exc)) from exc
+    if digest != record.digest:
+        raise _changed(record, "a file was changed, added or removed")
+    await lineage.set_seal(name, record.version, seal)
+
+
+def _changed(record: Model, what: str) -> LoadFailed:
+    return LoadFailed(
+        f"the files in {record.path} are not those that were checked when version "
+        f"{record.version} was registered ({what}): put them back, or drop the model again",
+        kind=FailureKind.BAD_FILES,
+    )

@@ -6,6 +6,7 @@
     ├── TransientError            try again later
     │   ├── StalePlan             the store changed since the plan's snapshot: plan again
     │   ├── Unavailable           a runtime, device or server is not responding
+    │   │   └── Quarantined       the model failed too often
     │   └── DeadlineExceeded      the work did not finish within its deadline
     ├── InputError                correct the input, then try again
     │   ├── ConfigError           a field of the configuration
@@ -53,6 +54,12 @@ class Unavailable(TransientError):
         """``retry_after_s``: seconds until a retry may succeed, where known."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Quarantined(Unavailable):
+    """The model failed too often: it is not loaded before an operator or a change of it says so."""
+
+    reason = "quarantined"
 
 
 class DeadlineExceeded(TransientError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Trigger
+from modelium.stages.failures import forgive_reconfigured
 from modelium.stages.monitor import monitor
 from modelium.stages.opening import open_model
 from modelium.stages.removal import remove_pending
@@ -29,6 +30,7 @@ async def recover(services: Services) -> None:
     """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
     services.sweeps.pause(await services.store.rules.idle_pause())
     await apply_standings(services)
+    await forgive_reconfigured(services)
     services.switchboard.traffic.restore(await services.store.history.traffic())
     await monitor(services)
     _revision, models, _bookings = await services.store.view()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelium.errors import ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, RuntimeName
 from modelium.models.base import base_name
+from modelium.models.runtimes import RUNTIMES
+from modelium.policy.backoff import is_healthy, lost_engine
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
+from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation
@@ -102,22 +105,28 @@ async def _correct(
         for name, observation in observations.items()
         for running in observation.running or ()
     }
+    lost: list[tuple[Model, str]] = []
     for model in fleet.models:
         deployment = model.deployment
         if deployment is None or model.state is not ModelState.READY:
             continue
+        if model.failures and is_healthy(model, services.policy, now=fleet.at):
+            await services.store.mark_healthy(model.name)
         observation = observations.get(deployment.runtime)
         if observation is None or observation.running is None:
             continue
         running = held.get((deployment.runtime, deployment.name))
         if running is None and _gone(services, fleet, model):
-            changed.append(await _lost(services, model, "the runtime no longer has it"))
+            lost.append((model, "the runtime no longer has it"))
         elif running is not None and running.state == "unhealthy":
-            changed.append(await _lost(services, model, running.detail or "unhealthy"))
+            lost.append((model, running.detail or "unhealthy"))
         elif model.removal is not None or model.twin_of is not None:
             continue
         elif running is not None and running.upstream not in (None, deployment.upstream):
             await _moved(services, model, deployment, running)
+    innocent = _innocent([model for model, _why in lost])
+    for model, why in lost:
+        changed.append(await _lost(services, model, why, alone=model.name not in innocent))
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
         known = fleet.models_by_name.get(base_name(instance))
@@ -132,14 +141,35 @@ def _gone(services: Services, fleet: Fleet, model: Model) -> bool:
     return settled or services.switchboard.is_suspect(model.name)
 
 
+def _innocent(lost: Sequence[Model]) -> frozenset[str]:
+    """Return those of ``lost`` that went with another model, whose process they shared.
+
+    The one that was loaded last counts as the cause.
+    """
+    found: set[str] = set()
+    for runtime in {m.deployment.runtime for m in lost if m.deployment}:
+        if RUNTIMES[runtime].shares_process:
+            here = [m for m in lost if m.deployment and m.deployment.runtime is runtime]
+            found |= {m.name for m in sorted(here, key=_ready_at)[:-1]}
+    return frozenset(found)
+
+
+def _ready_at(model: Model) -> float:
+    return (model.deployment.ready_at if model.deployment else None) or model.state_since
+
+
 def _acting(services: Services, runtime: RuntimeName) -> bool:
     return services.policy.enabled and services.policy.rules(runtime).enabled
 
 
-async def _lost(services: Services, model: Model, why: str) -> str:
-    """READY → QUEUED: to be loaded again; not counted as a failure."""
+async def _lost(services: Services, model: Model, why: str, *, alone: bool = True) -> str:
+    """READY → QUEUED: to be loaded again; soon after it was ready, that is a failure: → FAILED.
+
+    ``alone``: its engine ended by itself, so that no other model can be the cause.
+    """
     deployment = model.deployment
-    if (await services.store.model(model.name)).deployment != deployment:
+    known = await services.store.model(model.name)
+    if known.deployment != deployment:
         return f"{model.name} has another deployment by now"
     if model.twin_of is None:
         services.switchboard.close(model.name)
@@ -150,7 +180,11 @@ async def _lost(services: Services, model: Model, why: str) -> str:
             )
         except ModeliumError as exc:
             logger.warning("%s could not be removed from the runtime: %s", model.name, exc)
-    await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
+    failure = lost_engine(known, why, services.policy, now=services.clock.time())
+    if failure is not None and alone:
+        await record_failure(services, known, failure)
+    else:
+        await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append("model.lost", model=base_name(model.name), reason=why)
     return f"{model.name} lost ({why})"

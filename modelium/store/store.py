@@ -28,6 +28,7 @@ from modelium.models import (
     Plan,
     Preference,
     Priority,
+    Setbacks,
 )
 from modelium.models.base import base_name
 from modelium.store import queries, schema
@@ -220,7 +221,7 @@ class Store:
                 known = found[0]
                 # A pin is the operator's, whatever the drop came with.
                 operator["pinned"] = pinned or known.pinned
-                fresh: dict[str, Any] = {"version": version, "failures": 0, "retry_at": None}
+                fresh: dict[str, Any] = {"version": version, **queries.FORGIVEN}
                 if known.state in SETTLED:
                     fresh |= {"state": ModelState.INGESTED.value, "state_since": now}
                 tx.execute(queries.update_model(name).values(**operator, **fresh))
@@ -309,7 +310,7 @@ class Store:
     def mark_unservable(self, name: str, *, reason: str) -> Model:
         """→ FAILED: its files cannot be served, whatever is tried."""
         with self._change() as tx:
-            return self._move(tx, name, ModelState.FAILED, reason=reason)
+            return self._move(tx, name, ModelState.FAILED, reason=reason, **queries.FORGIVEN)
 
     def leave_queue(self, name: str, *, reason: str) -> Model:
         """QUEUED → UNLOADED."""
@@ -339,7 +340,28 @@ class Store:
                 queries.prefer(tx, name, preference)
             queries.save_deployment(tx, deployment)
             queries.prove_only(tx, base_name(name), deployment.version, self._now())
-            return self._move(tx, name, ModelState.READY, reason=reason, failures=0, retry_at=None)
+            return self._move(tx, name, ModelState.READY, reason=reason, retry_at=None)
+
+    def mark_healthy(self, name: str) -> None:
+        """Forget the failures of a model that has been ready for long enough since."""
+        with self._change() as tx:
+            tx.execute(queries.update_model(name).values(**queries.FORGIVEN))
+
+    def forgive(self, name: str) -> Model:
+        """Forget the failures of ``name``, which ends its quarantine; a failed one is due now.
+
+        Raises:
+            UnknownModel: no model has that name.
+        """
+        with self._change() as tx:
+            fresh = dict(queries.FORGIVEN)
+            (found,) = queries.models(tx, name) or (None,)
+            if found is None:
+                raise queries.unknown(name)
+            if found.state is ModelState.FAILED and found.failures:
+                fresh["retry_at"] = self._now()
+            tx.execute(queries.update_model(name).values(**fresh))
+            return queries.models(tx, name)[0]
 
     def mark_moved(self, deployment: Deployment) -> None:
         """Store a new handle or upstream of a model that stays in its state."""
@@ -379,16 +401,34 @@ class Store:
                 tx, name, ModelState.QUEUED, reason=reason, queued_at=now, **evicted_at
             )
 
-    def fail_load(self, name: str, *, reason: str, failures: int, retry_at: float) -> Model:
-        """LOADING → FAILED: its bookings are given back.
+    def fail(
+        self,
+        name: str,
+        *,
+        reason: str,
+        failures: int,
+        retry_at: float | None,
+        setbacks: Setbacks,
+    ) -> Model:
+        """→ FAILED, after a failed load or a loss soon after one: its bookings are given back.
 
-        ``failures``: loads that failed in a row, this one included; ``retry_at``: the instant
-        before which it is not tried again.
+        Args:
+            name: the model.
+            reason: in words.
+            failures: in a row, this one included.
+            retry_at: before which it is not tried again; ``None``: it is quarantined.
+            setbacks: what is known of them.
         """
         with self._change() as tx:
             queries.prefer(tx, name, None)  # whoever advised it, the next load is the rules' own
             return self._release(
-                tx, name, ModelState.FAILED, reason=reason, failures=failures, retry_at=retry_at
+                tx,
+                name,
+                ModelState.FAILED,
+                reason=reason,
+                failures=failures,
+                retry_at=retry_at,
+                setbacks=setbacks.model_dump(mode="json"),
             )
 
     def cancel_load(self, name: str, *, reason: str) -> Model:

@@ -24,7 +24,7 @@ from flows.table import FLOWS
 from modelium.app.background import background
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers
-from modelium.clock import SystemClock
+from modelium.clock import SteadyClock, SystemClock
 from modelium.config import Config
 from modelium.config.folders import folders, make
 from modelium.control import addresses, service_lock, teardown
@@ -96,7 +96,7 @@ async def running(
     Raises:
         ConfigError, InputError: a port is taken, the store cannot be opened …
     """
-    clock = SystemClock()
+    clock, steady = SystemClock(), SteadyClock()
     state = config.orchestration.state
     make("orchestration.state_directory", state)
     async with AsyncExitStack() as stack:
@@ -111,7 +111,7 @@ async def running(
         home, launcher = _prefect(config, clock, environ, sweeps)
         store = Store.open(
             config.store_url(),
-            now=clock.time,
+            now=steady.time,
             on_event=partial(_tell, home.announce if home else ignore, on_event),
         )
         stack.callback(store.close)
@@ -122,7 +122,7 @@ async def running(
         signals, metrics = Signals(), Metrics()
         services = _services(
             config,
-            clock,
+            steady,
             store,
             launcher,
             signals=signals,

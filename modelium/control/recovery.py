@@ -7,9 +7,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelium.control.abandoned import Abandoned
 from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Trigger
+from modelium.policy.backoff import LONGEST_PAUSE_S
 from modelium.stages.failures import forgive_reconfigured
 from modelium.stages.monitor import monitor
 from modelium.stages.opening import open_model
@@ -28,6 +30,8 @@ WHY = "interrupted by a restart"
 
 async def recover(services: Services) -> None:
     """Adopt what still runs, settle what was interrupted, ingest newly allowed drops."""
+    began = services.clock.time()
+    await services.store.clamp_times(longest_pause_s=LONGEST_PAUSE_S)
     services.sweeps.pause(await services.store.rules.idle_pause())
     await apply_standings(services)
     await forgive_reconfigured(services)
@@ -50,6 +54,7 @@ async def recover(services: Services) -> None:
             )
     await conclude(services, await snapshot(services), at_start=True)
     await remove_pending(services)
+    await Abandoned(services=services).settle_earlier(before=began)
     await _tidy(services)
     for path in await asyncio.to_thread(lambda: list(_readmit(services))):
         logger.info("ingesting again, since policy allows it now: %s", path)

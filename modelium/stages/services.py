@@ -42,6 +42,8 @@ class Services:
 
     activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
+    attended: set[str] = field(default_factory=set)
+    """Ids of the intents that a task of this process is at."""
     removing: Ongoing = field(default_factory=Ongoing)
     switching: Ongoing = field(default_factory=Ongoing)
     settling: Ongoing = field(default_factory=Ongoing)

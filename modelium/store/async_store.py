@@ -48,6 +48,7 @@ class AsyncDecisions(Face[DecisionLog]):
     record = off_loop(DecisionLog.record)
     finish = off_loop(DecisionLog.finish)
     abandon = off_loop(DecisionLog.abandon)
+    accepted = off_loop(DecisionLog.accepted)
     get = off_loop(DecisionLog.get)
     newest = off_loop(DecisionLog.newest)
 
@@ -63,6 +64,8 @@ class AsyncIntents(Face[IntentLog]):
     """`IntentLog`."""
 
     save = off_loop(IntentLog.save)
+    pending = off_loop(IntentLog.pending)
+    abandon = off_loop(IntentLog.abandon)
     get = off_loop(IntentLog.get)
     newest = off_loop(IntentLog.newest)
 
@@ -156,3 +159,4 @@ class AsyncStore(Face[Store]):
     forgive = off_loop(Store.forgive)
     cancel_load = off_loop(Store.cancel_load)
     prune = off_loop(Store.prune)
+    clamp_times = off_loop(Store.clamp_times)

@@ -41,7 +41,9 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
+from modelium.store.pruning import prune
 from modelium.store.row_cache import RowCache
+from modelium.store.stamps import clamp
 from modelium.store.twins import Twins
 from modelium.store.upsert import put_missing
 
@@ -69,7 +71,7 @@ class Store:
         self._now = now
         self.decisions = DecisionLog(engine=engine, now=now)
         self.events = EventLog(engine=engine, now=now, on_event=on_event)
-        self.intents = IntentLog(engine=engine)
+        self.intents = IntentLog(engine=engine, now=now)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
@@ -484,7 +486,15 @@ class Store:
             save_decision(tx, decision)
         return decision
 
+    def clamp_times(self, *, longest_pause_s: float) -> None:
+        """Correct times in the future: the clock was set back since they were stored."""
+        with self._change() as tx:
+            clamp(tx, self._now(), longest_pause_s=longest_pause_s)
+
     def prune(self) -> None:
-        """Delete the oldest decisions and events, so that the logs stay bounded."""
+        """Delete the oldest of what grows with time, so that it stays bounded."""
         self.decisions.prune()
         self.events.prune()
+        self.intents.prune()
+        with self._engine.begin() as tx:
+            prune(tx, self._now())

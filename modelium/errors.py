@@ -6,6 +6,7 @@
     ├── TransientError            try again later
     │   ├── StalePlan             the store changed since the plan's snapshot: plan again
     │   ├── Unavailable           a runtime, device or server is not responding
+    │   │   └── Quarantined       the model failed too often
     │   ├── StoreUnavailable      the database is locked, full, or cannot be reached
     │   └── DeadlineExceeded      the work did not finish within its deadline
     ├── InputError                correct the input, then try again
@@ -63,6 +64,12 @@ class StoreUnavailable(TransientError):
         """``reason`` is a slug such as ``store-locked``."""
         super().__init__(message)
         self.reason = reason
+
+
+class Quarantined(Unavailable):
+    """The model failed too often: it is not loaded before an operator or a change of it says so."""
+
+    reason = "quarantined"
 
 
 class DeadlineExceeded(TransientError):

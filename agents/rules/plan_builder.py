@@ -28,6 +28,7 @@ from modelium.models import (
 )
 from modelium.models.advice import Advice
 from modelium.policy import Policy
+from modelium.policy.backoff import worn_out
 from modelium.policy.eligibility import may_queue, should_unload
 from modelium.ports import Question
 
@@ -217,9 +218,17 @@ class PlanBuilder:
                 settings=place.option.settings,
                 reserve=dict.fromkeys(place.devices, place.option.reserve),
                 priority=priority_class(model, self.policy),
-                reason=_load_reason(place, why),
+                reason=_load_reason(place, why, avoided=self._avoided(model, place)),
             )
         )
+
+    def _avoided(self, model: Model, place: Placement) -> str:
+        """Return which runtimes ``place`` avoids, because ``model`` failed there."""
+        worn = worn_out(model, self.policy)
+        if place.option.runtime in worn:
+            return ""
+        counts = model.setbacks.runtimes
+        return ", ".join(f"{runtime} ({counts[runtime]})" for runtime in sorted(worn))
 
     def _is_outranked(self, victim: Model, model: Model) -> bool:
         """Whether ``victim`` was never requested and ``model`` has a better priority class."""
@@ -232,13 +241,15 @@ class PlanBuilder:
         return status is not None and status.can_sleep and model.state is ModelState.READY
 
 
-def _load_reason(place: Placement, why: str) -> str:
+def _load_reason(place: Placement, why: str, *, avoided: str) -> str:
     option = place.option
     parts = [why] if why else []
     parts.append(
         f"{option.runtime} on {', '.join(place.devices)}, {option.reserve / GIB:.2f} GiB "
         + ("per device" if len(place.devices) > 1 else "reserved")
     )
+    if avoided:
+        parts.append(f"not where it failed before (times): {avoided}")
     if place.evicts:
         parts.append(f"evicts {', '.join(place.evicts)}")
     if option.shortfall:

@@ -51,8 +51,10 @@ def is_starving(model: Model, *, now: float) -> bool:
 
 
 def may_retry(model: Model, *, now: float) -> bool:
-    """Whether ``model`` is analyzed and not backing off after failed loads."""
-    return model.profile is not None and (model.retry_at is None or model.retry_at <= now)
+    """Whether ``model`` is analyzed, not quarantined, and not backing off after failed loads."""
+    if model.profile is None or model.quarantined:
+        return False
+    return model.retry_at is None or model.retry_at <= now
 
 
 def rank(model: Model, policy: Policy, *, now: float, value: float) -> Rank:

@@ -30,6 +30,8 @@ def left_alone(model: Model, policy: Policy, *, trigger: Trigger, now: float) ->
         return f"{model.state}; it is decided on again afterwards"
     if trigger is Trigger.OPERATOR:
         return ""
+    if model.quarantined:
+        return model.reason
     if model.retry_at is not None and model.retry_at > now:
         return (
             f"{model.failures} loads failed; the next attempt is due in "

@@ -22,6 +22,7 @@ from modelium.models import (
 )
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
+from modelium.policy.backoff import other_runtimes, worn_out
 
 R = RuntimeName
 
@@ -134,18 +135,45 @@ class Sizer:
         profile = model.profile
         if profile is None:
             return
+        for runtime in self._runtimes(model, profile, fleet, policy):
+            yield from self._for(runtime, model, profile, fleet, policy, smaller=smaller)
+
+    def _runtimes(
+        self, model: Model, profile: ModelProfile, fleet: Fleet, policy: Policy
+    ) -> tuple[RuntimeName, ...]:
+        """Return the runtimes to load ``model`` in: not those that failed it, if others can."""
+        able = supporting_runtimes(profile)
+        if model.deployment is not None or not worn_out(model, policy):
+            return able  # what sleeps wakes where it is
+        others = other_runtimes(model, fleet, policy)
+        fits = any(
+            True
+            for runtime in others
+            for smaller in (False, True)
+            for _ in self._for(runtime, model, profile, fleet, policy, smaller=smaller)
+        )
+        return tuple(r for r in able if r in others) if fits else able
+
+    def _for(
+        self,
+        runtime: RuntimeName,
+        model: Model,
+        profile: ModelProfile,
+        fleet: Fleet,
+        policy: Policy,
+        *,
+        smaller: bool,
+    ) -> Iterator[LoadOption]:
+        """Yield the options in ``runtime``."""
+        status = _enabled(runtime, fleet, policy)
+        if status is None:
+            return
         groups = device_groups(fleet.devices)
-        for runtime in supporting_runtimes(profile):
-            status = _enabled(runtime, fleet, policy)
-            if status is None:
-                continue
-            requested = default_settings_for(profile, policy, runtime, model.name)
-            for group in suitable_groups(groups, profile, status, fleet):
-                steps = (
-                    smaller_settings(requested, profile, policy) if smaller else iter((requested,))
-                )
-                for settings in steps:
-                    yield from self._on(group, model, profile, status, requested, settings, policy)
+        requested = default_settings_for(profile, policy, runtime, model.name)
+        for group in suitable_groups(groups, profile, status, fleet):
+            steps = smaller_settings(requested, profile, policy) if smaller else iter((requested,))
+            for settings in steps:
+                yield from self._on(group, model, profile, status, requested, settings, policy)
 
     def preferred(
         self, model: Model, preference: Preference, fleet: Fleet, policy: Policy
@@ -157,7 +185,7 @@ class Sizer:
         profile = model.profile
         if profile is None:
             return
-        able = supporting_runtimes(profile)
+        able = self._runtimes(model, profile, fleet, policy)
         groups = device_groups(fleet.devices)
         for runtime in able if preference.runtime is None else (preference.runtime,):
             status = _enabled(runtime, fleet, policy)

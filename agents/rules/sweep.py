@@ -11,6 +11,7 @@ from agents.rules.ranking import Rank, is_starving, may_retry, priority_class, r
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import EvictionCause, Model, Priority, Trigger
 from modelium.models.load_time import load_seconds
+from modelium.policy.backoff import is_retried
 from modelium.policy.eligibility import is_pinned, over_cap, should_load, should_unload
 
 S = ModelState
@@ -110,7 +111,7 @@ def _dequeue(builder: PlanBuilder) -> None:
     waiting = [
         model
         for model in builder.fleet.models
-        if (model.state is S.QUEUED or _in_demand(builder, model))
+        if (model.state is S.QUEUED or _in_demand(builder, model) or _retried(builder, model))
         and model.name not in builder.touched
         and may_retry(model, now=builder.now)
     ]
@@ -186,6 +187,11 @@ def _in_demand(builder: PlanBuilder, model: Model) -> bool:
     return model.state in (S.ANALYZED, S.UNLOADED, S.FAILED, S.SLEEPING) and should_load(
         model, builder.policy
     )
+
+
+def _retried(builder: PlanBuilder, model: Model) -> bool:
+    """Whether a load of ``model``, which somebody wanted, failed and is to be tried again."""
+    return model.state is S.FAILED and is_retried(model, builder.fleet, builder.policy)
 
 
 def _cooled_down(builder: PlanBuilder, model: Model) -> bool:

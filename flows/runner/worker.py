@@ -30,6 +30,7 @@ from prefect.states import Pending
 
 from flows.runner import idle_schedule
 from flows.runner.executor import Executor
+from flows.runner.retries import parameters_of
 from flows.runner.stage_call import StageCall
 from modelium.errors import Unavailable
 from modelium.ports import Clock, Stage
@@ -170,7 +171,7 @@ class Worker:
         claim: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, Pending())
         if claim.status == SetStateStatus.ACCEPT:
             await asyncio.shield(
-                self._executor.spawn(self._client, run, self._call(stage, run.parameters))
+                self._executor.spawn(self._client, run, self._call(stage, parameters_of(run)))
             )
 
     def _release(self, run_id: UUID, task: asyncio.Task[None]) -> None:

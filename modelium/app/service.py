@@ -25,7 +25,7 @@ from flows.table import FLOWS
 from modelium.app.background import background
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, connected
-from modelium.clock import SystemClock
+from modelium.clock import SteadyClock, SystemClock
 from modelium.config import Config
 from modelium.config.folders import close_to_others, folders, make
 from modelium.config.hosts import is_loopback
@@ -98,7 +98,7 @@ async def running(
     Raises:
         ConfigError, InputError: a port is taken, the store cannot be opened …
     """
-    clock = SystemClock()
+    clock, steady = SystemClock(), SteadyClock()
     state = config.orchestration.state
     make("orchestration.state_directory", state)
     close_to_others(config)
@@ -114,7 +114,7 @@ async def running(
         home, launcher = _prefect(config, clock, environ, sweeps)
         store = Store.open(
             config.store_url(),
-            now=clock.time,
+            now=steady.time,
             on_event=partial(_tell, home.announce if home else ignore, on_event),
         )
         stack.callback(store.close)
@@ -125,7 +125,7 @@ async def running(
         signals, metrics = Signals(), Metrics()
         services = _services(
             config,
-            clock,
+            steady,
             store,
             launcher,
             signals=signals,

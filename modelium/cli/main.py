@@ -206,6 +206,12 @@ def load(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
 
 
 @app.command()
+def retry(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
+    """Load a failed or quarantined model now, as if it had not failed before."""
+    order(config, "POST", f"/models/{model}/retry", as_json=json_)
+
+
+@app.command()
 def unload(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
     """Unload a model after its requests in flight have finished; abort a load in progress."""
     order(config, "POST", f"/models/{model}/unload", as_json=json_)
@@ -244,7 +250,7 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
     console = Console()
     known = answer["model"]
     if known or not answer["drops"]:
-        state, reason = (known["state"], f": {known['reason']}") if known else ("removed", "")
+        state, reason = (tables.state(known), f": {known['reason']}") if known else ("removed", "")
         console.print(
             f"[bold]{escape(model)}[/bold] is [bold]{state}[/bold]{escape(visible(reason))}"
         )

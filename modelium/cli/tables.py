@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -20,6 +20,7 @@ COLOURS = {
     "loading": "yellow",
     "queued": "yellow",
     "failed": "red",
+    "quarantined": "red",
     "draining": "cyan",
     "unloading": "cyan",
     "arriving": "yellow",
@@ -48,6 +49,11 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def state(row: Mapping[str, Any]) -> str:
+    """Return the state of a model as people are told it."""
+    return "quarantined" if row.get("quarantined") else str(row["state"])
+
+
 def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
     """Return the table of `modelium ls`; on a narrow terminal reasons are below it."""
     wide = width >= WIDE
@@ -61,7 +67,7 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
         name = name if row["version"] == 1 or "@" in name else f"{name}:{row['version']}"
         cells: dict[str, str | Text] = {
             "model": name,
-            "state": Text(row["state"], style=COLOURS.get(row["state"], "")),
+            "state": Text(state(row), style=COLOURS.get(state(row), "")),
             "runtime": row["runtime"] or "–",
             "device": ", ".join(row["devices"]) or "–",
             "memory": size(row["resident_bytes"] or row["booked_bytes"]),

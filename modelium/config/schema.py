@@ -76,6 +76,9 @@ class Config(Sections):
             high_priority_teams=p.high_priority_teams,
             min_residency_s=p.min_residency_seconds,
             reload_cooldown_s=p.reload_cooldown_seconds,
+            healthy_after_s=p.healthy_after_seconds,
+            quarantine_after=p.quarantine_after_failures,
+            attempts_per_runtime=p.attempts_per_runtime,
             allow_remote_code=p.allow_remote_code,
             allow_pickle=p.allow_pickle,
             model_settings={

@@ -6,9 +6,10 @@ import asyncio
 import logging
 
 from modelium.control.signals import Signals
-from modelium.errors import ModeliumError, Unavailable
-from modelium.models import Trigger
-from modelium.routing.wait_estimate import estimate_wait
+from modelium.errors import ModeliumError, Quarantined, Unavailable
+from modelium.lifecycle import ModelState
+from modelium.models import Fleet, Trigger
+from modelium.routing.wait_estimate import WaitEstimate, estimate_wait
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 
@@ -63,6 +64,11 @@ class Demand:
 
     async def _decide(self, model: str) -> None:
         services = self._services
+        failed = await services.store.find(model)
+        if failed is not None and failed.state is ModelState.FAILED:
+            # Each of its requests would be answered alike: that needs no decision on record.
+            now = Fleet(at=services.clock.time(), revision=0)
+            _refuse_failing(model, estimate_wait(failed, now))
         report = await services.launcher.decide(model=model, trigger=Trigger.DEMAND)
         if report.outcome == "rejected":
             raise ModeliumError(f"{model}: {report.reason}")
@@ -71,8 +77,7 @@ class Demand:
         if known is None:
             return
         estimate = estimate_wait(known, fleet)
-        if estimate.backing_off:
-            raise Unavailable(f"{model}: {estimate.reason}", retry_after_s=estimate.ready_in_s)
+        _refuse_failing(model, estimate)
         services.switchboard.expect(model, ready_in_s=estimate.ready_in_s, reason=estimate.reason)
         if report.outcome != "load":
             await services.clock.sleep(RETRY_S)
@@ -80,3 +85,10 @@ class Demand:
     def _refuse(self, model: str, error: ModeliumError) -> None:
         known = error.retry_after_s if isinstance(error, Unavailable) else None
         self._services.switchboard.refuse(model, error, retry_after_s=known or RETRY_S)
+
+
+def _refuse_failing(model: str, estimate: WaitEstimate) -> None:
+    """Raise `Unavailable` where no load is attempted soon."""
+    if estimate.backing_off:
+        error = Quarantined if estimate.quarantined else Unavailable
+        raise error(f"{model}: {estimate.reason}", retry_after_s=estimate.ready_in_s)

@@ -33,11 +33,14 @@ class Intents:
             model=model,
             parameters=parameters,
         )
+        self._services.attended.add(intent.id)
         return await self._services.store.intents.save(intent)
 
     def follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
         """Await ``run`` in the background and record how it ended; return ``intent``."""
-        self._following.start(self._finish(intent, run))
+        task = self._following.start(self._finish(intent, run))
+        # However it ends: what it could not record is settled by `control.abandoned`.
+        task.add_done_callback(lambda _: self._services.attended.discard(intent.id))
         return intent
 
     async def aclose(self) -> None:
@@ -63,11 +66,13 @@ class Intents:
             "detail": detail,
             "finished_at": self._services.clock.time(),
         }
-        return await self._services.store.intents.save(intent.model_copy(update=ended))
+        saved = await self._services.store.intents.save(intent.model_copy(update=ended))
+        self._services.attended.discard(intent.id)
+        return saved
 
 
 def _is_done(intent: Intent, report: Report) -> bool:
     """Whether what the operator asked for holds now: a load that changed nothing is not done."""
-    if intent.kind == "load":
+    if intent.kind in ("load", "retry"):
         return report.outcome == "ready"
     return report.outcome not in FAILED

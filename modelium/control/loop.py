@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from modelium.control.abandoned import Abandoned
 from modelium.control.signals import Signals
 from modelium.errors import ModeliumError
 from modelium.models import Trigger
@@ -35,6 +36,7 @@ class Loop:
         """``signals`` says when to tick at once."""
         self._services = services
         self._signals = signals
+        self._abandoned = Abandoned(services=services)
         now = services.clock.monotonic()
         self._reviewed_at = self._persisted_at = self._pruned_at = now
 
@@ -99,6 +101,7 @@ class Loop:
         if now - self._persisted_at >= PERSIST_S:
             self._persisted_at = now
             await self.persist()
+            await self._abandoned.settle()
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
             await self._prune()

@@ -27,6 +27,7 @@ from modelium.models import (
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.ports import Question
 from modelium.stages import decision_record
+from modelium.stages.failures import forgive
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
@@ -168,6 +169,13 @@ class Operations:
         """Load ``model``."""
         await self._registered(model)
         intent = await self._intents.new("load", model, {})
+        return self._intents.follow(intent, self._services.launcher.load(model=model))
+
+    async def retry(self, model: str, /) -> Intent:
+        """Forget the failures of ``model``, which ends its quarantine, and load it."""
+        await self._registered(model)
+        intent = await self._intents.new("retry", model, {})
+        await forgive(self._services, model, why="an operator asked")
         return self._intents.follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:

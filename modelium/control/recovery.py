@@ -7,9 +7,12 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modelium.control.abandoned import Abandoned
 from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
+from modelium.policy.backoff import LONGEST_PAUSE_S
+from modelium.stages.failures import forgive_reconfigured
 from modelium.stages.monitor import monitor
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
@@ -26,6 +29,7 @@ WHY = "interrupted by a restart"
 
 async def take_up(services: Services) -> tuple[Model, ...]:
     """Read what requests are to be held for, before the gateway listens; return all models."""
+    await services.store.clamp_times(longest_pause_s=LONGEST_PAUSE_S)
     services.sweeps.pause(await services.store.rules.idle_pause())
     services.switchboard.traffic.restore(await services.store.history.traffic())
     _revision, models, _bookings = await services.store.view()
@@ -42,9 +46,11 @@ async def recover(services: Services, left: Iterable[Model] | None = None) -> No
         services: the ports and the store.
         left: what `take_up` returned, where it was called before anything was started.
     """
+    began = services.clock.time()
     if left is None:
         left = await take_up(services)
     await apply_standings(services)
+    await forgive_reconfigured(services)
     await converge(services, left, why=WHY, grace_s=0.0)
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
@@ -60,6 +66,7 @@ async def recover(services: Services, left: Iterable[Model] | None = None) -> No
             )
     await conclude(services, await snapshot(services), at_start=True)
     await remove_pending(services)
+    await Abandoned(services=services).settle_earlier(before=began)
     await _tidy(services)
     for path in await asyncio.to_thread(lambda: list(_readmit(services))):
         logger.info("ingesting again, since policy allows it now: %s", path)

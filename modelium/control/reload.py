@@ -15,6 +15,7 @@ from modelium.config.changes import changes, merged
 from modelium.control.signals import Signals
 from modelium.errors import ConfigError, InputError
 from modelium.models import Frozen
+from modelium.stages.failures import forgive_reconfigured
 from modelium.stages.services import Services
 from modelium.stages.standing import apply_standings
 
@@ -55,7 +56,7 @@ class Reloaded(Frozen):
     restart: tuple[str, ...] = ()
     """Fields that keep their old value until a restart."""
     models: tuple[str, ...] = ()
-    """Registered models whose team, priority or pin changed."""
+    """Registered models whose team, priority or pin changed, or which may be tried again."""
 
 
 class Reloader:
@@ -161,6 +162,7 @@ class Reloader:
             # This makes the plans stale that were made under the old rules.
             self._unstored = True
             models = await apply_standings(services)
+            models = sorted({*models, *await forgive_reconfigured(services)})
             self._unstored = False
             self._signals.tick_wanted.set()
         if live or models or mended or restart != self._restart:

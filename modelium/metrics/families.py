@@ -70,7 +70,14 @@ def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
         labels=["model"],
     )
     failures = GaugeMetricFamily(
-        "modelium_model_load_failures", "Consecutive failed loads.", labels=["model"]
+        "modelium_model_load_failures",
+        "Failed loads, and losses soon after one, in a row.",
+        labels=["model"],
+    )
+    quarantined = GaugeMetricFamily(
+        "modelium_model_quarantined",
+        "1 for a model that failed so often that it is not tried again by itself.",
+        labels=["model"],
     )
     for model in fleet.models:
         where = _place(model, labels)
@@ -86,10 +93,12 @@ def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
         in_flight.add_metric([model.name], model.traffic.in_flight)
         pending.add_metric([model.name], model.traffic.pending)
         failures.add_metric([model.name], model.failures)
+        quarantined.add_metric([model.name], float(model.quarantined))
         requests.add_metric([model.name, "completed"], model.traffic.completed)
         requests.add_metric([model.name, "failed"], model.traffic.failed)
         direct.add_metric([model.name], model.traffic.direct)
-    yield from (qps, latency, idle, p99, state, in_flight, pending, requests, direct, failures)
+    yield from (qps, latency, idle, p99, state, in_flight, pending, requests, direct)
+    yield from (failures, quarantined)
 
 
 def _place(model: Model, labels: dict[str, str]) -> list[str]:

@@ -184,7 +184,9 @@ class Event(Frozen):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-IntentKind = Literal["ingest", "load", "unload", "approve", "remove", "rollback", "restore"]
+IntentKind = Literal[
+    "ingest", "load", "retry", "unload", "approve", "remove", "rollback", "restore"
+]
 
 
 class Intent(Frozen):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
+from modelium.errors import FailureKind
 from modelium.lifecycle import ModelState
 from modelium.models.base import ROW_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.devices import Booking, Device, RuntimeStatus
@@ -107,6 +108,17 @@ class Removal(Frozen):
     """Delete the files at once instead of moving them to the trash."""
 
 
+class Setbacks(Frozen):
+    """What is known of the failed attempts that `Model.failures` counts."""
+
+    kind: FailureKind | None = None
+    """Of the last one; ``None``: a passing fault, or none."""
+    runtimes: dict[RuntimeName, int] = Field(default_factory=dict)
+    """How many were the fault of a runtime, by runtime."""
+    configuration: str = ""
+    """Digest of the configuration that the last one was made with."""
+
+
 class Version(Frozen):
     """One version of a model: its files, and whether they were removed."""
 
@@ -158,9 +170,13 @@ class Model(Frozen):
     preference: Preference | None = None
     """Valid until a load with it fails or a new version is registered."""
     failures: int = 0
-    """Consecutive failed loads."""
+    """Failed loads, and losses soon after one, since it last stayed healthy for a while."""
     retry_at: float | None = None
-    """End of the back-off after a failed load; until then, only an operator can load it."""
+    """When a failed model may be tried again; until then, only an operator can load it.
+
+    ``None`` in FAILED with ``failures``: it is not tried again by itself, see `quarantined`.
+    """
+    setbacks: Setbacks = Setbacks()
     evicted_at: float | None = None
     """When it was last evicted; reload_cooldown_seconds starts then."""
     queued_at: float | None = None
@@ -177,6 +193,11 @@ class Model(Frozen):
     def outdated(self) -> bool:
         """Whether the deployed version is older than the registered one."""
         return self.deployment is not None and self.deployment.version != self.version
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it failed so often that only an operator, or a change of it, loads it again."""
+        return self.state is ModelState.FAILED and self.failures > 0 and self.retry_at is None
 
     def idle_s(self, now: float) -> float:
         """Seconds since the last request ended or, where there was none, since it was ready.

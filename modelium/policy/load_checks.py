@@ -54,6 +54,8 @@ def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float)
         yield ("illegal-state", f"it is {model.state}, and cannot be loaded from that state")
     if trigger is Trigger.OPERATOR:
         return
+    if model.quarantined:
+        yield ("quarantined", model.reason)
     if model.retry_at is not None and model.retry_at > now:
         yield (
             "backing-off",

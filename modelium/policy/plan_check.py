@@ -101,6 +101,8 @@ class PlanCheck:
                 self._unload(action, model)
             case Queue():
                 self._break(model.name, _queue_faults(action, model))
+                if model.quarantined and self._plan.trigger is not Trigger.OPERATOR:
+                    self._break(model.name, [("quarantined", model.reason)])
             case Reject():
                 self._break(model.name, _reject_faults(model))
             case Keep():

@@ -38,6 +38,12 @@ class Policy(Frozen):
     """Seconds after it became ready during which no other model displaces a model."""
     reload_cooldown_s: float = 30.0
     """Seconds after an eviction before the loop may reload; demand and operators need not wait."""
+    healthy_after_s: float = 600.0
+    """Seconds after it became ready from which on a model that is lost had been healthy."""
+    quarantine_after: int = 5
+    """Failed attempts in a row after which a model is not tried again by itself."""
+    attempts_per_runtime: int = 2
+    """Attempts that a runtime fails before another one that can serve the model is preferred."""
     max_model_len_floor: int = 1024
     """The shortest context, in tokens, that a load may be shrunk to."""
     max_num_seqs_floor: int = 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from modelium.lifecycle import ModelState
 from modelium.models import Fleet, Model
 from modelium.models.load_time import load_seconds
+from modelium.policy.backoff import LONGEST_PAUSE_S
 
 MAX_NAMED_AHEAD = 3
 """How many of the models ahead in the queue a message names."""
@@ -20,6 +21,8 @@ class WaitEstimate:
     reason: str
     backing_off: bool = False
     """No load is attempted before ``ready_in_s`` have passed: waiting is pointless."""
+    quarantined: bool = False
+    """Nor afterwards, unless an operator or a change of the model says so."""
 
 
 def estimate_wait(model: Model, fleet: Fleet) -> WaitEstimate:
@@ -33,6 +36,10 @@ def estimate_wait(model: Model, fleet: Fleet) -> WaitEstimate:
         return WaitEstimate(
             ready_in_s=max(1.0, expected - elapsed),
             reason=f"loading for {elapsed:.0f} s of an expected {expected:.0f} s",
+        )
+    if model.quarantined:
+        return WaitEstimate(
+            ready_in_s=LONGEST_PAUSE_S, reason=model.reason, backing_off=True, quarantined=True
         )
     if model.state is ModelState.QUEUED:
         return _queued(model, fleet)

@@ -52,10 +52,11 @@ async def decide(
         raise InputError("this decision was part of another run; start that run again instead")
     question = asked(services, Trigger(trigger), model)
     decision = await steps("plan and book", place, services, question, plan)
-    if carry_out and decision.outcome == "accepted":
-        await steps("start", _carry_out, services, decision)
+    if decision.outcome == "accepted":
         if not decision.plan.loads and not decision.plan.unloads:
             await services.store.decisions.finish(decision.id, outcome="done")
+        elif carry_out:
+            await steps("start", _carry_out, services, decision)
     return report(decision, model)
 
 

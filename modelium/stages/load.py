@@ -18,9 +18,11 @@ from modelium.errors import (
 from modelium.lifecycle import ModelState
 from modelium.models import Report, Trigger
 from modelium.models.load_time import load_bound_s
+from modelium.policy.backoff import FIRST_PAUSE_S
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
 from modelium.stages import abort, switching
+from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
@@ -36,11 +38,6 @@ MEMORY_WAIT_S = 60.0
 
 POLL_S = 0.25
 """Between two checks of a model that another run loads, or of memory to be released."""
-
-BACKOFF_S = 30.0
-"""Before a failed load is retried; doubles with each consecutive failure."""
-
-BACKOFF_LIMIT_S = 3600.0
 
 
 OVERTIME_S = 60.0
@@ -259,18 +256,17 @@ async def _give_up(
     record = await store.model(model)
     if record.state is not ModelState.LOADING or record.deployment is None:
         return
-    cancelled = isinstance(exc, asyncio.CancelledError)
-    failures = record.failures + (0 if cancelled else 1)
-    pause = min(BACKOFF_LIMIT_S, BACKOFF_S * 2 ** max(0, failures - 1))
-    reason = "the load was cancelled" if cancelled else str(exc) or type(exc).__name__
-    if aborted := services.loads.is_aborted(model):
-        cancelled, failures, reason = True, record.failures, abort.REASON
+    aborted = services.loads.is_aborted(model)
+    cancelled = aborted or isinstance(exc, asyncio.CancelledError)
+    reason, pause = str(exc) or type(exc).__name__, FIRST_PAUSE_S
+    if aborted:
+        reason = abort.REASON
         await abort.cancelled(services, model, reason=reason)
     elif cancelled:
+        reason = "the load was cancelled"
         await store.cancel_load(model, reason=reason)
     else:
-        retry_at = services.clock.time() + pause
-        await store.fail_load(model, reason=reason, failures=failures, retry_at=retry_at)
+        pause = (await record_failure(services, record, exc)).pause_s(services.clock.time())
     services.telemetry.on_load_finished(
         record.deployment.runtime,
         seconds=services.clock.monotonic() - began,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from modelium.errors import ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, RuntimeName
 from modelium.models.base import base_name
+from modelium.models.runtimes import RUNTIMES
+from modelium.policy.backoff import is_healthy, lost_engine
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.failing import failure
+from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
@@ -101,19 +104,23 @@ async def _correct(
         for running in observation.running or ()
     }
     corrections: list[tuple[str, Coroutine[Any, Any, str]]] = []
+    lost: list[tuple[Model, str]] = []
     for model in fleet.models:
         deployment = model.deployment
         if deployment is None or model.state is not ModelState.READY:
             continue
+        if model.failures and is_healthy(model, services.policy, now=fleet.at):
+            corrections.append((model.name, _healthy(services, model)))
         running = held.get((deployment.runtime, deployment.name))
-        observation = observations.get(deployment.runtime)
-        known = observation is not None and observation.running is not None
-        if known or deployment.runtime not in services.runtimes:
-            work = _correct_model(services, fleet, model, deployment, running)
-            corrections.append((model.name, work))
-        elif services.switchboard.is_suspect(model.name):
-            # Held until the runtime answers: one that is reborn knows none of its models at first.
-            services.switchboard.close(model.name)
+        why = _loss(services, fleet, model, observations.get(deployment.runtime), running)
+        if why:
+            lost.append((model, why))
+        elif running is not None and model.removal is None and model.twin_of is None:
+            corrections.append((model.name, _follow(services, model, deployment, running)))
+    innocent = _innocent([model for model, _why in lost])
+    for model, why in lost:
+        work = _lost(services, model, why, alone=model.name not in innocent)
+        corrections.append((model.name, work))
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
         registered = base_name(instance) in fleet.models_by_name
@@ -134,25 +141,15 @@ async def _contained(name: str, correction: Coroutine[Any, Any, str]) -> str:
     return ""
 
 
-async def _correct_model(
-    services: Services,
-    fleet: Fleet,
-    model: Model,
-    deployment: Deployment,
-    running: Running | None,
+async def _healthy(services: Services, model: Model) -> str:
+    await services.store.mark_healthy(model.name)
+    return ""
+
+
+async def _follow(
+    services: Services, model: Model, deployment: Deployment, running: Running
 ) -> str:
-    """Compare one ready model with what its runtime has of it; return what was changed."""
-    if deployment.runtime not in services.runtimes:
-        name = deployment.runtime.value
-        return await _lost(services, model, f"{name} is switched off in the configuration")
-    if running is None:
-        if _gone(services, fleet, model):
-            return await _lost(services, model, "the runtime no longer has it")
-        return ""
-    if running.state == "unhealthy":
-        return await _lost(services, model, running.detail or "unhealthy")
-    if model.removal is not None or model.twin_of is not None:
-        return ""
+    """Send requests where a model is now, unless it fails them all; return what was changed."""
     if running.upstream not in (None, deployment.upstream):
         await _moved(services, model, deployment, running)
     elif services.switchboard.upstream(model.name) is None:
@@ -174,20 +171,62 @@ async def _reopen(services: Services, model: Model, deployment: Deployment) -> N
         open_model(services, record, deployment)
 
 
+def _loss(
+    services: Services,
+    fleet: Fleet,
+    model: Model,
+    observation: Observation | None,
+    running: Running | None,
+) -> str:
+    """Return why a ready model is lost; empty where it is not, or its runtime does not answer."""
+    runtime = model.deployment.runtime if model.deployment else None
+    if runtime is not None and runtime not in services.runtimes:
+        return f"{runtime.value} is switched off in the configuration"
+    if observation is None or observation.running is None:
+        if services.switchboard.is_suspect(model.name):
+            # Held until the runtime answers: one that is reborn knows none of its models at first.
+            services.switchboard.close(model.name)
+        return ""
+    if running is None:
+        return "the runtime no longer has it" if _gone(services, fleet, model) else ""
+    return (running.detail or "unhealthy") if running.state == "unhealthy" else ""
+
+
 def _gone(services: Services, fleet: Fleet, model: Model) -> bool:
     """Whether a runtime that does not list ``model`` has lost it: a list may lag behind a load."""
     settled = fleet.at - model.state_since > SETTLE_S
     return settled or services.switchboard.is_suspect(model.name)
 
 
+def _innocent(lost: Sequence[Model]) -> frozenset[str]:
+    """Return those of ``lost`` that went with another model, whose process they shared.
+
+    The one that was loaded last counts as the cause.
+    """
+    found: set[str] = set()
+    for runtime in {m.deployment.runtime for m in lost if m.deployment}:
+        if RUNTIMES[runtime].shares_process:
+            here = [m for m in lost if m.deployment and m.deployment.runtime is runtime]
+            found |= {m.name for m in sorted(here, key=_ready_at)[:-1]}
+    return frozenset(found)
+
+
+def _ready_at(model: Model) -> float:
+    return (model.deployment.ready_at if model.deployment else None) or model.state_since
+
+
 def _acting(services: Services, runtime: RuntimeName) -> bool:
     return services.policy.enabled and services.policy.rules(runtime).enabled
 
 
-async def _lost(services: Services, model: Model, why: str) -> str:
-    """READY → QUEUED: to be loaded again; not counted as a failure."""
+async def _lost(services: Services, model: Model, why: str, *, alone: bool = True) -> str:
+    """READY → QUEUED: to be loaded again; soon after it was ready, that is a failure: → FAILED.
+
+    ``alone``: its engine ended by itself, so that no other model can be the cause.
+    """
     deployment = model.deployment
-    if (await services.store.model(model.name)).deployment != deployment:
+    known = await services.store.model(model.name)
+    if known.deployment != deployment:
         return f"{model.name} has another deployment by now"
     if model.twin_of is None:
         services.switchboard.close(model.name)
@@ -198,7 +237,11 @@ async def _lost(services: Services, model: Model, why: str) -> str:
                 await runtime.unload(deployment.name, handle=deployment.handle, grace_s=0.0)
         except Exception as exc:  # a dead engine's runtime may be as sick
             logger.warning("%s could not be removed from the runtime: %r", model.name, exc)
-    await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
+    ended = lost_engine(known, why, services.policy, now=services.clock.time())
+    if ended is not None and alone:
+        await record_failure(services, known, ended)
+    else:
+        await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append("model.lost", model=base_name(model.name), reason=why)
     return f"{model.name} lost ({why})"

@@ -45,6 +45,8 @@ class Services:
 
     activity: DeviceActivity = field(default_factory=DeviceActivity)
     pending: PendingDrops = field(default_factory=PendingDrops)
+    attended: set[str] = field(default_factory=set)
+    """Ids of the intents that a task of this process is at."""
     removing: Ongoing = field(default_factory=Ongoing)
     loads: Loads = field(default_factory=Loads)
     switching: Ongoing = field(default_factory=Ongoing)

@@ -87,6 +87,7 @@ class AsyncDecisions(Face[DecisionLog]):
     abandon = off_loop(DecisionLog.abandon)
     get = reads(DecisionLog.get)
     newest = reads(DecisionLog.newest)
+    accepted = reads(DecisionLog.accepted)
 
 
 class AsyncEvents(Face[EventLog]):
@@ -102,6 +103,8 @@ class AsyncIntents(Face[IntentLog]):
     save = off_loop(IntentLog.save)
     get = reads(IntentLog.get)
     newest = reads(IntentLog.newest)
+    pending = reads(IntentLog.pending)
+    abandon = off_loop(IntentLog.abandon)
 
 
 class AsyncKeys(Face[KeyTable]):
@@ -200,6 +203,9 @@ class AsyncStore(Face[Store]):
     cancel_eviction = off_loop(Store.cancel_eviction)
     release = off_loop(Store.release)
     requeue = off_loop(Store.requeue)
-    fail_load = off_loop(Store.fail_load)
+    fail = off_loop(Store.fail)
+    mark_healthy = off_loop(Store.mark_healthy)
+    forgive = off_loop(Store.forgive)
     cancel_load = off_loop(Store.cancel_load)
     prune = off_loop(Store.prune)
+    clamp_times = off_loop(Store.clamp_times)

@@ -142,7 +142,7 @@ class Lineage:
                 raise InputError(
                     f"version {version} of {model} is not kept; kept: {', '.join(map(str, kept))}"
                 )
-            fresh: dict[str, Any] = {"version": version, "failures": 0, "retry_at": None}
+            fresh: dict[str, Any] = {"version": version, **queries.FORGIVEN}
             again = ModelState.INGESTED.value
             settled = {"state": again, "state_since": now, "queued_at": None}
             if state in SETTLED:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -23,12 +24,20 @@ from modelium.models import (
     Queue,
     Reject,
     Removal,
+    Setbacks,
     Unload,
 )
 from modelium.models.base import base_name, instance_name
 from modelium.store import schema
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put
+
+NO_SETBACKS = Setbacks()
+
+FORGIVEN: Mapping[str, Any] = MappingProxyType(
+    {"failures": 0, "retry_at": None, "setbacks": sa.null()}
+)
+"""Columns of a model that has not failed."""
 
 
 @contextmanager
@@ -181,7 +190,10 @@ def book(tx: Connection, action: object, now: float) -> None:
                 )
             tx.execute(update_model(action.model).values(priority=action.priority.value))
         case Reject():
-            transition(tx, action.model, ModelState.FAILED, now, reason=action.reason)
+            if state(tx, action.model) is not ModelState.FAILED:
+                transition(tx, action.model, ModelState.FAILED, now)
+            # It is refused, not failing: nobody tries it again by itself.
+            tx.execute(update_model(action.model).values(reason=action.reason, **FORGIVEN))
 
 
 def save_deployment(tx: Connection, deployment: Deployment) -> None:
@@ -253,11 +265,12 @@ def models(
 ) -> tuple[Model, ...]:
     """Return models with deployment, approvals and measurements, at their current version."""
     m, v = schema.models, schema.versions
-    columns = [column for column in m.c if column is not m.c.removal]
+    columns = [column for column in m.c if column.name not in ("removal", "setbacks")]
     of_version = v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)
     proven = v.c.proven_at.is_not(None).label("proven")
     base = sa.func.coalesce(m.c.twin_of, m.c.name)
-    query = sa.select(*columns, _text(m.c.removal), *of_version, proven).join(
+    documents = _text(m.c.removal), _text(m.c.setbacks)
+    query = sa.select(*columns, *documents, *of_version, proven).join(
         v, sa.and_(v.c.model == base, v.c.version == m.c.version)
     )
     deployed = sa.select(schema.deployments.c.model, _text(schema.deployments.c.document))
@@ -293,6 +306,7 @@ def models(
                     "profile": keep.read(ModelProfile, name, row.profile),
                     "preference": keep.read(Preference, name, row.preference),
                     "removal": keep.read(Removal, name, row.removal),
+                    "setbacks": keep.read(Setbacks, name, row.setbacks) or NO_SETBACKS,
                     "deployment": keep.read(Deployment, name, deployment),
                     "approvals": allows,
                     "measured": tuple(_measured(load) for load in loaded),

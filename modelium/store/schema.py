@@ -29,6 +29,7 @@ models = sa.Table(
     sa.Column("pinned", sa.Boolean, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("retry_at", sa.Float),
+    sa.Column("setbacks", sa.JSON),
     sa.Column("evicted_at", sa.Float),
     sa.Column("queued_at", sa.Float),
     sa.Column("reason", sa.Text, nullable=False),

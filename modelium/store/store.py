@@ -29,6 +29,7 @@ from modelium.models import (
     Plan,
     Preference,
     Priority,
+    Setbacks,
 )
 from modelium.models.base import base_name
 from modelium.store import queries, schema
@@ -42,8 +43,10 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
+from modelium.store.pruning import prune
 from modelium.store.reservations import Reservations
 from modelium.store.row_cache import RowCache
+from modelium.store.stamps import clamp
 from modelium.store.twins import Twins
 from modelium.store.upsert import put_missing
 
@@ -74,7 +77,7 @@ class Store:
         self._now = now
         self.decisions = DecisionLog(engine=engine, now=now)
         self.events = EventLog(engine=engine, now=now, on_event=on_event)
-        self.intents = IntentLog(engine=engine)
+        self.intents = IntentLog(engine=engine, now=now)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
@@ -237,7 +240,7 @@ class Store:
                 known = found[0]
                 # A pin is the operator's, whatever the drop came with.
                 operator["pinned"] = pinned or known.pinned
-                fresh: dict[str, Any] = {"version": version, "failures": 0, "retry_at": None}
+                fresh: dict[str, Any] = {"version": version, **queries.FORGIVEN}
                 if known.state in SETTLED:
                     fresh |= {"state": ModelState.INGESTED.value, "state_since": now}
                 tx.execute(queries.update_model(name).values(**operator, **fresh))
@@ -326,7 +329,7 @@ class Store:
     def mark_unservable(self, name: str, *, reason: str) -> Model:
         """→ FAILED: its files cannot be served, whatever is tried."""
         with self._change() as tx:
-            return self._move(tx, name, ModelState.FAILED, reason=reason)
+            return self._move(tx, name, ModelState.FAILED, reason=reason, **queries.FORGIVEN)
 
     def leave_queue(self, name: str, *, reason: str) -> Model:
         """QUEUED → UNLOADED."""
@@ -356,7 +359,28 @@ class Store:
                 queries.prefer(tx, name, preference)
             queries.save_deployment(tx, deployment)
             queries.prove_only(tx, base_name(name), deployment.version, self._now())
-            return self._move(tx, name, ModelState.READY, reason=reason, failures=0, retry_at=None)
+            return self._move(tx, name, ModelState.READY, reason=reason, retry_at=None)
+
+    def mark_healthy(self, name: str) -> None:
+        """Forget the failures of a model that has been ready for long enough since."""
+        with self._change() as tx:
+            tx.execute(queries.update_model(name).values(**queries.FORGIVEN))
+
+    def forgive(self, name: str) -> Model:
+        """Forget the failures of ``name``, which ends its quarantine; a failed one is due now.
+
+        Raises:
+            UnknownModel: no model has that name.
+        """
+        with self._change() as tx:
+            fresh = dict(queries.FORGIVEN)
+            (found,) = queries.models(tx, name) or (None,)
+            if found is None:
+                raise queries.unknown(name)
+            if found.state is ModelState.FAILED and found.failures:
+                fresh["retry_at"] = self._now()
+            tx.execute(queries.update_model(name).values(**fresh))
+            return queries.models(tx, name)[0]
 
     def mark_moved(self, deployment: Deployment) -> None:
         """Store a new handle or upstream of a model that stays in its state."""
@@ -396,16 +420,34 @@ class Store:
                 tx, name, ModelState.QUEUED, reason=reason, queued_at=now, **evicted_at
             )
 
-    def fail_load(self, name: str, *, reason: str, failures: int, retry_at: float) -> Model:
-        """LOADING → FAILED: its bookings are given back.
+    def fail(
+        self,
+        name: str,
+        *,
+        reason: str,
+        failures: int,
+        retry_at: float | None,
+        setbacks: Setbacks,
+    ) -> Model:
+        """→ FAILED, after a failed load or a loss soon after one: its bookings are given back.
 
-        ``failures``: loads that failed in a row, this one included; ``retry_at``: the instant
-        before which it is not tried again.
+        Args:
+            name: the model.
+            reason: in words.
+            failures: in a row, this one included.
+            retry_at: before which it is not tried again; ``None``: it is quarantined.
+            setbacks: what is known of them.
         """
         with self._change() as tx:
             queries.prefer(tx, name, None)  # whoever advised it, the next load is the rules' own
             return self._release(
-                tx, name, ModelState.FAILED, reason=reason, failures=failures, retry_at=retry_at
+                tx,
+                name,
+                ModelState.FAILED,
+                reason=reason,
+                failures=failures,
+                retry_at=retry_at,
+                setbacks=setbacks.model_dump(mode="json"),
             )
 
     def cancel_load(self, name: str, *, reason: str) -> Model:
@@ -461,7 +503,15 @@ class Store:
             save_decision(tx, decision)
         return decision
 
+    def clamp_times(self, *, longest_pause_s: float) -> None:
+        """Correct times in the future: the clock was set back since they were stored."""
+        with self._change() as tx:
+            clamp(tx, self._now(), longest_pause_s=longest_pause_s)
+
     def prune(self) -> None:
-        """Delete the oldest decisions and events, so that the logs stay bounded."""
+        """Delete the oldest of what grows with time, so that it stays bounded."""
         self.decisions.prune()
         self.events.prune()
+        self.intents.prune()
+        with self._engine.begin() as tx:
+            prune(tx, self._now())

@@ -75,9 +75,8 @@ class Twins:
                     state=ModelState.READY.value,
                     state_since=now,
                     reason=reason,
-                    failures=0,
-                    retry_at=None,
                     queued_at=None,
+                    **queries.FORGIVEN,
                 )
             )
             return queries.models(tx, model)[0]

@@ -26,6 +26,7 @@ class FakeClock:
         self.slept: list[float] = []
         """The length of each sleep so far, in seconds."""
         self._elapsed = 0.0
+        self._set_by = 0.0
         self._reading = threading.Lock()
         self._order = itertools.count()
         self._sleeping: list[tuple[float, int, asyncio.Future[None]]] = []
@@ -35,7 +36,11 @@ class FakeClock:
         """Return the seconds since the epoch; no two readings are the same."""
         with self._reading:
             self._elapsed += TICK_S
-            return START + self._elapsed
+            return START + self._elapsed + self._set_by
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock forward, or back by a negative number; nothing else passes."""
+        self._set_by += seconds
 
     def monotonic(self) -> float:
         """Return the seconds since the clock was created."""

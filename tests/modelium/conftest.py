@@ -50,11 +50,11 @@ class World:
     Time is that of ``clock``: it stands still but for the pauses that stages make.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: FakeClock | None = None) -> None:
         """Open everything in ``folder``; belongs to the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._written = asyncio.Event()
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.runtime = MemoryRuntime()
         self.devices = FixedInventory()
         self.signals = Signals()

@@ -15,6 +15,7 @@ from modelium.config.fields import (
     Interval,
     ModelName,
     Port,
+    PositiveCount,
     Seconds,
     Section,
     Share,
@@ -84,6 +85,25 @@ class Policies(Section):
         "Time during which the planner does not reload a model that it evicted for space. "
         "Requests and operators can still load it.",
         why="30 s: until then the traffic from before the eviction still counts as recent.",
+    )
+    healthy_after_seconds: Seconds = setting(
+        600.0,
+        "A model that is lost sooner than this after it became ready counts as a failed load; one "
+        "that stays ready for as long starts afresh.",
+        why="Ten minutes: an engine that a request or a slow leak kills does not last so long "
+        "twice.",
+    )
+    quarantine_after_failures: Annotated[PositiveCount, note(unit="failures")] = setting(
+        5,
+        "A model that failed this often in a row is quarantined: it is loaded again only after "
+        "`modelium retry`, a new version, or a change of its configuration.",
+        why="5: the pauses before are 10, 20, 40 and 80 s; what passes by itself has passed then.",
+    )
+    attempts_per_runtime: Annotated[PositiveCount, note(unit="failures")] = setting(
+        2,
+        "After this many failures that are a runtime's fault, another runtime that can serve the "
+        "model is tried.",
+        why="2: one failure may have been a coincidence.",
     )
     allow_remote_code: Switch = setting(
         False,

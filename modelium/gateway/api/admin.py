@@ -189,6 +189,10 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
     async def load(model: str, wait: Wait = 0.0) -> Intent:
         return await wait_for(await operations.load(model), wait)
 
+    @api.post("/models/{model}/retry", status_code=202)
+    async def retry(model: str, wait: Wait = 0.0) -> Intent:
+        return await wait_for(await operations.retry(model), wait)
+
     @api.post("/models/{model}/unload", status_code=202)
     async def unload(model: str, wait: Wait = 0.0) -> Intent:
         return await wait_for(await operations.unload(model), wait)

@@ -35,6 +35,11 @@ class ModelRow(Frozen):
     priority: Priority
     pinned: bool
     team: str | None = None
+    failures: int = 0
+    """In a row."""
+    retry_at: float | None = None
+    """Epoch seconds."""
+    quarantined: bool = False
     reason: str = ""
 
 
@@ -94,6 +99,9 @@ def _row(
         priority=model.priority,
         pinned=model.pinned,
         team=model.team,
+        failures=model.failures,
+        retry_at=model.retry_at,
+        quarantined=model.quarantined,
         reason=model.reason,
     )
 
@@ -125,9 +133,10 @@ def device_rows(fleet: Fleet) -> list[DeviceRow]:
 
 def model_detail(model: Model) -> dict[str, Any]:
     """Return ``model`` as JSON values, without secrets."""
-    return model.model_dump(
+    shown = model.model_dump(
         mode="json", exclude={"deployment": {"handle": True, "upstream": {"api_key": True}}}
     )
+    return {**shown, "quarantined": model.quarantined}
 
 
 def decision_detail(decision: Decision) -> dict[str, Any]:

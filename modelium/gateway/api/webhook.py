@@ -17,7 +17,7 @@ from modelium.gateway.access.keyring import key_holder
 from modelium.gateway.api.admin import Ingest
 from modelium.gateway.asgi import BodyTooLarge, ClientGone, read_body
 from modelium.gateway.problems import HttpProblem
-from modelium.intake.repository import model_name
+from modelium.intake.names import model_name
 from modelium.models import Model
 from modelium.models.api_keys import ApiKey
 

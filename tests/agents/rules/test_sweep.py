@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from modelium.lifecycle import ModelState
 from modelium.models import (
     EvictionCause,
+    Model,
+    Preference,
     Priority,
+    RuntimeName,
+    Setbacks,
     Traffic,
     Trigger,
     Unload,
@@ -131,3 +139,49 @@ def test_the_sweep_does_not_reload_evicted_models() -> None:
 def test_the_sweep_loads_models_with_waiting_requests() -> None:
     world = fleet(model("a", state=ModelState.UNLOADED, traffic=Traffic(pending=1)))
     assert shape(ask(world, Trigger.SWEEP)) == [("load", "a")]
+
+
+def failing(**given: Any) -> Model:
+    fields: dict[str, Any] = {"failures": 2, "retry_at": NOW - 1, "reason": "engine died"}
+    return model("a", state=ModelState.FAILED, **{**fields, **given})
+
+
+def test_the_sweep_tries_a_failed_load_again_after_its_pause() -> None:
+    assert shape(ask(fleet(failing()), Trigger.UPKEEP)) == [("load", "a")]
+    assert shape(ask(fleet(failing(retry_at=NOW + 1)), Trigger.UPKEEP)) == []
+
+
+def test_nothing_but_an_operator_loads_a_quarantined_model() -> None:
+    lonely = failing(failures=5, retry_at=None, traffic=Traffic(pending=3))
+    by = policy(always_loaded=frozenset({"a"}))
+    assert shape(ask(fleet(lonely), Trigger.SWEEP, by=by)) == []
+    for trigger in (Trigger.DEMAND, Trigger.INGEST):
+        assert shape(ask(fleet(lonely), trigger, "a")) == [("keep", "a")]
+    assert shape(ask(fleet(lonely), Trigger.OPERATOR, "a")) == [("load", "a")]
+
+
+@pytest.mark.parametrize(
+    ("counts", "runtime"),
+    [
+        ({}, RuntimeName.VLLM),
+        ({RuntimeName.VLLM: 1}, RuntimeName.VLLM),
+        ({RuntimeName.VLLM: 2}, RuntimeName.RAY_SERVE),
+        ({RuntimeName.VLLM: 2, RuntimeName.RAY_SERVE: 2}, RuntimeName.VLLM),
+    ],
+)
+def test_a_runtime_that_failed_a_model_is_avoided_while_there_is_another(
+    counts: dict[RuntimeName, int], runtime: RuntimeName
+) -> None:
+    (load,) = ask(fleet(failing(setbacks=Setbacks(runtimes=counts))), Trigger.SWEEP).loads
+    assert load.runtime is runtime
+    avoids = "not where it failed before (times): vllm (2)" in load.reason
+    assert avoids == (runtime is RuntimeName.RAY_SERVE)
+
+
+def test_a_preference_for_the_runtime_that_fails_is_not_followed() -> None:
+    known = failing(
+        setbacks=Setbacks(runtimes={RuntimeName.VLLM: 2}),
+        preference=Preference(runtime=RuntimeName.VLLM),
+    )
+    (load,) = ask(fleet(known), Trigger.SWEEP).loads
+    assert load.runtime is RuntimeName.RAY_SERVE

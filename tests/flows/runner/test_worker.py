@@ -15,15 +15,24 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.schedules import IntervalSchedule
-from prefect.states import Cancelling
+from prefect.states import AwaitingRetry, Cancelling
 
 from flows.runner.service import PrefectService
 from flows.runner.worker import SLOTS
 from modelium.errors import Unavailable
 from modelium.models import Report
-from modelium.ports import Steps
+from modelium.ports import Stage, Steps
 from modelium.stages.sweeps import Schedule
-from tests.flows.conftest import PATIENCE_S, Scenes, ask_for, ended, eventually, living, until
+from tests.flows.conftest import (
+    PATIENCE_S,
+    Scenes,
+    ask_for,
+    ended,
+    eventually,
+    living,
+    only_run,
+    until,
+)
 
 pytestmark = pytest.mark.real
 
@@ -101,6 +110,31 @@ async def test_a_failing_stage_is_recorded_and_the_worker_goes_on(
     assert bad.state.message == "unavailable: no runtime answers"
     assert good.state is not None
     assert good.state.is_completed()
+
+
+@pytest.mark.parametrize(("stage", "subject"), [("load", "model"), ("evict", "models")])
+async def test_a_retried_run_is_decided_anew(
+    home: PrefectService, scenes: Scenes, client: PrefectClient, stage: Stage, subject: str
+) -> None:
+    """The decision that it was started for was over when it failed."""
+
+    async def fail_once(*, steps: Steps, **given: Any) -> Report:
+        if len(scenes.seen(stage)) == 1:
+            raise Unavailable("not now")
+        return Report(stage=stage, outcome="ready")
+
+    scenes.play(stage, fail_once)
+    name: str | list[str] = "again" if subject == "model" else ["again"]
+    with pytest.raises(Unavailable):
+        await home.runner.run(stage, **{subject: name}, decision="d1")
+    run = await only_run(client, f"{stage} again")
+    assert run.state is not None
+    assert run.state.is_failed()
+    await client.set_flow_run_state(run.id, AwaitingRetry())  # as the button in the UI does
+    again = await until(client, run.id, lambda run: bool(run.state and run.state.is_completed()))
+    assert again.run_count == 2
+    assert [given["decision"] for given in scenes.seen(stage)] == ["d1", None]
+    assert [given[subject] for given in scenes.seen(stage)] == [name, name]
 
 
 async def test_cancelling_in_the_ui_stops_the_stage(

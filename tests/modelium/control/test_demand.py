@@ -13,8 +13,8 @@ from agents.rules.planner import RulePlanner
 from modelium.control.demand import RETRY_S, Demand
 from modelium.errors import LoadFailed, Unavailable
 from modelium.models import Plan
+from modelium.policy.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from modelium.stages.evict import evict
-from modelium.stages.load import BACKOFF_S
 from tests.modelium.conftest import World
 
 
@@ -73,7 +73,26 @@ async def test_a_request_is_refused_at_once_while_a_failed_load_backs_off(
         await world.request()
     retry_after_s = refused.value.retry_after_s
     assert retry_after_s is not None
-    assert BACKOFF_S - RETRY_S < retry_after_s <= BACKOFF_S
+    assert FIRST_PAUSE_S - RETRY_S < retry_after_s <= FIRST_PAUSE_S
+    assert world.runtime.loads == 2
+
+
+async def test_requests_for_a_quarantined_model_are_told_why_and_what_to_do(
+    world: World, demand: None
+) -> None:
+    await unloaded(world)
+    world.rule(quarantine_after=1)
+    world.runtime.failure = LoadFailed("bad magic")
+    with pytest.raises(Unavailable, match="bad magic"):
+        await world.request()
+    await world.settled("tiny", "failed")
+    world.clock.advance(LONGEST_PAUSE_S)
+    world.ran.clear()
+    with pytest.raises(Unavailable, match=r"modelium retry tiny.*bad magic") as refused:
+        await world.request()
+    assert refused.value.reason == "quarantined"
+    assert refused.value.retry_after_s == LONGEST_PAUSE_S
+    assert world.ran == [], "each such request costs no decision"
     assert world.runtime.loads == 2
 
 
@@ -95,9 +114,8 @@ async def test_requests_up_to_the_threshold_cause_no_decision(world: World) -> N
         assert world.ran == []
         second = asyncio.create_task(world.request())
         world.signals.on_demand("tiny")
-        await world.idle()
-        assert [stage for stage, _parameters in world.ran] == ["decide"]
         assert list(await asyncio.gather(first, second)) == ["tiny", "tiny"]
+        assert world.ran[0][0] == "decide"
 
 
 class BrokenBrain(RulePlanner):

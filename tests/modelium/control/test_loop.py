@@ -16,6 +16,7 @@ from modelium.errors import Unavailable
 from modelium.models import Fleet, Plan, Traffic, Trigger
 from modelium.models.advice import Advice
 from modelium.policy import Policy
+from modelium.policy.backoff import FIRST_PAUSE_S
 from modelium.ports import Question
 from modelium.stages.evict import evict
 from modelium.stages.monitor import monitor
@@ -208,6 +209,10 @@ async def test_a_dead_engine_is_noticed_as_soon_as_a_request_fails(world: World)
     async with running(world):
         world.services.switchboard.suspect("tiny")
         world.clock.advance(MIN_PAUSE_S)  # much less than the interval
+        await world.settled("tiny", "failed")
+        for _ in range(2):  # the loop pauses in two parts
+            await world.clock.asleep()
+            world.clock.advance(FIRST_PAUSE_S)
         await world.eventually(lambda: world.runtime.loads == 2)
         await world.settled("tiny", "ready")
     assert not world.services.switchboard.is_suspect("tiny")

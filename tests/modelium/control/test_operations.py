@@ -51,6 +51,23 @@ async def refused(world: World, name: str = "tiny", *extra: str, **given: Any) -
 # --- load and unload ------------------------------------------------------------------------------
 
 
+async def test_a_retry_ends_a_quarantine_and_loads(world: World, operations: Operations) -> None:
+    world.rule(quarantine_after=1)
+    world.runtime.failure = LoadFailed("bad magic")
+    await world.drop()
+    await world.settled("tiny", "failed")
+    assert world.store.model("tiny").quarantined
+    await world.event("model.quarantined")
+    world.runtime.failure = None
+    ended = await outcome(world, await operations.retry("tiny"))
+    assert (ended.state, ended.kind, ended.model) == ("done", "retry", "tiny")
+    record = world.store.model("tiny")
+    assert (record.state, record.failures) == (ModelState.READY, 0)
+    assert ("model.retry", "tiny") in world.kinds()
+    with pytest.raises(UnknownModel):
+        await operations.retry("nobody")
+
+
 async def test_a_load_that_ends_ready_is_done(world: World, operations: Operations) -> None:
     await world.load()
     await evict(world.services, models=["tiny"])

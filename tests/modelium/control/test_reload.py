@@ -17,7 +17,7 @@ from agents.rules.planner import RulePlanner
 from modelium.config import Config
 from modelium.config.loading import load
 from modelium.control.reload import POLL_S, SETTLE_S, ConfigSource, Reloaded, Reloader
-from modelium.errors import ConfigError
+from modelium.errors import ConfigError, LoadFailed
 from modelium.models import Fleet, Plan, Priority, Trigger
 from modelium.models.advice import Advice
 from modelium.policy import Policy
@@ -128,6 +128,26 @@ async def test_an_entry_changes_a_registered_model_and_back(edited: Edited) -> N
     await edited.reload()
     model = world.store.model("tiny")
     assert (model.team, model.priority, model.pinned) == ("research", Priority.LOW, False)
+
+
+async def test_a_changed_entry_of_a_quarantined_model_has_it_tried_again(edited: Edited) -> None:
+    world = edited.world
+    once = {"policies": {"quarantine_after_failures": 1}}
+    entry = {"settings": {"max_model_len": 64}}
+    await edited.reload(orchestration=once)
+    world.runtime.failure = LoadFailed("bad magic")
+    await world.drop()
+    await world.settled("tiny", "failed")
+    await edited.reload(orchestration=once, models={"other": entry})
+    assert world.store.model("tiny").quarantined
+    reloaded = await edited.reload(orchestration=once, models={"other": entry, "tiny": entry})
+    assert reloaded.models == ("tiny",)
+    record = world.store.model("tiny")
+    assert not record.quarantined and record.failures == 0
+    world.runtime.failure = None
+    world.clock.advance(1)
+    await world.launcher.decide(trigger=Trigger.UPKEEP)
+    await world.settled("tiny", "ready")
 
 
 async def test_a_team_that_becomes_important_lifts_its_models(edited: Edited) -> None:

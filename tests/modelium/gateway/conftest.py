@@ -99,6 +99,9 @@ class MemoryOperations:
     async def load(self, model: str) -> Intent:
         return self._new("load", self._model(model).name)
 
+    async def retry(self, model: str) -> Intent:
+        return self._new("retry", self._model(model).name)
+
     async def unload(self, model: str) -> Intent:
         return self._new("unload", self._model(model).name)
 

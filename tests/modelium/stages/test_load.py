@@ -12,9 +12,11 @@ from modelium.lifecycle import ModelState
 from modelium.models import GIB, EvictionCause, Fleet, Load, Plan, RuntimeName, Trigger, Unload
 from modelium.models.advice import Advice
 from modelium.policy import Policy
+from modelium.policy.backoff import LONGEST_PAUSE_S
 from modelium.ports import Question
 from modelium.stages.evict import evict
-from modelium.stages.load import BACKOFF_LIMIT_S, BACKOFF_S, MEMORY_WAIT_S, POLL_S, load
+from modelium.stages.load import MEMORY_WAIT_S, POLL_S, load
+from modelium.stages.monitor import monitor
 from tests.fakes.devices import CPU
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
@@ -29,7 +31,7 @@ async def failed_loads(world: World, count: int) -> None:
     """Let ``count`` loads fail, one after the other."""
     world.runtime.failure = LoadFailed("bad magic")
     for _ in range(count):
-        world.clock.advance(BACKOFF_LIMIT_S)
+        world.clock.advance(LONGEST_PAUSE_S)
         with pytest.raises(LoadFailed):
             await load(world.services, model="tiny", steps=world.steps)
 
@@ -47,28 +49,20 @@ async def test_a_failed_load_gives_its_memory_back_and_backs_off(world: World) -
     assert "out of memory" in world.heard[-1].detail["reason"]
 
 
-@pytest.mark.parametrize(
-    ("failures", "pause_s"),
-    [(1, BACKOFF_S), (2, 2 * BACKOFF_S), (3, 4 * BACKOFF_S), (9, BACKOFF_LIMIT_S)],
-)
-async def test_the_pause_doubles_with_each_failure_up_to_a_limit(
-    world: World, failures: int, pause_s: float
-) -> None:
-    await unloaded(world)
-    await failed_loads(world, failures)
-    record = world.store.model("tiny")
-    assert record.failures == failures and record.retry_at is not None
-    assert record.retry_at - world.clock.time() == pytest.approx(pause_s, abs=0.1)
-
-
-async def test_a_successful_load_ends_the_back_off(world: World) -> None:
+async def test_failures_are_forgotten_only_after_a_while_of_health(world: World) -> None:
     await unloaded(world)
     await failed_loads(world, 2)
     world.runtime.failure = None
-    world.clock.advance(BACKOFF_LIMIT_S)
+    world.clock.advance(LONGEST_PAUSE_S)
     await load(world.services, model="tiny", steps=world.steps)
     record = world.store.model("tiny")
-    assert (record.state, record.failures, record.retry_at) == (ModelState.READY, 0, None)
+    assert (record.state, record.failures, record.retry_at) == (ModelState.READY, 2, None)
+    world.clock.advance(world.services.policy.healthy_after_s - 1)
+    await monitor(world.services)
+    assert world.store.model("tiny").failures == 2
+    world.clock.advance(2)
+    await monitor(world.services)
+    assert world.store.model("tiny").failures == 0
 
 
 async def test_a_second_load_joins_the_first(world: World) -> None:

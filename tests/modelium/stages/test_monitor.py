@@ -9,12 +9,14 @@ import pytest
 
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
-from modelium.models import Trigger
+from modelium.models import RuntimeName, Trigger
+from modelium.policy import RuntimeRules
 from modelium.policy.eligibility import should_unload
 from modelium.ports import EngineStats
 from modelium.stages.evict import evict
 from modelium.stages.failing import FAILING
 from modelium.stages.monitor import SETTLE_S, monitor
+from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.snapshot import snapshot
 from tests.fakes.runtime import routed, upstream
 from tests.modelium.conftest import World
@@ -23,7 +25,7 @@ from tests.modelium.conftest import World
 async def test_a_model_that_its_runtime_lost_is_loaded_again(world: World) -> None:
     await world.load()
     world.runtime.held.clear()
-    world.clock.advance(SETTLE_S)
+    world.clock.advance(world.services.policy.healthy_after_s)
     report = await monitor(world.services)
     assert "lost" in report.reason
     await world.launcher.decide(trigger=Trigger.SWEEP)
@@ -31,10 +33,66 @@ async def test_a_model_that_its_runtime_lost_is_loaded_again(world: World) -> No
     assert world.runtime.loads == 2
 
 
+async def test_an_engine_that_dies_after_each_load_is_quarantined(world: World) -> None:
+    """Nobody asks for it: the sweep tries it again, after ever longer pauses, and then stops."""
+    await world.load()
+    waits = []
+    for attempt in range(1, world.services.policy.quarantine_after + 1):
+        assert world.runtime.loads == attempt
+        world.clock.advance(SETTLE_S + 1)
+        world.runtime.held.clear()
+        await monitor(world.services)
+        record = world.store.model("tiny")
+        assert (record.state, record.failures) == (ModelState.FAILED, attempt)
+        if record.retry_at is None:
+            break
+        waits.append(round(record.retry_at - world.clock.time()))
+        await world.launcher.decide(trigger=Trigger.UPKEEP)
+        assert world.store.model("tiny").state is ModelState.FAILED, "not before its pause is over"
+        world.clock.advance(waits[-1] + 1)
+        await world.launcher.decide(trigger=Trigger.UPKEEP)
+        await world.settled("tiny", "ready")
+    assert waits == [10, 20, 40, 80]
+    assert world.store.model("tiny").quarantined
+    assert "lost 31 s after it was ready" in world.store.model("tiny").reason
+    world.clock.advance(86400)
+    await world.launcher.decide(trigger=Trigger.SWEEP)
+    assert world.runtime.loads == 5
+    assert 'modelium_model_quarantined{model="tiny"} 1.0' in await exposed(world)
+
+
+async def exposed(world: World) -> str:
+    await monitor(world.services)
+    return world.exposed()
+
+
+async def test_of_models_that_a_shared_server_took_with_it_the_newest_counts(world: World) -> None:
+    services = world.services
+    await world.load("other")
+    world.clock.advance(1)
+    await world.load()
+    for name in ("other", "tiny"):  # as if Triton served both
+        held = world.store.model(name).deployment
+        assert held is not None
+        world.store.mark_moved(held.model_copy(update={"runtime": RuntimeName.TRITON}))
+    world.runtime.name = RuntimeName.TRITON
+    runtimes = {RuntimeName.TRITON: world.runtime}
+    policy = services.policy
+    policy = policy.model_copy(update={"runtimes": {RuntimeName.TRITON: RuntimeRules()}})
+    watch = RuntimeMonitor(runtimes=runtimes, policy=policy)
+    world.services = replace(services, runtimes=runtimes, runtime_monitor=watch, policy=policy)
+    world.clock.advance(SETTLE_S + 1)
+    world.runtime.held.clear()
+    await monitor(world.services)
+    assert world.store.model("tiny").state is ModelState.FAILED
+    other = world.store.model("other")
+    assert (other.state, other.failures) == (ModelState.QUEUED, 0)
+
+
 async def test_a_lost_model_is_queued_and_closed_at_once(world: World) -> None:
     await world.load()
     world.runtime.held.clear()
-    world.clock.advance(SETTLE_S)
+    world.clock.advance(world.services.policy.healthy_after_s)
     report = await monitor(world.services)
     assert report.outcome == "changed"
     assert world.services.switchboard.upstream("tiny") is None
@@ -60,11 +118,12 @@ async def test_a_missing_model_that_does_not_answer_is_lost_at_once(world: World
     world.runtime.held.clear()
     world.services.switchboard.suspect("tiny")
     assert (await monitor(world.services)).outcome == "changed"
-    assert world.store.model("tiny").state is ModelState.QUEUED
+    assert world.store.model("tiny").state is ModelState.FAILED
 
 
 async def test_an_unhealthy_model_is_unloaded_queued_and_closed(world: World) -> None:
     await world.load()
+    world.clock.advance(world.services.policy.healthy_after_s)
     world.runtime.states["tiny"] = "unhealthy"
     report = await monitor(world.services)
     assert report.reason == "tiny lost (unhealthy)"
@@ -75,6 +134,7 @@ async def test_an_unhealthy_model_is_unloaded_queued_and_closed(world: World) ->
 
 async def test_a_lost_model_is_queued_even_if_its_rest_cannot_be_cleared(world: World) -> None:
     await world.load()
+    world.clock.advance(world.services.policy.healthy_after_s)
     world.runtime.states["tiny"] = "unhealthy"
     world.runtime.unload_failure = Unavailable("no answer")
     await monitor(world.services)

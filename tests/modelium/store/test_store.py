@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelium.errors import IllegalTransition, InputError, StalePlan, UnknownModel
+from modelium.errors import FailureKind, IllegalTransition, InputError, StalePlan, UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import (
     GIB,
@@ -20,6 +20,7 @@ from modelium.models import (
     RuntimeName,
     RuntimeStatus,
     RuntimeSupport,
+    Setbacks,
     Task,
     Trigger,
     Unload,
@@ -40,6 +41,9 @@ POLICY = Policy(
     max_gpu_memory_utilization=1.0,
     runtimes={RuntimeName.RAY_SERVE: RuntimeRules(enabled=True)},
 )
+
+
+SETBACKS = Setbacks(kind=FailureKind.KILLED, runtimes={RuntimeName.VLLM: 2}, configuration="c")
 
 
 def opened(url: str) -> Store:
@@ -179,7 +183,7 @@ def test_a_failed_load_gives_its_bookings_back_in_the_same_transaction(url: str)
     store = opened(url)
     register(store, "a")
     store.accept(plan(store, "a"), snapshot_digest="d", trace={})
-    store.fail_load("a", reason="no", failures=1, retry_at=9.0)
+    store.fail("a", reason="no", failures=1, retry_at=9.0, setbacks=SETBACKS)
     model = store.model("a")
     assert model.state is ModelState.FAILED and model.deployment is None
     assert store.view()[2] == ()
@@ -197,11 +201,13 @@ def test_a_new_version_of_a_settled_model_starts_over(url: str) -> None:
     store = opened(url)
     register(store, "a")
     store.accept(plan(store, "a"), snapshot_digest="d", trace={})
-    store.fail_load("a", reason="no", failures=3, retry_at=9.0)
+    store.fail("a", reason="no", failures=3, retry_at=None, setbacks=SETBACKS)
+    assert store.model("a").quarantined
+    assert store.model("a").setbacks == SETBACKS
     register(store, "a", digest="sha256:2")
     model = store.model("a")
     assert (model.version, model.state) == (2, ModelState.ANALYZED)
-    assert (model.failures, model.retry_at) == (0, None)
+    assert (model.failures, model.retry_at, model.setbacks) == (0, None, Setbacks())
     assert store.next_version("a") == 3
 
 

@@ -57,9 +57,9 @@ async def test_engine_keys_and_handles_are_never_shown(
     assert "secret" not in answer.text
 
 
-async def test_load_and_unload_answer_202_with_the_intent(setup: Setup) -> None:
+async def test_load_retry_and_unload_answer_202_with_the_intent(setup: Setup) -> None:
     setup.operations.at = fleet()
-    for verb in ("load", "unload"):
+    for verb in ("load", "retry", "unload"):
         answer = await setup.http.post(f"/api/v1/models/gpt2/{verb}")
         assert answer.status_code == 202
         assert (answer.json()["kind"], answer.json()["state"]) == (verb, "pending")

@@ -1,0 +1,69 @@
+"""Deletes what nothing refers to any more, and the oldest of what would grow without a bound.
+
+Logs have their own bounds: events, decisions, intents, the request log and the rollups.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from modelium.store import schema
+
+DAY_S = 86_400.0
+
+APPROVALS_S = 30 * DAY_S
+"""For which an approval may wait for a drop of its content to be registered."""
+
+KEYS_S = 90 * DAY_S
+"""For which a revoked API key is still listed."""
+
+VERSIONS_S = 365 * DAY_S
+"""For which a removed version is remembered, so that its number is not used again."""
+
+MEASURED = 64
+"""Measured loads that are kept per model: each has other settings, device kinds or runtimes."""
+
+
+def prune(tx: Connection, now: float) -> None:
+    """Delete from the tables that no log's own bound covers. ``now``: seconds since the epoch."""
+    for table in (schema.measured, schema.traffic):
+        tx.execute(sa.delete(table).where(table.c.model.not_in(sa.select(schema.models.c.name))))
+    _measured(tx)
+    _versions(tx, now - VERSIONS_S)
+    known = sa.select(schema.versions.c.digest)
+    approvals, keys = schema.approvals, schema.api_keys
+    old = approvals.c.at < now - APPROVALS_S
+    tx.execute(sa.delete(approvals).where(approvals.c.digest.not_in(known), old))
+    revoked = keys.c.document["revoked_at"].as_float()
+    tx.execute(sa.delete(keys).where(revoked.is_not(None), revoked < now - KEYS_S))
+
+
+def _measured(tx: Connection) -> None:
+    """Keep the newest `MEASURED` loads of each model."""
+    table = schema.measured
+    place = (
+        sa.func.row_number()
+        .over(partition_by=table.c.model, order_by=table.c.at.desc())
+        .label("place")
+    )
+    ranked = sa.select(*table.primary_key.columns, place).subquery()
+    for row in tx.execute(sa.select(ranked).where(ranked.c.place > MEASURED)).mappings().all():
+        tx.execute(
+            sa.delete(table).where(*(column == row[column.name] for column in table.primary_key))
+        )
+
+
+def _versions(tx: Connection, before: float) -> None:
+    """Forget versions removed earlier, but the last one of a model that is still registered."""
+    v, models = schema.versions, schema.models
+    newest = (
+        sa.select(v.c.model, sa.func.max(v.c.version).label("version"))
+        .join(models, models.c.name == v.c.model)
+        .group_by(v.c.model)
+    )
+    kept = {(row.model, row.version) for row in tx.execute(newest)}
+    old = tx.execute(sa.select(v.c.model, v.c.version).where(v.c.removed_at < before)).all()
+    for row in old:
+        if (row.model, row.version) not in kept:
+            tx.execute(sa.delete(v).where(v.c.model == row.model, v.c.version == row.version))

@@ -18,7 +18,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 PACKAGES := modelium flows agents runtimes
-UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools
+UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools tests/invariants
 # Environments of real servers: one per lock file, except Modelium's own.
 ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdir $(wildcard requirements/*.lock)))))
 WORKERS ?= 2

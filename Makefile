@@ -18,12 +18,12 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 PACKAGES := modelium flows agents runtimes
-UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools tests/invariants
+UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools tests/invariants tests/faults
 # Environments of real servers: one per lock file, except Modelium's own.
 ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdir $(wildcard requirements/*.lock)))))
 WORKERS ?= 2
 
-.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz conformance docs environments clean
+.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults conformance docs environments clean
 
 help: ## show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ fuzz: setup ## fuzz what reads dropped files (ARGS go to the fuzzer); random pro
 	$(BIN)/python -m tests.fuzz $(ARGS)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest $(UNIT_TESTS) tests/fuzz -m "hypothesis and not real" \
 		--timeout 0 -n $(WORKERS)
+
+faults: setup ## every fault at every commit, file operation and driver call; prints a table
+	$(BIN)/python -m tests.faults $(ARGS)
 
 docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	$(BIN)/modelium config docs > $(VENV)/configuration.md

@@ -135,7 +135,8 @@ class Machine:
             ),
         )
 
-    def scene(self) -> Scene:
+    def scene(self, **given: Any) -> Scene:
+        """Return what the checker looks at; ``given`` are fields of it."""
         orchestration = self.config.orchestration
         return Scene(
             database=self.database,
@@ -146,6 +147,7 @@ class Machine:
             devices={"here/cpu": self.total},
             held=tuple((self.runtime.name.value, name) for name in self.runtime.held),
             drops=tuple(self.drops),
+            **given,
         )
 
 

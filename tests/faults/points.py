@@ -27,6 +27,7 @@ class Crash(BaseException):
 class Fault(StrEnum):
     """What happens at a point."""
 
+    NONE = "none"
     CRASH = "crash"
     LOCKED = "locked"
     """The store is locked by somebody else."""
@@ -43,6 +44,7 @@ class Fault(StrEnum):
 
 
 EDGES: dict[Fault, frozenset[Edge]] = {
+    Fault.NONE: frozenset(),
     Fault.CRASH: frozenset({"commit", "file", "driver"}),
     Fault.LOCKED: frozenset({"commit"}),
     Fault.FULL: frozenset({"commit", "file"}),

@@ -35,6 +35,8 @@ class EngineHost(MemoryRuntime):
             self.states[request.model] = "loading"
         try:
             await asyncio.sleep(LOAD_S)
+            if self.failure:
+                raise self.failure
             self.at("load, answering")
         except BaseException:
             if not self._points.dead:  # else nobody is left to clean up
@@ -49,6 +51,8 @@ class EngineHost(MemoryRuntime):
         self.at("unload")
         if model in self.held:
             await asyncio.sleep(UNLOAD_S)
+        if self.unload_failure:
+            raise self.unload_failure
         self._forget(model)
         self.at("unload, done")
 

@@ -29,18 +29,18 @@ ASK_S = 10.0
 """Between two requests of a client that was refused."""
 
 
-class _NoEvents:
+class NoEvents:
     """No file events: the watcher's rescans find what is dropped."""
 
     def schedule(self, *_args: Any, **_kwargs: Any) -> None:
         raise OSError("inotify is not there")
 
 
-def points_of(scenario: Scenario, folder: Path) -> list[Point]:
-    """Return the points that ``scenario`` comes by when nothing goes wrong."""
+def rehearse(scenario: Scenario, folder: Path) -> tuple[tuple[Point, ...], str]:
+    """Return the points that ``scenario`` comes by without a fault, and what is wrong even so."""
     machine = Machine(folder, gib=scenario.gib)
-    assert (problem := _run(machine, scenario)) == "", problem
-    return machine.points.seen
+    problem = _run(machine, scenario)
+    return tuple(machine.points.seen), problem
 
 
 def trial(scenario: Scenario, folder: Path, *, fault: Fault, number: int) -> str:
@@ -54,7 +54,7 @@ def trial(scenario: Scenario, folder: Path, *, fault: Fault, number: int) -> str
 def _run(machine: Machine, scenario: Scenario) -> str:
     with (
         watched_files(machine.folder, machine.points, apart=scenario.apart),
-        mock.patch.object(watcher, "Observer", _NoEvents),
+        mock.patch.object(watcher, "Observer", NoEvents),
     ):
         try:
             return _live(machine, lambda: _act(machine, scenario))

@@ -1,0 +1,218 @@
+"""Whatever an operator, clients and bad luck do in whatever order: the invariants hold."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import tempfile
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from modelium.control.operations import Operations
+from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
+from modelium.intake import watcher
+from tests.fakes.virtual_time import VirtualTimeLoop
+from tests.faults.house import House, Inline, Machine
+from tests.faults.scenarios import drop
+from tests.faults.trial import NoEvents
+from tests.invariants import violations
+from tests.invariants.journal import Journal
+
+T = TypeVar("T")
+
+NAMES = st.sampled_from(("ape", "bee", "cat"))
+DAY_S = 86400.0
+REST_S = 900.0
+"""Of virtual time, after which nothing is going on any more."""
+
+
+class Lives(RuleBasedStateMachine):
+    """A machine whose device has room for two of the three models that are dropped on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = AsyncExitStack()
+        self._folder = tempfile.TemporaryDirectory(prefix="modelium-lives-")
+        self.machine = Machine(Path(self._folder.name), gib=2.5)
+        self.journal = Journal(within_s=120.0)
+        self._numbers = itertools.count(1)
+        self._events = mock.patch.object(watcher, "Observer", NoEvents)
+        self._events.start()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
+        loop = self._runner.get_loop()
+        loop.set_default_executor(Inline())
+        self.machine.clock.enter(loop)
+        self.house = House(self.machine)
+        self.operations = self._do(self._enter())
+
+    async def _enter(self) -> Operations:
+        self._stack = AsyncExitStack()
+        return await self._stack.enter_async_context(self.house.lived_in())
+
+    async def _leave(self) -> None:
+        await self._stack.aclose()
+        await self.operations.aclose()
+        await self.house.launcher.aclose()
+
+    def _do(self, what: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(what)
+
+    async def _ask(self, what: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Do what an operator asks for, who may be told that it cannot be."""
+        try:
+            await what()
+        except ModeliumError as exc:
+            logging.getLogger(__name__).info("the operator is told: %s", exc)
+        await asyncio.sleep(0)
+
+    # --- what people do -----------------------------------------------------------------------
+
+    @rule(name=NAMES)
+    def drop(self, name: str) -> None:
+        if not (self.machine.config.orchestration.incoming_directory / name).exists():
+            drop(self.machine, name, weight=float(next(self._numbers)))
+
+    @rule(name=NAMES)
+    def load(self, name: str) -> None:
+        self._do(self._ask(lambda: self.operations.load(name)))
+
+    @rule(name=NAMES)
+    def unload(self, name: str) -> None:
+        self._do(self._ask(lambda: self.operations.unload(name)))
+
+    @rule(name=NAMES)
+    def remove(self, name: str) -> None:
+        remove = self.operations.versions.remove
+        self._do(self._ask(lambda: remove(name, by="me", purge=False, force=False)))
+
+    @rule(name=NAMES)
+    def roll_back(self, name: str) -> None:
+        self._do(self._ask(lambda: self.operations.versions.rollback(name, by="me")))
+
+    @rule(name=NAMES, seconds=st.sampled_from((0.0, 3.0)))
+    def request(self, name: str, seconds: float) -> None:
+        self._do(self._send(name, seconds))
+
+    async def _send(self, name: str, seconds: float) -> None:
+        number, clock = f"r{next(self._numbers)}", self.machine.clock
+
+        async def client() -> None:
+            self.journal.sent(number, model=name, at=clock.monotonic())
+            try:
+                async with self.house.services.switchboard.admit(name) as upstream:
+                    served = upstream.served_name.partition("@")[0]
+                    await asyncio.sleep(seconds)
+            except ModeliumError:
+                self.journal.answered(number, at=clock.monotonic(), status=503)
+            except asyncio.CancelledError:
+                self.journal.broke(number, at=clock.monotonic(), why="the service has stopped")
+                self.journal.fault(clock.monotonic(), clock.monotonic())
+            else:
+                self.journal.answered(number, at=clock.monotonic(), status=200, model=served)
+
+        self._client = asyncio.create_task(client())
+        await asyncio.sleep(0)
+
+    # --- time and bad luck --------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from((0.3, 2.0, 12.0, 70.0)))
+    def wait(self, seconds: float) -> None:
+        self._do(asyncio.sleep(seconds))
+
+    @rule(name=NAMES)
+    def lose(self, name: str) -> None:
+        for held in list(self.machine.runtime.held):
+            if held.partition("@")[0] == name:
+                self.machine.runtime.lose(held)
+
+    @rule(what=st.sampled_from(("refuse", "kill", "away", "stay", "blind")))
+    def fail(self, what: str) -> None:
+        runtime = self.machine.runtime
+        match what:
+            case "refuse":
+                runtime.failure = LoadFailed("no such operator", kind=FailureKind.UNSUPPORTED)
+            case "kill":
+                runtime.failure = LoadFailed("it was killed", kind=FailureKind.KILLED)
+            case "away":
+                runtime.healthy = False
+                runtime.failure = runtime.unload_failure = Unavailable("connection refused")
+            case "stay":
+                runtime.unload_failure = Unavailable("connection refused")
+            case _:
+                runtime.discover_failure = Unavailable("no answer")
+
+    @rule()
+    def heal(self) -> None:
+        runtime = self.machine.runtime
+        runtime.failure = runtime.unload_failure = runtime.discover_failure = None
+        runtime.healthy = True
+
+    @rule(days=st.sampled_from((-1, 1)))
+    def jump(self, days: int) -> None:
+        self.machine.clock.jumped += days * DAY_S
+
+    @rule()
+    def restart(self) -> None:
+        self._do(self._leave())
+        self._end()
+        self._begin()
+
+    @rule()
+    def kill(self) -> None:
+        self.machine.points.dead = True  # nothing that it still does has an effect
+        self._end()
+        self.machine.points.dead = False
+        self._begin()
+
+    def _end(self) -> None:
+        self._runner.close()
+        self.house.close()
+
+    # --- what must hold -----------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        scene = self.machine.scene(bounds={})
+        found = violations(scene) + list(self.journal.violations(now=self._now()))
+        assert not found, "\n".join(found)
+
+    def _now(self) -> float:
+        return self.machine.clock.monotonic()
+
+    def teardown(self) -> None:
+        try:
+            self.heal()
+            self._do(self._rest())
+        finally:
+            try:
+                self._do(self._leave())
+            finally:
+                self._end()
+                self._events.stop()
+                self._folder.cleanup()
+
+    async def _rest(self) -> None:
+        until = self._now() + REST_S
+        while found := violations(self.machine.scene(), at_rest=True):
+            assert self._now() < until, "\n".join(found)
+            await asyncio.sleep(5.0)
+
+
+TestLives = Lives.TestCase
+TestLives.settings = settings(
+    max_examples=max(10, settings().max_examples // 10),
+    stateful_step_count=15,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

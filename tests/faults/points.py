@@ -96,14 +96,14 @@ class Points:
         self.seen: list[Point] = []
         self.fired = False
         self._count: Counter[str] = Counter()
-        self._fault: Fault | None = None
+        self.fault: Fault | None = None
         self._number = 0
         self._until = 0.0
         self.on_crash: Callable[[], None] = lambda: None
 
     def plan(self, fault: Fault, number: int) -> None:
         """Have ``fault`` happen at the point ``number``."""
-        self._fault, self._number = fault, number
+        self.fault, self._number = fault, number
 
     def at(self, edge: Edge, name: str) -> None:
         """Come by a point; raises what happens there."""
@@ -115,17 +115,21 @@ class Points:
         self._count[name] += 1
         suffix = f" #{self._count[name]}" if self._count[name] > 1 else ""
         self.seen.append(Point(edge, f"{name}{suffix}"))
-        fault = self._fault
+        fault = self.fault
         if fault is None:
             return
         if number == self._number:
             self.fired = True
             self._until = asyncio.get_running_loop().time() + LASTS_S
             self._once(fault, name)
-        if self.fired and fault not in (Fault.CRASH, Fault.CANCELLED) and edge in EDGES[fault]:
-            if asyncio.get_running_loop().time() < self._until:
-                raise error(fault, edge)
-            self._fault = None
+        if self._lasts(fault, edge):
+            raise error(fault, edge)
+
+    def _lasts(self, fault: Fault, edge: Edge) -> bool:
+        once = fault in (Fault.CRASH, Fault.CANCELLED)
+        if not self.fired or once or edge not in EDGES[fault]:
+            return False
+        return asyncio.get_running_loop().time() < self._until
 
     def _once(self, fault: Fault, name: str) -> None:
         if fault is Fault.CRASH:

@@ -29,6 +29,8 @@ class Scenario:
     """What else is done before."""
     wanted: tuple[str, ...] = ()
     """Models that a client asks for until they answer."""
+    limit_s: float = 150.0
+    """Of virtual time, until everything has to be well again."""
     gib: float = 8.0
     apart: bool = False
     """Whether the folders are on file systems of their own."""
@@ -117,7 +119,7 @@ SCENARIOS: dict[str, Scenario] = {
         goal=_state("risky", "ready", None),
     ),
     "another version": Scenario(
-        prepare=("tiny",), act=_next_version, goal=_switched, wanted=("tiny",)
+        prepare=("tiny",), act=_next_version, goal=_switched, wanted=("tiny",), limit_s=420.0
     ),
     "make room": Scenario(
         prepare=("tiny",), act=_drop_other, goal=_ready("other"), wanted=("other",), gib=1.5

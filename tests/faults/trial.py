@@ -10,17 +10,14 @@ from typing import Any
 from unittest import mock
 
 from modelium.control.operations import Operations
-from modelium.errors import ModeliumError
+from modelium.errors import ModeliumError, UnknownModel
 from modelium.intake import watcher
 from tests.fakes.virtual_time import VirtualTimeLoop
 from tests.faults.edges import watched_files
 from tests.faults.house import House, Inline, Machine
-from tests.faults.points import Crash, Fault, Point
+from tests.faults.points import LASTS_S, Crash, Fault, Point
 from tests.faults.scenarios import Scenario, drop
 from tests.invariants import violations
-
-LIMIT_S = 400.0
-"""Of virtual time, until everything has to be well again."""
 
 LOOK_S = 2.0
 """Between two looks at whether it is."""
@@ -123,28 +120,40 @@ async def _restarted(machine: Machine, scenario: Scenario) -> str:
 
 
 async def _served(machine: Machine, scenario: Scenario, house: House) -> str:
-    clients = [asyncio.create_task(_client(house, name)) for name in scenario.wanted]
+    cancelled = machine.points.fault is Fault.CANCELLED
+    clients = [
+        asyncio.create_task(_client(house, name, patient=not cancelled)) for name in scenario.wanted
+    ]
     problem = await _well(
-        machine, lambda: scenario.goal(machine) and all(c.done() for c in clients), fail=False
+        machine,
+        # What somebody has cancelled need not come about, but what is there has to be usable.
+        lambda: (cancelled or scenario.goal(machine)) and all(c.done() for c in clients),
+        limit_s=scenario.limit_s,
+        fail=False,
     )
     for client in clients:
         client.cancel()
     return problem
 
 
-async def _client(house: House, model: str) -> None:
-    """Ask for ``model`` until it answers."""
+async def _client(house: House, model: str, *, patient: bool) -> None:
+    """Ask for ``model`` until it answers; ``patient``: also while nobody knows it."""
+    await asyncio.sleep(LASTS_S)
     while True:
         try:
             async with house.services.switchboard.admit(model):
                 return
-        except ModeliumError:
+        except ModeliumError as exc:
+            if isinstance(exc, UnknownModel) and not patient:
+                return
             await asyncio.sleep(ASK_S)
 
 
-async def _well(machine: Machine, goal: Callable[[], bool], *, fail: bool = True) -> str:
+async def _well(
+    machine: Machine, goal: Callable[[], bool], *, limit_s: float = 150.0, fail: bool = True
+) -> str:
     """Wait until ``goal`` is reached and no invariant violated; return what is wrong in the end."""
-    deadline = machine.clock.monotonic() + LIMIT_S
+    deadline = machine.clock.monotonic() + limit_s
     while True:
         await asyncio.sleep(LOOK_S)
         armed, machine.points.armed = machine.points.armed, False

@@ -10,7 +10,7 @@ from tests.invariants.database import Tables
 HOLDING = frozenset({"loading", "ready", "sleeping", "draining", "unloading"})
 """States of a model that holds memory."""
 
-BOUNDS_S = {"loading": 4 * 3600.0, "draining": 600.0, "unloading": 600.0}
+BOUNDS_S = {"ingested": 3600.0, "loading": 4 * 3600.0, "draining": 600.0, "unloading": 600.0}
 """How long a model may be in a state that it has to leave by itself."""
 
 Engine = tuple[str, str]

@@ -41,6 +41,8 @@ class Scene:
     tokens: frozenset[str] = frozenset()
     """Those of its engines that were seen before, which may be dead by now."""
     journal: Journal | None = None
+    ignored: frozenset[str] = frozenset()
+    """Files that engines write into the folders of their models."""
 
 
 def violations(scene: Scene, *, at_rest: bool = False) -> list[str]:
@@ -57,7 +59,7 @@ def _violations(scene: Scene, tables: Tables, *, at_rest: bool) -> Iterator[str]
     yield from ledger.unbooked(tables)
     yield from ledger.overbooked(tables, scene.devices)
     yield from ledger.doubled(tables, scene.held or ())
-    yield from folders.changed(tables)
+    yield from folders.changed(tables, ignored=scene.ignored)
     if scene.journal is not None:
         yield from scene.journal.violations(now=scene.now)
     if at_rest:

@@ -22,12 +22,15 @@ FRAGMENTS = (".modelium-copying-", ".modelium-taken-", ".purge-", ".again-")
 NO_MODELS = frozenset({"README.md", "lost+found"})
 
 
-def digest(path: Path) -> str:
-    """Return the digest of a model's folder, or of a file as a folder of one."""
+def digest(path: Path, *, ignored: frozenset[str] = frozenset()) -> str:
+    """Return the digest of a model's folder, or of a file as a folder of one.
+
+    ``ignored``: names of files that are left out.
+    """
     total = hashlib.sha256()
     root = path if path.is_dir() else path.parent
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    for name in sorted({f.relative_to(root).as_posix() for f in files} - _laid(root)):
+    for name in sorted({f.relative_to(root).as_posix() for f in files} - _laid(root) - ignored):
         content, encoded = (root / name).read_bytes(), name.encode()
         total.update(len(encoded).to_bytes(4, "big") + encoded + len(content).to_bytes(8, "big"))
         total.update(content)
@@ -43,7 +46,7 @@ def _laid(root: Path) -> set[str]:
     return {MARKER} | config | {file.relative_to(root).as_posix() for file in inner}
 
 
-def changed(tables: Tables) -> Iterator[str]:
+def changed(tables: Tables, *, ignored: frozenset[str]) -> Iterator[str]:
     """The files of each kept version are those of its digest, at a path of its own."""
     seen: dict[str, str] = {}
     for version in tables.versions:
@@ -55,7 +58,7 @@ def changed(tables: Tables) -> Iterator[str]:
         seen[version["path"]] = name
         if not path.is_dir():
             yield f"the folder of {name} is missing: {path}"
-        elif (found := digest(path)) != version["digest"]:
+        elif (found := digest(path, ignored=ignored)) != version["digest"]:
             yield f"the files of {name} are {found}, registered as {version['digest']}"
 
 

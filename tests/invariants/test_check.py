@@ -283,6 +283,13 @@ def test_the_digest_is_that_of_the_store(tmp_path: Path) -> None:
     assert digest(folder) == modeliums_digest(folder)
 
 
+def test_what_engines_write_may_be_left_out(planted: Planted) -> None:
+    (planted.repository / "ready" / "starts.jsonl").write_text("{}")
+
+    assert len(violations(planted.scene())) == 1
+    assert violations(planted.scene(ignored=frozenset({"starts.jsonl"}))) == []
+
+
 def test_a_file_is_a_folder_of_one(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     for at in (tmp_path, tmp_path / "model"):

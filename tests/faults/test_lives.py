@@ -14,7 +14,7 @@ from unittest import mock
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from modelium.control.operations import Operations
 from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
@@ -29,6 +29,9 @@ from tests.invariants.journal import Journal
 T = TypeVar("T")
 
 NAMES = st.sampled_from(("ape", "bee", "cat"))
+PAUSES = st.sampled_from((0.0, 0.4, 3.0, 20.0))
+"""Seconds until the next thing happens: in the middle of a stage, or after it."""
+
 DAY_S = 86400.0
 REST_S = 900.0
 """Of virtual time, after which nothing is going on any more."""
@@ -44,6 +47,7 @@ class Lives(RuleBasedStateMachine):
         self.machine = Machine(Path(self._folder.name), gib=2.5)
         self.journal = Journal(within_s=120.0)
         self._numbers = itertools.count(1)
+        self._clients: set[asyncio.Task[None]] = set()
         self._events = mock.patch.object(watcher, "Observer", NoEvents)
         self._events.start()
         self._begin()
@@ -68,43 +72,51 @@ class Lives(RuleBasedStateMachine):
     def _do(self, what: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(what)
 
-    async def _ask(self, what: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Do what an operator asks for, who may be told that it cannot be."""
+    async def _ask(self, what: Callable[[], Coroutine[Any, Any, object]], pause: float) -> None:
+        """Do what an operator asks for, who may be told that it cannot be; wait for ``pause``."""
         try:
             await what()
         except ModeliumError as exc:
             logging.getLogger(__name__).info("the operator is told: %s", exc)
-        await asyncio.sleep(0)
+        await asyncio.sleep(pause)
+
+    @initialize()
+    def arrive(self) -> None:
+        """Two models are loaded, which are all that the device has room for."""
+        for name in ("ape", "bee"):
+            self.drop(name, 0.0)
+        self._do(asyncio.sleep(30.0))
 
     # --- what people do -----------------------------------------------------------------------
 
-    @rule(name=NAMES)
-    def drop(self, name: str) -> None:
+    @rule(name=NAMES, pause=PAUSES)
+    def drop(self, name: str, pause: float) -> None:
         if not (self.machine.config.orchestration.incoming_directory / name).exists():
             drop(self.machine, name, weight=float(next(self._numbers)))
+        self._do(asyncio.sleep(pause))
 
-    @rule(name=NAMES)
-    def load(self, name: str) -> None:
-        self._do(self._ask(lambda: self.operations.load(name)))
+    @rule(name=NAMES, pause=PAUSES)
+    def load(self, name: str, pause: float) -> None:
+        self._do(self._ask(lambda: self.operations.load(name), pause))
 
-    @rule(name=NAMES)
-    def unload(self, name: str) -> None:
-        self._do(self._ask(lambda: self.operations.unload(name)))
+    @rule(name=NAMES, pause=PAUSES)
+    def unload(self, name: str, pause: float) -> None:
+        self._do(self._ask(lambda: self.operations.unload(name), pause))
 
-    @rule(name=NAMES)
-    def remove(self, name: str) -> None:
+    @rule(name=NAMES, pause=PAUSES)
+    def remove(self, name: str, pause: float) -> None:
         remove = self.operations.versions.remove
-        self._do(self._ask(lambda: remove(name, by="me", purge=False, force=False)))
+        self._do(self._ask(lambda: remove(name, by="me", purge=False, force=False), pause))
 
-    @rule(name=NAMES)
-    def roll_back(self, name: str) -> None:
-        self._do(self._ask(lambda: self.operations.versions.rollback(name, by="me")))
+    @rule(name=NAMES, pause=PAUSES)
+    def roll_back(self, name: str, pause: float) -> None:
+        self._do(self._ask(lambda: self.operations.versions.rollback(name, by="me"), pause))
 
-    @rule(name=NAMES, seconds=st.sampled_from((0.0, 3.0)))
-    def request(self, name: str, seconds: float) -> None:
-        self._do(self._send(name, seconds))
+    @rule(name=NAMES, seconds=st.sampled_from((0.0, 3.0)), pause=PAUSES)
+    def request(self, name: str, seconds: float, pause: float) -> None:
+        self._do(self._send(name, seconds, pause))
 
-    async def _send(self, name: str, seconds: float) -> None:
+    async def _send(self, name: str, seconds: float, pause: float) -> None:
         number, clock = f"r{next(self._numbers)}", self.machine.clock
 
         async def client() -> None:
@@ -121,20 +133,21 @@ class Lives(RuleBasedStateMachine):
             else:
                 self.journal.answered(number, at=clock.monotonic(), status=200, model=served)
 
-        self._client = asyncio.create_task(client())
-        await asyncio.sleep(0)
+        self._clients.add(asyncio.create_task(client()))
+        await asyncio.sleep(pause)
 
     # --- time and bad luck --------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from((0.3, 2.0, 12.0, 70.0)))
+    @rule(seconds=st.sampled_from((12.0, 70.0)))
     def wait(self, seconds: float) -> None:
         self._do(asyncio.sleep(seconds))
 
-    @rule(name=NAMES)
-    def lose(self, name: str) -> None:
+    @rule(name=NAMES, pause=PAUSES)
+    def lose(self, name: str, pause: float) -> None:
         for held in list(self.machine.runtime.held):
             if held.partition("@")[0] == name:
                 self.machine.runtime.lose(held)
+        self._do(asyncio.sleep(pause))
 
     @rule(what=st.sampled_from(("refuse", "kill", "away", "stay", "blind")))
     def fail(self, what: str) -> None:

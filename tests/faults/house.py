@@ -41,7 +41,7 @@ from tests.faults.runtime import EngineHost
 from tests.invariants import Drop, Scene
 from tests.invariants.database import Tables, read
 
-HELD_BYTES = GIB // 2
+HELD_BYTES = GIB // 4
 """What a loaded model takes of the device."""
 
 

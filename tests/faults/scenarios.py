@@ -122,7 +122,7 @@ SCENARIOS: dict[str, Scenario] = {
         prepare=("tiny",), act=_next_version, goal=_switched, wanted=("tiny",), limit_s=420.0
     ),
     "make room": Scenario(
-        prepare=("tiny",), act=_drop_other, goal=_ready("other"), wanted=("other",), gib=1.5
+        prepare=("tiny",), act=_drop_other, goal=_ready("other"), wanted=("other",), gib=0.5
     ),
     "unload": Scenario(
         prepare=("tiny",),

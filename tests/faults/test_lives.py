@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -44,7 +44,7 @@ class Lives(RuleBasedStateMachine):
         super().__init__()
         self._stack = AsyncExitStack()
         self._folder = tempfile.TemporaryDirectory(prefix="modelium-lives-")
-        self.machine = Machine(Path(self._folder.name), gib=2.5)
+        self.machine = Machine(Path(self._folder.name), gib=0.7)
         self.journal = Journal(within_s=120.0)
         self._numbers = itertools.count(1)
         self._clients: set[asyncio.Task[None]] = set()
@@ -228,4 +228,6 @@ TestLives.settings = settings(
     stateful_step_count=15,
     deadline=None,
     suppress_health_check=list(HealthCheck),
+    # Shrinking takes minutes: `make fuzz` does it.
+    phases=settings().phases if settings().print_blob else [Phase.generate],
 )

@@ -127,7 +127,11 @@ async def _served(machine: Machine, scenario: Scenario, house: House) -> str:
     problem = await _well(
         machine,
         # What somebody has cancelled need not come about, but what is there has to be usable.
-        lambda: (cancelled or scenario.goal(machine)) and all(c.done() for c in clients),
+        lambda: (
+            (machine.points.fired or machine.points.fault in (None, Fault.CRASH))
+            and (cancelled or scenario.goal(machine))
+            and all(client.done() for client in clients)
+        ),
         limit_s=scenario.limit_s,
         fail=False,
     )

@@ -39,6 +39,15 @@ MEMORY = Path("/dev/shm")
 """Where trials are fast, where it is."""
 
 
+LIVES = ("lives", "any")
+"""Where `OPEN` lists what goes wrong in the lives of ``test_lives.py``."""
+
+
+def kind_of(said: str) -> str:
+    """Return the kind of what is said; see `KINDS`."""
+    return next((kind for kind in KINDS if kind in said), said)
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A fault that was not survived."""
@@ -51,7 +60,7 @@ class Failure:
     @property
     def kind(self) -> str:
         """What kind of thing went wrong; see `KINDS`."""
-        return next((kind for kind in KINDS if kind in self.said), self.said)
+        return kind_of(self.said)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.points import EDGES, Fault, Point
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.survey import failures, known, points, rehearsed
+from tests.faults.survey import LIVES, failures, known, points, rehearsed
 
 CHECKED = 4
 """`make check` tries every fourth point; what goes wrong at these is listed in ``open.tsv``."""
@@ -33,7 +33,7 @@ def test_it_is_survived(scenario: str, fault: Fault) -> None:
 
 
 def test_what_is_known_to_go_wrong_can_happen() -> None:
-    for scenario, fault in known():
+    for scenario, fault in known().keys() - {LIVES}:
         assert scenario in SCENARIOS and Fault(fault)
 
 

@@ -9,12 +9,19 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from modelium.control.operations import Operations
 from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
@@ -22,6 +29,7 @@ from modelium.intake import watcher
 from tests.fakes.virtual_time import VirtualTimeLoop
 from tests.faults.house import House, Inline, Machine
 from tests.faults.scenarios import drop
+from tests.faults.survey import LIVES, kind_of, known
 from tests.faults.trial import NoEvents
 from tests.invariants import violations
 from tests.invariants.journal import Journal
@@ -39,6 +47,11 @@ REST_S = 900.0
 
 class Lives(RuleBasedStateMachine):
     """A machine whose device has room for two of the three models that are dropped on it."""
+
+    listed = frozenset(known().get(LIVES, {}))
+    """Kinds of what is known to go wrong."""
+    seen: ClassVar[set[str]] = set()
+    """Those of them that did."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +211,11 @@ class Lives(RuleBasedStateMachine):
     def nothing_is_wrong(self) -> None:
         scene = self.machine.scene(bounds={})
         found = violations(scene) + list(self.journal.violations(now=self._now()))
-        assert not found, "\n".join(found)
+        assert not (new := self._new(found)), "\n".join(new)
+
+    def _new(self, found: list[str]) -> list[str]:
+        self.seen |= {kind_of(each) for each in found} & self.listed
+        return [each for each in found if kind_of(each) not in self.listed]
 
     def _now(self) -> float:
         return self.machine.clock.monotonic()
@@ -217,17 +234,32 @@ class Lives(RuleBasedStateMachine):
 
     async def _rest(self) -> None:
         until = self._now() + REST_S
-        while found := violations(self.machine.scene(), at_rest=True):
-            assert self._now() < until, "\n".join(found)
+        while new := self._new(violations(self.machine.scene(), at_rest=True)):
+            assert self._now() < until, "\n".join(new)
             await asyncio.sleep(5.0)
 
 
-TestLives = Lives.TestCase
-TestLives.settings = settings(
-    max_examples=max(10, settings().max_examples // 10),
-    stateful_step_count=15,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    # Shrinking takes minutes: `make fuzz` does it.
-    phases=settings().phases if settings().print_blob else [Phase.generate],
-)
+FUZZ = settings().print_blob
+"""Whether this is `make fuzz`, where the examples are others in each run."""
+
+
+@pytest.mark.hypothesis
+def test_lives() -> None:
+    Lives.seen.clear()
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Lives,
+        settings=settings(
+            max_examples=max(10, settings().max_examples // 10),
+            stateful_step_count=15,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            # Shrinking takes minutes: `make fuzz` does it.
+            phases=settings().phases if FUZZ else [Phase.generate],
+        ),
+    )
+
+    mended = Lives.listed - Lives.seen
+    assert FUZZ or not mended, f"mended; take out of open.tsv: {sorted(mended)}"
+    if Lives.seen:
+        pytest.xfail(f"known: {sorted(Lives.seen)}")

@@ -41,8 +41,8 @@ from tests.faults.runtime import EngineHost
 from tests.invariants import Drop, Scene
 from tests.invariants.database import Tables, read
 
-HELD_BYTES = GIB // 4
-"""What a loaded model takes of the device."""
+HELD_BYTES = 50_000_000
+"""What a loaded model takes of the device: as `EngineHost` says in its statistics."""
 
 
 class Inline(ThreadPoolExecutor):

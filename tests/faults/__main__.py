@@ -1,6 +1,6 @@
 """Every fault at every point, as a table: ``python -m tests.faults [SCENARIO [FAULT …]]``.
 
-``--every 4`` tries every fourth point, as `make check` does; ``--write`` lists what goes wrong
+``--every 16`` tries one of 16 points, as `make check` does; ``--write`` lists what goes wrong
 there as known, with the reasons that are listed already.
 """
 

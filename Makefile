@@ -18,13 +18,13 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 PACKAGES := modelium flows agents runtimes
-UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools
+UNIT_TESTS := tests/modelium tests/agents tests/flows tests/runtimes tests/tools tests/invariants tests/faults
 # Environments of real servers: one per lock file, except Modelium's own.
 ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdir $(wildcard requirements/*.lock)))))
 WORKERS ?= 2
 PIP_AUDIT := 2.10.1
 
-.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz conformance mutants docs environments audit sbom clean
+.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults conformance mutants docs environments audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,9 @@ fuzz: setup ## fuzz what reads dropped files (ARGS go to the fuzzer); random pro
 
 mutants: setup ## change the code in small ways and see which the unit tests notice; e.g. ARGS="--seed 2 planner"
 	$(BIN)/python -m tools.mutants --workers $(WORKERS) $(ARGS)
+
+faults: setup ## every fault at every commit, file operation and driver call; prints a table
+	$(BIN)/python -m tests.faults $(ARGS)
 
 docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	$(BIN)/modelium config docs > $(VENV)/configuration.md

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
 import yaml
 
 from runtimes.process import proc
+from tests.invariants import Scene, violations
+from tests.invariants.database import read
 
 WITHIN_S = 300.0
 """For whatever a test waits for, unless it takes longer by its nature: only a test that fails
@@ -115,12 +118,37 @@ class Service:
             self.process.wait(120)
 
     def down(self) -> dict[str, Any]:
-        """Stop it and everything that it started; return what `modelium down` printed."""
+        """Stop it and everything that it started; return what `modelium down` printed.
+
+        The invariants hold until then, unless it has just been killed in the middle of something.
+        """
+        wrong = self.wrong()
         ended: dict[str, Any] = self.cli("down")
         if self.process:
             # At its exit Prefect may still try to hand over log lines, several times with pauses.
             self.process.wait(90)
+        assert not wrong, "\n".join(wrong)
         return ended
+
+    def wrong(self, *, at_rest: bool = False) -> list[str]:
+        """Return which invariants do not hold, each a sentence; see `tests.invariants`."""
+        database = self.state / "modelium.db"
+        if not database.exists():
+            return []
+        total = psutil.virtual_memory().total
+        booked = {booking["device"] for booking in read(database).bookings}
+        scene = Scene(
+            database=database,
+            repository=self.folder / "repository",
+            incoming=self.incoming,
+            rejected=self.folder / "rejected",
+            now=time.time(),
+            # Only real devices are known from outside.
+            devices={d: total if d.endswith("/cpu") else sys.maxsize for d in booked},
+            state=self.state,
+            ignored=frozenset({"starts.jsonl", "semaphore"}),  # of the fake engine
+        )
+        return violations(scene, at_rest=at_rest)
 
     def remains(self) -> list[str]:
         """Return what should be gone after `down`: processes, addresses, records, bookings of

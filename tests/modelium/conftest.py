@@ -38,6 +38,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.devices import FixedInventory
 from tests.fakes.llm import Endpoint, Player, endpoint
 from tests.fakes.runtime import MemoryRuntime
+from tests.invariants import Scene, violations
 from tests.samples import tiny_onnx
 
 DEADLINE_S = 60.0
@@ -65,7 +66,8 @@ class World:
         self.steps = InlineSteps(clock=self.clock, jitter=random.Random(0))
         self.launcher = StageLauncher(runner=_Runner(self))
         self.metrics = Metrics()
-        self.store = self._open_store(folder / "state" / "modelium.db")
+        self.database = folder / "state" / "modelium.db"
+        self.store = self._open_store(self.database)
         self.services = self._services(config(folder))
         self.incoming = self.services.config.orchestration.incoming_directory
         self.rejected = self.services.config.orchestration.rejected
@@ -177,6 +179,18 @@ class World:
         """Return the metrics as Prometheus scrapes them."""
         return self.metrics.render().decode()
 
+    def scene(self) -> Scene:
+        """Return what the checker of invariants looks at."""
+        return Scene(
+            database=self.database,
+            repository=self.services.repository.published,
+            incoming=self.incoming,
+            rejected=self.rejected,
+            now=self.clock.time(),
+            devices={each.id: each.total_bytes for each in self.services.devices.snapshot()},
+            held=tuple((self.runtime.name.value, name) for name in self.runtime.held),
+        )
+
     # --- how it is built ------------------------------------------------------------------
 
     def _open_store(self, file: Path) -> Store:
@@ -247,11 +261,14 @@ def config(folder: Path, **policies: object) -> Config:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """A world, whose invariants still hold after the test, unless it is ``unfinished``."""
     opened = World(tmp_path)
     await opened.services.runtime_monitor.observe({})
     yield opened
     await opened.aclose()
+    if not request.node.get_closest_marker("unfinished"):
+        assert not (found := violations(opened.scene())), "\n".join(found)
 
 
 class Advised:

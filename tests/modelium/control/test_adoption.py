@@ -196,6 +196,7 @@ async def test_a_repository_that_was_moved_keeps_its_models(
     assert world.store.paths() == {str(repository / "tiny"): ("tiny", 1)}
 
 
+@pytest.mark.unfinished("its folder is gone")
 async def test_a_model_whose_folder_is_gone_is_reported(
     world: World, adoption: Adoption, repository: Path
 ) -> None:
@@ -223,6 +224,7 @@ async def test_a_model_is_analyzed_again_when_its_folder_is_back(
     await world.settled("tiny", "ready")
 
 
+@pytest.mark.unfinished("its folder is gone")
 async def test_a_loaded_model_goes_on_serving_without_its_folder(
     world: World, adoption: Adoption, repository: Path
 ) -> None:
@@ -237,6 +239,7 @@ async def test_a_loaded_model_goes_on_serving_without_its_folder(
     assert (report.outcome, report.details["version"]) == ("registered", 2)
 
 
+@pytest.mark.unfinished("the repository is gone")
 async def test_a_repository_that_cannot_be_listed_changes_nothing(
     world: World, adoption: Adoption, repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -264,6 +264,7 @@ async def test_traffic_of_before_is_restored(world: World) -> None:
     assert world.services.switchboard.traffic.snapshot()["tiny"].completed == 7
 
 
+@pytest.mark.unfinished("a version without files")
 async def test_a_model_that_was_only_registered_is_analyzed(world: World) -> None:
     await before(world)
     register_anew(world)
@@ -273,6 +274,7 @@ async def test_a_model_that_was_only_registered_is_analyzed(world: World) -> Non
     assert [stage for stage, _parameters in world.ran][:3] == ["analyze", "decide", "load"]
 
 
+@pytest.mark.unfinished("a version without files")
 async def test_a_model_that_was_only_analyzed_is_decided_on(world: World) -> None:
     await before(world)
     register_anew(world)

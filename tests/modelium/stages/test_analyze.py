@@ -68,6 +68,7 @@ async def test_a_current_model_that_is_analyzed_again_stays_loaded(world: World)
     assert world.runtime.unloads == []
 
 
+@pytest.mark.unfinished("its folder is gone")
 async def test_a_model_gone_from_the_repository_fails_with_a_reason(world: World) -> None:
     await world.load()
     shutil.rmtree(world.store.model("tiny").path)
@@ -75,6 +76,7 @@ async def test_a_model_gone_from_the_repository_fails_with_a_reason(world: World
         await analyze(world.services, model="tiny")
 
 
+@pytest.mark.unfinished("its files were changed")
 async def test_files_that_turned_unsafe_mark_the_model_failed(world: World) -> None:
     record = await world.load()
     await world.launcher.evict(models=["tiny"])
@@ -87,6 +89,7 @@ async def test_files_that_turned_unsafe_mark_the_model_failed(world: World) -> N
     assert failed.digest == record.digest
 
 
+@pytest.mark.unfinished("its files were changed")
 async def test_files_that_became_unsafe_after_ingest_are_refused(world: World) -> None:
     """The profile is ingest's, but the files are inspected again."""
     world.runtime.gate.clear()

@@ -170,6 +170,7 @@ def new_version(world: World) -> None:
     )
 
 
+@pytest.mark.unfinished("a version without files")
 async def test_a_version_that_was_replaced_before_its_load_is_queued_again(world: World) -> None:
     await unloaded(world)
     decision = await booked(world, weight_bytes=GIB)

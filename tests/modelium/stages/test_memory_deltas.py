@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ class HiddenGpu:
 def hidden(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[HiddenGpu]:
     """The world's runtime with models of 3 GiB; 1 GiB of each stays after its unload."""
     gpu = HiddenGpu()
-    monkeypatch.setattr(world.devices, "snapshot", gpu.snapshot)
+    world.services = replace(world.services, devices=gpu)
     load, unload = MemoryRuntime.load, MemoryRuntime.unload
 
     async def take(self: MemoryRuntime, request: LoadRequest, *, progress: Progress) -> Loaded:

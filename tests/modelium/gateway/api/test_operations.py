@@ -13,7 +13,7 @@ from modelium.control.operations import Operations
 from modelium.gateway import Gateway
 from modelium.metrics import Metrics
 from tests.modelium.conftest import World
-from tests.samples import tiny_onnx
+from tests.samples import broken_onnx, risky_onnx, tiny_onnx
 
 WAIT = {"wait": 60}
 
@@ -57,6 +57,42 @@ async def test_a_model_is_ingested_unloaded_and_loaded(
     assert (shown["model"]["state"], shown["model"]["team"]) == ("ready", "prod")
     assert shown["decisions"]
     assert shown["events"]
+
+
+async def test_what_is_approved_is_what_was_asked_for(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    risky_onnx(world.incoming / "tiny", "x.pkl", "x.py")
+    refused = (
+        await http.post("/api/v1/ingest", json={"path": str(world.incoming / "tiny")}, params=WAIT)
+    ).json()
+    assert refused["state"] == "failed"
+    (drop,) = (await http.get("/api/v1/drops")).json()
+    assert drop["approvable"]
+
+    half = await http.post("/api/v1/models/tiny/approve", json={"what": ["pickle"]}, params=WAIT)
+
+    assert half.json()["state"] == "failed", "its Python code was not approved"
+    both = {"what": ["pickle", "remote-code"]}
+    whole = await http.post("/api/v1/models/tiny/approve", json=both, params=WAIT)
+    assert whole.json()["state"] == "done"
+    await world.settled("tiny", "ready")
+    record = world.store.model("tiny")
+    assert world.store.approvals(record.digest) == {"pickle", "remote-code"}
+    assert (await http.get("/api/v1/drops")).json() == []
+
+
+async def test_what_is_not_approvable_is_not_approved(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    broken_onnx(world.incoming / "tiny")
+    await http.post("/api/v1/ingest", json={"path": str(world.incoming / "tiny")}, params=WAIT)
+
+    answer = await http.post("/api/v1/models/tiny/approve", json={"what": ["pickle"]})
+
+    assert answer.status_code == 400
+    assert "cannot be approved" in answer.text
+    assert world.store.names() == frozenset()
 
 
 async def test_a_pin_and_a_refused_ingest_are_stored(world: World, http: httpx.AsyncClient) -> None:

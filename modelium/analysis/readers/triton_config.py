@@ -57,7 +57,7 @@ def triton_code(folder: Folder) -> list[str]:
         found.append(f"{CONFIG} (backend {config.backend or config.platform})")
     if config.model_operations.op_library_filename:
         found.append(f"{CONFIG} (op_library_filename)")
-    if config.runtime:  # a library or script in place of the backend's own
+    if config.runtime and "/" not in config.runtime:  # a path is refused by the profile
         found.append(f"{CONFIG} (runtime)")
     for entry in folder.files if config.backend == _VLLM else ():
         if entry.name.rpartition("/")[2] == "model.json":

@@ -13,11 +13,11 @@ from tests.modelium.analysis.files import (
 
 def test_a_tensorrt_plan_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "model.plan").write_bytes(b"ftrt" + bytes(60))
-    profile = analyze(tmp_path)
+    profile = analyze(tmp_path, approvals=frozenset({"remote-code"}))
     assert (profile.format, profile.weight_bytes) == (ModelFormat.TENSORRT, 64)
     assert supported(profile) == {RuntimeName.TRITON}
     (tmp_path / "model.plan").write_bytes(b"none")
-    assert reason_of(tmp_path) == "bad-plan"
+    assert reason_of(tmp_path, approvals=frozenset({"remote-code"})) == "bad-plan"
 
 
 def test_an_openvino_model_is_recognised(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def is_metadata(address: str) -> bool:
     if host in ("metadata", "metadata.google.internal", "instance-data.ec2.internal"):
         return True
     try:
-        # As resolvers read them: 2852039166, 0xa9fe.43518 and 169.254.43518 are addresses, too.
+        # As resolvers read them: 2852039166, 0xa9.0xfe.43518 and 169.254.43518 are addresses, too.
         found = ipaddress.ip_address(socket.inet_aton(host)) if "%" not in host else None
     except (OSError, UnicodeEncodeError):
         found = None

@@ -46,7 +46,7 @@ def test_taken_port_cannot_be_bound() -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *("169.254.169.254", "169.254.0.1", "2852039166", "0xa9fe.43518", "169.254.43518"),
+        *("169.254.169.254", "169.254.0.1", "2852039166", "0xa9.0xfe.43518", "169.254.43518"),
         *("fe80::1", "[fe80::1]", "fd00:ec2::254", "::ffff:169.254.169.254", "100.100.100.200"),
         *("metadata.google.internal", "Metadata.Google.Internal."),
     ],

@@ -71,7 +71,7 @@ class Application:
     options: dict[str, Any]
     """Arguments of `serve.deployment(...).options`."""
     spec: dict[str, Any]
-    """Argument of `runtimes.ray.replica.Replica`; of a user's application, what builds it."""
+    """Argument of `replica.Replica`; of a user's application, what builds it."""
     python: str | None
     """Interpreter of its replicas; None for the cluster's own."""
     digest: str

@@ -21,6 +21,7 @@ from modelium.errors import ConfigError, Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
 from modelium.gateway.access.keyring import Keyring
 from modelium.gateway.api.app import create_app, limit_body
+from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.asgi import Receive, Scope, Send
 from modelium.gateway.connections import (
     KEEP_ALIVE_S,
@@ -76,7 +77,7 @@ class Gateway:
             operations: carries out what the admin API and the webhook request.
             metrics: served at /metrics; counts refused requests.
             clock: for long polls, rate limits and the request log.
-            ingest: has the secret of the webhook's signatures.
+            ingest: has the secret and the window of the webhook's signatures.
             incoming: the drop zone, from which alone the webhook ingests.
             links: text → URL on the status page, e.g. the Prefect UI.
             important_teams: teams whose waiting requests have high priority.
@@ -113,7 +114,13 @@ class Gateway:
             metrics=metrics,
             clock=clock,
             incoming=incoming,
-            webhook_secret=secret.get_secret_value() if secret else None,
+            signatures=Signatures(
+                secret=secret.get_secret_value(),
+                window_s=ingest.webhook_window_seconds,
+                now=clock.time,
+            )
+            if secret
+            else None,
             links=links,
             is_ready=is_ready,
         )

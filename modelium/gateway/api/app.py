@@ -17,6 +17,7 @@ from modelium.control.operations import Operations
 from modelium.errors import InputError, ModeliumError
 from modelium.gateway.access.keyring import Keyring, key_holder
 from modelium.gateway.api import admin, status_page, webhook
+from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.api.views import openai_model
 from modelium.gateway.asgi import Message, Receive
 from modelium.gateway.problems import body_of, headers_of, status_of
@@ -54,11 +55,14 @@ def create_app(
     metrics: Metrics,
     clock: Clock,
     incoming: Path,
-    webhook_secret: str | None,
+    signatures: Signatures | None,
     links: Mapping[str, str],
     is_ready: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
-    """Return the application; its OpenAPI schema is at ``/api/v1/openapi.json``."""
+    """Return the application; its OpenAPI schema is at ``/api/v1/openapi.json``.
+
+    ``signatures``: of the webhook's requests; ``None``: they need none.
+    """
     # FastAPI's own documentation pages load scripts from other hosts.
     app = FastAPI(
         title="Modelium",
@@ -71,7 +75,7 @@ def create_app(
     )
     app.include_router(admin.router(operations=operations, keys=keys, clock=clock))
     app.include_router(
-        webhook.router(operations=operations, incoming=incoming, secret=webhook_secret)
+        webhook.router(operations=operations, incoming=incoming, signatures=signatures)
     )
     app.include_router(_metadata(operations, names, switchboard, is_ready), include_in_schema=False)
     app.include_router(_monitoring(operations, metrics, links), include_in_schema=False)

@@ -20,6 +20,7 @@ from modelium.control.operations import Operations
 from modelium.errors import ConfigError, Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
 from modelium.gateway.access.keyring import Keyring
+from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.asgi import Receive, Scope, Send
@@ -92,6 +93,7 @@ class Gateway:
         self._client = UpstreamClient()
         self._grace_s = shutdown_grace_s
         self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
+        self._strangers = strangers = Strangers(clock=clock, count=metrics.on_unauthorized)
         self._names = names = Names(aliases=config.aliases)
         self._data = DataPlane(
             switchboard=switchboard,
@@ -109,6 +111,7 @@ class Gateway:
         self._control = create_app(
             operations=operations,
             keys=self._keys,
+            strangers=strangers,
             names=names,
             switchboard=switchboard,
             metrics=metrics,
@@ -148,6 +151,7 @@ class Gateway:
             token=token.get_secret_value() if token else None,
             keys=self._keys,
             host=self._config.host,
+            strangers=self._strangers,
         )
         guard = Connections(
             bounds=bounds_for(

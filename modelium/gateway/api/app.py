@@ -16,6 +16,7 @@ from modelium import __version__
 from modelium.control.operations import Operations
 from modelium.errors import InputError, ModeliumError
 from modelium.gateway.access.keyring import Keyring, key_holder
+from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api import admin, status_page, webhook
 from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.api.views import openai_model
@@ -50,6 +51,7 @@ def create_app(
     *,
     operations: Operations,
     keys: Keyring,
+    strangers: Strangers,
     names: Names,
     switchboard: Switchboard,
     metrics: Metrics,
@@ -61,7 +63,8 @@ def create_app(
 ) -> FastAPI:
     """Return the application; its OpenAPI schema is at ``/api/v1/openapi.json``.
 
-    ``signatures``: of the webhook's requests; ``None``: they need none.
+    ``signatures``: of the webhook's requests; ``None``: they need none. ``strangers``: hear of
+    those with a wrong one.
     """
     # FastAPI's own documentation pages load scripts from other hosts.
     app = FastAPI(
@@ -75,7 +78,9 @@ def create_app(
     )
     app.include_router(admin.router(operations=operations, keys=keys, clock=clock))
     app.include_router(
-        webhook.router(operations=operations, incoming=incoming, signatures=signatures)
+        webhook.router(
+            operations=operations, incoming=incoming, signatures=signatures, strangers=strangers
+        )
     )
     app.include_router(_metadata(operations, names, switchboard, is_ready), include_in_schema=False)
     app.include_router(_monitoring(operations, metrics, links), include_in_schema=False)

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from modelium.control.operations import Operations
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import key_holder
+from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.admin import Ingest
 from modelium.gateway.api.signatures import SIGNATURE, TIMESTAMP, Signatures
-from modelium.gateway.asgi import BodyTooLarge, ClientGone, read_body
+from modelium.gateway.asgi import BodyTooLarge, ClientGone, peer, read_body
 from modelium.gateway.problems import HttpProblem
 from modelium.intake.names import model_name
 from modelium.models import Model
@@ -24,7 +25,13 @@ MAX_BODY_BYTES = 64 * 1024
 """A body has a path and three short fields."""
 
 
-def router(*, operations: Operations, incoming: Path, signatures: Signatures | None) -> APIRouter:
+def router(
+    *,
+    operations: Operations,
+    incoming: Path,
+    signatures: Signatures | None,
+    strangers: Strangers,
+) -> APIRouter:
     """Return the webhook's route.
 
     Args:
@@ -32,6 +39,7 @@ def router(*, operations: Operations, incoming: Path, signatures: Signatures | N
         incoming: the drop zone; paths outside of it are refused, since callers of the webhook are
             trusted less than operators, who use the admin API.
         signatures: check each request; ``None``: requests need no signature.
+        strangers: hear of each 401.
     """
     api = APIRouter()
 
@@ -45,11 +53,18 @@ def router(*, operations: Operations, incoming: Path, signatures: Signatures | N
         except ClientGone as exc:
             raise HttpProblem(400, "the request body is incomplete", reason="bad-input") from exc
         if signatures is not None:
-            signatures.check(
-                body,
-                signature=request.headers.get(SIGNATURE),
-                timestamp=request.headers.get(TIMESTAMP),
-            )
+            try:
+                signatures.check(
+                    body,
+                    signature=request.headers.get(SIGNATURE),
+                    timestamp=request.headers.get(TIMESTAMP),
+                )
+            except HttpProblem as exc:
+                if exc.status == 401:
+                    await strangers.refused(
+                        peer(request.scope), reason=exc.reason, request="POST /hooks/ingest"
+                    )
+                raise
         try:
             wanted = Ingest.model_validate_json(body)
         except ValidationError as exc:

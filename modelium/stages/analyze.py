@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected, Unavailable
-from modelium.lifecycle import ModelState
+from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import EvictionCause, ModelProfile, Report
 from modelium.ports import Steps
 from modelium.stages import switching
@@ -27,7 +27,8 @@ async def analyze(services: Services, *, model: str, steps: Steps = inline_steps
     kept; its files are inspected again.
 
     Raises:
-        DropRejected: the files are of no known kind, or unsafe; the model is marked failed.
+        DropRejected: the files are of no known kind, or unsafe; the model is marked failed, unless
+            it is loaded: then it goes on serving.
         Unavailable: the older version stays busy; it goes on serving until it idles out.
     """
     store = services.store
@@ -36,6 +37,12 @@ async def analyze(services: Services, *, model: str, steps: Steps = inline_steps
     except DropRejected as exc:
         if await switching.refused(services, model, reason=str(exc)):
             raise  # the version that is loaded goes on serving
+        if (await store.model(model)).state not in SETTLED:
+            # It was loaded before its files changed, and they are looked at before the next load.
+            await store.events.append(
+                "model.unservable", model=model, reason=str(exc), rule=exc.reason
+            )
+            raise
         await store.mark_unservable(model, reason=str(exc))
         await store.events.append("model.failed", model=model, reason=str(exc), rule=exc.reason)
         raise
@@ -93,7 +100,8 @@ async def _replace(services: Services, model: str) -> bool:
         if not apart:
             return True
         reason += f"; both at once: {apart}"
-    plan = unload_plan([model], cause=EvictionCause.REPLACED, reason=reason)
+    # Queued: whatever becomes of this analysis, the current version is loaded in the end.
+    plan = unload_plan([model], cause=EvictionCause.REPLACED, reason=reason, requeue=True)
     await services.launcher.decide(model=model, trigger=plan.trigger, plan=plan)
     if (await services.store.model(model)).state is ModelState.READY:
         raise Unavailable(f"{model}: requests are still in flight on the older version")

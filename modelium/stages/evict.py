@@ -167,13 +167,20 @@ async def _decide(services: Services, models: Sequence[str], reason: str) -> str
     return report.decision
 
 
-def unload_plan(models: Sequence[str], *, cause: EvictionCause, reason: str) -> Plan:
-    """Return a plan, in the operator's name, that unloads ``models`` and nothing else."""
+def unload_plan(
+    models: Sequence[str], *, cause: EvictionCause, reason: str, requeue: bool = False
+) -> Plan:
+    """Return a plan, in the operator's name, that unloads ``models`` and nothing else.
+
+    ``requeue``: they wait to be loaded again afterwards.
+    """
     return Plan(
         author=OPERATOR,
         trigger=Trigger.OPERATOR,
         subject=models[0] if len(models) == 1 else None,
-        actions=tuple(Unload(model=name, cause=cause, reason=reason) for name in models),
+        actions=tuple(
+            Unload(model=name, cause=cause, reason=reason, requeue=requeue) for name in models
+        ),
         reason=reason,
     )
 

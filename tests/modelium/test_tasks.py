@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
-from modelium.tasks import BackgroundTasks
+import pytest
+
+from modelium.tasks import BackgroundTasks, on_thread
 
 
 async def test_a_task_that_nobody_holds_is_not_collected() -> None:
@@ -38,3 +41,25 @@ async def test_closing_waits_for_clean_up() -> None:
     await begun.wait()
     await tasks.aclose()
     assert cleaned == [True]
+
+
+async def test_a_cancellation_waits_for_what_runs_on_a_thread() -> None:
+    began, end, ended = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(began.set)
+        end.wait()
+        ended.append(True)
+
+    running = asyncio.create_task(on_thread(work))
+    await began.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0)
+    assert not running.done()
+    end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended == [True]

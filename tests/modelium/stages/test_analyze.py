@@ -60,6 +60,16 @@ async def test_a_version_that_stays_busy_goes_on_serving(world: World) -> None:
         assert world.services.switchboard.upstream("tiny") is not None
 
 
+async def test_a_model_that_is_unloaded_for_another_version_stays_wanted(world: World) -> None:
+    """Should the analysis end early, the queue has it loaded."""
+    await world.load()
+    only_one_fits(world)
+    await world.drop(weight=2.0)
+    await world.until("tiny", lambda m: not m.outdated and m.state == "ready")
+    made = world.store.decisions.newest(model="tiny", limit=10)
+    assert [action.requeue for each in made for action in each.plan.unloads] == [True]
+
+
 async def test_a_current_model_that_is_analyzed_again_stays_loaded(world: World) -> None:
     await world.load()
     report = await analyze(world.services, model="tiny")
@@ -69,11 +79,14 @@ async def test_a_current_model_that_is_analyzed_again_stays_loaded(world: World)
 
 
 @pytest.mark.unfinished("its folder is gone")
-async def test_a_model_gone_from_the_repository_fails_with_a_reason(world: World) -> None:
+async def test_a_loaded_model_gone_from_the_repository_goes_on_serving(world: World) -> None:
     await world.load()
     shutil.rmtree(world.store.model("tiny").path)
     with pytest.raises((ModeliumError, OSError)):
         await analyze(world.services, model="tiny")
+    assert world.store.model("tiny").state is ModelState.READY
+    assert world.heard[-1].kind == "model.unservable"
+    assert await world.request() == "tiny"
 
 
 @pytest.mark.unfinished("its files were changed")

@@ -24,7 +24,7 @@ ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdi
 WORKERS ?= 2
 PIP_AUDIT := 2.10.1
 
-.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults conformance mutants docs environments audit sbom clean
+.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults chaos conformance mutants docs environments audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,11 @@ mutants: setup ## change the code in small ways and see which the unit tests not
 
 faults: setup ## every fault at every commit, file operation and driver call; prints a table
 	$(BIN)/python -m tests.faults $(ARGS)
+
+SEEDS ?= 5
+
+chaos: setup ## faults of all kinds on a real service, SEEDS=n of each; prints a table
+	$(BIN)/python -m tests.chaos --seeds $(SEEDS) $(ARGS)
 
 docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	$(BIN)/modelium config docs > $(VENV)/configuration.md

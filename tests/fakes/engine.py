@@ -62,7 +62,7 @@ class Behaviour:
     fail_after: int | None = None
     """Number of completions after which every further one fails with a 500."""
     dies_s: float | None = None
-    """Seconds after it is ready at which it dies."""
+    """Seconds after its first answer at which it dies."""
     garbage_from: int | None = None
     """Number of completions after which the answers to further ones are no HTTP."""
     chunks: int = 3
@@ -116,9 +116,15 @@ class Engine:
         return self.arguments[self.arguments.index(name) + 1]
 
     def starts(self) -> int:
-        """Record this start with its command line; return the number of starts so far."""
-        with (self.folder / "starts.jsonl").open("a") as file:
-            file.write(json.dumps({"argv": self.arguments, "env": dict(os.environ)}) + "\n")
+        """Record this start with its command line; return the number of starts so far.
+
+        In a sandbox that does not let it write there, each start is the first one.
+        """
+        try:
+            with (self.folder / "starts.jsonl").open("a") as file:
+                file.write(json.dumps({"argv": self.arguments, "env": dict(os.environ)}) + "\n")
+        except PermissionError:
+            return 1
         return len((self.folder / "starts.jsonl").read_text().splitlines())
 
     def come_up(self) -> None:
@@ -176,8 +182,6 @@ class Engine:
 
     def serve(self) -> None:
         engine = self
-        if self.behaviour.dies_s is not None:
-            threading.Timer(self.behaviour.dies_s, os._exit, args=(1,)).start()
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -225,6 +229,8 @@ class Engine:
         finally:
             with self.lock:
                 self.running -= 1
+        if self.behaviour.dies_s is not None and self.completed == 1:
+            threading.Timer(self.behaviour.dies_s, os._exit, args=(1,)).start()
 
     def complete(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         time.sleep(self.behaviour.answer_s)

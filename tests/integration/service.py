@@ -108,7 +108,10 @@ class Service:
         assert self.process is not None and self.process.poll() is None, self.log()
         if not (self.state / "endpoints.json").exists():
             return False
-        status = httpx.get(f"{self.gateway}/api/v1/status", trust_env=False, timeout=60)
+        try:
+            status = httpx.get(f"{self.gateway}/api/v1/status", trust_env=False, timeout=60)
+        except httpx.TransportError:  # the address is that of a life before, which was killed
+            return False
         return all(runtime["healthy"] for runtime in status.json()["runtimes"])
 
     def stop(self) -> None:
@@ -130,8 +133,17 @@ class Service:
         assert not wrong, "\n".join(wrong)
         return ended
 
-    def wrong(self, *, at_rest: bool = False) -> list[str]:
-        """Return which invariants do not hold, each a sentence; see `tests.invariants`."""
+    def kill(self) -> None:
+        """Kill it as the system does for want of memory; its engines outlive it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(60)
+
+    def wrong(self, *, at_rest: bool = False, **known: Any) -> list[str]:
+        """Return which invariants do not hold, each a sentence; see `tests.invariants`.
+
+        ``known``: more of the scene, which a client of the service saw.
+        """
         database = self.state / "modelium.db"
         if not database.exists():
             return []
@@ -147,6 +159,7 @@ class Service:
             devices={d: total if d.endswith("/cpu") else sys.maxsize for d in booked},
             state=self.state,
             ignored=frozenset({"starts.jsonl", "semaphore"}),  # of the fake engine
+            **known,
         )
         return violations(scene, at_rest=at_rest)
 

@@ -41,6 +41,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
             "orchestration": {"cpu_memory_gib": 0.75},
             "gateway": {"max_waiting_per_model": REQUESTS},
             "prefect": {"enabled": False},
+            # The fake engine notes its starts beside its model.
+            "ingest": {"verify_at_load": False},
+            "sandbox": {"writable": [str(tmp_path / "service" / "repository")]},
         },
     )
     try:

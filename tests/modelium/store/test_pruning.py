@@ -134,6 +134,17 @@ OUTLIVED: dict[str, tuple[Callable[[Store], None], float]] = {
 """Table → what leaves a row of no use, and for how long it is kept."""
 
 
+def test_an_expired_key_is_kept_for_a_while(store: Store, clock: FakeClock) -> None:
+    document = {"revoked_at": None, "expires_at": clock.time()}
+    insert(store, schema.api_keys, {"id": "k", "hash": "h", "document": document})
+    clock.advance(pruning.KEYS_S - 1)
+    prune(store)
+    assert count(store, "api_keys") == 1
+    clock.advance(2)
+    prune(store)
+    assert count(store, "api_keys") == 0
+
+
 @pytest.mark.parametrize("name", sorted(OUTLIVED))
 def test_what_is_of_no_use_is_kept_for_a_while(store: Store, clock: FakeClock, name: str) -> None:
     register(store)

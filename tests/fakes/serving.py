@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
+import uvicorn.server
 
 
 @contextlib.asynccontextmanager
@@ -40,3 +41,18 @@ class _Guest(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         yield
+
+
+def brisk() -> None:
+    """Have uvicorn pause for a twentieth from now on: it pauses 0.2 s for each stop."""
+    uvicorn.server.asyncio = _Brisk()  # type: ignore[assignment]
+
+
+class _Brisk:
+    """asyncio with shorter pauses."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)

@@ -34,12 +34,17 @@ from modelium.stages.settling import converge
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.traffic import TrafficBook
+from tests.databases import migrated, never_sync
 from tests.fakes.clock import FakeClock
 from tests.fakes.devices import FixedInventory
 from tests.fakes.llm import Endpoint, Player, endpoint
 from tests.fakes.runtime import MemoryRuntime
+from tests.fakes.serving import brisk
 from tests.invariants import Scene, violations
 from tests.samples import tiny_onnx
+
+never_sync()
+brisk()
 
 DEADLINE_S = 60.0
 """For whatever a test waits for: only a test that fails waits that long."""
@@ -194,7 +199,7 @@ class World:
     # --- how it is built ------------------------------------------------------------------
 
     def _open_store(self, file: Path) -> Store:
-        store = Store.open(f"sqlite:///{file}", now=self.clock.time, on_event=self._hear)
+        store = Store.open(f"sqlite:///{migrated(file)}", now=self.clock.time, on_event=self._hear)
         sa.event.listen(store._engine, "checkin", self._on_checkin)
         return store
 

@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 DEADLINE_S = 120.0
 """Far more than anything here takes, even on a busy machine."""
-POLL_S = 0.05
+POLL_S = 0.02
 
 
 async def until(

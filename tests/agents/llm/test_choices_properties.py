@@ -21,7 +21,7 @@ from tests.fakes.fleets import NOW, estimate
 from tests.fakes.random_fleets import fleets, policies
 
 RULES = RulePlanner(estimate=estimate)
-RELAXED = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = st.sampled_from([f"m{i}" for i in range(8)])
 
 

@@ -10,7 +10,7 @@ from modelium.ports import Question
 from tests.fakes.fleets import NOW, estimate
 from tests.fakes.random_fleets import fleets, policies
 
-RELAXED = settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PLANNER = RulePlanner(estimate=estimate)
 
 

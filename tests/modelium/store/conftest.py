@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelium.store import Store
+from tests.databases import migrated
 from tests.fakes.clock import FakeClock
 
 
@@ -18,7 +19,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/modelium.db"
+    return f"sqlite:///{migrated(tmp_path / 'modelium.db')}"
 
 
 @pytest.fixture

@@ -141,8 +141,9 @@ REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_a_store_of_every_earlier_schema_comes_up_with_its_data(
-    url: str, tmp_path: Path, revision: str
+    tmp_path: Path, revision: str
 ) -> None:
+    url = f"sqlite:///{tmp_path}/earlier.db"
     _of_earlier(url, revision)
     copied = backup.write(url, tmp_path / "copy")
     assert (copied.schema, copied.versions) == (revision, 1)

@@ -50,11 +50,6 @@ def opened(url: str) -> Store:
     return Store.open(url, now=lambda: 1000.0)
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/modelium.db"
-
-
 def register(store: Store, name: str, digest: str = "sha256:1") -> None:
     store.register(
         name,

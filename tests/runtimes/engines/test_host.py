@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from modelium.clock import SystemClock
 from modelium.devices.nvml import NvmlInventory
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import GIB, LoadSettings
@@ -132,7 +133,8 @@ async def test_a_request_in_flight_is_finished_before_the_engine_ends(
 async def test_a_stubborn_engine_with_children_is_gone_after_the_grace(
     make: Make, tmp_path: Path
 ) -> None:
-    driver = make()
+    # With shorter pauses it would be seen before it escapes.
+    driver = make(clock=SystemClock())
     path = model(tmp_path, ignore_term=True, fork=2, escape=True)
     loaded = await driver.load(request(path), progress=no_progress)
     (running,) = await driver.discover({})

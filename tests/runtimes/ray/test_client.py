@@ -12,6 +12,7 @@ import pytest
 
 from modelium.errors import Unavailable
 from runtimes.ray.client import RayClient, RayError
+from tests.runtimes.conditions import until
 
 
 def client(tmp_path: Path) -> RayClient:
@@ -69,16 +70,12 @@ async def test_a_call_does_not_wait_for_a_cluster_that_died(tmp_path: Path) -> N
 async def test_pending_calls_fail_when_the_child_dies(tmp_path: Path) -> None:
     this = client(tmp_path)
     await this.start()
-    with socket.socket() as deaf:
-        deaf.bind(("", 0))  # Ray calls this machine by its outward address
-        deaf.listen()
-        address = f"127.0.0.1:{deaf.getsockname()[1]}"
-        call = asyncio.create_task(
-            this.call("connect", timeout_s=60.0, address=address, host="127.0.0.1", port=8000)
-        )
-        await asyncio.to_thread(deaf.accept)  # it is on its way
-        assert this.pid is not None
-        os.kill(this.pid, signal.SIGKILL)
+    assert this.pid is not None
+    os.kill(this.pid, signal.SIGSTOP)
+    calls = [asyncio.create_task(this.call("status", timeout_s=60.0)) for _ in range(2)]
+    await until(lambda: len(this._waiting) == 2)
+    os.kill(this.pid, signal.SIGKILL)
+    for call in calls:
         with pytest.raises(Unavailable, match="ended"):
             await call
     with pytest.raises(Unavailable, match="closed"):

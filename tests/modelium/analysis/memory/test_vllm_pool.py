@@ -52,6 +52,7 @@ def test_every_kind_of_cache_was_recorded() -> None:
     assert len(POOLS) >= 40
 
 
+@pytest.mark.real
 def test_the_installed_vllm_counts_as_recorded() -> None:
     names = ["gemma3_text__ome", "llama3_1__ome", "openai--gpt-oss-120b__aic"]
     python = environment("vllm") / "bin" / "python"

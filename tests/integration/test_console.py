@@ -165,7 +165,7 @@ def test_unfinished_bodies_stay_within_the_bound_of_memory(quiet: Service) -> No
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
     )
     most, kept = before, 0
-    with clients(quiet, 40) as senders:
+    with clients(quiet, 20) as senders:
         for sender in senders:
             # All but the end. The rest of what is refused is read, and thrown away.
             with contextlib.suppress(ConnectionError):

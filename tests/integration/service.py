@@ -65,14 +65,19 @@ class Service:
         *,
         settings: Mapping[str, Any],
         environ: Mapping[str, str] | None = None,
+        open_files: int | None = None,
     ) -> None:
-        """``settings`` are merged into `base`, ``environ`` into this process's environment."""
+        """``settings`` are merged into `base`, ``environ`` into this process's environment.
+
+        ``open_files``: the hard limit; ``None``: this process's.
+        """
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.config = folder / "modelium.yaml"
         self.incoming = folder / "incoming"
         self.state = folder / "state"
         self.process: subprocess.Popen[bytes] | None = None
+        self._limit = f"ulimit -n {open_files}; " if open_files else ""
         self.config.write_text(yaml.safe_dump(laid_over(self.base(), settings)))
         self.environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MODELIUM_"))},
@@ -96,7 +101,7 @@ class Service:
     def start(self) -> None:
         log = (self.folder / "service.log").open("ab")
         # With SIGINT ignored, as a shell starts background processes.
-        shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+        shell = ["sh", "-c", f'{self._limit}trap "" INT; exec "$@"', "sh"]
         command = [sys.executable, "-m", "modelium", "up", "--config", str(self.config)]
         self.process = subprocess.Popen(
             [*shell, *command], stdout=log, stderr=log, env=self.environ, start_new_session=True

@@ -1,14 +1,19 @@
-"""What `modelium up` prints, and the configuration changed while it runs. No engine is started."""
+"""What `modelium up` prints, its configuration changed while it runs, and clients that would
+exhaust its descriptors or its memory. No engine is started."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
 import signal
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -23,10 +28,13 @@ SETTINGS = {
     "prefect": {"enabled": False},
 }
 
+OPEN_FILES = 1024
+"""What many systems allow."""
+
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("quiet"), settings=SETTINGS)
+    running = Service(tmp_path_factory.mktemp("quiet"), settings=SETTINGS, open_files=OPEN_FILES)
     try:
         running.start()
         running.eventually(lambda: "drop models into" in running.printed())
@@ -103,3 +111,67 @@ def test_a_store_that_another_process_has_locked_is_read_and_heals(quiet: Servic
     assert error["reason"] == "store-locked"
     assert "is locked by another process; Modelium goes on by itself" in error["message"]
     quiet.cli("keys", "create", "alice")
+
+
+@contextlib.contextmanager
+def clients(service: Service, count: int) -> Iterator[list[socket.socket]]:
+    """Connect ``count`` times; the gateway may close some for others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count)), hard))
+    url = httpx.URL(service.gateway)
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(socket.create_connection((url.host, url.port or 0), timeout=30))
+            for _ in range(count)
+        ]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def looks(service: Service, series: str) -> float:
+    found = re.search(rf"^modelium_{series} (\S+)$", service.exposed(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_half_open_requests_take_no_descriptors_of_the_service(quiet: Service) -> None:
+    failed = looks(quiet, "look_failures_total")
+    with clients(quiet, OPEN_FILES) as strangers:
+        for stranger in strangers:
+            with contextlib.suppress(OSError):  # it gave way already
+                stranger.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        assert status(quiet)
+        past = looks(quiet, "look_duration_seconds_count")
+        quiet.eventually(lambda: looks(quiet, "look_duration_seconds_count") >= past + 3)
+        quiet.put_in("late", write=lambda folder: risky_onnx(folder, "x.pkl"))
+        quiet.eventually(lambda: "drop late: rejected, " in quiet.printed())
+    assert looks(quiet, "look_failures_total") == failed
+    assert "Too many open files" not in quiet.log()
+
+
+def answered(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(12) in (b"HTTP/1.1 429", b"")
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_unfinished_bodies_stay_within_the_bound_of_memory(quiet: Service) -> None:
+    assert quiet.process is not None
+    service = psutil.Process(quiet.process.pid)
+    before, size = service.memory_info().rss, 60 * 1024**2
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+    )
+    most, kept = before, 0
+    with clients(quiet, 20) as senders:
+        for sender in senders:
+            # All but the end. The rest of what is refused is read, and thrown away.
+            with contextlib.suppress(ConnectionError):
+                sender.sendall(head.encode() + bytes(size - 1))
+            kept += not answered(sender)
+            most = max(most, service.memory_info().rss)
+        assert status(quiet)
+    assert 0 < kept <= 9, "half of 1 GiB"
+    assert most - before < 768 * 1024**2

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from modelium import __version__
@@ -30,6 +31,26 @@ from modelium.routing.switchboard import Switchboard, unknown
 
 MAX_BODY_BYTES = 1024 * 1024
 """Outside of inference, bodies have a few fields."""
+
+
+class Told(BaseModel):
+    """Why a request failed, for machines and for people."""
+
+    reason: str
+    message: str
+
+
+class Error(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: Told
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Error, "description": "The request cannot be met as it is."},
+    "5XX": {"model": Error, "description": "The service cannot meet it; see Retry-After."},
+}
+"""Of all routes in the schema."""
 
 
 def limit_body(receive: Receive) -> Receive:
@@ -76,11 +97,14 @@ def create_app(
         # They would lead to wherever the Host header says.
         redirect_slashes=False,
     )
-    app.include_router(admin.router(operations=operations, keys=keys, clock=clock))
+    app.include_router(
+        admin.router(operations=operations, keys=keys, clock=clock), responses=ERRORS
+    )
     app.include_router(
         webhook.router(
             operations=operations, incoming=incoming, signatures=signatures, strangers=strangers
-        )
+        ),
+        responses=ERRORS,
     )
     app.include_router(_metadata(operations, names, switchboard, is_ready), include_in_schema=False)
     app.include_router(_monitoring(operations, metrics, links), include_in_schema=False)

@@ -62,7 +62,8 @@ async def test_few_answers_are_delayed_at_a_time(
     monkeypatch.setattr(strangers, "MOST_SLOWED", all_)
     watch = Watch(hurried=False)
     first = [asyncio.create_task(watch.refused(peer)) for peer in peers[:2]]
-    await watch.clock.asleep(2)
+    async with asyncio.timeout(10):
+        await watch.clock.asleep(2)
     with pytest.raises(HttpProblem) as problem:
         await watch.refused(peers[2])
     assert (problem.value.status, problem.value.retry_after_s) == (429, strangers.SLOW_S)

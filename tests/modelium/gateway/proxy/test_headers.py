@@ -17,6 +17,8 @@ async def test_only_end_to_end_headers_and_the_engines_own_key_are_sent(
     headers = {
         "authorization": "Bearer client-key",
         "cookie": "a=b",
+        "api-key": "client-key",
+        "x-api-key": "client-key",
         "connection": "keep-alive, x-hop",
         "x-hop": "1",
         "x-request-id": "r1",
@@ -27,7 +29,7 @@ async def test_only_end_to_end_headers_and_the_engines_own_key_are_sent(
     assert sent["authorization"] == "Bearer engine-key"
     assert sent["x-request-id"] == "r1"
     assert sent["host"] == f"127.0.0.1:{engine.port}"
-    assert not {"cookie", "x-hop", "te"} & sent.keys()
+    assert not {"cookie", "x-hop", "te", "api-key", "x-api-key"} & sent.keys()
     assert answer.headers["x-engine"] == "fake"
     assert "keep-alive" not in answer.headers
 

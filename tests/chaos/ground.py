@@ -43,8 +43,10 @@ class Unaimed(Exception):
 class Ground:
     """A running service, its client, and all drops so far."""
 
-    def __init__(self, seed: int, *, settings: Mapping[str, Any] | None = None) -> None:
-        """``settings`` are merged into those of a service with a fake llama.cpp."""
+    def __init__(
+        self, seed: int, *, settings: Callable[[Ground], Mapping[str, Any]] | None = None
+    ) -> None:
+        """``settings``: what is added to those of a service with a fake llama.cpp."""
         self.seed = seed
         self.rng = random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="modelium-chaos-"))
@@ -70,7 +72,7 @@ class Ground:
             },
             "gateway": {"port": port, "max_wait_seconds": 60.0, "drain_grace_seconds": 2.0},
             "prefect": {"enabled": False},
-            **(settings or {}),
+            **(settings(self) if settings else {}),
         }
         self.service = Service(self.folder / "service", settings=given)
         self.client = Client(f"http://127.0.0.1:{port}")

@@ -31,7 +31,7 @@ def trial(ground: Ground, name: str, fault: Fault) -> Outcome:
     """Have ``fault`` happen, and say what was wrong after it."""
     began = time.monotonic()
     rng = random.Random(f"{name} {ground.seed}")
-    tried = True
+    tried, wrong = True, []
     for _ in range(rng.randint(1, 2)):
         ground.drop(start_s=rng.uniform(0.0, 0.5))
     with ground.client.traffic(ground.seed):
@@ -40,9 +40,14 @@ def trial(ground: Ground, name: str, fault: Fault) -> Outcome:
             fault(ground, rng)
         except Unaimed:
             tried = False
+        except AssertionError as error:
+            wrong = [str(error)[-2000:]]
         time.sleep(rng.uniform(0.3, 1.0))
-    wrong = [] if ground.alive() else ["the service is dead"]
-    for model in ground.client.models if not wrong else ():
+    if not ground.alive():
+        return Outcome(
+            fault=name, seed=ground.seed, violations=[*wrong, "the service is dead"], tried=tried
+        )
+    for model in ground.client.models:
         if not ground.served(model):
             wrong.append(f"{model} ({ground.state(model) or 'not registered'}) does not answer")
     wrong += ground.at_rest()

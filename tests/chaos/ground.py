@@ -125,12 +125,11 @@ class Ground:
 
     def engines(self, model: str = "") -> list[int]:
         """Return the processes of the engine of ``model``, or of all."""
-        word = f"{self.folder / 'service' / 'repository'}/{model}"
+        folder = f"{self.folder / 'service' / 'repository'}/{model}/".replace("//", "/")
         return [
             process.pid
             for process in psutil.process_iter()
-            if not model or any(part.startswith(f"{word}/") for part in _words(process))
-            if any(part.startswith(word) for part in _words(process))
+            if any(word.startswith(folder) for word in _words(process))
         ]
 
     def until(self, holds: Callable[[], object], *, within_s: float = 30.0) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -78,6 +79,7 @@ class Ground:
         self.client = Client(f"http://127.0.0.1:{port}")
         self.drops: list[Drop] = []
         self.tokens: set[str] = set()
+        self.servers = settings is not None
         self._names = 0
 
     # --- what users do ------------------------------------------------------------------------
@@ -177,15 +179,16 @@ class Ground:
         if keep:
             shutil.copytree(self.folder, kept, ignore=_special)
             print(f"    kept: {kept}")
-        with suppress(AssertionError, subprocess.TimeoutExpired, ValueError):
-            self.service.cli("down")
+        if self.servers:  # whose processes `down` knows best
+            with suppress(AssertionError, subprocess.TimeoutExpired, ValueError):
+                self.service.cli("down")
+        own = self.service.process
+        below = psutil.Process(own.pid).children(recursive=True) if own and self.alive() else []
         if self.alive():
             self.service.kill()
-        for pid in [*self.engines(), *self._belonging()]:
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
+        for pid in [*(child.pid for child in below), *self.engines(), *self._belonging()]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.mounted:
             _run("umount", "-l", str(self.folder))
         shutil.rmtree(self.folder, ignore_errors=True)

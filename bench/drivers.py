@@ -199,10 +199,11 @@ import json, sys
 import ray
 from ray import cloudpickle, serve
 from runtimes.ray import replica
+from runtimes.ray.replica.replica import Replica
 given = json.loads(sys.stdin.readline())
 ray.init(address=given["address"], namespace="modelium", log_to_driver=False)
 cloudpickle.register_pickle_by_value(replica)
-model = serve.deployment(replica.Replica).options(**given["options"]).bind(given["spec"])
+model = serve.deployment(Replica).options(**given["options"]).bind(given["spec"])
 for order in sys.stdin:
     if order == "run\\n":
         serve.run(model, name="m", route_prefix="/m")

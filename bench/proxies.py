@@ -84,6 +84,8 @@ model_list:
 class NoOperations:
     """The operations that the data plane uses, for a gateway without a store."""
 
+    versions = None
+
     async def fleet(self) -> Fleet:
         """Return an empty fleet."""
         return Fleet(at=0, revision=0)

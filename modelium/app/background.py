@@ -10,6 +10,7 @@ from functools import partial
 from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
 from modelium.control.drops import DropRun
+from modelium.control.leftovers import Leftovers
 from modelium.control.loop import Loop
 from modelium.control.reload import Reloader
 from modelium.control.supervision import supervise
@@ -39,6 +40,7 @@ async def background(
         "demand": demand.run,
         "watcher": watcher.run,
         "adoption": Adoption(services=services).run,
+        "leftovers": Leftovers(services=services).run,
         "configuration": reloader.run,
     }
     tasks = [

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from agents.rules.planner import RulePlanner
+from modelium.app.late import LateBrain
 from modelium.config import Config
 from modelium.gateway.proxy.names import Names
 from modelium.ports import Brain, Clock
@@ -23,33 +24,36 @@ def build_brain(
         if wanted.base_url is not None:
             logger.warning("brain.base_url is set but brain.model is not: the rules decide alone")
         return rules
-    from agents.brain import AdvisedBrain
-    from agents.llm.agent import Agent, Budget
-    from agents.llm.endpoint import Endpoint
-
     key = environ.get(wanted.api_key_env)
     here = config.brain_served_here
     if not key and here and config.gateway.token is not None:
         key = config.gateway.token.get_secret_value()
-    return AdvisedBrain(
-        rules=rules,
-        agent=Agent(
-            endpoint=Endpoint(
-                base_url=wanted.base_url,
-                model=wanted.model,
-                api_key=key,
-                allowed_link_local=config.orchestration.allowed_link_local,
+    base_url, model = wanted.base_url, wanted.model
+
+    def build() -> Brain:
+        from agents.brain import AdvisedBrain
+        from agents.llm.agent import Agent, Budget
+        from agents.llm.endpoint import Endpoint
+
+        return AdvisedBrain(
+            rules=rules,
+            agent=Agent(
+                endpoint=Endpoint(
+                    base_url=base_url,
+                    model=model,
+                    api_key=key,
+                    allowed_link_local=config.orchestration.allowed_link_local,
+                ),
+                clock=clock,
+                budget=Budget(
+                    seconds=wanted.time_budget_seconds,
+                    rounds=wanted.max_steps,
+                    tokens=wanted.max_tokens,
+                ),
             ),
             clock=clock,
-            budget=Budget(
-                seconds=wanted.time_budget_seconds,
-                rounds=wanted.max_steps,
-                tokens=wanted.max_tokens,
-            ),
-        ),
-        clock=clock,
-        served_as=Names(aliases=config.gateway.aliases).resolve(wanted.model).model
-        if here
-        else None,
-        history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
-    )
+            served_as=Names(aliases=config.gateway.aliases).resolve(model).model if here else None,
+            history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
+        )
+
+    return LateBrain(build=build)

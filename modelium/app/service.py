@@ -1,9 +1,9 @@
 """The composition root: builds everything, and starts and stops it in the order below.
 
-Start: store → Prefect (in the background) → exporter and gateway, which holds requests from now on
-→ runtimes (in the background) → what an earlier run left → control loop and drop zone. Stop: the
-reverse. Loaded models and their servers keep running, so that a restart interrupts nothing; `end`
-stops them.
+Start: store → exporter and gateway, which holds requests from now on → runtimes, the LLM's client
+and Prefect (in the background) → what an earlier run left → control loop and drop zone. Stop: the
+reverse, Prefect last. Loaded models and their servers keep running, so that a restart interrupts
+nothing; `end` stops them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerSubprocess
-from flows.runner.service import PrefectService
-from flows.table import FLOWS
 from modelium.app.background import background
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, connected
+from modelium.app.late import LateBrain, LatePrefect
 from modelium.clock import SteadyClock, SystemClock
 from modelium.config import Config
 from modelium.config.folders import close_to_others, folders, make
@@ -53,6 +53,9 @@ from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.store.store import ignore
 from modelium.traffic import TrafficBook
+
+if TYPE_CHECKING:
+    from flows.runner.service import PrefectService
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ async def running(
     environ: Mapping[str, str] = os.environ,
     source: ConfigSource | None = None,
     on_event: Callable[[Event], None] = ignore,
+    on_imports: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Running]:
     """Run the service while the body runs.
 
@@ -93,6 +97,7 @@ async def running(
         config: the configuration at the start.
         environ: environment variables, for credentials and Prefect's settings.
         on_event: called with each event, on the thread that stored it; must return at once.
+        on_imports: called when libraries were imported that configure logging.
         source: where ``config`` comes from, to read it again when it changes.
 
     Raises:
@@ -121,7 +126,7 @@ async def running(
         stack.enter_context(store.exclusive())
         planner_subprocess = PlannerSubprocess(clock=clock)
         stack.push_async_callback(planner_subprocess.aclose)
-        rules = RulePlanner(offload=planner_subprocess)
+        brain = build_brain(config, clock, store, environ, RulePlanner(offload=planner_subprocess))
         signals, metrics = Signals(), Metrics()
         services = _services(
             config,
@@ -130,7 +135,7 @@ async def running(
             launcher,
             signals=signals,
             metrics=metrics,
-            brain=build_brain(config, clock, store, environ, rules),
+            brain=brain,
             sweeps=sweeps,
         )
         provide(services)
@@ -145,6 +150,7 @@ async def running(
         loop = Loop(services=services, signals=signals)
         stack.push_async_callback(loop.persist)
         left = await take_up(services)
+        links: dict[str, str] = {}
         ready = asyncio.Event()
         gateway = Gateway(
             config=config.gateway,
@@ -154,25 +160,30 @@ async def running(
             operations=operations,
             metrics=metrics,
             clock=clock,
-            links={"Prefect": home.ui_url} if home else {},
+            links=links,
             important_teams=services.policy.high_priority_teams,
             max_tokens=config.max_tokens(),
             on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
             is_ready=ready.is_set,
         )
         await stack.enter_async_context(gateway)
+        late = asyncio.create_task(_start_late(brain, home, on_imports), name="late")
+        stack.push_async_callback(_cancelled, late)
         await stack.enter_async_context(connected(services.runtimes.values()))
         await recover(services, left)
         ready.set()
         reloader.listen(gateway.apply)
         reloader.listen(partial(_limit, services.switchboard))
-        up = Running(
-            services=services, prefect=home, gateway_url=gateway.url, metrics_url=metrics_url
-        )
-        stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
         await stack.enter_async_context(
             background(services, loop, Demand(services=services, signals=signals), reloader)
         )
+        prefect = await late
+        if prefect:
+            links["Prefect"] = prefect.ui_url
+        up = Running(
+            services=services, prefect=prefect, gateway_url=gateway.url, metrics_url=metrics_url
+        )
+        stack.callback(addresses.write(state, up.endpoints()).unlink, missing_ok=True)
         # Imported objects never become garbage: scanning them would stop the gateway for 0.1 s
         # at each full collection.
         stack.callback(gc.unfreeze)
@@ -225,20 +236,49 @@ async def end(config: Config) -> list[str]:
 
 def _prefect(
     config: Config, clock: Clock, environ: Mapping[str, str], sweeps: Sweeps
-) -> tuple[PrefectService | None, StageLauncher]:
+) -> tuple[LatePrefect | None, StageLauncher]:
     stages = instrumented(STAGES)
+    inline = InlineRunner(stages=stages, services=current)
     if not config.prefect.enabled:
-        return None, StageLauncher(runner=InlineRunner(stages=stages, services=current))
-    home = PrefectService(
-        config=config,
-        flows=FLOWS,
-        stages=stages,
-        services=current,
-        clock=clock,
-        environ=environ,
-        follow=sweeps.follow,
-    )
-    return home, StageLauncher(runner=home.runner)
+        return None, StageLauncher(runner=inline)
+
+    def build() -> PrefectService:
+        from flows.runner.service import PrefectService
+        from flows.table import FLOWS
+
+        return PrefectService(
+            config=config,
+            flows=FLOWS,
+            stages=stages,
+            services=current,
+            clock=clock,
+            environ=environ,
+            follow=sweeps.follow,
+        )
+
+    home = LatePrefect(build=build, unrecorded=inline)
+    return home, StageLauncher(runner=home)
+
+
+async def _start_late(
+    brain: Brain, home: LatePrefect | None, on_imports: Callable[[], None]
+) -> PrefectService | None:
+    """Import and start what the gateway did not wait for.
+
+    One after the other: of libraries that two threads import at once, one may see the half of one.
+    """
+    if isinstance(brain, LateBrain):
+        await brain.ready()
+    if home is None:
+        return None
+    await home.imported()
+    on_imports()
+    return await home.start()
+
+
+async def _cancelled(task: asyncio.Task[PrefectService | None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _services(

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from modelium.app.drivers import sandbox_problem
 from modelium.cli.device_checks import devices
 from modelium.cli.findings import Finding
 from modelium.cli.listening import service
@@ -112,6 +111,8 @@ def _runtimes(config: Config) -> Iterator[Finding]:
 
 def _sandbox(config: Config) -> Finding:
     """Say whether engines are confined, and if not, why."""
+    from modelium.app.drivers import sandbox_problem  # the service's libraries take a while
+
     mode, problem = config.sandbox.mode, sandbox_problem()
     if mode == "off":
         problem = "sandbox.mode is off"

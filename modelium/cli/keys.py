@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +41,10 @@ def create(
         list[str] | None,
         typer.Option(help="infer, ingest or admin; repeatable. Default: infer."),
     ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(help="How long it is valid, e.g. 12h, 30d or 52w. Default: until revoked."),
+    ] = None,
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
@@ -51,6 +57,7 @@ def create(
         "requests_per_minute": requests_per_minute,
         "max_concurrent": max_concurrent,
         "scopes": scope or ["infer"],
+        "expires_at": None if expires is None else time.time() + lifetime_s(expires),
     }
     answer = client(config).send("POST", "/keys", terms)
     if json_:
@@ -79,6 +86,19 @@ def revoke(
     found = _id_of(key, service.get("/keys"))
     answer = service.send("DELETE", f"/keys/{found}")
     show(answer, f"{answer['name']} ({found}) is revoked", as_json=json_)
+
+
+def lifetime_s(given: str) -> float:
+    """Return the seconds of ``given``: a whole number with the unit m, h, d or w.
+
+    Raises:
+        InputError: it is none, or no key should be valid for that long.
+    """
+    units_s = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+    number, unit = given[:-1], given[-1:]
+    if unit not in units_s or not re.fullmatch(r"[0-9]{1,6}", number) or not int(number):
+        raise InputError(f"--expires: {given!r} is no time; write for example 12h, 30d or 52w")
+    return float(int(number) * units_s[unit])
 
 
 def _id_of(key: str, known: list[dict[str, Any]]) -> str:

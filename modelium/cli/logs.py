@@ -49,7 +49,7 @@ def quieten() -> None:
 def configure(state: Path, *, level: str) -> Path:
     """Send log lines to the file in ``state`` and, from ``level`` on, to stderr; return the file.
 
-    Call it after the libraries that configure logging were imported.
+    Call `take_over` when further libraries were imported that configure logging.
 
     Raises:
         InputError: the file cannot be written.
@@ -76,7 +76,7 @@ def configure(state: Path, *, level: str) -> Path:
     logging.basicConfig(level=least, force=True, handlers=[whole, console])
     for client in CLIENTS:
         logging.getLogger(client).setLevel(logging.WARNING)
-    _take_over()
+    take_over()
     return file
 
 
@@ -88,7 +88,7 @@ def is_for_people(record: logging.LogRecord) -> bool:
     return package in GUARDIANS and record.levelno >= logging.ERROR
 
 
-def _take_over() -> None:
+def take_over() -> None:
     """Have loggers that libraries gave a console of their own use ours."""
     for name in list(logging.root.manager.loggerDict):
         logger = logging.getLogger(name)

@@ -126,20 +126,32 @@ def keys(rows: list[dict[str, Any]]) -> Table:
         "per minute",
         "concurrent",
         "scopes",
+        "expires",
     ):
         table.add_column(column)
     for row in rows:
         table.add_row(
             row["id"],
-            Text(row["name"]) + (" (revoked)" if row["revoked_at"] else ""),
-            row["team"] or "–",
+            Text(visible(row["name"])) + (" (revoked)" if row["revoked_at"] else ""),
+            Text(visible(row["team"] or "–")),
             row["priority"] or "–",
-            ", ".join(sorted(row["models"])) or "all",
+            Text(visible(", ".join(sorted(row["models"])) or "all")),
             f"{row['requests_per_minute'] or '–'}",
             f"{row['max_concurrent'] or '–'}",
             ", ".join(sorted(row["scopes"])),
+            _expiry(row["expires_at"]),
         )
     return table
+
+
+def _expiry(at: float | None) -> str:
+    """Return the day, or the local time if it is past or within two days."""
+    if at is None:
+        return "–"
+    left, local = at - time.time(), time.localtime(at)
+    if left > 2 * 86400:
+        return time.strftime("%Y-%m-%d", local)
+    return time.strftime("%Y-%m-%d %H:%M", local) + (" (expired)" if left <= 0 else "")
 
 
 def plan(document: dict[str, Any]) -> Table:

@@ -47,7 +47,6 @@ def up(
     logs.quieten()
     import uvloop
 
-    import modelium.app  # noqa: F401 - its libraries configure logging; ours comes after
     from modelium.control.reload import ConfigSource  # with all stages: seconds, for each command
 
     if found := list(shadows()):
@@ -68,7 +67,9 @@ async def _serve(settings: Config, source: ConfigSource, log: Path) -> None:
     from modelium.app import running
 
     _handle_signals(source)
-    async with running(settings, source=source, on_event=_print) as service:
+    async with running(
+        settings, source=source, on_event=_print, on_imports=logs.take_over
+    ) as service:
         lines = await asyncio.to_thread(lambda: list(_summary(settings, source, log, service)))
         typer.echo("\n".join(lines))
         await asyncio.Event().wait()

@@ -12,6 +12,7 @@ from modelium.intake.fingerprint import Fingerprint, fingerprint
 from modelium.intake.names import version_of
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model
+from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class Adoption:
             if model.name in gone:
                 await self._report(model, failed=failed)
             elif failed:
-                self._services.launcher.start(self._services.launcher.analyze(model=model.name))
+                examine(self._services, model.name)
         self._missing = gone
 
     async def _report(self, model: Model, *, failed: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from modelium.errors import ModeliumError
@@ -34,7 +35,20 @@ class Intents:
             parameters=parameters,
         )
         self._services.attended.add(intent.id)
-        return await self._services.store.intents.save(intent)
+        with self.held(intent):
+            return await self._services.store.intents.save(intent)
+
+    @contextmanager
+    def held(self, intent: Intent) -> Iterator[None]:
+        """Let go of ``intent`` where what comes before its run fails inside.
+
+        What could not be recorded of it is settled by `control.abandoned`.
+        """
+        try:
+            yield
+        except BaseException:
+            self._services.attended.discard(intent.id)
+            raise
 
     def follow(self, intent: Intent, run: Awaitable[Report]) -> Intent:
         """Await ``run`` in the background and record how it ended; return ``intent``."""
@@ -66,9 +80,10 @@ class Intents:
             "detail": detail,
             "finished_at": self._services.clock.time(),
         }
-        saved = await self._services.store.intents.save(intent.model_copy(update=ended))
-        self._services.attended.discard(intent.id)
-        return saved
+        try:
+            return await self._services.store.intents.save(intent.model_copy(update=ended))
+        finally:
+            self._services.attended.discard(intent.id)
 
 
 def _is_done(intent: Intent, report: Report) -> bool:

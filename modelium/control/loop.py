@@ -10,6 +10,7 @@ from modelium.control.signals import Signals
 from modelium.errors import ModeliumError
 from modelium.models import Trigger
 from modelium.stages.monitor import reconcile
+from modelium.stages.newcomers import resume
 from modelium.stages.planning import sweep
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 PERSIST_S = 60.0
 """Between two writes of traffic and request log: a crash loses at most this much."""
+
+SETTLE_S = 20.0
+"""Between two looks at what nobody is at any more: it is settled at the second one."""
 
 PRUNE_S = 3600.0
 """Between two prunings of the logs."""
@@ -38,7 +42,7 @@ class Loop:
         self._signals = signals
         self._abandoned = Abandoned(services=services)
         now = services.clock.monotonic()
-        self._reviewed_at = self._persisted_at = self._pruned_at = now
+        self._reviewed_at = self._settled_at = self._persisted_at = self._pruned_at = now
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -98,10 +102,12 @@ class Loop:
             self._services.telemetry.on_request_lines_lost(lost)
 
     async def _housekeep(self, now: float) -> None:
+        if now - self._settled_at >= SETTLE_S:
+            self._settled_at = now
+            await self._abandoned.settle()
         if now - self._persisted_at >= PERSIST_S:
             self._persisted_at = now
             await self.persist()
-            await self._abandoned.settle()
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
             await self._prune()
@@ -118,7 +124,9 @@ class Loop:
     async def tick(self) -> None:
         """Reconcile once; start a recorded decision where the planner finds something due."""
         services = self._services
-        await converge(services, (await services.store.view())[1])
+        _revision, models, _bookings = await services.store.view()
+        await converge(services, models)
+        resume(services, models)
         fleet, _changed = await reconcile(services)
         await remove_pending(services)
         await self._remember_pause()

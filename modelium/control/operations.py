@@ -175,7 +175,8 @@ class Operations:
         """Forget the failures of ``model``, which ends its quarantine, and load it."""
         await self._registered(model)
         intent = await self._intents.new("retry", model, {})
-        await forgive(self._services, model, why="an operator asked")
+        with self._intents.held(intent):
+            await forgive(self._services, model, why="an operator asked")
         return self._intents.follow(intent, self._services.launcher.load(model=model))
 
     async def unload(self, model: str, /) -> Intent:

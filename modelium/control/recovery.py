@@ -9,11 +9,11 @@ from pathlib import Path
 
 from modelium.control.abandoned import Abandoned
 from modelium.errors import InputError, ModeliumError
-from modelium.lifecycle import ModelState
-from modelium.models import Model, Trigger
+from modelium.models import Model
 from modelium.policy.backoff import LONGEST_PAUSE_S
 from modelium.stages.failures import forgive_reconfigured
 from modelium.stages.monitor import monitor
+from modelium.stages.newcomers import resume
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.settling import converge
@@ -55,15 +55,7 @@ async def recover(services: Services, left: Iterable[Model] | None = None) -> No
     await monitor(services)
     _revision, models, _bookings = await services.store.view()
     services.switchboard.know(await services.store.versions())
-    for model in models:
-        if model.removal is not None or model.twin_of is not None:
-            continue  # goes on below
-        elif model.state is ModelState.INGESTED:
-            services.launcher.start(services.launcher.analyze(model=model.name))
-        elif model.state is ModelState.ANALYZED:
-            services.launcher.start(
-                services.launcher.decide(model=model.name, trigger=Trigger.INGEST)
-            )
+    resume(services, models, grace_s=0.0)
     await conclude(services, await snapshot(services), at_start=True)
     await remove_pending(services)
     await Abandoned(services=services).settle_earlier(before=began)

@@ -88,8 +88,9 @@ class VersionOperations:
                 "nothing; enable it, or run `modelium down` first"
             )
         intent = await self._intents.new("remove", model, {"purge": purge, "by": by})
-        await services.store.lineage.begin_removal(model, by=by, purge=purge)
-        await services.store.events.append("model.removing", model=model, by=by, purge=purge)
+        with self._intents.held(intent):
+            await services.store.lineage.begin_removal(model, by=by, purge=purge)
+            await services.store.events.append("model.removing", model=model, by=by, purge=purge)
         return self._intents.follow(intent, remove(services, model=model))
 
     async def remove_version(
@@ -118,14 +119,15 @@ class VersionOperations:
                 "change gateway.aliases first"
             )
         intent = await self._intents.new("remove", model, {"version": version, "by": by})
-        try:
-            await services.store.lineage.retire(model, [version], by=by, purge=purge)
-        except InputError as exc:
-            return await self._intents.end(intent, str(exc), ok=False)
-        await services.store.events.append(
-            "version.removed", model=model, version=version, by=by, purge=purge
-        )
-        await move_removed(services)
+        with self._intents.held(intent):
+            try:
+                await services.store.lineage.retire(model, [version], by=by, purge=purge)
+            except InputError as exc:
+                return await self._intents.end(intent, str(exc), ok=False)
+            await services.store.events.append(
+                "version.removed", model=model, version=version, by=by, purge=purge
+            )
+            await move_removed(services)
         return await self._intents.end(intent, f"version {version} was removed")
 
     async def rollback(self, model: str, version: int | None = None, /, *, by: str) -> Intent:
@@ -147,11 +149,12 @@ class VersionOperations:
         await services.store.lineage.choose(model, target)
         intent = await self._intents.new("rollback", model, {"version": target, "by": by})
         reason = f"version {target} replaces version {record.version}: {by} rolled it back"
-        await self._record(model, reason)
-        await services.store.events.append(
-            "model.rolled-back", model=model, version=target, was=record.version, by=by
-        )
-        services.switchboard.know(await services.store.versions())
+        with self._intents.held(intent):
+            await self._record(model, reason)
+            await services.store.events.append(
+                "model.rolled-back", model=model, version=target, was=record.version, by=by
+            )
+            services.switchboard.know(await services.store.versions())
         return self._intents.follow(intent, self._rolled_back(model, target, was=record.version))
 
     async def _rolled_back(self, model: str, target: int, *, was: int) -> Report:

@@ -20,7 +20,9 @@ from modelium.control.operations import Operations
 from modelium.errors import ConfigError, Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
 from modelium.gateway.access.keyring import Keyring
+from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
+from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.asgi import Receive, Scope, Send
 from modelium.gateway.connections import (
     KEEP_ALIVE_S,
@@ -76,7 +78,7 @@ class Gateway:
             operations: carries out what the admin API and the webhook request.
             metrics: served at /metrics; counts refused requests.
             clock: for long polls, rate limits and the request log.
-            ingest: has the secret of the webhook's signatures.
+            ingest: has the secret and the window of the webhook's signatures.
             incoming: the drop zone, from which alone the webhook ingests.
             links: text → URL on the status page, e.g. the Prefect UI.
             important_teams: teams whose waiting requests have high priority.
@@ -91,6 +93,7 @@ class Gateway:
         self._client = UpstreamClient()
         self._grace_s = shutdown_grace_s
         self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
+        self._strangers = strangers = Strangers(clock=clock, count=metrics.on_unauthorized)
         self._names = names = Names(aliases=config.aliases)
         self._data = DataPlane(
             switchboard=switchboard,
@@ -108,12 +111,19 @@ class Gateway:
         self._control = create_app(
             operations=operations,
             keys=self._keys,
+            strangers=strangers,
             names=names,
             switchboard=switchboard,
             metrics=metrics,
             clock=clock,
             incoming=incoming,
-            webhook_secret=secret.get_secret_value() if secret else None,
+            signatures=Signatures(
+                secret=secret.get_secret_value(),
+                window_s=ingest.webhook_window_seconds,
+                now=clock.time,
+            )
+            if secret
+            else None,
             links=links,
             is_ready=is_ready,
         )
@@ -141,6 +151,7 @@ class Gateway:
             token=token.get_secret_value() if token else None,
             keys=self._keys,
             host=self._config.host,
+            strangers=self._strangers,
         )
         guard = Connections(
             bounds=bounds_for(

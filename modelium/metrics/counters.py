@@ -74,6 +74,9 @@ class Metrics:
         self._refused = self._counter(
             "requests_refused", "Requests answered with 429 or 503, by reason.", "model", "reason"
         )
+        self._unauthorized = self._counter(
+            "requests_unauthorized", "Requests without valid credentials, by reason.", "reason"
+        )
         self._cold_starts = self._counter("cold_starts", "Loads that requests waited for.", "model")
         self._restarts = self._counter(
             "model_restarts",
@@ -188,6 +191,10 @@ class Metrics:
         ``model`` is empty where the request was refused before its body, which names it.
         """
         self._refused.labels(self._label(model), reason).inc()
+
+    def on_unauthorized(self, reason: str) -> None:
+        """Count a request without valid credentials; ``reason`` is a slug, none of a client's."""
+        self._unauthorized.labels(reason).inc()
 
     def show_prefect(self, connected: Callable[[], bool]) -> None:
         """Add a gauge of ``connected``, which is called at each scrape: cheap, never raises."""

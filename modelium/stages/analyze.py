@@ -8,12 +8,13 @@ from pathlib import Path
 from modelium import analysis
 from modelium.errors import DropRejected, Unavailable
 from modelium.lifecycle import ModelState
-from modelium.models import EvictionCause, ModelProfile, Report, Trigger
+from modelium.models import EvictionCause, ModelProfile, Report
 from modelium.ports import Steps
 from modelium.stages import switching
 from modelium.stages.engine_catalog import engines
 from modelium.stages.evict import unload_plan
 from modelium.stages.inline import inline_steps
+from modelium.stages.newcomers import introduce
 from modelium.stages.services import Services
 
 
@@ -40,7 +41,7 @@ async def analyze(services: Services, *, model: str, steps: Steps = inline_steps
         raise
     if not await steps("replace the older version", _replace, services, model):
         await steps("mark as analyzed", store.mark_analyzed, model)
-        services.launcher.start(services.launcher.decide(model=model, trigger=Trigger.INGEST))
+        introduce(services, model)
     supported = [s.runtime.value for s in profile.runtimes if s.supported]
     return Report(
         stage="analyze",

@@ -10,6 +10,7 @@ from modelium.intake.fingerprint import fingerprint
 from modelium.intake.names import model_name
 from modelium.models import Drop, DropState, Report
 from modelium.stages.services import Services
+from modelium.tasks import on_thread
 
 
 async def incomplete(services: Services, source: Path, missing: str, *, name: str | None) -> Report:
@@ -32,7 +33,7 @@ async def refuse(
     services: Services, source: Path, exc: DropRejected, *, name: str | None
 ) -> Report:
     """Reject a drop that was not staged. It is moved out of the drop zone, and never from else."""
-    kept = await asyncio.to_thread(services.repository.reject_unstaged, source, exc)
+    kept = await on_thread(services.repository.reject_unstaged, source, exc)
     if kept is None and source.parent == services.repository.incoming:
         return await refuse_in_place(services, source, exc, name=name or model_name(source))
     services.pending.withdraw(source)

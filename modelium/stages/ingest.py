@@ -20,6 +20,7 @@ from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, standing
 from modelium.store import Store
+from modelium.tasks import on_thread
 
 POLL_S = 0.25
 REMOVAL_S = 600.0
@@ -94,7 +95,7 @@ async def _ingest(
         return await _take_in(services, staged, source, asked, steps)
     except Exception:
         # What it is that failed, a disk or the store, has nothing to do with the drop.
-        await asyncio.to_thread(repository.give_back, staged)
+        await on_thread(repository.give_back, staged)
         raise
 
 
@@ -109,13 +110,13 @@ async def _take_in(
         digest = await steps("digest", digest_of, staged.folder)
         profile = await steps("check", check, services, staged.name, staged.folder, digest)
     except DropRejected as exc:
-        await asyncio.to_thread(repository.reject, staged, exc, digest=digest, asked=dict(asked))
+        await on_thread(repository.reject, staged, exc, digest=digest, asked=dict(asked))
         return await rejected(services, staged.name, exc)
     await _removed(services, staged.name)
     await settle_reserved(services, staged.name, steps=steps)
     known = await services.store.find(staged.name)
     if known and known.digest == digest and await asyncio.to_thread(Path(known.path).exists):
-        await asyncio.to_thread(repository.discard, staged)
+        await on_thread(repository.discard, staged)
         return Report(
             stage="ingest",
             outcome="unchanged",
@@ -128,7 +129,7 @@ async def _take_in(
 
 
 async def _stage(repository: ModelRepository, source: Path, name: str | None) -> Staged:
-    return await asyncio.to_thread(repository.stage, source, name=name)
+    return await on_thread(repository.stage, source, name=name)
 
 
 async def _publish(
@@ -137,7 +138,7 @@ async def _publish(
     store, repository = services.store.blocking, services.repository
 
     def publish() -> Model:
-        # On one thread, which a cancellation does not stop: a published folder is registered.
+        # At one go, which a cancellation does not stop: a published folder is registered.
         held = _held(store, staged, profile.digest)
         if held is None:
             held = _reserve(store, repository, staged, profile.digest, asked)
@@ -161,7 +162,7 @@ async def _publish(
         store.rules.note_standing(staged.name, asked=asked, declared=own.columns())
         return record
 
-    return await asyncio.to_thread(publish)
+    return await on_thread(publish)
 
 
 def _held(store: Store, staged: Staged, digest: str) -> Reservation | None:

@@ -7,13 +7,16 @@ with an earlier process. `modelium.stages.settling` drives those on or back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Report
+
+NEW = frozenset({ModelState.INGESTED, ModelState.ANALYZED})
+"""States that a task takes a model out of: analysis, then a decision."""
 
 IN_TRANSITION = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
 """States that a model is in only while a task is at it."""
@@ -77,13 +80,14 @@ class _Orphan:
 
 
 class Orphans:
-    """Says which models stand in a transition that nobody is at, and when each is tried.
+    """Says which models stand in a state that nobody takes them out of, and when each is tried.
 
     Times are monotonic: a wall clock that jumps makes no orphan.
     """
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, states: Collection[ModelState] = IN_TRANSITION) -> None:
+        """Start with none; ``states``: those that no model stays in by itself."""
+        self._states = states
         self._known: dict[str, _Orphan] = {}
 
     def due(
@@ -99,7 +103,7 @@ class Orphans:
         """
         found = {}
         for model in models:
-            if model.state not in IN_TRANSITION or model.name in owners:
+            if model.state not in self._states or model.name in owners:
                 continue
             key, known = (model.state, model.state_since), self._known.get(model.name)
             if known is None or known.key != key:

@@ -10,6 +10,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Model, Preference, Report
 from modelium.ports import Loaded
 from modelium.stages import switching
+from modelium.stages.newcomers import examine
 from modelium.stages.opening import open_model
 from modelium.stages.services import Services
 
@@ -65,7 +66,7 @@ async def finish(
     if record.twin_of is not None:
         await switching.complete(services, record)
     elif record.outdated:  # a newer version was registered while this one was loading
-        services.launcher.start(services.launcher.analyze(model=model))
+        examine(services, model)
     return load_report(record, "ready", record.reason)
 
 

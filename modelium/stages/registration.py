@@ -10,6 +10,7 @@ from modelium.config import ModelEntry
 from modelium.errors import DropRejected
 from modelium.models import Model, ModelProfile, Report
 from modelium.stages.engine_catalog import engines
+from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
 from modelium.stages.standing import Standing
 from modelium.store import Store
@@ -68,7 +69,7 @@ async def announce(services: Services, record: Model, source: Path) -> Report:
     await services.store.events.append(
         "model.registered", model=record.name, version=record.version
     )
-    services.launcher.start(services.launcher.analyze(model=record.name))
+    examine(services, record.name)
     return Report(
         stage="ingest",
         outcome="registered",

@@ -16,7 +16,7 @@ from modelium.routing.switchboard import Switchboard
 from modelium.stages.loads import Loads
 from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.ongoing import Ongoing
-from modelium.stages.owners import Orphans, Owners
+from modelium.stages.owners import NEW, Orphans, Owners
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.stages.turns import Turns
@@ -52,6 +52,9 @@ class Services:
     switching: Ongoing = field(default_factory=Ongoing)
     owners: Owners = field(default_factory=Owners)
     orphans: Orphans = field(default_factory=Orphans)
+    examiners: Owners = field(default_factory=Owners)
+    """Which tasks analyze models, or decide on new ones."""
+    newcomers: Orphans = field(default_factory=lambda: Orphans(NEW))
     turns: Turns = field(default_factory=Turns)
     """Of ingests, by model."""
     troubles: dict[str, str] = field(default_factory=dict)

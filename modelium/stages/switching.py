@@ -15,6 +15,7 @@ from modelium.models import Decision, EvictionCause, Fleet, Model, Plan, Report,
 from modelium.models.base import twin_name
 from modelium.policy.trial import Answers, TrialTerms, Verdict, verdict
 from modelium.stages.evict import unload_plan
+from modelium.stages.newcomers import examine
 from modelium.stages.opening import routed
 from modelium.stages.services import Services
 from modelium.store import new_id
@@ -127,7 +128,7 @@ async def _return(services: Services, model: Model, *, reason: str) -> None:
     await services.store.lineage.choose(model.name, target)
     await _note(services, model, target, reason)
     if model.deployment is None or model.deployment.version != target:
-        services.launcher.start(services.launcher.analyze(model=model.name))
+        examine(services, model.name)
 
 
 async def _earlier(services: Services, model: Model) -> int | None:
@@ -173,7 +174,7 @@ async def conclude(services: Services, fleet: Fleet, *, at_start: bool = False) 
         ready, alone = model.state is ModelState.READY, model.name not in fleet.twins
         if alone and ready and model.outdated:
             if at_start:
-                services.launcher.start(services.launcher.analyze(model=model.name))
+                examine(services, model.name)
         elif (not alone or (ready and not model.proven)) and services.switching.is_due(
             model.name, services.clock.monotonic()
         ):
@@ -213,7 +214,7 @@ async def _forget(services: Services, base: Model, twin: Model, *, at_once: bool
     if at_once or gone or evicted or now - twin.state_since > ORPHAN_S:
         await services.store.twins.drop(twin.name)
         if base.outdated and base.state is ModelState.READY:
-            services.launcher.start(services.launcher.analyze(model=base.name))
+            examine(services, base.name)
 
 
 async def _settle(services: Services, base: Model, twin: Model) -> None:
@@ -290,6 +291,6 @@ async def _unload(services: Services, base: Model, twin: Model) -> None:
     if (await services.store.model(twin.name)).state in SETTLED:
         await services.store.twins.drop(twin.name)
         if base.outdated:
-            services.launcher.start(services.launcher.analyze(model=base.name))
+            examine(services, base.name)
     else:  # its last requests take long
         services.switching.postpone(base.name, services.clock.monotonic() + RETRY_S)

@@ -144,7 +144,7 @@ class AsyncReservations(Face[Reservations]):
     """`Reservations`."""
 
     add = off_loop(Reservations.add)
-    all = off_loop(Reservations.all)
+    all = reads(Reservations.all)
     drop = off_loop(Reservations.drop)
 
 

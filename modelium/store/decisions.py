@@ -51,13 +51,13 @@ class DecisionLog:
                 ended = {"outcome": "failed", "detail": detail, "finished_at": self._now()}
                 save_decision(tx, Decision.model_validate({**row, **ended}))
 
-    def accepted(self, *, since: float) -> list[Decision]:
+    def accepted(self, since: float) -> list[Decision]:
         """Return the decisions since ``since`` (epoch) that have not ended, the oldest first."""
         table = schema.decisions
         query = sa.select(table.c.document).where(
             table.c.at >= since, table.c.document["outcome"].as_string() == "accepted"
         )
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return [Decision.model_validate(row) for row in tx.scalars(query.order_by(table.c.at))]
 
     def get(self, decision_id: str) -> Decision:

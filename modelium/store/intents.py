@@ -51,7 +51,7 @@ class IntentLog:
         query = sa.select(table.c.document).where(
             table.c.document["state"].as_string() == "pending"
         )
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return [Intent.model_validate(row) for row in tx.scalars(query.order_by(table.c.at))]
 
     def abandon(self, intent_id: str, *, detail: str) -> None:

@@ -154,7 +154,7 @@ class Lineage:
         """Return the seal of a version's files; ``None``: they were never read."""
         v = schema.versions.c
         query = sa.select(v.seal).where(v.model == model, v.version == version)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return tx.scalar(query)
 
     def set_seal(self, model: str, version: int, seal: str) -> None:

@@ -16,7 +16,7 @@ APPROVALS_S = 30 * DAY_S
 """For which an approval may wait for a drop of its content to be registered."""
 
 KEYS_S = 90 * DAY_S
-"""For which a revoked API key is still listed."""
+"""For which a revoked or expired API key is still listed."""
 
 VERSIONS_S = 365 * DAY_S
 """For which a removed version is remembered, so that its number is not used again."""
@@ -35,8 +35,9 @@ def prune(tx: Connection, now: float) -> None:
     approvals, keys = schema.approvals, schema.api_keys
     old = approvals.c.at < now - APPROVALS_S
     tx.execute(sa.delete(approvals).where(approvals.c.digest.not_in(known), old))
-    revoked = keys.c.document["revoked_at"].as_float()
-    tx.execute(sa.delete(keys).where(revoked.is_not(None), revoked < now - KEYS_S))
+    for field in ("revoked_at", "expires_at"):
+        ended = keys.c.document[field].as_float()
+        tx.execute(sa.delete(keys).where(ended.is_not(None), ended < now - KEYS_S))
 
 
 def _measured(tx: Connection) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 from modelium.errors import Unavailable
 from modelium.models import Reservation
 from modelium.store import queries, schema
+from modelium.store.connection import reading
 
 
 class Reservations:
@@ -43,7 +44,7 @@ class Reservations:
         query = sa.select(r).order_by(r.c.model, r.c.version)
         if model is not None:
             query = query.where(r.c.model == model)
-        with self._engine.connect() as tx:
+        with reading(self._engine) as tx:
             return [Reservation.model_validate(dict(row)) for row in tx.execute(query).mappings()]
 
     def drop(self, reservation: Reservation) -> None:

@@ -71,7 +71,7 @@ class Application:
     options: dict[str, Any]
     """Arguments of `serve.deployment(...).options`."""
     spec: dict[str, Any]
-    """Argument of `runtimes.ray.replica.Replica`; of a user's application, what builds it."""
+    """Argument of `replica.Replica`; of a user's application, what builds it."""
     python: str | None
     """Interpreter of its replicas; None for the cluster's own."""
     digest: str
@@ -89,6 +89,7 @@ def build_application(
     python: str | None,
     cpus: int,
     node_ip: str | None,
+    health_timeout_s: float,
     owner: str = "",
     token_path: Path | None = None,
 ) -> Application:
@@ -99,6 +100,8 @@ def build_application(
         python: interpreter for what Modelium's own cannot run (torch, ONNX on a GPU).
         cpus: cores of the machine.
         node_ip: the Ray node that has the devices; None for a cluster of one node.
+        health_timeout_s: bound of each of Serve's health checks of a replica; three that fail in
+            a row end it.
         owner: identifies this Modelium among others on the cluster.
         token_path: what the key derives from that requests need; None: they need none.
 
@@ -158,7 +161,7 @@ def build_application(
             actor["memory"] = memory
     if kind == "onnx" and not gpu:
         python = None  # Modelium's own environment has onnxruntime
-    options = _options(settings, replicas)
+    options = _options(settings, replicas) | {"health_check_timeout_s": health_timeout_s}
     digest = hashlib.sha256(
         json.dumps([spec, actor, options, python], sort_keys=True).encode()
     ).hexdigest()[:16]

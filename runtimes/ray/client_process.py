@@ -45,10 +45,11 @@ def deploy(*, name: str, options: dict[str, Any], spec: dict[str, Any]) -> None:
     from ray import cloudpickle, serve
 
     from runtimes.ray import replica
+    from runtimes.ray.replica.replica import Replica
 
     # Replicas run in other environments and on other machines, so the code is sent by value.
     cloudpickle.register_pickle_by_value(replica)
-    deployment = serve.deployment(replica.Replica).options(**options)
+    deployment = serve.deployment(Replica).options(**options)
     target = serve.RunTarget(
         target=deployment.bind(spec), name=name, route_prefix=f"/{name}", logging_config=LOGGING
     )

@@ -244,6 +244,7 @@ class RayServeDriver:
             python=self._config.python,
             cpus=os.cpu_count() or 1,
             node_ip=None if session.own else session.node_ip,
+            health_timeout_s=self._config.unhealthy_after_seconds,
             owner=session.owner,
             token_path=session.token_path,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-
-from google.protobuf import json_format, text_format
-from tritonclient.grpc import model_config_pb2
+from typing import TYPE_CHECKING
 
 from modelium.errors import FailureKind, LoadFailed
 from modelium.models import Device, ModelFormat, ModelProfile, TensorSpec
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import model_config_pb2
 
 BACKENDS = {
     ModelFormat.ONNX: "onnxruntime",
@@ -101,6 +102,9 @@ def override(text: str, *, name: str, device: Device) -> str | None:
     Raises:
         LoadFailed: of kind `bad-files` if ``text`` is no configuration.
     """
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc import model_config_pb2
+
     try:
         given = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as exc:
@@ -129,6 +133,9 @@ def runs_code(text: str) -> bool:
 
 
 def _parsed(text: str) -> model_config_pb2.ModelConfig | None:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
     try:
         return text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError:

@@ -8,10 +8,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from tritonclient.grpc import aio
-from tritonclient.utils import InferenceServerException
+from typing import TYPE_CHECKING, Any
 
 from modelium.config import Triton as TritonSection
 from modelium.errors import (
@@ -28,6 +25,9 @@ from runtimes.process.patience import Look, Patience
 from runtimes.process.sandbox import Sandbox
 from runtimes.process.supervisor import Command, EngineProcess, Supervisor
 from runtimes.triton.doors import Doors, given_options, live_problem
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import aio
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +180,11 @@ class TritonServer:
             LoadFailed: the server refused; the text is Triton's and the kind is unknown.
         """
         if self._client is None:
+            await asyncio.to_thread(_import_client)
+        from tritonclient.grpc import aio
+        from tritonclient.utils import InferenceServerException
+
+        if self._client is None:
             self._client = aio.InferenceServerClient(self.doors.grpc, channel_args=list(RECONNECT))
         try:
             return await getattr(self._client, method)(
@@ -297,3 +302,9 @@ class TritonServer:
     def _remove_shared_memory(self) -> None:
         for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):  # noqa: S108 - made by Triton
             region.unlink(missing_ok=True)
+
+
+def _import_client() -> None:
+    """Import Triton's client and its configuration's messages, which takes most of a second."""
+    import tritonclient.grpc.aio
+    import tritonclient.grpc.model_config_pb2  # noqa: F401

@@ -62,7 +62,7 @@ class Behaviour:
     fail_after: int | None = None
     """Number of completions after which every further one fails with a 500."""
     dies_s: float | None = None
-    """Seconds after it is ready at which it dies."""
+    """Seconds after its first answer at which it dies."""
     garbage_from: int | None = None
     """Number of completions after which the answers to further ones are no HTTP."""
     chunks: int = 3
@@ -182,8 +182,6 @@ class Engine:
 
     def serve(self) -> None:
         engine = self
-        if self.behaviour.dies_s is not None:
-            threading.Timer(self.behaviour.dies_s, os._exit, args=(1,)).start()
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -231,6 +229,8 @@ class Engine:
         finally:
             with self.lock:
                 self.running -= 1
+        if self.behaviour.dies_s is not None and self.completed == 1:
+            threading.Timer(self.behaviour.dies_s, os._exit, args=(1,)).start()
 
     def complete(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         time.sleep(self.behaviour.answer_s)

@@ -163,13 +163,15 @@ class House:
         engine = connect(f"sqlite:///{machine.database}")
         watch_commits(engine, points)
         self.store = Store(engine=engine, now=clock.time, on_event=lambda _event: None)
+        store = AsyncStore(self.store)
+        store.threads.readers = store.threads.writers = Inline()
         self.signals, metrics = Signals(), Metrics()
         runtimes = {machine.runtime.name: machine.runtime}
         policy = machine.config.policy()
         self.services = Services(
             config=machine.config,
             policy=policy,
-            store=AsyncStore(self.store),
+            store=store,
             repository=ModelRepository(config=machine.config.orchestration),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=clock),

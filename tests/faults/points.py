@@ -63,9 +63,9 @@ def error(fault: Fault, edge: Edge) -> Exception:
     """Return what the edge raises."""
     match fault, edge:
         case Fault.LOCKED, _:
-            return sqlite3.OperationalError("database is locked")
+            return _sqlite("database is locked", sqlite3.SQLITE_BUSY)
         case Fault.FULL, "commit":
-            return sqlite3.OperationalError("database or disk is full")
+            return _sqlite("database or disk is full", sqlite3.SQLITE_FULL)
         case Fault.FULL, _:
             return OSError(errno.ENOSPC, "No space left on device")
         case Fault.HANDLES, _:
@@ -74,6 +74,12 @@ def error(fault: Fault, edge: Edge) -> Exception:
             return Unavailable("the runtime does not answer")
         case _:
             return KeyError("a field that the server left out")
+
+
+def _sqlite(message: str, code: int) -> Exception:
+    found = sqlite3.OperationalError(message)
+    found.sqlite_errorcode = code
+    return found
 
 
 @dataclass(frozen=True, slots=True)

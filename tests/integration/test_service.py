@@ -25,6 +25,11 @@ def junk(folder: Path) -> None:
     (folder / "readme.txt").write_text("hello")
 
 
+def hanging(folder: Path) -> None:
+    """An application that is never built."""
+    custom_application(folder, code="import time\n\n\ndef build(args):\n    time.sleep(10**6)\n")
+
+
 def infer(service: Service, model: str) -> httpx.Response:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
     url = f"{service.gateway}/v2/models/{model}/infer"
@@ -141,6 +146,19 @@ def test_an_application_of_the_drops_own_code_runs_once_it_is_approved(service: 
     assert refused.status_code == 403
     service.eventually(lambda: 'modelium_model_qps{gpu="' in service.exposed())
     assert service.cli("unload", "own")["state"] == "done"
+
+
+def test_an_aborted_load_ends_as_a_recorded_run_and_is_no_failure(service: Service) -> None:
+    service.put_in("hangs", write=hanging)
+    service.eventually((service.folder / "rejected" / "hangs" / "reason.json").exists)
+    assert service.cli("approve", "hangs")["state"] == "done"
+    service.eventually(lambda: "hangs: building the application" in service.full_log())
+    assert service.cli("unload", "hangs")["state"] == "done"
+    row = service.row("hangs")
+    assert (row["state"], row["booked_bytes"]) == ("unloaded", 0), row
+    service.eventually(lambda: "load" in recorded(service, "hangs"))
+    message = recorded(service, "hangs")["load"]["state"]["message"]
+    assert message == "cancelled: an operator aborted the load"
 
 
 def test_prefect_deployments_load_and_evict(service: Service) -> None:

@@ -15,7 +15,10 @@ from typing import Any
 
 from tools.mutants.recorder import SOURCES
 
-UNIT_TESTS = ("tests/modelium", "tests/agents", "tests/flows", "tests/runtimes", "tests/tools")
+UNIT_TESTS = tuple(
+    f"tests/{name}"
+    for name in ("modelium", "agents", "flows", "runtimes", "tools", "invariants", "faults")
+)
 BUDGET_S = 60.0
 """Of tests per mutant, as measured with coverage, which takes about twice as long."""
 CONFORMANCE = "tests/runtimes/conformance"

@@ -72,6 +72,13 @@ class Ingest(Section):
     )
     webhook_secret: Secret | None = setting(
         None,
-        "If set, POST /hooks/ingest requires an HMAC-SHA256 of the body in X-Modelium-Signature.",
+        "If set, POST /hooks/ingest requires X-Modelium-Timestamp, and in X-Modelium-Signature an "
+        "HMAC-SHA256 of that time, a dot and the body.",
         why="Null: the gateway's own authentication applies, which needs none on loopback.",
+    )
+    webhook_window_seconds: Interval = setting(
+        300.0,
+        "How far the time of a signed request to POST /hooks/ingest may be from the service's. "
+        "Within it, each request is accepted once.",
+        why="Five minutes, as of other services: more than clocks differ and requests take.",
     )

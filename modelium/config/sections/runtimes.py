@@ -118,6 +118,13 @@ class Vllm(RuntimeSection):
 class RayServe(RuntimeSection):
     """Ray Serve: one application per model. A local cluster uses 1 GB of RAM."""
 
+    unhealthy_after_seconds: Interval = setting(
+        30.0,
+        "How long each of Ray Serve's own health checks of a replica may take; one that fails "
+        "three in a row is replaced. One whose process has exited is replaced at once. Not for "
+        "applications of your own, which set `health_check_timeout_s` themselves.",
+        why="30 s: Serve's own default; a pause of a minute loses no requests.",
+    )
     endpoint: HttpUrl = setting(
         "http://localhost:8002",
         "Address of Ray Serve's HTTP proxy, which requests are forwarded to. A Serve that "

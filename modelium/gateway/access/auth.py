@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from modelium.config.hosts import is_loopback
 from modelium.gateway.access.keyring import KEY_HOLDER, Keyring, looks_like_key
-from modelium.gateway.asgi import App, Headers, Receive, Scope, Send, respond_json
-from modelium.gateway.problems import body_of
+from modelium.gateway.access.strangers import MISSING, Strangers
+from modelium.gateway.asgi import App, Headers, Receive, Scope, Send, peer, respond_json
+from modelium.gateway.problems import HttpProblem, body_of, headers_of
 from modelium.models.api_keys import Scope as KeyScope
 from modelium.models.openai_paths import OPENAI_PATHS
 
@@ -23,10 +24,14 @@ INFERENCE = ("/v1/", "/v2", "/models/")
 """Path prefixes of inference; `OPENAI_PATHS` are the others."""
 
 NOT_AUTHORIZED = "send the gateway's token or an API key: Authorization: Bearer TOKEN"
+EXPIRED = "this key has expired; ask for a new one (`modelium keys create`)"
 CHALLENGE: Headers = [
     (b"www-authenticate", b'Bearer realm="modelium"'),
     (b"www-authenticate", b'Basic realm="modelium"'),
 ]
+
+Refusal = tuple[int, str, str]
+"""Status, message, and a slug: the 401's reason for the log, or the error's."""
 
 PAGE = "/"
 """The status page: read-only, and other sites may link to it."""
@@ -43,24 +48,40 @@ class AuthMiddleware:
     browser's cross-site request is refused, except for the status page.
     """
 
-    def __init__(self, *, app: App, token: str | None, keys: Keyring, host: str) -> None:
-        """``host``: the address on which the gateway listens."""
+    def __init__(
+        self, *, app: App, token: str | None, keys: Keyring, host: str, strangers: Strangers
+    ) -> None:
+        """``host``: the address on which the gateway listens; ``strangers``: hear of each 401."""
         self._app = app
         self._token = token.encode() if token else None
         self._keys = keys
         self._host = host
+        self._strangers = strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        path: str = scope["path"]
-        if path not in OPEN_PATHS and (refusal := self._refusal(scope, path)) is not None:
-            status, message = refusal
-            reason, headers = ("unauthorized", CHALLENGE) if status == 401 else ("forbidden", [])
-            return await respond_json(send, status, body_of(path, status, message, reason), headers)
+        if scope["path"] not in OPEN_PATHS and (refusal := self._refusal(scope)) is not None:
+            return await self._refuse(refusal, scope, send)
         await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope, path: str) -> tuple[int, str] | None:
-        """Return status and message of a refusal; store the `KeyHolder` of an accepted key."""
+    async def _refuse(self, refusal: Refusal, scope: Scope, send: Send) -> None:
+        status, message, reason = refusal
+        headers: Headers = []
+        if status == 401:
+            try:
+                await self._strangers.refused(
+                    peer(scope), reason=reason, request=f"{scope['method']} {scope['path']}"
+                )
+            except HttpProblem as exc:
+                status, message, reason = exc.status, str(exc), exc.reason
+                headers = [*headers_of(exc), (b"connection", b"close")]
+            else:
+                reason, headers = "unauthorized", CHALLENGE
+        await respond_json(send, status, body_of(scope["path"], status, message, reason), headers)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Return why a request is refused, if it is; store the `KeyHolder` of an accepted key."""
+        path: str = scope["path"]
         authorization = origin = site = None
         host = b""
         for name, value in scope["headers"]:
@@ -73,19 +94,28 @@ class AuthMiddleware:
             elif name == b"host":
                 host = value
         if self._token is None and not _is_local(host, self._host):
-            return 403, "without gateway.token, Host must name loopback; set gateway.token"
+            message = "without gateway.token, Host must name loopback; set gateway.token"
+            return 403, message, "forbidden"
         if path != PAGE and _is_cross_site(origin, site, host):
-            return 403, "cross-site browser requests are refused"
+            return 403, "cross-site browser requests are refused", "forbidden"
+        return self._identify(authorization, scope)
+
+    def _identify(self, authorization: bytes | None, scope: Scope) -> Refusal | None:
+        """Return why credentials are refused, if they are."""
         presented = _presented(authorization, scope["method"])
         if self._token is not None and hmac.compare_digest(presented, self._token):
             return None
         if not looks_like_key(presented):
-            return (401, NOT_AUTHORIZED) if self._token is not None else None
+            if self._token is None:
+                return None
+            return 401, NOT_AUTHORIZED, "wrong" if authorization else MISSING
         holder = self._keys.find(presented)
         if holder is None:
-            return 401, NOT_AUTHORIZED
-        if not holder.has(needed := needed_scope(path)):
-            return 403, f"this key does not have the scope {needed!r}"
+            return 401, NOT_AUTHORIZED, "wrong"
+        if holder.is_expired():
+            return 401, EXPIRED, "expired"
+        if not holder.has(needed := needed_scope(scope["path"])):
+            return 403, f"this key does not have the scope {needed!r}", "forbidden"
         scope[KEY_HOLDER] = holder
         return None
 

@@ -41,6 +41,10 @@ class KeyHolder:
         self._tokens = max(1.0, key.requests_per_minute or 0.0)
         self._at = clock.monotonic()
 
+    def is_expired(self) -> bool:
+        """Whether the key's time is over."""
+        return self.key.expires_at is not None and self._clock.time() >= self.key.expires_at
+
     def has(self, scope: Scope) -> bool:
         """Whether the key grants ``scope``."""
         return scope in self.key.scopes or "admin" in self.key.scopes
@@ -105,7 +109,7 @@ class Keyring:
 
         Args:
             read: returns all keys by the hash of their secret.
-            clock: for rates.
+            clock: for rates and expiry.
             important_teams: teams whose requests have high priority unless their key has one.
         """
         self._read = read

@@ -107,7 +107,7 @@ def router(*, operations: Operations, keys: Keyring, clock: Clock) -> APIRouter:
     _add_models(api, operations, wait_for)
     versions.add(api, operations.versions, wait_for)
     _add_intents(api, operations, wait_for)
-    _add_keys(api, operations, keys)
+    _add_keys(api, operations, keys, clock)
     return api
 
 
@@ -231,7 +231,7 @@ def _add_intents(api: APIRouter, operations: Operations, wait_for: WaitFor) -> N
         return await wait_for(await operations.intent(intent_id), wait)
 
 
-def _add_keys(api: APIRouter, operations: Operations, ring: Keyring) -> None:
+def _add_keys(api: APIRouter, operations: Operations, ring: Keyring, clock: Clock) -> None:
     """Add the routes of API keys; changes take effect at once."""
 
     @api.get("/keys")
@@ -240,6 +240,8 @@ def _add_keys(api: APIRouter, operations: Operations, ring: Keyring) -> None:
 
     @api.post("/keys", status_code=201)
     async def issue(body: KeyTerms) -> IssuedKey:
+        if body.expires_at is not None and body.expires_at <= clock.time():
+            raise InputError("expires_at: this time is past; give seconds since 1970")
         issued = await operations.issue_key(body)
         await ring.refresh()
         return issued

@@ -16,7 +16,9 @@ from modelium import __version__
 from modelium.control.operations import Operations
 from modelium.errors import InputError, ModeliumError
 from modelium.gateway.access.keyring import Keyring, key_holder
+from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api import admin, status_page, webhook
+from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.api.views import openai_model
 from modelium.gateway.asgi import Message, Receive
 from modelium.gateway.problems import body_of, headers_of, status_of
@@ -49,16 +51,21 @@ def create_app(
     *,
     operations: Operations,
     keys: Keyring,
+    strangers: Strangers,
     names: Names,
     switchboard: Switchboard,
     metrics: Metrics,
     clock: Clock,
     incoming: Path,
-    webhook_secret: str | None,
+    signatures: Signatures | None,
     links: Mapping[str, str],
     is_ready: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
-    """Return the application; its OpenAPI schema is at ``/api/v1/openapi.json``."""
+    """Return the application; its OpenAPI schema is at ``/api/v1/openapi.json``.
+
+    ``signatures``: of the webhook's requests; ``None``: they need none. ``strangers``: hear of
+    those with a wrong one.
+    """
     # FastAPI's own documentation pages load scripts from other hosts.
     app = FastAPI(
         title="Modelium",
@@ -71,7 +78,9 @@ def create_app(
     )
     app.include_router(admin.router(operations=operations, keys=keys, clock=clock))
     app.include_router(
-        webhook.router(operations=operations, incoming=incoming, secret=webhook_secret)
+        webhook.router(
+            operations=operations, incoming=incoming, signatures=signatures, strangers=strangers
+        )
     )
     app.include_router(_metadata(operations, names, switchboard, is_ready), include_in_schema=False)
     app.include_router(_monitoring(operations, metrics, links), include_in_schema=False)

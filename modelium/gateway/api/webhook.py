@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -14,27 +12,34 @@ from pydantic import ValidationError
 from modelium.control.operations import Operations
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import key_holder
+from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.admin import Ingest
-from modelium.gateway.asgi import BodyTooLarge, ClientGone, read_body
+from modelium.gateway.api.signatures import SIGNATURE, TIMESTAMP, Signatures
+from modelium.gateway.asgi import BodyTooLarge, ClientGone, peer, read_body
 from modelium.gateway.problems import HttpProblem
 from modelium.intake.names import model_name
 from modelium.models import Model
 from modelium.models.api_keys import ApiKey
 
-SIGNATURE = "x-modelium-signature"
-
 MAX_BODY_BYTES = 64 * 1024
 """A body has a path and three short fields."""
 
 
-def router(*, operations: Operations, incoming: Path, secret: str | None) -> APIRouter:
+def router(
+    *,
+    operations: Operations,
+    incoming: Path,
+    signatures: Signatures | None,
+    strangers: Strangers,
+) -> APIRouter:
     """Return the webhook's route.
 
     Args:
         operations: ingests.
         incoming: the drop zone; paths outside of it are refused, since callers of the webhook are
             trusted less than operators, who use the admin API.
-        secret: if set, ``X-Modelium-Signature`` must have the body's HMAC-SHA256.
+        signatures: check each request; ``None``: requests need no signature.
+        strangers: hear of each 401.
     """
     api = APIRouter()
 
@@ -47,12 +52,19 @@ def router(*, operations: Operations, incoming: Path, secret: str | None) -> API
             raise HttpProblem(413, message, reason="too-large") from exc
         except ClientGone as exc:
             raise HttpProblem(400, "the request body is incomplete", reason="bad-input") from exc
-        if secret is not None and not is_signed(body, request.headers.get(SIGNATURE), secret):
-            message = (
-                "X-Modelium-Signature must be sha256= followed by the hexadecimal HMAC-SHA256 of "
-                "the body under ingest.webhook_secret"
-            )
-            raise HttpProblem(401, message, reason="bad-signature")
+        if signatures is not None:
+            try:
+                signatures.check(
+                    body,
+                    signature=request.headers.get(SIGNATURE),
+                    timestamp=request.headers.get(TIMESTAMP),
+                )
+            except HttpProblem as exc:
+                if exc.status == 401:
+                    await strangers.refused(
+                        peer(request.scope), reason=exc.reason, request="POST /hooks/ingest"
+                    )
+                raise
         try:
             wanted = Ingest.model_validate_json(body)
         except ValidationError as exc:
@@ -92,14 +104,6 @@ def _check_owner(key: ApiKey, name: str, known: Model | None) -> None:
             "replace models of its own team, or those it names (`modelium keys create --model`)",
             reason="team",
         )
-
-
-def is_signed(body: bytes, signature: str | None, secret: str) -> bool:
-    """Whether ``signature`` (``sha256=HEX``) matches ``body``; compares in constant time."""
-    if signature is None:
-        return False
-    expected = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    return hmac.compare_digest(expected.encode(), signature.strip().lower().encode())
 
 
 def problems(error: ValidationError) -> str:

@@ -3,7 +3,3 @@
 This package is pickled by value and sent to replicas: it imports nothing of Modelium, and torch,
 transformers, diffusers and onnxruntime only where it loads a model.
 """
-
-from runtimes.ray.replica.replica import Replica
-
-__all__ = ["Replica"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from modelium.app import drivers
 from modelium.cli import doctor
 from modelium.cli.doctor import examine
 from modelium.cli.findings import Finding
@@ -165,10 +166,10 @@ def test_whether_engines_are_sandboxed_is_said(
         found = {one.what: one for one in examine(Config.model_validate(given))}["sandbox"]
         return found.ok, found.detail
 
-    monkeypatch.setattr(doctor, "sandbox_problem", lambda: "")
+    monkeypatch.setattr(drivers, "sandbox_problem", lambda: "")
     assert said("auto") == (True, "engines run under Landlock")
     assert said("off") == (True, "engines are not sandboxed: sandbox.mode is off")
-    monkeypatch.setattr(doctor, "sandbox_problem", lambda: "no Landlock")
+    monkeypatch.setattr(drivers, "sandbox_problem", lambda: "no Landlock")
     assert said("auto") == (True, "engines are not sandboxed: no Landlock")
     assert said("required") == (False, "engines are not sandboxed: no Landlock")
 

@@ -58,13 +58,18 @@ def test_verbose_shows_everything(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Finished in state" in shown and "a detail" in shown
 
 
+@pytest.mark.parametrize("late", [False, True])
 def test_a_librarys_own_console_is_taken_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    late: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     library = logging.getLogger("some_library")
+    file = logs.configure(tmp_path, level="warning") if late else None
     library.addHandler(logging.StreamHandler(sys.stderr))
     library.propagate = False
-    file = logs.configure(tmp_path, level="warning")
+    if file:
+        logs.take_over()
+    else:
+        file = logs.configure(tmp_path, level="warning")
     library.error("noise")
     assert capsys.readouterr().err == ""
     assert "noise" in file.read_text()

@@ -29,7 +29,7 @@ async def test_what_a_restart_interrupted_is_settled_at_the_start(world: World) 
     await recover(world.services)
     ended, made = world.store.intents.get(intent), world.store.decisions.get(decision)
     assert (ended.state, ended.detail) == ("failed", RESTARTED)
-    assert (made.outcome, made.detail) == ("failed", RESTARTED)
+    assert (made.outcome, made.detail) == ("failed", f"{RESTARTED} while loading")
     assert ended.finished_at is not None and made.finished_at is not None
 
 

@@ -93,7 +93,7 @@ async def test_a_request_that_waits_for_it_is_told_why(world: World) -> None:
     await task
 
 
-async def test_the_request_to_load_fails_and_that_to_unload_is_done(world: World) -> None:
+async def test_the_requests_to_load_fail_and_that_to_unload_is_done(world: World) -> None:
     await world.load()
     await evict(world.services, models=["tiny"])
     world.runtime.gate.clear()
@@ -101,11 +101,15 @@ async def test_the_request_to_load_fails_and_that_to_unload_is_done(world: World
     operations = Operations(services=world.services)
     wanted = await operations.load("tiny")
     await world.runtime.asked.wait()
+    joined = await operations.load("tiny")
+    await world.idle()
     unwanted = await operations.unload("tiny")
-    await world.eventually(lambda: world.store.intents.get(unwanted.id).state != "pending")
-    await world.eventually(lambda: world.store.intents.get(wanted.id).state != "pending")
-    ends = [world.store.intents.get(intent.id) for intent in (wanted, unwanted)]
+    intents = (wanted, joined, unwanted)
+    for intent in intents:
+        await world.eventually(lambda i=intent: world.store.intents.get(i.id).state != "pending")
+    ends = [world.store.intents.get(intent.id) for intent in intents]
     assert [(end.state, end.detail) for end in ends] == [
+        ("failed", REASON),
         ("failed", REASON),
         ("done", "the load of tiny was aborted"),
     ]

@@ -270,6 +270,7 @@ async def reload(world: World) -> None:
     await world.launcher.load(model="tiny")
 
 
+@pytest.mark.unfinished("its files were changed")
 async def test_a_file_that_was_added_or_changed_after_the_check_is_not_loaded(
     world: World,
 ) -> None:
@@ -282,6 +283,7 @@ async def test_a_file_that_was_added_or_changed_after_the_check_is_not_loaded(
     assert "drop the model again" in world.store.model("tiny").reason
 
 
+@pytest.mark.unfinished("its files were changed")
 async def test_contents_that_keep_size_and_time_are_noticed(world: World) -> None:
     folder = Path((await world.load()).path)
     file = folder / "model.onnx"

@@ -73,6 +73,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "find": ("a",),
     "approvals": ("sha256:1",),
     "by_hour": (3,),
+    "accepted": (0.0,),
 }
 """Of the reading methods that take some."""
 

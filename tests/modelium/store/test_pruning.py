@@ -18,7 +18,8 @@ Fill = Callable[[Store, int], None]
 REGISTERED = {"models", "versions", "deployments", "bookings", "standings", "approvals", "measured"}
 """Bounded by the models that are registered; see also `OUTLIVED`."""
 
-FIXED = {"meta"}
+FIXED = {"meta", "reservations"}
+"""A reservation ends with its ingest; what a crash leaves, the scan of the repository ends."""
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +132,17 @@ OUTLIVED: dict[str, tuple[Callable[[Store], None], float]] = {
     "versions": (outlived_version, pruning.VERSIONS_S),
 }
 """Table → what leaves a row of no use, and for how long it is kept."""
+
+
+def test_an_expired_key_is_kept_for_a_while(store: Store, clock: FakeClock) -> None:
+    document = {"revoked_at": None, "expires_at": clock.time()}
+    insert(store, schema.api_keys, {"id": "k", "hash": "h", "document": document})
+    clock.advance(pruning.KEYS_S - 1)
+    prune(store)
+    assert count(store, "api_keys") == 1
+    clock.advance(2)
+    prune(store)
+    assert count(store, "api_keys") == 0
 
 
 @pytest.mark.parametrize("name", sorted(OUTLIVED))

@@ -63,7 +63,9 @@ def composed(
         reserve={device.id: reserve},
         allow_remote_code=remote_code,
     )
-    return build_application(request, python=python, cpus=16, node_ip=node_ip)
+    return build_application(
+        request, python=python, cpus=16, node_ip=node_ip, health_timeout_s=45.0
+    )
 
 
 @pytest.mark.parametrize("format_", ModelFormat)
@@ -143,6 +145,10 @@ def test_replicas_share_one_booking() -> None:
         "target_ongoing_requests": 2,
     }
     assert "num_replicas" not in application.options
+
+
+def test_serve_waits_for_a_silent_replica_as_long_as_is_configured() -> None:
+    assert composed().options["health_check_timeout_s"] == 45.0
 
 
 def test_batching_follows_max_num_seqs() -> None:

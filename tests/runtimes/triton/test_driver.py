@@ -277,11 +277,10 @@ async def test_a_server_of_modeliums_own_sees_the_managed_gpus_and_numbers_them(
 
 async def test_a_server_that_lives_but_stays_silent_is_replaced_in_the_end(tmp_path: Path) -> None:
     clock = FakeClock()
-    count = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); import time; time.sleep(600)"
     server = TritonServer(
         config=TritonSection(
             enabled=True,
-            command=(sys.executable, "-c", count),
+            command=(sys.executable, "-c", "import time; time.sleep(600)"),
             endpoint=f"http://127.0.0.1:{free_port()}",
         ),
         repository=tmp_path,
@@ -291,18 +290,17 @@ async def test_a_server_that_lives_but_stays_silent_is_replaced_in_the_end(tmp_p
     )
 
     async def look(after_s: float) -> int:
+        """Return the process of the server afterwards."""
         clock.now += after_s
         with pytest.raises(Unavailable):
             await server.ensure_running()
-        return started()
-
-    def started() -> int:
-        return len((tmp_path / "starts").read_text())
+        (record,) = (tmp_path / "server").glob("*.json")
+        return int(json.loads(record.read_text())["pid"])
 
     try:
-        assert await look(0) == 1, "it does not become live within its time"
-        assert [await look(10) for _ in range(3)] == [1, 1, 1]
-        assert await look(10) == 2
+        first = await look(0)  # it does not become live within its time
+        assert [await look(10) for _ in range(3)] == [first] * 3
+        assert await look(10) != first
     finally:
         await server.stop(grace_s=0)
         await server.close()

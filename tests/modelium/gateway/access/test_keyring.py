@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from modelium.gateway.access.keyring import KeyHolder
 from modelium.models import Fleet, Priority
+from modelium.models.api_keys import ApiKey
+from tests.fakes.clock import FakeClock
 from tests.fakes.fleets import model
 from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
@@ -215,3 +219,50 @@ async def test_bad_terms_are_a_400(guarded: Setup) -> None:
         )
         assert answer.status_code == 400, answer.text
     assert (await guarded.http.delete("/api/v1/keys/k9", headers=OPERATOR)).status_code == 400
+
+
+async def test_a_key_is_refused_from_its_expiry_on(guarded: Setup, engine: Upstream) -> None:
+    guarded.board.open("m", engine.address("m"))
+    key = await issue(guarded, expires_at=time.time() + 3600)
+    assert (await chat(guarded, key)).status_code == 200
+    ((hashed, known),) = guarded.operations.issued.items()
+    guarded.operations.issued.clear()
+    await issue(guarded)  # has the keys read again
+    past = known.model_copy(update={"expires_at": time.time()})
+    guarded.operations.issued[hashed] = past
+    await issue(guarded)
+    refused = await chat(guarded, key)
+    assert refused.status_code == 401
+    assert "expired" in refused.json()["error"]["message"]
+    assert (await guarded.http.get("/api/v1/models", headers=key)).status_code == 401
+
+
+def test_the_clock_is_asked_at_each_request() -> None:
+    clock = FakeClock()
+    key = ApiKey(name="n", id="k", created_at=0.0, expires_at=clock.time() + 60)
+    holder = KeyHolder(key=key, priority=None, clock=clock)
+    assert not holder.is_expired()
+    clock.advance(60)
+    assert holder.is_expired()
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"name": "a\x1b[2Jb"},
+        {"name": "a\nb"},
+        {"name": "a\u202eb"},
+        {"team": "\x07"},
+        {"models": ["m\x1b[2J"]},
+        {"expires_at": 1.0},
+        {"expires_at": 0},
+        {"expires_at": "1e400"},
+        {"expires_at": "soon"},
+    ],
+)
+async def test_terms_that_cannot_be_shown_or_met_are_refused(
+    setup: Setup, terms: dict[str, Any]
+) -> None:
+    answer = await setup.http.post("/api/v1/keys", json={"name": "n", **terms})
+    assert answer.status_code == 400, answer.text
+    assert setup.operations.issued == {}

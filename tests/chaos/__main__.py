@@ -7,6 +7,7 @@ its trial: what happens when is drawn from the seed alone, how fast the machine 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -55,6 +56,7 @@ def main() -> int:
     parser.add_argument("--fault", action="append", choices=[*FAULTS, *SERVERS])
     parser.add_argument("--keep", action="store_true", help="keep the files of failed trials")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # services are ended then, too
     began, seen = time.monotonic(), defaultdict[str, list[Outcome]](list)
     for seed in range(given.first, given.first + given.seeds):
         for outcome in outcomes(seed, given.fault or chosen(seed), keep=given.keep):

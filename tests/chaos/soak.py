@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -112,6 +113,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # services are ended then, too
     samples, wrong = soak(given.minutes, given.seed)
     print("\n".join(wrong))
     goals = [Goal(name="soak-violations", measured=len(wrong), relation="≤", required=0)]

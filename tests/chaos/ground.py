@@ -142,7 +142,7 @@ class Ground:
                 raise Unaimed
             time.sleep(0.002)
 
-    def served(self, model: str, *, within_s: float = 60.0) -> bool:
+    def served(self, model: str, *, within_s: float) -> bool:
         """Whether ``model`` answers in time."""
         deadline = time.monotonic() + within_s
         while (status := self.client.ask(model)) != 200:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from tests.chaos.ground import Ground, Unaimed
 
+SERVED_S = 60.0
+"""Within this all healthy models answer after a fault."""
+
 Fault = Callable[[Ground, random.Random], None]
 """Makes something happen to the running service, and ends it: a killed service is started again.
 """
@@ -47,8 +50,9 @@ def trial(ground: Ground, name: str, fault: Fault) -> Outcome:
         return Outcome(
             fault=name, seed=ground.seed, violations=[*wrong, "the service is dead"], tried=tried
         )
+    deadline = time.monotonic() + SERVED_S
     for model in ground.client.models:
-        if not ground.served(model):
+        if not ground.served(model, within_s=deadline - time.monotonic()):
             wrong.append(f"{model} ({ground.state(model) or 'not registered'}) does not answer")
     wrong += ground.at_rest()
     if not wrong:

@@ -51,16 +51,17 @@ class Ground:
         self.seed = seed
         self.rng = random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="modelium-chaos-"))
-        self.mounted = os.geteuid() == 0 and _run(
-            "mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(self.folder)
-        )
+        self.servers = settings is not None
+        """Whether it has others than its engines, which need more room of all kinds."""
+        mount = ("mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(self.folder))
+        self.mounted = os.geteuid() == 0 and not self.servers and _run(*mount)
         command = self.folder / "engine"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} {ENGINE} "$@"\n')
         command.chmod(0o755)
         port = engines.free_port()
         given = {
             "orchestration": {
-                "cpu_memory_gib": 0.75,  # room for two
+                "cpu_memory_gib": 4.0 if self.servers else 0.75,  # room for two engines
                 "metrics": {"collection_interval_seconds": 0.5},
                 "policies": {"healthy_after_seconds": 1.0},
             },
@@ -79,7 +80,6 @@ class Ground:
         self.client = Client(f"http://127.0.0.1:{port}")
         self.drops: list[Drop] = []
         self.tokens: set[str] = set()
-        self.servers = settings is not None
         self._names = 0
 
     # --- what users do ------------------------------------------------------------------------

@@ -24,7 +24,7 @@ ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdi
 WORKERS ?= 2
 PIP_AUDIT := 2.10.1
 
-.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults chaos conformance mutants docs environments audit sbom clean
+.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults chaos soak conformance mutants docs environments audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -89,6 +89,11 @@ SEEDS ?= 5
 
 chaos: setup ## faults of all kinds on a real service, SEEDS=n of each; prints a table
 	$(BIN)/python -m tests.chaos --seeds $(SEEDS) $(ARGS)
+
+MINUTES ?= 60
+
+soak: setup ## traffic, drops and faults for MINUTES; memory, descriptors and sizes at the end
+	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) $(ARGS)
 
 docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	$(BIN)/modelium config docs > $(VENV)/configuration.md

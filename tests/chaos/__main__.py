@@ -7,6 +7,7 @@ its trial: what happens when is drawn from the seed alone, how fast the machine 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -14,26 +15,37 @@ from collections.abc import Iterator
 
 from bench.goals import Goal, print_goals
 from tests.chaos.ground import Ground
-from tests.chaos.table import FAULTS
+from tests.chaos.table import FAULTS, SERVERS, SERVERS_EVERY
 from tests.chaos.trial import Outcome, trial
 
 
 def outcomes(seed: int, faults: list[str], *, keep: bool = False) -> Iterator[Outcome]:
-    """Try ``faults``, one after another, on one service as long as it survives them."""
+    """Try ``faults``, one after another, on one service as long as it survives them.
+
+    Those of servers beside it get a service each. ``keep``: the files of what went wrong.
+    """
     ground: Ground | None = None
+    wrong = False
     try:
         for name in faults:
-            if ground is None:
-                ground = Ground(seed)
-                ground.service.start()
-            outcome = trial(ground, name, FAULTS[name])
-            yield outcome
-            if outcome.violations:  # what comes after would show them again
-                ground.end(keep=keep)
+            fault, settings = SERVERS.get(name) or (FAULTS[name], None)
+            if ground is not None and (wrong or settings):  # a violation would show again
+                ground.end(keep=keep and wrong)
                 ground = None
+            if ground is None:
+                ground = Ground(seed, settings=settings)
+                ground.service.start()
+            outcome = trial(ground, name, fault)
+            wrong = bool(outcome.violations)
+            yield outcome
     finally:
         if ground is not None:
-            ground.end()
+            ground.end(keep=keep and wrong)
+
+
+def chosen(seed: int) -> list[str]:
+    """Return the faults that are tried with ``seed`` where none is asked for."""
+    return [*FAULTS, *(SERVERS if seed % SERVERS_EVERY == 0 else ())]
 
 
 def main() -> int:
@@ -41,12 +53,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--fault", action="append", choices=list(FAULTS))
+    parser.add_argument("--fault", action="append", choices=[*FAULTS, *SERVERS])
     parser.add_argument("--keep", action="store_true", help="keep the files of failed trials")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # services are ended then, too
     began, seen = time.monotonic(), defaultdict[str, list[Outcome]](list)
     for seed in range(given.first, given.first + given.seeds):
-        for outcome in outcomes(seed, given.fault or list(FAULTS), keep=given.keep):
+        for outcome in outcomes(seed, given.fault or chosen(seed), keep=given.keep):
             seen[outcome.fault].append(outcome)
             _say(outcome)
     print(f"\n{'fault':18} {'seeds':>5} {'missed':>6} {'violations':>10} {'s each':>7}")

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -43,21 +44,24 @@ class Unaimed(Exception):
 class Ground:
     """A running service, its client, and all drops so far."""
 
-    def __init__(self, seed: int, *, settings: Mapping[str, Any] | None = None) -> None:
-        """``settings`` are merged into those of a service with a fake llama.cpp."""
+    def __init__(
+        self, seed: int, *, settings: Callable[[Ground], Mapping[str, Any]] | None = None
+    ) -> None:
+        """``settings``: what is added to those of a service with a fake llama.cpp."""
         self.seed = seed
         self.rng = random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="modelium-chaos-"))
-        self.mounted = os.geteuid() == 0 and _run(
-            "mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(self.folder)
-        )
+        self.servers = settings is not None
+        """Whether it has others than its engines, which need more room of all kinds."""
+        mount = ("mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(self.folder))
+        self.mounted = os.geteuid() == 0 and not self.servers and _run(*mount)
         command = self.folder / "engine"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} {ENGINE} "$@"\n')
         command.chmod(0o755)
         port = engines.free_port()
         given = {
             "orchestration": {
-                "cpu_memory_gib": 0.75,  # room for two
+                "cpu_memory_gib": 4.0 if self.servers else 0.75,  # room for two engines
                 "metrics": {"collection_interval_seconds": 0.5},
                 "policies": {"healthy_after_seconds": 1.0},
             },
@@ -70,7 +74,7 @@ class Ground:
             },
             "gateway": {"port": port, "max_wait_seconds": 60.0, "drain_grace_seconds": 2.0},
             "prefect": {"enabled": False},
-            **(settings or {}),
+            **(settings(self) if settings else {}),
         }
         self.service = Service(self.folder / "service", settings=given)
         self.client = Client(f"http://127.0.0.1:{port}")
@@ -123,12 +127,11 @@ class Ground:
 
     def engines(self, model: str = "") -> list[int]:
         """Return the processes of the engine of ``model``, or of all."""
-        word = f"{self.folder / 'service' / 'repository'}/{model}"
+        folder = f"{self.folder / 'service' / 'repository'}/{model}/".replace("//", "/")
         return [
             process.pid
             for process in psutil.process_iter()
-            if not model or any(part.startswith(f"{word}/") for part in _words(process))
-            if any(part.startswith(word) for part in _words(process))
+            if any(word.startswith(folder) for word in _words(process))
         ]
 
     def until(self, holds: Callable[[], object], *, within_s: float = 30.0) -> None:
@@ -139,7 +142,7 @@ class Ground:
                 raise Unaimed
             time.sleep(0.002)
 
-    def served(self, model: str, *, within_s: float = 60.0) -> bool:
+    def served(self, model: str, *, within_s: float) -> bool:
         """Whether ``model`` answers in time."""
         deadline = time.monotonic() + within_s
         while (status := self.client.ask(model)) != 200:
@@ -176,15 +179,16 @@ class Ground:
         if keep:
             shutil.copytree(self.folder, kept, ignore=_special)
             print(f"    kept: {kept}")
-        with suppress(AssertionError, subprocess.TimeoutExpired, ValueError):
-            self.service.cli("down")
+        if self.servers:  # whose processes `down` knows best
+            with suppress(AssertionError, subprocess.TimeoutExpired, ValueError):
+                self.service.cli("down")
+        own = self.service.process
+        below = psutil.Process(own.pid).children(recursive=True) if own and self.alive() else []
         if self.alive():
             self.service.kill()
-        for pid in [*self.engines(), *self._belonging()]:
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
+        for pid in [*(child.pid for child in below), *self.engines(), *self._belonging()]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.mounted:
             _run("umount", "-l", str(self.folder))
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from tests.chaos.ground import Ground, Unaimed
 
+SERVED_S = 60.0
+"""Within this all healthy models answer after a fault."""
+
 Fault = Callable[[Ground, random.Random], None]
 """Makes something happen to the running service, and ends it: a killed service is started again.
 """
@@ -31,7 +34,7 @@ def trial(ground: Ground, name: str, fault: Fault) -> Outcome:
     """Have ``fault`` happen, and say what was wrong after it."""
     began = time.monotonic()
     rng = random.Random(f"{name} {ground.seed}")
-    tried = True
+    tried, wrong = True, []
     for _ in range(rng.randint(1, 2)):
         ground.drop(start_s=rng.uniform(0.0, 0.5))
     with ground.client.traffic(ground.seed):
@@ -40,10 +43,16 @@ def trial(ground: Ground, name: str, fault: Fault) -> Outcome:
             fault(ground, rng)
         except Unaimed:
             tried = False
+        except AssertionError as error:
+            wrong = [str(error)[-2000:]]
         time.sleep(rng.uniform(0.3, 1.0))
-    wrong = [] if ground.alive() else ["the service is dead"]
-    for model in ground.client.models if not wrong else ():
-        if not ground.served(model):
+    if not ground.alive():
+        return Outcome(
+            fault=name, seed=ground.seed, violations=[*wrong, "the service is dead"], tried=tried
+        )
+    deadline = time.monotonic() + SERVED_S
+    for model in ground.client.models:
+        if not ground.served(model, within_s=deadline - time.monotonic()):
             wrong.append(f"{model} ({ground.state(model) or 'not registered'}) does not answer")
     wrong += ground.at_rest()
     if not wrong:

@@ -188,7 +188,8 @@ def ray_serve(state: Path) -> Bench:
     config = RayServeSection(enabled=True, endpoint=f"http://localhost:{engines.free_port()}")
 
     def load(name: str) -> LoadRequest:
-        path = state / "models" / name
+        # Beside the state directory, which a cluster cannot read: its command names no models.
+        path = state.with_name(f"{state.name}-models") / name
         path.mkdir(parents=True, exist_ok=True)
         return request(path, profile=samples.magika_onnx(path), reserve=GIB // 2)
 

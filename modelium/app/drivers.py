@@ -30,7 +30,12 @@ def build_drivers(
     state = config.orchestration.state
     # Engines that start at once on one GPU misjudge its free memory: they share locks.
     device_locks = DeviceLocks()
-    sandbox = Sandbox(mode=config.sandbox.mode, hidden=(state,), writable=config.sandbox.writable)
+    sandbox = Sandbox(
+        mode=config.sandbox.mode,
+        hidden=(state,),
+        shown=(config.orchestration.model_repository,),
+        writable=config.sandbox.writable,
+    )
     found: dict[RuntimeName, Runtime] = {}
     if config.ray_serve.enabled:
         from runtimes.ray.driver import RayServeDriver

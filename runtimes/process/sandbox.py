@@ -51,6 +51,8 @@ class Sandbox:
     mode: Mode
     hidden: tuple[Path, ...]
     """What no engine may read, beside the user's credentials."""
+    shown: tuple[Path, ...] = ()
+    """What every engine may read although it is below a hidden folder."""
     writable: tuple[Path, ...] = ()
     """What every engine may change, beside its own folder, caches, /dev and the GPUs."""
 
@@ -106,7 +108,7 @@ class Sandbox:
             "hidden": [
                 str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))
             ],
-            "shown": [str(path) for path in (*shown, *_named(argv))],
+            "shown": [str(path) for path in (*self.shown, *shown, *_named(argv))],
             "writable": [
                 *map(str, (work, temporary, *caches, *self.writable, *writable)),
                 *DEVICES,

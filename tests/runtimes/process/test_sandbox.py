@@ -57,7 +57,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
         supervisor = Supervisor(
             directory=state / "vllm",
             clock=SystemClock(),
-            sandbox=Sandbox(mode=mode, hidden=(state,)),
+            sandbox=Sandbox(mode=mode, hidden=(state,), shown=(state / "repository",)),
         )
         supervisors.append(supervisor)
         command = Command(argv=(sys.executable, "-c", TRY, json.dumps(wanted)), connects=connects)
@@ -90,6 +90,7 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     files = [
         *("state/modelium.db", "state/vllm/other.json", "state/vllm/work/other/weights"),
         *("home/.ssh/id_ed25519", "home/notes", "repository/m/weights"),
+        "state/repository/m/weights",
     ]
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,8 @@ async def test_an_engine_neither_reads_secrets_nor_changes_what_is_not_its_own(
 ) -> None:
     found = await run(wanted)
     denied = {path for path, outcome in found.items() if outcome == "PermissionError"}
-    shown = {str(tmp_path / "home/notes"), str(tmp_path / "repository/m/weights")}
+    weights = ("repository/m/weights", "state/repository/m/weights")
+    shown = {str(tmp_path / file) for file in ("home/notes", *weights)}
     assert {path for path in wanted["read"] if path not in denied} == shown
     assert denied >= {*wanted["write"], "list", "environ", "signal"} - (
         set() if confine.abi() >= 6 else {"signal"}

@@ -56,7 +56,12 @@ class Fleet(Service):
         }
         super().__init__(
             folder,
-            settings={"vllm": vllm, "prefect": {"enabled": False}},
+            settings={
+                "vllm": vllm,
+                "prefect": {"enabled": False},
+                # The engines are processes of the fake GPUs.
+                "sandbox": {"writable": [str(gpus.table)]},
+            },
             environ=gpus.environment(),
         )
 

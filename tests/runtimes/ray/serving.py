@@ -52,8 +52,7 @@ async def running(driver: RayServeDriver, model: str) -> Running | None:
 
 
 def key_of(upstream: Upstream) -> dict[str, str]:
-    assert upstream.api_key
-    return {"Authorization": f"Bearer {upstream.api_key}"}
+    return {"Authorization": f"Bearer {upstream.api_key}"} if upstream.api_key else {}
 
 
 async def infer(upstream: Upstream, tensor: dict[str, Any], **parameters: Any) -> dict[str, Any]:

@@ -50,6 +50,8 @@ async def test_the_serve_that_runs_at_the_endpoint_is_used_and_left_alone(
     async with guest:
         loaded = await guest.load(request("guest", tmp_path, profile), progress=quiet)
         assert loaded.upstream.port == port
+        # Replicas of others' clusters cannot read the file that keys derive from.
+        assert theirs.upstream.api_key and loaded.upstream.api_key is None
         row = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
         assert await infer(loaded.upstream, row) == {"y": [10, 10, 10]}
         assert [one.model for one in await guest.discover({})] == ["guest"]

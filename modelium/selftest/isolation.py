@@ -60,6 +60,7 @@ def isolated(
         {
             "orchestration": orchestration,
             "devices": {"use": config.devices.use, "cpu_beside_gpus": beside_gpus},
+            "sandbox": given.get("sandbox", {}),
             "ingest": {"quiet_period_seconds": 0.5},
             # Without a token everyone with an account here could have it ingest and approve.
             "gateway": {"port": 0, "token": secrets.token_urlsafe(24)},

@@ -34,7 +34,11 @@ def test_nothing_is_left_of_a_self_test_that_is_stopped(
     engine.write_text(ENGINE.format(pids=pids))
     engine.chmod(0o755)
     file = tmp_path / "modelium.yaml"
-    file.write_text(yaml.safe_dump({"llama_cpp": {"enabled": True, "executable": str(engine)}}))
+    settings = {
+        "llama_cpp": {"enabled": True, "executable": str(engine)},
+        "sandbox": {"writable": [str(tmp_path)]},  # the fake engine notes its process id there
+    }
+    file.write_text(yaml.safe_dump(settings))
     running = subprocess.Popen(
         [sys.executable, "-m", "modelium", "selftest", "-c", str(file)],
         stdout=subprocess.PIPE,

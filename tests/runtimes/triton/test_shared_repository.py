@@ -211,7 +211,8 @@ async def infer(loaded: Loaded, name: str, values: list[float]) -> list[float]:
     upstream = loaded.upstream
     shape = [1, 4] if len(values) == 4 else [1]
     tensor = {"name": name, "datatype": "FP32", "shape": shape, "data": values}
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    transport = httpx.AsyncHTTPTransport(uds=upstream.socket or None)
+    async with httpx.AsyncClient(transport=transport, timeout=60) as client:
         answer = await client.post(
             f"{upstream.base_url}/v2/models/{upstream.served_name}/infer",
             json={"inputs": [tensor]},

@@ -83,7 +83,7 @@ def claim(folder: Path, *, field: str) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
     """Lock the directory itself, where its file system can.
 
     Raises:
@@ -92,7 +92,7 @@ def _locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with _where_possible():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -145,13 +145,7 @@ def _terminate(pid: int) -> None:
 def is_held(state: Path) -> bool:
     """Whether a service runs on ``state``."""
     try:
-        descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with _where_possible():
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        finally:
-            os.close(descriptor)
-        with (state / FILE).open() as file:
+        with _locked(state, fcntl.LOCK_SH), (state / FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

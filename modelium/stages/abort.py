@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.stages.services import Services
+from modelium.stages.unloading import call_unload
 
 REASON = "an operator aborted the load"
 
@@ -37,10 +38,9 @@ async def cancelled(services: Services, model: str, *, reason: str) -> None:
         ModeliumError: the runtime does not end it; the model is UNLOADING then.
     """
     deployment = (await services.store.model(model)).deployment
-    runtime = services.runtimes.get(deployment.runtime) if deployment else None
-    if deployment is not None and runtime is not None:
+    if deployment is not None and deployment.runtime in services.runtimes:
         try:
-            await runtime.unload(deployment.name, handle=deployment.handle, grace_s=0.0)
+            await call_unload(services, deployment, grace_s=0.0)
         except Exception:
             await services.store.start_unloading(model, reason=reason)
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from modelium.errors import InputError, ModeliumError, Unavailable
+from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
@@ -16,14 +16,12 @@ from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
+from modelium.stages.unloading import UNLOAD_S, call_unload
 
 LEAVING = frozenset({ModelState.DRAINING, ModelState.UNLOADING})
 
 POLL_S = 0.25
 """Between two looks at a model that another run unloads."""
-
-UNLOAD_S = 120.0
-"""Beside the grace, for a runtime to unload a model; one that takes longer is asked again."""
 
 
 async def evict(
@@ -248,28 +246,6 @@ async def _idle(services: Services, record: Model) -> dict[str, float]:
     traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
     known = record.model_copy(update={"traffic": traffic.get(record.name, record.traffic)})
     return {"idle_s": round(known.idle_s(services.clock.time()))}
-
-
-async def call_unload(services: Services, deployment: Deployment, *, grace_s: float) -> None:
-    """Have the runtime unload it, within a bound even where the driver keeps none.
-
-    Raises:
-        ModeliumError: the runtime does not do it.
-    """
-    name = deployment.runtime.value
-    runtime = services.runtimes.get(deployment.runtime)
-    if runtime is None:
-        raise Unavailable(
-            f"{name} is switched off in the configuration, and holds {deployment.name}"
-        )
-    try:
-        async with asyncio.timeout(grace_s + UNLOAD_S):
-            await runtime.unload(deployment.name, handle=deployment.handle, grace_s=grace_s)
-    except TimeoutError as exc:
-        bound = grace_s + UNLOAD_S
-        raise ModeliumError(
-            f"{name} did not unload {deployment.name} within {bound:.0f} s; it is asked again"
-        ) from exc
 
 
 async def _release(services: Services, deployment: Deployment, grace_s: float) -> None:

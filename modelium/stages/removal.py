@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model, Report, Version
-from modelium.stages.evict import call_unload
 from modelium.stages.services import Services
 from modelium.stages.tidying import move_removed
+from modelium.stages.unloading import call_unload
 
 logger = logging.getLogger(__name__)
 

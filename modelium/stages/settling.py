@@ -15,11 +15,12 @@ from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Decision, Deployment, Model, Report, Unload
 from modelium.ports import Loaded, Running
-from modelium.stages.evict import call_unload, released, unload
+from modelium.stages.evict import released, unload
 from modelium.stages.owners import GRACE_S, IN_TRANSITION
 from modelium.stages.ready import finish
 from modelium.stages.runtime_monitor import handles
 from modelium.stages.services import Services
+from modelium.stages.unloading import call_unload
 
 logger = logging.getLogger(__name__)
 

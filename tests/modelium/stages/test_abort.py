@@ -10,6 +10,7 @@ from modelium.control.operations import Operations
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Report, Trigger
+from modelium.stages import unloading
 from modelium.stages.abort import REASON
 from modelium.stages.evict import evict
 from modelium.stages.load import load
@@ -56,6 +57,22 @@ async def test_the_runtime_has_confirmed_the_end_before_the_memory_is_given_back
     await aborting
     await task
     assert not world.store.view()[2]
+
+
+async def test_an_abort_waits_for_no_runtime_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await hanging(world)
+    monkeypatch.setattr(unloading, "UNLOAD_S", 0.05)
+    world.runtime.unload_gate.clear()
+    with pytest.raises(Unavailable, match="has not ended the load of tiny yet"):
+        await evict(world.services, models=["tiny"])
+    await task
+    assert world.store.model("tiny").state is ModelState.UNLOADING
+    assert world.store.view()[2], "the memory is still booked"
+    world.runtime.unload_gate.set()
+    await world.converge()
+    assert world.store.model("tiny").state is ModelState.UNLOADED
 
 
 async def test_what_the_runtime_does_not_end_keeps_its_memory(world: World) -> None:

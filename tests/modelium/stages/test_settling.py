@@ -11,8 +11,8 @@ from modelium.errors import LoadFailed, ModeliumError, Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Load, Plan, Trigger, Unload
 from modelium.policy.memory_budget import available_bytes
-from modelium.stages import evict as evicting
 from modelium.stages import load as loads
+from modelium.stages import unloading
 from modelium.stages.evict import evict
 from modelium.stages.load import load
 from modelium.store import Store
@@ -175,7 +175,7 @@ async def test_an_unload_that_hangs_is_asked_for_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.load()
-    monkeypatch.setattr(evicting, "UNLOAD_S", 0.05)
+    monkeypatch.setattr(unloading, "UNLOAD_S", 0.05)
     world.runtime.unload_gate.clear()
     with pytest.raises(ModeliumError, match="did not unload tiny"):
         await evict(world.services, models=["tiny"], steps=world.steps)

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ class CoverageMap:
         self._tests = tests
         self._seconds = seconds
 
-    def tests(self, path: Path, line: int) -> list[str]:
+    def tests(self, path: Path, line: int, *, budget_s: float = BUDGET_S) -> list[str]:
         """Return tests that run ``line`` (1-based): nearest directory first, then fastest.
 
-        Those that do not fit in `BUDGET_S` any more are left out: a line that everything runs
+        Those that do not fit in ``budget_s`` any more are left out: a line that everything runs
         would take the whole suite.
         """
         found = self._tests.get(str(path), {}).get(line, frozenset())
@@ -47,35 +47,38 @@ class CoverageMap:
             key=lambda test: (not test.startswith(mirrored), self._seconds[test], test),
         )
         totals = itertools.accumulate(self._seconds[test] for test in ordered)
-        return [test for test, total in zip(ordered, totals, strict=True) if total <= BUDGET_S]
+        return [test for test, total in zip(ordered, totals, strict=True) if total <= budget_s]
 
 
 def measure(root: Path, cache: Path, *, workers: int) -> CoverageMap:
-    """Run with coverage those unit tests that changed since they were measured with this code.
+    """Run with coverage those unit tests that changed, or ran code that changed.
 
     Raises:
         SystemExit: a test fails without any mutation.
     """
-    code = _digest(path for folder in SOURCES for path in _python(root / folder))
-    known = _Known(cache / f"{code}.json")
+    known = _Known(cache / "known.json")
+    code = {name: _digest(root / name) for name in _python(root, SOURCES)}
     files = {
-        str(path.relative_to(root)): _digest([path])
-        for folder in UNIT_TESTS
-        for path in _python(root / folder)
-        if path.name.startswith("test_") and CONFORMANCE not in str(path)
+        name: _digest(root / name)
+        for name in _python(root, UNIT_TESTS)
+        if Path(name).name.startswith("test_") and CONFORMANCE not in name
     }
-    changed = {name: d for name, d in files.items() if known.files.get(name) != d}
+    stale = known.running(
+        {name for name in {*code, *known.code} if code.get(name) != known.code.get(name)}
+    )
+    changed = {n: d for n, d in files.items() if n in stale or known.files.get(n) != d}
     if changed:
-        known.add(changed, _run(root, changed, workers=workers), root)
+        known.add(changed, code, _run(root, changed, workers=workers), root)
     return CoverageMap(tests=known.tests(), seconds=known.seconds)
 
 
 class _Known:
-    """What was measured: digests of test files, durations of tests, tests of each line."""
+    """What was measured: digests of files, durations of tests, tests of each line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         stored = json.loads(path.read_text()) if path.exists() else {}
+        self.code: dict[str, str] = stored.get("code", {})
         self.files: dict[str, str] = stored.get("files", {})
         self.seconds: dict[str, float] = stored.get("seconds", {})
         self._names: list[str] = stored.get("names", [])
@@ -91,12 +94,31 @@ class _Known:
             for name, lines in self._lines.items()
         }
 
+    def running(self, code: Container[str]) -> set[str]:
+        """Return the test files that ran any line of ``code``, as it was then."""
+        return {
+            _file(self._names[test])
+            for name, lines in self._lines.items()
+            if name in code
+            for tests in lines.values()
+            for test in tests
+        }
+
     def add(
-        self, files: Mapping[str, str], records: Iterable[Mapping[str, Any]], root: Path
+        self,
+        files: Mapping[str, str],
+        code: Mapping[str, str],
+        records: Iterable[Mapping[str, Any]],
+        root: Path,
     ) -> None:
-        """Take over what a run of ``files`` recorded; tests that they no longer have are gone."""
+        """Put what a run of ``files`` with ``code`` recorded in place of what is known of them."""
         self.files |= files
-        self.seconds = {t: s for t, s in self.seconds.items() if t.partition("::")[0] not in files}
+        self.code = dict(code)
+        self.seconds = {test: s for test, s in self.seconds.items() if _file(test) not in files}
+        gone = {index for index, name in enumerate(self._names) if _file(name) in files}
+        for lines in self._lines.values():
+            for line in lines:
+                lines[line] = [test for test in lines[line] if test not in gone]
         indices = {name: index for index, name in enumerate(self._names)}
         for record in records:
             self.seconds |= record["seconds"]
@@ -107,16 +129,9 @@ class _Known:
                     own[line] = [*own.get(line, ()), *found]
         self._names = list(indices)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(
-            json.dumps(
-                {
-                    "files": self.files,
-                    "seconds": self.seconds,
-                    "names": self._names,
-                    "lines": self._lines,
-                }
-            )
-        )
+        stored = {"code": self.code, "files": self.files, "seconds": self.seconds}
+        stored |= {"names": self._names, "lines": self._lines}
+        self._path.write_text(json.dumps(stored))
 
 
 def _run(root: Path, files: Iterable[str], *, workers: int) -> list[Mapping[str, Any]]:
@@ -133,12 +148,13 @@ def _run(root: Path, files: Iterable[str], *, workers: int) -> list[Mapping[str,
         return [json.loads(path.read_text()) for path in place.glob("*.json")]
 
 
-def _python(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.py"))
+def _python(root: Path, folders: Iterable[str]) -> list[str]:
+    return [str(p.relative_to(root)) for f in folders for p in sorted((root / f).rglob("*.py"))]
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(str(path).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tools.mutants.forks import Forks
 from tools.mutants.mutations import Mutation
 
 COPIED = ("modelium", "flows", "agents", "runtimes", "tests", "tools", "deploy", "docs", "bench")
 FILES = ("pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 FIRST = 40
 """Tests of the first attempt; the others run only where these notice nothing."""
-TIMEOUT_S = 300.0
-"""For all tests of one attempt: a mutant that hangs is noticed."""
 
 Result = Literal["noticed", "unnoticed", "not run"]
 
@@ -54,6 +50,7 @@ class Bench:
             elif (root / name).exists():
                 shutil.copy2(root / name, place / name)
         subprocess.run([sys.executable, "-m", "compileall", "-q", *COPIED], cwd=place, check=False)
+        self._forks = Forks(place)
 
     def attempt(self, mutant: Mutant, tests: Sequence[str]) -> Result:
         """Run ``tests`` against the mutant, nearest first, until one fails."""
@@ -61,52 +58,29 @@ class Bench:
             return "not run"
         path = self._place / mutant.path
         original = path.read_bytes()
-        # Its size and time may be those of what was compiled.
-        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
-            compiled.unlink()
+        self._forget(path)
         path.write_bytes(mutant.mutation.apply(original))
         try:
             passed = self._passes(tests[:FIRST]) and self._passes(tests[FIRST:])
         finally:
             path.write_bytes(original)
+            self._forget(path)
         return "unnoticed" if passed else "noticed"
+
+    def end(self) -> None:
+        """End the process that runs the tests."""
+        self._forks.end()
+
+    def _forget(self, path: Path) -> None:
+        """Remove what was compiled: a mutant may have the size and time of the original."""
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()
 
     def _passes(self, tests: Sequence[str]) -> bool:
         if not tests:
             return True
         arguments = self._place / "tests.txt"
         arguments.write_text("\n".join(tests))
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "--no-header",
-            "-p",
-            "no:cacheprovider",
-        ]
-        scratch = self._place / "scratch"
-        command += [f"--basetemp={scratch}"]
-        command += ["--timeout=60", "-p", "no:xdist", f"@{arguments}"]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(self._place),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        process = subprocess.Popen(
-            command,
-            cwd=self._place,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a mutant may leave processes behind
-        )
-        try:
-            return process.wait(TIMEOUT_S) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        given = ["-x", "-q", "--no-header", "--timeout=60", f"--basetemp={self._place / 'scratch'}"]
+        given += ["-p", "no:cacheprovider", "-p", "no:xdist", f"@{arguments}"]
+        return self._forks.run(given) == 0

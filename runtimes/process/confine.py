@@ -3,7 +3,8 @@
 ``python -I -S confine.py PROGRAM ARGUMENT…`` with a JSON object in MODELIUM_SANDBOX, which the
 program does not inherit:
 
-- ``hidden``: files and folders that it may not open; everything else can be read,
+- ``hidden``: files and folders that it may not open, nor files beside them outside of /etc;
+  everything else can be read,
 - ``shown``: files and folders below hidden ones that it may read all the same,
 - ``writable``: folders that it may change; nothing else can be,
 - ``connects``: whether it may open TCP connections (from Landlock's ABI 4 on).
@@ -43,6 +44,9 @@ CONNECT_TCP = 1 << 1
 SCOPES = 0b11
 """No signals to, and no abstract Unix sockets of, processes outside (ABI 6)."""
 
+FILES_OF = ("/", "/etc")
+"""Folders whose files may be read although something beside them is hidden."""
+
 
 class Ruleset(ctypes.Structure):
     """`struct landlock_ruleset_attr`."""
@@ -72,7 +76,9 @@ def abi() -> int:
 def readable(hidden: Iterable[str], shown: Iterable[str]) -> Iterator[str]:
     """Yield the trees that make up everything but ``hidden``, and ``shown``.
 
-    A rule opens a whole tree, so a folder with something hidden in it is given entry by entry.
+    A rule opens a whole tree, so a folder with something hidden in it is given entry by entry, of
+    which files only in `FILES_OF`: a rule keeps its file's blocks from being freed when the file is
+    removed, for as long as the engine lives.
     """
     closed, opened = {*map(os.path.realpath, hidden)}, {*map(os.path.realpath, shown)}
 
@@ -86,7 +92,7 @@ def readable(hidden: Iterable[str], shown: Iterable[str]) -> Iterator[str]:
                 continue  # the target of a link is opened, or not, where it is
             if any(path.startswith(entry.path + "/") for path in closed):
                 yield from below(entry.path)
-            else:
+            elif folder in FILES_OF or entry.is_dir():
                 yield entry.path
 
     yield from below("/")

@@ -91,7 +91,8 @@ class Sandbox:
             )
         if missing or self.mode == "off":
             return tuple(argv), dict(environment), None
-        if shutil.which(argv[0], path=environment.get("PATH")) is None:
+        executable = shutil.which(argv[0], path=environment.get("PATH"))
+        if executable is None:
             raise FileNotFoundError(2, os.strerror(2), argv[0])
         temporary = socket_folder(work / "tmp", longest_name=LONGEST_SOCKET)
         make_private(work)
@@ -108,7 +109,7 @@ class Sandbox:
             "hidden": [
                 str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))
             ],
-            "shown": [str(path) for path in (*self.shown, *shown, *_named(argv))],
+            "shown": [str(path) for path in (*self.shown, *shown, executable, *_named(argv))],
             "writable": [
                 *map(str, (work, temporary, *caches, *self.writable, *writable)),
                 *DEVICES,

@@ -89,7 +89,7 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("HF_TOKEN", "s3cret")
     files = [
         *("state/modelium.db", "state/vllm/other.json", "state/vllm/work/other/weights"),
-        *("home/.ssh/id_ed25519", "home/notes", "repository/m/weights"),
+        *("home/.ssh/id_ed25519", "home/notes/text", "repository/m/weights"),
         "state/repository/m/weights",
     ]
     for file in files:
@@ -111,7 +111,7 @@ async def test_an_engine_neither_reads_secrets_nor_changes_what_is_not_its_own(
     found = await run(wanted)
     denied = {path for path, outcome in found.items() if outcome == "PermissionError"}
     weights = ("repository/m/weights", "state/repository/m/weights")
-    shown = {str(tmp_path / file) for file in ("home/notes", *weights)}
+    shown = {str(tmp_path / file) for file in ("home/notes/text", *weights)}
     assert {path for path in wanted["read"] if path not in denied} == shown
     assert denied >= {*wanted["write"], "list", "environ", "signal"} - (
         set() if confine.abi() >= 6 else {"signal"}
@@ -119,6 +119,17 @@ async def test_an_engine_neither_reads_secrets_nor_changes_what_is_not_its_own(
     assert (found["tmp"], found["shm"]) == ("done", "done")
     assert found["connect"] == "ConnectionRefusedError"
     assert not {"MODELIUM_GATEWAY__TOKEN", "HF_TOKEN", "MODELIUM_SANDBOX"} & {*found["variables"]}
+
+
+def test_files_beside_what_is_hidden_are_closed_but_those_of_the_system(tmp_path: Path) -> None:
+    """A rule for a file would keep its blocks from being freed when it is removed."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "file").write_text("")
+    opened = set(confine.readable([str(tmp_path / "state"), "/etc/shadow"], []))
+    assert str(tmp_path / "folder") in opened
+    assert "/etc/passwd" in opened
+    assert not {str(tmp_path / "file"), str(tmp_path / "state"), "/etc/shadow"} & opened
 
 
 async def test_off_is_off(run: Run, wanted: dict[str, Any]) -> None:

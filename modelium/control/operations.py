@@ -10,6 +10,7 @@ from modelium.control import notices
 from modelium.control.intents import Intents
 from modelium.control.reload import ConfigSource, Reloaded, Reloader
 from modelium.control.signals import Signals
+from modelium.control.supervision import current_troubles
 from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError
 from modelium.intake.rejected import rejected
@@ -244,7 +245,7 @@ class Operations:
         return [
             *self._reloader.notices(),
             *notices.of_sweeps(self._services.sweeps),
-            *self._services.troubles.values(),
+            *current_troubles(self._services),
         ]
 
     async def reload(self) -> Reloaded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from modelium.stages.services import Services
+from modelium.stages.services import Services, Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,12 @@ LONGEST_PAUSE_S = 60.0
 
 HEALTHY_S = 600.0
 """A task that has run for this long is well: its next failure is a first one."""
+
+
+def current_troubles(services: Services) -> list[str]:
+    """Return a sentence for each background task that has failed within `HEALTHY_S`."""
+    since = services.clock.monotonic() - HEALTHY_S
+    return [trouble.sentence for trouble in services.troubles.values() if trouble.at > since]
 
 
 async def supervise(services: Services, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -37,8 +43,9 @@ async def supervise(services: Services, name: str, run: Callable[[], Awaitable[N
             logger.exception("the %s task failed, and is begun again in %g s", name, pause)
             services.telemetry.on_task_failed(name)
             what = str(exc) or type(exc).__name__
-            services.troubles[name] = (
-                f"the {name} task failed and is begun again after a pause: {what}"
+            services.troubles[name] = Trouble(
+                at=clock.monotonic(),
+                sentence=f"the {name} task failed and is begun again after a pause: {what}",
             )
         else:
             return

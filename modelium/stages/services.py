@@ -24,6 +24,15 @@ from modelium.store import AsyncStore
 from modelium.traffic import RequestLog
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """A failure of a background task."""
+
+    at: float
+    """In seconds of the monotonic clock."""
+    sentence: str
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Services:
     """What stages are given. Built once, in `modelium.app`; only `configure` changes it."""
@@ -57,8 +66,8 @@ class Services:
     newcomers: Orphans = field(default_factory=lambda: Orphans(NEW))
     turns: Turns = field(default_factory=Turns)
     """Of ingests, by model."""
-    troubles: dict[str, str] = field(default_factory=dict)
-    """One sentence for each background task that failed last time, by name."""
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    """The last failure of each background task, by its name."""
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

@@ -32,3 +32,5 @@ async def test_a_task_that_fails_is_begun_again_and_its_pauses_grow(world: World
     assert 'modelium_task_failures_total{task="watcher"} 9.0' in world.exposed()
     (notice,) = Operations(services=world.services).notices()
     assert "watcher" in notice and "deeper than the stack" in notice
+    world.clock.advance(HEALTHY_S)
+    assert Operations(services=world.services).notices() == []

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from agents.rules.device_memory import DeviceMemory
 from modelium.lifecycle import ModelState
-from modelium.models import GIB, Action, Fleet, Load, Model, Queue
+from modelium.models import GIB, Action, Fleet, Load, Model, ModelProfile, Queue
 from modelium.policy import Policy
 
 WORTHWHILE = GIB // 4
@@ -72,7 +72,7 @@ def _with_loan(action: Load, loan: int) -> Load:
 
 def _surplus(actions: Sequence[Action], memory: DeviceMemory, fleet: Fleet) -> int:
     """Return the bytes on all GPUs that no registered model would need; 0 where that is unknown."""
-    free = sum(memory.room(d.id) for d in fleet.devices if d.kind == "gpu" and d.healthy)
+    free = sum(memory.room(d.id) for d in fleet.devices if d.kind == "gpu")
     loaded = {action.model for action in actions if isinstance(action, Load)}
     for model in fleet.models:
         if model.name in loaded or model.state is ModelState.FAILED:
@@ -81,11 +81,10 @@ def _surplus(actions: Sequence[Action], memory: DeviceMemory, fleet: Fleet) -> i
             continue
         if model.profile is None:
             return 0  # it will be known in a moment
-        free -= _likely_bytes(model)
+        free -= _likely_bytes(model, model.profile)
     return max(0, free)
 
 
-def _likely_bytes(model: Model) -> int:
+def _likely_bytes(model: Model, profile: ModelProfile) -> int:
     measured = max((load.per_device_bytes for load in model.measured), default=0)
-    weights = model.profile.weight_bytes if model.profile else 0
-    return max(measured, int(weights * ENGINE_SHARE) + ENGINE_BYTES)
+    return max(measured, int(profile.weight_bytes * ENGINE_SHARE) + ENGINE_BYTES)

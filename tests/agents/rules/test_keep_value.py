@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.rules.keep_value import arrival_chance, hazard, keep_value, loss_per_byte
@@ -30,6 +30,8 @@ def seen(idle_s: float, gaps: dict[int, int], count: float = 50) -> Traffic:
 
 def test_a_model_that_was_never_requested_has_no_value() -> None:
     assert hazard(Traffic(), now=NOW) == 0.0
+    assert hazard(Traffic(first_request_at=NOW), now=NOW) == 0.0
+    assert hazard(Traffic(last_request_at=NOW), now=NOW) == 0.0
     assert keep_value(model("a"), now=NOW) == 0.0
 
 
@@ -156,6 +158,7 @@ AGES = st.one_of(st.floats(0, 100), st.floats(0, 100_000), st.sampled_from(EDGES
 FEW_GAPS = st.lists(st.sampled_from((0, 0, 0, 1, 7, 200)), min_size=BUCKETS, max_size=BUCKETS)
 
 
+@settings(max_examples=50)
 @given(age=AGES, gaps=FEW_GAPS)
 def test_the_hazard_is_the_documented_index_of_the_models_own_gaps(
     age: float, gaps: list[int]
@@ -166,6 +169,7 @@ def test_the_hazard_is_the_documented_index_of_the_models_own_gaps(
     assert hazard(traffic, now=0.0) == pytest.approx(index(age, gaps, before), rel=1e-9)
 
 
+@settings(max_examples=50)
 @given(age=AGES, gaps=FEW_GAPS, within_s=st.floats(0, 10_000))
 def test_the_chance_is_the_share_of_longer_gaps_that_ended_in_time(
     age: float, gaps: list[int], within_s: float

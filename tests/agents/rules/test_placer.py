@@ -106,6 +106,7 @@ def test_the_node_with_less_left_is_taken_and_the_first_of_equals() -> None:
 
 
 def test_no_model_means_no_evictions_even_with_room() -> None:
+    assert (any_model(model("a")), no_model(model("a"))) == (True, False)
     world = fleet()
     find = placer(world).with_evictions
     assert find(option(world, 10), no_model) is None

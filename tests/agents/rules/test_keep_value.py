@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agents.rules.keep_value import arrival_chance, hazard, keep_value, loss_per_byte
@@ -51,17 +51,6 @@ def test_the_value_drops_to_a_hundredth_after_a_burst_and_further_without_a_next
 
 def test_more_requests_give_more_value() -> None:
     assert hazard(seen(60, {}, 500), now=NOW) > hazard(seen(60, {}, 5), now=NOW)
-
-
-@given(
-    idle=st.floats(0, 1e7),
-    count=st.floats(0, 1e9),
-    gaps=st.lists(st.integers(0, 10**9), min_size=BUCKETS, max_size=BUCKETS),
-)
-def test_a_value_is_always_finite(idle: float, count: float, gaps: list[int]) -> None:
-    traffic = seen(idle, dict(enumerate(gaps)), count)
-    assert 0 <= hazard(traffic, now=NOW) < math.inf
-    assert 0 <= arrival_chance(traffic, now=NOW, within_s=60) <= 1
 
 
 def test_histograms_of_another_shape_are_ignored() -> None:
@@ -132,54 +121,6 @@ def test_requests_after_the_snapshot_are_taken_as_requests_now() -> None:
     assert chances[0] == chances[1] > 0
 
 
-def lasting(age: float, gaps: list[int]) -> list[tuple[float, float, float]]:
-    """Return how many gaps outlast ``age``, each bucket's with the rest of its interval."""
-    return [
-        (count * max(0.0, high - max(low, age)) / (high - low), max(low, age), float(high))
-        for low, high, count in zip(EDGES, EDGES[1:], gaps, strict=False)
-    ]
-
-
-def index(age: float, gaps: list[int], before: float) -> float:
-    """The Gittins index of docs/planner.md, over every stopping time that ends a bucket."""
-    best = before
-    for stop in EDGES[1:]:
-        if stop < age:
-            continue
-        ended = [(n, (low + high) / 2) for n, low, high in lasting(age, gaps) if high <= stop]
-        longer = sum(n for n, _, high in lasting(age, gaps) if high > stop)
-        requests = 0.04 + sum(n for n, _ in ended)
-        waited = 0.04 / before + sum(n * (at - age) for n, at in ended) + longer * (stop - age)
-        best = max(best, requests / waited)
-    return best
-
-
-AGES = st.one_of(st.floats(0, 100), st.floats(0, 100_000), st.sampled_from(EDGES))
-FEW_GAPS = st.lists(st.sampled_from((0, 0, 0, 1, 7, 200)), min_size=BUCKETS, max_size=BUCKETS)
-
-
-@settings(max_examples=50)
-@given(age=AGES, gaps=FEW_GAPS)
-def test_the_hazard_is_the_documented_index_of_the_models_own_gaps(
-    age: float, gaps: list[int]
-) -> None:
-    # NOW is too large for exact ages.
-    traffic = Traffic(first_request_at=-300_000.0, last_request_at=-age, intervals=tuple(gaps))
-    before = 0.1 / (1 + age / 3600)
-    assert hazard(traffic, now=0.0) == pytest.approx(index(age, gaps, before), rel=1e-9)
-
-
-@settings(max_examples=50)
-@given(age=AGES, gaps=FEW_GAPS, within_s=st.floats(0, 10_000))
-def test_the_chance_is_the_share_of_longer_gaps_that_ended_in_time(
-    age: float, gaps: list[int], within_s: float
-) -> None:
-    traffic = Traffic(last_request_at=-age, intervals=tuple(gaps))
-    before, after = (sum(n for n, *_ in lasting(a, gaps)) for a in (age, age + within_s))
-    expected = 1 - after / before if before >= 5 else 0.0
-    assert arrival_chance(traffic, now=0.0, within_s=within_s) == pytest.approx(expected, abs=1e-9)
-
-
 def test_five_silences_are_evidence_while_no_request_runs() -> None:
     def chance(**given: Any) -> float:
         fields = {"last_request_at": NOW, "intervals": (0,) * 10 + (5,) + (0,) * 5}
@@ -209,3 +150,66 @@ def test_the_value_is_weight_times_hazard_times_discounted_load_time(
 def test_the_loss_per_byte_falls_faster_than_the_size_grows() -> None:
     assert loss_per_byte(3.0, 1000) == pytest.approx(3.0 / 1000**1.22)
     assert loss_per_byte(3.0, 1) == loss_per_byte(3.0, 0) == 3.0
+
+
+def lasting(age: float, gaps: list[int]) -> list[tuple[float, float, float]]:
+    """Return how many gaps outlast ``age``, each bucket's with the rest of its interval."""
+    return [
+        (count * max(0.0, high - max(low, age)) / (high - low), max(low, age), float(high))
+        for low, high, count in zip(EDGES, EDGES[1:], gaps, strict=False)
+    ]
+
+
+def index(age: float, gaps: list[int], before: float) -> float:
+    """The Gittins index of docs/planner.md, over every stopping time that ends a bucket."""
+    best = before
+    for stop in EDGES[1:]:
+        if stop < age:
+            continue
+        ended = [(n, (low + high) / 2) for n, low, high in lasting(age, gaps) if high <= stop]
+        longer = sum(n for n, _, high in lasting(age, gaps) if high > stop)
+        requests = 0.04 + sum(n for n, _ in ended)
+        waited = 0.04 / before + sum(n * (at - age) for n, at in ended) + longer * (stop - age)
+        best = max(best, requests / waited)
+    return best
+
+
+AGES = st.one_of(st.floats(0, 100), st.floats(0, 100_000), st.sampled_from(EDGES))
+FEW_GAPS = st.lists(st.sampled_from((0, 0, 0, 1, 7, 200)), min_size=BUCKETS, max_size=BUCKETS)
+
+
+@settings(max_examples=50)
+@given(age=AGES, gaps=FEW_GAPS, rate=st.sampled_from((0.0, 0.0001, 0.1)))
+@example(age=900.0, gaps=[0] * 10 + [8, 0, 4, 0, 0, 0], rate=0.0)
+@example(age=15.0, gaps=[0] * 4 + [8, 6] + [0] * 10, rate=0.0)
+def test_the_hazard_is_the_documented_index_of_the_models_own_gaps(
+    age: float, gaps: list[int], rate: float
+) -> None:
+    rates = (rate,) * 4
+    traffic = Traffic(
+        first_request_at=-300_000.0, last_request_at=-age, rates=rates, intervals=tuple(gaps)
+    )
+    before = prior(age, 300_000.0, rates)
+    assert hazard(traffic, now=0.0) == pytest.approx(index(age, gaps, before), rel=1e-9)
+
+
+@settings(max_examples=50)
+@given(age=AGES, gaps=FEW_GAPS, within_s=st.floats(0, 10_000))
+def test_the_chance_is_the_share_of_longer_gaps_that_ended_in_time(
+    age: float, gaps: list[int], within_s: float
+) -> None:
+    traffic = Traffic(last_request_at=-age, intervals=tuple(gaps))
+    before, after = (sum(n for n, *_ in lasting(a, gaps)) for a in (age, age + within_s))
+    expected = 1 - after / before if before >= 5 else 0.0
+    assert arrival_chance(traffic, now=0.0, within_s=within_s) == pytest.approx(expected, abs=1e-9)
+
+
+@given(
+    idle=st.floats(0, 1e7),
+    count=st.floats(0, 1e9),
+    gaps=st.lists(st.integers(0, 10**9), min_size=BUCKETS, max_size=BUCKETS),
+)
+def test_a_value_is_always_finite(idle: float, count: float, gaps: list[int]) -> None:
+    traffic = seen(idle, dict(enumerate(gaps)), count)
+    assert 0 <= hazard(traffic, now=NOW) < math.inf
+    assert 0 <= arrival_chance(traffic, now=NOW, within_s=60) <= 1

@@ -184,6 +184,15 @@ def test_a_requested_degree_is_the_least_one_where_the_runtime_can_split() -> No
     assert kinds(list(found)) == [(V, 4, 10)]
 
 
+def test_the_node_with_the_most_devices_decides_how_far_a_model_can_be_split() -> None:
+    world = fleet(gpus=4)
+    apart = tuple(
+        d.model_copy(update={"node": n}) for d, n in zip(world.devices, "abbc", strict=True)
+    )
+    divisible = model("a", profile=profile(100, **SPLIT))
+    assert kinds(options(divisible, fleet(devices=apart))) == [(V, 2, 50)]
+
+
 def test_mig_instances_are_used_one_by_one() -> None:
     whole = fleet(gpus=4)
     parts = tuple(d.model_copy(update={"mig": i}) for i, d in enumerate(whole.devices))
@@ -285,6 +294,17 @@ def test_a_pool_is_booked_as_the_context_needs_it_or_the_operator_sets_it(
 ) -> None:
     found = options(model("a"), fleet(), with_settings(**operator), needs=needing(**needs))
     assert [pool(option) for option in found] == expected
+
+
+def test_a_pool_that_is_too_small_on_one_device_may_do_on_two() -> None:
+    def halved(_profile: Any, *, tensor_parallel: int, **_: Any) -> Footprint:
+        need = 400 // tensor_parallel
+        return Footprint(weights=0, expected=0, reserve=1000, kv=need, kv_least=need)
+
+    divisible = model("a", profile=profile(1, tensor_parallel_degrees=(1, 2)))
+    world = fleet(runtimes=fleet().runtimes[:1])
+    found = options(divisible, world, with_settings(kv_cache_bytes=200), needs=halved)
+    assert [option.settings.tensor_parallel_size for option in found] == [2]
 
 
 def test_a_cpu_lends_no_idle_memory() -> None:

@@ -19,7 +19,7 @@ from modelium.models.advice import RULES_ALONE, Advice
 from modelium.ports import Question
 from modelium.traffic.daily_pattern import with_request
 from tests.agents.rules.asking import PLANNER, ask
-from tests.fakes.fleets import NOW, fleet, loaded, model, policy
+from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
 
 
 def prewarm_reason(seen: Traffic) -> str:
@@ -104,6 +104,7 @@ def test_a_likely_request_counts_more_than_a_long_load() -> None:
         {"evicted_at": NOW - 29},
         {"removal": Removal(by="ann", at=1)},
         {"profile": None},
+        {"profile": profile(5, needs_remote_code=True)},
     ],
 )
 def test_what_cannot_be_loaded_now_is_not_prewarmed(given: dict[str, Any]) -> None:
@@ -127,6 +128,8 @@ def test_what_was_decided_before_is_not_prewarmed() -> None:
     question = Question(trigger=Trigger.SWEEP, now=NOW)
     plan = PLANNER.plan(question, fleet(asked, full, gpus=1), policy(), advice)
     assert [action.action for action in plan.actions] == ["queue"]
+    plan = PLANNER.plan(question, fleet(asked), policy(), advice)
+    assert [action.action for action in plan.actions] == ["load"]
 
 
 def test_advice_prewarms_two_models_in_its_order() -> None:

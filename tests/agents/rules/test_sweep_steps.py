@@ -125,6 +125,15 @@ def test_only_full_devices_are_relieved() -> None:
     assert relieved(loaded("a", "n/g1"), loaded("b", "n/g0", gib=65), gpus=2) == ["b"]
 
 
+def test_a_byte_beyond_the_share_is_too_much_and_a_lost_device_is_not_relieved() -> None:
+    subject = loaded("a", "n/g0")
+    assert relieved(subject, foreign_gib=50) == []
+    assert relieved(subject, foreign_gib=50 + 1 / GIB) == ["a"]
+    lost = fleet(subject, gpus=1, foreign_gib=60).devices[0]
+    lost = lost.model_copy(update={"healthy": False})
+    assert relieved(subject, devices=(lost,)) == []
+
+
 def test_a_split_model_relieves_its_devices_together() -> None:
     wide = loaded("a", "n/g0", "n/g1", gib=70)
     others = [loaded("b", "n/g0", gib=30), loaded("c", "n/g1", gib=30)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import loss_per_byte
@@ -88,16 +89,16 @@ class Placer:
         self, devices: Sequence[Device], option: LoadOption, may_evict: MayEvict
     ) -> Placement | None:
         degree, need = option.settings.tensor_parallel_size, option.reserve
-        found: list[tuple[float, str]] = []
-        for device in self._promising(devices, may_evict):
-            if len(found) >= max(degree, DEVICES_COMPARED):
-                break
-            victims = self._victims(device.id, need, may_evict, frozenset())
-            if victims is not None:
-                found.append((sum(map(self._memory.value, victims)), device.id))
+        costs = (
+            (sum(map(self._memory.value, victims)), device.id)
+            for device in self._promising(devices, may_evict)
+            for victims in [self._victims(device.id, need, may_evict, frozenset())]
+            if victims is not None
+        )
+        compared = sorted(islice(costs, max(degree, DEVICES_COMPARED)))
         leaving: dict[str, Model] = {}
         chosen: list[str] = []
-        for _, device_id in sorted(found):
+        for _, device_id in compared:
             # A split model that is evicted from one device frees its other devices too.
             victims = self._victims(device_id, need, may_evict, frozenset(leaving))
             leaving |= {victim.name: victim for victim in victims or ()}
@@ -118,12 +119,12 @@ class Placer:
         """
         if len(devices) <= DEVICES_COMPARED:
             return devices
-        ranked: list[tuple[float, str, Device]] = []
-        for device in devices:
-            rates = [_hourly_rate(m) for m in self._memory.evictable(device.id) if may_evict(m)]
-            ranked.append((min(rates, default=-1.0), device.id, device))
-        ranked.sort(key=lambda r: r[:2])
-        return [device for _, _, device in ranked]
+
+        def order(device: Device) -> tuple[float, str]:
+            able = filter(may_evict, self._memory.evictable(device.id))
+            return min(map(_hourly_rate, able), default=-1.0), device.id
+
+        return sorted(devices, key=order)
 
     def _victims(
         self, device: str, need: int, may_evict: MayEvict, gone: frozenset[str]

@@ -266,6 +266,12 @@ def test_bytes_beyond_a_booking_are_no_room_where_others_hold_them() -> None:
     assert victims(held, 35, a=1.0, b=1.0) == ("a",)
     assert victims(held, 41, a=1.0, b=1.0) == ("a", "b")
     assert victims(held, 51, a=1.0, b=1.0) is None
+    # Where foreign processes hold some of what is unfilled, an eviction frees that much less.
+    (device,) = held.devices
+    fuller = device.model_copy(update={"free_bytes": 20 * GIB})
+    overbooked = held.model_copy(update={"devices": (fuller,)})
+    assert victims(overbooked, 30, a=1.0, b=1.0) == ("a",)
+    assert victims(overbooked, 35, a=1.0, b=1.0) == ("a", "b")
 
 
 def test_room_needs_no_victims_on_the_device_of_a_split() -> None:

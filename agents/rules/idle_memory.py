@@ -71,7 +71,10 @@ def _with_loan(action: Load, loan: int) -> Load:
 
 
 def _surplus(actions: Sequence[Action], memory: DeviceMemory, fleet: Fleet) -> int:
-    """Return the bytes on all GPUs that no registered model would need; 0 where that is unknown."""
+    """Return the bytes on all GPUs that no registered model would need.
+
+    Below 0 where they need more than there is, 0 where that is unknown.
+    """
     free = sum(memory.room(d.id) for d in fleet.devices if d.kind == "gpu")
     loaded = {action.model for action in actions if isinstance(action, Load)}
     for model in fleet.models:
@@ -82,7 +85,7 @@ def _surplus(actions: Sequence[Action], memory: DeviceMemory, fleet: Fleet) -> i
         if model.profile is None:
             return 0  # it will be known in a moment
         free -= _likely_bytes(model, model.profile)
-    return max(0, free)
+    return free
 
 
 def _likely_bytes(model: Model, profile: ModelProfile) -> int:

@@ -222,3 +222,19 @@ def test_a_model_is_too_large_only_where_no_settings_fit_an_empty_device() -> No
     assert [type(action) for action in queued.actions] == [Queue]
     rejected = plan_with(estimate, fleet(model("a", 81), full, gpus=1))
     assert shape(rejected) == [("reject", "a")]
+
+
+def test_the_runtime_whose_evictions_cost_less_is_taken() -> None:
+    def needs(given: Any, *, runtime: RuntimeName, **settings: Any) -> Footprint:
+        found = estimate(given, **settings)
+        return found.model_copy(update={"reserve": (60 if runtime is V else 30) * GIB})
+
+    held = [loaded(name, "n/g0", gib=30, traffic=traffic(900, 0.001)) for name in ("x", "y")]
+    plan = plan_with(needs, fleet(model("a"), *held, gpus=1))
+    assert shape(plan) == [("unload", "x"), ("load", "a")]
+    assert load_of(plan).runtime is RAY
+
+
+def test_a_sleeping_model_of_which_nothing_is_known_is_loaded_afresh() -> None:
+    plan = plan_with(estimate, fleet(model("a", state=ModelState.SLEEPING)))
+    assert load_of(plan).devices == ("n/g0",)

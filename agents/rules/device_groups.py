@@ -90,13 +90,9 @@ def suitable_groups(
 
 def _by_size(placed: list[tuple[int, Device]]) -> list[list[tuple[int, Device]]]:
     """Split devices of one product by size, each part in the given order."""
-    sizes = {device.total_bytes for _, device in placed}
-    if max(sizes) <= min(sizes) * (1 + SIZE_TOLERANCE):
-        return [placed]
     found: list[list[tuple[int, Device]]] = []
     for place, device in sorted(placed, key=lambda one: one[1].total_bytes):
-        smallest = found[-1][0][1].total_bytes if found else 0
-        if found and device.total_bytes <= smallest * (1 + SIZE_TOLERANCE):
+        if found and device.total_bytes <= found[-1][0][1].total_bytes * (1 + SIZE_TOLERANCE):
             found[-1].append((place, device))
         else:
             found.append([(place, device)])

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from agents.rules.device_memory import DeviceMemory
 from modelium.lifecycle import ModelState
-from modelium.models import GIB, Action, Fleet, Load, Model, Queue
+from modelium.models import GIB, Action, Fleet, Load, Model, ModelProfile, Queue
 from modelium.policy import Policy
 
 WORTHWHILE = GIB // 4
@@ -71,8 +71,11 @@ def _with_loan(action: Load, loan: int) -> Load:
 
 
 def _surplus(actions: Sequence[Action], memory: DeviceMemory, fleet: Fleet) -> int:
-    """Return the bytes on all GPUs that no registered model would need; 0 where that is unknown."""
-    free = sum(memory.room(d.id) for d in fleet.devices if d.kind == "gpu" and d.healthy)
+    """Return the bytes on all GPUs that no registered model would need.
+
+    Below 0 where they need more than there is, 0 where that is unknown.
+    """
+    free = sum(memory.room(d.id) for d in fleet.devices if d.kind == "gpu")
     loaded = {action.model for action in actions if isinstance(action, Load)}
     for model in fleet.models:
         if model.name in loaded or model.state is ModelState.FAILED:
@@ -81,11 +84,10 @@ def _surplus(actions: Sequence[Action], memory: DeviceMemory, fleet: Fleet) -> i
             continue
         if model.profile is None:
             return 0  # it will be known in a moment
-        free -= _likely_bytes(model)
-    return max(0, free)
+        free -= _likely_bytes(model, model.profile)
+    return free
 
 
-def _likely_bytes(model: Model) -> int:
+def _likely_bytes(model: Model, profile: ModelProfile) -> int:
     measured = max((load.per_device_bytes for load in model.measured), default=0)
-    weights = model.profile.weight_bytes if model.profile else 0
-    return max(measured, int(weights * ENGINE_SHARE) + ENGINE_BYTES)
+    return max(measured, int(profile.weight_bytes * ENGINE_SHARE) + ENGINE_BYTES)

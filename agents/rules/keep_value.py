@@ -73,7 +73,7 @@ def hazard(traffic: Traffic, *, now: float) -> float:
 def _gittins(intervals: Sequence[int], age: float, prior: float) -> float:
     if len(intervals) != len(_WIDTHS):
         return prior
-    bucket = min(bisect_left(INTERVAL_BOUNDS_S, age), len(_WIDTHS) - 1)
+    bucket = bisect_left(INTERVAL_BOUNDS_S, age)
     left = max(0.0, _BOUNDS[bucket + 1] - age)
     later = intervals[bucket + 1 :]
     # Gaps are assumed to be spread evenly within their bucket.
@@ -83,13 +83,10 @@ def _gittins(intervals: Sequence[int], age: float, prior: float) -> float:
     waited = PRIOR_REQUESTS / prior + (ending / 2 + alive) * left
     best = max(prior, requests / waited)
     for count, width in zip(later, _WIDTHS[bucket + 1 :], strict=True):
-        if not alive:
-            break
         alive -= count
         requests += count
         waited += (alive + count / 2) * width
-        if requests > best * waited:
-            best = requests / waited
+        best = max(best, requests / waited)
     return best
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import loss_per_byte
@@ -88,21 +89,19 @@ class Placer:
         self, devices: Sequence[Device], option: LoadOption, may_evict: MayEvict
     ) -> Placement | None:
         degree, need = option.settings.tensor_parallel_size, option.reserve
-        found: list[tuple[float, str, Sequence[Model]]] = []
-        for device in self._promising(devices, may_evict):
-            if len(found) >= max(degree, DEVICES_COMPARED):
-                break
-            victims = self._victims(device.id, need, may_evict, frozenset())
-            if victims is not None:
-                found.append((sum(map(self._memory.value, victims)), device.id, victims))
-        found.sort(key=lambda f: f[:2])
+        costs = (
+            (sum(map(self._memory.value, victims)), device.id)
+            for device in self._promising(devices, may_evict)
+            for victims in [self._victims(device.id, need, may_evict, frozenset())]
+            if victims is not None
+        )
+        compared = sorted(islice(costs, max(degree, DEVICES_COMPARED)))
         leaving: dict[str, Model] = {}
         chosen: list[str] = []
-        for _, device_id, first in found:
+        for _, device_id in compared:
             # A split model that is evicted from one device frees its other devices too.
             victims = self._victims(device_id, need, may_evict, frozenset(leaving))
-            for victim in first if victims is None else victims:
-                leaving[victim.name] = victim
+            leaving |= {victim.name: victim for victim in victims or ()}
             chosen.append(device_id)
             if len(chosen) == degree:
                 return Placement(
@@ -114,16 +113,18 @@ class Placer:
         return None
 
     def _promising(self, devices: Sequence[Device], may_evict: MayEvict) -> Sequence[Device]:
-        """Order many devices by the request rate of their least used evictable model."""
+        """Order many devices by the request rate of their least used evictable model.
+
+        Those without one come first: they have room, or are passed over at once.
+        """
         if len(devices) <= DEVICES_COMPARED:
             return devices
-        ranked: list[tuple[float, str, Device]] = []
-        for device in devices:
-            rates = [_hourly_rate(m) for m in self._memory.evictable(device.id) if may_evict(m)]
-            if rates:
-                ranked.append((min(rates), device.id, device))
-        ranked.sort(key=lambda r: r[:2])
-        return [device for _, _, device in ranked]
+
+        def order(device: Device) -> tuple[float, str]:
+            able = filter(may_evict, self._memory.evictable(device.id))
+            return min(map(_hourly_rate, able), default=-1.0), device.id
+
+        return sorted(devices, key=order)
 
     def _victims(
         self, device: str, need: int, may_evict: MayEvict, gone: frozenset[str]
@@ -152,13 +153,13 @@ class Placer:
         def spare(*models: Model) -> int:
             return memory.room(device, gone.union(m.name for m in models)) - need
 
-        if not able or spare(*able) < 0:
+        if spare(*able) < 0:
             return None
         chosen = able[: _shortest_prefix(able, lambda models: spare(*models) >= 0)]
-        price = SPARE_WORTH * memory.value(chosen[-1]) / max(1, held[chosen[-1].name])
+        price = SPARE_WORTH * memory.value(chosen[-1]) / held[chosen[-1].name]
         for model in sorted(chosen, key=memory.value, reverse=True):
             rest = [m for m in chosen if m is not model]
-            if rest and spare(*rest) >= 0:
+            if spare(*rest) >= 0:
                 chosen = rest
         least = sum(map(memory.value, chosen)) - price * spare(*chosen)
         for model in able:

@@ -21,8 +21,8 @@ class PlacementSearch:
     def __init__(self, *, fleet: Fleet, policy: Policy, sizer: Sizer, placer: Placer) -> None:
         """Search over the devices of ``fleet``."""
         self.candidates: list[Candidate] = []
-        self._subject = ""
         """The options compared so far; the winners have an empty ``lost``."""
+        self._subject = ""
         self._fleet = fleet
         self._policy = policy
         self._sizer = sizer
@@ -43,7 +43,7 @@ class PlacementSearch:
         for smaller in (False, True):
             options = [o for o in self._options(model, smaller=smaller) if self._healthy(o)]
             best = self._in_free_memory(options) or self._with_evictions(options, may_evict)
-            if best is not None and best.evicts and preferred:
+            if best is not None and best.evicts:
                 as_preferred = self._with_evictions(preferred, may_evict)
                 if as_preferred is not None and as_preferred.loss <= best.loss:
                     best = as_preferred
@@ -112,7 +112,7 @@ class PlacementSearch:
         best: Placement | None = None
         for option in options:
             if best is not None and _kind(option) != _kind(best.option):
-                break
+                continue
             place = self._placer.in_free_memory(option)
             if place is None:
                 self._record_loser(option, "no device has that much free memory")

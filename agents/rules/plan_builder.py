@@ -237,8 +237,7 @@ class PlanBuilder:
 
     def _can_sleep(self, model: Model) -> bool:
         held = model.deployment
-        status = self.fleet.runtimes_by_name.get(held.runtime) if held else None
-        return status is not None and status.can_sleep and model.state is ModelState.READY
+        return held is not None and self.fleet.runtimes_by_name[held.runtime].can_sleep
 
 
 def _load_reason(place: Placement, why: str, *, avoided: str) -> str:

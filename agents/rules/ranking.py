@@ -22,7 +22,7 @@ def priority_class(model: Model, policy: Policy) -> Priority:
     ``high_priority_teams`` are high once they had a request, medium before.
     """
     best = model.priority
-    if model.team is not None and model.team in policy.high_priority_teams:
+    if model.team in policy.high_priority_teams:
         known = model.traffic.first_request_at is not None
         derived = Priority.HIGH if known else Priority.MEDIUM
         best = min(best, derived, key=lambda p: p.rank)

@@ -44,7 +44,6 @@ def _set_aside_better_ranked(builder: PlanBuilder, model: Model) -> None:
         other
         for other in builder.fleet.models
         if other.state in (S.QUEUED, S.ANALYZED)
-        and other.name != model.name
         and may_retry(other, now=builder.now)
         and _rank(builder, other) < own
     ]

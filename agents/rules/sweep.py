@@ -9,7 +9,7 @@ from agents.rules.plan_builder import Outcome, PlanBuilder
 from agents.rules.prewarming import expected_soon
 from agents.rules.ranking import Rank, is_starving, may_retry, priority_class, rank
 from modelium.lifecycle import TRANSITIONS, ModelState
-from modelium.models import EvictionCause, Model, Priority, Trigger
+from modelium.models import Device, EvictionCause, Model, Priority, Trigger
 from modelium.models.load_time import load_seconds
 from modelium.policy.backoff import is_retried
 from modelium.policy.eligibility import is_pinned, over_cap, should_load, should_unload
@@ -70,17 +70,22 @@ def _relieve_pressure(builder: PlanBuilder) -> None:
         able = [(m, b) for m, b in able if _may_relieve(builder, m)]
         able.sort(key=lambda a: loss_per_byte(builder.memory.value(a[0]), a[1]))
         for model, resident in able:
-            if excess <= 0:
-                break
-            builder.unload(
-                model,
-                f"{device.id} is {1 - device.free_bytes / device.total_bytes:.0%} full "
-                f"(max_gpu_memory_utilization is {policy.max_gpu_memory_utilization:.0%}), and "
-                f"this model has the least value per byte there; idle for "
-                f"{model.idle_s(builder.now):.0f} s",
-                cause=EvictionCause.PRESSURE,
-            )
-            excess -= resident
+            if excess > 0:
+                builder.unload(
+                    model, _pressed(model, device, builder), cause=EvictionCause.PRESSURE
+                )
+                excess -= resident
+
+
+def _pressed(model: Model, device: Device, builder: PlanBuilder) -> str:
+    used, cap = (
+        1 - device.free_bytes / device.total_bytes,
+        builder.policy.max_gpu_memory_utilization,
+    )
+    return (
+        f"{device.id} is {used:.0%} full (max_gpu_memory_utilization is {cap:.0%}), and this model "
+        f"has the least value per byte there; idle for {model.idle_s(builder.now):.0f} s"
+    )
 
 
 def _may_relieve(builder: PlanBuilder, model: Model) -> bool:

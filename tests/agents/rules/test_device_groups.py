@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.rules.device_groups import SMALL_BYTES, device_groups
+from agents.rules.device_groups import SMALL_BYTES, DeviceGroup, device_groups, suitable_groups
 from modelium.models import (
     GIB,
     Device,
@@ -42,6 +42,41 @@ def test_devices_of_one_name_within_one_percent_are_one_group() -> None:
     groups = device_groups(devices)
     assert [[d.index for d in group.devices] for group in groups] == [[0, 1, 3], [2], [4]]
     assert groups[0].total_bytes == 81_000 * MIB, "the smallest one decides"
+
+
+def test_groups_are_kept_apart_by_kind_name_size_and_mig_in_the_order_of_the_devices() -> None:
+    devices = (
+        gpu(0, name="B"),
+        gpu(1, name="A", mib=102),
+        gpu(2, name="A", mib=101),
+        gpu(3, name="A", mib=100),
+        gpu(4, name="A", mib=100, mig=0),
+        gpu(5, name="B", healthy=False),
+        CPU,
+        gpu(6, name="A", mib=100),
+    )
+    found = device_groups(devices)
+    expected = [("B", [0], True), ("A", [1], True), ("A", [2, 3, 6], True), ("A", [4], False)]
+    assert [(g.name, [d.index for d in g.devices], g.splits) for g in found[:-1]] == expected
+    assert [g.kind for g in found] == ["gpu"] * 4 + ["cpu"]
+    assert [g.total_bytes for g in found[1:]] == [102 * MIB, 100 * MIB, 100 * MIB, 64 * GIB]
+    assert (found[-1].devices, found[-1].splits) == ((CPU,), False)
+
+
+def test_a_group_yields_its_devices_node_by_node() -> None:
+    devices = tuple(gpu(i).model_copy(update={"node": "ab"[i % 2]}) for i in range(3))
+    (group,) = device_groups(devices)
+    assert [[d.index for d in same] for same in group.by_node()] == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "product"),
+    [("gpu", "H100", "H100"), ("gpu", "", "gpu"), ("cpu", "EPYC", "cpu")],
+)
+def test_estimates_know_a_gpu_by_its_name_and_a_cpu_by_its_kind(
+    kind: str, name: str, product: str
+) -> None:
+    assert DeviceGroup(kind=kind, name=name, total_bytes=1, devices=()).product == product
 
 
 def test_a_model_is_split_over_cards_that_differ_by_a_mebibyte() -> None:
@@ -116,6 +151,35 @@ def test_the_cpu_beside_gpus_is_for_what_belongs_there(
     else:
         assert isinstance(action, Load)
         assert action.devices == (expected,)
+
+
+SMALL = onnx(SMALL_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("subject", "kinds", "devices", "expected"),
+    [
+        (SMALL, BOTH, (gpu(0), CPU), ["cpu", "gpu"]),
+        (onnx(SMALL_BYTES + 1), BOTH, (CPU, gpu(0)), ["gpu"]),
+        (gguf(0.1), BOTH, (gpu(0), CPU), ["gpu"]),
+        (gguf(4), BOTH, (CPU,), ["cpu"]),
+        (gguf(4), ("cpu",), (gpu(0), CPU), ["cpu"]),
+        (SMALL, ("gpu",), (gpu(0), CPU), ["gpu"]),
+        (gguf(4), BOTH, (LOST, CPU), []),
+        (onnx(1, ModelFormat.TENSORRT), BOTH, (CPU,), []),
+        (onnx(1, ModelFormat.TENSORRT), BOTH, (gpu(0), CPU), ["gpu"]),
+    ],
+)
+def test_the_groups_that_suit_a_model_come_in_its_order(
+    subject: Model, kinds: tuple[DeviceKind, ...], devices: tuple[Device, ...], expected: list[str]
+) -> None:
+    status = RuntimeStatus(
+        name=RuntimeName.TRITON, enabled=True, healthy=True, device_kinds=frozenset(kinds)
+    )
+    assert subject.profile is not None
+    known = fleet(devices=devices)
+    found = suitable_groups(device_groups(devices), subject.profile, status, known)
+    assert [group.kind for group in found] == expected
 
 
 def test_a_small_onnx_model_goes_to_the_gpu_where_the_cpu_is_full() -> None:

@@ -67,6 +67,19 @@ async def test_drained_returns_when_the_last_request_in_flight_ends() -> None:
     await asyncio.gather(*requests)
 
 
+async def test_drained_waits_for_the_last_of_several() -> None:
+    at = board()
+    at.open("m", HERE)
+    async with at.admit("m"):
+        async with at.admit("m"):
+            at.close("m")
+            drain = asyncio.create_task(at.drained("m", timeout_s=20.0))
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)
+        assert not drain.done()
+    assert await drain
+
+
 async def test_drain_that_timed_out_can_be_waited_for_again() -> None:
     at = board()
     at.open("m", HERE)

@@ -16,6 +16,7 @@ from modelium.models import (
     Plan,
     Preference,
     Priority,
+    Reject,
     Reservation,
     RuntimeName,
     Setbacks,
@@ -42,7 +43,7 @@ def register(store: Store, name: str, version: int, **given: Any) -> None:
     store.register(name, path=path, digest=f"{name}{version}", **{**fields, **given})
 
 
-def accept(store: Store, *actions: Load | Unload) -> None:
+def accept(store: Store, *actions: Load | Unload | Reject) -> None:
     plan = Plan(
         author="rules", trigger=Trigger.OPERATOR, actions=actions, revision=store.revision()
     )
@@ -388,3 +389,30 @@ def test_a_load_that_is_ready_after_a_failure_is_not_due_again(store: Store) -> 
     made = changes(store, lambda s: s.mark_ready("failed", deployment))
     told = "loaded on vllm in 0.0 s"
     assert made == model("failed", state="ready", reason=told, retry_at=None)
+
+
+def test_memory_that_nobody_has_found_out_is_not_known_once_a_model_is_loaded(store: Store) -> None:
+    store.history.record_memory({("other", "n/0"): 9}, {})
+    held = [(booking.model, booking.resident_bytes) for booking in store.view()[2]]
+    assert held == [("coming", 0), ("going", None), ("other", 9), ("ready", None)]
+
+
+def test_a_rejected_model_is_tried_no_more(store: Store) -> None:
+    for name, expected in (
+        ("failed", model("failed", reason="too large", **RELOADED)),
+        ("idle", moved("idle", "failed", reason="too large")),
+    ):
+        action = Reject(model=name, reason="too large")
+        made = changes(store, lambda s, action=action: accept(s, action))  # type: ignore[misc]
+        assert {key: row for key, row in made.items() if "decision" not in str(key[0])} == expected
+
+
+def test_a_view_is_the_same_until_something_changes(store: Store) -> None:
+    first = store.view()
+    assert store.view() is first
+    store.set_pinned("idle", True)
+    assert store.view()[0] == first[0] + 1
+    store.lineage.begin_removal("idle", by="me", purge=False)
+    store.lineage.finish_removal("idle")
+    store.view()
+    assert {name for _kind, name in store._cache._known} == store.names()

@@ -94,7 +94,7 @@ class Adoption:
         ``reserved``: it is a drop that a crash kept from being registered, and whole.
         """
         services = self._services
-        if not services.turns.is_free((version_of(path) or (path.name, 1))[0]):
+        if not services.turns.is_free(path.name.partition("@")[0]):
             return  # a drop of that name is being taken in, maybe this one
         found = await asyncio.to_thread(fingerprint, path)
         if found is None or self._tried.get(path) == found:

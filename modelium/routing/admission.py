@@ -91,7 +91,7 @@ class AdmissionControl:
                 self._report_demand(queue)
             while queue.upstream is None:
                 left = arrived + self._max_wait_s - loop.time()
-                done, _ = await asyncio.wait({queue.gate()}, timeout=max(0.0, left))
+                done, _ = await asyncio.wait({queue.gate()}, timeout=left)
                 if not done:
                     raise queue.unavailable(
                         f"{model} was not ready within {self._max_wait_s:g} s; "
@@ -116,8 +116,7 @@ class AdmissionControl:
         queue.demand_timer = asyncio.get_running_loop().call_later(
             self._repeat_demand_s, self._report_demand, queue
         )
-        if queue.upstream is None:
-            self._listener.on_demand(queue.model)
+        self._listener.on_demand(queue.model)
 
 
 class Admission:

@@ -41,11 +41,7 @@ class ModelQueue:
         """The version at ``upstream``; ``None``: unknown."""
         self.registered: int | None = None
         """The version that a load would bring; ``None``: unknown."""
-        self.answered = 0
-        """Answers of `upstream` since it was opened, and those of them that failed."""
-        self.errors = 0
-        self.failing = 0
-        """Failed answers since the last good one."""
+        self.count_anew()
         self.in_flight = 0
         self.waiting = 0
         self.retry_after_s = RETRY_AFTER_S
@@ -55,10 +51,13 @@ class ModelQueue:
         self._drained: asyncio.Future[None] | None = None
         self._gate: Gate | None = None
 
-    @property
-    def empty(self) -> bool:
-        """Whether no request waits or is in flight."""
-        return not self.in_flight and not self.waiting
+    def count_anew(self) -> None:
+        """Count the answers from zero: another upstream gives them."""
+        self.answered = 0
+        """Answers of `upstream` since it was opened, and those of them that failed."""
+        self.errors = 0
+        self.failing = 0
+        """Failed answers since the last good one."""
 
     def gate(self) -> Gate:
         """Return the future that releases all requests that wait now."""

@@ -106,7 +106,7 @@ class Switchboard:
             queue.registered = self._known.get(model)
             if model not in self._known:
                 queue.release(UnknownModel(f"{model} was removed; GET /v1/models lists all models"))
-                if queue.empty:
+                if not queue.in_flight:
                     del self._queues[model]
 
     def open(self, model: str, upstream: Upstream, *, version: int | None = None) -> None:
@@ -123,7 +123,7 @@ class Switchboard:
         if queue.waiting and queue.upstream is None:
             self._metrics.on_cold_start(model)
         if queue.upstream != upstream:
-            queue.answered = queue.errors = queue.failing = 0
+            queue.count_anew()
         queue.upstream = upstream
         queue.reason = ""
         self._suspects.discard(model)

@@ -53,16 +53,14 @@ def estimate_wait(model: Model, fleet: Fleet) -> WaitEstimate:
 
 
 def _queued(model: Model, fleet: Fleet) -> WaitEstimate:
-    since = model.queued_at or model.state_since
     ahead = [
         other
         for other in fleet.models
         if other.state is ModelState.QUEUED
-        and other.name != model.name
         and other.traffic.pending
-        and (other.queued_at or other.state_since) < since
+        and _since(other) < _since(model)
     ]
-    ahead.sort(key=lambda other: other.queued_at or other.state_since)
+    ahead.sort(key=_since)
     loading = [other for other in fleet.models if other.state is ModelState.LOADING]
     parts = []
     if ahead:
@@ -72,3 +70,7 @@ def _queued(model: Model, fleet: Fleet) -> WaitEstimate:
     parts.append(model.reason or "queued")
     seconds = load_seconds(model) + sum(load_seconds(other) for other in (*loading, *ahead))
     return WaitEstimate(ready_in_s=seconds, reason="; ".join(parts))
+
+
+def _since(model: Model) -> float:
+    return model.queued_at or model.state_since

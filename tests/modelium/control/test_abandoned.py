@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
-from modelium.control.abandoned import FORGOTTEN, RESTARTED, Abandoned
+import pytest
+
+from modelium.control.abandoned import FORGOTTEN, RESTARTED, Abandoned, _under_way
 from modelium.control.operations import Operations
 from modelium.control.recovery import recover
-from modelium.models import Intent, Trigger
+from modelium.lifecycle import ModelState
+from modelium.models import Decision, Deployment, Intent, Load, Plan, RuntimeName, Trigger, Unload
 from modelium.stages.evict import evict
+from tests.fakes.fleets import loaded, model
 from tests.modelium.conftest import World
 
 
@@ -95,3 +100,94 @@ async def test_a_decision_to_wait_has_ended(world: World) -> None:
     decided = await world.launcher.decide(model="tiny", trigger=Trigger.OPERATOR, carry_out=False)
     assert decided.outcome == "queued" and decided.decision is not None
     assert world.store.decisions.get(decided.decision).outcome == "done"
+
+
+def undertaken(*actions: Load | Unload, id: str = "d", at: float = 5.0) -> Decision:
+    plan = Plan(author="rules", trigger=Trigger.SWEEP, actions=actions)
+    return Decision(id=id, at=at, plan=plan, snapshot_digest="")
+
+
+def load_of(name: str) -> Load:
+    return Load(model=name, runtime=RuntimeName.VLLM, devices=(), reserve={}, reason="")
+
+
+def deployed(at: float) -> Deployment:
+    found = loaded("a", "n/GPU-1").deployment
+    assert found is not None
+    return found.model_copy(update={"started_at": at})
+
+
+@pytest.mark.parametrize(
+    ("state", "began", "under_way"),
+    [
+        (ModelState.LOADING, 5.0, True),
+        (ModelState.LOADING, 4.0, False),
+        (ModelState.LOADING, None, False),
+        (ModelState.READY, 5.0, False),
+        (None, None, False),
+    ],
+)
+def test_a_load_is_under_way_while_what_it_began_is_loading(
+    state: ModelState | None, began: float | None, under_way: bool
+) -> None:
+    deployment = None if began is None else deployed(began)
+    models = {} if state is None else {"a": model("a", state=state, deployment=deployment)}
+    assert _under_way(undertaken(load_of("a")), models) is under_way
+    assert _under_way(undertaken(load_of("b"), load_of("a")), models) is under_way
+
+
+@pytest.mark.parametrize(
+    ("state", "under_way"),
+    [
+        (ModelState.DRAINING, True),
+        (ModelState.UNLOADING, True),
+        (ModelState.READY, False),
+        (None, False),
+    ],
+)
+def test_an_unload_is_under_way_while_its_model_goes(
+    state: ModelState | None, under_way: bool
+) -> None:
+    models = {} if state is None else {"a": model("a", state=state)}
+    for others in ((), (Unload(model="b", reason=""),), (load_of("b"),)):
+        made = undertaken(*others, Unload(model="a", reason=""))
+        assert _under_way(made, models) is under_way
+
+
+async def test_what_is_idle_at_two_looks_is_settled_and_nothing_else(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    store, abandoned = world.store, Abandoned(services=world.services)
+    for id, at in (("d1", 0.5), ("d2", 9.0)):
+        store.decisions.record(undertaken(id=id, at=at))
+    for id in ("i1", "i2"):
+        store.intents.save(Intent(id=id, at=5.0, kind="load"))
+    await abandoned.settle()
+    assert {store.decisions.get(id).outcome for id in ("d1", "d2")} == {"accepted"}
+    assert "settled" not in caplog.text
+    world.services.attended.add("i2")
+    store.decisions.record(undertaken(id="d3", at=10.0))
+    await abandoned.settle()
+    assert [store.decisions.get(id).outcome for id in ("d1", "d2", "d3")] == [
+        "failed", "failed", "accepted",
+    ]  # fmt: skip
+    assert store.decisions.get("d1").detail == FORGOTTEN
+    assert [store.intents.get(id).state for id in ("i1", "i2")] == ["failed", "pending"]
+    assert "3 requests and decisions were settled as failed" in caplog.text
+    world.services.attended.clear()
+    await abandoned.settle()
+    assert store.decisions.get("d3").outcome == "failed"
+    assert store.intents.get("i2").state == "pending", "attended at the last look"
+    await abandoned.settle()
+    assert store.intents.get("i2").state == "failed"
+
+
+async def test_what_was_asked_before_this_life_is_settled_at_once(world: World) -> None:
+    for id, at in (("old", 4.0), ("new", 5.0)):
+        world.store.intents.save(Intent(id=id, at=at, kind="load"))
+        world.store.decisions.record(undertaken(id=id, at=at))
+    await Abandoned(services=world.services).settle_earlier(before=5.0)
+    assert [world.store.intents.get(id).state for id in ("old", "new")] == ["failed", "pending"]
+    assert world.store.decisions.get("old").detail == RESTARTED
+    assert world.store.decisions.get("new").outcome == "accepted"

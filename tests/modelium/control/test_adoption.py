@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from modelium import analysis
-from modelium.control.adoption import Adoption
+from modelium.control.adoption import Adoption, _may_be_model, _newest_first
 from modelium.control.operations import Operations
 from modelium.errors import LoadFailed
 from modelium.lifecycle import ModelState
+from modelium.models import Reservation
 from modelium.stages.removal import remove
 from modelium.stages.tidying import move_removed
 from tests.fakes.clock import START
@@ -293,3 +295,103 @@ async def test_a_folder_that_cannot_be_read_costs_no_other(
     assert caplog.text.count("bad could not be registered") == 1, "once, and not at each scan"
     await adoption.poll()
     assert world.store.model("bad")
+
+
+def test_what_may_be_a_model_is_told_from_what_lies_beside_them(tmp_path: Path) -> None:
+    for name in ("folder", "folder.txt", ".hidden", "lost+found"):
+        (tmp_path / name).mkdir()
+    for name in ("a.gguf", "b.onnx", "c.safetensors", "README.md", ".d.gguf", "e"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert sorted(p.name for p in tmp_path.iterdir() if _may_be_model(p)) == [
+        "a.gguf", "b.onnx", "c.safetensors", "folder", "folder.txt", "link",
+    ]  # fmt: skip
+
+
+def test_entries_are_taken_by_name_the_newest_version_first() -> None:
+    names = ["b", "a@2", "two words", "a", "a@10"]
+    assert [p.name for p in sorted(map(Path, names), key=_newest_first)] == [
+        "a@10", "a@2", "a", "b", "two words",
+    ]  # fmt: skip
+
+
+async def test_the_repository_is_scanned_again_after_each_interval(
+    world: World, adoption: Adoption, repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interval_s = world.services.config.ingest.rescan_interval_seconds
+    world.clock.hurried = False
+    with world.locked():  # the first scan fails
+        (repository / "half.onnx").mkdir()
+        task = asyncio.create_task(adoption.run())
+        await world.clock.asleep()
+    assert world.clock.slept == [interval_s]
+    tiny_onnx(repository / "tiny")
+    world.clock.advance(LATER_S + interval_s)
+    await world.settled("tiny", "ready")
+    await world.clock.asleep()
+    assert world.clock.slept == [interval_s, interval_s]
+    assert not task.done()
+    task.cancel()
+
+
+async def test_a_drop_elsewhere_stays_pending(world: World, adoption: Adoption) -> None:
+    half = world.incoming / "half.onnx"
+    half.touch()
+    await world.launcher.ingest(path=str(half))
+    (before,) = world.services.pending.all()
+    await adoption.poll()
+    assert world.services.pending.all() == [before]
+
+
+async def test_what_is_being_taken_in_is_left_alone(
+    world: World, adoption: Adoption, repository: Path
+) -> None:
+    for name in ("a", "b@2"):
+        tiny_onnx(repository / name)
+    async with world.services.turns.of("a"), world.services.turns.of("b"):
+        await adoption.poll()
+    assert ingested(world) == []
+    await adoption.poll()
+    assert ingested(world) == ["a", "b@2"]
+
+
+async def test_reserved_folders_are_registered_and_other_reservations_end(
+    world: World, adoption: Adoption, repository: Path
+) -> None:
+    world.clock.advance(-LATER_S)  # none is quiet yet
+    held = [
+        Reservation(model=name, version=1, path=str(repository / name), digest="d")
+        for name in ("a", "b", "c")
+    ]
+    for reservation in held:
+        world.store.reservations.add(reservation)
+    for name in ("b", "d"):
+        tiny_onnx(repository / name)
+    async with world.services.turns.of("a"):
+        await adoption.poll()
+    assert ingested(world) == ["b"]
+    assert world.store.reservations.all() == held[:1], "that one is being taken in"
+    await adoption.poll()
+    assert world.store.reservations.all() == []
+
+
+@pytest.mark.unfinished("its folder is gone")
+async def test_a_model_that_failed_otherwise_keeps_its_reason(
+    world: World, adoption: Adoption, repository: Path
+) -> None:
+    await world.load()
+    await world.launcher.evict(models=["tiny"])
+    world.store.mark_unservable("tiny", reason="no header can be read")
+    world.ran.clear()
+    await adoption.poll()
+    assert world.ran == [], "its folder is there: nothing has changed"
+    os.rename(repository / "tiny", repository / ".aside")
+    await adoption.poll()
+    await adoption.poll()
+    assert world.store.model("tiny").reason == "no header can be read"
+    assert world.kinds().count(("model.missing", "tiny")) == 1
+    os.rename(repository / ".aside", repository / "tiny")
+    await adoption.poll()
+    os.rename(repository / "tiny", repository / ".aside")
+    await adoption.poll()
+    assert world.kinds().count(("model.missing", "tiny")) == 2, "it was back meanwhile"

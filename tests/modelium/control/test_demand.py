@@ -13,6 +13,7 @@ from agents.rules.planner import RulePlanner
 from modelium.control.demand import RETRY_S, Demand
 from modelium.errors import LoadFailed, Unavailable
 from modelium.models import Plan
+from modelium.models.load_time import load_seconds
 from modelium.policy.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from modelium.stages.evict import evict
 from tests.modelium.conftest import DEADLINE_S, World
@@ -166,3 +167,33 @@ async def test_a_request_that_is_refused_at_once_is_demand_all_the_same(
     with pytest.raises(Unavailable):
         await world.request()
     await world.settled("tiny", "ready")
+
+
+async def test_a_decision_that_loads_is_followed_by_no_pause(world: World, demand: None) -> None:
+    await unloaded(world)
+    world.clock.slept.clear()
+    await world.request()
+    await world.idle()
+    assert RETRY_S not in world.clock.slept
+
+
+async def test_those_who_may_not_wait_are_told_what_a_queued_model_waits_for(
+    world: World, demand: None
+) -> None:
+    await unloaded(world)
+    world.runtime.healthy = False
+    await world.services.runtime_monitor.observe({})
+    waiting = asyncio.create_task(world.request())
+    await world.settled("tiny", "queued")
+    board = world.services.switchboard
+    await world.clock.asleep(0)
+    async with asyncio.timeout(DEADLINE_S):
+        while RETRY_S not in world.clock.slept:
+            await world.idle()
+    board.limit(max_waiting_per_model=0, max_waiting=0, max_wait_s=DEADLINE_S)
+    record = world.store.model("tiny")
+    with pytest.raises(Unavailable) as told:
+        await world.request()
+    assert str(told.value).endswith(f"({record.reason})")
+    assert told.value.retry_after_s == load_seconds(record)
+    waiting.cancel()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from modelium.control.leftovers import Leftovers
+import pytest
+
+from modelium.control.leftovers import LOOK_S, Leftovers
 from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
@@ -44,3 +46,38 @@ async def test_nothing_is_taken_in_while_leftovers_are_looked_at(world: World) -
         async with world.services.turns.alone() as second:
             assert not second
     await taking
+
+
+async def test_it_is_looked_at_again_and_again(world: World) -> None:
+    world.clock.hurried = False
+    task = asyncio.create_task(Leftovers(services=world.services).run())
+    for _ in range(2):
+        await world.clock.asleep()
+        left(world)
+        world.clock.advance(LOOK_S)
+        await world.clock.asleep()
+        assert (world.incoming / "tiny" / "model.onnx").is_file()
+        (world.incoming / "tiny" / "model.onnx").unlink()
+        (world.incoming / "tiny").rmdir()
+    assert set(world.clock.slept) == {LOOK_S}
+    assert not task.done()
+    task.cancel()
+
+
+async def test_what_cannot_be_cleared_away_is_told_once_until_it_can(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    leftovers, staging = Leftovers(services=world.services), world.services.repository.staging
+    for times in (1, 2):
+        staging.rmdir()
+        staging.write_text("no folder")
+        for _ in range(2):
+            await leftovers.look()
+            assert caplog.text.count("what ingests have left cannot be cleared away") == times
+        staging.unlink()
+        staging.mkdir()
+        left(world)
+        await leftovers.look()
+        assert (world.incoming / "tiny").exists()
+        (world.incoming / "tiny" / "model.onnx").unlink()
+        (world.incoming / "tiny").rmdir()

@@ -181,6 +181,8 @@ async def test_the_loop_ticks_again_after_each_interval(world: World, brain: Cou
         world.clock.advance(interval(world) - MIN_PAUSE_S)
         await world.clock.asleep()
         assert brain.asked == [Trigger.SWEEP, Trigger.SWEEP]
+        parts = (MIN_PAUSE_S, interval(world) - MIN_PAUSE_S)
+        assert [s for s in world.clock.slept if s in parts][:3] == [*parts, MIN_PAUSE_S]
 
 
 async def test_a_failed_tick_does_not_end_the_loop(

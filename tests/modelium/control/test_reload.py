@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -285,3 +286,66 @@ async def test_what_a_full_disk_kept_from_the_store_is_stored_by_the_next_reload
     sa.event.remove(world.store._engine, "commit", full)
     assert (await edited.reloader.reload()).models == ("tiny",)
     assert world.store.model("tiny").priority is Priority.HIGH
+
+
+async def test_a_reload_that_changes_nothing_is_not_announced(edited: Edited) -> None:
+    assert await edited.reload() == Reloaded()
+    assert edited.seen == []
+    assert edited.world.heard == []
+    assert not edited.world.signals.tick_wanted.is_set()
+
+
+async def test_what_needs_a_restart_is_announced_once(edited: Edited) -> None:
+    for _ in range(2):
+        done = await edited.reload(gateway={"port": 8765})
+        assert (done.changed, len(done.restart)) == ((), 1)
+    (event,) = edited.world.heard
+    assert event.detail == {"changed": [], "restart": list(done.restart), "models": []}
+    assert edited.seen == []
+
+
+async def test_a_file_that_is_mended_is_announced(edited: Edited) -> None:
+    edited.file.write_text("gateway: [")
+    with pytest.raises(ConfigError) as told:
+        await edited.reloader.reload()
+    assert await edited.reload() == Reloaded()
+    invalid, mended = edited.world.heard
+    assert (invalid.kind, invalid.detail) == ("config.invalid", {"problem": str(told.value)})
+    assert (mended.kind, mended.detail["changed"]) == ("config.reloaded", [])
+
+
+async def test_a_problem_of_several_lines_is_told_by_its_first(edited: Edited) -> None:
+    world, reloader = edited.world, edited.reloader
+    await edited.reload(gateway={"port": 8765})
+    await reloader._refuse("first\nsecond\nthird")
+    at = time.strftime("%F %T", time.localtime(world.clock.time()))
+    told, restart = reloader.notices()
+    assert told == (
+        f"the configuration of {at} is invalid, the one before stays in force: first (and 2 more)"
+    )
+    assert restart.startswith("gateway.port needs a restart")
+    await reloader._refuse("alone")
+    assert reloader.notices()[0].endswith("stays in force: alone")
+
+
+async def test_a_file_is_read_when_it_has_not_changed_for_long_enough(edited: Edited) -> None:
+    async with edited.watched():
+        edited.write(models={"tiny": {"pinned": True}})
+        await edited.looks(1)
+        for _ in range(round(SETTLE_S / POLL_S) - 1):
+            await edited.looks(1)
+            assert edited.seen == []
+        await edited.looks(1)
+        await edited.world.eventually(lambda: len(edited.seen) == 1)
+    assert set(edited.world.clock.slept) == {POLL_S}
+
+
+async def test_what_is_wanted_is_read_at_once_and_once(edited: Edited) -> None:
+    async with edited.watched():
+        edited.write(models={"tiny": {"pinned": True}})
+        edited.source.wanted.set()
+        await edited.world.event("config.reloaded")
+        assert len(edited.seen) == 1
+        assert not edited.source.wanted.is_set()
+        await edited.looks(2 * SETTLED)
+        assert len(edited.seen) == 1

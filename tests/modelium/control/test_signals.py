@@ -32,3 +32,9 @@ async def test_an_unreachable_upstream_makes_a_tick_wanted() -> None:
     assert not signals.tick_wanted.is_set()
     signals.on_unreachable("a")
     assert signals.tick_wanted.is_set()
+
+
+async def test_a_failed_answer_makes_a_tick_wanted() -> None:
+    signals = Signals()
+    signals.on_failed_answer("a")
+    assert signals.tick_wanted.is_set()

@@ -6,7 +6,7 @@ import asyncio
 from itertools import pairwise
 
 from modelium.control.operations import Operations
-from modelium.control.supervision import HEALTHY_S, LONGEST_PAUSE_S, supervise
+from modelium.control.supervision import HEALTHY_S, LONGEST_PAUSE_S, PAUSE_S, supervise
 from tests.modelium.conftest import World
 
 
@@ -34,3 +34,30 @@ async def test_a_task_that_fails_is_begun_again_and_its_pauses_grow(world: World
     assert "watcher" in notice and "deeper than the stack" in notice
     world.clock.advance(HEALTHY_S)
     assert Operations(services=world.services).notices() == []
+
+
+async def test_a_task_that_has_nothing_left_to_do_ends(world: World) -> None:
+    failures = [RecursionError(), None]
+
+    async def run() -> None:
+        if failure := failures.pop(0):
+            raise failure
+
+    await supervise(world.services, "adoption", run)
+    assert failures == []
+    assert world.clock.slept == [PAUSE_S]
+    assert Operations(services=world.services).notices() == [
+        "the adoption task failed and is begun again after a pause: RecursionError"
+    ]
+
+
+async def test_a_task_that_fails_before_it_was_well_waits_longer(world: World) -> None:
+    lasted = [HEALTHY_S - 1.0, HEALTHY_S - 1.0]
+
+    async def run() -> None:
+        if lasted:
+            world.clock.advance(lasted.pop())
+            raise KeyError("a bug")
+
+    await supervise(world.services, "loop", run)
+    assert world.clock.slept == [PAUSE_S, 2 * PAUSE_S]

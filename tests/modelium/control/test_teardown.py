@@ -3,7 +3,10 @@
 import pytest
 
 from modelium.control import teardown
-from modelium.errors import Unavailable
+from modelium.errors import LoadFailed, ModeliumError, Unavailable
+from modelium.models import RuntimeName
+from tests.fakes.fleets import loaded
+from tests.fakes.runtime import MemoryRuntime
 from tests.modelium.conftest import World
 
 
@@ -50,3 +53,51 @@ async def test_nothing_is_recorded_where_a_runtime_cannot_be_ended(world: World)
     with pytest.raises(Unavailable):
         await ended(world)
     assert world.store.model("tiny").state.value == "ready"
+
+
+async def test_all_runtimes_that_cannot_be_ended_are_named(world: World) -> None:
+    first, second, third = MemoryRuntime(), MemoryRuntime(), MemoryRuntime()
+    first.name, second.name, third.name = (
+        RuntimeName.VLLM, RuntimeName.TRITON, RuntimeName.RAY_SERVE,
+    )  # fmt: skip
+    first.end_failure, second.end_failure = Unavailable("no answer"), LoadFailed("no rights")
+    with pytest.raises(ModeliumError) as told:
+        await teardown.end(
+            store=world.services.store, runtimes=(first, second, third), node="here", grace_s=0.0
+        )
+    assert str(told.value) == "no answer; no rights"
+    first.end_failure = None
+    with pytest.raises(LoadFailed, match=r"^no rights$"):
+        await teardown.end(
+            store=world.services.store, runtimes=(first, second, third), node="here", grace_s=0.0
+        )
+
+
+@pytest.mark.parametrize("going", [False, True])
+async def test_an_unload_in_progress_is_recorded_as_ended(world: World, going: bool) -> None:
+    await world.load()
+    if going:
+        world.store.start_unloading("tiny", reason="asked")
+    assert await ended(world) == ["tiny"]
+    record = world.store.model("tiny")
+    assert (record.state.value, record.evicted_at) == ("unloaded", None)
+    assert record.reason == teardown.REASON
+
+
+@pytest.mark.parametrize(
+    ("devices", "here"),
+    [
+        (("here/GPU-1",), True),
+        (("elsewhere/GPU-1", "here/GPU-2"), True),
+        (("elsewhere/GPU-1",), False),
+        (("here-2/GPU-1",), False),
+        ((), False),
+    ],
+)
+def test_a_deployment_is_on_a_node_with_any_of_its_devices(
+    devices: tuple[str, ...], here: bool
+) -> None:
+    deployment = loaded("a", "n/GPU-1").deployment
+    assert deployment is not None
+    given = deployment.model_copy(update={"devices": devices})
+    assert teardown._is_on("here", given) is here

@@ -16,12 +16,13 @@ from modelium.control.operations import Operations
 from modelium.control.recovery import recover
 from modelium.errors import InputError, Unavailable, UnknownModel
 from modelium.lifecycle import ModelState
-from modelium.models import Intent, Report
+from modelium.models import Intent, Priority, Report
 from modelium.stages.evict import evict
 from modelium.stages.removal import remove, remove_pending
 from modelium.stages.snapshot import snapshot
 from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
+from tests.fakes.fleets import model
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
@@ -487,3 +488,92 @@ async def test_a_rejected_drop_is_no_model_to_remove(world: World, operations: O
     await world.launcher.ingest(path=str(world.incoming / "tiny"))
     with pytest.raises(UnknownModel):
         await removed(world, operations)
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, ""),
+        ({"pinned": True}, "it is pinned (`modelium pin tiny --off` unpins it)"),
+        (
+            {"aliases": {"z": "tiny:1", "a": "tiny", "b": "other"}},
+            "gateway.aliases names it as a, z",
+        ),
+        ({"aliases": {"tiny": "other", "x": "tiny2"}}, ""),
+        ({"always": "tiny"}, "it is in policies.always_loaded of the configuration"),
+        ({"always": "other"}, ""),
+    ],
+)
+async def test_what_keeps_a_model_is_told(world: World, given: dict[str, Any], kept: str) -> None:
+    configure(world, "gateway", aliases=given.get("aliases", {}))
+    world.rule(always_loaded=frozenset({given["always"]} if "always" in given else ()))
+    asked = Operations(services=world.services).versions
+    assert asked._kept_because(model("tiny", pinned=given.get("pinned", False))) == kept
+
+
+async def test_a_version_that_is_not_there_ends_its_request(
+    world: World, operations: Operations
+) -> None:
+    await world.load()
+    await second_version(world)
+    intent = await operations.versions.remove_version("tiny", 9, by="x", purge=False, force=False)
+    assert (intent.state, intent.detail) == ("failed", "tiny has no version 9")
+    assert "version.removed" not in {kind for kind, _ in world.kinds()}
+    intent = await operations.versions.remove_version("tiny", 1, by="x", purge=True, force=False)
+    assert (intent.state, intent.detail) == ("done", "version 1 was removed")
+    assert intent.parameters == {"version": 1, "by": "x"}
+    told = await world.event("version.removed")
+    assert told.detail == {"version": 1, "by": "x", "purge": True}
+    assert [v.version for v in await operations.versions.of("tiny")] == [2, 1]
+    with pytest.raises(UnknownModel):
+        await operations.versions.of("nobody")
+
+
+async def test_a_rollback_returns_to_the_version_right_before(
+    world: World, operations: Operations
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    lineage = world.store.lineage
+    for number in (2, 3, 4):
+        world.store.register(
+            "tiny", path=Path(f"/x{number}"), digest=f"d{number}", team=None, priority=Priority.LOW,
+            priority_ceiling=Priority.LOW, pinned=False,
+        )  # fmt: skip
+    lineage.choose("tiny", 3)
+    lineage.retire("tiny", [2], by="x")
+    intent = await operations.versions.rollback("tiny", by="me")
+    assert (intent.kind, intent.parameters) == ("rollback", {"version": 1, "by": "me"})
+    assert world.store.model("tiny").version == 1
+    told = await world.event("model.rolled-back")
+    assert (told.model, told.detail) == ("tiny", {"version": 1, "was": 3, "by": "me"})
+    (made, *_) = world.store.decisions.newest(model="tiny")
+    assert (made.outcome, made.plan.author, made.plan.trigger) == ("done", "operator", "operator")
+    assert made.plan.reason == "version 1 replaces version 3: me rolled it back"
+    assert made.finished_at == made.at
+    await ended(world, intent)
+    lineage.retire("tiny", [3, 4], by="x")
+    for number in (2, 3, 4):
+        lineage.note_moved("tiny", number, "")
+
+
+async def test_a_removal_is_announced_and_recorded(world: World, operations: Operations) -> None:
+    await world.load()
+    intent = await removed(world, operations, purge=True)
+    assert intent.parameters == {"purge": True, "by": "the operator"}
+    told = await world.event("model.removing")
+    assert (told.model, told.detail) == ("tiny", {"by": "the operator", "purge": True})
+
+
+async def test_a_model_that_is_not_loaded_is_removed_while_orchestration_is_off(
+    world: World,
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.rule(enabled=False)
+    operations = Operations(services=world.services)
+    assert (await removed(world, operations)).state == "done"
+    await operations.aclose()

@@ -181,3 +181,40 @@ def _of_earlier(url: str, revision: str) -> None:
         ):
             tx.exec_driver_sql(statement)
     engine.dispose()
+
+
+def test_a_removed_version_is_neither_counted_nor_missed(url: str, tmp_path: Path) -> None:
+    store = opened(url)
+    for number in (3, 1, 2):
+        path = tmp_path / f"gone{number}"
+        store.register("a", path=path, digest=f"sha256:{number}", **TERMS)
+    store.lineage.retire("a", [1], by="me")
+    store.close()
+    made = backup.write(url, tmp_path / "copy")
+    assert made.file == str(tmp_path / "copy")
+    assert (made.versions, made.missing) == (2, (str(tmp_path / "gone1"), str(tmp_path / "gone2")))
+
+
+def test_what_is_not_there_is_neither_copied_nor_put_back(url: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"there is no store at .*/none.db; name the configuration"
+    ):
+        backup.write(f"sqlite:///{tmp_path}/none.db", tmp_path / "copy")
+    with pytest.raises(InputError, match="copy: no such file"):
+        backup.restore(url, tmp_path / "copy")
+    for call in (backup.write, backup.restore):
+        with pytest.raises(InputError, match="the store is no SQLite file but sqlite://"):
+            call("sqlite://", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_store_is_put_back_where_there_is_none(url: str, tmp_path: Path, empty: bool) -> None:
+    opened(url).close()
+    backup.write(url, tmp_path / "copy")
+    target = tmp_path / "new" / "modelium.db"
+    if empty:
+        target.parent.mkdir()
+        target.touch()
+    found, old = backup.restore(f"sqlite:///{target}", tmp_path / "copy")
+    assert (found.file, old) == (str(target), None)
+    assert sorted(p.name for p in target.parent.iterdir()) == ["modelium.db", "modelium.db.lock"]

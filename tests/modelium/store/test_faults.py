@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from modelium.errors import StoreUnavailable, TransientError
-from modelium.store import Store, connection
+from modelium.errors import InputError, StoreUnavailable, TransientError
+from modelium.store import Store, connection, faults
 from modelium.store.connection import connect
+from modelium.store.faults import Fault
 
 
 @contextmanager
@@ -100,3 +104,86 @@ def test_a_locked_store_is_no_wrong_configuration_at_the_start(tmp_path: Path) -
     sqlite3.connect(file).close()
     with write_locked(file), pytest.raises(StoreUnavailable, match="locked by another process"):
         Store.open(f"sqlite:///{file}", now=lambda: 1.0)
+
+
+def context(error: BaseException, **given: Any) -> Any:
+    found = {"original_exception": error, "is_disconnect": False, "sqlalchemy_exception": None}
+    return SimpleNamespace(**{**found, **given})
+
+
+def of_sqlite(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError("no")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize("free", [faults.LEAST_FREE_BYTES, faults.LEAST_FREE_BYTES - 1])
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        (sqlite3.SQLITE_BUSY, Fault.LOCKED),
+        (sqlite3.SQLITE_BUSY | 2 << 8, Fault.LOCKED),
+        (sqlite3.SQLITE_FULL, Fault.FULL),
+        (sqlite3.SQLITE_IOERR | 3 << 8, Fault.FAILING),
+        (sqlite3.SQLITE_CANTOPEN, Fault.UNREACHABLE),
+        (sqlite3.SQLITE_CORRUPT, Fault.DAMAGED),
+        (sqlite3.SQLITE_ERROR, None),
+    ],
+)
+def test_an_error_of_sqlite_is_told_by_its_code_and_the_space_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, fault: Fault | None, free: int
+) -> None:
+    asked: list[str] = []
+
+    def usage(folder: str) -> Any:
+        asked.append(folder)
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/modelium.db")
+    unclear = fault in (Fault.FAILING, Fault.UNREACHABLE)
+    full = unclear and free < faults.LEAST_FREE_BYTES
+    assert faults._fault(engine, context(of_sqlite(code))) is (Fault.FULL if full else fault)
+    assert asked == ([str(tmp_path)] if unclear else [])
+
+
+def test_space_that_cannot_be_asked_for_is_not_the_problem(tmp_path: Path) -> None:
+    for url in (f"sqlite:///{tmp_path}/gone/modelium.db", "sqlite://", "sqlite:///here.db"):
+        assert not faults._is_full(sa.create_engine(url))
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"is_disconnect": True}, Fault.UNREACHABLE),
+        ({"sqlalchemy_exception": sa.exc.OperationalError("", {}, Exception())}, Fault.UNREACHABLE),
+        ({"sqlalchemy_exception": sa.exc.IntegrityError("", {}, Exception())}, None),
+        ({}, None),
+    ],
+)
+def test_another_database_is_unreachable_where_its_connection_is_lost(
+    given: dict[str, Any], fault: Fault | None
+) -> None:
+    other: Any = SimpleNamespace(dialect=SimpleNamespace(name="postgresql"))
+    assert faults._fault(other, context(OSError("reset"), **given)) is fault
+    assert faults._fault(sa.create_engine("sqlite://"), context(OSError("reset"), **given)) is None
+
+
+def test_a_store_is_told_by_its_file_or_by_its_url_without_the_password() -> None:
+    assert faults.place(sa.create_engine("sqlite:////data/modelium.db")) == "/data/modelium.db"
+    assert faults.place(sa.create_engine("sqlite://")) == ":memory:"
+    url = sa.make_url("postgresql://me:s3cret@db/modelium")
+    other: Any = SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), url=url)
+    assert faults.place(other) == "postgresql://me:***@db/modelium"
+
+
+def test_a_store_of_a_newer_modelium_cannot_be_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/modelium.db"
+    Store.open(url, now=lambda: 1.0).close()
+    with closing(sqlite3.connect(tmp_path / "modelium.db")) as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '9999'")
+        newer.commit()
+    with pytest.raises(
+        InputError, match=r"^store\.url: .* cannot be opened: Can't locate revision"
+    ):
+        Store.open(url, now=lambda: 1.0)

@@ -170,3 +170,52 @@ def test_lines_beyond_the_bound_are_dropped_and_counted() -> None:
     log.restore(taken)
     assert (log.take(), log.dropped) == (taken, 6)
     assert log.take() == []
+
+
+def test_lines_without_tokens_are_logged_and_not_rolled_up(store: Store, now: Now) -> None:
+    given = [
+        line(now.at, "none", (None, None)),
+        line(now.at, "read", (3, None)),
+        line(now.at, "made", (None, 4)),
+    ]
+    store.history.log(given)
+    found = {r.model: (r.prompt_tokens, r.generated_tokens) for r in store.history.rollups()}
+    assert found == {"read": (3, 0), "made": (0, 4)}
+    assert [r.at for r in store.history.rollups()] == [now.at, now.at]
+    assert len(store.history.requests(since=now.at)) == 3
+    assert store.history.requests(since=now.at + 1) == []
+
+
+def test_tokens_belong_to_the_hour_of_their_request(store: Store, now: Now) -> None:
+    store.history.log([line(now.at + HOUR_S - 1), line(now.at + HOUR_S), line(now.at + HOUR_S)])
+    assert [(r.at - now.at, r.prompt_tokens) for r in store.history.rollups()] == [
+        (0, 3), (HOUR_S, 6),
+    ]  # fmt: skip
+
+
+def test_rows_are_kept_for_their_days_and_no_longer(store: Store, now: Now) -> None:
+    began = now.at
+    for days in range(4):
+        now.at = began + days * DAY_S
+        store.history.log([line(now.at)])
+    now.at = began + 3 * DAY_S
+    store.history.prune(rollup_days=2.0, request_days=1.0)
+    assert [(r.at - began) / DAY_S for r in store.history.rollups()] == [1, 2, 3]
+    assert [(x.at - began) / DAY_S for x in store.history.requests()] == [2, 3]
+
+
+def test_nothing_is_counted_backwards(store: Store, now: Now) -> None:
+    """As where the counters of a runtime begin anew."""
+    store.history.record_traffic({"m": Traffic(completed=5, failed=3, direct=4)})
+    store.history.record_traffic({"m": Traffic(completed=9, failed=1, direct=2)})
+    store.history.record_traffic({"m": Traffic(completed=1, failed=1, direct=2)})
+    (found,) = store.history.rollups()
+    assert (found.requests, found.failed, found.direct) == (10, 3, 4)
+
+
+@pytest.mark.parametrize("field", ["completed", "failed", "direct", "last_request_at"])
+def test_whatever_a_request_changes_is_written(store: Store, field: str) -> None:
+    store.history.record_traffic({"m": Traffic(qps=1.0)})
+    store.history.record_traffic({"m": Traffic(qps=2.0, **{field: 7})})
+    seen = store.history.traffic()["m"]
+    assert (seen.qps, getattr(seen, field)) == (2.0, 7)

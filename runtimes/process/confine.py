@@ -43,6 +43,8 @@ CONNECT_TCP = 1 << 1
 SCOPES = 0b11
 """No signals to, and no abstract Unix sockets of, processes outside (ABI 6)."""
 
+DRIVER, DEVICE_FILE = "/proc/driver/nvidia", "/dev/nvidia-uvm"
+
 
 class Ruleset(ctypes.Structure):
     """`struct landlock_ruleset_attr`."""
@@ -93,7 +95,9 @@ def readable(hidden: Iterable[str], shown: Iterable[str]) -> Iterator[str]:
     yield from opened
 
 
-def confine(rules: dict[str, object]) -> None:
+def confine(
+    *, hidden: Iterable[str], shown: Iterable[str], writable: Iterable[str], connects: bool
+) -> None:
     """Restrict this process and all that it starts.
 
     Raises:
@@ -103,17 +107,16 @@ def confine(rules: dict[str, object]) -> None:
     changes = CHANGES | WRITE_FILE | (REFER if version >= 2 else 0)
     changes |= TRUNCATE if version >= 3 else 0
     handled = Ruleset(files=READ | changes)
-    if version >= 4 and not rules["connects"]:
+    if version >= 4 and not connects:
         handled.network = CONNECT_TCP
     if version >= 6:
         handled.scopes = SCOPES
     # Older kernels know the first fields alone.
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _checked(CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(size), 0)
-    hidden, shown = _paths(rules["hidden"]), _paths(rules["shown"])
     for path in readable(hidden, shown):
         _allow(ruleset, path, READ)
-    for path in _paths(rules["writable"]):
+    for path in writable:
         _allow(ruleset, path, READ | changes)
     for capability in range(LAST_CAPABILITY + 1):
         if capability not in KEPT_CAPABILITIES:
@@ -122,10 +125,6 @@ def confine(rules: dict[str, object]) -> None:
         raise OSError(ctypes.get_errno(), "no_new_privs is refused")
     _checked(RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
-
-
-def _paths(found: object) -> list[str]:
-    return [str(path) for path in found] if isinstance(found, list) else []
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
@@ -153,7 +152,7 @@ def _checked(number: int, *arguments: object) -> int:
 def _make_device_files() -> None:
     """Let NVIDIA's tool make missing device files: it is setuid, which ends here."""
     tool = shutil.which("nvidia-modprobe")
-    if tool and os.path.exists("/proc/driver/nvidia") and not os.path.exists("/dev/nvidia-uvm"):
+    if tool and os.path.exists(DRIVER) and not os.path.exists(DEVICE_FILE):
         subprocess.run([tool, "-u", "-c=0"], check=False, stdin=subprocess.DEVNULL)
 
 
@@ -161,7 +160,7 @@ def main(arguments: list[str]) -> None:
     """Confine this process and replace it."""
     rules = json.loads(os.environ.pop(VARIABLE))
     _make_device_files()
-    confine(rules)
+    confine(**rules)
     os.execvp(arguments[0], arguments)  # noqa: S606 - no shell is meant
 
 

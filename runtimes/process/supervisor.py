@@ -179,6 +179,8 @@ class Supervisor:
         roots = {
             pid for pid, started in seen.items() if pid in table and table[pid].started == started
         }
+        if self._leader(engine):
+            roots.add(engine.pid)
         leader = table.get(engine.pid)
         if engine.pid and (leader is None or leader.started == engine.started):
             roots |= {p.pid for p in table.values() if p.session == engine.pid}

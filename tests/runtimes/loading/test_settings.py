@@ -16,6 +16,8 @@ from runtimes.loading.settings import allowed_arguments, complete, flags
         ({}, {}, {}),
         ({}, {"max_batch_size": 8, "other": True}, {"max_num_seqs": 8, "extra": {"other": True}}),
         ({"max_num_seqs": 2}, {"max_batch_size": 8}, {"max_num_seqs": 2}),
+        ({}, {"tensor_parallel_size": 2}, {"tensor_parallel_size": 2}),
+        ({"tensor_parallel_size": 1}, {"tensor_parallel_size": 2}, {"tensor_parallel_size": 1}),
         ({"max_num_seqs": None}, {"max_num_seqs": 8}, {"max_num_seqs": 8}),
         (
             {"extra": {"a": 1, "b": 2}},

@@ -338,10 +338,10 @@ class EngineHost:
         return _running(instance, "unhealthy", (), f"its engine exited{status}") if known else None
 
     async def _is_healthy(self, instance: EngineInstance) -> bool:
-        if not self._supervisor.alive(instance.process):
-            return False
         pids = self._supervisor.members(instance.process)
-        return not await self._client.health_problem(instance.upstream, pids)
+        return self._supervisor.alive(instance.process) and not (
+            await self._client.health_problem(instance.upstream, pids)
+        )
 
     async def _is_sleeping(self, instance: EngineInstance) -> bool:
         return self._sleep is not None and await self._sleep.is_sleeping(instance)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,23 @@ def test_no_descriptor_stays_open_and_a_failed_start_leaves_no_record(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_an_engine_is_recorded_before_it_exists(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object, **given: Any) -> None:
+        note = json.loads((tmp_path / "m.json").read_text())
+        token = given["env"][TOKEN_VARIABLE]
+        identity = {"pid": 0, "started": 0, "boot": proc.boot_id(), "token": token}
+        assert note == {"port": 1, **identity}
+        assert not (tmp_path / "m.new").exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(subprocess, "Popen", cut_off)
+        supervisor.start("m", SLEEP, {"port": 1})
+    assert supervisor.records().keys() == {"m"}
+
+
 def test_engines_find_the_tools_of_their_own_environment(
     supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +199,27 @@ async def test_a_pid_of_an_earlier_member_that_was_reused_is_none_of_it(
     assert supervisor.members(engine) == (engine.pid,)
     supervisor._seen[engine.token] |= {os.getpid(): 1}
     assert supervisor.members(engine) == (engine.pid,)
+
+
+async def test_orphans_of_the_session_are_members_while_the_leader_is_no_other(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    code = "(sleep 600 & echo $! > pid); exec sleep 600"
+    engine = supervisor.start("m", Command(argv=("sh", "-c", code)), {})
+    written = tmp_path / "pid"
+    await until(lambda: written.exists() and written.read_text())
+    child = int(written.read_text())
+    later = Supervisor(directory=tmp_path, clock=FakeClock())
+    reused = replace(engine, started=engine.started - 1)
+    assert later.members(reused) == ()
+    assert later.members(engine) == tuple(sorted((engine.pid, child)))
+    os.kill(engine.pid, signal.SIGKILL)
+    await until(lambda: not proc.alive(engine.pid))
+    anew = Supervisor(directory=tmp_path, clock=FakeClock())
+    assert anew.members(engine) == (child,), "beside the zombie"
+    assert not supervisor.alive(engine)
+    assert proc.entry(engine.pid) is None
+    assert Supervisor(directory=tmp_path, clock=FakeClock()).members(engine) == (child,)
 
 
 async def test_a_member_that_left_the_session_is_remembered(

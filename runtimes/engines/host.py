@@ -165,8 +165,7 @@ class EngineHost:
     async def check(self, model: str, handle: Mapping[str, Any]) -> str:
         """See `modelium.ports.Runtime.check`: it repeats the first request of the start."""
         instance = self.find(model, handle)
-        probe = instance.handle.get("probe") if instance else None
-        if instance is None or not probe:
+        if instance is None or not (probe := instance.handle.get("probe")):
             return ""
         path, body = probe
         try:

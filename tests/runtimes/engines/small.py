@@ -69,8 +69,6 @@ while True:
         text = (body if isinstance(body, str) else json.dumps(body)).encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode() + text)
-        if int(dict(told()).get("dies_after", 0)) == count("seen"):
-            os._exit(0)
     connection.close()
 """
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,35 @@ async def test_a_load_of_what_is_loaded_starts_nothing(small: Small) -> None:
     assert not gone(before.handle["pid"])
 
 
+Signals = list[tuple[int, bool]]
+"""Number, and whether the GPU was locked."""
+
+
+@pytest.fixture
+def signals(small: Small, monkeypatch: pytest.MonkeyPatch) -> Signals:
+    """The signals that are sent from now on."""
+    found: Signals = []
+    kill = os.kill
+
+    def noted(pid: int, number: int) -> None:
+        found.append((number, small.locks.locked("n/GPU-a")))
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", noted)
+    return found
+
+
 @pytest.mark.parametrize("fault", ["killed", "sick"])
-async def test_what_an_earlier_run_left_half_started_is_replaced(small: Small, fault: str) -> None:
-    path = small.model()
-    first = await small.host().load(small.request(path), no_progress)
+async def test_an_engine_that_is_dead_or_half_started_is_replaced_at_once(
+    small: Small, signals: Signals, fault: str
+) -> None:
+    path, host = small.model(), small.host()
+    first = await host.load(small.request(path), no_progress)
     if fault == "killed":
         os.kill(first.handle["pid"], signal.SIGKILL)
         await until(lambda: gone(first.handle["pid"]))
-    host = small.host()
+    else:
+        host = small.host()  # as after a restart
     small.tell(health=(503, ""))
     load = asyncio.create_task(host.load(small.request(path), no_progress))
     await until(lambda: len(small.ports()) == 2)
@@ -104,6 +126,8 @@ async def test_what_an_earlier_run_left_half_started_is_replaced(small: Small, f
     second = await load
     assert gone(first.handle["pid"])
     assert second.handle["pid"] != first.handle["pid"]
+    assert {number for number, _ in signals} == {signal.SIGKILL}
+    assert host._ports._reserved == {second.upstream.port}
 
 
 async def test_ports_are_the_lowest_free_ones_and_are_given_back(small: Small) -> None:
@@ -183,7 +207,9 @@ async def test_a_model_that_cannot_be_made_smaller_is_not_tried_again(small: Sma
     assert len(small.ports()) == 1
 
 
-async def test_a_start_that_fails_is_over_when_its_memory_is_back(small: Small) -> None:
+async def test_a_start_that_fails_is_over_when_its_memory_is_back(
+    small: Small, signals: Signals
+) -> None:
     host, path = small.host(), small.model(hangs=True)
     load = asyncio.create_task(host.load(small.request(path, GPU), no_progress))
     await until(small.ports)
@@ -199,6 +225,7 @@ async def test_a_start_that_fails_is_over_when_its_memory_is_back(small: Small) 
     with pytest.raises(asyncio.CancelledError):
         await load
     assert not small.locks.locked("n/GPU-a")
+    assert {number for number, _ in signals} == {signal.SIGKILL}, "it has no grace"
 
 
 async def test_a_load_waits_for_its_device_and_says_so(small: Small) -> None:
@@ -224,19 +251,6 @@ async def test_kernels_are_kept_by_the_first_device(small: Small, tmp_path: Path
     assert proc.variables(loaded.handle["pid"], folders) == folders
 
 
-def terms(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """Return a list of the signals that will be sent: number, and whether the GPU is locked."""
-    signals: list[tuple[int, bool]] = []
-    kill = os.kill
-
-    def noted(pid: int, number: int) -> None:
-        signals.append((number, small.locks.locked("n/GPU-a")))
-        kill(pid, number)
-
-    monkeypatch.setattr(os, "kill", noted)
-    return signals
-
-
 async def loaded(small: Small, host: EngineHost, *devices: Any, **told: Any) -> Loaded:
     found = await host.load(small.request(small.model(**told), *devices), no_progress)
     (small.folder / "m/seen").unlink()
@@ -244,14 +258,13 @@ async def loaded(small: Small, host: EngineHost, *devices: Any, **told: Any) -> 
 
 
 async def test_an_unload_waits_for_requests_ends_the_engine_and_waits_for_its_memory(
-    small: Small, monkeypatch: pytest.MonkeyPatch
+    small: Small, signals: Signals
 ) -> None:
     host = small.host()
     engine = await loaded(small, host, GPU)
     pid = engine.handle["pid"]
     small.devices.held = [pid]
     small.tell(metrics=(200, {"running": 1}))
-    signals = terms(small, monkeypatch)
     unload = asyncio.create_task(host.unload("m", {}, 600))
     await until(lambda: len(small.lines("seen")) > 2)
     assert set(small.lines("seen")) == {"GET /metrics"} and signals == []
@@ -299,9 +312,12 @@ async def test_a_crashed_engine_is_cleared_at_once(small: Small) -> None:
     small.devices.held = [engine.handle["pid"]]
     os.kill(engine.handle["pid"], signal.SIGKILL)
     await until(lambda: gone(engine.handle["pid"]))
-    await host.unload("m", {}, 600)
+    with socket.create_server(("127.0.0.1", engine.upstream.port)) as other:
+        other.setblocking(False)
+        await host.unload("m", {}, 600)
+        with pytest.raises(BlockingIOError):
+            other.accept()
     assert small.devices.looks == 0
-    assert small.lines("seen") == []
     assert list(small.state.glob("*.json")) == []
 
 
@@ -318,12 +334,15 @@ async def test_an_engine_that_sleeps_has_no_requests_to_wait_for(small: Small) -
     ("grace_s", "numbers"), [(600, [signal.SIGTERM, signal.SIGKILL]), (0, [signal.SIGKILL])]
 )
 async def test_an_engine_that_ignores_sigterm_has_its_grace_but_some_seconds_at_most(
-    small: Small, monkeypatch: pytest.MonkeyPatch, grace_s: float, numbers: list[int]
+    small: Small,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: Signals,
+    grace_s: float,
+    numbers: list[int],
 ) -> None:
     monkeypatch.setattr(host_module, "TERM_GRACE_S", 0.05)
     host = small.host()
     await loaded(small, host, deaf=True)
-    signals = terms(small, monkeypatch)
     await host.unload("m", {}, grace_s)
     assert list(dict.fromkeys(number for number, _ in signals)) == numbers
 
@@ -334,9 +353,14 @@ async def test_the_end_unloads_all_models_and_cancels_what_is_loading(small: Sma
     second = await host.load(small.request(small.model("b")), no_progress)
     load = asyncio.create_task(host.load(small.request(small.model("c", hangs=True)), no_progress))
     await until(lambda: small.ports("c"))
-    await host.end(600)
-    with pytest.raises(LoadFailed, match="c was unloaded while it was loading"):
-        await load
+    async with small.locks.hold(["n/GPU-a"]):
+        waiting = host.load(small.request(small.model("d"), GPU), small.note)
+        other = asyncio.create_task(waiting)
+        await until(lambda: small.progress)
+        await host.end(600)
+    for name, task in (("c", load), ("d", other)):
+        with pytest.raises(LoadFailed, match=f"{name} was unloaded while it was loading"):
+            await task
     assert gone(first.handle["pid"]) and gone(second.handle["pid"])
     assert list(small.state.glob("*.json")) == []
 

@@ -81,8 +81,10 @@ async def test_an_engine_of_an_earlier_run_is_loading_until_it_answers(small: Sm
 
 
 async def test_a_lost_record_is_made_up_for_by_the_handle_of_a_live_engine(small: Small) -> None:
-    engine = await load(small, small.host())
+    first = small.host()
+    engine = await load(small, first)
     (small.state / "m.json").unlink()
+    assert await first.discover({}) == [ready("m", engine)], "it knows it by itself"
     host = small.host()
     assert await host.discover({}) == []
     assert await host.discover({"m": engine.handle}) == [ready("m", engine)]
@@ -105,18 +107,24 @@ async def test_an_engine_sleeps_where_it_can_and_says_so(small: Small, *, sleeps
     small.tell(is_sleeping=(200, {"is_sleeping": True}))
     state = "sleeping" if sleeps else "ready"
     assert await host.discover({}) == [ready("m", engine, state=state)]
+    small.tell(health=(503, ""))
+    detail = "/health answers with status 503"
+    assert await host.discover({}) == [ready("m", engine, detail=detail)]
+    small.tell(health=(200, ""))
     none = small.host(sleep=None)
     assert await none.discover({}) == [ready("m", engine)]
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("started", ["by this host", "before", "and never seen"])
 async def test_an_engine_that_exited_is_told_once_to_who_knows_it(
-    small: Small, *, own: bool
+    small: Small, started: str
 ) -> None:
+    own = started == "by this host"
     first = small.host()
     engines = {name: await load(small, first, name) for name in ("a", "b")}
     host = first if own else small.host()
-    await host.discover({})
+    if started != "and never seen":
+        await host.discover({})
     for engine in engines.values():
         os.kill(engine.handle["pid"], signal.SIGKILL)
         await until(lambda pid=engine.handle["pid"]: gone(pid))  # type: ignore[misc]
@@ -131,14 +139,21 @@ async def test_an_engine_that_exited_is_told_once_to_who_knows_it(
     assert await host.stats() == {}
 
 
-async def test_an_engine_that_exits_while_it_is_looked_at_is_no_silent_one(small: Small) -> None:
+async def test_an_engine_that_exits_while_it_is_looked_at_is_no_silent_one(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = small.host(sleeps=True)
     engine = await load(small, host)
-    path = small.folder / "m/told.json"
-    count = len(small.lines("seen")) + 1
-    path.write_text(path.read_text().replace("{", f'{{"dies_after": {count}, ', 1))
-    (gone_,) = await host.discover({"m": engine.handle})
-    assert (gone_.state, gone_.detail) == ("unhealthy", "its engine exited with status 0")
+    pid = engine.handle["pid"]
+
+    async def is_sleeping(_: object) -> bool:
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: gone(pid))
+        return False
+
+    monkeypatch.setattr(small.client, "is_sleeping", is_sleeping)
+    (found,) = await host.discover({"m": engine.handle})
+    assert (found.state, found.detail) == ("unhealthy", "its engine exited with status -9")
 
 
 async def test_what_an_unload_or_a_load_is_at_is_not_cleared_by_a_look(small: Small) -> None:
@@ -153,11 +168,19 @@ async def test_what_an_unload_or_a_load_is_at_is_not_cleared_by_a_look(small: Sm
 
 @pytest.mark.parametrize(
     ("counters", "limit_s", "lost"),
-    [({}, 30, True), ({"running": 1}, 120, False), ({"waiting": 1}, 120, False)],
+    [({}, 30, True), ({"running": 1, "waiting": 1}, 120, False), ("computes", 120, False)],
 )
 async def test_a_silent_engine_is_lost_after_the_limit_and_busy_ones_later(
-    small: Small, counters: dict[str, int], limit_s: float, *, lost: bool
+    small: Small,
+    monkeypatch: pytest.MonkeyPatch,
+    counters: dict[str, int] | str,
+    limit_s: float,
+    *,
+    lost: bool,
 ) -> None:
+    if counters == "computes":
+        monkeypatch.setattr(proc, "cpu_s", lambda _: small.clock.monotonic() / 2)
+        counters = {}
     host = small.host(patience=Patience(limit_s=30.0))
     engine = await load(small, host)
     small.tell(metrics=(200, counters))

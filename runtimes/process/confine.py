@@ -104,8 +104,11 @@ def confine(
         OSError: the kernel has no Landlock, or it is off.
     """
     version = abi()
-    changes = CHANGES | WRITE_FILE | (REFER if version >= 2 else 0)
-    changes |= TRUNCATE if version >= 3 else 0
+    changes = CHANGES | WRITE_FILE
+    if version >= 2:
+        changes |= REFER
+    if version >= 3:
+        changes |= TRUNCATE
     handled = Ruleset(files=READ | changes)
     if version >= 4 and not connects:
         handled.network = CONNECT_TCP
@@ -129,7 +132,7 @@ def confine(
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        place = os.open(path, os.O_PATH)
     except OSError:  # it is gone, or this user may not look there
         return
     try:

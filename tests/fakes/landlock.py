@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from typing import Any
 
@@ -52,6 +53,7 @@ class Landlock:
         found = rule._obj
         assert (ruleset, kind, flags) == (self.descriptor, 1, 0)
         assert ctypes.sizeof(found) == 12
+        assert fcntl.fcntl(found.parent, fcntl.F_GETFL) & os.O_PATH, "opening may have effects"
         if self.refusing == "rules":
             return self._refused(errno.EINVAL)
         self.allowed[os.readlink(f"/proc/self/fd/{found.parent}")] = found.allowed

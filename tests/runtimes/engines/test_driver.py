@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from modelium.config import Vllm
-from modelium.errors import Unavailable
+from modelium.errors import LoadFailed, Unavailable
 from modelium.models import Device, DeviceKind, RuntimeName, RuntimeStatus
 from runtimes.engines.driver import EngineDriver
+from runtimes.process import proc
+from runtimes.process.compile_caches import CompileCaches
 from tests.runtimes.clock import FakeClock
+from tests.runtimes.conditions import until
 from tests.runtimes.engines.api import Recipe
+from tests.runtimes.engines.small import Small, gone, small
 from tests.runtimes.fake_vllm import Make
-from tests.runtimes.requests import CPU
+from tests.runtimes.requests import CPU, no_progress
 
+__all__ = ["small"]
+
+PYTHON = Path(sys.executable).resolve()
 GPU = CPU.model_copy(update={"uuid": "GPU-a", "kind": "gpu"})
 
 
@@ -157,6 +167,51 @@ async def test_a_driver_enters_as_itself(driver: Driver) -> None:
     async with made as entered:
         assert entered is made
         assert entered.name == RuntimeName.VLLM
+
+
+async def test_a_driver_gives_its_calls_and_what_it_was_given_to_its_host(small: Small) -> None:
+    small.state = small.folder / "vllm"
+    made = EngineDriver(
+        config=Vllm(enabled=True, executable=sys.executable, base_port=0),
+        recipe=small.recipe,
+        state_directory=small.folder,
+        clock=small.clock,
+        devices=small.devices,
+        device_locks=small.locks,
+        version=lambda path: f"of {path}",
+        compiles=True,
+    )
+    async with made:
+        async with small.locks.hold(["n/GPU-a"]):
+            path = small.model()
+            load = asyncio.create_task(made.load(small.request(path, GPU), progress=small.note))
+            await until(lambda: small.progress)
+            assert small.progress == ["waiting for the device"]
+        loaded = await load
+        build = f"{PYTHON} of {PYTHON}"
+        folders = CompileCaches(root=small.state / "caches", build=build).folders(GPU)
+        assert proc.variables(loaded.handle["pid"], folders) == folders
+        small.tell(probe=(500, "no"))
+        assert await made.check("m", handle=loaded.handle) == "/probe answers 500: no"
+        assert [running.model for running in await made.discover({})] == ["m"]
+        assert list(await made.stats()) == ["m"]
+        await made.end(grace_s=0)
+        assert gone(loaded.handle["pid"])
+        other = small.request(small.model("other", hangs=True))
+        load = asyncio.create_task(made.load(other, progress=no_progress))
+        await until(lambda: small.ports("other"))
+    with pytest.raises(LoadFailed, match="unloaded while it was loading"):
+        await load
+    with pytest.raises(RuntimeError, match="closed"):
+        await made._client.stats(loaded.upstream.model_copy(update={"user": None}))
+
+
+@pytest.mark.parametrize(("limit_s", "timeout_s"), [(30, 5), (15, 5), (6, 2)])
+async def test_a_look_takes_a_third_of_the_patience_and_never_more_than_five_seconds(
+    driver: Driver, limit_s: float, timeout_s: float
+) -> None:
+    made = driver(section={"unhealthy_after_seconds": limit_s})
+    assert made._client._http.timeout == httpx.Timeout(timeout_s)
 
 
 async def test_the_fake_engine_is_a_healthy_runtime(make: Make) -> None:

@@ -238,7 +238,7 @@ async def test_a_member_that_left_the_session_is_remembered(
     assert later.members(engine) == ()
     assert later.members(engine, thorough=True) == (child,)
     assert later.members(replace(engine, token="another"), thorough=True) == ()
-    await later.stop(engine, grace_s=60)
+    await Supervisor(directory=tmp_path, clock=FakeClock()).stop(engine, grace_s=60)
     assert not proc.alive(child)
 
 
@@ -284,6 +284,17 @@ async def test_an_engine_has_its_grace_and_no_more(
     assert proc.entry(engine.pid) is None
     assert supervisor.records() == {}
     assert supervisor.exit_code(engine) is None
+    assert supervisor._seen == {}
+
+
+async def test_an_engine_that_ends_by_itself_is_waited_for_no_longer(
+    supervisor: Supervisor, sent: Sent, clock: FakeClock
+) -> None:
+    engine = supervisor.start("m", SLEEP, {})
+    await supervisor.stop(engine, grace_s=10_000)
+    assert sent == [(0, engine.pid, signal.SIGTERM)]
+    assert clock.now < 11_000
+    assert proc.entry(engine.pid) is None
 
 
 async def test_an_engine_that_has_ended_gets_no_signal(supervisor: Supervisor, sent: Sent) -> None:
@@ -305,8 +316,9 @@ async def test_the_engine_that_was_started_in_its_place_keeps_its_record(
 
 
 async def test_resource_trackers_have_two_seconds_to_remove_what_was_shared(
-    supervisor: Supervisor, sent: Sent
+    supervisor: Supervisor, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(supervisor_module, "POLL_S", 0.125)
     tracker = "exec -a multiprocessing.resource_tracker sleep 600"
     code = f"({tracker}) & echo $!; exec sleep 600"
     engine = supervisor.start("m", Command(argv=("bash", "-c", code)), {})
@@ -355,7 +367,8 @@ async def test_orphans_that_the_kernel_gave_to_this_process_are_reaped(
 async def test_processes_that_survive_sigkill_are_told_after_the_deadline(
     supervisor: Supervisor, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "KILL_DEADLINE_S", 0.45)
+    monkeypatch.setattr(supervisor_module, "KILL_DEADLINE_S", 0.5)
+    monkeypatch.setattr(supervisor_module, "POLL_S", 0.125)
     engine = supervisor.start("m", SLEEP, {})
     sent: list[tuple[int, int]] = []
     with monkeypatch.context() as patched:
@@ -368,5 +381,5 @@ async def test_processes_that_survive_sigkill_are_told_after_the_deadline(
     )
     assert sent[0] == (engine.pid, signal.SIGTERM)
     assert set(sent[1:]) == {(engine.pid, signal.SIGKILL)}
-    assert clock.now == pytest.approx(1000 + 1 + 0.5, abs=0.01)
+    assert clock.now == 1000 + 1 + 0.5 + 0.125
     assert supervisor.records().keys() == {"m"}, "it is tried again"

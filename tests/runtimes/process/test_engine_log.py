@@ -165,6 +165,20 @@ def test_up_to_the_limit_all_new_lines_are_told(
     assert log.new_lines() == (told or ["a" * 8, "b" * 9, "c" * 9])
 
 
+def test_a_line_is_whole_that_ends_with_as_much_as_is_read_at_once(
+    log: EngineLog, writer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "NEW_BYTES", 10)
+    os.write(writer, b"half ")
+    assert log.new_lines() == []
+    os.write(writer, b"x" * 9 + b"\n")
+    assert log.new_lines() == ["half xxxxxxxxx"]
+
+
+def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
+    assert EngineLog(path=tmp_path / "none.log").new_lines() == []
+
+
 def test_a_burst_does_not_continue_the_line_before_it(
     log: EngineLog, writer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,9 +201,10 @@ def row(port: int, state: str, inode: int) -> str:
 def test_only_listening_sockets_on_the_port_count(table: Path, *, six: bool) -> None:
     title = row(8100, "0A", 99)  # the first line is never a socket
     listed = row(8100, "0A", 11) + row(8101, "0A", 12) + row(8100, "01", 13)
-    (table / "net/tcp").write_text(title + (listed if not six else ""))
     if six:
         (table / "net/tcp6").write_text(title + listed + row(8100, "0A", 14))
+    else:
+        (table / "net/tcp").write_text(title + listed)
     for pid, links in enumerate(
         [
             ["socket:[11]"],

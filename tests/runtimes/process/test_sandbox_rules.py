@@ -59,7 +59,15 @@ def test_an_engine_gets_what_it_needs_and_no_more(tmp_path: Path, command: Path)
         shown=(Path("/state/repository"),),
         writable=(Path("/ipc"),),
     )
-    words = ("serve", str(model), f"--template={command}", "--at=/nowhere", "/nowhere", "--flag")
+    words = (
+        "serve",
+        str(model),
+        f"--template={command}",
+        "--at=/nowhere",
+        "/nowhere",
+        "--flag",
+        ".",
+    )
     argv, variables, directory = confined.wrapped(
         (str(command), *words),
         given,

@@ -15,8 +15,6 @@ TAIL_BYTES = 64 * 1024
 """How much of the end of the file `tail` reads."""
 NEW_BYTES = 256 * 1024
 """How much `new_lines` reads at once: it runs on the event loop, and the last lines count."""
-BLOCK_BYTES = 1024 * 1024
-"""How much a rotation copies at once."""
 SECRET = re.compile(r"(?i)\b((?:api[-_ ]?key|token|password|secret)['\"]?\s*[:=]\s*)\S+")
 
 
@@ -87,9 +85,8 @@ class EngineLog:
         self._shift()
         with self.path.open("rb") as file, self._older(1).open("wb") as kept:
             file.seek(max(0, self._size() - MAX_BYTES))
-            left = MAX_BYTES  # not to the end, which a flood may move faster than we copy
-            while block := file.read(min(left, BLOCK_BYTES)):
-                left -= kept.write(block)
+            # Not to the end, which a flood may move faster than we copy.
+            kept.write(file.read(MAX_BYTES))
         os.truncate(self.path, 0)
 
     def _end_of(self, path: Path) -> bytes:

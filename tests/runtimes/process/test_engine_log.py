@@ -226,7 +226,6 @@ async def test_a_log_is_rotated_above_its_limit_alone_and_keeps_that_much(
     log: EngineLog, writer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_module, "MAX_BYTES", 10)
-    monkeypatch.setattr(log_module, "BLOCK_BYTES", 4)
     os.write(writer, b"0123456789")
     await log.rotate()
     assert sizes_in(log.path.parent) == {"m.log": 10}

@@ -98,14 +98,14 @@ async def test_memory_is_free_when_nobody_holds_it_and_no_more_comes(
 ) -> None:
     clock = FakeClock()
     released = await wait_for_release(Readings(*readings), {"n/a", "n/b"}, {7, 9}, clock)
-    assert released
+    assert released is True
     assert clock.now == 1000 + 0.25 * (looks - 1)
 
 
 async def test_memory_that_is_held_is_given_up_at_the_deadline_and_looked_at_a_last_time() -> None:
     held, free = [gpu(0, processes=HOLDER)], [gpu(0)]
     clock = FakeClock()
-    assert not await wait_for_release(Readings(held), ["n/a"], [7], clock)
+    assert await wait_for_release(Readings(held), ["n/a"], [7], clock) is False
     assert clock.now == 1000 + DEADLINE_S
     clock = FakeClock()
     assert await wait_for_release(Readings(*[held] * 60, free), ["n/a"], [7], clock)

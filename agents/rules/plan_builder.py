@@ -237,7 +237,8 @@ class PlanBuilder:
 
     def _can_sleep(self, model: Model) -> bool:
         held = model.deployment
-        return held is not None and self.fleet.runtimes_by_name[held.runtime].can_sleep
+        status = self.fleet.runtimes_by_name.get(held.runtime) if held else None
+        return status is not None and status.can_sleep
 
 
 def _load_reason(place: Placement, why: str, *, avoided: str) -> str:

@@ -98,7 +98,7 @@ class EngineClient:
                 f"{upstream.base_url}/is_sleeping", headers=await self._authorization(upstream)
             )
             return bool(answer.raise_for_status().json()["is_sleeping"])
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return False
 
     async def post(

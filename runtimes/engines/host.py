@@ -165,8 +165,7 @@ class EngineHost:
     async def check(self, model: str, handle: Mapping[str, Any]) -> str:
         """See `modelium.ports.Runtime.check`: it repeats the first request of the start."""
         instance = self.find(model, handle)
-        probe = instance.handle.get("probe") if instance else None
-        if instance is None or not probe:
+        if instance is None or not (probe := instance.handle.get("probe")):
             return ""
         path, body = probe
         try:
@@ -338,10 +337,10 @@ class EngineHost:
         return _running(instance, "unhealthy", (), f"its engine exited{status}") if known else None
 
     async def _is_healthy(self, instance: EngineInstance) -> bool:
-        if not self._supervisor.alive(instance.process):
-            return False
         pids = self._supervisor.members(instance.process)
-        return not await self._client.health_problem(instance.upstream, pids)
+        return self._supervisor.alive(instance.process) and not (
+            await self._client.health_problem(instance.upstream, pids)
+        )
 
     async def _is_sleeping(self, instance: EngineInstance) -> bool:
         return self._sleep is not None and await self._sleep.is_sleeping(instance)

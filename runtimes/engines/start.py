@@ -130,9 +130,8 @@ class EngineStart:
     async def _serves(self, instance: EngineInstance, members: tuple[int, ...]) -> bool:
         # The health check comes first: it refuses other programs on the port, which must not get
         # the key.
-        if await self._client.health_problem(instance.upstream, members):
-            return False
-        names = await self._client.served_names(instance.upstream)
+        problem = await self._client.health_problem(instance.upstream, members)
+        names = None if problem else await self._client.served_names(instance.upstream)
         wanted = instance.upstream.served_name
         if names is not None and wanted not in names:
             raise LoadFailed(

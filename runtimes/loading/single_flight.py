@@ -15,8 +15,8 @@ Start = Callable[[Progress], Coroutine[Any, Any, Loaded]]
 
 @dataclass(kw_only=True, slots=True)
 class _Flight:
+    task: asyncio.Task[Loaded] = field(init=False)
     listeners: list[Progress] = field(default_factory=list)
-    task: asyncio.Task[Loaded] | None = None
     waiters: int = 0
 
     def report(self, phase: str, share: float | None) -> None:
@@ -51,8 +51,7 @@ class SingleFlight:
         if flight is None:
             flight = self._flights[model] = _Flight()
             flight.task = asyncio.create_task(start(flight.report), name=f"load {model}")
-            flight.task.add_done_callback(lambda _task: self._remove(model, flight))
-        assert flight.task is not None  # noqa: S101 - set where the flight is created
+            flight.task.add_done_callback(lambda task: self._remove(model, task))
         task = flight.task
         flight.listeners.append(progress)
         flight.waiters += 1
@@ -75,14 +74,13 @@ class SingleFlight:
         """Cancel the load of ``model`` (default: all) and wait until it has cleaned up."""
         for name in tuple(self._flights) if model is None else (model,):
             flight = self._flights.get(name)
-            if flight and flight.task:
+            if flight:
                 await _cancel(flight.task)
 
-    def _remove(self, model: str, flight: _Flight) -> None:
-        if self._flights.get(model) is flight:
-            del self._flights[model]
-        if flight.task and not flight.task.cancelled():
-            flight.task.exception()  # retrieved, even if every waiter was cancelled
+    def _remove(self, model: str, task: asyncio.Task[Loaded]) -> None:
+        del self._flights[model]
+        if not task.cancelled():
+            task.exception()  # retrieved, even if every waiter was cancelled
 
 
 async def _cancel(task: asyncio.Task[Loaded]) -> None:

@@ -46,6 +46,7 @@ SCOPES = 0b11
 
 FILES_OF = ("/", "/etc")
 """Folders whose files may be read although something beside them is hidden."""
+DRIVER, DEVICE_FILE = "/proc/driver/nvidia", "/dev/nvidia-uvm"
 
 
 class Ruleset(ctypes.Structure):
@@ -99,27 +100,31 @@ def readable(hidden: Iterable[str], shown: Iterable[str]) -> Iterator[str]:
     yield from opened
 
 
-def confine(rules: dict[str, object]) -> None:
+def confine(
+    *, hidden: Iterable[str], shown: Iterable[str], writable: Iterable[str], connects: bool
+) -> None:
     """Restrict this process and all that it starts.
 
     Raises:
         OSError: the kernel has no Landlock, or it is off.
     """
     version = abi()
-    changes = CHANGES | WRITE_FILE | (REFER if version >= 2 else 0)
-    changes |= TRUNCATE if version >= 3 else 0
+    changes = CHANGES | WRITE_FILE
+    if version >= 2:
+        changes |= REFER
+    if version >= 3:
+        changes |= TRUNCATE
     handled = Ruleset(files=READ | changes)
-    if version >= 4 and not rules["connects"]:
+    if version >= 4 and not connects:
         handled.network = CONNECT_TCP
     if version >= 6:
         handled.scopes = SCOPES
     # Older kernels know the first fields alone.
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _checked(CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(size), 0)
-    hidden, shown = _paths(rules["hidden"]), _paths(rules["shown"])
     for path in readable(hidden, shown):
         _allow(ruleset, path, READ)
-    for path in _paths(rules["writable"]):
+    for path in writable:
         _allow(ruleset, path, READ | changes)
     for capability in range(LAST_CAPABILITY + 1):
         if capability not in KEPT_CAPABILITIES:
@@ -130,13 +135,9 @@ def confine(rules: dict[str, object]) -> None:
     os.close(ruleset)
 
 
-def _paths(found: object) -> list[str]:
-    return [str(path) for path in found] if isinstance(found, list) else []
-
-
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        place = os.open(path, os.O_PATH)
     except OSError:  # it is gone, or this user may not look there
         return
     try:
@@ -159,7 +160,7 @@ def _checked(number: int, *arguments: object) -> int:
 def _make_device_files() -> None:
     """Let NVIDIA's tool make missing device files: it is setuid, which ends here."""
     tool = shutil.which("nvidia-modprobe")
-    if tool and os.path.exists("/proc/driver/nvidia") and not os.path.exists("/dev/nvidia-uvm"):
+    if tool and os.path.exists(DRIVER) and not os.path.exists(DEVICE_FILE):
         subprocess.run([tool, "-u", "-c=0"], check=False, stdin=subprocess.DEVNULL)
 
 
@@ -167,7 +168,7 @@ def main(arguments: list[str]) -> None:
     """Confine this process and replace it."""
     rules = json.loads(os.environ.pop(VARIABLE))
     _make_device_files()
-    confine(rules)
+    confine(**rules)
     os.execvp(arguments[0], arguments)  # noqa: S606 - no shell is meant
 
 

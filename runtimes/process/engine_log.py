@@ -85,9 +85,8 @@ class EngineLog:
         self._shift()
         with self.path.open("rb") as file, self._older(1).open("wb") as kept:
             file.seek(max(0, self._size() - MAX_BYTES))
-            left = MAX_BYTES  # not to the end, which a flood may move faster than we copy
-            while left > 0 and (block := file.read(min(left, 1024 * 1024))):
-                left -= kept.write(block)
+            # Not to the end, which a flood may move faster than we copy.
+            kept.write(file.read(MAX_BYTES))
         os.truncate(self.path, 0)
 
     def _end_of(self, path: Path) -> bytes:

@@ -36,8 +36,8 @@ class PortRange:
         Raises:
             Unavailable: all `SPAN` ports are in use.
         """
-        candidates = range(self._first, min(self._first + SPAN, 65536)) if self._first else [0] * 50
-        for candidate in candidates:
+        last = min(self._first + SPAN, 65536)
+        for candidate in range(self._first, last) if self._first else [0] * SPAN:
             if candidate in self._reserved:
                 continue
             port = free_port(self._host, candidate)

@@ -219,7 +219,6 @@ class Supervisor:
                 if not (spare_trackers and TRACKER in proc.command_line(pid)):
                     self._signal(pid, signal.SIGKILL)
             await self._clock.sleep(POLL_S)
-            self._reap(engine)
             members = self.members(engine, thorough=True)
         self._reap(engine)
         shared_memory.remove_unused(shared)
@@ -262,7 +261,6 @@ class Supervisor:
     async def _wait_until_ended(self, engine: EngineProcess, *, within_s: float) -> tuple[int, ...]:
         deadline = self._clock.monotonic() + within_s
         while True:
-            self._reap(engine)
             members = self.members(engine)
             if not members or self._clock.monotonic() >= deadline:
                 return self.members(engine, thorough=True)

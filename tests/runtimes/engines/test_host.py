@@ -55,13 +55,6 @@ async def test_a_second_load_joins_the_first_and_a_third_finds_it_loaded(
     assert len(starts(path)) == 1
 
 
-async def test_another_version_is_not_taken_for_the_loaded_one(make: Make, tmp_path: Path) -> None:
-    driver, path = make(), model(tmp_path)
-    await driver.load(request(path), progress=no_progress)
-    with pytest.raises(LoadFailed, match="unload it first"):
-        await driver.load(request(path, version=2), progress=no_progress)
-
-
 async def test_cancelling_one_of_two_callers_does_not_end_the_load(
     make: Make, tmp_path: Path
 ) -> None:
@@ -153,20 +146,6 @@ async def test_out_of_memory_is_retried_once_with_less(make: Make, tmp_path: Pat
     assert "--max-model-len 2048 --max-num-seqs 32" in second
 
 
-async def test_out_of_memory_twice_fails_the_load(make: Make, tmp_path: Path) -> None:
-    path = model(tmp_path, oom_starts=9)
-    with pytest.raises(LoadFailed) as failure:
-        await make().load(request(path), progress=no_progress)
-    assert failure.value.kind == FailureKind.OUT_OF_MEMORY
-    assert len(starts(path)) == 2
-
-
-async def test_a_port_conflict_is_retried_on_another_port(make: Make, tmp_path: Path) -> None:
-    path = model(tmp_path, port_taken_starts=2)
-    await make().load(request(path), progress=no_progress)
-    assert len(starts(path)) == 3
-
-
 async def test_another_program_on_the_port_is_not_taken_for_the_model(
     make: Make, tmp_path: Path
 ) -> None:
@@ -201,12 +180,6 @@ async def test_after_a_restart_live_models_are_adopted_and_still_serve(
     assert await after.load(request(tmp_path / "m"), progress=no_progress) == loaded
 
 
-async def test_an_engine_that_is_not_in_the_store_is_discovered(make: Make, tmp_path: Path) -> None:
-    await make().load(request(model(tmp_path)), progress=no_progress)
-    (running,) = await make().discover({})
-    assert (running.model, running.state) == ("m", "ready")
-
-
 async def test_a_model_whose_engine_died_is_absent_and_its_children_are_cleared(
     make: Make, tmp_path: Path
 ) -> None:
@@ -234,17 +207,6 @@ async def test_an_engine_that_ends_with_status_0_under_traffic_is_noticed(
     (gone,) = await driver.discover({"m": loaded.handle})
     assert (gone.state, gone.detail) == ("unhealthy", "its engine exited with status 0")
     assert await driver.discover({"m": loaded.handle}) == []
-
-
-async def test_a_check_tells_an_engine_that_fails_from_one_that_answers(
-    make: Make, tmp_path: Path
-) -> None:
-    driver = make()
-    loaded = await driver.load(request(model(tmp_path, fail_after=2)), progress=no_progress)
-    assert await driver.check("m", handle=loaded.handle) == ""
-    after = make()
-    assert "/v1/completions answers 500" in await after.check("m", handle=loaded.handle)
-    assert await after.check("never-seen", handle={}) == ""
 
 
 QUICK = {"unhealthy_after_seconds": 0.9}
@@ -299,22 +261,6 @@ async def test_a_pause_with_a_stream_in_flight_loses_nothing(
     assert events[-1] == "data: [DONE]" and len(events) == 7
     assert await state_after(driver, loaded, clock, 30) == "ready"
     assert len(starts(path)) == 1
-
-
-async def test_requests_in_flight_earn_a_silent_engine_four_times_the_limit(
-    make: Make, tmp_path: Path
-) -> None:
-    clock = Skipping()
-    driver = make(clock=clock, **QUICK)
-    # The probe of the load takes as long as every answer.
-    loaded = await driver.load(request(model(tmp_path, answer_s=1.0)), progress=no_progress)
-    answer = await request_in_flight(driver, loaded)
-    os.kill(loaded.handle["pid"], signal.SIGSTOP)
-    states = [await state_after(driver, loaded, clock, after) for after in (0, 0.9, 0.3)]
-    late = await state_after(driver, loaded, clock, 60)
-    os.kill(loaded.handle["pid"], signal.SIGCONT)
-    assert states == ["ready"] * 3 and late == "unhealthy"
-    assert (await answer).status_code == 200
 
 
 def gpus(fake: FakeNvml, count: int) -> NvmlInventory:

@@ -46,11 +46,17 @@ async def test_an_engine_that_serves_another_name_is_refused(make: Make, tmp_pat
         await make().load(request(model(tmp_path, claims="other")), progress=no_progress)
 
 
-@pytest.mark.parametrize("behaviour", [{"fail_requests": True}, {"die_after": 1}])
+@pytest.mark.parametrize(
+    ("behaviour", "told"),
+    [
+        ({"fail_requests": True}, "m started but failed its first request"),
+        ({"die_after": 1}, r"vLLM could not load m \(unknown, exit status 0\)"),
+    ],
+)
 async def test_an_engine_that_fails_its_first_request_is_not_ready(
-    make: Make, tmp_path: Path, behaviour: dict[str, object]
+    make: Make, tmp_path: Path, behaviour: dict[str, object], told: str
 ) -> None:
     driver = make()
-    with pytest.raises(LoadFailed):
+    with pytest.raises(LoadFailed, match=told):
         await driver.load(request(model(tmp_path, **behaviour)), progress=no_progress)
     assert await driver.discover({}) == []

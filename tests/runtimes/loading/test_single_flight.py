@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -73,3 +74,110 @@ async def test_cancelling_a_model_fails_its_callers_once_the_load_has_cleaned_up
     with pytest.raises(LoadFailed, match="unloaded while it was loading") as failure:
         await caller
     assert failure.value.kind == FailureKind.KILLED
+
+
+async def test_a_caller_that_comes_later_hears_of_what_is_still_to_come() -> None:
+    flights, seen = SingleFlight(), list[tuple[str, str, float | None]]()
+    first_done, finish = asyncio.Event(), asyncio.Event()
+
+    async def start(progress: Progress) -> Loaded:
+        progress("reading", None)
+        first_done.set()
+        await finish.wait()
+        progress("loading", 0.5)
+        return LOADED
+
+    def caller(name: str) -> asyncio.Task[Loaded]:
+        def note(phase: str, share: float | None) -> None:
+            seen.append((name, phase, share))
+
+        return asyncio.create_task(flights.run("m", start, note))
+
+    first, gone = caller("first"), caller("gone")
+    await first_done.wait()
+    second = caller("second")
+    gone.cancel()
+    await asyncio.wait({gone})
+    finish.set()
+    assert await asyncio.gather(first, second) == [LOADED] * 2
+    assert seen == [
+        *(("first", "reading", None), ("gone", "reading", None)),
+        *(("first", "loading", 0.5), ("second", "loading", 0.5)),
+    ]
+
+
+async def test_a_load_that_fails_fails_all_its_callers_and_is_over() -> None:
+    flights, finish = SingleFlight(), asyncio.Event()
+
+    async def start(progress: Progress) -> Loaded:
+        await finish.wait()
+        raise ZeroDivisionError
+
+    callers = [asyncio.create_task(flights.run("m", start, no_progress)) for _ in range(2)]
+    await asyncio.sleep(0)
+    finish.set()
+    found = await asyncio.gather(*callers, return_exceptions=True)
+    assert list(map(type, found)) == [ZeroDivisionError] * 2
+    assert "m" not in flights
+    load = Load()
+    load.finish.set()
+    assert await flights.run("m", load, no_progress) == LOADED, "it is tried anew"
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_complained_about() -> None:
+    flights, complaints = SingleFlight(), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(said))
+
+    async def start(progress: Progress) -> Loaded:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ZeroDivisionError
+
+    caller = asyncio.create_task(flights.run("m", start, no_progress))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await flights.cancel()
+    with pytest.raises(ZeroDivisionError):
+        await caller
+    caller = asyncio.create_task(flights.run("m", start, no_progress))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert "m" not in flights
+    del caller
+    gc.collect()
+    assert complaints == []
+
+
+async def test_all_or_one_model_is_cancelled() -> None:
+    flights, first, second = SingleFlight(), Load(), Load()
+    callers = [
+        asyncio.create_task(flights.run(name, load, no_progress))
+        for name, load in (("a", first), ("b", second))
+    ]
+    await asyncio.gather(first.started.wait(), second.started.wait())
+    await flights.cancel("never seen")
+    await flights.cancel("a")
+    assert (first.cleaned_up, second.cleaned_up) == (True, False)
+    assert ("a" in flights, "b" in flights) == (False, True)
+    await flights.cancel()
+    assert second.cleaned_up
+    found = await asyncio.gather(*callers, return_exceptions=True)
+    assert [str(failure) for failure in found] == [
+        f"{name} was unloaded while it was loading" for name in ("a", "b")
+    ]
+
+
+async def test_a_caller_that_is_cancelled_with_its_load_is_cancelled() -> None:
+    flights, load = SingleFlight(), Load()
+    caller = asyncio.create_task(flights.run("m", load, no_progress))
+    await load.started.wait()
+    cancelling = asyncio.create_task(flights.cancel("m"))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await cancelling
+    with pytest.raises(asyncio.CancelledError):
+        await caller

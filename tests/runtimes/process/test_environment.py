@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def test_settings_of_compilers_and_libraries_pass_and_secrets_do_not() -> None:
     assert inherited(given) == dict.fromkeys(PASSED, "x") | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def test_the_names_of_variables_are_taken_from_their_start() -> None:
+    assert inherited({"MY_CUDA_": "x", "PATHS": "x", "TORCH": "x", "path": "x"}).keys() == {
+        "TORCH",
+        "CUDA_DEVICE_ORDER",
+    }
+
+
 def test_gpus_are_numbered_as_nvml_numbers_them_unless_the_operator_says_otherwise() -> None:
     assert inherited({})["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert inherited({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
@@ -44,6 +52,8 @@ def test_the_tools_of_an_environment_that_is_not_activated_are_found(tmp_path: P
     assert with_tools("/usr/bin", str(link)) == f"{link.parent}:{home}:/usr/bin"
     assert with_tools(f"/usr/bin:{home}", str(home / "vllm")) == f"/usr/bin:{home}"
     assert with_tools("/usr/bin", "vllm") == "/usr/bin"
+    assert with_tools("", str(link)) == f"{link.parent}:{home}"
+    assert with_tools("", "vllm") == ""
 
 
 GPU = CPU.model_copy(update={"kind": "gpu", "name": "NVIDIA H100 80GB HBM3"})
@@ -64,12 +74,37 @@ def test_builds_and_gpus_do_not_share_compiled_kernels(
     assert not set(first.values()) & set(other.values())
 
 
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [
+        (GPU, "nvidia-h100-80gb-hbm3"),
+        (GPU.model_copy(update={"name": " (L4) "}), "l4"),
+        (GPU.model_copy(update={"name": "®"}), "gpu"),
+        (CPU.model_copy(update={"name": "AMD EPYC"}), "cpu"),
+    ],
+)
+def test_a_folder_of_kernels_names_build_and_kind_of_gpu(
+    tmp_path: Path, device: Device, kind: str
+) -> None:
+    build = hashlib.sha256(b"vllm 0.32").hexdigest()[:8]
+    assert CompileCaches(root=tmp_path, build="vllm 0.32").folders(device) == {
+        "VLLM_CACHE_ROOT": f"{tmp_path}/{build}/{kind}/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/{build}/{kind}/inductor",
+        "TORCH_EXTENSIONS_DIR": f"{tmp_path}/{build}/{kind}/extensions",
+        "TRITON_CACHE_DIR": f"{tmp_path}/{build}/{kind}/triton",
+        "FLASHINFER_WORKSPACE_BASE": f"{tmp_path}/{build}/{kind}/flashinfer",
+        "CUDA_CACHE_PATH": f"{tmp_path}/{build}/{kind}/cuda",
+    }
+
+
 def test_folders_that_the_operator_chose_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", "/fast/triton")
-    command = Command(argv=("vllm",), environment={"VLLM_CACHE_ROOT": "/fast/vllm"})
-    added = CompileCaches(root=tmp_path, build="b").added(command, CPU).environment
-    assert "TRITON_CACHE_DIR" not in added, "it is inherited"
+    command = Command(argv=("vllm",), environment={"VLLM_CACHE_ROOT": "/fast/vllm", "A": "1"})
+    found = CompileCaches(root=tmp_path, build="b").added(command, CPU)
+    assert found.argv == ("vllm",)
+    added = found.environment
+    assert added.keys() == {*CACHES, "A"} - {"TRITON_CACHE_DIR"}, "that one is inherited"
     assert added["VLLM_CACHE_ROOT"] == "/fast/vllm"
     assert added["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+
+import pytest
 
 from modelium.devices.nvml import NvmlInventory
+from modelium.models import Device, DeviceProcess
 from runtimes.process.gpu_release import DEADLINE_S, wait_for_release
 from tests.fakes.nvml import GIB, FakeGpu, FakeNvml
 from tests.runtimes.clock import FakeClock
@@ -50,3 +54,59 @@ async def test_memory_that_is_not_released_is_reported_after_the_deadline(
 
 async def test_memory_of_a_cpu_is_free_at_once() -> None:
     assert await wait_for_release(Inventory(), ["n/cpu"], [1], FakeClock())
+
+
+MIB = 1024**2
+HOLDER = (DeviceProcess(pid=7, used_bytes=GIB),)
+OTHER = (DeviceProcess(pid=8, used_bytes=GIB),)
+
+
+def gpu(free_bytes: int, *, uuid: str = "a", **changes: object) -> Device:
+    return Device(
+        node="n", uuid=uuid, kind="gpu", total_bytes=80 * GIB, free_bytes=free_bytes
+    ).model_copy(update=changes)
+
+
+class Readings:
+    """An inventory that returns these readings in turn, the last one for ever."""
+
+    def __init__(self, *readings: Sequence[Device]) -> None:
+        self.readings = list(readings)
+
+    def snapshot(self) -> Sequence[Device]:
+        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+
+@pytest.mark.parametrize(
+    ("readings", "looks"),
+    [
+        ([[gpu(0)]], 2),
+        ([[gpu(0)], [gpu(64 * MIB)], [gpu(128 * MIB - 1)], [gpu(0)]], 3),
+        ([[gpu(2 * MIB)], [gpu(MIB)]], 2),
+        ([[gpu(0, processes=HOLDER)]] * 3 + [[gpu(0, processes=OTHER)]], 4),
+        ([[gpu(0, processes=HOLDER), gpu(0, uuid="b")]] * 2 + [[gpu(0), gpu(0, uuid="b")]], 3),
+        ([[gpu(0, uuid="b"), gpu(0)], [gpu(64 * MIB, uuid="b"), gpu(0)]], 3),
+        ([[gpu(0), gpu(0, uuid="other")], [gpu(0), gpu(GIB, uuid="other")]], 2),
+        ([[gpu(0, uuid="other", processes=HOLDER)]], 1),
+        ([[gpu(0, healthy=False, processes=HOLDER)]], 1),
+        ([[gpu(0, kind="cpu", processes=HOLDER)]], 1),
+        ([[gpu(0, processes=HOLDER)], []], 2),
+    ],
+)
+async def test_memory_is_free_when_nobody_holds_it_and_no_more_comes(
+    readings: list[Sequence[Device]], looks: int
+) -> None:
+    clock = FakeClock()
+    released = await wait_for_release(Readings(*readings), {"n/a", "n/b"}, {7, 9}, clock)
+    assert released is True
+    assert clock.now == 1000 + 0.25 * (looks - 1)
+
+
+async def test_memory_that_is_held_is_given_up_at_the_deadline_and_looked_at_a_last_time() -> None:
+    held, free = [gpu(0, processes=HOLDER)], [gpu(0)]
+    clock = FakeClock()
+    assert await wait_for_release(Readings(held), ["n/a"], [7], clock) is False
+    assert clock.now == 1000 + DEADLINE_S
+    clock = FakeClock()
+    assert await wait_for_release(Readings(*[held] * 60, free), ["n/a"], [7], clock)
+    assert clock.now == 1000 + DEADLINE_S

@@ -34,6 +34,15 @@ def test_one_look_after_a_long_pause_of_ours_proves_nothing() -> None:
     assert lost(silent(0), silent(3600), silent(3601))
 
 
+def test_a_silence_says_since_when_and_how_often_it_was_looked_at() -> None:
+    looks = silent(5), silent(6, cpu_s=1), silent(8, cpu_s=1, in_flight=2)
+    first = after(looks[0])
+    assert first == Silence(since=5, strikes=1, last=looks[0], lost=False)
+    third = after(*looks)
+    assert third == Silence(since=5, strikes=3, last=looks[2], lost=False)
+    assert third.seconds == 3
+
+
 def test_an_answer_starts_anew() -> None:
     answered = Look(at=20, answered=True)
     assert after(silent(0), silent(10), answered) is None
@@ -52,6 +61,20 @@ def test_requests_in_flight_and_computing_each_earn_four_times_the_limit() -> No
 
 def test_the_threads_of_an_idle_server_are_no_work() -> None:
     assert lost(*(silent(at, cpu_s=0.02 * at) for at in range(0, 31, 10)))
+
+
+def test_computing_is_more_than_a_tenth_of_a_processor_since_the_look_before() -> None:
+    def looks(last_s: float) -> list[Look]:
+        return [silent(0, cpu_s=70), silent(10, cpu_s=90), silent(30, cpu_s=90 + last_s)]
+
+    assert lost(*looks(2.0))
+    assert not lost(*looks(2.01))
+
+
+def test_three_looks_are_enough_and_two_are_not() -> None:
+    assert [lost(*[silent(40.0 * at) for at in range(count)]) for count in (1, 2, 3, 4)] == [
+        *(False, False, True, True)
+    ]
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 20), st.booleans()), max_size=30))
@@ -80,3 +103,8 @@ def test_servers_are_judged_apart_and_a_new_one_starts_anew() -> None:
     patience.forget("a")
     again = patience.look("a", silent(31))
     assert again is not None and not again.lost and again.strikes == 1
+    assert patience.look("b", silent(31)) == judge(second, silent(31), limit_s=LIMIT_S)
+    assert patience.look("b", Look(at=32, answered=True)) is None
+    anew = patience.look("b", silent(33))
+    assert anew is not None and anew.since == 33
+    patience.forget("never seen")

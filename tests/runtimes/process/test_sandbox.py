@@ -39,7 +39,7 @@ found |= {"signal": tried(lambda: os.kill(wanted["pid"], 0))}
 found |= {"connect": tried(lambda: connect(wanted["port"]))}
 found |= {"tmp": tried(lambda: open(os.environ.get("TMPDIR", "/tmp") + "/modelium-x", "w").close())}
 found |= {"shm": tried(lambda: os.remove(open("/dev/shm/" + os.environ["MODELIUM_ENGINE"], "w").name))}
-found |= {"variables": sorted(os.environ)}
+found |= {"variables": sorted(os.environ), "directory": os.getcwd()}
 print(json.dumps(found), flush=True)
 """
 
@@ -52,7 +52,11 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
     supervisors: list[Supervisor] = []
 
     async def start(
-        wanted: dict[str, Any], *, mode: Mode = "required", connects: bool = True
+        wanted: dict[str, Any],
+        *,
+        mode: Mode = "required",
+        connects: bool = True,
+        writable: tuple[Path, ...] = (),
     ) -> dict[str, str]:
         supervisor = Supervisor(
             directory=state / "vllm",
@@ -60,7 +64,8 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
             sandbox=Sandbox(mode=mode, hidden=(state,), shown=(state / "repository",)),
         )
         supervisors.append(supervisor)
-        command = Command(argv=(sys.executable, "-c", TRY, json.dumps(wanted)), connects=connects)
+        argv = (sys.executable, "-c", TRY, json.dumps(wanted))
+        command = Command(argv=argv, connects=connects, writable=writable)
         supervisor.start("m", command, {})
         lines: list[str] = []
 
@@ -132,9 +137,18 @@ def test_files_beside_what_is_hidden_are_closed_but_those_of_the_system(tmp_path
     assert not {str(tmp_path / "file"), str(tmp_path / "state"), "/etc/shadow"} & opened
 
 
-async def test_off_is_off(run: Run, wanted: dict[str, Any]) -> None:
+async def test_off_is_off(run: Run, wanted: dict[str, Any], tmp_path: Path) -> None:
     found = await run(wanted, mode="off")
     assert {found[path] for path in wanted["read"]} == {"done"}
+    assert found["directory"] == str(tmp_path / "state/vllm")
+
+
+async def test_an_engine_may_change_what_its_command_names(
+    run: Run, wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    found = await run(wanted, writable=(tmp_path / "home",))
+    assert [found[path] for path in wanted["write"]] == ["PermissionError", "done"]
+    assert found["directory"] == str(tmp_path / "state/vllm/work/m")
 
 
 @pytest.mark.skipif(confine.abi() < 4, reason="the kernel cannot bound connections")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ def test_a_path_that_is_too_long_for_sockets_has_a_short_folder_of_the_user() ->
     fits = Path("/" + "x" * (LONGEST_PATH - 7))
     assert socket_folder(fits, longest_name=5) == fits
     other = socket_folder(fits, longest_name=6)
-    assert other != fits
+    digest = hashlib.sha256(bytes(fits)).hexdigest()[:10]
+    assert other == Path(tempfile.gettempdir()) / f"modelium-{os.getuid()}-{digest}"
     assert other == socket_folder(fits, longest_name=6), "the same after a restart"
     assert other != socket_folder(fits.with_name("y" * len(fits.name)), longest_name=6)
 
@@ -25,6 +29,27 @@ def test_a_private_folder_is_closed_to_others(tmp_path: Path) -> None:
     folder.chmod(0o755)
     make_private(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_private_folder_is_never_open_to_others(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        make_private(tmp_path / "run")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(Unavailable) as failure:
+        make_private(tmp_path)
+    assert str(failure.value) == (
+        f"{tmp_path} is not a folder of this user: remove it, then try again"
+    )
 
 
 def test_a_folder_that_somebody_laid_first_is_not_used(tmp_path: Path) -> None:

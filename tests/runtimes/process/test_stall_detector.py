@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from runtimes.process import proc
+import pytest
+
 from runtimes.process.stall_detector import StallDetector
 from tests.runtimes.clock import FakeClock
+from tests.runtimes.worker import Worker
 
 
 @contextmanager
@@ -42,32 +43,41 @@ def test_a_process_that_sleeps_is_still() -> None:
         assert detector.stalled_s([process.pid]) == 400
 
 
-def test_reading_weights_is_progress(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bytes_", "stalled_s"), [(1024**2, 0), (1024**2 - 1, 200)])
+def test_a_mebibyte_read_is_progress(bytes_: int, stalled_s: float) -> None:
     clock = FakeClock()
-    (tmp_path / "weights").write_bytes(bytes(4 * 1024**2))
-    code = f"input(); open({str(tmp_path / 'weights')!r}, 'rb').read(); print('read', flush=True)"
-    with child(code + "; input()") as process:
-        assert process.stdin is not None
+    with Worker() as worker:
         detector = StallDetector(clock=clock)
-        detector.stalled_s([process.pid])
-        process.stdin.write("\n")
-        process.stdin.flush()
-        said(process, "read")
+        assert detector.stalled_s([worker.pid]) == 0
+        worker.read(bytes_)
         clock.now += 200
-        assert detector.stalled_s([process.pid]) == 0
+        assert detector.stalled_s([worker.pid]) == stalled_s
+        clock.now += 100
+        assert detector.stalled_s([worker.pid]) == stalled_s + 100
 
 
-def test_computing_is_progress() -> None:
+def test_computing_is_progress_where_it_takes_a_tenth_of_a_processor() -> None:
     clock = FakeClock()
-    with child("while True: pass") as process:
+    with Worker() as worker:
         detector = StallDetector(clock=clock)
-        detector.stalled_s([process.pid])
-        first = proc.entry(process.pid)
-        assert first is not None
-        while (now := proc.entry(process.pid)) and now.cpu_s - first.cpu_s < 0.3:
-            pass
-        clock.now += 1
-        assert detector.stalled_s([process.pid]) == 0
+        detector.stalled_s([worker.pid])
+        took = worker.compute(0.15)
+        clock.now += took / 0.1 + 0.1
+        assert detector.stalled_s([worker.pid]) == pytest.approx(took / 0.1 + 0.1)
+        clock.now -= 0.2
+        assert detector.stalled_s([worker.pid]) == 0
+        clock.now += 100
+        assert detector.stalled_s([worker.pid]) == pytest.approx(100), "nothing since"
+
+
+def test_a_look_right_after_another_needs_no_less_than_a_tenth_of_a_second() -> None:
+    clock = FakeClock()
+    with Worker() as worker:
+        detector = StallDetector(clock=clock)
+        detector.stalled_s([worker.pid])
+        worker.compute(0.05)
+        clock.now += 0.25
+        assert detector.stalled_s([worker.pid]) == 0.25
 
 
 def test_other_processes_begin_anew() -> None:
@@ -77,4 +87,19 @@ def test_other_processes_begin_anew() -> None:
         detector.stalled_s([one.pid])
         clock.now += 100
         assert detector.stalled_s([other.pid]) == 0
+        clock.now += 100
+        assert detector.stalled_s([other.pid, one.pid]) == 0
+        clock.now += 100
+        assert detector.stalled_s([one.pid, other.pid]) == 100, "in any order"
         assert detector.stalled_s([]) == 0
+        clock.now += 100
+        assert detector.stalled_s([]) == 0
+
+
+def test_time_counts_from_the_first_look_on() -> None:
+    clock = FakeClock()
+    detector = StallDetector(clock=clock)
+    clock.now += 100
+    assert detector.stalled_s([2**22 + 1]) == 0
+    clock.now += 100
+    assert detector.stalled_s([2**22 + 1]) == 100

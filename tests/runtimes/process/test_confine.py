@@ -1,0 +1,228 @@
+"""What a confined process asks of the kernel; `test_sandbox` shows what real ones can still do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtimes.process import confine
+from tests.fakes.landlock import Landlock
+
+READ = 0b1101
+"""Execute, read files, list folders."""
+KEPT = {0, 1, 2, 3, 4, 14, 23, 24}
+
+Kernel = Callable[..., Landlock]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    def build(abi: int, *, refusing: str = "") -> Landlock:
+        made = Landlock(abi, refusing=refusing)
+        monkeypatch.setattr(confine, "libc", made)
+        return made
+
+    return build
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder ``state`` with something to hide, and folders beside it."""
+    for file in (
+        *("state/db", "state/journal", "state/repository/m/weights", "state/work/m/tmp"),
+        *("sta/x", "state2/x", "notes", "z/x"),
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("x")
+    (tmp_path / "a-way").symlink_to(tmp_path / "state")
+    (tmp_path / "z-way").symlink_to(tmp_path / "z")
+    return tmp_path
+
+
+def below(folder: Path, found: list[str]) -> set[str]:
+    return {path[len(f"{folder}/") :] for path in found if path.startswith(f"{folder}/")}
+
+
+BESIDE = {"sta", "state2", "notes", "z"}
+
+
+@pytest.mark.parametrize(
+    ("hidden", "shown", "expected"),
+    [
+        (["state"], [], BESIDE),
+        (["state"], ["state/repository"], {*BESIDE, "state/repository"}),
+        (
+            ["state/db", "state/work/m"],
+            [],
+            {*BESIDE, "state/journal", "state/repository"},
+        ),
+        (["a-way"], ["z-way"], BESIDE),
+        (["notes/none"], [], {"sta", "state", "state2", "z"}),
+        (["nowhere/at/all"], [], {*BESIDE, "state"}),
+    ],
+)
+def test_all_but_the_hidden_is_given_in_whole_trees(
+    tree: Path, hidden: list[str], shown: list[str], expected: set[str]
+) -> None:
+    def at(names: list[str]) -> list[str]:
+        return [str(tree / name) for name in names]
+
+    found = list(confine.readable(at(hidden), at(shown)))
+    assert below(tree, found) == expected
+    roots = {entry.path for entry in os.scandir("/") if not entry.is_symlink()}
+    inside = {f"/{tree.parts[1]}"}
+    assert {path for path in found if path.count("/") == 1} == roots - inside
+
+
+def test_a_link_is_never_opened_by_itself(tree: Path) -> None:
+    found = confine.readable([str(tree / "state/db")], [])
+    assert not {path for path in found if path.endswith("-way")}
+
+
+@pytest.mark.parametrize(
+    ("abi", "connects", "changes", "network", "scopes", "size"),
+    [
+        (1, False, 0x1FF2, 0, 0, 8),
+        (2, False, 0x3FF2, 0, 0, 8),
+        (3, False, 0x7FF2, 0, 0, 8),
+        (4, False, 0x7FF2, 2, 0, 16),
+        (4, True, 0x7FF2, 0, 0, 16),
+        (5, False, 0x7FF2, 2, 0, 16),
+        (6, True, 0x7FF2, 0, 3, 24),
+        (7, False, 0x7FF2, 2, 3, 24),
+    ],
+)
+def test_each_kernel_is_asked_for_all_that_it_knows(
+    kernel: Kernel,
+    tree: Path,
+    abi: int,
+    changes: int,
+    network: int,
+    scopes: int,
+    size: int,
+    *,
+    connects: bool,
+) -> None:
+    linux = kernel(abi)
+    assert confine.abi() == abi
+    confine.confine(
+        hidden=[str(tree / "state")],
+        shown=[str(tree / "state/repository")],
+        writable=[str(tree / "state/work"), str(tree / "state/journal"), str(tree / "gone")],
+        connects=connects,
+    )
+    assert linux.handled == (READ | changes, network, scopes, size)
+    allowed = {
+        Path(p).relative_to(tree).as_posix(): r
+        for p, r in linux.allowed.items()
+        if p.startswith(f"{tree}/")
+    }
+    of_files = 0b0111 | (0x4000 if abi >= 3 else 0)
+    assert allowed == {
+        **dict.fromkeys(("sta", "state2", "z", "state/repository"), READ),
+        "notes": 0b0101,
+        "state/work": READ | changes,
+        "state/journal": of_files,
+    }
+    assert linux.allowed["/proc"] == READ
+    assert linux.order == ["no new privileges", "restricted"]
+    assert linux.dropped == [number for number in range(64) if number not in KEPT]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(linux.descriptor)
+
+
+def confined(folder: Path) -> None:
+    confine.confine(hidden=[], shown=[], writable=[str(folder)], connects=True)
+
+
+def test_no_descriptor_of_a_path_stays_open(kernel: Kernel, tmp_path: Path) -> None:
+    kernel(7)
+    before = len(os.listdir("/proc/self/fd"))
+    confined(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("abi", "refusing", "code", "text"),
+    [
+        (0, "", errno.EOPNOTSUPP, f"Landlock: {os.strerror(errno.EOPNOTSUPP)}"),
+        (7, "rules", errno.EINVAL, f"Landlock: {os.strerror(errno.EINVAL)}"),
+        (7, "privileges", errno.EINVAL, "no_new_privs is refused"),
+    ],
+)
+def test_what_the_kernel_refuses_is_raised(
+    kernel: Kernel, tmp_path: Path, abi: int, refusing: str, code: int, text: str
+) -> None:
+    linux = kernel(abi, refusing=refusing)
+    with pytest.raises(OSError, match=re.escape(text)) as failure:
+        confined(tmp_path)
+    assert failure.value.errno == code
+    assert "restricted" not in linux.order
+
+
+def test_a_kernel_without_landlock_has_version_0(kernel: Kernel) -> None:
+    kernel(0)
+    assert confine.abi() == 0
+
+
+def test_the_program_starts_confined_and_without_the_rules(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    linux = kernel(7)
+    rules = {"hidden": [], "shown": [], "writable": [str(tmp_path)], "connects": False}
+    monkeypatch.setenv("MODELIUM_SANDBOX", json.dumps(rules))
+    started: list[tuple[str, list[str]]] = []
+
+    def execvp(file: str, arguments: list[str]) -> None:
+        assert linux.order == ["no new privileges", "restricted"]
+        assert "MODELIUM_SANDBOX" not in os.environ
+        started.append((file, arguments))
+
+    monkeypatch.setattr(os, "execvp", execvp)
+    confine.main(["vllm", "serve", "/m"])
+    assert started == [("vllm", ["vllm", "serve", "/m"])]
+    assert linux.allowed[str(tmp_path)] == READ | 0x7FF2
+
+
+@pytest.mark.parametrize(
+    ("tool", "driver", "device", "calls"),
+    [
+        (True, True, False, ["-u -c=0"]),
+        (True, True, True, []),
+        (True, False, False, []),
+        (False, True, False, []),
+    ],
+)
+def test_missing_device_files_are_made_before(
+    kernel: Kernel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    calls: list[str],
+    *,
+    tool: bool,
+    driver: bool,
+    device: bool,
+) -> None:
+    linux = kernel(7)
+    if tool:
+        command = tmp_path / "nvidia-modprobe"
+        command.write_text(f'#!/bin/sh\ncat\necho "$@" >> {tmp_path}/calls\nexit 1\n')
+        command.chmod(0o755)
+    for name, there in (("DRIVER", driver), ("DEVICE_FILE", device)):
+        if there:
+            (tmp_path / name).touch()
+        monkeypatch.setattr(confine, name, str(tmp_path / name))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    rules = {"hidden": [], "shown": [], "writable": [], "connects": True}
+    monkeypatch.setenv("MODELIUM_SANDBOX", json.dumps(rules))
+    monkeypatch.setattr(os, "execvp", lambda *_: None)
+    confine.main(["vllm"])
+    made = tmp_path / "calls"
+    assert (made.read_text().splitlines() if made.exists() else []) == calls
+    assert linux.order == ["no new privileges", "restricted"]

@@ -104,7 +104,7 @@ def read_text(config: dict[str, Any]) -> Text:
         heads=heads,
         kv_heads=_kv_heads(raw, attention, family, heads),
         head_dim=head_dim,
-        intermediate=_intermediate(raw, family, hidden),
+        intermediate=_intermediate(raw, hidden),
         vocabulary=number(raw, "padded_vocab_size", "vocab_size") or 0,
         positions=_positions(raw),
         tied=_tied(raw, config, family),
@@ -145,7 +145,7 @@ def _kv_heads(raw: Mapping[str, Any], attention: Mapping[str, Any], family: str,
     )
 
 
-def _intermediate(raw: Mapping[str, Any], family: str, hidden: int) -> int:
+def _intermediate(raw: Mapping[str, Any], hidden: int) -> int:
     found = number(
         raw, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff",
         "decoder_ffn_dim", "encoder_ffn_dim", "hidden_dim",
@@ -192,7 +192,7 @@ def read_experts(raw: Mapping[str, Any], family: str, layers: int) -> Experts | 
         return None
     width = number(
         raw, "moe_intermediate_size", "expert_dim", "moe_ffn_hidden_size"
-    ) or _intermediate(raw, family, number(raw, "hidden_size", "d_model") or 0)
+    ) or _intermediate(raw, number(raw, "hidden_size", "d_model") or 0)
     shared = number(raw, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
     if shared is None:
         shared = (number(raw, "n_shared_experts", "num_shared_experts") or 0) * width

@@ -92,13 +92,12 @@ def rope_elements(text: Text) -> int:
     setups = per_kind or [section(raw, "rope_scaling") or nested]
     if not per_kind and (number(raw, "rope_local_base_freq") or text.family.startswith("gemma3")):
         setups = [*setups, {}]
+    own = number(raw, "qk_rope_head_dim") or text.head_dim
     total = 0
     for setup in setups:
         share = setup.get("partial_rotary_factor") or raw.get("partial_rotary_factor")
         share = share or raw.get("rotary_pct") or 1
-        dim = text.latent.rope_dim if text.latent else text.head_dim
-        if "qk_rope_head_dim" in raw and not text.latent:
-            dim = number(raw, "qk_rope_head_dim") or dim
+        dim = text.latent.rope_dim if text.latent else own
         if isinstance(share, int | float) and 0 < share <= 1:
             dim = int(dim * share)
         total += _length(text, setup) * dim

@@ -54,9 +54,7 @@ def kv_bytes(
         return 0
     layout = profile.kv
     unit = kv_unit(kv_dtype, unit_bytes(profile, dtype))
-    found = unit * kv_layout.per_sequence(
-        layout, tokens, tensor_parallel=tensor_parallel, state=False
-    )
+    found = unit * kv_layout.per_sequence(layout, tokens, tensor_parallel=tensor_parallel)
     found += layout.index_bytes * (layout.full_layers + layout.sliding_layers) * tokens
     if state:
         found += (layout.state_bytes or layout.state_elements * unit) / tensor_parallel

@@ -45,9 +45,10 @@ def attention_modules(text: Text, prefix: str, index: int) -> Iterator[Module]:
     )  # fmt: skip
     shared = number(raw, "num_kv_shared_layers") or 0
     if index < text.layers - shared:
-        for name, width in (("k_proj", dim), ("v_proj", value_dim)):
-            if name == "v_proj" and raw.get("attention_k_eq_v") and full:
-                continue
+        widths = {"k_proj": dim, "v_proj": value_dim}
+        if raw.get("attention_k_eq_v") and full:
+            del widths["v_proj"]
+        for name, width in widths.items():
             yield Module(
                 name=f"{prefix}.{name}", rows=kv_heads * width, columns=text.hidden,
                 bias=kv_heads * width if qkv else 0,

@@ -106,7 +106,7 @@ def _only_mixer(text: Text, index: int) -> bool:
 
 def _gated(text: Text) -> bool:
     if text.family in {"t5", "mt5", "umt5"}:
-        return "gated" in str(text.raw.get("feed_forward_proj", "relu"))
+        return "gated" in str(text.raw.get("feed_forward_proj"))
     return text.family not in PLAIN_MLP
 
 

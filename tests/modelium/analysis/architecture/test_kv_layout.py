@@ -33,6 +33,7 @@ LATENT = {"kv_lora_rank": 19, "qk_rope_head_dim": 2}
             {"full_layers": 1, "sliding_layers": 2, "sliding_window": 4, **PLAIN},
         ),
         ({"layer_types": ["full"] * 3, "sliding_window": 4}, {"full_layers": 3, **PLAIN}),
+        ({"sliding_window": 4}, {"sliding_layers": 3, "sliding_window": 4, **PLAIN}),
         ({"global_head_dim": 7}, {"full_layers": 3, **PLAIN}),
         (
             {"layer_types": WINDOWS, "global_head_dim": 7},

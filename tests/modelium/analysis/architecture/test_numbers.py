@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from modelium.analysis.architecture.numbers import number, section
+from modelium.analysis.architecture.numbers import number, ratio, section
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,23 @@ def test_the_first_name_wins() -> None:
 def test_only_objects_count_as_sections(value: Any) -> None:
     assert section({"a": value}, "a") == {}
     assert section({"a": value, "b": {"x": 2}}, "a", "b") == {"x": 2}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (0.5, 0.5),
+        (2, 2.0),
+        (8, 8.0),
+        (8.1, None),
+        (0, None),
+        (-0.5, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (True, None),
+        ("0.5", None),
+        (None, None),
+    ],
+)
+def test_ratios_are_above_zero_and_bounded(value: Any, found: float | None) -> None:
+    assert ratio(value, most=8) == found

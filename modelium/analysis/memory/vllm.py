@@ -27,8 +27,8 @@ _CONFIG_SOURCES = {**SOURCES, "weights": "configuration, rotary tables included"
 
 
 def _memory(profile: ModelProfile) -> Mapping[str, Any]:
-    found = profile.details.get("memory")
-    return found if isinstance(found, dict) else {}
+    found: Mapping[str, Any] = profile.details.get("memory", {})
+    return found
 
 
 def weight_bytes(
@@ -36,22 +36,24 @@ def weight_bytes(
 ) -> int:
     """Return the bytes of weights and constant tables on each device of a vLLM instance."""
     memory = _memory(profile)
-    stored = _STORED_BYTES.get(_short(profile.dtype), 2)
+    stored = _STORED_BYTES[_short(profile.dtype)]
     unit = unit_bytes(profile, dtype)
     total = profile.weight_bytes
     scale = 1.0
     if unit != stored:
-        plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in _PLAIN)
-        if profile.quantization:
-            # Quantized matrices and their scales keep their dtype; only the others are converted.
-            plain = min(plain, profile.weight_bytes_by_dtype.get(_short(profile.dtype), 0))
+        # Quantized matrices and their scales keep their dtype; only the others are converted.
+        names = (_short(profile.dtype),) if profile.quantization else _PLAIN
+        plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in names)
         total += int(plain * (unit / stored - 1))
         scale = unit / stored
     converted = online(quantization or dtype)
     if converted is not None and profile.quantization is None:
         linear = int(memory.get("plain_linear", 0) * scale)
-        rows = int(memory.get("plain_linear_rows", 0))
-        kept = linear // unit * converted.bits // 8 + rows * converted.scale_bits // 8
+        elements = linear // unit
+        scales = int(memory.get("plain_linear_rows", 0))
+        if converted.group:
+            scales = elements // converted.group
+        kept = elements * converted.bits // 8 + scales * converted.scale_bits // 8
         total -= max(0, linear - kept)
     replicated = int(memory.get("replicated", 0) * scale)
     absorbed = int(memory.get("absorbed", 0))

@@ -119,7 +119,7 @@ def _kinds(layout: KVLayout, shape: PoolShape, tokens: int, unit: float, block: 
     page = max(
         block * full if layout.full_layers else 0,
         block * local if layout.sliding_layers else 0,
-        0 if growing else state,
+        state,
     )
     found = []
     # A drop may declare attention without heads: its layers keep nothing.

@@ -231,6 +231,11 @@ def parts(family: str, **changes: Any) -> list[str]:
         ("zamba", {"layers_block_type": ["hybrid", "mamba", "mamba"]},
          ["self_attn mamba mlp", "linear_attn mlp", "linear_attn mlp"]),
         ("x", {"hybrid_override_pattern": ""}, ["self_attn mlp"] * 3),
+        (
+            "x",
+            {"hybrid_override_pattern": ["M", "*", "*"]},
+            ["linear_attn mlp", "self_attn mlp", "self_attn mlp"],
+        ),
     ],
 )  # fmt: skip
 def test_a_layer_is_a_mixer_a_feed_forward_or_both(

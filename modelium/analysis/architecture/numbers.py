@@ -34,3 +34,8 @@ def section(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     return {}
+
+
+def integers(value: object) -> frozenset[int]:
+    """Return the integers of a list; none if ``value`` is no list."""
+    return frozenset(v for v in value if type(v) is int) if isinstance(value, list) else frozenset()

@@ -54,8 +54,6 @@ class Vision:
 def read_vision(config: Mapping[str, Any]) -> Vision | None:
     """Return the vision encoder; ``None``: there is none, or its sizes are unknown."""
     found = section(config, "vision_config", "vision_tower_config")
-    if not found:
-        return None
     params = section(found, "params")
     named = _NAMED_TOWERS.get(str(params.get("model_name")), {})
     family = str(found.get("model_type") or "")
@@ -144,7 +142,7 @@ def _vision(vision: Vision, config: Mapping[str, Any], text: Text) -> Iterator[M
 
 
 def _projector(vision: Vision, config: Mapping[str, Any], text: Text) -> Iterator[Module]:
-    family = str(config.get("model_type") or "")
+    family = str(config.get("model_type"))
     merged = vision.hidden * vision.merge**2
     name = "visual.merger"
     if family.startswith("gemma"):
@@ -154,7 +152,7 @@ def _projector(vision: Vision, config: Mapping[str, Any], text: Text) -> Iterato
             yield Module(name=name, rows=vision.hidden, columns=merged, split=False)
         yield Module(name=name, rows=text.hidden, columns=vision.hidden)
         yield Module(name=name, rows=text.hidden, columns=text.hidden)
-    elif family.startswith("llama4"):
+    elif family == "llama4":
         raw = section(config, "vision_config")
         inner = number(raw, "projector_input_dim") or 4096
         out = number(raw, "projector_output_dim") or inner

@@ -40,6 +40,9 @@ def test_each_name_is_a_kind(name: str, kind: str) -> None:
         ({"layer_types": [], "block_types": ["mamba", "full"]}, "sfsfs"),
         ({"layer_types": 3, "hybrid_override_pattern": "MM"}, "ssfff"),
         ({"layer_types": ["local"], "hybrid_override_pattern": "MMMMM"}, "wffff"),
+        ({"linear_attn_config": {"kda_layers": [1, 2, 5, 6, "3"]}}, "ssffs"),  # from one
+        ({"linear_attn_config": {"kda_layers": []}, "full_attention_interval": 2}, "sfsfs"),
+        ({"linear_attn_config": {"kda_layers": 3}}, "fffff"),
         ({"full_attention_interval": 2}, "sfsfs"),
         ({"full_attention_interval": 3}, "ssfss"),
         ({"full_attention_interval": 1}, "fffff"),

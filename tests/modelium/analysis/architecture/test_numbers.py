@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from modelium.analysis.architecture.numbers import number, ratio, section
+from modelium.analysis.architecture.numbers import integers, number, ratio, section
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,8 @@ def test_only_objects_count_as_sections(value: Any) -> None:
 )
 def test_ratios_are_above_zero_and_bounded(value: Any, found: float | None) -> None:
     assert ratio(value, most=8) == found
+
+
+def test_only_integers_of_a_list_count() -> None:
+    assert integers([3, 1, 3, "2", True, 2.0, None, [4], -1]) == frozenset({1, 3, -1})
+    assert integers("12") == integers(None) == integers(3) == frozenset()

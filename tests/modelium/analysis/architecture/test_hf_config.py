@@ -177,7 +177,12 @@ def test_latent_attention_needs_a_rank() -> None:
     assert read_latent({"kv_lora_rank": 5}) == Latent(
         kv_rank=5, q_rank=0, nope_dim=0, rope_dim=0, value_dim=0
     )
-    sizes = {"kv_lora_rank": 5, "q_lora_rank": 6, "qk_nope_head_dim": 7, "qk_rope_head_dim": 8}
+    sizes: dict[str, Any] = {
+        "kv_lora_rank": 5,
+        "q_lora_rank": 6,
+        "qk_nope_head_dim": 7,
+        "qk_rope_head_dim": 8,
+    }
     found = Latent(kv_rank=5, q_rank=6, nope_dim=7, rope_dim=8, value_dim=7)
     assert text_of(**sizes).latent == read_latent(sizes) == found
     assert read_latent({**sizes, "v_head_dim": 9}) == Latent(
@@ -201,10 +206,8 @@ def usual(**changes: Any) -> Experts:
     "name", ["n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts"]
 )
 def test_several_experts_are_a_mixture(name: str) -> None:
-    assert experts(**{name: 3}) == usual()
-    assert experts(**{name: 2}) == usual(count=2)
-    assert experts(**{name: 1}) is None
-    assert experts(**{name: 0}) is None
+    found = {count: experts("x", 2, **{name: count}) for count in (0, 1, 2, 3)}
+    assert found == {0: None, 1: None, 2: usual(count=2), 3: usual()}
     assert experts() is None
 
 

@@ -19,7 +19,7 @@ WIDER = {
     "kv_heads": 2, "key_dim": 7, "value_dim": 7, "sliding_kv_heads": 2, "sliding_key_dim": 5,
     "sliding_value_dim": 5,
 }  # fmt: skip
-LATENT = {"kv_lora_rank": 19, "qk_rope_head_dim": 2}
+LATENT: dict[str, Any] = {"kv_lora_rank": 19, "qk_rope_head_dim": 2}
 
 
 @pytest.mark.parametrize(

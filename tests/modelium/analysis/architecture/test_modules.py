@@ -84,7 +84,7 @@ def test_embeddings_and_the_output_follow_the_family(
     assert outside(family, **changes) == found
 
 
-PER_LAYER = {"hidden_size_per_layer_input": 3, "num_hidden_layers": 2}
+PER_LAYER: dict[str, Any] = {"hidden_size_per_layer_input": 3, "num_hidden_layers": 2}
 
 
 def test_embeddings_may_be_repeated_for_each_layer() -> None:

@@ -157,8 +157,7 @@ def test_layers_may_be_listed_with_their_schemes() -> None:
     blocks = read(quantized_layers=layers)
     assert blocks == Quantization(name="mixed", default=FP8_BLOCK, named=named)
     assert [blocks.scheme(matrix(name)) for name in NAMES[1:4]] == [NVFP4, FP8_BLOCK, FP8_BLOCK]
-    for none in ({}, ["x"]):
-        assert read(quantized_layers=none) == read()
+    assert read(quantized_layers={}) == read(quantized_layers=["x"]) == read()
     many = {str(number): {"quant_algo": "FP8"} for number in range(MAX_PATTERNS + 1)}
     assert len(read(quantized_layers=many).named) == MAX_PATTERNS
 

@@ -75,7 +75,12 @@ def test_the_matrices_of_towers_are_counted_too() -> None:
 
 
 def test_latent_attention_is_stored_a_second_time_for_decoding() -> None:
-    sizes = {"kv_lora_rank": 19, "qk_nope_head_dim": 4, "v_head_dim": 3, "qk_rope_head_dim": 2}
+    sizes: dict[str, Any] = {
+        "kv_lora_rank": 19,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 3,
+        "qk_rope_head_dim": 2,
+    }
     found = total(dtype="float32", **sizes)
     assert found.absorbed == 3 * 6 * (4 + 3) * 19 * 2
     assert found.key_value == 0

@@ -99,7 +99,7 @@ def test_a_replica_with_torch_takes_more(form: ModelFormat, kind: str, base: int
 
 
 def test_a_drop_of_code_may_declare_its_memory() -> None:
-    declared = {"details": {"memory_bytes": 123}, "format": ModelFormat.CUSTOM}
+    declared: dict[str, Any] = {"details": {"memory_bytes": 123}, "format": ModelFormat.CUSTOM}
     for kind in ("cpu", "gpu"):
         found = estimate(profile_of(**declared), runtime=R.RAY_SERVE, device_kind=kind)
         assert found == Footprint(

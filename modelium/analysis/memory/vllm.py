@@ -37,7 +37,7 @@ def weight_bytes(
     """Return the bytes of weights and constant tables on each device of a vLLM instance."""
     memory = _memory(profile)
     stored = _STORED_BYTES[_short(profile.dtype)]
-    unit = unit_bytes(profile, dtype)
+    unit = unit_bytes(dtype)
     total = profile.weight_bytes
     scale = 1.0
     if unit != stored:
@@ -90,7 +90,7 @@ def vllm_footprint(
         profile, pool_shape(constants, tensor_parallel), dtype=dtype, kv_dtype=kv_dtype,
         max_model_len=max_model_len, max_num_seqs=max_num_seqs,
     )  # fmt: skip
-    unit = unit_bytes(profile, dtype)
+    unit = unit_bytes(dtype)
     length = max_model_len or profile.context_length or DEFAULT_CONTEXT
     activation = activation_bytes(profile, constants, tensor_parallel, unit, max_num_seqs)
     activation += _latent_workspace(profile, length, unit)

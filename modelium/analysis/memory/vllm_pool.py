@@ -85,7 +85,7 @@ def request_bytes(
     layout = profile.kv
     if layout is None:
         return 0, 0
-    unit = kv_unit(kv_dtype, unit_bytes(profile, dtype))
+    unit = kv_unit(kv_dtype, unit_bytes(dtype))
     return max((_request(layout, shape, tokens, unit, block) for block in shape.blocks), key=sum)
 
 

@@ -101,11 +101,8 @@ def rope_elements(text: Text) -> int:
     return total
 
 
-def _rotary(text: Text) -> bool:
-    raw = text.raw
-    if raw.get("position_embedding_type") in {"absolute", "relative_key", "relative_key_query"}:
-        return False
-    return text.family not in {
+_UNROTATED = frozenset(
+    [
         "bert",
         "roberta",
         "xlm-roberta",
@@ -128,11 +125,20 @@ def _rotary(text: Text) -> bool:
         "gpt_bigcode",
         "whisper",
         "nemotron_h",
-    }
+    ]
+)
+
+
+def _rotary(text: Text) -> bool:
+    absolute = {"absolute", "relative_key", "relative_key_query"}
+    return (
+        text.family not in _UNROTATED
+        and str(text.raw.get("position_embedding_type")) not in absolute
+    )
 
 
 def _length(text: Text, setup: Mapping[str, Any]) -> int:
-    kind = str(setup.get("rope_type") or setup.get("type") or "default")
+    kind = str(setup.get("rope_type") or setup.get("type"))
     scale = ratio(setup.get("factor"), most=4096) or 1
     original = number(setup, "original_max_position_embeddings")
     if kind in {"linear", "dynamic"}:

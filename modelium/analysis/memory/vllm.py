@@ -38,14 +38,11 @@ def weight_bytes(
     memory = _memory(profile)
     stored = _STORED_BYTES[_short(profile.dtype)]
     unit = unit_bytes(dtype)
-    total = profile.weight_bytes
-    scale = 1.0
-    if unit != stored:
-        # Quantized matrices and their scales keep their dtype; only the others are converted.
-        names = (_short(profile.dtype),) if profile.quantization else _PLAIN
-        plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in names)
-        total += int(plain * (unit / stored - 1))
-        scale = unit / stored
+    scale = unit / stored
+    # Quantized matrices and their scales keep their dtype; only the others are converted.
+    names = (_short(profile.dtype),) if profile.quantization else _PLAIN
+    plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in names)
+    total = profile.weight_bytes + int(plain * (scale - 1))
     converted = online(quantization or dtype)
     if converted is not None and profile.quantization is None:
         linear = int(memory.get("plain_linear", 0) * scale)
@@ -59,9 +56,10 @@ def weight_bytes(
     absorbed = int(memory.get("absorbed", 0))
     per_device = replicated + (total - replicated + absorbed) / tensor_parallel
     heads = int(memory.get("kv_heads", 0))
-    if heads and tensor_parallel > heads and not (profile.kv and profile.kv.latent_dim):
+    if heads and not (profile.kv and profile.kv.latent_dim):
         # Each device has the projections of at least one KV head.
-        per_device += int(memory.get("key_value", 0) * scale) * (1 / heads - 1 / tensor_parallel)
+        share = max(0.0, 1 / heads - 1 / tensor_parallel)
+        per_device += int(memory.get("key_value", 0) * scale) * share
     return int(per_device) + int(memory.get("rope", 0)) * unit
 
 

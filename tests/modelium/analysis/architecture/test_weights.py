@@ -180,6 +180,7 @@ def test_quantized_matrices_have_their_schemes_size_and_name() -> None:
             for kind in ("absolute", "relative_key", "relative_key_query")
         ),
         ({"position_embedding_type": "rotary"}, 17 * 5),
+        ({"position_embedding_type": ["absolute"]}, 17 * 5),
     ],
 )  # fmt: skip
 def test_rotary_tables_follow_the_length_and_the_heads(

@@ -93,6 +93,11 @@ def test_an_engine_converts_linear_layers_while_loading(
     assert weights(already, quantization=quantization, dtype=dtype) == 1000
 
 
+def test_what_is_unknown_of_linear_layers_is_nothing() -> None:
+    assert weights(profile_of(), quantization="fp8") == 1000
+    assert weights(profile_of({"plain_linear": 802}), quantization="fp8") == 198 + 401
+
+
 def test_linear_layers_are_converted_from_the_dtype_of_activations() -> None:
     wide = profile_of(LINEAR, dtype="float32", weight_bytes_by_dtype={"F32": 1000})
     # 401 bytes are 200 weights.
@@ -131,8 +136,8 @@ def test_each_device_has_the_projections_of_a_whole_head(
 ) -> None:
     profile = profile_of({"kv_heads": 2, "key_value": 80}, kv=kv)
     assert weights(profile, degree=degree, dtype=dtype) == found
-    without_heads = profile_of({"kv_heads": 0, "key_value": 80}, kv=kv)
-    assert weights(without_heads, degree=4) == 250
+    for memory in ({"kv_heads": 0, "key_value": 80}, {"key_value": 80}, {"kv_heads": 2}):
+        assert weights(profile_of(memory, kv=kv), degree=4) == 250
 
 
 FORWARD = 10 * 2 * (4.5 * 13 + 3 * 44)

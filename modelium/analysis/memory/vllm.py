@@ -65,7 +65,7 @@ def weight_bytes(
 
 def _short(dtype: str | None) -> str:
     return {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}.get(
-        dtype or "", "BF16"
+        str(dtype), "BF16"
     )
 
 
@@ -134,7 +134,7 @@ def activation_bytes(
     forward = int(tokens * unit * (constants.forward_hidden * hidden + 3 * wide))
     extra = 0
     top_k = int(memory.get("top_k", 0))
-    if top_k and constants.expert_workspace:
+    if constants.expert_workspace:
         # Two buffers for all routed copies of the batch (vLLM's fused_moe workspaces).
         inner = int(memory.get("expert_intermediate", 0)) // tensor_parallel
         extra += tokens * top_k * unit * (max(inner, hidden) + max(2 * inner, hidden))
@@ -154,7 +154,7 @@ def activation_bytes(
 
 def _latent_workspace(profile: ModelProfile, length: int, unit: int) -> int:
     """Return the bytes of decompressed context in chunked prefill (vLLM's mla backends)."""
-    if profile.kv is None or not profile.kv.latent_dim:
+    if profile.kv is None:
         return 0
     return min(8 * length, 64 * 1024) * profile.kv.latent_dim * unit
 

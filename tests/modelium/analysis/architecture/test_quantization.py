@@ -84,6 +84,7 @@ ATTENTION, EXPERTS, SHARED = NAMES[:2], NAMES[5:6], NAMES[6:7]
         (["model.layers.1.mlp.shared_expert"], SHARED),
         (["x" * MAX_PATTERN, "visual"], NAMES[7:]),
         (["", None, 3, ["visual"]], []),
+        (["", 3, "y" * (MAX_PATTERN + 1), "visual"], NAMES[7:]),
     ],
 )
 def test_patterns_exclude_matrices(patterns: list[object], found: list[str]) -> None:

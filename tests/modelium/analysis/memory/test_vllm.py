@@ -203,6 +203,8 @@ def test_experts_need_two_workspaces(inner: int, degree: int, rows: int) -> None
     before = CONSTANTS.model_copy(update={"expert_workspace": False})
     assert activation(profile_of(memory), constants=before, degree=degree) == dense
     assert activation(profile_of({**memory, "top_k": 0}), degree=degree) == dense
+    shapeless = profile_of({"top_k": 3}, hidden_size=None, vocabulary_size=None)
+    assert activation(shapeless) == 10 * 2 * 3 * 44
 
 
 def test_images_stay_beside_the_text_models_pass() -> None:

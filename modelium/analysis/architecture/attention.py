@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelium.analysis.architecture.hf_config import Text
+from modelium.analysis.architecture.hf_config import Latent, Text
 from modelium.analysis.architecture.matrices import QKV_BIASED, Module, biased
 from modelium.analysis.architecture.numbers import number
 
@@ -12,19 +12,19 @@ from modelium.analysis.architecture.numbers import number
 def attention_modules(text: Text, prefix: str, index: int) -> Iterator[Module]:
     """Yield the attention matrices of layer ``index``."""
     raw = text.raw
-    if text.latent and text.family != "deepseek_v4":
-        yield from _latent(text, prefix, index)
-        return
     if "o_lora_rank" in raw:
         yield from _grouped_output(text, prefix, index)
         return
-    dim, kv_heads, value_dim = text.head_dim, text.kv_heads, text.head_dim
+    if text.latent:
+        yield from _latent(text, text.latent, prefix, index)
+        return
+    dim, kv_heads = text.head_dim, text.kv_heads
     full = text.kinds[index] == "full"
     wide = number(raw, "global_head_dim")
     if wide and full and "sliding" in text.kinds:
-        dim = value_dim = wide
+        dim = wide
         kv_heads = number(raw, "num_global_key_value_heads") or kv_heads
-    value_dim = number(raw, "v_head_dim") or value_dim
+    value_dim = number(raw, "v_head_dim") or dim
     qkv = text.family in QKV_BIASED or biased(
         text,
         "attention_bias",
@@ -34,9 +34,9 @@ def attention_modules(text: Text, prefix: str, index: int) -> Iterator[Module]:
         "add_bias_linear",
         "bias",
     )
-    out = (text.family == "gpt_oss" or biased(text, "attention_out_bias", "add_bias_linear")) or (
-        raw.get("attention_bias") is True and text.family not in QKV_BIASED
-    )
+    out = text.family == "gpt_oss" or biased(text, "attention_out_bias", "add_bias_linear")
+    if raw.get("attention_bias") is True and text.family not in QKV_BIASED:
+        out = True
     gate = 2 if raw.get("attn_output_gate") else 1
     query = text.heads * dim
     yield Module(
@@ -45,9 +45,10 @@ def attention_modules(text: Text, prefix: str, index: int) -> Iterator[Module]:
     )  # fmt: skip
     shared = number(raw, "num_kv_shared_layers") or 0
     if index < text.layers - shared:
-        for name, width in (("k_proj", dim), ("v_proj", value_dim)):
-            if name == "v_proj" and raw.get("attention_k_eq_v") and full:
-                continue
+        widths = {"k_proj": dim, "v_proj": value_dim}
+        if raw.get("attention_k_eq_v") and full:
+            del widths["v_proj"]
+        for name, width in widths.items():
             yield Module(
                 name=f"{prefix}.{name}", rows=kv_heads * width, columns=text.hidden,
                 bias=kv_heads * width if qkv else 0,
@@ -58,10 +59,7 @@ def attention_modules(text: Text, prefix: str, index: int) -> Iterator[Module]:
     )  # fmt: skip
 
 
-def _latent(text: Text, prefix: str, index: int) -> Iterator[Module]:
-    latent = text.latent
-    if latent is None:
-        return
+def _latent(text: Text, latent: Latent, prefix: str, index: int) -> Iterator[Module]:
     query = text.heads * (latent.nope_dim + latent.rope_dim)
     if latent.q_rank:
         yield Module(

@@ -8,7 +8,7 @@ from typing import Any
 
 from modelium.analysis.architecture.families import NESTED_LLAMA, TIED_BY_DEFAULT, family_defaults
 from modelium.analysis.architecture.layer_kinds import LayerKind, layer_kinds
-from modelium.analysis.architecture.numbers import number, section
+from modelium.analysis.architecture.numbers import integers, number, section
 
 _TEXT_KEYS = ("text_config", "llm_config", "language_config", "language_model", "thinker_config")
 MAX_LAYERS = 2048
@@ -104,7 +104,7 @@ def read_text(config: dict[str, Any]) -> Text:
         heads=heads,
         kv_heads=_kv_heads(raw, attention, family, heads),
         head_dim=head_dim,
-        intermediate=_intermediate(raw, family, hidden),
+        intermediate=_intermediate(raw, hidden),
         vocabulary=number(raw, "padded_vocab_size", "vocab_size") or 0,
         positions=_positions(raw),
         tied=_tied(raw, config, family),
@@ -145,7 +145,7 @@ def _kv_heads(raw: Mapping[str, Any], attention: Mapping[str, Any], family: str,
     )
 
 
-def _intermediate(raw: Mapping[str, Any], family: str, hidden: int) -> int:
+def _intermediate(raw: Mapping[str, Any], hidden: int) -> int:
     found = number(
         raw, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff",
         "decoder_ffn_dim", "encoder_ffn_dim", "hidden_dim",
@@ -192,7 +192,7 @@ def read_experts(raw: Mapping[str, Any], family: str, layers: int) -> Experts | 
         return None
     width = number(
         raw, "moe_intermediate_size", "expert_dim", "moe_ffn_hidden_size"
-    ) or _intermediate(raw, family, number(raw, "hidden_size", "d_model") or 0)
+    ) or _intermediate(raw, number(raw, "hidden_size", "d_model") or 0)
     shared = number(raw, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
     if shared is None:
         shared = (number(raw, "n_shared_experts", "num_shared_experts") or 0) * width
@@ -209,14 +209,10 @@ def read_experts(raw: Mapping[str, Any], family: str, layers: int) -> Experts | 
     )
 
 
-def _integers(value: object) -> list[int]:
-    return [v for v in value if type(v) is int] if isinstance(value, list) else []
-
-
 def _expert_layers(raw: Mapping[str, Any], layers: int) -> frozenset[int]:
     named = raw.get("moe_layers")
     if isinstance(named, list) and named:
-        return frozenset(i for i in _integers(named) if 0 <= i < layers)
+        return frozenset(i for i in integers(named) if 0 <= i < layers)
     kinds = raw.get("mlp_layer_types")
     if isinstance(kinds, list) and kinds:
         return frozenset(i for i, kind in enumerate(kinds[:layers]) if kind == "sparse")
@@ -230,7 +226,7 @@ def _expert_layers(raw: Mapping[str, Any], layers: int) -> frozenset[int]:
     step = number(raw, "interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq",
                   "expert_layer_period") or 1  # fmt: skip
     offset = number(raw, "expert_layer_offset")
-    only_dense = set(_integers(raw.get("mlp_only_layers")))
+    only_dense = integers(raw.get("mlp_only_layers"))
     if offset is None:
         offset = 0 if "moe_layer_freq" in raw else step - 1
     return frozenset(

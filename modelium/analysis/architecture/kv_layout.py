@@ -120,14 +120,7 @@ def _index_bytes(text: Text) -> int:
 
 def per_token(layout: KVLayout) -> int:
     """Return the elements per token over all layers whose cache grows, on one device."""
-    if layout.latent_dim:
-        return layout.latent_dim * (layout.full_layers + layout.sliding_layers)
-    full = layout.kv_heads * (layout.key_dim + layout.value_dim)
-    sliding = _or(layout.sliding_kv_heads, layout.kv_heads) * (
-        _or(layout.sliding_key_dim, layout.key_dim)
-        + _or(layout.sliding_value_dim, layout.value_dim)
-    )
-    return layout.full_layers * full + layout.sliding_layers * sliding
+    return per_sequence(layout, 1)
 
 
 def per_layer_token(layout: KVLayout, *, tensor_parallel: int = 1, sliding: bool = False) -> int:
@@ -146,19 +139,13 @@ def _or(value: int | None, fallback: int) -> int:
     return fallback if value is None else value
 
 
-def per_sequence(
-    layout: KVLayout, tokens: int, *, tensor_parallel: int = 1, state: bool = True
-) -> int:
+def per_sequence(layout: KVLayout, tokens: int, *, tensor_parallel: int = 1) -> int:
     """Return the elements of one sequence of ``tokens`` on each of ``tensor_parallel`` devices.
 
-    KV heads are split over the devices, at least one on each; a latent cache is replicated.
-    ``state``: include the constant state of Mamba and linear-attention layers.
+    KV heads are split over the devices, at least one on each; a latent cache is replicated. The
+    constant state of Mamba and linear-attention layers comes on top.
     """
     window = min(tokens, layout.sliding_window or tokens)
-    growing = layout.full_layers * tokens * per_layer_token(layout, tensor_parallel=tensor_parallel)
-    growing += (
-        layout.sliding_layers
-        * window
-        * per_layer_token(layout, tensor_parallel=tensor_parallel, sliding=True)
-    )
-    return growing + (-(-layout.state_elements // tensor_parallel) if state else 0)
+    full = per_layer_token(layout, tensor_parallel=tensor_parallel)
+    sliding = per_layer_token(layout, tensor_parallel=tensor_parallel, sliding=True)
+    return layout.full_layers * tokens * full + layout.sliding_layers * window * sliding

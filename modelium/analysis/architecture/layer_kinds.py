@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from modelium.analysis.architecture.numbers import number
+from modelium.analysis.architecture.numbers import integers, number, section
 
 LayerKind = Literal["full", "sliding", "state", "none"]
 
@@ -32,6 +32,9 @@ def layer_kinds(raw: Mapping[str, Any], family: str, layers: int) -> tuple[Layer
             if name == "block_types":
                 value = [value[i % len(value)] for i in range(layers)]
             return _named(value, layers)
+    linear = integers(section(raw, "linear_attn_config").get("kda_layers"))
+    if linear:  # Kimi Linear counts from one
+        return _windowed(layers, {i for i in range(layers) if i + 1 not in linear}, other="state")
     interval = number(raw, "full_attention_interval", "attn_layer_period")
     if interval:
         offset = number(raw, "attn_layer_offset")

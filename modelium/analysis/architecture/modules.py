@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelium.analysis.architecture.attention import attention_modules
-from modelium.analysis.architecture.hf_config import Text
+from modelium.analysis.architecture.hf_config import Experts, Text
 from modelium.analysis.architecture.matrices import (
     ENCODERS,
     FOUR_NORMS,
@@ -82,10 +82,10 @@ def layer_modules(text: Text, index: int) -> Iterator[Module]:
         yield from state_modules(text, f"{prefix}.linear_attn")
     elif kind != "none":
         yield from attention_modules(text, f"{prefix}.self_attn", index)
-        if text.raw.get("layers_block_type") and "hybrid" in str(text.raw["layers_block_type"]):
+        if "hybrid" in str(text.raw.get("layers_block_type")):
             yield from mamba_modules(text, f"{prefix}.mamba")
     if text.experts and index in text.experts.layers:
-        yield from _experts(text, f"{prefix}.mlp")
+        yield from _experts(text, text.experts, f"{prefix}.mlp")
     elif not _only_mixer(text, index):
         width = text.intermediate
         if text.family.startswith("llama4"):
@@ -106,7 +106,7 @@ def _only_mixer(text: Text, index: int) -> bool:
 
 def _gated(text: Text) -> bool:
     if text.family in {"t5", "mt5", "umt5"}:
-        return "gated" in str(text.raw.get("feed_forward_proj", "relu"))
+        return "gated" in str(text.raw.get("feed_forward_proj"))
     return text.family not in PLAIN_MLP
 
 
@@ -122,10 +122,8 @@ def _mlp(text: Text, prefix: str, width: int) -> Iterator[Module]:
     )
 
 
-def _experts(text: Text, prefix: str) -> Iterator[Module]:
-    experts, raw = text.experts, text.raw
-    if experts is None:
-        return
+def _experts(text: Text, experts: Experts, prefix: str) -> Iterator[Module]:
+    raw = text.raw
     biased = text.family == "gpt_oss"
     inner = number(raw, "routed_expert_hidden_size", "moe_latent_size") or text.hidden
     yield Module(

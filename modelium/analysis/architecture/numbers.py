@@ -20,6 +20,13 @@ def number(config: Mapping[str, Any], *names: str) -> int | None:
     return None
 
 
+def ratio(value: object, *, most: float) -> float | None:
+    """Return ``value`` if it is a number above zero and up to ``most``."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most:
+        return float(value)
+    return None
+
+
 def section(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Return the first of ``names`` with an object as its value, else an empty one."""
     for name in names:
@@ -27,3 +34,8 @@ def section(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     return {}
+
+
+def integers(value: object) -> frozenset[int]:
+    """Return the integers of a list; none if ``value`` is no list."""
+    return frozenset(v for v in value if type(v) is int) if isinstance(value, list) else frozenset()

@@ -21,6 +21,9 @@ from modelium.analysis.architecture.numbers import number, section
 
 MAX_PATTERNS = 20_000
 MAX_PATTERN = 200
+MAX_GLOBS = 64
+MAX_OPTIONS = 32
+_WILD = frozenset("*?[")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,7 @@ class Scheme:
     def size(self, module: Module) -> int:
         """Return the bytes of ``module``'s weights, with scales and without biases."""
         rows, columns = module.rows, module.columns
-        if module.expert and self.padded > 1:
+        if module.expert:
             rows, columns = (
                 (-(-rows // self.padded) * self.padded, columns)
                 if module.name.endswith("down_proj")
@@ -102,7 +105,7 @@ class Quantization:
 
     def scheme(self, module: Module) -> Scheme | None:
         """Return the scheme of ``module``; ``None``: it is not quantized."""
-        if not module.linear or module.name in {"lm_head", "model.embed_tokens"}:
+        if not module.linear or module.name == "lm_head":
             return None
         name = normal(module.name)
         parents = list(_parents(name))
@@ -111,7 +114,7 @@ class Quantization:
                 return self.named[parent]
         if (
             any(parent in self.excluded for parent in parents)
-            or (self.prefixes and name.startswith(self.prefixes))
+            or name.startswith(self.prefixes)
             or any(_glob(pattern).match(name) for pattern in self.globs)
         ):
             return None
@@ -165,11 +168,11 @@ def _sorted_patterns(patterns: Iterable[object]) -> dict[str, Any]:
             continue
         for simple in _simplified(pattern):
             name = normal(simple)
-            if "*" not in name and "?" not in name and "[" not in name:
+            if not _WILD & set(name):
                 exact.add(name)
-            elif name.endswith("*") and not set("*?[") & set(name[:-1]) and len(name) > 1:
+            elif name.endswith("*") and not _WILD & set(name[:-1]):
                 prefixes.add(name[:-1])
-            elif len(globs) < 64:
+            elif len(globs) < MAX_GLOBS:
                 globs.append(name)
     return {"excluded": frozenset(exact), "prefixes": tuple(prefixes), "globs": tuple(globs)}
 
@@ -179,11 +182,11 @@ def _simplified(pattern: str) -> list[str]:
     if not pattern.startswith("re:"):
         return [pattern]
     pattern = pattern[3:].strip("^$").replace("\\.", ".")
+    before, _, rest = pattern.partition("(")
+    inner, closed, after = rest.partition(")")
     found = [pattern]
-    if "(" in pattern and ")" in pattern and pattern.index("(") < pattern.index(")"):
-        before, _, rest = pattern.partition("(")
-        inner, _, after = rest.partition(")")
-        found = [before + option + after for option in inner.split("|")[:32]]
+    if closed:
+        found = [before + option + after for option in inner.split("|")[:MAX_OPTIONS]]
     found = [item.replace(".*", "*").replace("[0-9]+", "*").replace("\\d+", "*") for item in found]
     return [re.sub(r"[\\()\[\]|+?^$]", "", item) for item in found]
 
@@ -283,9 +286,8 @@ def _integer(method: str, found: dict[str, Any]) -> Scheme | None:
         return FP8 if "fp8" in method else None
     group = number(found, "group_size", "q_group_size") or 0
     # GPTQ files contain packed zero points even if they are unused, and engines load them.
-    asymmetric = "gptq" in method or found.get("sym") is False or found.get("zero_point", True)
-    asymmetric = asymmetric and found.get("zero_point") is not False
-    return Scheme(name=method, bits=bits, group=group, zero_bits=bits if asymmetric else 0)
+    zero = 0 if found.get("zero_point") is False else bits
+    return Scheme(name=method, bits=bits, group=group, zero_bits=zero)
 
 
 def online(name: str | None) -> Scheme | None:

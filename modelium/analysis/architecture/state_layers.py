@@ -12,11 +12,9 @@ from modelium.analysis.architecture.numbers import number, section
 def state_modules(text: Text, prefix: str) -> Iterator[Module]:
     """Yield the mixer matrices of one layer with constant state."""
     raw, hidden = text.raw, text.hidden
-    if number(raw, "linear_num_value_heads"):
-        values, keys = (
-            number(raw, "linear_num_value_heads") or 0,
-            number(raw, "linear_num_key_heads") or 0,
-        )
+    values = number(raw, "linear_num_value_heads")
+    if values:
+        keys = number(raw, "linear_num_key_heads") or values
         value = values * (number(raw, "linear_value_head_dim") or 128)
         key = keys * (number(raw, "linear_key_head_dim") or 128)
         kernel = number(raw, "linear_conv_kernel_dim") or 4
@@ -30,9 +28,10 @@ def state_modules(text: Text, prefix: str) -> Iterator[Module]:
     if linear:
         heads = number(linear, "num_heads") or text.heads
         dim = number(linear, "head_dim") or text.head_dim
+        kernel = number(linear, "short_conv_kernel_size") or 4
         wide = heads * dim
         yield Module(name=f"{prefix}.qkv_proj", rows=3 * wide, columns=hidden)
-        yield Module(name=f"{prefix}.conv1d", rows=3 * wide, columns=4, linear=False)
+        yield Module(name=f"{prefix}.conv1d", rows=3 * wide, columns=kernel, linear=False)
         yield Module(name=f"{prefix}.f_a_proj", rows=dim, columns=hidden, split=False)
         yield Module(name=f"{prefix}.f_b_proj", rows=wide, columns=dim)
         yield Module(name=f"{prefix}.b_proj", rows=heads, columns=hidden)

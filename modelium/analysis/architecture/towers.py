@@ -8,7 +8,7 @@ from typing import Any
 
 from modelium.analysis.architecture.hf_config import Text
 from modelium.analysis.architecture.matrices import Module
-from modelium.analysis.architecture.numbers import number, section
+from modelium.analysis.architecture.numbers import number, ratio, section
 
 
 def _sizes(hidden: int, layers: int, wide: int, patch: int, image: int) -> dict[str, int]:
@@ -29,6 +29,10 @@ _DEFAULTS = {
     "pixtral": _sizes(1024, 24, 4096, 16, 1024),
     "moonvit": _sizes(1152, 27, 4304, 14, 896),
 }
+_WIDEST = 1024
+"""A feed-forward is not wider than this multiple of the hidden size."""
+_LEAST_SHUFFLE = 1 / 64
+"""Patches along each side are not merged into fewer than this share."""
 _GATED = frozenset({"pixtral", "qwen2_5_vl", "gemma4_vision", "aimv2"})
 
 
@@ -50,46 +54,43 @@ class Vision:
 def read_vision(config: Mapping[str, Any]) -> Vision | None:
     """Return the vision encoder; ``None``: there is none, or its sizes are unknown."""
     found = section(config, "vision_config", "vision_tower_config")
-    if not found:
-        return None
     params = section(found, "params")
     named = _NAMED_TOWERS.get(str(params.get("model_name")), {})
     family = str(found.get("model_type") or "")
     raw = {**_DEFAULTS.get(family, {}), **named, **found}
-    hidden = number(
-        raw, "embed_dim" if "embed_dim" in raw else "hidden_size", "vt_hidden_size", "width"
-    )
+    hidden = number(raw, "embed_dim", "hidden_size", "vt_hidden_size", "width")
     layers = number(raw, "depth", "num_hidden_layers", "vt_num_hidden_layers", "layers")
     if not hidden or not layers:
         return None
-    ratio = raw.get("mlp_ratio")
     wide = number(raw, "intermediate_size", "vt_intermediate_size")
     if not wide:
-        wide = int(hidden * ratio) if isinstance(ratio, int | float) else 4 * hidden
-    kernel = raw.get("merge_kernel_size")
-    merge = number(raw, "spatial_merge_size", "pooling_kernel_size") or (
-        kernel[0] if isinstance(kernel, list) and kernel and isinstance(kernel[0], int) else 0
-    )
-    image = raw.get("image_size")
-    if isinstance(image, list) and image and isinstance(image[0], int):
-        image = image[0]
-    tokens = number(config, "mm_tokens_per_image", "image_seq_length")
+        wide = int(hidden * (ratio(raw.get("mlp_ratio"), most=_WIDEST) or 4))
     patch = number(raw, "patch_size") or 14
-    if not merge and tokens and isinstance(image, int):
-        merge = max(1, round((image // patch) / tokens**0.5))
-    ratio_llama = raw.get("pixel_shuffle_ratio")
-    if not merge and isinstance(ratio_llama, int | float) and 0 < ratio_llama <= 1:
-        merge = round(1 / ratio_llama)
+    image = _side(raw.get("image_size"))
+    merge = number(raw, "spatial_merge_size", "pooling_kernel_size")
+    merge = merge or _side(raw.get("merge_kernel_size"))
+    tokens = number(config, "mm_tokens_per_image", "image_seq_length")
+    if not merge and tokens:
+        merge = round((image // patch) / tokens**0.5)
+    shuffle = ratio(raw.get("pixel_shuffle_ratio"), most=1)
+    if not merge and shuffle:
+        merge = round(1 / max(shuffle, _LEAST_SHUFFLE))
     return Vision(
         family=family,
         hidden=hidden,
         layers=min(layers, 512),
         intermediate=wide,
         patch=patch,
-        image=image if isinstance(image, int) else 0,
+        image=image,
         merge=merge or number(config, "spatial_merge_size") or 1,
         frames=number(raw, "temporal_patch_size") or 1,
     )
+
+
+def _side(value: object) -> int:
+    """Return a length, or the first of a list of lengths; 0: none."""
+    first = value[0] if isinstance(value, list) and value else value
+    return number({"side": first}, "side") or 0
 
 
 def tower_modules(config: Mapping[str, Any], text: Text) -> Iterator[Module]:
@@ -101,7 +102,7 @@ def tower_modules(config: Mapping[str, Any], text: Text) -> Iterator[Module]:
     if audio:
         yield from _audio(audio, text)
     if config.get("is_encoder_decoder") or "encoder_layers" in config:
-        yield from encoder_modules(text)
+        yield from _encoder(text)
 
 
 def _layer(
@@ -134,25 +135,24 @@ def _vision(vision: Vision, config: Mapping[str, Any], text: Text) -> Iterator[M
     )
     patch = 3 * vision.frames * vision.patch**2
     yield Module(name="visual.patch_embed", rows=hidden, columns=patch, split=False, linear=False)
-    positions = number(section(config, "vision_config"), "num_position_embeddings") or (
-        (vision.image // vision.patch) ** 2 if vision.image else 0
-    )
+    stated = number(section(config, "vision_config"), "num_position_embeddings")
+    positions = stated or (vision.image // vision.patch) ** 2
     yield Module(name="visual.positions", rows=positions, columns=hidden, split=False, linear=False)
     yield from _projector(vision, config, text)
 
 
 def _projector(vision: Vision, config: Mapping[str, Any], text: Text) -> Iterator[Module]:
-    family = str(config.get("model_type") or "")
+    family = str(config.get("model_type"))
     merged = vision.hidden * vision.merge**2
     name = "visual.merger"
     if family.startswith("gemma"):
         yield Module(name=name, rows=text.hidden, columns=vision.hidden, split=False)
-    elif family in {"llava", "mistral3"} or family.startswith("llava"):
+    elif family == "mistral3" or family.startswith("llava"):
         if family == "mistral3":
             yield Module(name=name, rows=vision.hidden, columns=merged, split=False)
         yield Module(name=name, rows=text.hidden, columns=vision.hidden)
         yield Module(name=name, rows=text.hidden, columns=text.hidden)
-    elif family.startswith("llama4"):
+    elif family == "llama4":
         raw = section(config, "vision_config")
         inner = number(raw, "projector_input_dim") or 4096
         out = number(raw, "projector_output_dim") or inner
@@ -183,14 +183,14 @@ def _audio(audio: Mapping[str, Any], text: Text) -> Iterator[Module]:
     yield Module(name="audio_tower.projector", rows=text.hidden, columns=hidden)
 
 
-def encoder_modules(text: Text) -> Iterator[Module]:
+def _encoder(text: Text) -> Iterator[Module]:
     """Yield the encoder of an encoder-decoder model and the decoder's cross attention."""
     raw = text.raw
     hidden = text.hidden
     layers = min(number(raw, "encoder_layers", "num_layers") or text.layers, 512)
     wide = number(raw, "encoder_ffn_dim", "d_ff") or text.intermediate
     inner = text.heads * text.head_dim
-    gated = "gated" in str(raw.get("feed_forward_proj", ""))
+    gated = "gated" in str(raw.get("feed_forward_proj"))
     t5 = text.family in {"t5", "mt5", "umt5"}
     bias = 0 if t5 else hidden
     yield Module(

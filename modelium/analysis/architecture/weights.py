@@ -9,7 +9,7 @@ from typing import Any
 from modelium.analysis.architecture.hf_config import Text
 from modelium.analysis.architecture.matrices import Module
 from modelium.analysis.architecture.modules import text_modules
-from modelium.analysis.architecture.numbers import number, section
+from modelium.analysis.architecture.numbers import number, ratio, section
 from modelium.analysis.architecture.quantization import Quantization
 from modelium.analysis.architecture.towers import tower_modules
 
@@ -92,26 +92,17 @@ def rope_elements(text: Text) -> int:
     setups = per_kind or [section(raw, "rope_scaling") or nested]
     if not per_kind and (number(raw, "rope_local_base_freq") or text.family.startswith("gemma3")):
         setups = [*setups, {}]
+    dim = text.latent.rope_dim if text.latent else number(raw, "qk_rope_head_dim") or text.head_dim
     total = 0
     for setup in setups:
         share = setup.get("partial_rotary_factor") or raw.get("partial_rotary_factor")
-        share = share or raw.get("rotary_pct") or 1
-        dim = text.latent.rope_dim if text.latent else text.head_dim
-        if "qk_rope_head_dim" in raw and not text.latent:
-            dim = number(raw, "qk_rope_head_dim") or dim
-        if isinstance(share, int | float) and 0 < share <= 1:
-            dim = int(dim * share)
-        total += _length(text, setup) * dim
+        share = ratio(share or raw.get("rotary_pct"), most=1) or 1
+        total += _length(text, setup) * int(dim * share)
     return total
 
 
-def _rotary(text: Text) -> bool:
-    raw = text.raw
-    if text.family in {"gpt2", "opt", "bloom", "mpt", "gpt_bigcode", "whisper", "nemotron_h"}:
-        return False
-    if raw.get("position_embedding_type") in {"absolute", "relative_key", "relative_key_query"}:
-        return False
-    return text.family not in {
+_UNROTATED = frozenset(
+    [
         "bert",
         "roberta",
         "xlm-roberta",
@@ -127,13 +118,28 @@ def _rotary(text: Text) -> bool:
         "jamba",
         "mamba",
         "mamba2",
-    }
+        "gpt2",
+        "opt",
+        "bloom",
+        "mpt",
+        "gpt_bigcode",
+        "whisper",
+        "nemotron_h",
+    ]
+)
+
+
+def _rotary(text: Text) -> bool:
+    absolute = {"absolute", "relative_key", "relative_key_query"}
+    return (
+        text.family not in _UNROTATED
+        and str(text.raw.get("position_embedding_type")) not in absolute
+    )
 
 
 def _length(text: Text, setup: Mapping[str, Any]) -> int:
-    kind = str(setup.get("rope_type") or setup.get("type") or "default")
-    factor = setup.get("factor")
-    scale = float(factor) if isinstance(factor, int | float) and 0 < factor <= 4096 else 1.0
+    kind = str(setup.get("rope_type") or setup.get("type"))
+    scale = ratio(setup.get("factor"), most=4096) or 1
     original = number(setup, "original_max_position_embeddings")
     if kind in {"linear", "dynamic"}:
         return int(text.positions * scale)

@@ -62,9 +62,8 @@ def _table() -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _version(text: str) -> tuple[int, int]:
-    found = re.search(r"(\d{1,4})(?:\.(\d{1,4}))?", text)
-    return (int(found[1]), int(found[2] or 0)) if found else (9999, 0)
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d{1,4}", text))
 
 
 @lru_cache(maxsize=64)
@@ -80,7 +79,7 @@ def vllm_constants(
     known = sorted(table, key=_version)
     wanted = _version(version or "")
     # A release has the values of those before it, but for what its own table says.
-    names = [v for v in known if _version(v) <= wanted] or known[:1]
+    names = [v for v in known if not wanted or _version(v) <= wanted] or known[:1]
     values: dict[str, Any] = {}
     for name in names:
         values |= table[name]

@@ -89,18 +89,17 @@ def estimate(
             max_model_len,
             max_num_seqs,
         )
-    if measured:
-        digest = _digest(dtype, kv_dtype, tensor_parallel, max_model_len, max_num_seqs)
-        loads = [
-            load
-            for load in measured
-            if load.runtime is runtime
-            and load.settings_digest == digest
-            and _alike(load.device_kind, device_kind)
-        ]
-        if loads:
-            return _from_measured(found, max(loads, key=lambda load: load.at).per_device_bytes)
-    return found
+    digest = _digest(dtype, kv_dtype, tensor_parallel, max_model_len, max_num_seqs)
+    loads = [
+        load
+        for load in measured
+        if load.runtime is runtime
+        and load.settings_digest == digest
+        and _alike(load.device_kind, device_kind)
+    ]
+    if not loads:
+        return found
+    return _from_measured(found, max(loads, key=lambda load: load.at).per_device_bytes)
 
 
 def _with_batches(constants: VllmConstants, batched_tokens: int | None) -> VllmConstants:

@@ -23,18 +23,15 @@ _KV_BYTES = {
 }
 
 
-def unit_bytes(profile: ModelProfile, dtype: str | None) -> int:
+def unit_bytes(dtype: str | None) -> int:
     """Return the bytes of one activation in ``dtype``; 2 by default (engines halve float32)."""
-    if dtype and dtype != "auto":
-        return DTYPE_BYTES.get(dtype, 2)
-    return 2
+    return DTYPE_BYTES.get(dtype or "auto", 2)
 
 
 def kv_unit(kv_dtype: str | None, unit: int) -> float:
     """Return the bytes of one element of the KV cache; ``unit`` is the default."""
-    if kv_dtype is None or kv_dtype == "auto":
-        return float(unit)
-    return _KV_BYTES.get(kv_dtype, DTYPE_BYTES.get(kv_dtype, unit))
+    name = kv_dtype or "auto"
+    return float(_KV_BYTES.get(name, DTYPE_BYTES.get(name, unit)))
 
 
 def kv_bytes(
@@ -53,10 +50,8 @@ def kv_bytes(
     if profile.kv is None:
         return 0
     layout = profile.kv
-    unit = kv_unit(kv_dtype, unit_bytes(profile, dtype))
-    found = unit * kv_layout.per_sequence(
-        layout, tokens, tensor_parallel=tensor_parallel, state=False
-    )
+    unit = kv_unit(kv_dtype, unit_bytes(dtype))
+    found = unit * kv_layout.per_sequence(layout, tokens, tensor_parallel=tensor_parallel)
     found += layout.index_bytes * (layout.full_layers + layout.sliding_layers) * tokens
     if state:
         found += (layout.state_bytes or layout.state_elements * unit) / tensor_parallel

@@ -27,8 +27,8 @@ _CONFIG_SOURCES = {**SOURCES, "weights": "configuration, rotary tables included"
 
 
 def _memory(profile: ModelProfile) -> Mapping[str, Any]:
-    found = profile.details.get("memory")
-    return found if isinstance(found, dict) else {}
+    found: Mapping[str, Any] = profile.details.get("memory", {})
+    return found
 
 
 def weight_bytes(
@@ -36,36 +36,36 @@ def weight_bytes(
 ) -> int:
     """Return the bytes of weights and constant tables on each device of a vLLM instance."""
     memory = _memory(profile)
-    stored = _STORED_BYTES.get(_short(profile.dtype), 2)
-    unit = unit_bytes(profile, dtype)
-    total = profile.weight_bytes
-    scale = 1.0
-    if unit != stored:
-        plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in _PLAIN)
-        if profile.quantization:
-            # Quantized matrices and their scales keep their dtype; only the others are converted.
-            plain = min(plain, profile.weight_bytes_by_dtype.get(_short(profile.dtype), 0))
-        total += int(plain * (unit / stored - 1))
-        scale = unit / stored
+    stored = _STORED_BYTES[_short(profile.dtype)]
+    unit = unit_bytes(dtype)
+    scale = unit / stored
+    # Quantized matrices and their scales keep their dtype; only the others are converted.
+    names = (_short(profile.dtype),) if profile.quantization else _PLAIN
+    plain = sum(profile.weight_bytes_by_dtype.get(name, 0) for name in names)
+    total = profile.weight_bytes + int(plain * (scale - 1))
     converted = online(quantization or dtype)
     if converted is not None and profile.quantization is None:
         linear = int(memory.get("plain_linear", 0) * scale)
-        rows = int(memory.get("plain_linear_rows", 0))
-        kept = linear // unit * converted.bits // 8 + rows * converted.scale_bits // 8
+        elements = linear // unit
+        scales = int(memory.get("plain_linear_rows", 0))
+        if converted.group:
+            scales = elements // converted.group
+        kept = elements * converted.bits // 8 + scales * converted.scale_bits // 8
         total -= max(0, linear - kept)
     replicated = int(memory.get("replicated", 0) * scale)
     absorbed = int(memory.get("absorbed", 0))
     per_device = replicated + (total - replicated + absorbed) / tensor_parallel
     heads = int(memory.get("kv_heads", 0))
-    if heads and tensor_parallel > heads and not (profile.kv and profile.kv.latent_dim):
+    if heads and not (profile.kv and profile.kv.latent_dim):
         # Each device has the projections of at least one KV head.
-        per_device += int(memory.get("key_value", 0) * scale) * (1 / heads - 1 / tensor_parallel)
+        share = max(0.0, 1 / heads - 1 / tensor_parallel)
+        per_device += int(memory.get("key_value", 0) * scale) * share
     return int(per_device) + int(memory.get("rope", 0)) * unit
 
 
 def _short(dtype: str | None) -> str:
     return {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}.get(
-        dtype or "", "BF16"
+        str(dtype), "BF16"
     )
 
 
@@ -88,7 +88,7 @@ def vllm_footprint(
         profile, pool_shape(constants, tensor_parallel), dtype=dtype, kv_dtype=kv_dtype,
         max_model_len=max_model_len, max_num_seqs=max_num_seqs,
     )  # fmt: skip
-    unit = unit_bytes(profile, dtype)
+    unit = unit_bytes(dtype)
     length = max_model_len or profile.context_length or DEFAULT_CONTEXT
     activation = activation_bytes(profile, constants, tensor_parallel, unit, max_num_seqs)
     activation += _latent_workspace(profile, length, unit)
@@ -134,7 +134,7 @@ def activation_bytes(
     forward = int(tokens * unit * (constants.forward_hidden * hidden + 3 * wide))
     extra = 0
     top_k = int(memory.get("top_k", 0))
-    if top_k and constants.expert_workspace:
+    if constants.expert_workspace:
         # Two buffers for all routed copies of the batch (vLLM's fused_moe workspaces).
         inner = int(memory.get("expert_intermediate", 0)) // tensor_parallel
         extra += tokens * top_k * unit * (max(inner, hidden) + max(2 * inner, hidden))
@@ -154,7 +154,7 @@ def activation_bytes(
 
 def _latent_workspace(profile: ModelProfile, length: int, unit: int) -> int:
     """Return the bytes of decompressed context in chunked prefill (vLLM's mla backends)."""
-    if profile.kv is None or not profile.kv.latent_dim:
+    if profile.kv is None:
         return 0
     return min(8 * length, 64 * 1024) * profile.kv.latent_dim * unit
 

@@ -85,7 +85,7 @@ def request_bytes(
     layout = profile.kv
     if layout is None:
         return 0, 0
-    unit = kv_unit(kv_dtype, unit_bytes(profile, dtype))
+    unit = kv_unit(kv_dtype, unit_bytes(dtype))
     return max((_request(layout, shape, tokens, unit, block) for block in shape.blocks), key=sum)
 
 
@@ -119,7 +119,7 @@ def _kinds(layout: KVLayout, shape: PoolShape, tokens: int, unit: float, block: 
     page = max(
         block * full if layout.full_layers else 0,
         block * local if layout.sliding_layers else 0,
-        0 if growing else state,
+        state,
     )
     found = []
     # A drop may declare attention without heads: its layers keep nothing.

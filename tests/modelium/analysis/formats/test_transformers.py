@@ -400,6 +400,11 @@ def dense(family: str, *sizes: int, **more: Any) -> dict[str, Any]:
         (dense("jamba", 4096, 14336, 32, 32, 8, 65536, attn_layer_period=8, attn_layer_offset=4,
                expert_layer_period=2, expert_layer_offset=1, num_experts=16, mamba_d_state=16,
                mamba_expand=2, mamba_dt_rank=256), 51.57),
+        (dense("kimi_linear", 2304, 9216, 27, 32, 32, 163840, num_experts=256, kv_lora_rank=512,
+               qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, num_shared_experts=1,
+               moe_intermediate_size=1024, first_k_dense_replace=1, linear_attn_config={
+                   "kda_layers": [i for i in range(1, 27) if i % 4], "num_heads": 32,
+                   "head_dim": 128, "short_conv_kernel_size": 4}), 49.1227),
         (dense("gpt_neox", 6144, 24576, 44, 64, 64, 50432), 20.554),
         (dense("starcoder2", 4608, 18432, 32, 36, 4, 49152, tie_word_embeddings=True), 7.174),
         (dense("gpt_oss", 2880, 2880, 24, 64, 8, 201088, head_dim=64, num_local_experts=32), 20.9147),

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
-from modelium.analysis.readers.laid import MARKER, laid_files
+from modelium.analysis.readers.laid import laid_files
 from modelium.errors import DropRejected
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def unsafe_name(name: str) -> bool:
 def inside(name: str) -> bool:
     """Return whether a path read from a file stays inside the folder that it is relative to."""
     parts = name.split("/")
-    return bool(name) and len(parts) <= MAX_DEPTH and not any(unsafe_name(p) for p in parts)
+    return len(parts) <= MAX_DEPTH and not any(unsafe_name(p) for p in parts)
 
 
 def _scan(root: Path) -> Iterator[FileEntry]:
@@ -159,9 +159,8 @@ class Folder:
             if resolved.is_dir():
                 self.root = resolved
                 found = list(_scan(resolved))
-                if any(f.name == MARKER for f in found):
-                    laid = laid_files(resolved, [f.name for f in found])
-                    found = [f for f in found if f.name not in laid]
+                laid = laid_files(resolved, [f.name for f in found])
+                found = [f for f in found if f.name not in laid]
             else:
                 self.root = resolved.parent
                 info = resolved.stat()

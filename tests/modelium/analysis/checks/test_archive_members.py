@@ -105,6 +105,13 @@ def test_the_root_of_a_tar_is_its_folder(tmp_path: Path, out: Path) -> None:
     assert files(out) == ["x"]
 
 
+@KINDS
+def test_an_archive_of_nothing_is_an_empty_folder(tmp_path: Path, out: Path, kind: str) -> None:
+    for _ in range(2):
+        unpack(packed(tmp_path / "m", kind), out)
+        assert files(out) == []
+
+
 @pytest.mark.parametrize("kind", [0, stat.S_IFREG | 0o755, stat.S_IFDIR | 0o755])
 def test_plain_members_of_a_zip_are_unpacked(tmp_path: Path, out: Path, kind: int) -> None:
     unpack(zip_of(tmp_path / "m", "x", kind=kind), out)
@@ -257,6 +264,17 @@ def test_a_tar_ends_with_an_empty_block(
         assert files(out) == ["a", "b"]
     else:
         assert reason_of(archive, out) == reason
+
+
+def test_a_zip_that_was_cut_says_what_it_lacks(tmp_path: Path, out: Path) -> None:
+    archive = zip_of(tmp_path / "m", "x")
+    archive.write_bytes(archive.read_bytes()[:-1])
+    error = refused(archive, out)
+    assert (str(error), error.reason) == (
+        "'m' cannot be unpacked as a zip or tar archive: a zip's table of contents, which is at "
+        "its end, is missing. Copy or pack it again.",
+        "truncated",
+    )
 
 
 def test_a_tar_with_a_damaged_header_is_not_unpacked_in_part(tmp_path: Path, out: Path) -> None:

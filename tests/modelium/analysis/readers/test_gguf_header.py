@@ -201,6 +201,11 @@ def test_a_header_that_the_file_cuts_anywhere_is_truncated(file: Path) -> None:
     assert refused(file, data, 3)[0] == bad("the file ends inside its header")
 
 
+def test_a_header_may_be_all_of_its_file(file: Path) -> None:
+    data = header([("k" * 27, value(U8, b"\1"))])
+    assert read(file, data, 64).metadata == {"k" * 27: 1}
+
+
 def test_a_header_has_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = header([("k", array(STRING, 1, text("abc")))])
     monkeypatch.setattr(module, "MAX_HEADER_BYTES", len(data))

@@ -88,10 +88,8 @@ def _begins_as_zip(file: BinaryIO) -> bool:
 
 def _ends_early(exc: BaseException) -> bool:
     """Whether an archive cannot be unpacked because its end is missing."""
-    return isinstance(exc, EOFError) or (
-        isinstance(exc, tarfile.ReadError)
-        and str(exc) in {"unexpected end of data", "truncated header", "empty file"}
-    )
+    tar = {"unexpected end of data", "truncated header", "empty file"}
+    return isinstance(exc, EOFError) or str(exc) in tar
 
 
 class _Budget:
@@ -115,7 +113,7 @@ class _Budget:
         parts = name.rstrip("/").split("/")
         while parts and parts[0] == ".":
             parts = parts[1:]
-        if name.startswith("/") or not parts or any(unsafe_name(p) for p in parts):
+        if not parts or any(unsafe_name(p) for p in parts):
             raise DropRejected(
                 f"The archive holds {shown(name)!r}, outside its folder or with an unsafe name.",
                 reason="path-traversal",

@@ -46,6 +46,16 @@ def is_passing(exc: OSError) -> bool:
     return exc.errno in _PASSING
 
 
+def unreadable(what: str, exc: OSError) -> DropRejected:
+    """Return why the file ``what`` cannot be read; raises ``exc`` where it `is_passing`."""
+    if is_passing(exc):
+        raise exc
+    return DropRejected(
+        f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
+        reason="unreadable",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """A regular file: name relative to the folder (POSIX), size in bytes."""
@@ -233,12 +243,7 @@ def _read(path: Path, what: str, *, limit: int) -> bytes:
         with path.open("rb") as file:
             return file.read(limit)
     except OSError as exc:
-        if is_passing(exc):
-            raise
-        raise DropRejected(
-            f"{what!r} cannot be read: {exc.__class__.__name__}. Check its permissions.",
-            reason="unreadable",
-        ) from exc
+        raise unreadable(repr(what), exc) from exc
 
 
 def json_file(path: Path, what: str, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelium.analysis.readers.folder import inside, shown
+from modelium.analysis.readers.folder import inside, shown, unreadable
 from modelium.analysis.readers.protobuf_wire import Field, Wire
 from modelium.errors import DropRejected
 from modelium.models import TensorSpec
@@ -69,10 +69,7 @@ def read_graph(path: Path, what: str) -> Graph:
         with path.open("rb") as file:
             return _Scanner(Wire(file, what=what), what).model()
     except OSError as exc:
-        raise DropRejected(
-            f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
-            reason="unreadable",
-        ) from exc
+        raise unreadable(what, exc) from exc
 
 
 class _Scanner:

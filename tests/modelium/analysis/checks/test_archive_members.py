@@ -290,6 +290,18 @@ def test_a_tar_with_a_damaged_header_is_not_unpacked_in_part(tmp_path: Path, out
     )
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_tar_that_leads_back_into_itself_ends(tmp_path: Path, out: Path, packing: str) -> None:
+    """A member of less than nothing: what follows it comes before it."""
+    again = named("b").tobuf()
+    size = (-1024).to_bytes(12, "big", signed=True)
+    again = again[:124] + size + again[136:148] + b" " * 8 + again[156:]
+    again = again[:148] + b"%06o\0 " % sum(again) + again[156:]
+    first = tar_of(tmp_path / "m", named("a")).read_bytes()[:1024]
+    (tmp_path / "m").write_bytes(PACKINGS[packing](first + again + bytes(1024)))
+    assert reason_of(tmp_path / "m", out) in ("bad-archive", "duplicate-member")
+
+
 def test_an_archive_is_a_plain_file(tmp_path: Path, out: Path) -> None:
     os.mkfifo(tmp_path / "pipe\n")
     error = refused(tmp_path / "pipe\n", out)

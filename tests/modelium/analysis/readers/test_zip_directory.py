@@ -73,7 +73,8 @@ def test_what_has_no_end_record_is_no_zip(file: Path, data: bytes) -> None:
     [
         end(MAX_DIRECTORY_BYTES),
         wide_end(MAX_DIRECTORY_BYTES) + end(0xFFFFFFFF),
-        wide_end(MAX_DIRECTORY_BYTES)[:55] + end(7),
+        wide_end(MAX_DIRECTORY_BYTES + 1)[:55] + end(7),
+        wide_end(7)[:4] + end(7),
     ],
 )
 def test_a_table_of_the_largest_size_is_left_to_the_library(file: Path, tail: bytes) -> None:

@@ -171,8 +171,6 @@ class Staging:
         """Move a staged drop into the folder ``target``; of an archive, the archive itself."""
         own = self._own(staged)
         kept = original_in(own) or staged.folder
-        if kept != staged.folder:
-            take_away(staged.folder)
         replace(Origin.read(own), rejected=str(target / kept.name)).write(own)
         move(kept, target / kept.name)
         self._discard(own)

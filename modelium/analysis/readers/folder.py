@@ -165,7 +165,7 @@ class Folder:
             OSError: `is_passing`.
         """
         try:
-            resolved = path.resolve(strict=True)
+            resolved = path.resolve()
             if resolved.is_dir():
                 self.root = resolved
                 found = list(_scan(resolved))

@@ -224,6 +224,15 @@ def test_a_pipe_is_not_copied(folder: Path, tmp_path: Path) -> None:
     assert refused(folder, tmp_path / "n") == (f"'pipe?' {SPECIAL}", "special-file")
 
 
+def test_a_link_that_comes_after_the_look_is_not_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "to").symlink_to("weights")
+    monkeypatch.setattr(Path, "is_symlink", lambda _path: False)
+    assert refused(folder, tmp_path / "n") == (f"'link' {SPECIAL}", "special-file")
+    assert refused(folder / "to", tmp_path / "n") == (f"'to' {SPECIAL}", "special-file")
+
+
 @pytest.mark.parametrize(
     ("number", "refusal"),
     [
@@ -336,6 +345,12 @@ def test_what_only_this_user_may_write_to_is_its_own(owned: Path) -> None:
     assert is_own(owned / "link")
 
 
+def test_what_a_link_leads_to_does_not_matter(owned: Path, tmp_path: Path) -> None:
+    (owned / "weights").chmod(0o666)
+    (tmp_path / "to").symlink_to(owned)
+    assert is_own(tmp_path / "to")
+
+
 @pytest.mark.parametrize("mode", [0o775, 0o757])
 @pytest.mark.parametrize("name", ["", "weights", "sub", "sub/inner/b"])
 def test_what_others_may_write_to_is_not(owned: Path, name: str, mode: int) -> None:
@@ -406,8 +421,10 @@ def test_links_and_pipes_are_not_synced(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(folder / "pipe")
+    (folder / "again").symlink_to("weights")
     (tmp_path / "to").symlink_to(folder)
     synced: list[str] = []
+    before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(
         os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
     )
@@ -426,3 +443,4 @@ def test_links_and_pipes_are_not_synced(
         "weights",
     ]
     assert synced[-1] == str(folder)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -208,7 +208,8 @@ def test_a_drop_is_copied_that_others_may_write_to(
     assert files(own / ORIGINAL) == []
     assert ((staged.folder / "b").stat().st_ino == inode) is not writable
     assert (staged.moved, drop.exists()) == (not stays, stays)
-    assert Origin.read(own).is_copy_of(drop) is stays
+    origin = Origin.read(own)
+    assert (origin.is_copy_of(drop), origin.moved) == (stays, not stays)
     assert ("may not be deleted" in caplog.text) is stays
     repository.discard(staged)
     assert files(repository.incoming) == (["m/a", "m/b"] if stays else [])
@@ -222,13 +223,17 @@ def test_a_shared_file_is_staged_in_a_folder_of_its_own(repository: ModelReposit
     assert not (staged.folder / "m.gguf").stat().st_mode & 0o022
 
 
+@pytest.mark.parametrize("deletable", [False, True])
 @pytest.mark.parametrize("drop_of", [shared, archived])
 def test_a_disk_without_space_is_noticed_before_it_is_full(
     repository: ModelRepository,
     no_space: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
     drop_of: Callable[[ModelRepository], Path],
+    deletable: bool,
 ) -> None:
     drop = drop_of(repository)
+    monkeypatch.setattr(os, "access", lambda *_args, **_given: deletable)
     before = files(repository.incoming)
     with pytest.raises(OSError, match="GiB are free") as caught:
         repository.stage(drop, name=None)
@@ -245,6 +250,31 @@ def test_a_shared_drop_that_is_refused_returns(repository: ModelRepository) -> N
         repository.stage(drop, name=None)
     assert caught.value.reason == "special-file"
     assert files(drop) == ["a", "b", "pipe"]
+    assert list(repository.staging.iterdir()) == []
+
+
+def test_a_copy_that_cannot_be_noted_is_deleted_and_the_drop_stays(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another file system, with a disk that is full after the copy."""
+    drop = put(repository.incoming / "m", "a", "b")
+    rename = os.rename
+
+    def apart(source: Path, target: Path, **given: int) -> None:
+        if Path(source) == drop:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target, **given)
+
+    def fsync(file: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        if path.name == f".{ORIGIN}" and files(path.parent / ORIGINAL):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", apart)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        repository.stage(drop, name=None)
+    assert files(repository.incoming) == ["m/a", "m/b"]
     assert list(repository.staging.iterdir()) == []
 
 

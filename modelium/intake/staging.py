@@ -195,12 +195,11 @@ class Staging:
         origin = Origin.read(own)
         whole = own / origin.name if origin.name else only_in(own)
         held = original_in(own)
-        lying = Path(origin.path)
-        source_stays = bool(origin.path) and os.path.lexists(lying)
-        if origin.rejected and os.path.lexists(origin.rejected):
+        source_stays = os.path.lexists(origin.path)
+        if os.path.lexists(origin.rejected):
             keep = None  # it arrived there
         elif held is not None:
-            keep = None if source_stays and origin.is_copy_of(lying) else held
+            keep = None if origin.is_copy_of(Path(origin.path)) else held
         elif (not origin.moved or origin.archive) and source_stays:
             keep = None  # what is here was made from it
         else:

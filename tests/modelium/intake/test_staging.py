@@ -424,6 +424,13 @@ def test_a_part_whose_drop_is_gone_is_kept(left: Left) -> None:
     )
 
 
+def test_a_whole_drop_returns_without_its_parts(left: Left) -> None:
+    put(left.own / "n")
+    put(left.own / f"{COPYING}1", "b")
+    left.note()
+    assert left.recovered() == (["n"], ["n/a"], [])
+
+
 def test_a_part_of_nobody_knows_what_is_kept(left: Left) -> None:
     put(left.own / f"{COPYING}1", "a")
     assert left.recovered() == ([], [], ["cafe/part-1/a", "cafe/reason.json"])

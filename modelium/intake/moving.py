@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Callable
@@ -33,6 +34,7 @@ folder that is no longer needed."""
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 _CHUNK = 8 * 1024**2
+_KERNEL_CHUNK = 16 * _CHUNK
 
 
 def ignore(_moves: bool) -> None:
@@ -60,9 +62,12 @@ def move(source: Path, target: Path, *, note: Callable[[bool], None] = ignore) -
         copy(source, target)
         if is_deletable(source):
             note(True)
-            if _take_away(source):
+            try:
+                take_away(source)
+            except OSError:
+                note(False)
+            else:
                 return True
-            note(False)
         logger.warning(
             "%s was copied: it belongs to another user, and may not be deleted; delete it there",
             source,
@@ -141,10 +146,9 @@ def sync_tree(path: Path) -> None:
     """Have the disk keep ``path`` and all that lies in it."""
     if path.is_symlink():
         return
-    if path.is_dir():
-        for entry in walk(path):
-            if entry.is_file(follow_symlinks=False) or is_folder(entry):
-                sync(Path(entry.path))
+    for entry in walk(path):
+        if entry.is_file(follow_symlinks=False) or is_folder(entry):
+            sync(Path(entry.path))
     sync(path)
 
 
@@ -157,14 +161,6 @@ def take_away(path: Path) -> None:
     aside = path.with_name(f"{TAKEN}{uuid.uuid4().hex[:8]}")
     os.rename(path, aside)
     remove_quietly(aside)
-
-
-def _take_away(source: Path) -> bool:
-    try:
-        take_away(source)
-    except OSError:
-        return False
-    return True
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -208,44 +204,28 @@ def _copy_entry(source: Path, target: Path) -> None:
         return
     try:
         # Not waiting: it may be a pipe by now.
-        opened = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        opened = os.open(source, os.O_NOFOLLOW | os.O_NONBLOCK)
     except PermissionError as exc:
         raise _unreadable(source) from exc
     except OSError as exc:
         if exc.errno in (errno.ENXIO, errno.ELOOP):  # a socket, or a link by now
             raise _special(source) from exc
         raise
-    with os.fdopen(opened, "rb", buffering=0) as reading:
+    with os.fdopen(opened, "rb") as reading:
         info = os.fstat(opened)
         if not stat.S_ISREG(info.st_mode):
             raise _special(source)
         mode = stat.S_IMODE(info.st_mode) & 0o755 | stat.S_IRUSR | stat.S_IWUSR
         written = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(written, "wb", buffering=0) as writing:
-            if not _clone(opened, written):
-                while chunk := reading.read(_CHUNK):
-                    rest = memoryview(chunk)
-                    while rest:
-                        rest = rest[writing.write(rest) :]
+        with os.fdopen(written, "wb") as writing:
+            # The kernel shares the blocks where the file system can.
+            with suppress(AttributeError, OSError):  # another file system, or no Linux
+                while os.copy_file_range(opened, written, _KERNEL_CHUNK):
+                    pass
+            shutil.copyfileobj(reading, writing, _CHUNK)  # what is left
+            writing.flush()
             os.fchmod(written, mode)
             os.utime(written, ns=(info.st_atime_ns, info.st_mtime_ns))
-
-
-def _clone(source: int, target: int) -> bool:
-    """Have the kernel copy, which shares the blocks where the file system can.
-
-    False: it cannot, and nothing was copied.
-    """
-    copied = 0
-    with suppress(AttributeError, OSError):  # another file system, or no Linux
-        while count := os.copy_file_range(source, target, _CHUNK * 16):
-            copied += count
-        return copied > 0  # some file systems say at once that they are at the end
-    if copied:
-        os.lseek(source, 0, os.SEEK_SET)
-        os.lseek(target, 0, os.SEEK_SET)
-        os.ftruncate(target, 0)
-    return False
 
 
 def _unreadable(path: Path) -> DropRejected:

@@ -14,6 +14,9 @@ from modelium.intake.moving import COPYING, TAKEN, clear
 from modelium.intake.names import REASON
 from modelium.intake.removal import remove_quietly
 
+MAX_ALIKE = 100_000
+"""Rejected drops of one name."""
+
 
 class Rejects:
     """What is kept of rejected drops. Every call blocks."""
@@ -112,8 +115,10 @@ def _drops_in(folder: Path) -> list[Path]:
 
 def _free(path: Path) -> Path:
     """Return ``path``, or the first ``path-N`` that does not exist."""
-    for number in range(1, 100_000):
+    for number in range(1, MAX_ALIKE + 1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         if not os.path.lexists(candidate):
             return candidate
-    raise InputError(f"100,000 entries are called {path.name}; delete old ones in {path.parent}")
+    raise InputError(
+        f"{MAX_ALIKE} entries are called {path.name}; delete old ones in {path.parent}"
+    )

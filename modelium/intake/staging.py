@@ -108,7 +108,7 @@ class Staging:
             raise
         # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
         analysis.unlay(own / wanted)
-        if path.parent.parent == self._rejects.folder and moved:
+        if path.parent.parent == self._rejects.folder:
             drop_empty(path.parent)
         return Staged(name=wanted, folder=own / wanted, moved=moved)
 
@@ -122,7 +122,6 @@ class Staging:
     def _unpack(self, path: Path, own: Path, origin: Origin) -> bool:
         """Unpack the archive ``path``, then move it to what is staged; return whether it is."""
         fresh = own / f"{COPYING}{uuid.uuid4().hex[:8]}"
-        fresh.mkdir()
         need_space(own, path.stat().st_size)
         analysis.unpack(path, fresh)
         whole = _inner(fresh)
@@ -146,8 +145,7 @@ class Staging:
             )
             return False
         moved = move(path, held, note=origin.noting(own))
-        if held.is_dir() and not held.is_symlink():
-            analysis.unlay(held)  # its links are no reason to copy
+        analysis.unlay(held)  # its links are no reason to copy
         if not is_own(held):
             need_space(own, size_of(held))
             _copy_in(held, target)
@@ -173,8 +171,6 @@ class Staging:
         """Move a staged drop into the folder ``target``; of an archive, the archive itself."""
         own = self._own(staged)
         kept = original_in(own) or staged.folder
-        if kept != staged.folder:
-            take_away(staged.folder)
         replace(Origin.read(own), rejected=str(target / kept.name)).write(own)
         move(kept, target / kept.name)
         self._discard(own)
@@ -199,12 +195,11 @@ class Staging:
         origin = Origin.read(own)
         whole = own / origin.name if origin.name else only_in(own)
         held = original_in(own)
-        lying = Path(origin.path)
-        source_stays = bool(origin.path) and os.path.lexists(lying)
-        if origin.rejected and os.path.lexists(origin.rejected):
+        source_stays = os.path.lexists(origin.path)
+        if os.path.lexists(origin.rejected):
             keep = None  # it arrived there
         elif held is not None:
-            keep = None if source_stays and origin.is_copy_of(lying) else held
+            keep = None if origin.is_copy_of(Path(origin.path)) else held
         elif (not origin.moved or origin.archive) and source_stays:
             keep = None  # what is here was made from it
         else:
@@ -276,6 +271,4 @@ def _copy_in(source: Path, target: Path) -> None:
 def _inner(folder: Path) -> Path:
     """Return the only top-level folder of an unpacked archive, where it has just that."""
     entries = list(folder.iterdir())
-    if len(entries) != 1 or not entries[0].is_dir() or entries[0].is_symlink():
-        return folder
-    return entries[0]
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder

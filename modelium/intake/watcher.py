@@ -172,8 +172,10 @@ class Watcher:
 
     async def _report(self, name: str, drop: _Drop) -> None:
         now, path = self._clock.monotonic(), self._folder / name
-        if drop.reported or now < drop.due:
-            if not drop.reported and now >= drop.look:
+        if drop.reported:
+            return
+        if now < drop.due:
+            if now >= drop.look:
                 drop.look = now + max(self._config.quiet_period_seconds, MIN_LOOK_S)
                 await self._check(name)
             return

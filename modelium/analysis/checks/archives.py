@@ -88,10 +88,8 @@ def _begins_as_zip(file: BinaryIO) -> bool:
 
 def _ends_early(exc: BaseException) -> bool:
     """Whether an archive cannot be unpacked because its end is missing."""
-    return isinstance(exc, EOFError) or (
-        isinstance(exc, tarfile.ReadError)
-        and str(exc) in {"unexpected end of data", "truncated header", "empty file"}
-    )
+    tar = {"unexpected end of data", "truncated header", "empty file"}
+    return isinstance(exc, EOFError) or str(exc) in tar
 
 
 class _Budget:
@@ -115,7 +113,7 @@ class _Budget:
         parts = name.rstrip("/").split("/")
         while parts and parts[0] == ".":
             parts = parts[1:]
-        if name.startswith("/") or not parts or any(unsafe_name(p) for p in parts):
+        if not parts or any(unsafe_name(p) for p in parts):
             raise DropRejected(
                 f"The archive holds {shown(name)!r}, outside its folder or with an unsafe name.",
                 reason="path-traversal",
@@ -141,7 +139,7 @@ class _Budget:
 def _write(source: IO[bytes], target: Path, budget: _Budget) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Exclusive and not through links: nothing that exists is written over.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(target, flags, 0o644), "wb") as out:
         while chunk := source.read(_CHUNK):
             budget.spend(len(chunk))
@@ -179,12 +177,8 @@ class _Guarded(io.RawIOBase):
     ) -> None:
         self._stream = stream
         self._left = budget
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+        self.last = b""
+        """What was read last."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._stream.seek(offset, whence)
@@ -197,13 +191,13 @@ class _Guarded(io.RawIOBase):
             raise DropRejected(
                 "A header of the archive is larger than any real one.", reason="archive-bomb"
             )
-        data = self._stream.read(size)
-        self._left -= len(data)
+        self.last = self._stream.read(size)
+        self._left -= len(self.last)
         if self._left < 0:
             raise DropRejected(
                 "The archive unpacks to more than its size allows.", reason="archive-bomb"
             )
-        return data
+        return self.last
 
 
 class _Xz(io.RawIOBase):
@@ -245,7 +239,7 @@ class _Forward(io.BufferedReader):
         return self._at
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        if whence != 0 or offset < self._at:
+        if offset < self._at:
             raise tarfile.ReadError("the archive's members are out of order")
         while self._at < offset and self.read(min(_CHUNK, offset - self._at)):
             pass
@@ -269,7 +263,7 @@ def _untar(archive: BinaryIO, into: Path, budget: _Budget) -> None:
     with _stream(archive) as stream:
         guarded = _Guarded(stream, 2 * budget.left)
         with tarfile.open(fileobj=guarded, mode="r:") as opened:
-            for member in _members(opened):
+            for member in _members(opened, guarded):
                 if not (member.isreg() or member.isdir()) or member.issparse():
                     raise _special(member.name)
                 if member.isdir() and member.name.strip("./") == "":
@@ -284,7 +278,8 @@ def _untar(archive: BinaryIO, into: Path, budget: _Budget) -> None:
                         _write(source, target, budget)
 
 
-def _members(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _members(opened: tarfile.TarFile, stream: _Guarded) -> Iterator[tarfile.TarInfo]:
+    """Yield the members; raise where they do not end as a tar does, which tarfile lets pass."""
     seen = 0
     while (member := opened.next()) is not None:
         seen += 1
@@ -293,6 +288,10 @@ def _members(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
                 f"The archive holds more than {MAX_FILES} members.", reason="too-many-files"
             )
         yield member
+    if len(stream.last) < tarfile.BLOCKSIZE:
+        raise EOFError("the archive ends early")
+    if any(stream.last):
+        raise tarfile.ReadError("a header is damaged")
 
 
 def _special(name: str) -> DropRejected:

@@ -157,7 +157,7 @@ def _is_pickle(folder: Folder, entry: FileEntry) -> bool:
         return not _is_openvino_weights(folder, entry)
     if entry.suffix in PICKLE_SUFFIXES:
         return True
-    if entry.suffix in TEXT_SUFFIXES or entry.size < 2:
+    if entry.suffix in TEXT_SUFFIXES:
         return False
     head = folder.read(entry.name, limit=4)
     if head.startswith(_PICKLE_MAGIC):

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
-from modelium.analysis.readers.laid import MARKER, laid_files
+from modelium.analysis.readers.laid import laid_files
 from modelium.errors import DropRejected
 
 T = TypeVar("T")
@@ -44,6 +44,16 @@ _PASSING = frozenset(
 def is_passing(exc: OSError) -> bool:
     """Whether ``exc`` is the machine's, such as a full disk, and says nothing of the drop."""
     return exc.errno in _PASSING
+
+
+def unreadable(what: str, exc: OSError) -> DropRejected:
+    """Return why the file ``what`` cannot be read; raises ``exc`` where it `is_passing`."""
+    if is_passing(exc):
+        raise exc
+    return DropRejected(
+        f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
+        reason="unreadable",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,7 @@ def unsafe_name(name: str) -> bool:
 def inside(name: str) -> bool:
     """Return whether a path read from a file stays inside the folder that it is relative to."""
     parts = name.split("/")
-    return bool(name) and len(parts) <= MAX_DEPTH and not any(unsafe_name(p) for p in parts)
+    return len(parts) <= MAX_DEPTH and not any(unsafe_name(p) for p in parts)
 
 
 def _scan(root: Path) -> Iterator[FileEntry]:
@@ -155,13 +165,12 @@ class Folder:
             OSError: `is_passing`.
         """
         try:
-            resolved = path.resolve(strict=True)
+            resolved = path.resolve()
             if resolved.is_dir():
                 self.root = resolved
                 found = list(_scan(resolved))
-                if any(f.name == MARKER for f in found):
-                    laid = laid_files(resolved, [f.name for f in found])
-                    found = [f for f in found if f.name not in laid]
+                laid = laid_files(resolved, [f.name for f in found])
+                found = [f for f in found if f.name not in laid]
             else:
                 self.root = resolved.parent
                 info = resolved.stat()
@@ -234,12 +243,7 @@ def _read(path: Path, what: str, *, limit: int) -> bytes:
         with path.open("rb") as file:
             return file.read(limit)
     except OSError as exc:
-        if is_passing(exc):
-            raise
-        raise DropRejected(
-            f"{what!r} cannot be read: {exc.__class__.__name__}. Check its permissions.",
-            reason="unreadable",
-        ) from exc
+        raise unreadable(repr(what), exc) from exc
 
 
 def json_file(path: Path, what: str, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:

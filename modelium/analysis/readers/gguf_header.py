@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modelium.analysis.readers.folder import shown
+from modelium.analysis.readers.folder import shown, unreadable
 from modelium.errors import DropRejected
 
 MAX_TENSORS = 200_000
@@ -79,11 +79,12 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         at = self.file.tell()
-        if at + count > self.size:
-            raise self.bad("the file ends inside its header", "truncated")
         if at + count > MAX_HEADER_BYTES:
             raise self.bad(f"the header exceeds {MAX_HEADER_BYTES} bytes", "header-too-large")
-        return self.file.read(count)
+        found = self.file.read(count)
+        if len(found) < count:
+            raise self.bad("the file ends inside its header", "truncated")
+        return found
 
     def skip(self, count: int) -> None:
         at = self.file.tell()
@@ -144,11 +145,8 @@ def read_gguf(path: Path, what: str) -> Header:
     try:
         with path.open("rb") as file:
             return _header(_Reader(file, what))
-    except (OSError, struct.error) as exc:
-        raise DropRejected(
-            f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
-            reason="unreadable",
-        ) from exc
+    except OSError as exc:
+        raise unreadable(what, exc) from exc
 
 
 def _header(reader: _Reader) -> Header:

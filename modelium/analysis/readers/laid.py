@@ -74,7 +74,7 @@ def read_marker(root: Path) -> Laid | None:
         return None
     if laid.folder and not VERSION.fullmatch(laid.folder):
         return None
-    parts = laid.source.split("/") if laid.source else []
+    parts = laid.source.split("/")
     if laid.source and (".." in parts or "" in parts or parts[0] == laid.folder):
         return None
     return laid
@@ -87,7 +87,7 @@ def laid_files(root: Path, names: Iterable[str]) -> frozenset[str]:
         return frozenset({MARKER})
     found = {MARKER} | ({CONFIG} if laid.config else set())
     prefix = f"{laid.folder}/"
-    for name in names if laid.folder else ():
+    for name in names:
         if name.startswith(prefix):
             original = root / laid.source / name.removeprefix(prefix)
             if _equal(root / name, original):
@@ -107,7 +107,7 @@ def unlay(root: Path) -> None:
         _remove(root / MARKER)
         return
     folder = root / laid.folder
-    if laid.folder and folder.is_dir() and not folder.is_symlink():
+    if laid.folder and not folder.is_symlink():
         found = list(walk(folder))
         folders = [entry.path for entry in found if is_folder(entry)]
         inner = [
@@ -115,8 +115,7 @@ def unlay(root: Path) -> None:
         ]
         for name in laid_files(root, inner) - {MARKER, CONFIG}:
             _remove(root / name)
-        inmost = sorted(folders, key=len, reverse=True)
-        for at in (*inmost, str(folder)):  # what is inside comes first
+        for at in (*reversed(folders), str(folder)):  # what is inside comes first
             with suppress(OSError):  # it holds a file that is not ours
                 os.rmdir(at)
     if laid.caches:
@@ -129,8 +128,9 @@ def unlay(root: Path) -> None:
 def _remove_caches(root: Path) -> None:
     """Remove the ``__pycache__`` folders below the folders of ``root``, and not through links."""
     for entry in list(walk(root)):
-        if entry.name == CACHE and is_folder(entry) and Path(entry.path).parent != root:
-            with suppress(OSError, RecursionError):  # Python itself nests nothing in it
+        if entry.name == CACHE and Path(entry.path).parent != root:
+            # A link or file stays, and Python itself nests nothing in it.
+            with suppress(OSError, RecursionError):
                 shutil.rmtree(entry.path)
 
 
@@ -142,12 +142,8 @@ def _remove(path: Path) -> None:
 def _equal(one: Path, other: Path) -> bool:
     """Whether both are one file, or regular files of equal content."""
     try:
-        first, second = one.stat(), other.stat()
+        one_file = os.path.samefile(one, other) and one.is_file()
+        # A backup that was put back holds copies instead of links.
+        return one_file or filecmp.cmp(one, other, shallow=False)
     except OSError:
         return False
-    if not stat.S_ISREG(first.st_mode) or not stat.S_ISREG(second.st_mode):
-        return False
-    if os.path.samestat(first, second):
-        return True
-    # A backup that was put back holds copies instead of links.
-    return first.st_size == second.st_size and filecmp.cmp(one, other, shallow=False)

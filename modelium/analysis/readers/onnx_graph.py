@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelium.analysis.readers.folder import inside, shown
+from modelium.analysis.readers.folder import inside, shown, unreadable
 from modelium.analysis.readers.protobuf_wire import Field, Wire
 from modelium.errors import DropRejected
 from modelium.models import TensorSpec
@@ -31,6 +31,8 @@ TYPES: dict[int, tuple[str, int, str]] = {
     26: ("INT2", 2, "I2"),
 }  # fmt: skip
 """TensorProto.DataType → KServe name, bits, safetensors name."""
+_PARAMETERS = frozenset({1, 2, 3, 10, 11, *range(16, 27)})
+"""Types of weights: floats, and what they are quantized to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,7 @@ def read_graph(path: Path, what: str) -> Graph:
         with path.open("rb") as file:
             return _Scanner(Wire(file, what=what), what).model()
     except OSError as exc:
-        raise DropRejected(
-            f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
-            reason="unreadable",
-        ) from exc
+        raise unreadable(what, exc) from exc
 
 
 class _Scanner:
@@ -85,9 +84,9 @@ class _Scanner:
             if item.number == 7:
                 graphs += 1
                 self.graph(item, depth=0)
-            elif item.number == 8 and item.kind == 2:
+            elif item.number == 8:
                 self.opset(item)
-            elif item.number == 2 and item.kind == 2:
+            elif item.number == 2:
                 self.found.producer = self.wire.text(item)[:200]
             elif item.number == 25:
                 self.function(item)
@@ -185,7 +184,7 @@ class _Scanner:
         elif size > self.wire.size * 8:
             raise self.wire.bad("a tensor is larger than the file", "absurd-counts")
         self.found.bytes_by_dtype[name] = self.found.bytes_by_dtype.get(name, 0) + size
-        if kind in {1, 10, 11, 16} or (kind >= 17 and kind <= 24) or kind in {2, 3}:
+        if kind in _PARAMETERS:
             self.found.parameters += elements
 
     def external(self, entries: dict[str, str], size: int) -> None:
@@ -233,7 +232,7 @@ class _Scanner:
             dtype, shape = "UNSUPPORTED", []
             for inner in self.wire.fields(*self.message(part)):
                 if inner.number == 1:
-                    dtype = TYPES.get(inner.value, ("UNSUPPORTED", 0, ""))[0]
+                    dtype = TYPES[inner.value][0] if inner.value in TYPES else "UNSUPPORTED"
                 elif inner.number == 2:
                     shape = [
                         self.dimension(dim)

@@ -84,8 +84,6 @@ class Wire:
                 yield Field(number, kind, value=value)
             elif kind in {1, 5}:
                 start, position = position, position + (8 if kind == 1 else 4)
-                if position > end:
-                    raise self.bad(CUT_OFF, "truncated")
                 yield Field(number, kind, begin=start, end=position)
             elif kind == 2:
                 length, start = self.varint(position)

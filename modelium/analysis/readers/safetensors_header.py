@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelium.analysis.readers.folder import json_object, shown
+from modelium.analysis.readers.folder import json_object, shown, unreadable
 from modelium.errors import DropRejected
 
 MAX_HEADER_BYTES = 24 * 1024**2
@@ -89,10 +89,7 @@ def read_header(path: Path, what: str) -> list[Tensor]:
                 )
             header = json_object(file.read(length), f"The header of {what}")
     except OSError as exc:
-        raise DropRejected(
-            f"{what} cannot be read: {exc.__class__.__name__}. Check its permissions.",
-            reason="unreadable",
-        ) from exc
+        raise unreadable(what, exc) from exc
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise _bad(what, "its metadata is not an object")

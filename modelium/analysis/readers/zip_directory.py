@@ -40,10 +40,10 @@ def _directory_bytes(file: BinaryIO) -> int | None:
     if at < 0 or len(tail) < at + 22:
         return None
     (size,) = struct.unpack_from("<I", tail, at + 12)
-    wide = tail.rfind(b"PK\x06\x06", 0, at)
-    if wide >= 0 and len(tail) >= wide + 56:
+    wide = tail.rfind(b"PK\x06\x06", 0, max(0, at - 52))  # it has 56 bytes
+    if wide >= 0:
         (wide_size,) = struct.unpack_from("<Q", tail, wide + 40)
-        size = max(size if size != 0xFFFFFFFF else 0, wide_size)
+        size = wide_size if size == 0xFFFFFFFF else max(size, wide_size)
     elif size == 0xFFFFFFFF:
         return length
     return int(size)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,57 +14,8 @@ from modelium.intake.fingerprint import fingerprint
 from modelium.intake.pending import PendingDrops
 from modelium.intake.watcher import Watcher
 from modelium.models import DropState
-from modelium.ports import Clock
 from tests.modelium.analysis.files import llama_folder
-
-QUIET_S = 5.0
-RESCAN_S = 30.0
-GIVE_UP_S = 3600.0
-
-
-class ManualClock:
-    """Advances only when a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = time.time()  # files have the times of the real clock
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-class Zone:
-    """A drop zone with its watcher, and what the watcher reported."""
-
-    def __init__(self, folder: Path, *, clock: Clock) -> None:
-        self.folder = folder
-        self.reported: list[Path] = []
-        """Complete ones."""
-        self.lacking: list[tuple[str, str]] = []
-        """Name and what is missing."""
-        self.pending = PendingDrops()
-        self.watcher = Watcher(
-            folder=folder,
-            config=Ingest(
-                quiet_period_seconds=QUIET_S,
-                rescan_interval_seconds=RESCAN_S,
-                incomplete_after_seconds=GIVE_UP_S,
-            ),
-            clock=clock,
-            pending=self.pending,
-            on_drop=self._note,
-        )
-
-    def _note(self, path: Path, missing: str | None) -> None:
-        if missing is None:
-            self.reported.append(path)
-        else:
-            self.lacking.append((path.name, missing))
+from tests.modelium.intake.zone import GIVE_UP_S, QUIET_S, RESCAN_S, ManualClock, Zone
 
 
 @pytest.fixture

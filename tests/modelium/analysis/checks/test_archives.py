@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import io
 import lzma
 import stat
 import struct
@@ -16,28 +15,8 @@ import pytest
 
 from modelium.analysis import analyze, unpack
 from modelium.errors import DropRejected
+from tests.modelium.analysis.checks.packing import named, reason_of, tar_of
 from tests.modelium.analysis.files import llama_folder
-
-
-def reason_of(archive: Path, into: Path) -> str:
-    with pytest.raises(DropRejected) as caught:
-        unpack(archive, into)
-    return caught.value.reason
-
-
-def tar_of(path: Path, *members: tarfile.TarInfo, data: bytes = b"x") -> Path:
-    with tarfile.open(path, "w") as archive:
-        for member in members:
-            member.size = len(data) if member.isreg() else 0
-            archive.addfile(member, io.BytesIO(data) if member.isreg() else None)
-    return path
-
-
-def named(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type = kind
-    member.linkname = target
-    return member
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])

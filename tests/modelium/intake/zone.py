@@ -1,0 +1,67 @@
+"""A drop zone with its watcher, and a clock that a test moves."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from modelium.config import Ingest
+from modelium.intake.pending import PendingDrops
+from modelium.intake.watcher import Watcher
+from modelium.ports import Clock
+
+QUIET_S = 5.0
+RESCAN_S = 30.0
+GIVE_UP_S = 3600.0
+
+
+class ManualClock:
+    """Advances only when a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = time.time()  # files have the times of the real clock
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Zone:
+    """A drop zone with its watcher, and what the watcher reported."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock,
+        quiet_s: float = QUIET_S,
+        rescan_s: float = RESCAN_S,
+    ) -> None:
+        self.folder = folder
+        self.reported: list[Path] = []
+        """Complete ones."""
+        self.lacking: list[tuple[str, str]] = []
+        """Name and what is missing."""
+        self.pending = PendingDrops()
+        self.watcher = Watcher(
+            folder=folder,
+            config=Ingest(
+                quiet_period_seconds=quiet_s,
+                rescan_interval_seconds=rescan_s,
+                incomplete_after_seconds=GIVE_UP_S,
+            ),
+            clock=clock,
+            pending=self.pending,
+            on_drop=self._note,
+        )
+
+    def _note(self, path: Path, missing: str | None) -> None:
+        if missing is None:
+            self.reported.append(path)
+        else:
+            self.lacking.append((path.name, missing))

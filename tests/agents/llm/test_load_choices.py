@@ -103,7 +103,7 @@ def chosen(
 
 def test_runtimes_that_can_load_it_now_are_offered_with_what_they_take() -> None:
     files = supported(R.RAY_SERVE, R.VLLM)
-    unsupported = RuntimeSupport(runtime=R.TRITON, supported=False, reason="no")
+    unsupported = RuntimeSupport(runtime=R.LLAMA_CPP, supported=False, reason="no")
     files = files.model_copy(update={"runtimes": (unsupported, *files.runtimes)})
     found = chosen(follower(dict.fromkeys(R, 8192)), files)
     assert found == LoadChoices(

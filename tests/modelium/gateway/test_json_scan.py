@@ -114,6 +114,7 @@ def test_a_value_beyond_the_bound_is_cut_and_one_at_it_is_whole() -> None:
         (b'{ "k" : [1] , "b":2}', True, b'{ "k" : 7 , "b":2}'),
         (b'{"a":"k","k":1}', True, b'{"a":"k","k":7}'),
         (b'{"a":"k","k":1,"\\u006b":2,"n":{"k":3}}', True, b'{"a":"k","k":7,"\\u006b":7,"n":{"k":3}}'),
+        (b'{"k":1,"\\u006b":2}', True, b'{"k":7,"\\u006b":7}'),
         (b'{"k":1,"u":"\\u006b"}', True, b'{"k":7,"u":"\\u006b"}'),
         (b'{"\\u006b":"x"}', True, b'{"\\u006b":7}'),
     ],

@@ -151,12 +151,19 @@ def test_contexts_are_the_rules_and_its_doublings_that_fit_on_as_many_devices(
     most: int, wide: int, longest: int | None, base: int | None, expected: tuple[int, ...]
 ) -> None:
     files = supported(R.VLLM, context_length=longest)
-    found = chosen(
-        follower({R.VLLM: most}, wide=wide), files, base=LoadSettings(max_model_len=base)
-    )
+    fits = follower({R.VLLM: most}, wide=wide)
+    tried: list[int] = []
+
+    def answer(wish: Preference) -> Load | None:
+        tried.append(wish.settings.max_model_len or 0)
+        return fits(wish)
+
+    found = chosen(answer, files, base=LoadSettings(max_model_len=base))
     assert found is not None
     assert found.settings["max_model_len"] == expected
     assert found.runtimes[0].longest_context == max(expected, default=None)
+    lengths = [length for length in tried if length]
+    assert lengths == sorted(set(lengths)), "none is tried twice"
 
 
 def test_without_a_context_of_the_rules_the_models_own_is_the_only_one() -> None:

@@ -245,7 +245,7 @@ def _shown(action: Any) -> dict[str, Any]:
             "priority": action.priority.value,
             **settings,
         }
-    return {"action": action.action} if action is not None else {}
+    return {"action": action.action}
 
 
 def _worse(name: str, text: str) -> Violation:

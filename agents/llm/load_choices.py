@@ -106,7 +106,7 @@ def load_choices(
     return LoadChoices(
         runtimes=tuple(runtimes),
         settings=settings,
-        dtypes=_dtypes(profile, policy) if vllm else (),
+        dtypes=_dtypes(model.name, profile, policy) if vllm else (),
     )
 
 
@@ -130,7 +130,7 @@ def _contexts(
         yield longer
 
 
-def _dtypes(profile: ModelProfile, policy: Policy) -> tuple[str, ...]:
+def _dtypes(name: str, profile: ModelProfile, policy: Policy) -> tuple[str, ...]:
     """Return the operator's dtype and the model's own, where they differ."""
-    default = default_settings_for(profile, policy, R.VLLM).dtype
+    default = default_settings_for(profile, policy, R.VLLM, name).dtype
     return (default, "auto") if default not in (None, "auto", profile.dtype) else ()

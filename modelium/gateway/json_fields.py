@@ -29,7 +29,7 @@ MOST_VALUE = 4096
 PIECE = 64 * 1024
 """Bytes that are searched at once."""
 
-_SPACE = re.compile(rb"[ \t\r\n]*+")
+_NO_SPACE = re.compile(rb"[^ \t\r\n]")
 _MARK = re.compile(rb'["\[\]{}]')
 _PLAIN = re.compile(rb"[-+.0-9A-Za-z]{1,1024}+")
 _QUOTE, _BACKSLASH, _OPEN, _CLOSE = b'"\\{}'
@@ -104,10 +104,9 @@ def with_field(body: bytes, key: str, value: object, *, present: bool) -> bytes:
 def _lone(body: bytes, key: bytes) -> list[Span]:
     """Return where the value of ``key`` is, if that is plain to see: most bodies name it once."""
     quoted = b'"%s"' % key
-    at = body.find(quoted)
-    if at < 0 or body.find(quoted, at + 1) >= 0 or b"\\u" in body:
+    if body.count(quoted) != 1 or b"\\u" in body:
         return []
-    colon = _skip(body, at + len(quoted))
+    colon = _skip(body, body.index(quoted) + len(quoted))
     start = _skip(body, colon + 1)
     return [(start, _after_value(body, start))]
 
@@ -190,8 +189,8 @@ def _after_string(body: bytes, at: int) -> int:
 
 def _skip(body: bytes, at: int) -> int:
     """Return the first place from ``at`` on that is no white space."""
-    space = _SPACE.match(body, at)
-    return space.end() if space is not None else at
+    found = _NO_SPACE.search(body, at)
+    return found.start() if found is not None else len(body)
 
 
 def _value(body: bytes, start: int, end: int) -> object:

@@ -130,3 +130,61 @@ async def test_the_gateway_slows_guesses_and_no_valid_token(
     assert "127.0.0.1: 401 wrong" in caplog.text
     assert "guess" not in caplog.text
     assert "\x1b" not in caplog.text
+
+
+async def test_a_peers_minute_is_over_after_a_minute() -> None:
+    watch = Watch()
+    for _ in range(FREE):
+        await watch.refused()
+    watch.clock.advance(strangers.MINUTE_S - 0.001)
+    await watch.refused()
+    assert watch.clock.slept == [strangers.SLOW_S]
+    for _ in range(FREE):
+        await watch.refused()
+    assert len(watch.clock.slept) == 1
+    await watch.refused()
+    assert len(watch.clock.slept) == 2
+
+
+async def test_who_was_noticed_first_is_forgotten_for_a_new_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(strangers, "MOST_PEERS", 2)
+    watch = Watch()
+    for peer in ("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.2"):
+        await watch.refused(peer)
+    assert list(watch.all._peers) == ["10.0.0.1", "10.0.0.2"]
+    await watch.refused("10.0.0.3")
+    assert list(watch.all._peers) == ["10.0.0.2", "10.0.0.3"]
+
+
+async def test_each_line_of_the_log_is_a_minute_after_the_last(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strangers, "MOST_LINES", 2)
+    watch = Watch()
+    watch.clock.advance(30.0)
+
+    async def said(peer: str) -> list[str]:
+        caplog.clear()
+        await watch.refused(peer, MISSING)
+        return [record.getMessage() for record in caplog.records]
+
+    line = "10.0.0.{}: 401 missing, 'GET /v1/models'"
+    assert await said("10.0.0.1") == [line.format(1)]
+    watch.clock.advance(29.9)
+    assert await said("10.0.0.1") == []
+    assert await said("10.0.0.2") == [
+        line.format(2),
+        "further addresses with 401 are not logged for a minute",
+    ]
+    assert await said("10.0.0.3") == []
+    watch.clock.advance(0.1)
+    assert await said("10.0.0.3") == [line.format(3) + "; 1 more since the last line"]
+    assert await said("10.0.0.1") == []
+    watch.clock.advance(29.9)
+    assert await said("10.0.0.1") == []
+    watch.clock.advance(0.1)
+    assert (await said("10.0.0.1"))[0] == line.format(1) + "; 3 more since the last line"
+    watch.clock.advance(60.0)
+    assert await said("10.0.0.1") == [line.format(1)]

@@ -1,0 +1,144 @@
+"""What is handed to the LLM library, and what its errors become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langsmith.run_helpers import get_tracing_context
+
+from agents.llm.endpoint import (
+    PROBE_SCHEMA,
+    PROBE_TOKENS,
+    Capabilities,
+    Endpoint,
+    EndpointError,
+    without_credentials,
+)
+
+ASKED = [HumanMessage("hi")]
+
+
+class Chat:
+    """The library's client, with the outcomes that the test sets."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.bound: list[tuple[Any, Any]] = []
+        self.options: list[dict[str, Any]] = []
+        self.traced: list[Any] = []
+
+    def bind_tools(self, tools: Any, *, tool_choice: Any) -> Chat:
+        self.bound.append((tools, tool_choice))
+        return self
+
+    async def ainvoke(self, messages: Any, **options: Any) -> Any:
+        self.options.append(options)
+        self.traced.append(get_tracing_context()["enabled"])
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def endpoint(*outcomes: Any, **given: Any) -> tuple[Endpoint, Chat]:
+    made = Endpoint(**{"base_url": "http://u:pass@h:1/v1", "model": "m", "api_key": "key", **given})
+    chat: Any = Chat(*outcomes)
+    made._chat = chat
+    return made, chat
+
+
+def refusal(status: int, said: str = "x") -> openai.APIStatusError:
+    response = httpx.Response(status, request=httpx.Request("POST", "http://h"))
+    return openai.APIStatusError(said, response=response, body=None)
+
+
+def called(name: str) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": name, "args": {}, "id": "1"}])
+
+
+def test_the_client_neither_tries_again_nor_guesses() -> None:
+    chat = Endpoint(base_url="http://h/v1", model="m", api_key=None)._chat
+    assert (chat.max_retries, chat.temperature, chat.stream_usage) == (0, 0.0, False)
+    assert chat.openai_api_key is not None
+
+
+async def test_a_schema_and_tools_are_sent_where_they_are_given() -> None:
+    made, chat = endpoint(*[AIMessage("ok")] * 3)
+    await made.ask(ASKED, max_tokens=7)
+    await made.ask(ASKED, max_tokens=7, schema={"type": "object"})
+    await made.ask(ASKED, max_tokens=7, tools=[{"a": 1}], force="a")
+    form = {"name": "decision", "schema": {"type": "object"}}
+    response = {"type": "json_schema", "json_schema": form}
+    assert chat.options == [
+        {"max_tokens": 7},
+        {"max_tokens": 7, "extra_body": {"response_format": response}},
+        {"max_tokens": 7},
+    ]
+    assert chat.bound == [([{"a": 1}], "a")]
+    assert chat.traced == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said", "status"),
+    [
+        (refusal(503, "the  key\nof pass"), "HTTP 503: the *** of ***", 503),
+        (refusal(400, "x" * 400), "HTTP 400: " + "x" * 290, 400),
+        (ValueError("key"), "ValueError: ***", None),
+    ],
+)
+async def test_an_error_is_short_and_without_secrets(
+    outcome: Exception, said: str, status: int | None
+) -> None:
+    made, _ = endpoint(outcome)
+    with pytest.raises(EndpointError) as error:
+        await made.ask(ASKED, max_tokens=1)
+    assert (str(error.value), error.value.status) == (said, status)
+
+
+@pytest.mark.parametrize(
+    ("schema", "tools", "able"),
+    [
+        (AIMessage('{"ready": "yes"}'), called("ready"), (True, True)),
+        (AIMessage("yes"), called("other"), (False, False)),
+        (refusal(400), AIMessage("yes"), (False, False)),
+        (refusal(500), refusal(422), (False, False)),
+    ],
+)
+async def test_what_it_can_do_is_found_out_once(schema: Any, tools: Any, able: Any) -> None:
+    made, chat = endpoint(schema, tools)
+    for _ in range(2):
+        assert await made.capabilities() == Capabilities(schema=able[0], tools=able[1])
+    assert [options["max_tokens"] for options in chat.options] == [PROBE_TOKENS] * 2
+    form = chat.options[0]["extra_body"]["response_format"]["json_schema"]
+    assert form["schema"] == PROBE_SCHEMA
+    (((tool,), force),) = chat.bound
+    assert (tool["function"]["name"], force) == ("ready", "ready")
+    assert tool["function"]["parameters"] == PROBE_SCHEMA
+
+
+async def test_an_endpoint_that_is_down_is_probed_again() -> None:
+    made, _ = endpoint(
+        refusal(503),
+        AIMessage('"yes"'),
+        refusal(401),
+        AIMessage('"yes"'),
+        called("ready"),
+    )
+    for _ in range(2):
+        with pytest.raises(EndpointError):
+            await made.capabilities()
+    assert await made.capabilities() == Capabilities(schema=True, tools=True)
+
+
+def test_credentials_in_the_address_are_secrets() -> None:
+    made, _ = endpoint()
+    assert made.base_url == "http://h:1/v1"
+    assert made.redacted("key pass m") == "*** *** m"
+    bare, _ = endpoint(base_url="http://h", api_key=None)
+    assert bare.redacted("key pass") == "key pass"
+    assert without_credentials("https://a:b@c@h/x?y#z") == "https://h/x?y#z"
+    assert without_credentials("http://h:1") == "http://h:1"

@@ -41,9 +41,7 @@ FIVE = [version(number) for number in (5, 4, 3, 2, 1)]
 
 
 def left(keep: int, record: Model | None = None, **aliases: str) -> list[int]:
-    return [
-        each.version for each in surplus(FIVE, {"m": record or model()}, aliases, keep=keep)
-    ]
+    return [each.version for each in surplus(FIVE, {"m": record or model()}, aliases, keep=keep)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from modelium import analysis
 from modelium.models import (
     Deployment,
     Load,
@@ -148,3 +149,21 @@ def states(world: World) -> dict[str, str]:
 def events(world: World, kind: str) -> list[tuple[str | None, dict[str, Any]]]:
     """Return model and detail of the events of a kind."""
     return [(e.model, dict(e.detail)) for e in world.heard if e.kind == kind]
+
+
+def with_files(world: World, name: str = "tiny", **given: Any) -> Model:
+    """Register a model whose folder has a file of the digest that is registered."""
+    folder = world.services.repository.published / name
+    folder.mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(name.encode())
+    digest = analysis.digest(folder)
+    fields = {"path": folder, "digest": digest, "seal": analysis.seal(folder)}
+    fields["profile"] = fleets.profile(0.0, digest=digest)
+    return registered(world, name, **(fields | given))
+
+
+def configured(world: World, section: str, **fields: Any) -> None:
+    """Change one section of the configuration."""
+    old = getattr(world.services.config, section)
+    config = world.services.config.model_copy(update={section: old.model_copy(update=fields)})
+    world.services = replace(world.services, config=config)

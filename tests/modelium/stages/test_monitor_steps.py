@@ -287,6 +287,7 @@ async def test_a_loss_soon_after_the_load_is_a_failure_of_the_version(world: Wor
     why = "the runtime no longer has it"
     assert record.reason == f"lost 31 s after it was ready: {why}"
     assert world.runtime.unloads == [("tiny", 0.0)]
+    assert world.services.switchboard.upstream("tiny") is None
     assert events(world, "model.lost") == [("tiny", {"reason": why})]
     assert 'modelium_model_restarts_total{model="tiny"} 1.0' in world.exposed()
 

@@ -292,6 +292,7 @@ async def test_a_decision_that_has_ended_or_is_of_another_kind_is_not_it(world: 
 
 async def test_the_second_attempt_insists(world: World) -> None:
     leaving(world)
+    world.store.start_unloading("tiny", reason="evicted")
     world.runtime.held.clear()
     world.runtime.unload_failure = Unavailable("no answer")
     seen = []

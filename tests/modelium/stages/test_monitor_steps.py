@@ -476,3 +476,16 @@ async def test_a_correction_that_fails_is_reported_as_none(
         ("a could not be corrected: TimeoutError()", False),
         ("b could not be corrected", True),
     ]
+
+
+async def test_what_is_placed_meanwhile_is_not_cleared(world: World) -> None:
+    registered(world, "another")
+    registered(world)
+    booked(world)
+    seen_before = Running(model="tiny", state="ready")
+    told = await monitoring._unwanted(world.services, RAY, seen_before)
+    assert (told, world.runtime.unloads) == ("tiny is being loaded", [])
+    world.store.cancel_load("tiny", reason="")
+    ready(world, "another")
+    told = await monitoring._unwanted(world.services, RAY, seen_before)
+    assert (told, world.runtime.unloads) == ("tiny cleared from ray_serve", [("tiny", 0.0)])

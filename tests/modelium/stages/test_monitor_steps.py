@@ -168,7 +168,7 @@ def test_what_is_counted_belongs_to_one_load() -> None:
 async def loss(world: World, observation: Observation | None, running: Running | None) -> str:
     fleet = await inventory(world.services)
     model = fleet.models_by_name["tiny"]
-    return monitoring._loss(world.services, fleet, model, observation, running)
+    return monitoring._loss(world.services, fleet, model, RAY, observation, running)
 
 
 def seen(*running: Running, answers: bool = True) -> Observation:
@@ -308,7 +308,8 @@ async def test_a_model_that_is_deployed_anew_meanwhile_is_not_lost(world: World)
     old = loaded(world)
     world.store.mark_moved(deployment_of(world).model_copy(update={"load_s": 9.0}))
     world.runtime.unloads.clear()
-    told = await monitoring._lost(world.services, old, "gone")
+    assert old.deployment is not None
+    told = await monitoring._lost(world.services, old, old.deployment, "gone")
     assert told == "tiny has another deployment by now"
     assert states(world) == {"tiny": "ready"} and world.runtime.unloads == []
     assert world.services.switchboard.upstream("tiny") is not None
@@ -489,3 +490,12 @@ async def test_what_is_placed_meanwhile_is_not_cleared(world: World) -> None:
     ready(world, "another")
     told = await monitoring._unwanted(world.services, RAY, seen_before)
     assert (told, world.runtime.unloads) == ("tiny cleared from ray_serve", [("tiny", 0.0)])
+
+
+async def test_memory_that_moves_is_noted_though_it_is_no_new_high(world: World) -> None:
+    loaded(world)
+    for held, measured in ((50, 50), (30, 50), (30, 50)):
+        world.runtime.counts["tiny"] = EngineStats(resident_bytes=held)
+        await monitor(world.services)
+        assert [b.resident_bytes for b in world.store.view()[2]] == [held]
+        assert [m.per_device_bytes for m in world.store.model("tiny").measured] == [measured]

@@ -48,18 +48,19 @@ async def evict(
         PlanRejected: a model is pinned, always loaded, or busy.
         ModeliumError: the load of a model cannot be aborted.
     """
-    if decision is None and models is None:
+    if decision is not None:
+        return await _carry_out(services, decision, reason, steps)
+    if models is None:
         return await _sweep(services)
-    if decision is None:
-        aborted = await _abort(services, models or ())
-        joined = await _joined(services, models or (), steps)
-        leaving = await _loaded(services, models or ())
-        if (aborted or joined) and not leaving:
-            return _report_ended(dict.fromkeys(aborted, "aborted") | joined, reason)
-        decision = await _decide(services, leaving, reason) if leaving else None
-    if decision is None:
-        return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
-    return await _carry_out(services, decision, reason, steps)
+    aborted = await _abort(services, models)
+    joined = await _joined(services, models, steps)
+    leaving = await _loaded(services, models)
+    decision = await _decide(services, leaving, reason) if leaving else None
+    if decision is not None:
+        return await _carry_out(services, decision, reason, steps)
+    if ended := dict.fromkeys(aborted, "aborted") | joined:
+        return _report_ended(ended, reason)
+    return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
 
 
 async def _carry_out(services: Services, decision: str, reason: str, steps: Steps) -> Report:

@@ -104,7 +104,7 @@ async def _correct(
         for running in observation.running or ()
     }
     corrections: list[tuple[str, Coroutine[Any, Any, str]]] = []
-    lost: list[tuple[Model, str]] = []
+    lost: list[tuple[Model, Deployment, str]] = []
     for model in fleet.models:
         deployment = model.deployment
         if deployment is None or model.state is not ModelState.READY:
@@ -112,14 +112,15 @@ async def _correct(
         if model.failures and is_healthy(model, services.policy, now=fleet.at):
             corrections.append((model.name, _healthy(services, model)))
         running = held.get((deployment.runtime, deployment.name))
-        why = _loss(services, fleet, model, observations.get(deployment.runtime), running)
+        observation = observations.get(deployment.runtime)
+        why = _loss(services, fleet, model, deployment.runtime, observation, running)
         if why:
-            lost.append((model, why))
+            lost.append((model, deployment, why))
         elif running is not None and model.removal is None and model.twin_of is None:
             corrections.append((model.name, _follow(services, model, deployment, running)))
-    innocent = _innocent([model for model, _why in lost])
-    for model, why in lost:
-        work = _lost(services, model, why, alone=model.name not in innocent)
+    innocent = _innocent([model for model, _deployment, _why in lost])
+    for model, deployment, why in lost:
+        work = _lost(services, model, deployment, why, alone=model.name not in innocent)
         corrections.append((model.name, work))
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
@@ -155,7 +156,7 @@ async def _follow(
     elif services.switchboard.upstream(model.name) is None:
         await _reopen(services, model, deployment)
     elif problem := await failure(services, model, deployment):
-        return await _lost(services, model, problem)
+        return await _lost(services, model, deployment, problem)
     return ""
 
 
@@ -175,12 +176,12 @@ def _loss(
     services: Services,
     fleet: Fleet,
     model: Model,
+    runtime: RuntimeName,
     observation: Observation | None,
     running: Running | None,
 ) -> str:
     """Return why a ready model is lost; empty where it is not, or its runtime does not answer."""
-    runtime = model.deployment.runtime if model.deployment else None
-    if runtime is not None and runtime not in services.runtimes:
+    if runtime not in services.runtimes:
         return f"{runtime.value} is switched off in the configuration"
     if observation is None or observation.running is None:
         if services.switchboard.is_suspect(model.name):
@@ -219,19 +220,20 @@ def _acting(services: Services, runtime: RuntimeName) -> bool:
     return services.policy.enabled and services.policy.rules(runtime).enabled
 
 
-async def _lost(services: Services, model: Model, why: str, *, alone: bool = True) -> str:
+async def _lost(
+    services: Services, model: Model, deployment: Deployment, why: str, *, alone: bool = True
+) -> str:
     """READY → QUEUED: to be loaded again; soon after it was ready, that is a failure: → FAILED.
 
     ``alone``: its engine ended by itself, so that no other model can be the cause.
     """
-    deployment = model.deployment
     known = await services.store.model(model.name)
     if known.deployment != deployment:
         return f"{model.name} has another deployment by now"
     if model.twin_of is None:
         services.switchboard.close(model.name)
-    runtime = services.runtimes.get(deployment.runtime) if deployment is not None else None
-    if deployment is not None and runtime is not None:
+    runtime = services.runtimes.get(deployment.runtime)
+    if runtime is not None:
         try:
             async with asyncio.timeout(CLEAR_S):
                 await runtime.unload(deployment.name, handle=deployment.handle, grace_s=0.0)

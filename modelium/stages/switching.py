@@ -47,8 +47,8 @@ async def begin(services: Services, model: Model) -> str:
     _revision, models, _bookings = await services.store.view()
     for twin in models:
         if twin.twin_of == model.name:
-            if twin.state is ModelState.READY and twin.version == model.version:
-                await complete(services, twin)
+            if twin.state is ModelState.READY:
+                await complete(services, twin)  # where it is the current version
             return ""  # else its end begins this switch
     if len(twin_name(model.name, model.version)) > LONGEST_NAME:
         return "the name is too long for two versions at once"

@@ -20,6 +20,8 @@ class MemoryRuntime:
         """The loaded models."""
         self.states: dict[str, Literal["loading", "ready", "sleeping", "unhealthy"]] = {}
         """States of models in `discover` that are not ``ready``."""
+        self.shown: dict[str, dict[str, Any]] = {}
+        """Further fields of models in `discover`."""
         self.ills: dict[str, str] = {}
         """What `check` finds wrong with models."""
         self.pids: dict[str, tuple[int, ...]] = {}
@@ -105,6 +107,7 @@ class MemoryRuntime:
                 state=self.states.get(model, "ready"),
                 upstream=where,
                 pids=self.pids.get(model, ()),
+                **self.shown.get(model, {}),
             )
             for model, where in self.held.items()
         ]

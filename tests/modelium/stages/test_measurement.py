@@ -169,3 +169,135 @@ def test_idle_memory_in_the_kv_cache_is_not_the_models_need() -> None:
     world = world.model_copy(update={"models": (model.model_copy(update={"deployment": wide}),)})
     found = measurement.fresh_loads(world, {PLACE: 15 * GIB}, {PLACE: 15 * GIB})
     assert found["m"].per_device_bytes == 10 * GIB
+
+
+# --- several models and devices -------------------------------------------------------------------
+
+NEXT = GPU.model_copy(update={"uuid": "GPU-1", "processes": (DeviceProcess(pid=7, used_bytes=5),)})
+
+
+def spread(*names: str, **given: Any) -> Fleet:
+    """Models that are ready on two GPUs each, and booked there."""
+    models, bookings = [], []
+    for name in names:
+        (model,) = fleet(**given).models
+        assert model.deployment is not None
+        deployment = model.deployment.model_copy(
+            update={"model": name, "devices": (GPU.id, NEXT.id)}
+        )
+        models.append(model.model_copy(update={"name": name, "deployment": deployment}))
+        bookings += [
+            Booking(model=name, device=d.id, bytes=9, resident_bytes=0) for d in (GPU, NEXT)
+        ]
+    return Fleet(
+        at=AT, revision=1, devices=(GPU, NEXT), models=tuple(models), bookings=tuple(bookings)
+    )
+
+
+def test_memory_is_attributed_on_each_device() -> None:
+    assert measurement.resident_bytes(spread("m"), sight(7, 8)) == {
+        ("m", GPU.id): 8 * GIB,
+        ("m", NEXT.id): 5,
+    }
+
+
+def test_what_cannot_be_attributed_hides_nothing_else() -> None:
+    """Each of these is skipped alone."""
+    whole = spread("gone", "not-loaded", "silent", "m")
+    (gone, idle, silent, own) = whole.models
+    models = (idle.model_copy(update={"deployment": None}), silent, own)
+    elsewhere = Booking(model="m", device="here/GPU-9", bytes=9, resident_bytes=0)
+    world = whole.model_copy(update={"models": models, "bookings": (elsewhere, *whole.bookings)})
+    assert gone.name not in world.models_by_name
+    found = measurement.resident_bytes(world, sight(7, 8))
+    assert found == {("m", GPU.id): 8 * GIB, ("m", NEXT.id): 5}
+    hidden = NEXT.model_copy(update={"processes": None})
+    world = spread("m").model_copy(update={"devices": (hidden, GPU)})
+    world = world.model_copy(
+        update={
+            "bookings": tuple(
+                b.model_copy(update={"resident_bytes": None}) for b in reversed(world.bookings)
+            )
+        }
+    )
+    assert measurement.resident_bytes(world, sight(7, 8)) == {("m", GPU.id): 8 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("stats", "pids", "held"),
+    [
+        (EngineStats(resident_bytes=5), (7,), 5),
+        (EngineStats(resident_bytes=0), (7,), 0),
+        (EngineStats(), (7, 8), 15),
+        (None, (7, 8), 15),
+        (None, (), 0),
+    ],
+)
+def test_memory_on_a_cpu_is_that_of_its_processes_where_the_runtime_tells_none(
+    stats: EngineStats | None, pids: tuple[int, ...], held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurement.processes, "resident_bytes", lambda pid: pid)
+    cpu = GPU.model_copy(update={"kind": "cpu", "uuid": "cpu", "processes": PROCESSES})
+    assert measurement.resident_bytes(fleet(cpu), sight(*pids, stats=stats)) == {
+        ("m", cpu.id): held
+    }
+
+
+def test_a_load_is_measured_by_its_fullest_device() -> None:
+    world = spread("m", age_s=FRESH_S + 1)
+    resident = {("m", GPU.id): 3, ("m", NEXT.id): 7}
+    assert measurement.fresh_loads(world, resident, resident)["m"].per_device_bytes == 7
+    moved = {("m", GPU.id): 3}
+    assert measurement.fresh_loads(world, resident, moved)["m"].per_device_bytes == 3
+
+
+@pytest.mark.parametrize(("age_s", "measured"), [(FRESH_S - 0.1, True), (FRESH_S, False)])
+def test_a_load_is_fresh_for_so_long(age_s: float, measured: bool) -> None:
+    found = measurement.fresh_loads(fleet(age_s=age_s), {PLACE: GIB}, {})
+    assert ("m" in found) is measured
+
+
+def test_a_model_that_is_not_measured_hides_no_other() -> None:
+    whole = spread("a", "b", "c", "d", "e", "m")
+    (a, b, c, d, e, m) = whole.models
+    assert a.deployment is not None and d.deployment is not None
+    models = (
+        a.model_copy(update={"state": ModelState.DRAINING}),
+        b.model_copy(update={"deployment": None}),
+        c.model_copy(update={"deployment": a.deployment.model_copy(update={"devices": ()})}),
+        d.model_copy(
+            update={"deployment": d.deployment.model_copy(update={"devices": ("here/GPU-9",)})}
+        ),
+        e,
+        m,
+    )
+    world = whole.model_copy(update={"models": models})
+    resident = {(name, GPU.id): 5 for name in "abcdm"} | {("e", GPU.id): 0}
+    resident[("d", "here/GPU-9")] = 5
+    assert set(measurement.fresh_loads(world, resident, resident)) == {"m"}
+
+
+def test_another_load_of_the_model_says_nothing_about_this_one() -> None:
+    (known,) = measurement.fresh_loads(fleet(), {PLACE: 3 * GIB}, {}).values()
+    for other in (
+        {"runtime": RuntimeName.RAY_SERVE},
+        {"device_kind": "A100"},
+        {"settings_digest": "another"},
+    ):
+        world = fleet(measured=(known.model_copy(update=other),))
+        assert measurement.fresh_loads(world, {PLACE: GIB}, {}) == {
+            "m": known.model_copy(update={"per_device_bytes": GIB})
+        }
+    assert measurement.fresh_loads(fleet(measured=(known,)), {PLACE: GIB}, {}) == {}
+
+
+def test_a_measurement_has_the_time_and_never_less_than_a_byte() -> None:
+    world = fleet()
+    (model,) = world.models
+    assert model.deployment is not None
+    bare = model.deployment.model_copy(
+        update={"load_s": None, "settings": LoadSettings(kv_cache_bytes=9, extra_kv_bytes=9)}
+    )
+    world = world.model_copy(update={"models": (model.model_copy(update={"deployment": bare}),)})
+    (found,) = measurement.fresh_loads(world, {PLACE: 9}, {}).values()
+    assert (found.per_device_bytes, found.load_s, found.at) == (1, 0.0, AT)

@@ -16,6 +16,7 @@ from modelium.stages import memory_deltas
 from modelium.stages.evict import evict
 from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.monitor import monitor
+from tests.fakes.devices import FixedInventory
 from tests.fakes.runtime import MemoryRuntime
 from tests.modelium.conftest import World
 
@@ -155,5 +156,65 @@ def test_loads_on_different_devices_do_not_disturb_each_other() -> None:
             assert not first.alone and not second.alone
         with activity.on(["b"]) as third:
             assert third.alone
+    with activity.on(["a"]) as later:
+        assert later.alone
+
+
+def test_a_load_is_told_apart_on_each_device() -> None:
+    deployment = Deployment(
+        model="m",
+        version=1,
+        runtime=RuntimeName.VLLM,
+        devices=("a", "b", "c", "d"),
+        settings=LoadSettings(),
+        started_at=0.0,
+    )
+    before = {"a": 10, "b": 10, "c": 10}
+    after = {"a": 7, "b": 10, "d": 1}
+    assert memory_deltas.taken(deployment, {}, before, after) == {("m", "a"): 3}
+    shared = deployment.model_copy(update={"runtime": RuntimeName.TRITON})
+    reserve = {"a": 2}
+    assert memory_deltas.taken(shared, reserve, before, after) == {("m", "a"): 2}
+    assert memory_deltas.taken(shared, {}, before, after) == {}
+    assert memory_deltas.taken(shared, {"a": 5}, before, {"a": 9}) == {("m", "a"): 1}
+
+
+def test_what_was_kept_is_named_from_a_threshold_on() -> None:
+    most = memory_deltas.KEPT_BYTES
+
+    def held(device: str, resident: int | None) -> Booking:
+        return Booking(model="m", device=device, bytes=8 * GIB, resident_bytes=resident)
+
+    bookings = [
+        held("unknown", None),
+        held("new", 2 * most),
+        held("gone", 2 * most),
+        held("below", most + 4),
+        held("at", most + 5),
+        held("back", 2 * most),
+    ]
+    before = {"unknown": 5, "gone": 5, "below": 5, "at": 5, "back": 5}
+    after = {"unknown": 5, "new": 5, "below": 10, "at": 10, "back": 5 + 2 * most}
+    assert memory_deltas.kept(bookings, before, after) == {"at": most}
+
+
+async def test_the_free_memory_is_read_of_gpus_that_can_be_read() -> None:
+    odd = {"kind": "cpu"}, {"healthy": False}, {"total_bytes": 0}
+    devices = [
+        GPU.model_copy(update={"uuid": f"GPU-{n}", **fields}) for n, fields in enumerate(odd)
+    ]
+    other = GPU.model_copy(update={"uuid": "GPU-8"})
+    byte = GPU.model_copy(update={"uuid": "GPU-9", "total_bytes": 1, "free_bytes": 1})
+    devices += [other, byte]
+    ids = [device.id for device in devices if device is not other]
+    assert await memory_deltas.free_bytes(FixedInventory(*devices), ids) == {byte.id: 1}
+
+
+def test_activity_is_disturbed_by_what_begins_beside_it() -> None:
+    activity = DeviceActivity()
+    with activity.on(["a"]) as first, activity.on(["b"]) as other, activity.on(["a"]) as second:
+        assert (first.alone, other.alone, second.alone) == (False, True, False)
+    with pytest.raises(RuntimeError), activity.on(["a"]):
+        raise RuntimeError
     with activity.on(["a"]) as later:
         assert later.alone

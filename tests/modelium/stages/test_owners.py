@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 from modelium.lifecycle import SETTLED, ModelState
-from modelium.models import Model
+from modelium.models import Model, Report
 from modelium.stages.owners import (
     GRACE_S,
     IN_TRANSITION,
+    NEW,
     RETRY_LIMIT_S,
     RETRY_S,
     Orphans,
@@ -90,3 +94,55 @@ def test_the_attempt_in_progress_is_not_forgotten() -> None:
         orphans.due(models, owners, now=1.0)
     assert orphans.attempts("m") == 1
     assert orphans.due(models, owners, now=1.0) == (), "its pause has not ended"
+
+
+def test_the_owners_of_many_models_leave_nothing_behind() -> None:
+    owners = Owners()
+    with owners.of("a", "b"), owners.of("b", "c"):
+        pass
+    assert not owners._tasks
+    with owners.of("a", "a"):
+        assert "a" in owners
+    assert "a" not in owners
+
+
+async def test_a_run_is_at_its_models_from_its_first_to_its_last_step() -> None:
+    owners, gate = Owners(), asyncio.Event()
+    report = Report(stage="load", outcome="ready")
+
+    class Run:
+        def __await__(self) -> Generator[Any, None, Report]:
+            yield from gate.wait().__await__()
+            assert "a" in owners and "b" in owners
+            return report
+
+        def __str__(self) -> str:
+            return "load a"
+
+    run = owners.during(Run(), "a", "b")
+    assert str(run) == "load a" and "a" not in owners, "it has not begun"
+    task = asyncio.ensure_future(run)
+    await asyncio.sleep(0)
+    assert "a" in owners and "b" in owners
+    gate.set()
+    assert await task == report
+    assert "a" not in owners and "b" not in owners
+
+
+def test_each_orphan_has_pauses_of_its_own() -> None:
+    orphans, owners = Orphans(), Owners()
+    first, second = model(name="first"), model(name="second")
+    assert orphans.due((first,), owners, now=0.0, grace_s=0.0) == ("first",)
+    assert orphans.due((first, second), owners, now=4.0, grace_s=0.0) == ("second",)
+    assert orphans.due((second, first), owners, now=5.0) == ("first",)
+    assert (orphans.attempts("first"), orphans.attempts("second")) == (2, 1)
+    assert orphans.attempts("never") == 0
+    assert orphans.due((second,), owners, now=6.0) == ()
+    assert orphans.attempts("first") == 0, "it is in transition no more"
+
+
+def test_other_states_can_be_watched() -> None:
+    orphans = Orphans(NEW)
+    models = tuple(model(state, name=state.value) for state in ModelState)
+    due = orphans.due(models, Owners(), now=0.0, grace_s=0.0)
+    assert sorted(due) == ["analyzed", "ingested"]

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from modelium.errors import Unavailable
-from modelium.models import RuntimeName, RuntimeStatus
+from modelium.models import Deployment, LoadSettings, Model, RuntimeName, RuntimeStatus
 from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Running
 from modelium.stages import runtime_monitor
-from modelium.stages.runtime_monitor import RuntimeMonitor
+from modelium.stages.runtime_monitor import RuntimeMonitor, handles
+from tests.fakes import fleets
 from tests.fakes.runtime import MemoryRuntime, upstream
 
 NAME = RuntimeName.RAY_SERVE
@@ -148,3 +149,115 @@ async def test_a_runtime_without_a_driver_that_models_stand_on_is_shown() -> Non
     assert "switched off in the configuration" in status.detail and "tiny" in status.detail
     await monitor.observe({})
     assert monitor.statuses() == ()
+
+
+def loaded(name: str, instance: str, runtime: RuntimeName) -> Model:
+    deployment = Deployment(
+        model=name,
+        version=1,
+        instance=instance,
+        runtime=runtime,
+        devices=("n/g0",),
+        settings=LoadSettings(),
+        handle={"of": instance},
+        started_at=0.0,
+    )
+    return fleets.model(name, deployment=deployment)
+
+
+def test_each_runtime_is_given_the_handles_of_its_own_models() -> None:
+    models = [
+        loaded("a", "a", NAME),
+        fleets.model("idle"),
+        loaded("b", "b@2", NAME),
+        loaded("c", "c", RuntimeName.VLLM),
+    ]
+    assert handles(models) == {
+        NAME: {"a": {"of": "a"}, "b@2": {"of": "b@2"}},
+        RuntimeName.VLLM: {"c": {"of": "c"}},
+    }
+
+
+async def test_what_is_wrong_with_a_runtime_is_told_exactly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime = MemoryRuntime()
+    for failure, detail in (
+        (KeyError("app"), "it cannot be looked at: KeyError: 'app'"),
+        (TimeoutError("the proxy is slow"), "the proxy is slow"),
+        (TimeoutError(), "no answer within 20 s"),
+        (Unavailable("refused"), "refused"),
+    ):
+        runtime.discover_failure = failure
+        seen = await observer(runtime).look(NAME, {})
+        assert (seen.status, seen.running, seen.stats) == (
+            RuntimeStatus(name=NAME, enabled=True, healthy=False, detail=detail),
+            None,
+            {},
+        )
+    off = await observer(runtime, enabled=False).look(NAME, {})
+    assert (off.status.enabled, off.status.healthy) == (False, False)
+
+
+async def test_a_late_answer_is_taken_up_and_not_asked_for_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 0.005)
+    runtime = Slow()
+    monitor = observer(runtime)
+    observed = await monitor.observe({})
+    assert observed[NAME].status == RuntimeStatus(
+        name=NAME,
+        enabled=True,
+        healthy=False,
+        detail="no answer within 0.005 s; it is still being asked",
+    )
+    (late,) = monitor.late()
+    assert monitor.statuses() == (observed[NAME].status,)
+    runtime.answers.set()
+    await asyncio.wait({late})
+    assert monitor.late() == () and runtime.asked_for == 1
+    await monitor.observe({})
+    assert runtime.asked_for == 2, "what it answered meanwhile may be old"
+    assert [status.healthy for status in monitor.statuses()] == [True]
+
+
+async def test_a_query_that_was_cancelled_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 0.005)
+    runtime = Slow()
+    monitor = observer(runtime)
+    await monitor.observe({})
+    (late,) = monitor.late()
+    late.cancel()
+    await asyncio.wait({late})
+    runtime.answers.set()
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 10.0)
+    assert (await monitor.observe({}))[NAME].status.healthy
+
+
+async def test_an_unhealthy_runtime_is_hardly_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_monitor, "LATE_S", 0.005)
+    runtime = Slow()
+    runtime.answers.set()
+    runtime.healthy = False
+    monitor = observer(runtime)
+    await monitor.observe({})
+    runtime.answers.clear()
+    assert "still being asked" in (await monitor.observe({}))[NAME].status.detail
+    runtime.answers.set()
+    await asyncio.wait(monitor.late())
+
+
+async def test_a_runtime_that_is_off_is_shown_beside_the_others() -> None:
+    monitor = observer(MemoryRuntime())
+    held: dict[RuntimeName, dict[str, dict[str, object]]] = {
+        NAME: {},
+        RuntimeName.VLLM: {"b": {}, "a": {}},
+    }
+    await monitor.observe(held)
+    shown = [(s.name, s.enabled, s.healthy) for s in monitor.statuses()]
+    assert shown == [(NAME, True, True), (RuntimeName.VLLM, False, False)]
+    assert monitor.statuses()[1].detail == (
+        "switched off in the configuration, while a, b may still be loaded in it; switch it on, or "
+        "end what runs there"
+    )

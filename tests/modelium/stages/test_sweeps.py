@@ -71,3 +71,17 @@ def test_a_restart_takes_up_the_pause_that_was_stored() -> None:
     sweeps = Sweeps(scheduled=True)
     sweeps.pause(1000.0)
     assert sweeps.trigger(1e9) is UPKEEP
+
+
+def test_before_prefect_was_ever_heard_the_loop_keeps_the_pace() -> None:
+    sweeps = Sweeps(scheduled=True, now=1000.0)
+    assert sweeps.trigger(1000.0 + DEFAULT_PACE_S - 1) is UPKEEP
+    assert sweeps.trigger(1000.0 + DEFAULT_PACE_S) is SWEEP
+
+
+def test_a_pause_is_kept_in_whole_seconds() -> None:
+    sweeps = following(Schedule(paused_since=1000.7))
+    assert sweeps.paused_since == 1000.0
+    sweeps.pause(None)
+    sweeps.pause(2000.2)
+    assert sweeps.paused_since == 2000.0

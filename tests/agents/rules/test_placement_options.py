@@ -198,7 +198,8 @@ def test_a_sleeping_model_waits_where_its_devices_are_gone_or_full() -> None:
     assert shape(ask(fleet(asleep("n/g1"), full), Trigger.DEMAND, "a")) == [("keep", "a")]
     gone = asleep("n/g1")
     world = fleet(gone).model_copy(update={"devices": fleet(gpus=1).devices})
-    assert shape(ask(world, Trigger.DEMAND, "a")) == [("keep", "a")]
+    plan = ask(world, Trigger.DEMAND, "a")
+    assert (shape(plan), plan.candidates) == ([("keep", "a")], ())
 
 
 def needs_smaller(given: Any, **settings: Any) -> Footprint:

@@ -149,7 +149,10 @@ def test_an_unload_is_under_way_while_its_model_goes(
     state: ModelState | None, under_way: bool
 ) -> None:
     models = {} if state is None else {"a": model("a", state=state)}
-    for others in ((), (Unload(model="b", reason=""),), (load_of("b"),)):
+    beside: list[tuple[Load | Unload, ...]] = [
+        (), (Unload(model="b", reason=""),), (load_of("b"),),
+    ]  # fmt: skip
+    for others in beside:
         made = undertaken(*others, Unload(model="a", reason=""))
         assert _under_way(made, models) is under_way
 

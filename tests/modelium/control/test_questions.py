@@ -35,7 +35,8 @@ async def test_records_are_found_by_id_and_listed_the_newest_first(
     asked = [store.intents.save(Intent(id=f"i{n}", at=float(n), kind="load")) for n in range(3)]
     happened = [store.events.append("x", number=n) for n in range(3)]
     made = []
-    for number, trace in enumerate(({}, {"endpoint": "llm"}, {})):
+    traces: list[dict[str, str]] = [{}, {"endpoint": "llm"}, {}]
+    for number, trace in enumerate(traces):
         plan = Plan(author="rules", trigger=Trigger.SWEEP)
         decision = Decision(
             id=f"d{number}", at=float(number), plan=plan, snapshot_digest="", trace=trace

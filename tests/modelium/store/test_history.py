@@ -216,6 +216,6 @@ def test_nothing_is_counted_backwards(store: Store, now: Now) -> None:
 @pytest.mark.parametrize("field", ["completed", "failed", "direct", "last_request_at"])
 def test_whatever_a_request_changes_is_written(store: Store, field: str) -> None:
     store.history.record_traffic({"m": Traffic(qps=1.0)})
-    store.history.record_traffic({"m": Traffic(qps=2.0, **{field: 7})})
+    store.history.record_traffic({"m": Traffic.model_validate({"qps": 2.0, field: 7})})
     seen = store.history.traffic()["m"]
     assert (seen.qps, getattr(seen, field)) == (2.0, 7)

@@ -397,14 +397,18 @@ def test_memory_that_nobody_has_found_out_is_not_known_once_a_model_is_loaded(st
     assert held == [("coming", 0), ("going", None), ("other", 9), ("ready", None)]
 
 
-def test_a_rejected_model_is_tried_no_more(store: Store) -> None:
-    for name, expected in (
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
         ("failed", model("failed", reason="too large", **RELOADED)),
         ("idle", moved("idle", "failed", reason="too large")),
-    ):
-        action = Reject(model=name, reason="too large")
-        made = changes(store, lambda s, action=action: accept(s, action))  # type: ignore[misc]
-        assert {key: row for key, row in made.items() if "decision" not in str(key[0])} == expected
+    ],
+)
+def test_a_rejected_model_is_tried_no_more(
+    store: Store, name: str, expected: dict[Key, dict[str, Any] | None]
+) -> None:
+    made = changes(store, lambda s: accept(s, Reject(model=name, reason="too large")))
+    assert {key: row for key, row in made.items() if "decision" not in str(key[0])} == expected
 
 
 def test_a_view_is_the_same_until_something_changes(store: Store) -> None:

@@ -160,7 +160,7 @@ def resident_bytes(pids: Iterable[int]) -> int:
 def listens(port: int, pids: Iterable[int]) -> bool:
     """Whether one of ``pids`` holds a listening TCP socket on ``port``."""
     sockets = _listening_sockets(port)
-    return bool(sockets) and any(_holds(pid, sockets) for pid in pids)
+    return any(_holds(pid, sockets) for pid in pids) if sockets else False
 
 
 def listeners(port: int, pids: Iterable[int]) -> list[int]:

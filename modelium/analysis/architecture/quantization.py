@@ -234,7 +234,7 @@ def read_quantization(
         if isinstance(value, list):
             ignored += value
     patterns = _sorted_patterns(ignored)
-    family = str(text_section(config).get("model_type") or "")
+    family = str(text_section(config).get("model_type"))
     return _by_method(method, found, patterns, family)
 
 

@@ -183,10 +183,8 @@ def _simplified(pattern: str) -> list[str]:
         return [pattern]
     pattern = pattern[3:].strip("^$").replace("\\.", ".")
     before, _, rest = pattern.partition("(")
-    inner, closed, after = rest.partition(")")
-    found = [pattern]
-    if closed:
-        found = [before + option + after for option in inner.split("|")[:MAX_OPTIONS]]
+    inner, _, after = rest.partition(")")
+    found = [before + option + after for option in inner.split("|")[:MAX_OPTIONS]]
     found = [item.replace(".*", "*").replace("[0-9]+", "*").replace("\\d+", "*") for item in found]
     return [re.sub(r"[\\()\[\]|+?^$]", "", item) for item in found]
 
@@ -236,7 +234,7 @@ def read_quantization(
         if isinstance(value, list):
             ignored += value
     patterns = _sorted_patterns(ignored)
-    family = str(text_section(config).get("model_type") or "")
+    family = str(text_section(config).get("model_type"))
     return _by_method(method, found, patterns, family)
 
 

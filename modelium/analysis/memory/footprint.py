@@ -153,20 +153,18 @@ def _simple(
         fixed = constants.torch_fixed
     weights = profile.weight_bytes
     activation = int(weights * (constants.weights_factor - 1))
-    pool = least = 0
-    if profile.kv is not None:
-        sequences = max_num_seqs or 1
-        kv_cache = RUNTIMES[runtime].kv_cache
-        if kv_cache == "pool":
-            pool, least = pool_bytes(
-                profile, CPU_POOL, dtype=dtype, kv_dtype=kv_dtype, max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-            )  # fmt: skip
-        else:
-            length = max_model_len or min(profile.context_length or DEFAULT_CONTEXT, 4096)
-            pool = kv_bytes(profile, length, dtype=dtype, kv_dtype=kv_dtype)
-            if kv_cache == "per-sequence":
-                pool *= sequences
+    least = 0
+    kv_cache = RUNTIMES[runtime].kv_cache
+    if kv_cache == "pool":
+        pool, least = pool_bytes(
+            profile, CPU_POOL, dtype=dtype, kv_dtype=kv_dtype, max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+        )  # fmt: skip
+    else:
+        length = max_model_len or min(profile.context_length or DEFAULT_CONTEXT, 4096)
+        pool = kv_bytes(profile, length, dtype=dtype, kv_dtype=kv_dtype)
+        if kv_cache == "per-sequence":
+            pool *= max_num_seqs or 1
     expected = weights + activation + fixed + pool
     return Footprint(
         weights=weights,

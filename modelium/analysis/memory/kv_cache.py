@@ -25,12 +25,12 @@ _KV_BYTES = {
 
 def unit_bytes(dtype: str | None) -> int:
     """Return the bytes of one activation in ``dtype``; 2 by default (engines halve float32)."""
-    return DTYPE_BYTES.get(dtype or "auto", 2)
+    return DTYPE_BYTES.get(str(dtype), 2)
 
 
 def kv_unit(kv_dtype: str | None, unit: int) -> float:
     """Return the bytes of one element of the KV cache; ``unit`` is the default."""
-    name = kv_dtype or "auto"
+    name = str(kv_dtype)
     return float(_KV_BYTES.get(name, DTYPE_BYTES.get(name, unit)))
 
 

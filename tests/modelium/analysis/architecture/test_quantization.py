@@ -65,6 +65,7 @@ ATTENTION, EXPERTS, SHARED = NAMES[:2], NAMES[5:6], NAMES[6:7]
         (["model.layers.1.*"], [NAMES[3], *EXPERTS, *SHARED]),
         (["*"], NAMES),
         (["*up_proj"], [*NAMES[2:5], *EXPERTS, *SHARED]),
+        (["model.layers.*.mlp.*"], [*NAMES[2:5], *EXPERTS, *SHARED]),
         (["visual.merger?"], []),
         (["visual.merge?"], NAMES[7:]),
         (["*.self_attn.*"], ATTENTION),

@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 ENGINE = Path(__file__).parents[1] / "fakes" / "engine.py"
 QUIET = (
     "modelium_requests_refused_total",
+    "modelium_requests_unauthorized_total",
     "modelium_decision_fallbacks_total",
     "modelium_policy_refusals_total",
     "modelium_model_load_failures",

@@ -25,6 +25,7 @@ Every message states what happened and, where possible, what to do next.
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
 
 
@@ -152,3 +153,16 @@ class IllegalTransition(PermanentError):
     """The lifecycle does not allow the transition, or another writer changed the state first."""
 
     reason = "illegal-transition"
+
+
+_PASSING = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
+        errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN,
+    }
+)  # fmt: skip
+
+
+def is_passing(exc: OSError) -> bool:
+    """Whether ``exc`` is the machine's, such as a full disk, and says nothing of a model."""
+    return exc.errno in _PASSING

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, TransientError
+from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, TransientError, is_passing
 from modelium.models import Fleet, Model, RuntimeName, Setbacks
 from modelium.policy.eligibility import ready_s
 from modelium.policy.policy import Policy
@@ -55,10 +55,12 @@ def after_failure(
 ) -> Verdict:
     """Return what the failure of ``model`` in ``runtime`` leads to.
 
-    Passing faults (a runtime that does not answer, a store that is locked) have pauses, too, but
-    never lead to quarantine. ``configuration``: a digest of the model's.
+    Passing faults (a runtime that does not answer, a full disk) have pauses, too, but never lead to
+    quarantine. ``configuration``: a digest of the model's.
     """
-    passing = isinstance(error, TransientError) and not isinstance(error, DeadlineExceeded)
+    passing = (isinstance(error, TransientError) and not isinstance(error, DeadlineExceeded)) or (
+        isinstance(error, OSError) and is_passing(error)
+    )
     kind = None if passing else getattr(error, "kind", FailureKind.UNKNOWN)
     failures = model.failures + 1
     if passing:

@@ -302,7 +302,10 @@ class EngineHost:
         if problem and not adopted:
             return _running(instance, "loading", pids, problem)
         self._adopt(instance)
-        await self._supervisor.log(model).rotate()
+        try:
+            await self._supervisor.log(model).rotate()
+        except OSError as exc:  # of this log alone
+            logger.warning("%s: the log cannot be rotated: %s", model, exc)
         lost = self._is_lost(instance, pids, problem)
         state: State = "unhealthy" if lost else "sleeping" if sleeping else "ready"
         return _running(instance, state, pids, problem)
@@ -349,7 +352,7 @@ class EngineHost:
         model = instance.model
         try:
             stats = await self._client.stats(instance.upstream)
-        except httpx.HTTPError:
+        except (httpx.HTTPError, ValueError):
             return None
         last = self._last_stats.get(model, EngineStats())
         active = stats.running or (stats.completed, stats.generated_tokens, stats.prompt_tokens) > (

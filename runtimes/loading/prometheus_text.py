@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(\{.*\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+LARGEST = 1e18
+"""What is no finite number, or larger than any counter, is no measurement."""
 
 
 def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Yield (name, labels, value) of each sample; skip all other lines."""
+    """Yield (name, labels, value) of each sample; skip all others."""
     for line in text.splitlines():
         match = SAMPLE.match(line)
         if not match:
@@ -18,6 +20,8 @@ def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
         try:
             value = float(match[3])
         except ValueError:
+            continue
+        if not abs(value) < LARGEST:
             continue
         yield match[1], dict(LABEL.findall(match[2] or "")), value
 

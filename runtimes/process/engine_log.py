@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 16 * 1024 * 1024
 """A log larger than this is rotated: about a day of a chatty engine's lines."""
@@ -35,7 +38,9 @@ class EngineLog:
     def open(self) -> int:
         """Rotate the file of an earlier start; open a new one and return its descriptor."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._size():
+        if self._size() > MAX_BYTES:
+            self._rotate()
+        elif self._size():
             self._shift()
             self.path.replace(self._older(1))
         self._offset, self._unfinished = 0, b""
@@ -81,12 +86,19 @@ class EngineLog:
         self._offset, self._unfinished, self._rotated = 0, b"", True
 
     def _rotate(self) -> None:
-        """Keep the last `MAX_BYTES`: a flood may have written much more since the last look."""
+        """Keep the last `MAX_BYTES`: a flood may have written much more since the last look.
+
+        On a full disk nothing is kept: only the truncation gives space back.
+        """
         self._shift()
-        with self.path.open("rb") as file, self._older(1).open("wb") as kept:
-            file.seek(max(0, self._size() - MAX_BYTES))
-            # Not to the end, which a flood may move faster than we copy.
-            kept.write(file.read(MAX_BYTES))
+        try:
+            with self.path.open("rb") as file, self._older(1).open("wb") as kept:
+                file.seek(max(0, self._size() - MAX_BYTES))
+                # Not to the end, which a flood may move faster than we copy.
+                kept.write(file.read(MAX_BYTES))
+        except OSError as exc:
+            logger.warning("%s is cut without a copy: %s", self.path, exc)
+            self._older(1).unlink(missing_ok=True)
         os.truncate(self.path, 0)
 
     def _end_of(self, path: Path) -> bytes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
+from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable, is_passing
 from modelium.ports import Clock
 from runtimes.process import environment, proc, shared_memory
 from runtimes.process.engine_log import EngineLog
@@ -115,13 +115,14 @@ class Supervisor:
 
         Raises:
             LoadFailed: the command cannot be run.
+            Unavailable: the machine is short of what a start needs.
         """
         token = secrets.token_hex(16)
         planned = EngineProcess(model=model, pid=0, started=0, boot=self._boot, token=token)
         output = self.log(model).open()
-        # Written before the process exists: after a crash in between, the token still finds it.
-        self._write_record(planned, details)
         try:
+            # Written before the process exists: after a crash in between, the token still finds it.
+            self._write_record(planned, details)
             argv, variables, directory = self._confined(model, command)
             child = subprocess.Popen(
                 argv,
@@ -134,6 +135,10 @@ class Supervisor:
             )
         except OSError as exc:
             self.delete_record(model)
+            if is_passing(exc):
+                raise Unavailable(
+                    f"cannot start {command.argv[0]}: {exc.strerror}; it is tried again"
+                ) from exc
             raise LoadFailed(
                 f"cannot start {command.argv[0]}: {exc.strerror}; install it or correct "
                 "`executable` in the configuration",

@@ -20,12 +20,11 @@ from typing_extensions import Buffer
 from modelium.analysis.readers.folder import (
     MAX_DEPTH,
     MAX_FILES,
-    is_passing,
     shown,
     unsafe_name,
 )
 from modelium.analysis.readers.zip_directory import open_zip
-from modelium.errors import DropRejected
+from modelium.errors import DropRejected, is_passing
 
 MAX_BYTES = 2 * 1024**4
 """Unpacked, in all: above any published model."""

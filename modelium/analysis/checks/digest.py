@@ -6,8 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from modelium.analysis.readers.folder import Folder, is_passing
-from modelium.errors import DropRejected
+from modelium.analysis.readers.folder import Folder
+from modelium.errors import DropRejected, is_passing
 
 _CHUNK = 1024**2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 from modelium.analysis.readers.laid import laid_files
-from modelium.errors import DropRejected
+from modelium.errors import DropRejected, is_passing
 
 T = TypeVar("T")
 
@@ -31,19 +30,6 @@ MAX_JSON_BYTES = 8 * 1024**2
 MAX_JSON_VALUES = 2_000_000
 MAX_JSON_CONTAINERS = 400_000
 """A header of 100,000 tensors has 200,000; each takes Python a few hundred bytes."""
-
-
-_PASSING = frozenset(
-    {
-        errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO,
-        errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN,
-    }
-)  # fmt: skip
-
-
-def is_passing(exc: OSError) -> bool:
-    """Whether ``exc`` is the machine's, such as a full disk, and says nothing of the drop."""
-    return exc.errno in _PASSING
 
 
 def unreadable(what: str, exc: OSError) -> DropRejected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, Unavailable
@@ -47,7 +49,11 @@ def test_the_fifth_failure_quarantines_and_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "failures"), [(Unavailable("no answer"), 4), (DeadlineExceeded("late"), 5)]
+    ("error", "failures"),
+    [
+        *[(Unavailable("no answer"), 4), (OSError(errno.ENOSPC, "full"), 4)],
+        *[(DeadlineExceeded("late"), 5), (OSError(errno.EACCES, "denied"), 5)],
+    ],
 )
 def test_what_passes_by_itself_quarantines_nothing(error: Exception, failures: int) -> None:
     found = after(failed(failures=4), error)

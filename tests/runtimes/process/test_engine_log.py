@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,6 +237,31 @@ async def test_a_log_is_rotated_above_its_limit_alone_and_keeps_that_much(
     os.write(writer, b"x" * 11)
     await log.rotate()
     assert sizes_in(log.path.parent) == {"m.log": 0, "m.log.1": 10, "m.log.2": 10}
+
+
+def test_where_no_copy_fits_the_log_is_cut_all_the_same(
+    log: EngineLog, writer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk stays full otherwise: the log itself may be what fills it."""
+    monkeypatch.setattr(log_module, "MAX_BYTES", 4000)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.write(writer, b"x" * 5000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        asyncio.run(log.rotate())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert sizes_in(log.path.parent) == {"m.log": 0}
+
+
+def test_a_start_after_a_flood_keeps_its_end_alone(
+    log: EngineLog, writer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "MAX_BYTES", 4000)
+    os.write(writer, b"x" * 5000 + b"y" * 4000)
+    os.close(log.open())
+    assert sizes_in(log.path.parent) == {"m.log": 0, "m.log.1": 4000}
+    assert log.path.with_name("m.log.1").read_bytes() == b"y" * 4000
 
 
 async def test_two_looks_at_once_rotate_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -106,6 +107,23 @@ def test_no_descriptor_stays_open_and_a_failed_start_leaves_no_record(
     assert failure.value.kind == FailureKind.ENVIRONMENT
     supervisor.start("m", SLEEP, {})
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_start_for_which_the_machine_is_short_of_something_is_tried_again(
+    supervisor: Supervisor,
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limit[1]))  # enough for the log
+    try:
+        with pytest.raises(Unavailable, match="Too many open files; it is tried again"):
+            supervisor.start("m", SLEEP, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert supervisor.records() == {}
 
 
 def test_an_engine_is_recorded_before_it_exists(

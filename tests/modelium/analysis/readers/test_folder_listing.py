@@ -16,13 +16,12 @@ from modelium.analysis.readers.folder import (
     FileEntry,
     Folder,
     inside,
-    is_passing,
     json_file,
     json_object,
     shown,
     unsafe_name,
 )
-from modelium.errors import DropRejected
+from modelium.errors import DropRejected, is_passing
 
 
 @pytest.fixture

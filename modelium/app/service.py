@@ -316,6 +316,7 @@ def _services(
         telemetry=metrics,
         clock=clock,
         sweeps=sweeps,
+        began=clock.time(),
     )
 
 

@@ -225,6 +225,8 @@ async def _lost(
 ) -> str:
     """READY → QUEUED: to be loaded again; soon after it was ready, that is a failure: → FAILED.
 
+    No failure is what ended while the service was down.
+
     ``alone``: its engine ended by itself, so that no other model can be the cause.
     """
     known = await services.store.model(model.name)
@@ -240,7 +242,8 @@ async def _lost(
         except Exception as exc:  # a dead engine's runtime may be as sick
             logger.warning("%s could not be removed from the runtime: %r", model.name, exc)
     ended = lost_engine(known, why, services.policy, now=services.clock.time())
-    if ended is not None and alone:
+    # What was ready before this life of the service may have ended with the machine.
+    if ended is not None and alone and _ready_at(known) >= services.began:
         await record_failure(services, known, ended)
     else:
         await services.store.requeue(model.name, reason=f"to be loaded again: {why}")

@@ -68,6 +68,8 @@ class Services:
     """Of ingests, by model."""
     troubles: dict[str, Trouble] = field(default_factory=dict)
     """The last failure of each background task, by its name."""
+    began: float = 0.0
+    """When this life of the service began, in seconds since the epoch."""
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

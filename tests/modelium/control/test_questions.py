@@ -14,6 +14,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Decision, Intent, Plan, Trigger
 from modelium.models.api_keys import KeyTerms
 from modelium.stages.evict import evict
+from modelium.stages.services import Trouble
 from modelium.stages.sweeps import Schedule, Sweeps
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
@@ -85,7 +86,8 @@ async def test_notices_are_those_of_the_schedule_and_of_tasks(
     assert operations.notices() == []
     world.services.sweeps = Sweeps(scheduled=True)
     world.services.sweeps.follow(Schedule(paused_since=1000.0))
-    world.services.troubles["loop"] = "the loop task failed"
+    now = world.clock.monotonic()
+    world.services.troubles["loop"] = Trouble(at=now, sentence="the loop task failed")
     paused, failed = operations.notices()
     assert paused.startswith("idle evictions are paused in Prefect since ")
     assert failed == "the loop task failed"

@@ -104,6 +104,16 @@ async def test_a_lost_model_is_queued_and_closed_at_once(world: World) -> None:
     assert 'modelium_model_restarts_total{model="tiny"} 1.0' in world.exposed()
 
 
+async def test_what_ended_while_the_service_was_down_is_no_failure(world: World) -> None:
+    await world.load()
+    world.runtime.held.clear()
+    world.clock.advance(SETTLE_S + 1)
+    world.services.began = world.clock.time()
+    await monitor(world.services)
+    record = world.store.model("tiny")
+    assert (record.state, record.failures) == (ModelState.QUEUED, 0)
+
+
 async def test_a_runtimes_list_may_lag_behind_a_load(world: World) -> None:
     await world.load()
     world.runtime.held.clear()

@@ -139,7 +139,8 @@ def _run(root: Path, files: Iterable[str], *, workers: int) -> list[Mapping[str,
         place = Path(scratch)
         (place / "files.txt").write_text("\n".join(files))
         command = [sys.executable, "-m", "pytest", f"@{place / 'files.txt'}", "-q", "--no-header"]
-        command += ["-m", "not real and not conformance", "-n", str(workers)]
+        command += ["-m", "not real and not conformance"]
+        command += ["-n", str(workers)] if workers > 1 else ["-p", "no:xdist"]
         command += ["-p", "tools.mutants.recorder", f"--basetemp={place / 'tests'}"]
         environment = {**os.environ, "MUTANTS_RECORD": scratch}
         status = subprocess.run(command, cwd=root, env=environment, check=False).returncode

@@ -47,7 +47,7 @@ async def ended(world: World, result: Report | Exception, model: str | None = "a
     assert intents.follow(asked, run()) == asked
     await world.eventually(lambda: world.store.intents.get(asked.id).state != "pending")
     async with asyncio.timeout(60):
-        while world.services.attended:  # which it leaves once the record is written
+        while world.services.attended:  # noqa: ASYNC110 - left once the record is written
             await asyncio.sleep(0)
     await intents.aclose()
     found = world.store.intents.get(asked.id)

@@ -146,12 +146,14 @@ def _report_ended(ended: Mapping[str, str], reason: str) -> Report:
 
 
 async def _loaded(services: Services, names: Sequence[str]) -> list[str]:
-    """Return those of ``names`` that hold memory; a model that is queued leaves the queue."""
+    """Return those of ``names`` that hold memory; the others are not loaded by themselves."""
     leaving = []
     for name in names:
         record = await services.store.model(name)
         if record.state is ModelState.QUEUED:
             await services.store.leave_queue(name, reason="an operator took it off the queue")
+        elif record.state is ModelState.FAILED and record.retry_at is not None:
+            await services.store.leave_queue(name, reason="an operator ended its attempts")
         elif record.state in (ModelState.READY, ModelState.SLEEPING):
             leaving.append(name)
     return leaving

@@ -332,9 +332,9 @@ class Store:
             return self._move(tx, name, ModelState.FAILED, reason=reason, **queries.FORGIVEN)
 
     def leave_queue(self, name: str, *, reason: str) -> Model:
-        """QUEUED → UNLOADED."""
+        """QUEUED or FAILED → UNLOADED; it is not tried again by itself."""
         with self._change() as tx:
-            return self._move(tx, name, ModelState.UNLOADED, reason=reason)
+            return self._move(tx, name, ModelState.UNLOADED, reason=reason, retry_at=None)
 
     def mark_ready(
         self,

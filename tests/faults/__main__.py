@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario", nargs="?", choices=list(SCENARIOS))
     parser.add_argument("fault", nargs="*", type=Fault)
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--every", type=int, default=1, choices=range(1, 1001), metavar="N")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)

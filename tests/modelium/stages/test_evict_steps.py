@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from modelium.errors import ModeliumError, Unavailable
+from modelium.errors import LoadFailed, ModeliumError, Unavailable
 from modelium.models import GIB, EvictionCause, Report, Trigger, Unload
 from modelium.stages import abort as aborting
 from modelium.stages import evict as evicting
 from modelium.stages.evict import POLL_S, evict, unload, unload_plan
+from modelium.stages.load import load
 from modelium.stages.unloading import UNLOAD_S
 from tests.fakes.devices import CPU
 from tests.modelium.conftest import World
@@ -122,6 +123,19 @@ async def test_a_model_that_is_queued_leaves_the_queue_with_a_reason(world: Worl
     assert report.outcome == "nothing"
     record = world.store.model("tiny")
     assert (record.state, record.reason) == ("unloaded", "an operator took it off the queue")
+
+
+async def test_a_model_that_failed_is_not_tried_again_by_itself(world: World) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    world.runtime.failure = LoadFailed("bad magic")
+    with pytest.raises(LoadFailed):
+        await load(world.services, model="tiny", steps=world.steps)
+    assert world.store.model("tiny").retry_at is not None
+    await evict(world.services, models=["tiny"])
+    record = world.store.model("tiny")
+    assert (record.state, record.retry_at, record.failures) == ("unloaded", None, 1)
+    assert record.reason == "an operator ended its attempts"
 
 
 async def test_what_holds_memory_beside_what_is_aborted_is_unloaded_too(world: World) -> None:

@@ -17,7 +17,7 @@ from modelium.analysis.readers.folder import FileEntry, Folder, shown
 from modelium.analysis.readers.modules_file import refuse_foreign_modules
 from modelium.analysis.readers.shard_index import SUFFIX as INDEX_SUFFIX
 from modelium.analysis.readers.shard_index import read_index
-from modelium.analysis.readers.triton_config import triton_code
+from modelium.analysis.readers.triton_config import triton_arguments, triton_code
 from modelium.analysis.readers.zip_directory import AbsurdDirectory, open_zip
 from modelium.errors import DropRejected
 from modelium.models import Frozen
@@ -126,7 +126,16 @@ def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> SafetyReport
     code += _configured_code(folder)
     code += triton_code(folder)
     refuse_foreign_modules(folder)
-    if code and CODE_APPROVAL not in approvals:
+    approved = CODE_APPROVAL in approvals
+    if not approved and (arguments := triton_arguments(folder)):
+        raise DropRejected(
+            f"{shown(arguments[0])!r}{_more(arguments)} is no plain argument of vLLM with a plain "
+            "value, or leads out of the model's folder. Remove it, put the files into the folder, "
+            "or have an operator approve `remote-code` for this model.",
+            reason="remote-code",
+            approvable=True,
+        )
+    if code and not approved:
         raise DropRejected(
             f"{shown(code[0])!r}{_more(code)} is or names code that a runtime would run. "
             "Remove it (and `auto_map`) if the runtime supports the architecture, or have an "

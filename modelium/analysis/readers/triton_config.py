@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelium.analysis.readers.folder import Folder, shown
+from modelium.analysis.readers.folder import Folder, inside, shown
 from modelium.analysis.readers.vllm_arguments import special_arguments
 from modelium.errors import DropRejected
 
 CONFIG = "config.pbtxt"
 MAX_CONFIG_BYTES = 1024**2
+ENVIRONMENT = "EXECUTION_ENV_PATH"
+"""Parameter of backends in Python, vLLM's too, which run ``bin/activate`` of that folder."""
 _VLLM = "vllm"
 _CODE_BACKENDS = frozenset({"python", "tensorrt", "dali"})
 """Their models are code, or are deserialized into it."""
@@ -52,6 +54,9 @@ def triton_code(folder: Folder) -> list[str]:
         found.append(f"{CONFIG} (op_library_filename)")
     if config.runtime and "/" not in config.runtime:  # a path is refused by the profile
         found.append(f"{CONFIG} (runtime)")
+    place = config.parameters.get(ENVIRONMENT)
+    if place is not None and inside(place.string_value.removeprefix("$$TRITON_MODEL_DIRECTORY/")):
+        found.append(f"{CONFIG} ({ENVIRONMENT})")
     return found + _arguments(folder, config)
 
 

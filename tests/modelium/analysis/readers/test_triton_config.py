@@ -43,6 +43,12 @@ def code(root: Path, text: str) -> list[str]:
         ('runtime: "libtriton_x.so"', ["config.pbtxt (runtime)"]),
         ('runtime: "../x.so"', []),
         (
+            'parameters { key: "EXECUTION_ENV_PATH" '
+            'value { string_value: "$$TRITON_MODEL_DIRECTORY/env" } }',
+            ["config.pbtxt (EXECUTION_ENV_PATH)"],
+        ),
+        ('parameters { key: "EXECUTION_ENV_PATH" value { string_value: "/env" } }', []),
+        (
             'backend: "python" runtime: "x" model_operations { op_library_filename: "y" }',
             [
                 "config.pbtxt (backend python)",

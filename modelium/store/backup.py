@@ -8,6 +8,7 @@ in it.
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -135,10 +136,15 @@ def _file(url: str, *, advice: str) -> Path:
 
 @contextmanager
 def _fresh(file: Path) -> Iterator[Path]:
-    """Yield a file beside ``file`` that only this user may read; it is gone afterwards."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
+    """Yield a new file beside ``file`` that only this user may read; it is gone afterwards.
+
+    Others may be able to write to the folder: no name that they could guess is used, and nothing
+    that is there.
+    """
+    new = file.with_name(f".{file.name}.{secrets.token_hex(16)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
-        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        os.close(os.open(new, flags, 0o600))
         yield new
     except OSError as exc:
         raise InputError(f"cannot write {file} ({exc.strerror or exc})") from exc

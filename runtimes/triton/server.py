@@ -50,6 +50,9 @@ RECONNECT = (
 ENVIRONMENT = {
     # Triton's GPU numbers are those of NVML only in the order of the PCI bus.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # A name in an entry is a folder, or nothing: python backends, vLLM's too, download none.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
 }
 PYTHON_BACKEND = Path("/tmp")  # noqa: S108
 """Where Triton's python backend makes a folder, whatever TMPDIR says, or ends the server."""

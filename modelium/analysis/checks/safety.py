@@ -15,9 +15,10 @@ from modelium.analysis.readers.code_references import (
 )
 from modelium.analysis.readers.folder import FileEntry, Folder, shown
 from modelium.analysis.readers.modules_file import refuse_foreign_modules
+from modelium.analysis.readers.openvino_ir import is_network
 from modelium.analysis.readers.shard_index import SUFFIX as INDEX_SUFFIX
 from modelium.analysis.readers.shard_index import read_index
-from modelium.analysis.readers.triton_config import triton_code
+from modelium.analysis.readers.triton_config import triton_arguments, triton_code
 from modelium.analysis.readers.zip_directory import AbsurdDirectory, open_zip
 from modelium.errors import DropRejected
 from modelium.models import Frozen
@@ -79,6 +80,8 @@ TEXT_SUFFIXES = frozenset(
     ]
 )
 """Formats with a parser of their own, or that nothing parses: not checked for pickles."""
+_OTHER_LOADERS = frozenset({"config.json", "adapter_config.json", PIPELINE_INDEX})
+"""Configurations of transformers, PEFT and diffusers, which unpickle ``.bin``."""
 _PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
@@ -126,7 +129,16 @@ def inspect_folder(folder: Folder, *, approvals: frozenset[str]) -> SafetyReport
     code += _configured_code(folder)
     code += triton_code(folder)
     refuse_foreign_modules(folder)
-    if code and CODE_APPROVAL not in approvals:
+    approved = CODE_APPROVAL in approvals
+    if not approved and (arguments := triton_arguments(folder)):
+        raise DropRejected(
+            f"{shown(arguments[0])!r}{_more(arguments)} is no plain argument of vLLM with a plain "
+            "value, or leads out of the model's folder. Remove it, put the files into the folder, "
+            "or have an operator approve `remote-code` for this model.",
+            reason="remote-code",
+            approvable=True,
+        )
+    if code and not approved:
         raise DropRejected(
             f"{shown(code[0])!r}{_more(code)} is or names code that a runtime would run. "
             "Remove it (and `auto_map`) if the runtime supports the architecture, or have an "
@@ -166,12 +178,18 @@ def _is_pickle(folder: Folder, entry: FileEntry) -> bool:
 
 
 def _is_openvino_weights(folder: Folder, entry: FileEntry) -> bool:
-    """``model.bin`` beside ``model.xml`` is a blob that OpenVINO maps, unless it is a pickle."""
-    stem = entry.name.removesuffix(".bin")
-    if f"{stem}.xml" not in folder or stem.rpartition("/")[2].startswith("pytorch_model"):
+    """``model.bin`` beside ``model.xml`` is a blob that OpenVINO maps, unless it is a pickle.
+
+    Old pickles have no mark, so that no other loader may take it for weights: the XML file is
+    OpenVINO's, and nothing in the folder says that it is another library's.
+    """
+    network = entry.name.removesuffix(".bin") + ".xml"
+    if network not in folder or entry.name.rpartition("/")[2].startswith("pytorch_model"):
+        return False
+    if any(file.name.rpartition("/")[2] in _OTHER_LOADERS for file in folder.files):
         return False
     head = folder.read(entry.name, limit=4)
-    return not head.startswith((*_PICKLE_MAGIC, b"PK"))
+    return not head.startswith((*_PICKLE_MAGIC, b"PK")) and is_network(folder, network)
 
 
 def _zip_holds_pickle(path: Path) -> bool:

@@ -49,12 +49,18 @@ def is_code(name: str) -> bool:
     return last in CODE_SUFFIXES or last in PLAN_SUFFIXES or not _LIBRARY_PARTS.isdisjoint(suffixes)
 
 
-def names_code(config: dict[str, Any], *, depth: int = 8) -> bool:
-    """Return whether a transformers configuration or a nested section has ``auto_map``."""
-    if config.get("auto_map"):
-        return True
-    nested = (value for value in config.values() if isinstance(value, dict))
-    return depth > 0 and any(names_code(part, depth=depth - 1) for part in nested)
+def names_code(config: dict[str, Any]) -> bool:
+    """Return whether a transformers configuration has ``auto_map``, at whatever depth."""
+    pending: list[Any] = [config]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            if part.get("auto_map"):
+                return True
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+    return False
 
 
 def names_foreign_parent(config: dict[str, Any]) -> bool:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelium.analysis.readers.folder import Folder, shown
+from modelium.analysis.readers.folder import Folder, inside, shown
+from modelium.analysis.readers.vllm_arguments import special_arguments
 from modelium.errors import DropRejected
 
 CONFIG = "config.pbtxt"
 MAX_CONFIG_BYTES = 1024**2
+ENVIRONMENT = "EXECUTION_ENV_PATH"
+"""Parameter of backends in Python, vLLM's too, which run ``bin/activate`` of that folder."""
 _VLLM = "vllm"
-_VLLM_CODE = frozenset(
-    {
-        "trust_remote_code", "worker_cls", "worker_extension_cls", "logits_processors",
-        "logits_processor_pattern", "tool_parser_plugin", "reasoning_parser_plugin",
-        "io_processor_plugin", "scheduler_cls", "hf_overrides",
-    }
-)  # fmt: skip
-"""Arguments of vLLM that have it import code."""
 _CODE_BACKENDS = frozenset({"python", "tensorrt", "dali"})
 """Their models are code, or are deserialized into it."""
 
@@ -59,9 +54,18 @@ def triton_code(folder: Folder) -> list[str]:
         found.append(f"{CONFIG} (op_library_filename)")
     if config.runtime and "/" not in config.runtime:  # a path is refused by the profile
         found.append(f"{CONFIG} (runtime)")
-    for entry in folder.files if config.backend == _VLLM else ():
-        if entry.name.rpartition("/")[2] == "model.json":
-            named = {key for key, value in folder.json(entry.name).items() if value}
-            if code := sorted(named & _VLLM_CODE):
-                found.append(f"{entry.name} ({', '.join(code)})")
-    return found
+    place = config.parameters.get(ENVIRONMENT)
+    if place is not None and inside(place.string_value.removeprefix("$$TRITON_MODEL_DIRECTORY/")):
+        found.append(f"{CONFIG} ({ENVIRONMENT})")
+    return found + _arguments(folder, config)
+
+
+def triton_arguments(folder: Folder) -> list[str]:
+    """Return the arguments of a Triton model's engine that only an operator may give."""
+    return _arguments(folder, parse_config(folder)) if CONFIG in folder else []
+
+
+def _arguments(folder: Folder, config: Any) -> list[str]:
+    # Without a backend, a file named model.vllm in a version would choose this one.
+    backend = config.backend or config.platform or _VLLM
+    return special_arguments(folder) if backend == _VLLM else []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -73,6 +75,28 @@ def test_a_copy_made_while_others_write_is_one_state_and_comes_back(
     assert kept.model("b").pinned
     assert [event.kind for event in kept.events.newest()] == ["after"]
     kept.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_others_planted_beside_a_copy_is_not_written_to(
+    url: str, tmp_path: Path, kind: str
+) -> None:
+    opened(url).close()
+    (tmp_path / "precious").write_text("precious")
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    planted = shared / f".copy.{os.getpid()}"  # the one name that could be foreseen
+    if kind == "link":
+        planted.symlink_to(tmp_path / "precious")
+    else:
+        planted.touch(mode=0o666)
+    planted_by = planted.lstat().st_ino
+    backup.write(url, shared / "copy")
+    assert (tmp_path / "precious").read_text() == "precious"
+    made = (shared / "copy").lstat()
+    assert (made.st_mode & 0o7777, stat.S_ISREG(made.st_mode)) == (0o600, True)
+    assert made.st_ino != planted_by
+    assert sorted(p.name for p in shared.iterdir()) == [planted.name, "copy"]
 
 
 def test_nothing_is_written_over(url: str, tmp_path: Path) -> None:

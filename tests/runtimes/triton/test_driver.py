@@ -268,6 +268,7 @@ async def test_a_server_of_modeliums_own_sees_the_managed_gpus_and_numbers_them(
     environment = json.loads((tmp_path / "server/environment.json").read_text())
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert (environment["HF_HUB_OFFLINE"], environment["TRANSFORMERS_OFFLINE"]) == ("1", "1")
     assert [own.number_of(first), own.number_of(last)] == [0, 1]
     with pytest.raises(LoadFailed, match="does not see GPU 7"):
         own.number_of(gpu("GPU-new", 7))

@@ -40,6 +40,79 @@ def plan_of_another_name(folder: Path) -> None:
     (folder / "1" / "weights").write_bytes(b"ftrt" + bytes(60))
 
 
+def vllm_arguments(folder: Path, arguments: object, *, adapters: object = None) -> Path:
+    """An entry with weights of its own, beside a version and in it."""
+    llama_folder(folder / "weights")
+    llama_folder(folder / "1" / "inner")
+    (folder / "config.pbtxt").write_text('backend: "vllm"\n')
+    (folder / "1" / "model.json").write_text(json.dumps(arguments))
+    if adapters is not None:
+        (folder / "1" / "multi_lora.json").write_text(json.dumps(adapters))
+    return folder
+
+
+PLAIN = {
+    "model": "weights",
+    "tokenizer": "inner/",
+    "dtype": "bfloat16",
+    "quantization": "awq",
+    "gpu_memory_utilization": 0.5,
+    "tensor_parallel_size": "2",
+    "enable_lora": "true",
+    "enforce_eager": True,
+    "load_format": "safetensors",
+    "trust_remote_code": False,
+    "distributed_executor_backend": "mp",
+    "max_model_len": 4096,
+    "hf_overrides": None,
+}
+
+
+def test_plain_arguments_of_vllm_need_no_approval(tmp_path: Path) -> None:
+    folder = vllm_arguments(tmp_path / "m", PLAIN, adapters={"a": "weights"})
+    profile = analysis.examine(folder).profile
+    assert profile is not None and not profile.needs_remote_code
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("model", where) for where in ("/etc", "../m2", "org/name", "weights/../../m2", "~", 7)),
+        *(("tokenizer", where) for where in ("/etc", "s3://bucket/x", ["weights"])),
+        ("distributed_executor_backend", "evil.Cls"),
+        ("kv_connector_module_path", "evil"),
+        ("kv_transfer_config", {"kv_connector_module_path": "evil"}),
+        ("compilation_config", {"backend": "evil.backend"}),
+        ("allowed_local_media_path", "/"),
+        ("TRUST_REMOTE_CODE", True),
+        ("trust_remote_code", True),
+        ("download_dir", "/tmp"),
+        ("load_format", "tensorizer"),
+        ("tokenizer_mode", "custom"),
+        ("quantization", "evil.module"),
+        ("max_model_len", {"a": 1}),
+        ("max_num_seqs", "os.system"),
+        ("dtype", ["auto"]),
+    ],
+)
+def test_any_other_argument_of_vllm_needs_an_approval(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    folder = vllm_arguments(tmp_path / "m", {**PLAIN, key: value})
+    with pytest.raises(DropRejected, match=rf"'1/model.json \({key}\)' is no plain ") as refused:
+        analysis.examine(folder)
+    assert (refused.value.reason, refused.value.approvable) == ("remote-code", True)
+    profile = analysis.examine(folder, approvals=frozenset({"remote-code"})).profile
+    assert profile is not None and profile.needs_remote_code
+
+
+def test_adapters_of_vllm_elsewhere_need_an_approval(tmp_path: Path) -> None:
+    folder = vllm_arguments(tmp_path / "m", PLAIN, adapters={"a": "weights", "b": "/etc"})
+    with pytest.raises(DropRejected, match=r"1/multi_lora.json \(b\)") as refused:
+        analysis.examine(folder)
+    assert (refused.value.reason, refused.value.approvable) == ("remote-code", True)
+
+
 @pytest.mark.parametrize(
     "make", [operations, versioned_library, vllm_backend, plan, plan_of_another_name]
 )

@@ -95,6 +95,24 @@ def test_openvino_weights_are_no_pickle_unless_they_are(tmp_path: Path) -> None:
     refused(folder, reason="pickle")
 
 
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_a_pickle_without_a_mark_beside_any_xml_is_one(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "x.xml").write_text('<a name="n"><net name="n"/></a>')
+    (tmp_path / "x.bin").write_bytes(pickle.dumps({"a": 1}, protocol=protocol))
+    assert refused(tmp_path, reason="pickle").approvable
+
+
+@pytest.mark.parametrize("config", ["config.json", "adapter_config.json", "model_index.json"])
+def test_weights_of_a_folder_that_others_load_are_not_openvinos(
+    tmp_path: Path, config: str
+) -> None:
+    (tmp_path / "x.xml").write_text('<net name="n" version="11"></net>')
+    (tmp_path / "x.bin").write_bytes(bytes(64))
+    inspect_files(tmp_path)
+    write_json(tmp_path / config, {})
+    refused(tmp_path, reason="pickle")
+
+
 @pytest.mark.parametrize("name", ["modeling_x.py", "lib.so", "sub/run.sh", "1/model.py"])
 def test_code_is_refused_but_approvable(tmp_path: Path, name: str) -> None:
     folder = llama_folder(tmp_path / "m")
@@ -109,6 +127,7 @@ def test_code_is_refused_but_approvable(tmp_path: Path, name: str) -> None:
     [
         ("config.json", {**LLAMA, "auto_map": {"AutoModel": "x.Y"}}),
         ("config.json", {**LLAMA, "text_config": {"auto_map": {"AutoModel": "x.Y"}}}),
+        ("config.json", {**LLAMA, "parts": [[{"auto_map": {"AutoModel": "x.Y"}}]]}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}),
         ("adapter_config.json", {"auto_mapping": {"parent_library": "os"}}),
         ("model_index.json", {"_class_name": "P", "unet": ["evil_module", "UNet"]}),

@@ -52,12 +52,15 @@ NAMED = {"auto_map": {"AutoModel": "x.Y"}}
         ({"auto_map": None, "a": {"b": 1}}, False),
         (NAMED, True),
         ({"a": {"b": {}}, **nested(NAMED, 1)}, True),
-        (nested(NAMED, 8), True),
-        (nested(NAMED, 9), False),
-        ({"a": [NAMED]}, False),
+        (nested(NAMED, 12), True),
+        (nested(NAMED, 800), True),
+        (nested({}, 12), False),
+        ({"a": [NAMED]}, True),
+        ({"a": [1, [[], [{"b": NAMED}]]]}, True),
+        ({"a": ["auto_map"], "b": "auto_map"}, False),
     ],
 )
-def test_a_configuration_names_code_at_any_usual_depth(config: dict[str, Any], named: bool) -> None:
+def test_a_configuration_names_code_at_any_depth(config: dict[str, Any], named: bool) -> None:
     assert names_code(config) is named
 
 

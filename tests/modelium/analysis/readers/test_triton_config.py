@@ -12,6 +12,7 @@ from modelium.analysis.readers.triton_config import (
     CONFIG,
     MAX_CONFIG_BYTES,
     parse_config,
+    triton_arguments,
     triton_code,
 )
 from modelium.errors import DropRejected
@@ -42,6 +43,12 @@ def code(root: Path, text: str) -> list[str]:
         ('runtime: "libtriton_x.so"', ["config.pbtxt (runtime)"]),
         ('runtime: "../x.so"', []),
         (
+            'parameters { key: "EXECUTION_ENV_PATH" '
+            'value { string_value: "$$TRITON_MODEL_DIRECTORY/env" } }',
+            ["config.pbtxt (EXECUTION_ENV_PATH)"],
+        ),
+        ('parameters { key: "EXECUTION_ENV_PATH" value { string_value: "/env" } }', []),
+        (
             'backend: "python" runtime: "x" model_operations { op_library_filename: "y" }',
             [
                 "config.pbtxt (backend python)",
@@ -62,18 +69,19 @@ def test_without_a_configuration_there_is_none(tmp_path: Path) -> None:
 
 def test_arguments_of_vllm_may_name_code(tmp_path: Path) -> None:
     for version, arguments in (
-        ("1", {"trust_remote_code": True, "model": "x", "hf_overrides": {"a": 1}}),
-        ("2", {"trust_remote_code": False, "worker_cls": "", "model": "x"}),
+        ("1", {"trust_remote_code": True, "model": "weights", "hf_overrides": {"a": 1}}),
+        ("2", {"trust_remote_code": False, "worker_cls": "", "model": "weights"}),
         ("3", {"worker_cls": "x.Y"}),
+        ("weights", {}),
     ):
         (tmp_path / version).mkdir()
         (tmp_path / version / "model.json").write_text(json.dumps(arguments))
     (tmp_path / "4").mkdir()
     (tmp_path / "4" / "other.json").write_text("[]")
-    assert code(tmp_path, 'backend: "vllm"') == [
-        "1/model.json (hf_overrides, trust_remote_code)",
-        "3/model.json (worker_cls)",
-    ]
+    found = ["1/model.json (hf_overrides, trust_remote_code)", "3/model.json (worker_cls)"]
+    assert code(tmp_path, 'backend: "vllm"') == found
+    assert triton_arguments(Folder(tmp_path)) == found
+    assert code(tmp_path, "") == found, "the server may choose the backend by a file's name"
     assert code(tmp_path, 'backend: "onnxruntime"') == []
 
 

@@ -197,9 +197,11 @@ async def test_an_eviction_that_was_booked_and_never_set_off_goes_on(world: Worl
 async def test_an_eviction_that_was_not_set_off_leaves_a_busy_model(world: World) -> None:
     await world.load()
     async with world.services.switchboard.admit("tiny"):
-        accepted(world.store, Unload(model="tiny", reason="idle"))
+        decision = accepted(world.store, Unload(model="tiny", reason="idle"))
         await world.converge()
         await world.settled("tiny", "ready")
+    made = world.store.decisions.get(decision)
+    assert (made.outcome, made.detail) == ("failed", "still busy: tiny")
     assert not world.store.view()[2][0].releasing
     assert await world.request() == "tiny"
 

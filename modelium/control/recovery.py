@@ -28,7 +28,11 @@ WHY = "interrupted by a restart"
 
 
 async def take_up(services: Services) -> tuple[Model, ...]:
-    """Read what requests are to be held for, before the gateway listens; return all models."""
+    """Read what requests are to be held for, before the gateway listens; return all models.
+
+    Stages that an earlier run left are cleared away here, while no drop can be taken in yet.
+    """
+    await asyncio.to_thread(_clear, services)
     await services.store.clamp_times(longest_pause_s=LONGEST_PAUSE_S)
     services.sweeps.pause(await services.store.rules.idle_pause())
     services.switchboard.traffic.restore(await services.store.history.traffic())
@@ -73,13 +77,19 @@ async def _tidy(services: Services) -> None:
         logger.warning("the repository could not be tidied up: %s", exc)
 
 
+def _clear(services: Services) -> None:
+    try:
+        services.repository.recover()
+    except OSError as exc:
+        logger.warning("what ingests have left cannot be cleared away: %s", exc)
+
+
 def _readmit(services: Services) -> Iterator[Path]:
     """Yield refused drops that the policy allows now, moved to where they can be staged."""
     repository = services.repository
     policy = services.policy
     now_allowed = {"remote-code": policy.allow_remote_code, "pickle": policy.allow_pickle}
     try:
-        repository.recover()
         refused = list(repository.rejected_drops())
     except OSError as exc:
         logger.warning("drops of an earlier run could not be looked at: %s", exc)

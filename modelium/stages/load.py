@@ -39,7 +39,6 @@ MEMORY_WAIT_S = 60.0
 POLL_S = 0.25
 """Between two checks of a model that another run loads, or of memory to be released."""
 
-
 OVERTIME_S = 60.0
 """Beside the deadline of a load, for its driver to end it."""
 
@@ -103,30 +102,31 @@ async def _carry_out(
     services.switchboard.close(model)
     began = services.clock.monotonic()
     try:
-        if evict:
-            await _evict(services, decision)
-        if not await steps("wait for memory", _memory, services, model, decision):
-            return await _requeue(
-                services,
-                model,
-                decision,
-                "the memory that was to be released for it did not become free",
-            )
-        if (await services.store.model(model)).removal is not None:
-            return await _requeue(services, model, decision, "it is being removed")
-        if (await services.store.model(model)).outdated:
-            return await _requeue(
-                services,
-                model,
-                decision,
-                "a newer version was registered before this one was loaded",
-            )
+        if why := await _obstacle(services, model, decision, steps, evict=evict):
+            return await _requeue(services, model, decision, why)
         loaded = await steps("load in the runtime", _load, services, model)
     except BaseException as exc:
         await asyncio.shield(_give_up_safely(services, model, decision, exc, began))
         raise
     seconds = services.clock.monotonic() - began
     return await steps("open", finish, services, model, decision, loaded, seconds=seconds)
+
+
+async def _obstacle(
+    services: Services, model: str, decision: str, steps: Steps, *, evict: bool
+) -> str:
+    """Have the memory released, and wait for it; return why ``model`` cannot be loaded now."""
+    if evict:
+        try:
+            await _evict(services, decision)
+        except Exception as exc:  # another model's failure, which this one is not to pay for
+            return f"the memory that was to be released for it was not: {str(exc) or repr(exc)}"
+    if not await steps("wait for memory", _memory, services, model, decision):
+        return "the memory that was to be released for it did not become free"
+    record = await services.store.model(model)
+    if record.removal is not None:
+        return "it is being removed"
+    return "a newer version was registered before this one was loaded" if record.outdated else ""
 
 
 async def _evict(services: Services, decision: str) -> None:

@@ -140,12 +140,16 @@ async def _settle_unload(
     unloads = decision.plan.unloads if decision else ()
     action = next((one for one in unloads if one.model == model.name), None)
     action = action or Unload(model=model.name, reason=model.reason)
+    busy = False
     try:
-        await unload(services, action)
+        busy = await unload(services, action) == "busy"
     except Exception as exc:
         await _believe(services, deployment, exc, insist=insist)
         await _leave(services, model, reason=model.reason, action=action)
-    if decision is not None and not decision.plan.loads:  # else the last load finishes it
+    if decision is not None and busy:
+        detail = f"still busy: {model.name}"
+        await services.store.decisions.finish(decision.id, outcome="failed", detail=detail)
+    elif decision is not None and not decision.plan.loads:  # else the last load finishes it
         await services.store.decisions.finish(decision.id, outcome="done")
 
 

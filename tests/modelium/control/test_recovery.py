@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from modelium.control.recovery import recover
+from modelium.control.recovery import recover, take_up
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import (
@@ -391,3 +391,26 @@ async def test_a_disk_that_refuses_to_tidy_up_does_not_stop_the_start(
     await recover(world.services)
     monkeypatch.undo()
     assert (world.services.repository.recover()) == [drop]
+
+
+async def test_a_drop_that_is_taken_in_during_the_start_keeps_its_staging(
+    world: World, tmp_path: Path
+) -> None:
+    left = await take_up(world.services)
+    source = tmp_path / "elsewhere" / "new"
+    tiny_onnx(source)
+    staged = world.services.repository.stage(source, name=None)
+    await recover(world.services, left)
+    assert (staged.folder / "model.onnx").exists()
+    world.services.repository.discard(staged)
+
+
+async def test_what_an_ingest_left_is_cleared_away_before_drops_are_taken_in(
+    world: World,
+) -> None:
+    drop = world.incoming / "left"
+    tiny_onnx(drop)
+    world.services.repository.stage(drop, name=None)
+    await take_up(world.services)
+    assert drop.exists()
+    assert not list(world.services.repository.staging.iterdir())

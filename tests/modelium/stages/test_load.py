@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from modelium.errors import FailureKind, LoadFailed
+from modelium.errors import FailureKind, LoadFailed, ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, EvictionCause, Fleet, Load, Plan, RuntimeName, Trigger, Unload
 from modelium.models.advice import Advice
@@ -309,6 +309,22 @@ async def test_a_load_that_is_cancelled_while_it_makes_room_leaves_nothing_booke
         await task
     assert world.store.model("tiny").state is ModelState.UNLOADED
     assert "tiny" not in {booking.model for booking in world.store.view()[2]}
+
+
+async def test_another_models_failed_eviction_is_not_charged_to_the_load(world: World) -> None:
+    await unloaded(world)
+    await world.load("other")
+    world.services = replace(world.services, brain=MakesRoom(world, "other"))
+    world.runtime.unload_failures["other"] = ModeliumError("other does not unload")
+    report = await load(world.services, model="tiny", steps=world.steps)
+    assert report.outcome == "queued" and "other does not unload" in report.reason
+    record = world.store.model("tiny")
+    assert record.state is ModelState.QUEUED
+    assert (record.failures, record.retry_at, record.quarantined) == (0, None, False)
+    assert "tiny" not in {booking.model for booking in world.store.view()[2]}
+    assert world.store.model("other").state is ModelState.UNLOADING, "it holds its memory"
+    made = world.store.decisions.newest(model="tiny")[0]
+    assert (made.outcome, made.detail) == ("failed", report.reason)
 
 
 async def test_what_the_driver_reduced_is_what_the_store_keeps(world: World) -> None:

@@ -197,9 +197,11 @@ async def test_an_eviction_that_was_booked_and_never_set_off_goes_on(world: Worl
 async def test_an_eviction_that_was_not_set_off_leaves_a_busy_model(world: World) -> None:
     await world.load()
     async with world.services.switchboard.admit("tiny"):
-        accepted(world.store, Unload(model="tiny", reason="idle"))
+        decision = accepted(world.store, Unload(model="tiny", reason="idle"))
         await world.converge()
         await world.settled("tiny", "ready")
+    made = world.store.decisions.get(decision)
+    assert (made.outcome, made.detail) == ("failed", "still busy: tiny")
     assert not world.store.view()[2][0].releasing
     assert await world.request() == "tiny"
 
@@ -226,9 +228,9 @@ async def test_a_load_whose_eviction_fails_is_not_left_behind(world: World) -> N
     await world.load("other")
     world.services = replace(world.services, brain=MakesRoom(world, "other"))
     world.runtime.unload_failure = Unavailable("no answer")
-    with pytest.raises(Unavailable):
-        await load(world.services, model="tiny", steps=world.steps)
-    assert world.store.model("tiny").state is ModelState.FAILED
+    report = await load(world.services, model="tiny", steps=world.steps)
+    assert report.outcome == "queued" and "no answer" in report.reason
+    assert world.store.model("tiny").state is ModelState.QUEUED
     assert {b.model for b in world.store.view()[2]} == {"other"}
     world.runtime.unload_failure = None
     await world.converge()

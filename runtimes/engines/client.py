@@ -12,11 +12,20 @@ import httpx
 from modelium.devices.listeners import listening_user
 from modelium.models import Upstream
 from modelium.ports import Clock, EngineStats
+from runtimes.engines.bounded_http import BoundedHttp
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.process import proc
 
 TIMEOUT_S = 5.0
 """Health and metrics answer in milliseconds; a busy engine may take a second."""
+ANSWER_BYTES = 1024**2
+"""Longest answer; they have some hundred bytes, but for the next two."""
+METRICS_BYTES = 4 * 1024**2
+"""Longest metrics: vLLM has about 100 KiB, and they are parsed on the event loop."""
+POST_BYTES = 16 * 1024**2
+"""Longest answer to a request: embeddings, for one, are long."""
+UNREADABLE = (httpx.HTTPError, ValueError, KeyError, TypeError, RecursionError)
+"""What is raised where an engine answers nothing, or something else than it should."""
 IDLE_POLL_S = 0.25
 IDLE_READINGS = 2
 """Consecutive readings without a request: the counters lag behind requests just admitted."""
@@ -29,11 +38,12 @@ class EngineClient:
         """``recipe`` parses the metrics; ``timeout_s`` is for each call that names no other."""
         self._recipe = recipe
         self._clock = clock
-        self._http = httpx.AsyncClient(timeout=timeout_s, trust_env=False)
+        self._timeout_s = timeout_s
+        self._http = BoundedHttp()
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def health_problem(self, upstream: Upstream, pids: Iterable[int]) -> str:
         """Return what is wrong with the engine at ``upstream``; empty if it is healthy.
@@ -43,7 +53,7 @@ class EngineClient:
         if not proc.listens(upstream.port, pids):
             return f"none of its processes listens on port {upstream.port}"
         try:
-            health = await self._http.get(f"{upstream.base_url}/health")
+            health = await self._get(upstream, "/health", headers={})
         except httpx.HTTPError as exc:
             return f"/health does not answer: {type(exc).__name__}"
         if health.status_code == httpx.codes.OK:
@@ -53,13 +63,11 @@ class EngineClient:
     async def served_names(self, upstream: Upstream) -> list[str] | None:
         """Return the names of the models that the engine serves; None if it does not answer."""
         try:
-            listed = await self._http.get(
-                f"{upstream.base_url}/v1/models", headers=await self._authorization(upstream)
-            )
+            listed = await self._get(upstream, "/v1/models")
             if listed.status_code != httpx.codes.OK:
                 return None
             return [str(entry["id"]) for entry in listed.json()["data"]]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except UNREADABLE:
             return None
 
     async def stats(self, upstream: Upstream) -> EngineStats:
@@ -68,9 +76,7 @@ class EngineClient:
         Raises:
             httpx.HTTPError: it does not answer.
         """
-        answer = await self._http.get(
-            f"{upstream.base_url}/metrics", headers=await self._authorization(upstream)
-        )
+        answer = await self._get(upstream, "/metrics", limit=METRICS_BYTES)
         return self._recipe.stats(answer.raise_for_status().text)
 
     async def wait_until_idle(self, upstream: Upstream, within_s: float) -> bool:
@@ -94,11 +100,9 @@ class EngineClient:
     async def is_sleeping(self, upstream: Upstream) -> bool:
         """Whether the engine reports that it sleeps."""
         try:
-            answer = await self._http.get(
-                f"{upstream.base_url}/is_sleeping", headers=await self._authorization(upstream)
-            )
+            answer = await self._get(upstream, "/is_sleeping")
             return bool(answer.raise_for_status().json()["is_sleeping"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except UNREADABLE:
             return False
 
     async def post(
@@ -114,11 +118,32 @@ class EngineClient:
         Raises:
             httpx.HTTPError: no response within ``timeout_s``.
         """
-        return await self._http.post(
+        return await self._http.call(
+            "POST",
             f"{upstream.base_url}{path}",
-            json=body,
+            body=body,
             headers=await self._authorization(upstream),
-            timeout=timeout_s,
+            timeout_s=timeout_s,
+            limit=POST_BYTES,
+        )
+
+    async def _get(
+        self,
+        upstream: Upstream,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        limit: int = ANSWER_BYTES,
+    ) -> httpx.Response:
+        """Send a GET request, with the engine's key unless other ``headers`` are given."""
+        if headers is None:
+            headers = await self._authorization(upstream)
+        return await self._http.call(
+            "GET",
+            f"{upstream.base_url}{path}",
+            headers=headers,
+            timeout_s=self._timeout_s,
+            limit=limit,
         )
 
     async def _authorization(self, upstream: Upstream) -> dict[str, str]:

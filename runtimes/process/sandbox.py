@@ -13,7 +13,7 @@ from typing import Literal
 
 from modelium.errors import FailureKind, LoadFailed
 from runtimes.process import confine
-from runtimes.process.socket_folder import make_private, socket_folder
+from runtimes.process.socket_folder import empty, make_private, socket_folder
 
 Mode = Literal["auto", "off", "required"]
 
@@ -97,8 +97,7 @@ class Sandbox:
         temporary = socket_folder(work / "tmp", longest_name=LONGEST_SOCKET)
         make_private(work)
         make_private(temporary)
-        for entry in temporary.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        empty(temporary)
         own = {"TMPDIR": str(temporary), "HF_MODULES_CACHE": str(work / "modules")}
         variables = own | dict(environment) | {"TMPDIR": str(temporary)}
         caches = [Path(variables[name]) for name in CACHES if variables.get(name)]

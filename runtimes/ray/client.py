@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from modelium.errors import ModeliumError, Unavailable
 from runtimes.process.engine_log import EngineLog
+from runtimes.process.fresh_file import fresh_file
 
 CALL_S = 30.0
 """Deadline of one call. Calls take 0.1 s unless Serve's controller is gone."""
@@ -23,6 +24,26 @@ RESPONSE_BYTES = 64 * 1024**2
 """Longest response: the status of a few thousand applications."""
 ROOT = str(Path(__file__).absolute().parents[2])
 """The folder that contains the packages."""
+
+
+class Confined(Protocol):
+    """Confines a command, as `runtimes.ray.cluster.LocalCluster.confined` does."""
+
+    def __call__(
+        self, command: Sequence[str], environment: Mapping[str, str], *, work: Path
+    ) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Return the command and the environment to start instead; ``work``: its own folder."""
+        ...
+
+
+def unconfined(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    work: Path,
+) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Return both as they are."""
+    return command, environment
 
 
 class RayError(ModeliumError):
@@ -42,6 +63,7 @@ class RayClient:
         environment: Mapping[str, str],
         directory: Path,
         cluster_alive: Callable[[], bool] = lambda: True,
+        confined: Confined = unconfined,
     ) -> None:
         """Prepare; `start` starts the child.
 
@@ -49,7 +71,9 @@ class RayClient:
             environment: the whole environment of the child.
             directory: keeps its log.
             cluster_alive: checked while a call waits: without a head node it gets no response.
+            confined: confines the child: Ray unpickles in it what replicas send, which runs code.
         """
+        self._confined = confined
         self._cluster_alive = cluster_alive
         self._environment = environment
         self._directory = directory
@@ -75,13 +99,19 @@ class RayClient:
         # the packages' root, for one, `runtimes/triton` would be imported as `triton`.
         working_directory = self._directory / "cwd"
         working_directory.mkdir(exist_ok=True)
-        with self._log_path.open("wb") as log:
+        argv, variables = self._confined(
+            # -P: no module is imported from the working directory.
+            (sys.executable, "-P", "-m", "runtimes.ray.client_process"),
+            {**self._environment, "PYTHONPATH": ROOT},
+            work=self._directory / "client",
+        )
+        with fresh_file(self._log_path) as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "runtimes.ray.client_process"),
+                *argv,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**self._environment, "PYTHONPATH": ROOT},
+                env=variables,
                 cwd=working_directory,
                 limit=RESPONSE_BYTES,
                 start_new_session=True,  # Ctrl-C in the terminal is for Modelium alone

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from modelium.errors import ConfigError, Unavailable
 from modelium.ports import Clock
 from runtimes.process import proc
+from runtimes.process.fresh_file import fresh_file
 from runtimes.process.ports import free_port
 from runtimes.process.sandbox import Sandbox
+from runtimes.process.socket_folder import make_private
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +143,21 @@ class LocalCluster:
             "RAY_metrics_report_interval_ms": str(REPORT_MS),
         }
 
+    def confined(
+        self, command: Sequence[str], environment: Mapping[str, str], *, work: Path
+    ) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Return ``command`` and ``environment`` of a process that is confined like the cluster.
+
+        ``work`` is its own folder. It cannot change the record, the token and the logs, which the
+        service trusts.
+        """
+        if self._sandbox is None:
+            return command, environment
+        argv, variables, _ = self._sandbox.wrapped(
+            command, environment, work=work, shown=(self.token_path,), writable=(self._temp(),)
+        )
+        return argv, variables
+
     def alive(self) -> bool:
         """Whether its head node runs; reads the process table only."""
         processes = self.record.processes if self.record is not None else {}
@@ -213,11 +231,18 @@ class LocalCluster:
                     os.kill(pid, signal.SIGTERM if waited < TERM_S else signal.SIGKILL)
             await self._clock.sleep(0.2)
         self._record_path.unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, record.temp, ignore_errors=True)
+        if record.temp == str(self._temp()):  # the record may be damaged, or of another place
+            await asyncio.to_thread(shutil.rmtree, record.temp, ignore_errors=True)
+        else:
+            log.warning("%s is not removed: it is not the folder of this cluster", record.temp)
 
     @property
     def _record_path(self) -> Path:
         return self._directory / "cluster.json"
+
+    @property
+    def _work(self) -> Path:
+        return self._directory / "work"
 
     def _temp(self) -> Path:
         """Return Ray's folder: beside the record unless socket paths would be too long there."""
@@ -233,37 +258,30 @@ class LocalCluster:
         temp.mkdir(parents=True, exist_ok=True, mode=0o700)
         if temp.stat().st_uid != os.getuid() or temp.is_symlink():
             raise Unavailable(f"{temp} belongs to another user: remove it, then try again")
-        self.token_path.unlink(missing_ok=True)
-        descriptor = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+        make_private(self._work)
+        with fresh_file(self.token_path) as file:
+            file.write(secrets.token_hex(32).encode())
 
     def _write(self, record: ClusterRecord) -> None:
         beside = self._record_path.with_suffix(".new")
-        beside.write_text(json.dumps(record.model_dump(mode="json")))
+        with fresh_file(beside) as file:
+            file.write(json.dumps(record.model_dump(mode="json")).encode())
         beside.replace(self._record_path)
         self.record = record
 
     async def _run(self, command: list[str], mark: str) -> None:
         # SPT_NOENV: when Ray renames its workers it would otherwise overwrite the mark.
         environment = self.environment() | {MARK: mark, "SPT_NOENV": "1"}
-        if self._sandbox is not None:
-            confined, environment, _ = self._sandbox.wrapped(
-                command,
-                environment,
-                work=self._directory / "work",
-                writable=(self._directory, self._temp()),
-            )
-            command = list(confined)
+        argv, variables = self.confined(command, environment, work=self._work)
         output = self._directory / "start.log"
-        with output.open("wb") as file:
+        with fresh_file(output) as file:
             process = await asyncio.create_subprocess_exec(
-                *command,
+                *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=file,  # not a pipe: the daemons inherit it and keep it open
                 stderr=file,
-                env=environment,
-                cwd=self._directory,
+                env=variables,
+                cwd=self._work,  # of the replicas, too
                 start_new_session=True,
             )
             try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from modelium.errors import ConfigError, ModeliumError, Unavailable
 from modelium.ports import Clock
 from runtimes.ray import running_serve, serve_status
-from runtimes.ray.client import CONNECT_S, RayClient, RayError
+from runtimes.ray.client import CONNECT_S, RayClient, RayError, unconfined
 from runtimes.ray.cluster import ClusterRecord, LocalCluster
 from runtimes.ray.failure_message import shorten
 
@@ -195,6 +195,7 @@ class RayConnection:
             environment=target.environment,
             directory=self._directory,
             cluster_alive=self._cluster_alive,
+            confined=self._cluster.confined if self._cluster and target.own else unconfined,
         )
         try:
             await client.start()

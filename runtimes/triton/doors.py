@@ -22,7 +22,7 @@ import httpx
 from modelium.config import Triton as TritonSection
 from modelium.config.hosts import authority
 from modelium.errors import ConfigError
-from runtimes.process.socket_folder import make_private, socket_folder
+from runtimes.process.socket_folder import empty, make_private, socket_folder
 
 HTTP, GRPC, METRICS = "http", "grpc", "metrics"
 GRPC_PORT = 2
@@ -151,8 +151,7 @@ class Doors:
         """
         if self.folder and self.socket:
             make_private(self.folder)
-            for path in self.folder.iterdir():
-                path.unlink()
+            empty(self.folder)
 
 
 def given_options(command: Sequence[str]) -> set[str]:

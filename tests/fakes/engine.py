@@ -8,6 +8,7 @@ model's folder sets its behaviour (see `Behaviour`). It needs only the standard 
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import json
 import mmap
@@ -90,6 +91,12 @@ class Behaviour:
     """Size of its memory."""
     log_bytes: int = 0
     """Size of the log that it writes before it is ready."""
+    drip_s: float | None = None
+    """Seconds between the bytes of its answers to GET requests, which do not end."""
+    gzip_bytes: int = 0
+    """Length of its metrics, sent as gzip even to those who want none."""
+    endless: bool = False
+    """Whether its answers to GET requests do not end."""
 
 
 class Engine:
@@ -204,7 +211,21 @@ class Engine:
         Server(address, Handler).serve_forever()
 
     def get(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        if request.path == "/health":
+        b = self.behaviour
+        if b.drip_s is not None or b.endless:
+            request.send_response(200)
+            request.end_headers()
+            while True:  # until the caller is gone, which raises
+                request.wfile.write(b"x" if b.drip_s is not None else b"x" * 65536)
+                time.sleep(b.drip_s or 0)
+        elif b.gzip_bytes and request.path == "/metrics":
+            data = gzip.compress(b"#" * b.gzip_bytes)
+            request.send_response(200)
+            request.send_header("Content-Encoding", "gzip")
+            request.send_header("Content-Length", str(len(data)))
+            request.end_headers()
+            request.wfile.write(data)
+        elif request.path == "/health":
             answer(request, 503 if self.behaviour.sick else 200, {})
         elif request.path == "/v1/models":
             allowed = not self.key or request.headers.get("Authorization") == f"Bearer {self.key}"

@@ -88,3 +88,22 @@ async def test_a_closed_client_refuses_calls(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await this.call("status")
     await this.close()
+
+
+async def test_what_is_planted_beside_the_child_neither_runs_in_it_nor_is_written_over(
+    tmp_path: Path,
+) -> None:
+    ran, target = tmp_path / "ran", tmp_path / "target"
+    target.write_text("kept")
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "json.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    (tmp_path / "child.log").symlink_to(target)
+    this = client(tmp_path)
+    await this.start()
+    try:
+        with pytest.raises((RayError, Unavailable)):
+            await this.call("no-such-operation")
+    finally:
+        await this.close()
+    assert not ran.exists()
+    assert target.read_text() == "kept"

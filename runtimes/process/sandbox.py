@@ -22,9 +22,15 @@ PROGRAM = Path(confine.__file__)
 SECRETS = (
     *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".netrc", ".git-credentials"),
     *(".pgpass", ".config/gcloud", ".config/gh", ".config/modelium", ".bash_history"),
+    *(".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".huggingface"),
+    *(".prefect", ".ngc", ".kaggle", ".oci", ".cargo/credentials.toml", ".config/rclone"),
+    *(".config/containers", ".password-store", ".local/share/keyrings"),
 )
 """In the home directory."""
-SYSTEM_SECRETS = (Path("/etc/modelium"), Path("/root/.ssh"))
+SYSTEM_SECRETS = (
+    *(Path("/etc/modelium"), Path("/root/.ssh")),
+    *(Path("/etc", name) for name in ("shadow", "shadow-", "gshadow", "gshadow-")),
+)
 CACHES = (
     *("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"),
     *("TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH", "TORCH_HOME"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from modelium.config import Config
 from modelium.models import RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
+from modelium.store.connection import file_of
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.process.sandbox import Sandbox, unavailable
@@ -23,16 +26,27 @@ def sandbox_problem() -> str:
     return unavailable()
 
 
+def secrets(config: Config, file: Path | None) -> tuple[Path, ...]:
+    """Return what no engine may read: the state, the store and the configuration's ``file``."""
+    found = [config.orchestration.state, *([Path(os.path.abspath(file))] if file else [])]
+    if store := file_of(config.store_url()):
+        found += [Path(f"{store}{end}") for end in ("", "-wal", "-shm", "-journal")]
+    return tuple(found)
+
+
 def build_drivers(
-    config: Config, clock: Clock, devices: DeviceInventory
+    config: Config, clock: Clock, devices: DeviceInventory, file: Path | None = None
 ) -> dict[RuntimeName, Runtime]:
-    """Return the drivers of all enabled runtimes; client libraries are imported only where used."""
+    """Return the drivers of all enabled runtimes; client libraries are imported only where used.
+
+    ``file``: that of the configuration, which no engine may read.
+    """
     state = config.orchestration.state
     # Engines that start at once on one GPU misjudge its free memory: they share locks.
     device_locks = DeviceLocks()
     sandbox = Sandbox(
         mode=config.sandbox.mode,
-        hidden=(state,),
+        hidden=secrets(config, file),
         shown=(config.orchestration.model_repository,),
         writable=config.sandbox.writable,
     )

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.rules.planner import RulePlanner
@@ -133,6 +134,7 @@ async def running(
             steady,
             store,
             launcher,
+            file=source.file if source else None,
             signals=signals,
             metrics=metrics,
             brain=brain,
@@ -287,13 +289,14 @@ def _services(
     store: Store,
     launcher: Launcher,
     *,
+    file: Path | None,
     signals: Signals,
     metrics: Metrics,
     brain: Brain,
     sweeps: Sweeps,
 ) -> Services:
     devices = find_devices(config)
-    runtimes = build_drivers(config, clock, devices)
+    runtimes = build_drivers(config, clock, devices, file)
     policy = config.policy()
     return Services(
         config=config,

@@ -54,6 +54,14 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file of the SQLite database at ``url``; None: it is no such."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database).absolute()
+
+
 def connect(url: str) -> Engine:
     """Return an engine for ``url``; it connects with the first transaction.
 

@@ -9,6 +9,9 @@ program does not inherit:
 - ``writable``: folders that it may change; nothing else can be,
 - ``connects``: whether it may open TCP connections (from Landlock's ABI 4 on).
 
+No path of a rule may pass through a link, since another engine may have laid it a moment ago; the
+service resolves those of the operator.
+
 A program of its own, since Landlock binds the process that calls it, and next to nothing may happen
 between a fork and an exec of a process with threads. Standard library only.
 """
@@ -19,6 +22,7 @@ import ctypes
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -46,6 +50,7 @@ SCOPES = 0b11
 
 FILES_OF = ("/", "/etc")
 """Folders whose files may be read although something beside them is hidden."""
+OWN_PROCESS = "/proc/self"
 DRIVER, DEVICE_FILE = "/proc/driver/nvidia", "/dev/nvidia-uvm"
 
 
@@ -81,7 +86,7 @@ def readable(hidden: Iterable[str], shown: Iterable[str]) -> Iterator[str]:
     which files only in `FILES_OF`: a rule keeps its file's blocks from being freed when the file is
     removed, for as long as the engine lives.
     """
-    closed, opened = {*map(os.path.realpath, hidden)}, {*map(os.path.realpath, shown)}
+    closed = {*map(os.path.realpath, hidden)}
 
     def below(folder: str) -> Iterator[str]:
         try:
@@ -97,7 +102,7 @@ def readable(hidden: Iterable[str], shown: Iterable[str]) -> Iterator[str]:
                 yield entry.path
 
     yield from below("/")
-    yield from opened
+    yield from shown
 
 
 def confine(
@@ -125,7 +130,9 @@ def confine(
     for path in readable(hidden, shown):
         _allow(ruleset, path, READ)
     for path in writable:
-        _allow(ruleset, path, READ | changes)
+        # The kernel's own link, which leads elsewhere in each process.
+        place = os.path.realpath(path) if path == OWN_PROCESS else path
+        _allow(ruleset, place, READ | changes)
     for capability in range(LAST_CAPABILITY + 1):
         if capability not in KEPT_CAPABILITIES:
             libc.prctl(DROP_CAPABILITY, capability, 0, 0, 0)  # refused to users without any
@@ -137,16 +144,31 @@ def confine(
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH)
+        place = _opened(path)
     except OSError:  # it is gone, or this user may not look there
         return
     try:
-        if not os.path.isdir(path):
+        kind = os.fstat(place).st_mode
+        if stat.S_ISLNK(kind):
+            return
+        if not stat.S_ISDIR(kind):
             rights &= FILE_RIGHTS
         rule = PathRule(allowed=rights, parent=place)
         _checked(ADD_RULE, ruleset, PATH_BENEATH, ctypes.byref(rule), 0)
     finally:
         os.close(place)
+
+
+def _opened(path: str) -> int:
+    """Open ``path`` as a place; no link is followed, so one at its end is opened itself."""
+    place = os.open("/", os.O_PATH)
+    for name in filter(None, path.split("/")):
+        outer = place
+        try:
+            place = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=outer)
+        finally:
+            os.close(outer)
+    return place
 
 
 def _checked(number: int, *arguments: object) -> int:

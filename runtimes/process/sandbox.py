@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modelium.errors import FailureKind, LoadFailed
+from modelium.errors import FailureKind, LoadFailed, Unavailable
 from runtimes.process import confine
-from runtimes.process.socket_folder import empty, make_private, socket_folder
+from runtimes.process.places import readable_places, within, writable_places
+from runtimes.process.socket_folder import open_private, socket_folder
 
 Mode = Literal["auto", "off", "required"]
 
@@ -21,9 +22,15 @@ PROGRAM = Path(confine.__file__)
 SECRETS = (
     *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".netrc", ".git-credentials"),
     *(".pgpass", ".config/gcloud", ".config/gh", ".config/modelium", ".bash_history"),
+    *(".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".huggingface"),
+    *(".prefect", ".ngc", ".kaggle", ".oci", ".cargo/credentials.toml", ".config/rclone"),
+    *(".config/containers", ".password-store", ".local/share/keyrings"),
 )
 """In the home directory."""
-SYSTEM_SECRETS = (Path("/etc/modelium"), Path("/root/.ssh"))
+SYSTEM_SECRETS = (
+    *(Path("/etc/modelium"), Path("/root/.ssh")),
+    *(Path("/etc", name) for name in ("shadow", "shadow-", "gshadow", "gshadow-")),
+)
 CACHES = (
     *("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"),
     *("TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH", "TORCH_HOME"),
@@ -81,7 +88,7 @@ class Sandbox:
         Raises:
             LoadFailed: confinement is required, and the machine has none.
             FileNotFoundError: there is no such command.
-            Unavailable: its folder belongs to another user.
+            Unavailable: its folder belongs to another user, or was made a link.
         """
         missing = "" if self.mode == "off" else unavailable()
         if missing and self.mode == "required":
@@ -94,27 +101,31 @@ class Sandbox:
         executable = shutil.which(argv[0], path=environment.get("PATH"))
         if executable is None:
             raise FileNotFoundError(2, os.strerror(2), argv[0])
+        work = Path(os.path.abspath(work))
         temporary = socket_folder(work / "tmp", longest_name=LONGEST_SOCKET)
-        make_private(work)
-        make_private(temporary)
-        empty(temporary)
         own = {"TMPDIR": str(temporary), "HF_MODULES_CACHE": str(work / "modules")}
         variables = own | dict(environment) | {"TMPDIR": str(temporary)}
-        caches = [Path(variables[name]) for name in CACHES if variables.get(name)]
-        for folder in caches:
-            folder.mkdir(parents=True, exist_ok=True)
+        caches = [work / variables[name] for name in CACHES if variables.get(name)]
+        places = writable_places(
+            map(str, (work, temporary)),
+            (*map(str, (*caches, *self.writable, *writable)), *DEVICES),
+        )
+        _prepare(work, temporary, places)
+        for cache in caches:
+            # What lies in a folder that the engine may change is the engine's to make: a link that
+            # it laid there would lead this process astray.
+            if str(cache) in places:
+                Path(places[str(cache)]).mkdir(parents=True, exist_ok=True)
         home = Path(variables.get("HOME") or Path.home())
         rules = {
             "hidden": [
                 str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))
             ],
-            "shown": [str(path) for path in (*self.shown, *shown, executable, *_named(argv))],
-            "writable": [
-                *map(str, (work, temporary, *caches, *self.writable, *writable)),
-                *DEVICES,
-                # Root could change the kernel's settings below /proc.
-                "/proc" if os.getuid() else "/proc/self",
-            ],
+            "shown": readable_places(
+                map(str, (*self.shown, *shown, executable, *_named(argv))), places
+            ),
+            # Root could change the kernel's settings below /proc.
+            "writable": [*places.values(), "/proc" if os.getuid() else confine.OWN_PROCESS],
             "connects": connects,
         }
         variables[confine.VARIABLE] = json.dumps(rules)
@@ -125,3 +136,38 @@ def _named(argv: Sequence[str]) -> list[Path]:
     """Return the files and folders that a command names."""
     words = [word.partition("=")[2] if word.startswith("--") else word for word in argv]
     return [Path(word) for word in words if word.startswith("/") and os.path.exists(word)]
+
+
+def _prepare(work: Path, temporary: Path, places: Mapping[str, str]) -> None:
+    """Make an engine's own folder and its empty one for temporary files.
+
+    Raises:
+        Unavailable: one of them belongs to another user.
+    """
+    for folder in (work, temporary):
+        outer = next((o for o in places if folder != Path(o) and within(str(folder), o)), None)
+        if outer:
+            base = Path(places[outer])
+            place = open_private(base / folder.relative_to(outer), changeable=base)
+        elif str(folder) in places:
+            place = open_private(folder)
+        else:
+            raise Unavailable(
+                f"{folder} is reached through a link in a folder that engines may change: name the "
+                "folders in the configuration by their real paths"
+            )
+        try:
+            if folder == temporary:
+                _empty(place)
+        finally:
+            os.close(place)
+
+
+def _empty(place: int) -> None:
+    with os.scandir(place) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.name, dir_fd=place)
+        else:
+            os.unlink(entry.name, dir_fd=place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -34,11 +36,58 @@ def make_private(folder: Path) -> None:
     Raises:
         Unavailable: it is a link or belongs to another user, who made it first.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise Unavailable(f"{folder} is not a folder of this user: remove it, then try again")
-    folder.chmod(0o700)
+    os.close(open_private(folder))
+
+
+def open_private(folder: Path, *, changeable: Path | None = None) -> int:
+    """Create ``folder`` for this user alone and return its descriptor.
+
+    Args:
+        folder: is never reached through a link that an engine may have laid.
+        changeable: a folder above it that engines may change: in it no link is followed, and one in
+            the place of ``folder`` is removed.
+
+    Raises:
+        Unavailable: it is a link or belongs to another user, who made it first.
+    """
+    base = changeable or folder.parent
+    base.mkdir(parents=True, exist_ok=True)
+    place = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    names = folder.relative_to(base).parts
+    for depth, name in enumerate(names, 1):
+        outer = place
+        try:
+            if changeable and depth == len(names):
+                _remove_other(name, outer)
+            place = _enter(name, outer)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise _foreign(base.joinpath(*names[:depth])) from exc
+        finally:
+            os.close(outer)
+    if os.fstat(place).st_uid != os.getuid():
+        os.close(place)
+        raise _foreign(folder)
+    os.fchmod(place, 0o700)
+    return place
+
+
+def _remove_other(name: str, outer: int) -> None:
+    """Remove what is no folder."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=outer, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=outer)
+
+
+def _enter(name: str, outer: int) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=outer)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=outer)
+
+
+def _foreign(folder: Path) -> Unavailable:
+    return Unavailable(f"{folder} is not a folder of this user: remove it, then try again")
 
 
 def empty(folder: Path) -> None:

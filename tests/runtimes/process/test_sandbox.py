@@ -126,6 +126,24 @@ async def test_an_engine_neither_reads_secrets_nor_changes_what_is_not_its_own(
     assert not {"MODELIUM_GATEWAY__TOKEN", "HF_TOKEN", "MODELIUM_SANDBOX"} & {*found["variables"]}
 
 
+async def test_an_engine_reads_no_credentials_of_tools(
+    run: Run, wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    names = (
+        *(".cache/huggingface/token", ".huggingface/token", ".prefect/profiles.toml"),
+        *(".ngc/config", ".kaggle/kaggle.json", ".config/rclone/rclone.conf", ".oci/config"),
+        *(".config/containers/auth.json", ".password-store/x.gpg", ".cargo/credentials.toml"),
+        ".local/share/keyrings/login.keyring",
+    )
+    files = [tmp_path / "home" / name for name in names]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    wanted["read"] = [*map(str, files), "/etc/shadow", "/etc/gshadow"]
+    found = await run(wanted)
+    assert {found[path] for path in wanted["read"]} == {"PermissionError"}
+
+
 def test_files_beside_what_is_hidden_are_closed_but_those_of_the_system(tmp_path: Path) -> None:
     """A rule for a file would keep its blocks from being freed when it is removed."""
     (tmp_path / "folder").mkdir()

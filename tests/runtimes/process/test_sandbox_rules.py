@@ -87,14 +87,15 @@ def test_an_engine_gets_what_it_needs_and_no_more(tmp_path: Path, command: Path)
         "HF_MODULES_CACHE": str(work / "modules"),
     }
     homes = [str(tmp_path / "home" / name) for name in SECRETS]
-    caches = [str(tmp_path / "hf" / "home"), str(work / "modules")]
+    cache = tmp_path / "hf" / "home"
     assert found == {
         "hidden": ["/state", *map(str, SYSTEM_SECRETS), *homes],
-        "shown": ["/state/repository", "/shown", str(command), str(model), str(command)],
-        "writable": [*(str(work), str(temporary), *caches, "/ipc", "/own", "/dev"), PROC],
+        "shown": ["/state/repository", "/shown", str(command), str(model)],
+        "writable": [*map(str, (cache, "/ipc", "/own", "/dev", work, temporary)), PROC],
         "connects": False,
     }
-    assert all(Path(folder).is_dir() for folder in caches)
+    assert cache.is_dir()
+    assert not (work / "modules").exists(), "what lies in a writable folder is the engine's to make"
     for folder in (work, temporary):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -133,7 +134,7 @@ def test_a_command_is_looked_for_where_the_engine_would(tmp_path: Path, command:
     path = {"PATH": str(command.parent)}
     argv, variables, _ = confined.wrapped(("vllm", "/x"), path, work=tmp_path / "work")
     assert argv[-2:] == ("vllm", "/x")
-    assert rules(variables)["shown"] == []
+    assert rules(variables)["shown"] == [str(command)]
     with pytest.raises(FileNotFoundError) as failure:
         confined.wrapped(("vllm",), {"PATH": "/nowhere"}, work=tmp_path / "none")
     assert (failure.value.errno, failure.value.filename) == (2, "vllm")

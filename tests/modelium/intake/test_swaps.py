@@ -1,0 +1,114 @@
+"""A dropper who owns his drop swaps its folders for links while it is taken in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from modelium.config import Orchestration
+from modelium.errors import DropRejected
+from modelium.intake.moving import copy
+from modelium.intake.repository import ModelRepository
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> ModelRepository:
+    return ModelRepository(
+        config=Orchestration(
+            model_repository=tmp_path / "repository",
+            incoming_directory=tmp_path / "incoming",
+            rejected_directory=tmp_path / "rejected",
+        )
+    )
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A folder that is not the dropper's."""
+    made = tmp_path / "secret"
+    made.mkdir(mode=0o700)
+    (made / "precious").write_text("secret")
+    (made / "precious").chmod(0o600)
+    return made
+
+
+@pytest.fixture
+def drop(repository: ModelRepository) -> Path:
+    """A folder that others may write to: a large file, and a folder."""
+    made = repository.incoming / "m"
+    (made / "sub").mkdir(parents=True)
+    (made / "a-large").write_text("weights")
+    (made / "sub" / "precious").write_text("own")
+    for place in (made, made / "sub"):
+        place.chmod(0o777)
+    return made
+
+
+@pytest.fixture
+def held(drop: Path) -> Iterator[int]:
+    """The dropper's descriptor of his folder, wherever it is moved to."""
+    opened = os.open(drop, os.O_RDONLY | os.O_DIRECTORY)
+    yield opened
+    os.close(opened)
+
+
+def swapping(folder: int, name: str, to: Path, swaps: list[bool]) -> Callable[[], None]:
+    """Return what swaps ``name`` in ``folder`` for a link, once."""
+
+    def swap() -> None:
+        if not swaps:
+            swaps.append(False)
+            with suppress(FileNotFoundError):  # the folder was deleted by now
+                os.rename(name, "aside", src_dir_fd=folder, dst_dir_fd=folder)
+                os.symlink(to, name, dir_fd=folder)
+                swaps[0] = True
+
+    return swap
+
+
+def test_a_folder_that_becomes_a_link_during_the_copy_is_not_followed(
+    repository: ModelRepository,
+    secret: Path,
+    drop: Path,
+    held: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    swaps: list[bool] = []
+    swap, utime = swapping(held, "sub", secret, swaps), os.utime
+
+    def after_a_file(file: int, *, ns: tuple[int, int]) -> None:
+        swap()
+        utime(file, ns=ns)
+
+    monkeypatch.setattr(os, "utime", after_a_file)
+    with pytest.raises(DropRejected) as caught:
+        repository.stage(drop, name=None)
+    assert swaps == [True]
+    assert caught.value.reason == "special-file"
+    assert list(repository.staging.iterdir()) == []
+    assert (secret / "precious").read_text() == "secret"
+
+
+def test_a_folder_that_a_copy_is_made_in_is_not_left_through_a_link(
+    secret: Path, drop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drop that returns is copied into the drop zone, where others may rename its parts."""
+    (drop / "sub" / "new").touch()
+    mkdir, zone = os.mkdir, tmp_path / "zone"
+    zone.mkdir()
+
+    def swapped(path: str | Path, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(path, mode, dir_fd=dir_fd)
+        if Path(path).name == "sub":
+            (fresh,) = zone.iterdir()
+            (fresh / "sub").rename(zone / "aside")
+            (fresh / "sub").symlink_to(secret)
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with pytest.raises(OSError, match="sub"):
+        copy(drop, zone / "m")
+    assert [path.name for path in secret.iterdir()] == ["precious"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from modelium.config import Orchestration
 from modelium.errors import DropRejected
 from modelium.intake.moving import copy
+from modelium.intake.removal import remove_quietly
 from modelium.intake.repository import ModelRepository
 
 
@@ -112,3 +114,19 @@ def test_a_folder_that_a_copy_is_made_in_is_not_left_through_a_link(
     with pytest.raises(OSError, match="sub"):
         copy(drop, zone / "m")
     assert [path.name for path in secret.iterdir()] == ["precious"]
+
+
+def test_a_folder_that_becomes_a_link_is_not_opened_up(
+    secret: Path, drop: Path, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swaps: list[bool] = []
+    swap, unlink = swapping(held, "sub", secret / "precious", swaps), os.unlink
+
+    def after_a_file(path: str, *, dir_fd: int) -> None:
+        unlink(path, dir_fd=dir_fd)
+        swap()
+
+    monkeypatch.setattr(os, "unlink", after_a_file)
+    remove_quietly(drop)
+    assert swaps == [True]
+    assert stat.S_IMODE((secret / "precious").stat().st_mode) == 0o600

@@ -91,8 +91,11 @@ def copy(source: Path, target: Path) -> None:
         raise
 
 
-def is_own(path: Path) -> bool:
-    """Whether nobody but this user can change the file or folder ``path`` and what is in it."""
+def is_own(path: Path, *, linked: bool = False) -> bool:
+    """Whether nobody but this user can change the file or folder ``path`` and what is in it.
+
+    ``linked``: files may have other names, by which others might change what is in them.
+    """
     me = os.geteuid()
     found = [path.lstat()]
     if stat.S_ISDIR(found[0].st_mode):
@@ -102,7 +105,7 @@ def is_own(path: Path) -> bool:
         or (
             info.st_uid == me
             and not info.st_mode & WRITABLE_BY_OTHERS
-            and (stat.S_ISDIR(info.st_mode) or info.st_nlink == 1)
+            and (linked or stat.S_ISDIR(info.st_mode) or info.st_nlink == 1)
         )
         for info in found
     )

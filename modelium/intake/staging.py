@@ -145,7 +145,9 @@ class Staging:
             )
             return False
         moved = move(path, held, note=origin.noting(own))
-        analysis.unlay(held)  # its links are no reason to copy
+        analysis.refuse_link(held)  # it may have become one before it was moved
+        if is_own(held, linked=True):  # else its owner could have it delete files of others
+            analysis.unlay(held)  # its links are no reason to copy
         if not is_own(held):
             need_space(own, size_of(held))
             _copy_in(held, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelium.analysis.readers.laid import Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected
 from modelium.intake.moving import copy
@@ -116,6 +118,32 @@ def test_a_folder_that_a_copy_is_made_in_is_not_left_through_a_link(
     assert [path.name for path in secret.iterdir()] == ["precious"]
 
 
+def test_what_looks_laid_is_removed_only_where_nobody_else_can_swap_it(
+    repository: ModelRepository,
+    secret: Path,
+    drop: Path,
+    held: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (drop / "1").mkdir(mode=0o777)
+    for place in (drop, drop / "1"):
+        (place / "precious").write_text("x")
+    Laid(version=1, folder="1").write(drop)
+    swaps: list[bool] = []
+    swap, samefile = swapping(held, "1", secret, swaps), os.path.samefile
+
+    def after_the_look(one: Path, other: Path) -> bool:
+        found = filecmp.cmp(one, other, shallow=False), samefile(one, other)
+        swap()
+        return any(found)
+
+    monkeypatch.setattr(os.path, "samefile", after_the_look)
+    staged = repository.stage(drop, name=None)
+    assert swaps == [False]
+    assert (secret / "precious").read_text() == "secret"
+    assert sorted(path.name for path in staged.folder.iterdir()) == ["a-large", "precious", "sub"]
+
+
 def test_a_folder_that_becomes_a_link_is_not_opened_up(
     secret: Path, drop: Path, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,3 +158,22 @@ def test_a_folder_that_becomes_a_link_is_not_opened_up(
     remove_quietly(drop)
     assert swaps == [True]
     assert stat.S_IMODE((secret / "precious").stat().st_mode) == 0o600
+
+
+def test_a_drop_that_becomes_a_link_as_it_is_moved_is_refused(
+    repository: ModelRepository, secret: Path, drop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def swapped(source: Path, target: Path) -> None:
+        if source == drop and not drop.is_symlink():
+            rename(drop, drop.with_name("aside"))
+            drop.symlink_to(secret)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", swapped)
+    with pytest.raises(DropRejected) as caught:
+        repository.stage(drop, name=None)
+    assert caught.value.reason == "link-outside"
+    assert drop.is_symlink()
+    assert list(repository.staging.iterdir()) == []

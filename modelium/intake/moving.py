@@ -70,11 +70,12 @@ def move(source: Path, target: Path, *, note: Callable[[bool], None] = ignore) -
     return True
 
 
-def copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path, *, parent: int | None = None) -> None:
     """Copy ``source`` to ``target``, synced to disk; a failure leaves nothing there.
 
     The copy is this user's own: nobody else may write to its files, not even whoever still has
-    those of ``source`` open.
+    those of ``source`` open. ``parent``: the open folder that holds ``source``; default: that of
+    its path.
 
     Raises:
         DropRejected: it is nested too deep, has too many files, or one that is no plain file or
@@ -82,7 +83,7 @@ def copy(source: Path, target: Path) -> None:
     """
     fresh = target.with_name(f"{COPYING}{uuid.uuid4().hex[:8]}")
     try:
-        copy_tree(source, fresh)
+        copy_tree(source, fresh, parent=parent)
         sync_tree(fresh)
         os.rename(fresh, target)
         sync(target.parent)

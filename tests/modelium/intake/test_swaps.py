@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import stat
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -158,6 +159,56 @@ def test_a_folder_that_becomes_a_link_is_not_opened_up(
     remove_quietly(drop)
     assert swaps == [True]
     assert stat.S_IMODE((secret / "precious").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "archive"])
+@pytest.mark.parametrize("at", ["above", "itself"])
+def test_a_link_in_the_drop_zone_leads_nowhere(
+    repository: ModelRepository, secret: Path, kind: str, at: str
+) -> None:
+    """The webhook has looked at the path, and the drop waits for its turn: now it is a link."""
+    name = {"folder": "m", "file": "m.gguf", "archive": "m.tar"}[kind]
+    if kind == "folder":
+        (secret / name).mkdir()
+    elif kind == "file":
+        (secret / name).write_text("secret")
+    else:
+        with tarfile.open(secret / name, "w") as archive:
+            archive.add(secret / "precious", arcname="precious")
+    if at == "above":
+        (repository.incoming / "up").symlink_to(secret)
+    else:
+        (repository.incoming / "up").mkdir()
+        (repository.incoming / "up" / name).symlink_to(secret / name)
+    with pytest.raises(DropRejected) as caught:
+        repository.stage(repository.incoming / "up" / name, name=None)
+    assert caught.value.reason == "link-outside"
+    assert list(repository.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "archive"])
+def test_what_lies_deeper_in_the_drop_zone_is_copied(
+    repository: ModelRepository, tmp_path: Path, kind: str
+) -> None:
+    name = {"folder": "m", "file": "m.gguf", "archive": "m.tar"}[kind]
+    path = repository.incoming / "up" / name
+    path.parent.mkdir()
+    if kind == "folder":
+        path.mkdir()
+        (path / "m.gguf").write_text("x")
+    elif kind == "file":
+        path.write_text("x")
+    else:
+        (tmp_path / "m.gguf").write_text("x")
+        with tarfile.open(path, "w") as archive:
+            archive.add(tmp_path / "m.gguf", arcname="m.gguf")
+    (tmp_path / "way").symlink_to(repository.incoming)
+    for given in (path, tmp_path / "way" / "up" / name):
+        staged = repository.stage(given, name=None)
+        assert (staged.name, staged.moved) == ("m", False)
+        assert (staged.folder / "m.gguf").read_text() == "x"
+        repository.discard(staged)
+    assert path.exists()
 
 
 def test_a_drop_that_becomes_a_link_as_it_is_moved_is_refused(

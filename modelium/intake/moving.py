@@ -7,19 +7,16 @@ what has a name of its own is whole.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import shutil
 import stat
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from modelium.analysis.readers.folder import MAX_DEPTH, MAX_FILES, shown
 from modelium.analysis.readers.tree import is_folder, walk
 from modelium.errors import DropRejected
+from modelium.intake.copying import copy_tree
 from modelium.intake.removal import remove_quietly
 
 logger = logging.getLogger(__name__)
@@ -32,9 +29,6 @@ TAKEN = ".modelium-taken-"
 folder that is no longer needed."""
 
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-
-_CHUNK = 8 * 1024**2
-_KERNEL_CHUNK = 16 * _CHUNK
 
 
 def ignore(_moves: bool) -> None:
@@ -76,11 +70,12 @@ def move(source: Path, target: Path, *, note: Callable[[bool], None] = ignore) -
     return True
 
 
-def copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path, *, parent: int | None = None) -> None:
     """Copy ``source`` to ``target``, synced to disk; a failure leaves nothing there.
 
     The copy is this user's own: nobody else may write to its files, not even whoever still has
-    those of ``source`` open.
+    those of ``source`` open. ``parent``: the open folder that holds ``source``; default: that of
+    its path.
 
     Raises:
         DropRejected: it is nested too deep, has too many files, or one that is no plain file or
@@ -88,10 +83,7 @@ def copy(source: Path, target: Path) -> None:
     """
     fresh = target.with_name(f"{COPYING}{uuid.uuid4().hex[:8]}")
     try:
-        if source.is_dir() and not source.is_symlink():
-            _copy_folder(source, fresh)
-        else:
-            _copy_entry(source, fresh)
+        copy_tree(source, fresh, parent=parent)
         sync_tree(fresh)
         os.rename(fresh, target)
         sync(target.parent)
@@ -100,8 +92,11 @@ def copy(source: Path, target: Path) -> None:
         raise
 
 
-def is_own(path: Path) -> bool:
-    """Whether nobody but this user can change the file or folder ``path`` and what is in it."""
+def is_own(path: Path, *, linked: bool = False) -> bool:
+    """Whether nobody but this user can change the file or folder ``path`` and what is in it.
+
+    ``linked``: files may have other names, by which others might change what is in them.
+    """
     me = os.geteuid()
     found = [path.lstat()]
     if stat.S_ISDIR(found[0].st_mode):
@@ -111,7 +106,7 @@ def is_own(path: Path) -> bool:
         or (
             info.st_uid == me
             and not info.st_mode & WRITABLE_BY_OTHERS
-            and (stat.S_ISDIR(info.st_mode) or info.st_nlink == 1)
+            and (linked or stat.S_ISDIR(info.st_mode) or info.st_nlink == 1)
         )
         for info in found
     )
@@ -161,82 +156,3 @@ def take_away(path: Path) -> None:
     aside = path.with_name(f"{TAKEN}{uuid.uuid4().hex[:8]}")
     os.rename(path, aside)
     remove_quietly(aside)
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    target.mkdir()
-    pending, seen = [(source, target, 1)], 0
-    while pending:
-        folder, made, depth = pending.pop()
-        for entry in sorted(_listed(folder), key=lambda entry: entry.name):
-            seen += 1
-            if seen > MAX_FILES:
-                raise DropRejected(
-                    f"{shown(source.name)!r} has more than {MAX_FILES} files. Drop one model per "
-                    "folder.",
-                    reason="too-many-files",
-                )
-            if not is_folder(entry):
-                _copy_entry(Path(entry.path), made / entry.name)
-                continue
-            if depth >= MAX_DEPTH:
-                raise DropRejected(
-                    f"{shown(source.name)!r} is nested more than {MAX_DEPTH} folders deep. Drop "
-                    "the folder that contains the model's files.",
-                    reason="too-deep",
-                )
-            (made / entry.name).mkdir()
-            pending.append((Path(entry.path), made / entry.name, depth + 1))
-
-
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except PermissionError as exc:
-        raise _unreadable(folder) from exc
-
-
-def _copy_entry(source: Path, target: Path) -> None:
-    """Copy one file or link; of a file, contents, times and the owner's permissions."""
-    if source.is_symlink():
-        os.symlink(os.readlink(source), target)
-        return
-    try:
-        # Not waiting: it may be a pipe by now.
-        opened = os.open(source, os.O_NOFOLLOW | os.O_NONBLOCK)
-    except PermissionError as exc:
-        raise _unreadable(source) from exc
-    except OSError as exc:
-        if exc.errno in (errno.ENXIO, errno.ELOOP):  # a socket, or a link by now
-            raise _special(source) from exc
-        raise
-    with os.fdopen(opened, "rb") as reading:
-        info = os.fstat(opened)
-        if not stat.S_ISREG(info.st_mode):
-            raise _special(source)
-        mode = stat.S_IMODE(info.st_mode) & 0o755 | stat.S_IRUSR | stat.S_IWUSR
-        written = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(written, "wb") as writing:
-            # The kernel shares the blocks where the file system can.
-            with suppress(AttributeError, OSError):  # another file system, or no Linux
-                while os.copy_file_range(opened, written, _KERNEL_CHUNK):
-                    pass
-            shutil.copyfileobj(reading, writing, _CHUNK)  # what is left
-            writing.flush()
-            os.fchmod(written, mode)
-            os.utime(written, ns=(info.st_atime_ns, info.st_mtime_ns))
-
-
-def _unreadable(path: Path) -> DropRejected:
-    return DropRejected(
-        f"{shown(path.name)!r} cannot be read. Let the user that Modelium runs as read it.",
-        reason="unreadable",
-    )
-
-
-def _special(path: Path) -> DropRejected:
-    return DropRejected(
-        f"{shown(path.name)!r} is a device, socket or pipe. Drop plain files only.",
-        reason="special-file",
-    )

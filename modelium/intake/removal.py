@@ -19,8 +19,7 @@ def remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    with suppress(OSError):
-        os.chmod(path, 0o700)
+    _open_up(str(path), None)
     root = os.open(path, _FOLDER)
     try:
         while folders := _unlink_files(root):
@@ -52,14 +51,26 @@ def _dissolve(root: int, name: str) -> None:
 
     So no path is ever longer than two names, and one folder is open beside ``root``.
     """
-    with suppress(OSError):
-        os.chmod(name, 0o700, dir_fd=root)
+    _open_up(name, root)
     folder = os.open(name, _FOLDER, dir_fd=root)
     try:
         for inner in _unlink_files(folder):
-            with suppress(OSError):  # a folder that moves has to be writable itself
-                os.chmod(inner, 0o700, dir_fd=folder)
+            _open_up(inner, folder)  # a folder that moves has to be writable itself
             os.rename(inner, uuid.uuid4().hex, src_dir_fd=folder, dst_dir_fd=root)
     finally:
         os.close(folder)
     os.rmdir(name, dir_fd=root)
+
+
+def _open_up(name: str, parent: int | None) -> None:
+    """Let this user change the folder ``name`` of ``parent``, where it is one.
+
+    Its owner may put a link in its place meanwhile, and ``chmod`` would follow that.
+    """
+    with suppress(OSError):
+        # Unlike the folder, its path may be opened without a permission to read it.
+        opened = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{opened}", 0o700)
+        finally:
+            os.close(opened)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from modelium.intake.names import ARCHIVES, check_name, model_name, with_ending
 from modelium.intake.origin import Origin
 from modelium.intake.rejects import Rejects, drop_empty
 from modelium.intake.space import need_space, size_of
+from modelium.intake.zone import below, holding
 
 logger = logging.getLogger(__name__)
 
@@ -87,19 +89,27 @@ class Staging:
         wanted = name or model_name(path)
         check_name(wanted)
         archive = path.is_file() and path.name.endswith(ARCHIVES)
-        if not moved:
-            path = path.resolve()  # an operator's link is followed
+        if not moved and not below(path, self._incoming):
+            path = path.resolve()  # an operator's link is followed, and a dropper's is not
+        zone = self._incoming if below(path, self._incoming) else self._incoming.resolve()
+        with holding(path, zone) as parent:
+            return self._stage(path, wanted, moved=moved, archive=archive, parent=parent)
+
+    def _stage(
+        self, path: Path, wanted: str, *, moved: bool, archive: bool, parent: int | None
+    ) -> Staged:
+        """Take ``path``, which lies in the open folder ``parent``, in as the model ``wanted``."""
         own = self.folder / uuid.uuid4().hex
         (own / ORIGINAL).mkdir(parents=True)
         origin = Origin(path=str(path), name=wanted, moved=moved, archive=archive)
         try:
             origin.write(own)
             if archive:
-                moved = self._unpack(path, own, origin)
+                moved = self._unpack(path, own, origin, parent)
             elif moved:
                 moved = self._move(path, own, origin)
             else:
-                _copy_in(path, own / wanted)
+                _copy_in(path, own / wanted, parent=parent)
         except (OSError, DropRejected):
             held = original_in(own)
             if held is not None and not os.path.lexists(path):  # moved, and then refused
@@ -119,11 +129,11 @@ class Staging:
             self._trash,
         )
 
-    def _unpack(self, path: Path, own: Path, origin: Origin) -> bool:
+    def _unpack(self, path: Path, own: Path, origin: Origin, parent: int | None) -> bool:
         """Unpack the archive ``path``, then move it to what is staged; return whether it is."""
         fresh = own / f"{COPYING}{uuid.uuid4().hex[:8]}"
         need_space(own, path.stat().st_size)
-        analysis.unpack(path, fresh)
+        analysis.unpack(path, fresh, parent=parent)
         whole = _inner(fresh)
         sync_tree(whole)
         os.rename(whole, own / origin.name)
@@ -145,7 +155,9 @@ class Staging:
             )
             return False
         moved = move(path, held, note=origin.noting(own))
-        analysis.unlay(held)  # its links are no reason to copy
+        analysis.refuse_link(held)  # it may have become one before it was moved
+        if is_own(held, linked=True):  # else its owner could have it delete files of others
+            analysis.unlay(held)  # its links are no reason to copy
         if not is_own(held):
             need_space(own, size_of(held))
             _copy_in(held, target)
@@ -257,15 +269,17 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _copy_in(source: Path, target: Path) -> None:
-    """Copy a folder to ``target``, or a file into it."""
-    if source.is_file():
+def _copy_in(source: Path, target: Path, *, parent: int | None = None) -> None:
+    """Copy a folder to ``target``, or a file into it; ``parent``: see `copy`."""
+    name = str(source) if parent is None else source.name
+    if stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         fresh = target.with_name(f"{COPYING}{uuid.uuid4().hex[:8]}")
         fresh.mkdir()
-        copy(source, fresh / source.name)
+        copy(source, fresh / source.name, parent=parent)
         os.rename(fresh, target)
     else:
-        copy(source, target)
+        copy(source, target, parent=parent)
+        analysis.refuse_link(target)  # it may have become one before it was copied
 
 
 def _inner(folder: Path) -> Path:

@@ -40,17 +40,17 @@ _CHUNK = 1024**2
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
-def unpack(archive: Path, into: Path) -> None:
+def unpack(archive: Path, into: Path, *, parent: int | None = None) -> None:
     """Unpack a zip or tar (plain, gzip, bzip2, xz) into the new folder ``into``.
 
     Raises `DropRejected`: its end is missing (``truncated``), members outside ``into``, links,
     devices, encryption, duplicates, too many files, or more bytes than the packed size explains.
     What was written stays for the caller to remove. A single top-level folder is unpacked as it
-    is.
+    is. ``parent``: the open folder that holds ``archive``; default: that of its path.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with _opened(archive) as file:
+        with _opened(archive, parent) as file:
             packed = os.fstat(file.fileno()).st_size
             if zipfile.is_zipfile(file):
                 _unzip(file, into, _Budget(packed))
@@ -71,9 +71,11 @@ def unpack(archive: Path, into: Path) -> None:
         ) from exc
 
 
-def _opened(archive: Path) -> BinaryIO:
+def _opened(archive: Path, parent: int | None) -> BinaryIO:
     """Open a regular file; whoever put it there may have put a link or a pipe in its place."""
-    file = os.fdopen(os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    name = archive if parent is None else archive.name
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.fdopen(os.open(name, flags, dir_fd=parent), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise ValueError("it is no plain file")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelium.errors import DropRejected
+from modelium.intake import copying
 from modelium.intake import moving as module
 from modelium.intake.moving import (
     COPYING,
@@ -184,14 +185,14 @@ def test_a_copy_is_synced_before_it_has_its_name(
 def test_a_copy_that_fails_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    copied = module._copy_entry
+    copied = copying._copy_entry
 
-    def failing(source: Path, target: Path) -> None:
-        if source.name == "weights":
+    def failing(source: str, target: str, **given: int | None) -> None:
+        if source == "weights":
             raise error
-        copied(source, target)
+        copied(source, target, **given)
 
-    monkeypatch.setattr(module, "_copy_entry", failing)
+    monkeypatch.setattr(copying, "_copy_entry", failing)
     with pytest.raises(type(error)):
         copy(folder, tmp_path / "n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
@@ -204,9 +205,9 @@ def refused(source: Path, target: Path) -> tuple[str, str]:
 
 
 def test_entries_are_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FILES", 6)
+    monkeypatch.setattr(copying, "MAX_FILES", 6)
     copy(folder, tmp_path / "n")
-    monkeypatch.setattr(module, "MAX_FILES", 5)
+    monkeypatch.setattr(copying, "MAX_FILES", 5)
     assert refused(folder, tmp_path / "o") == (
         "'m' has more than 5 files. Drop one model per folder.",
         "too-many-files",
@@ -216,9 +217,9 @@ def test_entries_are_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_folders_nest_to_a_depth(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_DEPTH", 3)
+    monkeypatch.setattr(copying, "MAX_DEPTH", 3)
     copy(folder, tmp_path / "n")
-    monkeypatch.setattr(module, "MAX_DEPTH", 2)
+    monkeypatch.setattr(copying, "MAX_DEPTH", 2)
     assert refused(folder, tmp_path / "o") == (
         "'m' is nested more than 2 folders deep. Drop the folder that contains the model's files.",
         "too-deep",
@@ -238,7 +239,7 @@ def test_a_link_that_comes_after_the_look_is_not_followed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "to").symlink_to("weights")
-    monkeypatch.setattr(Path, "is_symlink", lambda _path: False)
+    monkeypatch.setattr(stat, "S_ISLNK", lambda _mode: False)
     assert refused(folder, tmp_path / "n") == (f"'link' {SPECIAL}", "special-file")
     assert refused(folder / "to", tmp_path / "n") == (f"'to' {SPECIAL}", "special-file")
 
@@ -262,7 +263,7 @@ def test_a_file_that_cannot_be_opened(
     opened = os.open
 
     def guarded(path: str | Path, *args: int, **given: int) -> int:
-        if Path(path) == folder / "weights":
+        if path == "weights":
             raise OSError(number, "no")
         return opened(path, *args, **given)
 
@@ -277,14 +278,14 @@ def test_a_file_that_cannot_be_opened(
 def test_a_folder_that_cannot_be_listed_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scandir = os.scandir
+    opened = os.open
 
-    def guarded(path: Path) -> object:
-        if path == folder / "sub" / "inner":
+    def guarded(path: str | Path, *args: int, **given: int) -> int:
+        if path == "inner":
             raise PermissionError(errno.EACCES, "no")
-        return scandir(path)
+        return opened(path, *args, **given)
 
-    monkeypatch.setattr(os, "scandir", guarded)
+    monkeypatch.setattr(os, "open", guarded)
     assert refused(folder, tmp_path / "n") == (f"'inner' {CLOSED}", "unreadable")
 
 
@@ -329,7 +330,7 @@ def test_without_the_kernels_help_a_file_is_read_and_written(
 ) -> None:
     data = bytes(range(250))
     (tmp_path / "a").write_bytes(data)
-    monkeypatch.setattr(module, "_CHUNK", 100)
+    monkeypatch.setattr(copying, "_CHUNK", 100)
     if way == "none":
         monkeypatch.delattr(os, "copy_file_range")
     else:

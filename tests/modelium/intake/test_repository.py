@@ -13,7 +13,7 @@ import pytest
 from modelium.analysis.readers.laid import CONFIG, Laid
 from modelium.config import Orchestration
 from modelium.errors import DropRejected, InputError
-from modelium.intake import moving
+from modelium.intake import copying
 from modelium.intake.fingerprint import fingerprint
 from modelium.intake.names import REASON, model_name, version_of
 from modelium.intake.repository import ModelRepository
@@ -361,7 +361,7 @@ def test_a_disk_that_is_full_leaves_the_drop_and_no_half_copy(
     def full(*_args: object, **_given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(moving, "_copy_entry", full)
+    monkeypatch.setattr(copying, "_copy_entry", full)
     with pytest.raises(OSError, match=r"^\[Errno 28\] No space"):
         repository.stage(drop, name=None)
     assert files(drop) == LLAMA_FILES
@@ -401,7 +401,7 @@ def test_one_drop_that_cannot_be_recovered_costs_no_other(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
-        patch.setattr(moving, "_copy_entry", broken)
+        patch.setattr(copying, "_copy_entry", broken)
         assert repository.recover() == [repository.incoming / "b"]
     assert repository.recover() == [repository.incoming / "a"]
 

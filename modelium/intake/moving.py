@@ -17,6 +17,7 @@ from pathlib import Path
 from modelium.analysis.readers.tree import is_folder, walk
 from modelium.errors import DropRejected
 from modelium.intake.copying import copy_tree
+from modelium.intake.likeness import Likeness, Replaced, likeness, rename_alike
 from modelium.intake.removal import remove_quietly
 
 logger = logging.getLogger(__name__)
@@ -35,29 +36,45 @@ def ignore(_moves: bool) -> None:
     """Note nothing."""
 
 
-def move(source: Path, target: Path, *, note: Callable[[bool], None] = ignore) -> bool:
+def move(
+    source: Path,
+    target: Path,
+    *,
+    note: Callable[[bool], None] = ignore,
+    like: Likeness | None = None,
+) -> bool:
     """Move ``source`` to ``target``; return whether it is gone from its place.
 
-    It stays, whole, where another user's folders do not let us delete it.
+    It stays, whole, where another user's folders do not let us delete it. So does what has
+    replaced it meanwhile: ``target`` is what was read then.
 
     Args:
         source: a file or folder.
         target: its new path, which is free.
         note: called whenever it changes which of both is the one to keep after a crash: the
             source (``False``) or the target (``True``, as before the call).
+        like: what ``source`` was when it was read; where it is not any more, it stays, and there
+            is nothing at ``target``.
 
     Raises:
         DropRejected: it lies on another file system, and cannot be copied: see `copy`.
     """
     try:
-        os.rename(source, target)
+        rename_alike(source, target, like=like)
+    except Replaced:
+        note(False)
+        return False
     except OSError:
         note(False)
+        like = likeness(source) if like is None else like
         copy(source, target)
         if is_deletable(source):
             note(True)
             try:
-                take_away(source)
+                take_away(source, like=like)
+            except Replaced:
+                note(False)
+                return False
             except OSError:
                 note(False)
             else:
@@ -147,12 +164,13 @@ def sync_tree(path: Path) -> None:
     sync(path)
 
 
-def take_away(path: Path) -> None:
+def take_away(path: Path, *, like: Likeness | None = None) -> None:
     """Delete ``path`` so that a crash leaves all of it, or nothing that looks like it.
 
     Raises:
+        Replaced: it is not ``like`` any more; it is whole.
         OSError: it cannot be renamed; it is whole.
     """
     aside = path.with_name(f"{TAKEN}{uuid.uuid4().hex[:8]}")
-    os.rename(path, aside)
+    rename_alike(path, aside, like=like)
     remove_quietly(aside)

@@ -18,6 +18,7 @@ from pathlib import Path
 from modelium import analysis
 from modelium.errors import DropRejected, InputError
 from modelium.intake.contents import ORIGINAL, only_in, original_in, parts_in
+from modelium.intake.likeness import likeness
 from modelium.intake.moving import (
     COPYING,
     clear,
@@ -132,6 +133,7 @@ class Staging:
     def _unpack(self, path: Path, own: Path, origin: Origin, parent: int | None) -> bool:
         """Unpack the archive ``path``, then move it to what is staged; return whether it is."""
         fresh = own / f"{COPYING}{uuid.uuid4().hex[:8]}"
+        like = likeness(path)
         need_space(own, path.stat().st_size)
         analysis.unpack(path, fresh, parent=parent)
         whole = _inner(fresh)
@@ -139,7 +141,7 @@ class Staging:
         os.rename(whole, own / origin.name)
         if not origin.moved:
             return False
-        return move(path, own / ORIGINAL / path.name, note=origin.noting(own))
+        return move(path, own / ORIGINAL / path.name, note=origin.noting(own), like=like)
 
     def _move(self, path: Path, own: Path, origin: Origin) -> bool:
         """Move the folder or file ``path`` to what is staged; return whether it is."""

@@ -120,7 +120,7 @@ def test_a_fingerprint_counts_all_that_is_in_a_folder(tmp_path: Path) -> None:
         modified_ns=9 * 10**9,
         changed_ns=max(info.st_ctime_ns for info in infos),
     )
-    assert found.changed_at == found.changed_ns / 10**9
+    assert found.changed_at == pytest.approx(found.changed_ns / 10**9, abs=1e-6)
     assert size_of(folder) == found.total_bytes
     changed = (folder / "a").stat().st_ctime_ns
     assert fingerprint(folder / "a") == Fingerprint(1, 5, 9 * 10**9, changed)

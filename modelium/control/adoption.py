@@ -12,6 +12,7 @@ from modelium.intake.fingerprint import Fingerprint, fingerprint
 from modelium.intake.names import version_of
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model
+from modelium.stages.failures import GONE
 from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
 
@@ -21,9 +22,6 @@ MODEL_FILES = (".gguf", ".onnx", ".safetensors")
 """Files beside the models' folders that are reported; others, such as a README, are no models."""
 
 NO_MODELS = frozenset({"lost+found"})
-
-GONE = "its folder is missing: "
-"""How the reason of a model begins that failed because of that."""
 
 
 class Adoption:

@@ -22,7 +22,7 @@ from modelium.policy.backoff import FIRST_PAUSE_S
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
 from modelium.stages import abort, switching
-from modelium.stages.failures import record_failure
+from modelium.stages.failures import FolderMissing, record_failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
@@ -173,10 +173,7 @@ async def _load(services: Services, model: str) -> Loaded:
         raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
     if not await asyncio.to_thread(Path(record.path).exists):
-        raise LoadFailed(
-            f"the folder of {model}, {record.path}, is missing: put it back, or drop it again",
-            kind=FailureKind.BAD_FILES,
-        )
+        raise FolderMissing(record.path)
     await verify(services, record)
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)

@@ -395,3 +395,20 @@ async def test_a_model_that_failed_otherwise_keeps_its_reason(
     os.rename(repository / "tiny", repository / ".aside")
     await adoption.poll()
     assert world.kinds().count(("model.missing", "tiny")) == 2, "it was back meanwhile"
+
+
+async def test_a_model_whose_folder_was_missing_at_its_load_heals_when_it_is_back(
+    world: World, adoption: Adoption, tmp_path: Path
+) -> None:
+    await world.load()
+    await world.launcher.evict(models=["tiny"])
+    folder = Path(world.store.model("tiny").path)
+    os.rename(folder, tmp_path / "away")
+    with pytest.raises(LoadFailed, match="is missing"):
+        await world.launcher.load(model="tiny")
+    record = world.store.model("tiny")
+    assert (record.state, record.failures, record.retry_at) == (ModelState.FAILED, 0, None)
+    assert str(folder) in record.reason
+    os.rename(tmp_path / "away", folder)
+    await adoption.poll()
+    await world.until("tiny", lambda model: model.state in ("unloaded", "analyzed", "ready"))

@@ -122,7 +122,8 @@ class Sandbox:
                 str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))
             ],
             "shown": readable_places(
-                map(str, (*self.shown, *shown, executable, *_named(argv))), places
+                map(str, (*self.shown, *shown, *_program(executable), *_named(argv))),
+                places,
             ),
             # Root could change the kernel's settings below /proc.
             "writable": [*places.values(), "/proc" if os.getuid() else confine.OWN_PROCESS],
@@ -136,6 +137,12 @@ def _named(argv: Sequence[str]) -> list[Path]:
     """Return the files and folders that a command names."""
     words = [word.partition("=")[2] if word.startswith("--") else word for word in argv]
     return [Path(word) for word in words if word.startswith("/") and os.path.exists(word)]
+
+
+def _program(executable: str) -> list[Path]:
+    """Return ``executable`` and the libraries beside it, which its `$ORIGIN` finds."""
+    found = Path(executable).resolve()
+    return [Path(executable), *sorted(found.parent.glob("*.so*"))]
 
 
 def _prepare(work: Path, temporary: Path, places: Mapping[str, str]) -> None:

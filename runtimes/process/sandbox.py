@@ -117,14 +117,11 @@ class Sandbox:
             if str(cache) in places:
                 Path(places[str(cache)]).mkdir(parents=True, exist_ok=True)
         home = Path(variables.get("HOME") or Path.home())
+        hidden = [str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))]
+        readable = (*self.shown, *shown, *_program(executable), *_named(argv))
         rules = {
-            "hidden": [
-                str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))
-            ],
-            "shown": readable_places(
-                map(str, (*self.shown, *shown, *_program(executable), *_named(argv))),
-                places,
-            ),
+            "hidden": hidden,
+            "shown": readable_places(map(str, (*readable, *_files(environment, hidden))), places),
             # Root could change the kernel's settings below /proc.
             "writable": [*places.values(), "/proc" if os.getuid() else confine.OWN_PROCESS],
             "connects": connects,
@@ -178,3 +175,16 @@ def _empty(place: int) -> None:
             shutil.rmtree(entry.name, dir_fd=place)
         else:
             os.unlink(entry.name, dir_fd=place)
+
+
+def _files(environment: Mapping[str, str], hidden: Iterable[str]) -> list[str]:
+    """Return the files that variables name, such as SSL_CERT_FILE; none that is hidden itself."""
+    closed = [os.path.realpath(path) for path in hidden]
+    words = {word for value in environment.values() for word in value.split(os.pathsep)}
+    return [
+        word
+        for word in sorted(words)
+        if word.startswith("/")
+        and os.path.isfile(word)
+        and not any(within(os.path.realpath(word), path) for path in closed)
+    ]

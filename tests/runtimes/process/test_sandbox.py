@@ -219,3 +219,20 @@ def test_the_libraries_beside_a_program_are_readable_though_files_beside_secrets
         argv, env=variables, cwd=work, capture_output=True, text=True, check=False
     )
     assert (done.stdout, "Permission denied" in done.stderr) == ("x", True)
+
+
+def test_files_that_the_environment_names_are_readable_unless_they_are_secrets(
+    tmp_path: Path,
+) -> None:
+    state, certificates = tmp_path / "state", tmp_path / "ca.pem"
+    state.mkdir()
+    for file in (certificates, state / "key"):
+        file.write_text("x")
+    given = {"SSL_CERT_FILE": str(certificates), "OTHER": f"/nowhere:{state}/key"}
+    argv, variables, work = Sandbox(mode="required", hidden=(state,)).wrapped(
+        ("/bin/cat", "../../ca.pem", "../key"), given, work=state / "work"
+    )
+    done = subprocess.run(
+        argv, env=variables, cwd=work, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, "Permission denied" in done.stderr) == ("x", True)

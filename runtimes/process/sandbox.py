@@ -117,13 +117,11 @@ class Sandbox:
             if str(cache) in places:
                 Path(places[str(cache)]).mkdir(parents=True, exist_ok=True)
         home = Path(variables.get("HOME") or Path.home())
+        hidden = [str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))]
+        readable = (*self.shown, *shown, *_program(executable), *_named(argv))
         rules = {
-            "hidden": [
-                str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))
-            ],
-            "shown": readable_places(
-                map(str, (*self.shown, *shown, executable, *_named(argv))), places
-            ),
+            "hidden": hidden,
+            "shown": readable_places(map(str, (*readable, *_files(environment, hidden))), places),
             # Root could change the kernel's settings below /proc.
             "writable": [*places.values(), "/proc" if os.getuid() else confine.OWN_PROCESS],
             "connects": connects,
@@ -136,6 +134,12 @@ def _named(argv: Sequence[str]) -> list[Path]:
     """Return the files and folders that a command names."""
     words = [word.partition("=")[2] if word.startswith("--") else word for word in argv]
     return [Path(word) for word in words if word.startswith("/") and os.path.exists(word)]
+
+
+def _program(executable: str) -> list[Path]:
+    """Return ``executable`` and the libraries beside it, which its `$ORIGIN` finds."""
+    found = Path(executable).resolve()
+    return [Path(executable), *sorted(found.parent.glob("*.so*"))]
 
 
 def _prepare(work: Path, temporary: Path, places: Mapping[str, str]) -> None:
@@ -171,3 +175,16 @@ def _empty(place: int) -> None:
             shutil.rmtree(entry.name, dir_fd=place)
         else:
             os.unlink(entry.name, dir_fd=place)
+
+
+def _files(environment: Mapping[str, str], hidden: Iterable[str]) -> list[str]:
+    """Return the files that variables name, such as SSL_CERT_FILE; none that is hidden itself."""
+    closed = [os.path.realpath(path) for path in hidden]
+    words = {word for value in environment.values() for word in value.split(os.pathsep)}
+    return [
+        word
+        for word in sorted(words)
+        if word.startswith("/")
+        and os.path.isfile(word)
+        and not any(within(os.path.realpath(word), path) for path in closed)
+    ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -200,3 +202,37 @@ def test_without_landlock_engines_start_unless_confinement_is_required(
     with pytest.raises(LoadFailed, match="no Landlock; set it to `auto`"):
         strict.start("m", Command(argv=("/bin/true",)), {})
     assert strict.records() == {}
+
+
+def test_the_libraries_beside_a_program_are_readable_though_files_beside_secrets_are_not(
+    tmp_path: Path,
+) -> None:
+    state, program = tmp_path / "state", tmp_path / "cat"
+    state.mkdir()
+    shutil.copy(shutil.which("cat") or "", program)
+    for name in ("libx.so.1", "notes"):
+        (tmp_path / name).write_text("x")
+    argv, variables, work = Sandbox(mode="required", hidden=(state,)).wrapped(
+        (str(program), "../../libx.so.1", "../../notes"), {}, work=state / "work"
+    )
+    done = subprocess.run(
+        argv, env=variables, cwd=work, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, "Permission denied" in done.stderr) == ("x", True)
+
+
+def test_files_that_the_environment_names_are_readable_unless_they_are_secrets(
+    tmp_path: Path,
+) -> None:
+    state, certificates = tmp_path / "state", tmp_path / "ca.pem"
+    state.mkdir()
+    for file in (certificates, state / "key"):
+        file.write_text("x")
+    given = {"SSL_CERT_FILE": str(certificates), "OTHER": f"/nowhere:{state}/key"}
+    argv, variables, work = Sandbox(mode="required", hidden=(state,)).wrapped(
+        ("/bin/cat", "../../ca.pem", "../key"), given, work=state / "work"
+    )
+    done = subprocess.run(
+        argv, env=variables, cwd=work, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, "Permission denied" in done.stderr) == ("x", True)

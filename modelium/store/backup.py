@@ -54,7 +54,7 @@ def write(url: str, file: Path) -> Copy:
     if file.exists():
         raise InputError(f"{file} is there already; name another file, or move it away")
     with _fresh(file) as new:
-        with closing(sqlite3.connect(f"file:{source}?mode=rw", uri=True)) as here:
+        with closing(_connect(source, "rw")) as here:
             _copy(here, new)
         found = look(new)
         try:
@@ -79,7 +79,7 @@ def restore(url: str, file: Path) -> tuple[Copy, Path | None]:
     try:
         with exclusive(engine):
             with _fresh(target) as new:
-                with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as there:
+                with closing(_connect(file, "ro")) as there:
                     _copy(there, new)
                 upgraded = connect(f"sqlite:///{new}")
                 migrate(upgraded)
@@ -102,7 +102,7 @@ def look(file: Path) -> Copy:
         raise InputError(f"{file}: no such file")
     known = {script.revision for script in _scripts()}
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as copy:
+        with closing(_connect(file, "ro")) as copy:
             (state,) = copy.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise InputError(f"{file} is damaged: {state}")
@@ -132,6 +132,10 @@ def _file(url: str, *, advice: str) -> Path:
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         raise InputError(f"the store is no SQLite file but {parsed!r}; {advice}")
     return Path(parsed.database)
+
+
+def _connect(file: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True)
 
 
 @contextmanager

@@ -99,6 +99,17 @@ def test_what_others_planted_beside_a_copy_is_not_written_to(
     assert sorted(p.name for p in shared.iterdir()) == [planted.name, "copy"]
 
 
+def test_a_path_may_have_any_character(tmp_path: Path) -> None:
+    folder = tmp_path / "50% of #1"
+    folder.mkdir()
+    url = f"sqlite:///{folder}/modelium.db"
+    opened(url).close()
+    made = backup.write(url, folder / "a#b?c%41.db")
+    assert backup.look(folder / "a#b?c%41.db") == made
+    assert backup.restore(url, folder / "a#b?c%41.db")[0].schema == made.schema
+    assert {p.name for p in tmp_path.iterdir()} == {folder.name}
+
+
 def test_nothing_is_written_over(url: str, tmp_path: Path) -> None:
     opened(url).close()
     (tmp_path / "copy").write_text("precious")

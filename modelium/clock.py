@@ -25,6 +25,10 @@ class SystemClock:
         """Seconds since the epoch, UTC."""
         return time.time()
 
+    def system_time(self) -> float:
+        """Seconds since the epoch by the clock that files are stamped with."""
+        return time.time()
+
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
@@ -52,6 +56,10 @@ class SteadyClock(SystemClock):
         self._elapsed = elapsed
         self._base = wall() - elapsed()
         self._told = 0.0
+
+    def system_time(self) -> float:
+        """Seconds since the epoch by the clock that files are stamped with."""
+        return self._wall()
 
     def time(self) -> float:
         """Seconds since the epoch, UTC, as of the creation."""

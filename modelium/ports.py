@@ -31,6 +31,9 @@ class Clock(Protocol):
     def time(self) -> float:
         """Seconds since the epoch, UTC."""
 
+    def system_time(self) -> float:
+        """Seconds since the epoch by the system's clock, which files are stamped with."""
+
     def monotonic(self) -> float:
         """Seconds that never go back."""
 

@@ -46,6 +46,10 @@ class SimulatedClock:
         """Return the seconds since the epoch."""
         return EPOCH + self.now
 
+    def system_time(self) -> float:
+        """Return `time`: this clock is not set."""
+        return self.time()
+
     def monotonic(self) -> float:
         """Return the seconds since the start of the trace."""
         return self.now

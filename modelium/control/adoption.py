@@ -97,7 +97,7 @@ class Adoption:
         found = await asyncio.to_thread(fingerprint, path)
         if found is None or self._tried.get(path) == found:
             return
-        quiet_s = services.clock.time() - found.changed_at
+        quiet_s = services.clock.system_time() - found.changed_at
         if not reserved and quiet_s < services.config.ingest.quiet_period_seconds:
             return
         try:

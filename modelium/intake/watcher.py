@@ -74,7 +74,7 @@ class Watcher:
         Args:
             folder: the drop zone.
             config: quiet period and intervals.
-            clock: monotonic for periods, wall-clock for the age of files.
+            clock: monotonic for periods, the system's for the age of files.
             pending: where arriving drops are noted, and those that are gone withdrawn.
             on_drop: gets the path of a drop and what it lacks, ``None`` where it is complete;
                 it must return at once.
@@ -191,7 +191,7 @@ class Watcher:
         now, quiet_s = self._clock.monotonic(), self._config.quiet_period_seconds
         drop.due = now + max(quiet_s, self._config.rescan_interval_seconds)
         drop.look = now + max(quiet_s, MIN_LOOK_S)
-        age_s = self._clock.time() - drop.fingerprint.changed_at
+        age_s = self._clock.system_time() - drop.fingerprint.changed_at
         give_up = age_s >= self._config.incomplete_after_seconds and not drop.given_up
         drop.given_up |= give_up
         if missing != drop.missing or give_up:

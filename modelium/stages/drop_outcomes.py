@@ -19,7 +19,7 @@ async def incomplete(services: Services, source: Path, missing: str, *, name: st
     if found is None:
         raise InputError(f"{source} does not exist; check the path and try again")
     model, limit_s = name or model_name(source), services.config.ingest.incomplete_after_seconds
-    if services.clock.time() - found.changed_at >= limit_s:
+    if services.clock.system_time() - found.changed_at >= limit_s:
         exc = DropRejected(
             f"{source.name} is incomplete: {missing} (it did not change for {_span(limit_s)}; "
             "complete it, then move it into the drop zone again)",

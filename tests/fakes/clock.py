@@ -42,6 +42,10 @@ class FakeClock:
         """Set the wall clock forward, or back by a negative number; nothing else passes."""
         self._set_by += seconds
 
+    def system_time(self) -> float:
+        """Return `time`, which `step` sets."""
+        return self.time()
+
     def monotonic(self) -> float:
         """Return the seconds since the clock was created."""
         return self._elapsed

@@ -74,6 +74,9 @@ class LoopClock:
         self._lived = self.monotonic()
         self._loop = loop
 
+    def system_time(self) -> float:
+        return self.time()
+
     def monotonic(self) -> float:
         return self._lived + (self._loop.time() if self._loop else 0.0)
 

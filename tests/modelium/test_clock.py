@@ -35,6 +35,9 @@ class Steady(FakeClock):
     def time(self) -> float:
         return self._steady.time()
 
+    def system_time(self) -> float:
+        return self._steady.system_time()
+
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:

@@ -17,6 +17,9 @@ class FakeClock:
     def time(self) -> float:
         return self.now
 
+    def system_time(self) -> float:
+        return self.time()
+
     def monotonic(self) -> float:
         return self.now
 

@@ -145,6 +145,18 @@ async def test_a_drop_is_given_up_once_it_is_old_enough(
     assert zone.lacking == 2 * [("m", "a shard is missing")]
 
 
+async def test_a_clock_that_was_set_back_gives_up_no_drop(
+    zone: Zone, clock: ManualClock, looks: Looks
+) -> None:
+    clock.set_back_by = 2 * GIVE_UP_S
+    (zone.folder / "m").touch()
+    await zone.watcher.poll()
+    for passed_s in (QUIET_S, RESCAN_S):
+        clock.now += passed_s
+        await zone.watcher.poll()
+    assert zone.lacking == [("m", "a shard is missing")]
+
+
 async def test_a_rescan_is_due_after_its_interval(zone: Zone, clock: ManualClock) -> None:
     await zone.watcher.poll()
     (zone.folder / "m").touch()

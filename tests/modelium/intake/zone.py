@@ -20,8 +20,13 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.now = time.time()  # files have the times of the real clock
+        self.set_back_by = 0.0
+        """How far somebody set the system's clock back, which the service's own does not follow."""
 
     def time(self) -> float:
+        return self.now + self.set_back_by
+
+    def system_time(self) -> float:
         return self.now
 
     def monotonic(self) -> float:

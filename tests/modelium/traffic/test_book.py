@@ -25,6 +25,9 @@ class HandClock:
     def time(self) -> float:
         return 1_700_000_000 + self.now
 
+    def system_time(self) -> float:
+        return self.time()
+
     def monotonic(self) -> float:
         return self.now
 

@@ -15,6 +15,9 @@ class ManualClock:
     def time(self) -> float:
         return self.now
 
+    def system_time(self) -> float:
+        return self.time()
+
     def monotonic(self) -> float:
         return self.now
 

@@ -321,10 +321,10 @@ def test_an_error_of_the_machine_says_nothing_of_the_archive(
     archive = tar_of(tmp_path / "m", named("x"))
     opened = os.open
 
-    def refusing(path: Path, flags: int, mode: int = 0o777) -> int:
+    def refusing(path: Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_CREAT:
             raise OSError(number, "no")
-        return opened(path, flags, mode)
+        return opened(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", refusing)
     if number == errno.ENOSPC:

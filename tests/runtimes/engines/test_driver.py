@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from modelium.config import Vllm
@@ -211,7 +210,7 @@ async def test_a_look_takes_a_third_of_the_patience_and_never_more_than_five_sec
     driver: Driver, limit_s: float, timeout_s: float
 ) -> None:
     made = driver(section={"unhealthy_after_seconds": limit_s})
-    assert made._client._http.timeout == httpx.Timeout(timeout_s)
+    assert made._client._timeout_s == timeout_s
 
 
 async def test_the_fake_engine_is_a_healthy_runtime(make: Make) -> None:

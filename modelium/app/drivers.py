@@ -30,7 +30,7 @@ def secrets(config: Config, file: Path | None) -> tuple[Path, ...]:
     """Return what no engine may read: the state, the store and the configuration's ``file``."""
     found = [config.orchestration.state, *([Path(os.path.abspath(file))] if file else [])]
     if store := file_of(config.store_url()):
-        found += [Path(f"{store}{end}") for end in ("", "-wal", "-shm", "-journal")]
+        found += [Path(f"{store.absolute()}{end}") for end in ("", "-wal", "-shm", "-journal")]
     return tuple(found)
 
 

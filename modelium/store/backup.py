@@ -22,7 +22,7 @@ from alembic.script import Script, ScriptDirectory
 
 from modelium import private
 from modelium.errors import InputError
-from modelium.store.connection import MIGRATIONS, connect, migrate
+from modelium.store.connection import MIGRATIONS, connect, file_of, migrate
 from modelium.store.exclusive import exclusive
 
 SUFFIXES = ("-wal", "-shm")
@@ -128,10 +128,10 @@ def _scripts() -> Iterator[Script]:
 
 
 def _file(url: str, *, advice: str) -> Path:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        raise InputError(f"the store is no SQLite file but {parsed!r}; {advice}")
-    return Path(parsed.database)
+    file = file_of(url)
+    if file is None:
+        raise InputError(f"the store is no SQLite file but {sa.make_url(url)!r}; {advice}")
+    return file
 
 
 def _connect(file: Path, mode: str) -> sqlite3.Connection:

@@ -59,7 +59,7 @@ def file_of(url: str) -> Path | None:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
-    return Path(parsed.database).absolute()
+    return Path(parsed.database)
 
 
 def connect(url: str) -> Engine:

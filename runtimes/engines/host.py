@@ -352,7 +352,7 @@ class EngineHost:
         model = instance.model
         try:
             stats = await self._client.stats(instance.upstream)
-        except (httpx.HTTPError, ValueError):
+        except httpx.HTTPError:
             return None
         last = self._last_stats.get(model, EngineStats())
         active = stats.running or (stats.completed, stats.generated_tokens, stats.prompt_tokens) > (

@@ -14,7 +14,7 @@ from typing import Literal
 from modelium.errors import FailureKind, LoadFailed, Unavailable
 from runtimes.process import confine
 from runtimes.process.places import readable_places, within, writable_places
-from runtimes.process.socket_folder import open_private, socket_folder
+from runtimes.process.socket_folder import empty, open_private, socket_folder
 
 Mode = Literal["auto", "off", "required"]
 
@@ -162,19 +162,9 @@ def _prepare(work: Path, temporary: Path, places: Mapping[str, str]) -> None:
             )
         try:
             if folder == temporary:
-                _empty(place)
+                empty(place)
         finally:
             os.close(place)
-
-
-def _empty(place: int) -> None:
-    with os.scandir(place) as entries:
-        found = list(entries)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.name, dir_fd=place)
-        else:
-            os.unlink(entry.name, dir_fd=place)
 
 
 def _files(environment: Mapping[str, str], hidden: Iterable[str]) -> list[str]:

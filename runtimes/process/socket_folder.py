@@ -90,10 +90,13 @@ def _foreign(folder: Path) -> Unavailable:
     return Unavailable(f"{folder} is not a folder of this user: remove it, then try again")
 
 
-def empty(folder: Path) -> None:
-    """Remove what is in ``folder``, whatever it is; no link is followed."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+def empty(place: int) -> None:
+    """Remove what is in the open folder ``place``, whatever it is; no link is followed."""
+    with os.scandir(place) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.name, dir_fd=place)
         else:
-            entry.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.name, dir_fd=place)

@@ -254,10 +254,7 @@ class LocalCluster:
 
     def _prepare(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temp = self._temp()
-        temp.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if temp.stat().st_uid != os.getuid() or temp.is_symlink():
-            raise Unavailable(f"{temp} belongs to another user: remove it, then try again")
+        make_private(self._temp())
         make_private(self._work)
         with fresh_file(self.token_path) as file:
             file.write(secrets.token_hex(32).encode())

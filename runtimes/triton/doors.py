@@ -22,7 +22,8 @@ import httpx
 from modelium.config import Triton as TritonSection
 from modelium.config.hosts import authority
 from modelium.errors import ConfigError
-from runtimes.process.socket_folder import empty, make_private, socket_folder
+from runtimes.process.fresh_file import fresh_file
+from runtimes.process.socket_folder import empty, make_private, open_private, socket_folder
 
 HTTP, GRPC, METRICS = "http", "grpc", "metrics"
 GRPC_PORT = 2
@@ -133,9 +134,8 @@ class Doors:
         except FileNotFoundError:
             make_private(self.folder)
             token = secrets.token_urlsafe(32)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(token)
+            with fresh_file(path) as file:
+                file.write(token.encode())
             return token
 
     def grpc_headers(self) -> dict[str, str] | None:
@@ -150,8 +150,11 @@ class Doors:
             Unavailable: the folder belongs to another user.
         """
         if self.folder and self.socket:
-            make_private(self.folder)
-            empty(self.folder)
+            place = open_private(self.folder)
+            try:
+                empty(place)
+            finally:
+                os.close(place)
 
 
 def given_options(command: Sequence[str]) -> set[str]:

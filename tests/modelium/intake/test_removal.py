@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,22 +20,6 @@ def open_in(folder: Path) -> list[str]:
         with suppress(OSError):
             found.append(os.readlink(f"/proc/self/fd/{number}"))
     return [path for path in found if path.startswith(str(folder))]
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """A folder of a user whom permissions bind."""
-    root = Path(tempfile.mkdtemp())
-    rooted = os.geteuid() == 0
-    if rooted:
-        os.chown(root, 65534, 65534)
-        os.seteuid(65534)
-    try:
-        yield root
-    finally:
-        if rooted:
-            os.seteuid(0)
-        remove(root)
 
 
 def test_folders_are_deleted_whatever_their_permissions(unprivileged: Path) -> None:

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -406,32 +403,14 @@ def test_one_drop_that_cannot_be_recovered_costs_no_other(
     assert repository.recover() == [repository.incoming / "a"]
 
 
-@pytest.fixture
-def of_another_user() -> Iterator[Path]:
-    """Folders as `repository`'s, used by somebody who does not own what lies in the drop zone."""
-    root = Path(tempfile.mkdtemp())
-    rooted = os.geteuid() == 0
-    if rooted:
-        os.chown(root, 65534, 65534)
-        os.seteuid(65534)
-    try:
-        yield root
-    finally:
-        if rooted:
-            os.seteuid(0)
-        for folder, _folders, _files in os.walk(root):
-            os.chmod(folder, 0o700)
-        shutil.rmtree(root)
-
-
 def test_a_drop_of_another_user_is_copied_and_stays_whole(
-    of_another_user: Path, caplog: pytest.LogCaptureFixture
+    unprivileged: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = ModelRepository(
         config=Orchestration(
-            model_repository=of_another_user / "repository",
-            incoming_directory=of_another_user / "incoming",
-            rejected_directory=of_another_user / "rejected",
+            model_repository=unprivileged / "repository",
+            incoming_directory=unprivileged / "incoming",
+            rejected_directory=unprivileged / "rejected",
         )
     )
     drop = llama_folder(own.incoming / "m")

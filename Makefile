@@ -38,8 +38,9 @@ lint: setup ## ruff, formatting, mypy, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-check: lint ## lint and the unit tests (under two minutes)
-	$(BIN)/python -m pytest $(UNIT_TESTS) -m "not real and not conformance" -n $(WORKERS)
+check: lint ## lint and the quick unit tests (under two minutes)
+	$(BIN)/python -m pytest $(UNIT_TESTS) -m "not real and not conformance and not slow" \
+		-n $(WORKERS) $(ARGS)
 
 environments: ## create the environments of the real servers that tests start (gigabytes, once)
 	@for name in $(ENVIRONMENTS); do tools/env.sh "$$name"; done

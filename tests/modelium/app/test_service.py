@@ -20,6 +20,8 @@ from tests.engines import free_port
 from tests.fakes.runtime import MemoryRuntime
 from tests.modelium.conftest import config as base
 
+pytestmark = pytest.mark.slow
+
 WITHIN_S = 60.0
 
 

@@ -32,6 +32,7 @@ async def test_what_a_restart_interrupted_is_settled_at_the_start(world: World) 
     assert world.store.decisions.get(decision).outcome == "accepted"
     world.clock.advance(1)
     await recover(world.services)
+    await world.eventually(lambda: world.store.decisions.get(decision).outcome != "accepted")
     ended, made = world.store.intents.get(intent), world.store.decisions.get(decision)
     assert (ended.state, ended.detail) == ("failed", RESTARTED)
     assert (made.outcome, made.detail) == ("failed", f"{RESTARTED} while loading")

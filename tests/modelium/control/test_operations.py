@@ -19,6 +19,8 @@ from tests.fakes.llm import Answer, calls
 from tests.modelium.conftest import Advised, World
 from tests.samples import risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
 
 

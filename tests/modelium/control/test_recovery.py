@@ -35,6 +35,8 @@ from tests.fakes.runtime import MemoryRuntime, routed, upstream
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 
 async def before(world: World) -> None:
     """An earlier run: a model that was taken in, loaded and unloaded."""

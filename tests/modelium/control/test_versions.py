@@ -26,6 +26,8 @@ from tests.fakes.fleets import model
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def operations(world: World) -> AsyncIterator[Operations]:

@@ -16,6 +16,8 @@ from modelium.stages.evict import evict
 from modelium.stages.load import load
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 async def hanging(world: World) -> asyncio.Task[Report]:
     """Return a load that hangs in the runtime."""

@@ -15,6 +15,8 @@ from modelium.stages.analyze import analyze
 from modelium.stages.inline import RETRIES
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("pinned", [False, True])
 async def test_a_new_version_takes_the_place_of_the_loaded_one(world: World, pinned: bool) -> None:

@@ -14,6 +14,8 @@ from modelium.policy import PlanRejected
 from modelium.stages.evict import evict, unload_plan
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 async def test_an_unload_drains_and_frees(world: World) -> None:
     await world.load()

@@ -20,6 +20,8 @@ from tests.fakes.clock import START
 from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """In place of SIGKILL: nothing of the process runs any more."""

@@ -21,6 +21,8 @@ from tests.fakes.devices import CPU
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 
+pytestmark = pytest.mark.slow
+
 
 async def unloaded(world: World) -> None:
     await world.load()

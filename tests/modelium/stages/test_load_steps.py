@@ -34,7 +34,7 @@ from tests.modelium.stages.rows import (
     with_files,
 )
 
-pytestmark = pytest.mark.unfinished("models without files")
+pytestmark = [pytest.mark.unfinished("models without files"), pytest.mark.slow]
 
 OTHER = CPU.model_copy(update={"uuid": "cpu-1", "index": 1})
 ROOM = int(CPU.total_bytes * 0.9)

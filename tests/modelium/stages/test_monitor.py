@@ -21,6 +21,8 @@ from modelium.stages.snapshot import snapshot
 from tests.fakes.runtime import routed, upstream
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_model_that_its_runtime_lost_is_loaded_again(world: World) -> None:
     await world.load()

@@ -21,6 +21,8 @@ from tests.fakes import fleets
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 
+pytestmark = pytest.mark.slow
+
 
 class OvertakenBrain:
     """The rules; another change comes in while each of the first ``times`` plans is made."""

@@ -21,6 +21,8 @@ from tests.fakes.runtime import upstream
 from tests.modelium.conftest import World
 from tests.modelium.stages.test_analyze import only_one_fits
 
+pytestmark = pytest.mark.slow
+
 READY = ModelState.READY
 
 

@@ -25,7 +25,7 @@ from tests.modelium.stages.rows import (
     states,
 )
 
-pytestmark = pytest.mark.unfinished("models without files")
+pytestmark = [pytest.mark.unfinished("models without files"), pytest.mark.slow]
 
 LOADS = Report(stage="decide", outcome="load")
 

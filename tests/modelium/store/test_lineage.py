@@ -25,6 +25,8 @@ from tests.modelium.store.test_rows import (
     version,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["store"]
 
 

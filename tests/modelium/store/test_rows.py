@@ -27,6 +27,8 @@ from modelium.models import (
 from modelium.store import Store, schema
 from tests.modelium.store.test_store import PROFILE
 
+pytestmark = pytest.mark.slow
+
 BEFORE, NOW = 1000.0, 2000.0
 SETBACKS = Setbacks(kind=FailureKind.KILLED, runtimes={RuntimeName.VLLM: 2}, configuration="c")
 RELOADED = {"failures": 0, "retry_at": None, "setbacks": None}

@@ -29,6 +29,8 @@ from modelium.models import (
 from modelium.policy import Policy, RuntimeRules, validate
 from modelium.store import Store
 
+pytestmark = pytest.mark.slow
+
 PROFILE = ModelProfile(
     format=ModelFormat.ONNX,
     architecture="onnx",

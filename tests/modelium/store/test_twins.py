@@ -19,6 +19,8 @@ from tests.modelium.store.test_rows import (
     store,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["store"]
 
 

@@ -18,6 +18,8 @@ from tests.fakes.fleets import model
 from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
 
+pytestmark = pytest.mark.slow
+
 CHAT = {"model": "m", "messages": []}
 OPERATOR = {"authorization": "Bearer operators-own"}
 

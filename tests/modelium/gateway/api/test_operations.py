@@ -15,6 +15,8 @@ from modelium.metrics import Metrics
 from tests.modelium.conftest import World
 from tests.samples import broken_onnx, risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 WAIT = {"wait": 60}
 
 

@@ -14,6 +14,8 @@ from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
 from tests.modelium.gateway.proxy.conftest import CHAT, pending
 
+pytestmark = pytest.mark.slow
+
 
 async def test_request_waits_for_its_load_and_is_then_answered(
     setup: Setup, engine: Upstream

@@ -15,6 +15,7 @@ from modelium.models.runtimes import RUNTIMES
 from modelium.policy.backoff import is_healthy, lost_engine
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
+from modelium.stages.device_health import note_devices
 from modelium.stages.failing import failure
 from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
@@ -63,6 +64,7 @@ async def monitor(services: Services, *, steps: Steps = inline_steps) -> Report:
 async def reconcile(services: Services, *, steps: Steps = inline_steps) -> tuple[Fleet, list[str]]:
     """Do what `monitor` does; return the fleet afterwards, and what was changed."""
     fleet = await inventory(services)
+    note_devices(services, fleet.devices)
     observations = await steps("observe", _observe, services, fleet)
     changed = await steps("reconcile", _correct, services, fleet, observations)
     if changed:

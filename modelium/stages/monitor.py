@@ -40,7 +40,7 @@ async def monitor(services: Services, *, steps: Steps = inline_steps) -> Report:
 
     A model that the runtime lost is queued to be loaded again. A model that a runtime holds
     although the store has it unloaded is unloaded, unless orchestration or the runtime is
-    disabled.
+    disabled; one that the store does not know only where this service started it.
     """
     fleet, changed = await reconcile(services, steps=steps)
     return Report(
@@ -126,8 +126,9 @@ async def _correct(
         corrections.append((model.name, work))
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
-        registered = base_name(instance) in fleet.models_by_name
-        if registered and (name, instance) not in wanted and _acting(services, name):
+        # The store lacks what was loaded after the backup that it was restored from.
+        ours = running.own or base_name(instance) in fleet.models_by_name
+        if ours and (name, instance) not in wanted and _acting(services, name):
             corrections.append((instance, _unwanted(services, name, running)))
     ended = await asyncio.gather(*(_contained(name, work) for name, work in corrections))
     return [change for change in ended if change]

@@ -288,7 +288,7 @@ class EngineHost:
         instance = self.find(model, handle)
         if model in self._loads:
             pids = self._supervisor.members(instance.process) if instance else ()
-            return Running(model=model, state="loading", pids=pids)
+            return Running(model=model, state="loading", pids=pids, own=True)
         if instance is None:
             return None
         if not self._supervisor.alive(instance.process):
@@ -402,4 +402,5 @@ def _running(instance: EngineInstance, state: State, pids: tuple[int, ...], deta
         handle=instance.handle,
         pids=pids,
         detail=detail,
+        own=True,
     )

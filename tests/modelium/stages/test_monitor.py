@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from modelium.control.recovery import recover
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import RuntimeName, Trigger
@@ -193,6 +194,17 @@ async def test_a_model_that_the_store_does_not_know_is_left_alone(world: World) 
     world.runtime.held["stranger"] = upstream("stranger")
     assert (await monitor(world.services)).outcome == "steady"
     assert "stranger" in world.runtime.held
+
+
+async def test_an_own_engine_of_a_model_that_the_store_does_not_know_is_stopped(
+    world: World,
+) -> None:
+    """It was loaded after the backup that the store was restored from."""
+    for name in ("newcomer", "newcomer@2", "stranger"):
+        world.runtime.held[name] = upstream(name)
+    world.runtime.shown |= {"newcomer": {"own": True}, "newcomer@2": {"own": True}}
+    await recover(world.services)
+    assert list(world.runtime.held) == ["stranger"]
 
 
 async def test_a_model_that_is_placed_meanwhile_is_not_unloaded(world: World) -> None:

@@ -275,7 +275,10 @@ async def _give_up(
     services.switchboard.refuse(model, error, retry_after_s=pause)
     await store.decisions.finish(decision, outcome="failed", detail=reason)
     await store.events.append(
-        "model.failed", model=record.twin_of or model, version=record.version, reason=reason
+        "model.aborted" if cancelled else "model.failed",
+        model=record.twin_of or model,
+        version=record.version,
+        reason=reason,
     )
     if isinstance(exc, LoadFailed) and not aborted:
         await switching.load_failed(services, record, exc)

@@ -116,6 +116,7 @@ async def test_a_cancelled_load_counts_as_no_failure(world: World) -> None:
     record = world.store.model("tiny")
     assert (record.failures, record.retry_at) == (0, None)
     assert record.reason == "the load was cancelled"
+    assert world.kinds()[-1] == ("model.aborted", "tiny")
     made = world.store.decisions.newest(model="tiny")[0]
     assert (made.outcome, made.detail) == ("failed", "the load was cancelled")
     assert 'modelium_load_duration_seconds_count{outcome="cancelled"' in world.exposed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import tarfile
@@ -14,6 +15,7 @@ import pytest
 from modelium import analysis
 from modelium.control.adoption import Adoption
 from modelium.errors import InputError, LoadFailed, Unavailable
+from modelium.intake import staging
 from modelium.intake.removal import remove
 from modelium.models import Report, Reservation
 from tests.fakes.clock import START
@@ -304,3 +306,36 @@ async def test_files_that_were_put_back_are_read_again_and_loaded(world: World) 
     await reload(world)
     await world.settled("tiny", "ready")
     assert world.store.lineage.seal("tiny", 1) not in (None, sealed)
+
+
+@pytest.mark.parametrize("failure", [None, OSError(errno.EIO, "Input/output error")])
+async def test_a_drop_that_is_refused_after_a_newer_one_came_is_kept_and_that_one_is_not_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, failure: OSError | None
+) -> None:
+    drop, rename = world.incoming / "tiny", os.rename
+    tiny_onnx(drop)
+    drop.chmod(0o777)  # so that it is copied, which refuses the pipe or fails
+    os.mkfifo(drop / "pipe")
+
+    def newer_comes(source: Path, target: Path, **given: int) -> None:
+        rename(source, target, **given)
+        if Path(source) == drop:
+            tiny_onnx(drop, weight=2.0)
+
+    def fail(*_args: object, **_given: object) -> None:
+        raise failure or AssertionError
+
+    monkeypatch.setattr(os, "rename", newer_comes)
+    if failure is None:
+        report = await world.launcher.ingest(path=str(drop))
+        assert (report.outcome, report.details["rule"]) == ("rejected", "special-file")
+    else:
+        monkeypatch.setattr(staging, "copy_in", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            await world.launcher.ingest(path=str(drop))
+    monkeypatch.undo()
+    ((kept, reason),) = world.services.repository.rejected_drops()
+    assert reason["reason"] == ("special-file" if failure is None else "interrupted")
+    assert (kept / "tiny" / "pipe").is_fifo()
+    assert list(world.services.repository.staging.iterdir()) == []
+    assert (await world.launcher.ingest(path=str(drop))).outcome == "registered"

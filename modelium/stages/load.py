@@ -10,6 +10,7 @@ from pathlib import Path
 from modelium.errors import (
     DeadlineExceeded,
     FailureKind,
+    FolderMissing,
     LoadFailed,
     ModeliumError,
     TransientError,
@@ -22,7 +23,7 @@ from modelium.policy.backoff import FIRST_PAUSE_S
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
 from modelium.stages import abort, switching
-from modelium.stages.failures import FolderMissing, record_failure
+from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
@@ -131,8 +132,7 @@ async def _obstacle(
 
 async def _evict(services: Services, decision: str) -> None:
     plan = (await services.store.decisions.get(decision)).plan
-    leaving = [action.model for action in plan.unloads]
-    if leaving:
+    if leaving := [action.model for action in plan.unloads]:
         await services.launcher.evict(models=leaving, decision=decision)
 
 

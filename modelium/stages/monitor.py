@@ -23,6 +23,7 @@ from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
+from modelium.stages.unloading import CLEAR_S, call_unload, call_unload_of
 from modelium.traffic import TrafficBook
 
 logger = logging.getLogger(__name__)
@@ -30,9 +31,6 @@ logger = logging.getLogger(__name__)
 SETTLE_S = 30.0
 """For this long after it became ready, a model that answers may be missing from the runtime's
 list."""
-
-CLEAR_S = 15.0
-"""For a runtime to unload what is lost or not wanted; the loop waits for it."""
 
 
 async def monitor(services: Services, *, steps: Steps = inline_steps) -> Report:
@@ -138,7 +136,7 @@ async def _contained(name: str, correction: Coroutine[Any, Any, str]) -> str:
     """Await the correction of one model; what fails is made again at the next tick."""
     try:
         return await correction
-    except (ModeliumError, TimeoutError) as exc:
+    except ModeliumError as exc:
         logger.warning("%s could not be corrected: %r", name, exc)
     except Exception:
         logger.exception("%s could not be corrected", name)
@@ -237,11 +235,9 @@ async def _lost(
         return f"{model.name} has another deployment by now"
     if model.twin_of is None:
         services.switchboard.close(model.name)
-    runtime = services.runtimes.get(deployment.runtime)
-    if runtime is not None:
+    if deployment.runtime in services.runtimes:
         try:
-            async with asyncio.timeout(CLEAR_S):
-                await runtime.unload(deployment.name, handle=deployment.handle, grace_s=0.0)
+            await call_unload(services, deployment, grace_s=0.0, limit_s=CLEAR_S)
         except Exception as exc:  # a dead engine's runtime may be as sick
             logger.warning("%s could not be removed from the runtime: %r", model.name, exc)
     ended = lost_engine(known, why, services.policy, now=services.clock.time())
@@ -273,10 +269,9 @@ async def _unwanted(services: Services, runtime: RuntimeName, running: Running) 
     if any(m.deployment and m.deployment.name == running.model for m in models):
         return f"{running.model} is being loaded"
     grace_s = services.config.gateway.drain_grace_seconds
-    async with asyncio.timeout(grace_s + CLEAR_S):
-        await services.runtimes[runtime].unload(
-            running.model, handle=running.handle, grace_s=grace_s
-        )
+    await call_unload_of(
+        services, runtime, running.model, running.handle, grace_s=grace_s, limit_s=CLEAR_S
+    )
     return f"{running.model} cleared from {runtime.value}"
 
 

@@ -59,7 +59,7 @@ class Adoption:
             self._unlistable = str(exc)
             return
         self._unlistable = ""
-        known = await services.store.paths()
+        known = await services.store.lineage.paths()
         entries = [folder / name for name in names if _may_be_model(folder / name)]
         await self._find_missing()
         reserved = await self._reserved()
@@ -129,7 +129,7 @@ class Adoption:
         store = self._services.store
         reason = str(FolderMissing(model.path))
         if model.state in SETTLED - {ModelState.FAILED}:
-            await store.mark_unservable(model.name, reason=reason)
+            await store.states.mark_unservable(model.name, reason=reason)
         elif failed or model.name in self._missing:
             return  # reported; a loaded one goes on serving
         await store.events.append("model.missing", model=model.name, path=model.path)

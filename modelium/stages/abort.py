@@ -48,6 +48,6 @@ async def cancelled(services: Services, model: str, *, reason: str) -> None:
         try:
             await call_unload(services, deployment, grace_s=0.0)
         except Exception:
-            await services.store.start_unloading(model, reason=reason)
+            await services.store.states.start_unloading(model, reason=reason)
             raise
-    await services.store.cancel_load(model, reason=reason)
+    await services.store.states.cancel_load(model, reason=reason)

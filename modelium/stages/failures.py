@@ -36,7 +36,7 @@ async def record_failure(services: Services, model: Model, error: BaseException)
         configuration=configuration_of(services.config, model.name),
         now=services.clock.time(),
     )
-    await services.store.fail(
+    await services.store.states.fail(
         model.name,
         reason=found.reason,
         failures=found.failures,
@@ -58,7 +58,7 @@ async def forgive(services: Services, name: str, *, why: str) -> Model:
     known = await services.store.model(name)
     if known.failures == 0:
         return known
-    fresh = await services.store.forgive(name)
+    fresh = await services.store.states.forgive(name)
     await services.store.events.append(
         "model.retry", model=base_name(name), reason=why, failures=known.failures
     )

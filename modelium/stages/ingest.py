@@ -185,7 +185,7 @@ def _reserve(
     found = store.find(staged.name)
     if found is not None and found.removal is not None:
         raise Unavailable(f"{staged.name} is being removed; the drop returns to the drop zone")
-    version = repository.free_version(staged.name, store.next_version(staged.name))
+    version = repository.free_version(staged.name, store.lineage.next_version(staged.name))
     reservation = Reservation(
         model=staged.name,
         version=version,

@@ -227,7 +227,7 @@ async def _within_bound(runtime: Runtime, request: LoadRequest, progress: Progre
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:
-    record = await services.store.requeue(model, reason=reason)
+    record = await services.store.states.requeue(model, reason=reason)
     await services.store.decisions.finish(decision, outcome="failed", detail=reason)
     await services.store.events.append(
         "model.queued", model=model, reason=reason, decision=decision
@@ -261,7 +261,7 @@ async def _give_up(
         await abort.cancelled(services, model, reason=reason)
     elif cancelled:
         reason = "the load was cancelled"
-        await store.cancel_load(model, reason=reason)
+        await store.states.cancel_load(model, reason=reason)
     else:
         pause = (await record_failure(services, record, exc)).pause_s(services.clock.time())
     services.telemetry.on_load_finished(

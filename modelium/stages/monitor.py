@@ -144,7 +144,7 @@ async def _contained(name: str, correction: Coroutine[Any, Any, str]) -> str:
 
 
 async def _healthy(services: Services, model: Model) -> str:
-    await services.store.mark_healthy(model.name)
+    await services.store.states.mark_healthy(model.name)
     return ""
 
 
@@ -245,7 +245,7 @@ async def _lost(
     if ended is not None and alone and _ready_at(known) >= services.began:
         await record_failure(services, known, ended)
     else:
-        await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
+        await services.store.states.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append("model.lost", model=base_name(model.name), reason=why)
     return f"{model.name} lost ({why})"
@@ -259,7 +259,7 @@ async def _moved(
     )
     if (await services.store.model(deployment.model)).deployment != deployment:
         return  # another version serves by now
-    await services.store.mark_moved(fresh)
+    await services.store.states.mark_moved(fresh)
     open_model(services, model, fresh)
 
 

@@ -60,7 +60,7 @@ def configured(folder: Path) -> Config:
         priority_ceiling=Priority.HIGH,
         pinned=False,
     )
-    store.mark_unservable("tiny", reason="so that nothing is loaded")
+    store.states.mark_unservable("tiny", reason="so that nothing is loaded")
     store.close()
     return made
 

@@ -94,7 +94,7 @@ async def test_a_number_is_promised_once(world: World) -> None:
     world.store.reservations.add(reservation)
     with pytest.raises(Unavailable, match="version 1 of tiny is taken"):
         world.store.reservations.add(reservation)
-    assert world.store.next_version("tiny") == 2
+    assert world.store.lineage.next_version("tiny") == 2
 
 
 async def test_a_store_that_fails_once_after_the_publication_loses_nothing(
@@ -168,7 +168,7 @@ async def test_an_approval_leaves_no_copy_behind(world: World) -> None:
     (world.incoming / "tiny" / "weights.pkl").write_bytes(b"\x80\x04.")
     await world.launcher.ingest(path=str(world.incoming / "tiny"))
     folder, reason = world.services.repository.find_rejected("tiny")
-    world.store.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
+    world.store.rules.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
     path = world.services.repository.readmit(folder)
     report = await world.launcher.ingest(path=str(path), name="tiny")
     assert report.outcome == "registered"
@@ -186,7 +186,7 @@ async def test_a_refused_archive_is_kept_as_it_was_and_can_be_approved(
     assert (await world.launcher.ingest(path=str(archive))).outcome == "rejected"
     folder, reason = world.services.repository.find_rejected("tiny")
     assert sorted(entry.name for entry in folder.iterdir()) == ["reason.json", "tiny.tar"]
-    world.store.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
+    world.store.rules.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
     path = world.services.repository.readmit(folder)
     assert (await world.launcher.ingest(path=str(path))).outcome == "registered"
 

@@ -232,11 +232,11 @@ async def test_a_load_is_asked_for_with_what_is_booked(world: World) -> None:
 
 async def test_code_runs_only_where_the_operator_allowed_it(world: World) -> None:
     await unloaded(world)
-    world.store.approve("tiny", digest=world.store.model("tiny").digest, what=["pickle"])
+    world.store.rules.approve("tiny", digest=world.store.model("tiny").digest, what=["pickle"])
     await load(world.services, model="tiny", steps=world.steps)
     assert not world.runtime.requests[-1].allow_remote_code
     await evict(world.services, models=["tiny"])
-    world.store.approve("tiny", digest=world.store.model("tiny").digest, what=["remote-code"])
+    world.store.rules.approve("tiny", digest=world.store.model("tiny").digest, what=["remote-code"])
     await load(world.services, model="tiny", steps=world.steps)
     assert world.runtime.requests[-1].allow_remote_code
 

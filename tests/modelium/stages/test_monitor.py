@@ -75,7 +75,7 @@ async def test_of_models_that_a_shared_server_took_with_it_the_newest_counts(wor
     for name in ("other", "tiny"):  # as if Triton served both
         held = world.store.model(name).deployment
         assert held is not None
-        world.store.mark_moved(held.model_copy(update={"runtime": RuntimeName.TRITON}))
+        world.store.states.mark_moved(held.model_copy(update={"runtime": RuntimeName.TRITON}))
     world.runtime.name = RuntimeName.TRITON
     runtimes = {RuntimeName.TRITON: world.runtime}
     policy = services.policy
@@ -291,7 +291,7 @@ async def test_a_ready_model_that_a_task_is_at_stays_closed(world: World) -> Non
 
 async def test_a_runtime_that_does_not_clear_one_model_hinders_no_other(world: World) -> None:
     await world.load("good")
-    world.store.requeue("good", reason="not wanted")
+    world.store.states.requeue("good", reason="not wanted")
     await world.load("tiny")
     world.runtime.unload_failures["good"] = OSError(24, "Too many open files")
     world.runtime.states["tiny"] = "unhealthy"

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from modelium.errors import ConfigError, Unavailable
 from modelium.ports import Clock
@@ -28,10 +28,10 @@ from runtimes.process.fresh_file import fresh_file
 from runtimes.process.ports import free_port
 from runtimes.process.sandbox import Sandbox
 from runtimes.process.socket_folder import make_private, socket_folder
+from runtimes.ray.cluster_record import MARK, ClusterRecord, marked
 
 log = logging.getLogger(__name__)
 
-MARK = "MODELIUM_RAY_CLUSTER"
 START_S = 120.0
 """`ray start --head` takes 8-21 s on two busy cores; beyond two minutes it hangs."""
 TERM_S = 2.0
@@ -54,33 +54,6 @@ COUNTERS_PER_GPU = 8
 another order: with the exact number it could refuse what Modelium has booked."""
 REPORT_MS = 2000
 """How often workers report their counters. Ray's default of 10 s lags behind the control loop."""
-
-
-class ClusterRecord(BaseModel):
-    """What is stored about a cluster, so that a restarted Modelium can adopt it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    mark: str
-    gcs_port: int
-    proxy_host: str
-    proxy_port: int
-    ray_version: str
-    python: str
-    temp: str
-    processes: dict[int, int] = {}
-    """Pid → start time (clock ticks since boot) of the processes that the cluster depends on."""
-
-    @property
-    def address(self) -> str:
-        """``host:port`` of the GCS."""
-        return f"127.0.0.1:{self.gcs_port}"
-
-
-def marked(mark: str) -> list[int]:
-    """Return the live processes that have ``mark`` in their environment, oldest first."""
-    processes = sorted(proc.snapshot().values(), key=lambda process: process.started)
-    return [p.pid for p in processes if p.alive and proc.has_variable(p.pid, MARK, mark)]
 
 
 def free_ports(count: int, *, taken: int = 0) -> list[int]:

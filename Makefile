@@ -48,7 +48,7 @@ environments: ## create the environments of the real servers that tests start (g
 # vLLM takes a minute to start, so these tests start it three times at most; `make conformance`
 # covers the rest.
 test: lint environments ## lint and all tests except conformance, real servers included
-	@tools/apt.sh prometheus
+	@tools/apt.sh prometheus systemd
 	$(BIN)/python -m pytest -m "not conformance" --ignore tests/runtimes/conformance \
 		-n $(WORKERS) --dist loadgroup $(ARGS)
 

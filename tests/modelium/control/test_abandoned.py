@@ -88,7 +88,7 @@ async def test_a_decision_whose_models_went_elsewhere_is_settled(world: World) -
     await abandoned.settle()
     await abandoned.settle()
     assert world.store.decisions.get(decision).outcome == "accepted", "its model is loading"
-    world.store.requeue("tiny", reason="somebody else")
+    world.store.states.requeue("tiny", reason="somebody else")
     await abandoned.settle()
     await abandoned.settle()
     assert world.store.decisions.get(decision).outcome == "failed"

@@ -174,7 +174,7 @@ async def test_what_the_operator_keeps_is_removed_by_force_alone(
 ) -> None:
     await world.load()
     if kept_by == "pin":
-        world.store.set_pinned("tiny", True)
+        world.store.rules.set_pinned("tiny", True)
     elif kept_by == "always_loaded":
         world.rule(always_loaded=frozenset({"tiny"}))
     else:

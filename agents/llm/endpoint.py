@@ -73,6 +73,8 @@ class Capabilities:
     """It enforces a JSON schema."""
     strict: bool = False
     """It accepts strict tools such as ours. vLLM binds arguments to their schema in these alone."""
+    single: bool = False
+    """It repeats a call, as small models do until they are cut off: it is asked for one a reply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +147,7 @@ class Endpoint:
         async with self._probing:
             if self._abilities is None:
                 schema = await self._enforces_schema()
-                tools, strict = await self._calls_tools()
-                self._abilities = Capabilities(schema=schema, tools=tools, strict=strict)
+                self._abilities = await self._calls_tools(schema=schema)
             return self._abilities
 
     async def ask(
@@ -178,8 +179,10 @@ class Endpoint:
         chat: Any = self._chat
         if tools:
             # Never one tool by its name: llama.cpp takes that for `auto`.
-            given = [_strict(t) for t in tools] if self._takes_strict() else list(tools)
-            chat = chat.bind_tools(given, tool_choice="required")
+            able = self._abilities
+            given = [_strict(t) for t in tools] if able and able.strict else list(tools)
+            one = {"parallel_tool_calls": False} if able and able.single else {}
+            chat = chat.bind_tools(given, tool_choice="required", **one)
         try:
             # Whatever the environment says, prompts are sent to the endpoint and nowhere else.
             with tracing_context(enabled=False):
@@ -213,8 +216,7 @@ class Endpoint:
             return _refusal(exc)
         return '"yes"' in reply.text
 
-    async def _calls_tools(self) -> tuple[bool, bool]:
-        """Return whether it calls a tool, and whether also a strict one."""
+    async def _calls_tools(self, *, schema: bool) -> Capabilities:
         function = {"name": "ready", "description": PROBE, "parameters": dict(PROBE_SCHEMA)}
         tool = {"type": "function", "function": function}
         for strict in (True, False):
@@ -228,11 +230,11 @@ class Endpoint:
                 _refusal(exc)
                 continue
             called = any(call.name == "ready" for call in reply.calls)
-            return called, called and strict
-        return False, False
-
-    def _takes_strict(self) -> bool:
-        return self._abilities is not None and self._abilities.strict
+            single = called and (reply.cut or len(reply.calls) > 1)
+            return Capabilities(
+                schema=schema, tools=called, strict=called and strict, single=single
+            )
+        return Capabilities(schema=schema, tools=False)
 
 
 def without_credentials(url: str) -> str:

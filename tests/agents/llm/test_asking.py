@@ -31,10 +31,12 @@ class Chat:
         self.outcomes = list(outcomes)
         self.bound: list[tuple[Any, Any]] = []
         self.options: list[dict[str, Any]] = []
+        self.more: list[dict[str, Any]] = []
         self.traced: list[Any] = []
 
-    def bind_tools(self, tools: Any, *, tool_choice: Any) -> Chat:
+    def bind_tools(self, tools: Any, *, tool_choice: Any, **more: Any) -> Chat:
         self.bound.append((tools, tool_choice))
+        self.more.append(more)
         return self
 
     async def ainvoke(self, messages: Any, **options: Any) -> Any:
@@ -141,7 +143,23 @@ async def test_tools_are_strict_where_the_endpoint_takes_that(
     made, chat = endpoint(AIMessage(""), capabilities=able)
     await made.ask(ASKED, max_tokens=1, tools=[TOOL])
     assert chat.bound == [([sent], "required")]
+    assert chat.more == [{}]
     assert "strict" not in TOOL["function"]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_an_endpoint_that_repeats_a_call_is_asked_for_one_a_reply(cut: bool) -> None:
+    calls = called("ready").tool_calls * (1 if cut else 2)
+    end = {"finish_reason": "length" if cut else "stop"}
+    repeated = AIMessage("", tool_calls=calls, response_metadata=end)
+    prose = AIMessage("x", response_metadata={"finish_reason": "length"})
+    made, chat = endpoint(AIMessage('"yes"'), repeated, AIMessage(""))
+    able = await made.capabilities()
+    assert able == Capabilities(schema=True, tools=True, strict=True, single=True)
+    await made.ask(ASKED, max_tokens=1, tools=[TOOL])
+    assert chat.more == [{}, {"parallel_tool_calls": False}]
+    without, _ = endpoint(AIMessage('"yes"'), prose)
+    assert await without.capabilities() == Capabilities(schema=True, tools=False)
 
 
 @pytest.mark.parametrize(

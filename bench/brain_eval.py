@@ -2,8 +2,9 @@
 
 Runs every scenario of `bench.brain_scenarios` with the rules alone, with scripted players behind a
 real HTTP endpoint (one capable, one that chooses legal values at random, nine broken or hostile),
-and with a real small LLM behind a real server (``--no-local`` omits it). ``--url`` and ``--model``
-add any OpenAI-compatible endpoint, its key from ``MODELIUM_BRAIN_API_KEY``.
+and with real small LLMs behind real servers, llama.cpp and vLLM (``--no-local`` omits them,
+``--local NAME`` takes those whose name contains it). ``--url`` and ``--model`` add any
+OpenAI-compatible endpoint, its key from ``MODELIUM_BRAIN_API_KEY``.
 
 `harms` counts harm independently of how plans are made: a plan that the policy refuses, a pinned
 or busy model unloaded, a class above the ceiling, an overbooked device, an illegal transition, less
@@ -38,15 +39,15 @@ from modelium.models import Load, Plan, Queue, Unload
 from modelium.policy import validate
 from tests.fakes.fleets import estimate
 from tests.fakes.llm import endpoint
-from tests.fakes.local_llm import MODEL, local_llm
+from tests.fakes.local_llm import LOCAL_LLMS, LocalLlm, local_llm
 
 RULES = RulePlanner(estimate=estimate)
 SCRIPTED = Budget(seconds=20.0, rounds=4, tokens=60_000)
 IMPATIENT = Budget(seconds=0.5, rounds=4, tokens=60_000)
 """For the player that answers too late."""
 
-LOCAL = Budget(seconds=120.0, rounds=4, tokens=8_000)
-"""An LLM on a shared CPU takes about ten seconds; the default of 30 s is meant for GPUs."""
+LOCAL = Budget(seconds=240.0, rounds=4, tokens=20_000)
+"""An LLM on a shared CPU takes ten seconds a reply; the default of 30 s is meant for GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,12 @@ async def by_llm(
     return found
 
 
+def by_local(cast: Sequence[Scenario], llm: LocalLlm) -> list[Outcome]:
+    """Run every scenario with a real LLM behind a server of its own."""
+    with tempfile.TemporaryDirectory() as folder, local_llm(Path(folder), llm) as url:
+        return asyncio.run(by_llm(cast, url=url, model=llm.model, key=None, budget=LOCAL))
+
+
 async def by_player(
     cast: Sequence[Scenario], casting: Casting, budget: Budget = SCRIPTED
 ) -> list[Outcome]:
@@ -203,9 +210,12 @@ async def _one(scenario: Scenario, client: Endpoint, budget: Budget) -> Outcome:
 def main() -> None:
     """Run, print, and save; exit code 1 where any harm was done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--no-local", action="store_true", help="omit the small local LLM")
+    parser.add_argument("--no-local", action="store_true", help="omit the small local LLMs")
     parser.add_argument(
-        "--local-every", type=int, default=1, help="run only every Nth scenario with the local LLM"
+        "--local", default="", help="of the local LLMs, only those whose name contains this"
+    )
+    parser.add_argument(
+        "--local-every", type=int, default=1, help="run only every Nth scenario with local LLMs"
     )
     parser.add_argument("--url", help="base URL of another endpoint to run")
     parser.add_argument("--model", help="its model")
@@ -230,9 +240,9 @@ def main() -> None:
         budget = IMPATIENT if name == "time-outs" else SCRIPTED
         keep(name, asyncio.run(by_player(cast, casting, budget)))
     if not given.no_local:
-        with tempfile.TemporaryDirectory() as folder, local_llm(Path(folder)) as url:
-            some = cast[:: given.local_every]
-            keep(MODEL, asyncio.run(by_llm(some, url=url, model=MODEL, key=None, budget=LOCAL)))
+        for llm in LOCAL_LLMS:
+            if given.local.lower() in llm.name.lower():
+                keep(llm.name, by_local(cast[:: given.local_every], llm))
     if given.url and given.model:
         key = os.environ.get("MODELIUM_BRAIN_API_KEY")
         outcomes = by_llm(cast, url=given.url, model=given.model, key=key, budget=LOCAL)

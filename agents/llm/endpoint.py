@@ -6,6 +6,7 @@ The LLM libraries are wrapped here: every failure is an `EndpointError` without 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +37,17 @@ CHARACTERS_PER_TOKEN = 3
 REFUSED = frozenset({400, 404, 405, 415, 422, 500, 501})
 """Statuses that servers return for an unknown parameter; llama.cpp returns 500."""
 
+TOO_LONG = re.compile(r"context (length|size|window)|context_length_exceeded", re.IGNORECASE)
+"""In the message of a 400: vLLM and OpenAI say `maximum context length`, llama.cpp `size`."""
+
 PROBE = "Answer that you are ready."
 PROBE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
-    "properties": {"ready": {"type": "string", "enum": ["yes"]}},
+    "properties": {
+        "ready": {"type": "string", "enum": ["yes"]},
+        # What an endpoint may refuse in a strict tool: an optional value, a longest text.
+        "note": {"type": "string", "maxLength": 20},
+    },
     "required": ["ready"],
     "additionalProperties": False,
 }
@@ -48,10 +56,11 @@ PROBE_SCHEMA: Mapping[str, Any] = {
 class EndpointError(Exception):
     """The endpoint did not answer with a chat completion."""
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
-        """``status``: the HTTP status, where there is one."""
+    def __init__(self, message: str, *, status: int | None = None, too_long: bool = False) -> None:
+        """``status``: the HTTP status, if any. ``too_long``: the context cannot hold it all."""
         super().__init__(message)
         self.status = status
+        self.too_long = too_long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +68,13 @@ class Capabilities:
     """What an endpoint can do, found by probing."""
 
     tools: bool
-    """It calls a tool when forced to."""
+    """It calls a tool when it must (``tool_choice: required``)."""
     schema: bool
     """It enforces a JSON schema."""
+    strict: bool = False
+    """It accepts strict tools such as ours. vLLM binds arguments to their schema in these alone."""
+    single: bool = False
+    """It repeats a call, as small models do until they are cut off: it is asked for one a reply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +96,8 @@ class Reply:
     calls: tuple[ToolCall, ...]
     prompt_tokens: int
     completion_tokens: int
+    cut: bool = False
+    """It ended at ``max_tokens``."""
 
 
 class Endpoint:
@@ -124,16 +139,15 @@ class Endpoint:
         self._probing = asyncio.Lock()
 
     async def capabilities(self) -> Capabilities:
-        """Return what the endpoint can do; probed once, with two short questions.
+        """Return what the endpoint can do; probed once, with two or three short questions.
 
         Raises:
             EndpointError: it does not answer; it is probed again the next time.
         """
         async with self._probing:
             if self._abilities is None:
-                self._abilities = Capabilities(
-                    schema=await self._enforces_schema(), tools=await self._calls_tools()
-                )
+                schema = await self._enforces_schema()
+                self._abilities = await self._calls_tools(schema=schema)
             return self._abilities
 
     async def ask(
@@ -142,7 +156,6 @@ class Endpoint:
         *,
         max_tokens: int,
         tools: Sequence[Mapping[str, Any]] = (),
-        force: str | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Reply:
         """Send ``messages`` and return the reply.
@@ -150,8 +163,7 @@ class Endpoint:
         Args:
             messages: the conversation.
             max_tokens: of the reply.
-            tools: specifications in OpenAI's form.
-            force: the tool that must be called.
+            tools: specifications in OpenAI's form, without ``strict``; one of them must be called.
             schema: JSON schema that the reply must follow.
 
         Raises:
@@ -166,7 +178,11 @@ class Endpoint:
             options["extra_body"] = {"response_format": wanted}
         chat: Any = self._chat
         if tools:
-            chat = chat.bind_tools(list(tools), tool_choice=force)
+            # Never one tool by its name: llama.cpp takes that for `auto`.
+            able = self._abilities
+            given = [_strict(t) for t in tools] if able and able.strict else list(tools)
+            one = {"parallel_tool_calls": False} if able and able.single else {}
+            chat = chat.bind_tools(given, tool_choice="required", **one)
         try:
             # Whatever the environment says, prompts are sent to the endpoint and nowhere else.
             with tracing_context(enabled=False):
@@ -174,7 +190,9 @@ class Endpoint:
             return _reply(message, messages)
         except openai.APIStatusError as exc:
             raise EndpointError(
-                self._clean(f"HTTP {exc.status_code}: {exc.message}"), status=exc.status_code
+                self._clean(f"HTTP {exc.status_code}: {exc.message}"),
+                status=exc.status_code,
+                too_long=exc.status_code == 400 and bool(TOO_LONG.search(exc.message)),
             ) from exc
         except Exception as exc:
             # The client raises TypeError and the like where a body is not a chat completion.
@@ -198,24 +216,35 @@ class Endpoint:
             return _refusal(exc)
         return '"yes"' in reply.text
 
-    async def _calls_tools(self) -> bool:
+    async def _calls_tools(self, *, schema: bool) -> Capabilities:
         function = {"name": "ready", "description": PROBE, "parameters": dict(PROBE_SCHEMA)}
-        try:
-            reply = await self.ask(
-                [HumanMessage(PROBE)],
-                max_tokens=PROBE_TOKENS,
-                tools=[{"type": "function", "function": function}],
-                force="ready",
+        tool = {"type": "function", "function": function}
+        for strict in (True, False):
+            try:
+                reply = await self.ask(
+                    [HumanMessage(PROBE)],
+                    max_tokens=PROBE_TOKENS,
+                    tools=[_strict(tool) if strict else tool],
+                )
+            except EndpointError as exc:
+                _refusal(exc)
+                continue
+            called = any(call.name == "ready" for call in reply.calls)
+            single = called and (reply.cut or len(reply.calls) > 1)
+            return Capabilities(
+                schema=schema, tools=called, strict=called and strict, single=single
             )
-        except EndpointError as exc:
-            return _refusal(exc)
-        return any(call.name == "ready" for call in reply.calls)
+        return Capabilities(schema=schema, tools=False)
 
 
 def without_credentials(url: str) -> str:
     """Return ``url`` without user and password."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _strict(tool: Mapping[str, Any]) -> dict[str, Any]:
+    return {**tool, "function": {**tool["function"], "strict": True}}
 
 
 def _refusal(error: EndpointError) -> bool:
@@ -247,6 +276,7 @@ def _reply(message: AIMessage, asked: Sequence[BaseMessage]) -> Reply:
         calls=tuple(calls),
         prompt_tokens=usage["input_tokens"] if usage else _tokens(asked),
         completion_tokens=usage["output_tokens"] if usage else _tokens([message]),
+        cut=message.response_metadata.get("finish_reason") == "length",
     )
 
 

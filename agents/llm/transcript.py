@@ -23,6 +23,8 @@ class Transcript:
         """As they are sent to the endpoint."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.cut = False
+        """Whether the last reply ended at its longest length."""
         self._redacted = redacted
         self._replies: list[dict[str, Any]] = []
         self._violations: list[list[dict[str, str]]] = []
@@ -41,12 +43,14 @@ class Transcript:
         self.messages.append(reply.message)
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
+        self.cut = reply.cut
         self._replies.append(
             {
                 "mode": mode,
                 "seconds": round(seconds, 3),
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.completion_tokens,
+                **({"cut": True} if reply.cut else {}),
             }
         )
 

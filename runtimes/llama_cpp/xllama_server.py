@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from pathlib import Path
 
 import xllamacpp
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--embedding", "--embeddings", action="store_true")
     parser.add_argument("--rerank", "--reranking", action="store_true")
     parser.add_argument("--mmproj", default="")
+    parser.add_argument("--chat-template-file", type=Path)
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--ubatch-size", type=int, default=512)
     parser.add_argument("--metrics", action="store_true")
@@ -49,6 +51,8 @@ def main() -> None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     if options.mmproj:
         params.mmproj.path = options.mmproj
+    if options.chat_template_file:
+        params.chat_template = options.chat_template_file.read_text()
     if options.threads:
         params.cpuparams.n_threads = options.threads
     if key := os.environ.get("LLAMA_API_KEY"):

@@ -17,7 +17,7 @@ from modelium.policy import validate
 from modelium.ports import Question
 from tests.agents.advising import INGEST, REVIEW, RULES, newcomer, short_contexts, waiting
 from tests.fakes.fleets import NOW, fleet, loaded
-from tests.fakes.local_llm import MODEL, local_llm
+from tests.fakes.local_llm import GEMMA, local_llm
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.xdist_group("local-llm")]
 
@@ -33,14 +33,14 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def brain(base_url: str, budget: Budget) -> AdvisedBrain:
     clock = SystemClock()
-    endpoint = Endpoint(base_url=base_url, model=MODEL, api_key=None, capabilities=ABLE)
+    endpoint = Endpoint(base_url=base_url, model=GEMMA.model, api_key=None, capabilities=ABLE)
     return AdvisedBrain(
         rules=RULES, agent=Agent(endpoint=endpoint, clock=clock, budget=budget), clock=clock
     )
 
 
 async def test_what_it_can_do_is_found_out(base_url: str) -> None:
-    found = await Endpoint(base_url=base_url, model=MODEL, api_key=None).capabilities()
+    found = await Endpoint(base_url=base_url, model=GEMMA.model, api_key=None).capabilities()
     assert found == ABLE
 
 

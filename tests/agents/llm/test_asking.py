@@ -20,6 +20,8 @@ from agents.llm.endpoint import (
 )
 
 ASKED = [HumanMessage("hi")]
+TOOL = {"type": "function", "function": {"name": "a"}}
+STRICT = {"type": "function", "function": {"name": "a", "strict": True}}
 
 
 class Chat:
@@ -29,10 +31,12 @@ class Chat:
         self.outcomes = list(outcomes)
         self.bound: list[tuple[Any, Any]] = []
         self.options: list[dict[str, Any]] = []
+        self.more: list[dict[str, Any]] = []
         self.traced: list[Any] = []
 
-    def bind_tools(self, tools: Any, *, tool_choice: Any) -> Chat:
+    def bind_tools(self, tools: Any, *, tool_choice: Any, **more: Any) -> Chat:
         self.bound.append((tools, tool_choice))
+        self.more.append(more)
         return self
 
     async def ainvoke(self, messages: Any, **options: Any) -> Any:
@@ -70,7 +74,7 @@ async def test_a_schema_and_tools_are_sent_where_they_are_given() -> None:
     made, chat = endpoint(*[AIMessage("ok")] * 3)
     await made.ask(ASKED, max_tokens=7)
     await made.ask(ASKED, max_tokens=7, schema={"type": "object"})
-    await made.ask(ASKED, max_tokens=7, tools=[{"a": 1}], force="a")
+    await made.ask(ASKED, max_tokens=7, tools=[TOOL])
     form = {"name": "decision", "schema": {"type": "object"}}
     response = {"type": "json_schema", "json_schema": form}
     assert chat.options == [
@@ -78,7 +82,7 @@ async def test_a_schema_and_tools_are_sent_where_they_are_given() -> None:
         {"max_tokens": 7, "extra_body": {"response_format": response}},
         {"max_tokens": 7},
     ]
-    assert chat.bound == [([{"a": 1}], "a")]
+    assert chat.bound == [([TOOL], "required")]
     assert chat.traced == [False] * 3
 
 
@@ -102,22 +106,85 @@ async def test_an_error_is_short_and_without_secrets(
 @pytest.mark.parametrize(
     ("schema", "tools", "able"),
     [
-        (AIMessage('{"ready": "yes"}'), called("ready"), (True, True)),
-        (AIMessage("yes"), called("other"), (False, False)),
-        (refusal(400), AIMessage("yes"), (False, False)),
-        (refusal(500), refusal(422), (False, False)),
+        (AIMessage('{"ready": "yes"}'), [called("ready")], (True, True, True)),
+        (AIMessage("yes"), [called("other")], (False, False, False)),
+        (refusal(400), [AIMessage("yes")], (False, False, False)),
+        (AIMessage('"yes"'), [refusal(400), called("ready")], (True, True, False)),
+        (refusal(500), [refusal(422), refusal(404)], (False, False, False)),
     ],
 )
 async def test_what_it_can_do_is_found_out_once(schema: Any, tools: Any, able: Any) -> None:
-    made, chat = endpoint(schema, tools)
+    made, chat = endpoint(schema, *tools)
     for _ in range(2):
-        assert await made.capabilities() == Capabilities(schema=able[0], tools=able[1])
-    assert [options["max_tokens"] for options in chat.options] == [PROBE_TOKENS] * 2
+        assert await made.capabilities() == Capabilities(
+            schema=able[0], tools=able[1], strict=able[2]
+        )
+    assert [options["max_tokens"] for options in chat.options] == [PROBE_TOKENS] * (1 + len(tools))
     form = chat.options[0]["extra_body"]["response_format"]["json_schema"]
     assert form["schema"] == PROBE_SCHEMA
-    (((tool,), force),) = chat.bound
-    assert (tool["function"]["name"], force) == ("ready", "ready")
-    assert tool["function"]["parameters"] == PROBE_SCHEMA
+    asked = [tool["function"] for (tool,), _ in chat.bound]
+    assert [tool.get("strict") for tool in asked] == [True, None][: len(tools)]
+    assert {choice for _, choice in chat.bound} == {"required"}
+    for tool in asked:
+        assert (tool["name"], tool["parameters"]) == ("ready", PROBE_SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("able", "sent"),
+    [
+        (Capabilities(tools=True, schema=False, strict=True), STRICT),
+        (Capabilities(tools=True, schema=False), TOOL),
+        (None, TOOL),
+    ],
+)
+async def test_tools_are_strict_where_the_endpoint_takes_that(
+    able: Capabilities | None, sent: Any
+) -> None:
+    made, chat = endpoint(AIMessage(""), capabilities=able)
+    await made.ask(ASKED, max_tokens=1, tools=[TOOL])
+    assert chat.bound == [([sent], "required")]
+    assert chat.more == [{}]
+    assert "strict" not in TOOL["function"]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_an_endpoint_that_repeats_a_call_is_asked_for_one_a_reply(cut: bool) -> None:
+    calls = called("ready").tool_calls * (1 if cut else 2)
+    end = {"finish_reason": "length" if cut else "stop"}
+    repeated = AIMessage("", tool_calls=calls, response_metadata=end)
+    prose = AIMessage("x", response_metadata={"finish_reason": "length"})
+    made, chat = endpoint(AIMessage('"yes"'), repeated, AIMessage(""))
+    able = await made.capabilities()
+    assert able == Capabilities(schema=True, tools=True, strict=True, single=True)
+    await made.ask(ASKED, max_tokens=1, tools=[TOOL])
+    assert chat.more == [{}, {"parallel_tool_calls": False}]
+    without, _ = endpoint(AIMessage('"yes"'), prose)
+    assert await without.capabilities() == Capabilities(schema=True, tools=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "too_long"),
+    [
+        (400, "This model's maximum context length is 2048 tokens. However, …", True),
+        (400, "the request exceeds the available context size, try increasing it", True),
+        (400, "Error code: context_length_exceeded", True),
+        (400, "no such context: 7", False),
+        (500, "the request exceeds the available context size", False),
+    ],
+)
+async def test_a_conversation_beyond_the_context_is_recognized(
+    status: int, said: str, too_long: bool
+) -> None:
+    made, _ = endpoint(refusal(status, said))
+    with pytest.raises(EndpointError) as error:
+        await made.ask(ASKED, max_tokens=1)
+    assert error.value.too_long is too_long
+
+
+@pytest.mark.parametrize(("finish", "cut"), [("length", True), ("stop", False), (None, False)])
+async def test_a_reply_at_its_longest_length_is_cut(finish: str | None, cut: bool) -> None:
+    made, _ = endpoint(AIMessage("x", response_metadata={"finish_reason": finish}))
+    assert (await made.ask(ASKED, max_tokens=1)).cut is cut
 
 
 async def test_an_endpoint_that_is_down_is_probed_again() -> None:
@@ -131,7 +198,7 @@ async def test_an_endpoint_that_is_down_is_probed_again() -> None:
     for _ in range(2):
         with pytest.raises(EndpointError):
             await made.capabilities()
-    assert await made.capabilities() == Capabilities(schema=True, tools=True)
+    assert await made.capabilities() == Capabilities(schema=True, tools=True, strict=True)
 
 
 def test_credentials_in_the_address_are_secrets() -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from agents.llm import prompt
-from agents.llm.agent import CALLS_PER_ROUND, REPLY_TOKENS, Agent, Budget, NoAdvice
-from agents.llm.endpoint import Capabilities, Reply, ToolCall, _reply
+from agents.llm.agent import (
+    CALLS_PER_ROUND,
+    CUT,
+    REPLY_TOKENS,
+    SHORT_REPLY_TOKENS,
+    Agent,
+    Budget,
+    NoAdvice,
+)
+from agents.llm.endpoint import Capabilities, EndpointError, Reply, ToolCall, _reply
 from agents.llm.tools import Toolbox
 from agents.llm.transcript import KEPT_CHARACTERS, Transcript
 from agents.llm.untrusted import printable, word, wrapped
@@ -35,6 +44,9 @@ class Scripted:
         self.sent.append([f"{m.type}: {m.text}" for m in messages])
         self.options.append(options)
         said = self.replies.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        cut, said = isinstance(said, Cut), said.said if isinstance(said, Cut) else said
         calls = tuple(
             ToolCall(
                 id=f"c{i}",
@@ -51,7 +63,15 @@ class Scripted:
             calls=calls,
             prompt_tokens=10,
             completion_tokens=5,
+            cut=cut,
         )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A reply that ends at its longest length."""
+
+    said: Any
 
 
 class Told(Form):
@@ -132,7 +152,6 @@ async def test_tools_are_called_until_the_decision() -> None:
     assert modes(transcript) == ["tools", "tools"]
     names = [tool["function"]["name"] for tool in endpoint.options[0]["tools"]]
     assert names == ["fleet", "profile", "traffic", "candidates", "policy", "decisions", "card", "decide"]  # fmt: skip
-    assert "force" not in endpoint.options[0]
     answered = [m for m in transcript.messages if isinstance(m, ToolMessage)]
     assert [(m.name, m.tool_call_id) for m in answered] == [
         ("policy", "c0"), ("nope", "c1"), ("fleet", "c2"),
@@ -158,6 +177,9 @@ async def test_after_the_last_round_it_must_decide() -> None:
     assert isinstance(advice, Advice)
     assert endpoint.sent[2][-1] == f"human: {prompt.LAST_ROUND}"
     assert [m for m in endpoint.sent[1] if m == endpoint.sent[2][-1]] == []
+    offered = [[t["function"]["name"] for t in o["tools"]] for o in endpoint.options]
+    assert [len(names) for names in offered] == [8, 8, 1]
+    assert offered[2] == ["decide"], "a server that binds the reply to the tools must decide"
     endless = Scripted(*[[("policy", {})]] * 3, able=TOOLS)
     refused, _ = await talk(endless, rounds=2)
     assert str(refused) == "steps: no decision after 2 rounds of tool calls"
@@ -169,7 +191,7 @@ async def test_after_the_last_round_it_must_decide() -> None:
     ("able", "mode", "options"),
     [
         (BOTH, "schema", {"max_tokens", "schema"}),
-        (TOOLS, "tools", {"max_tokens", "tools", "force"}),
+        (TOOLS, "tools", {"max_tokens", "tools"}),
     ],
 )
 async def test_a_reply_that_is_no_decision_is_asked_for_again_as_json(
@@ -184,7 +206,7 @@ async def test_a_reply_that_is_no_decision_is_asked_for_again_as_json(
     assert set(endpoint.options[1]) == options
     if able is TOOLS:
         (tool,) = endpoint.options[1]["tools"]
-        assert (endpoint.options[1]["force"], tool["function"]["name"]) == ("decide", "decide")
+        assert tool["function"]["name"] == "decide"
 
 
 @pytest.mark.parametrize(
@@ -210,6 +232,62 @@ async def test_the_first_object_of_a_reply_is_the_answer(said: Any) -> None:
 async def test_an_object_far_behind_broken_ones_is_not_looked_for(before: str, found: bool) -> None:
     advice, _ = await talk(Scripted(before + RIGHT, "", able=TEXT))
     assert isinstance(advice, Advice) is found
+
+
+INNER = '{"choice": {"runtime": "ray"}'
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [(INNER, False), ([("decide", INNER)], False), (RIGHT + " \t" * 50, True)],
+    ids=["text", "call", "blanks"],
+)
+async def test_the_inside_of_an_answer_that_was_cut_off_is_no_answer(
+    said: Any, found: bool
+) -> None:
+    endpoint = Scripted(Cut(said), "", "", able=TEXT)
+    advice, transcript = await talk(endpoint)
+    assert isinstance(advice, Advice) is found
+    replies = transcript.record()["replies"]
+    assert [reply.get("cut") for reply in replies] == [True, None][: 1 if found else 2]
+    if not found:
+        cut = Violation(rule="answer", subject="answer", message=CUT)
+        assert endpoint.sent[1][-1] == f"human: {prompt.repair([cut])}"
+
+
+TOO_LONG = EndpointError("HTTP 400: maximum context length is 4096", status=400, too_long=True)
+
+
+async def test_a_short_reply_is_asked_for_where_the_context_has_no_room_for_more() -> None:
+    endpoint = Scripted(
+        TOO_LONG, [("policy", {})], TOO_LONG, [("decide", {"runtime": "ray"})], able=TOOLS
+    )
+    advice, _ = await talk(endpoint)
+    assert advice == Advice(reason="ray ")
+    longest = [options["max_tokens"] for options in endpoint.options]
+    assert longest == [REPLY_TOKENS, SHORT_REPLY_TOKENS] * 2
+    assert endpoint.options[0]["tools"] == endpoint.options[1]["tools"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "asked"), [(10_000, 2), (SHORT_REPLY_TOKENS, 1), (SHORT_REPLY_TOKENS + 1, 2)]
+)
+async def test_a_conversation_beyond_the_context_is_no_failure_of_the_endpoint(
+    tokens: int, asked: int
+) -> None:
+    endpoint = Scripted(TOO_LONG, TOO_LONG, able=TOOLS)
+    refused, _ = await talk(endpoint, tokens=tokens)
+    assert isinstance(refused, NoAdvice)
+    assert str(refused) == "context: HTTP 400: maximum context length is 4096"
+    assert not refused.endpoint_failed
+    assert len(endpoint.options) == asked
+
+
+async def test_any_other_refusal_is_not_tried_again() -> None:
+    endpoint = Scripted(EndpointError("HTTP 400: no", status=400), able=TOOLS)
+    refused, _ = await talk(endpoint)
+    assert isinstance(refused, NoAdvice)
+    assert (str(refused), refused.endpoint_failed) == ("endpoint-error: HTTP 400: no", True)
 
 
 async def test_a_wrong_answer_is_put_right_once() -> None:

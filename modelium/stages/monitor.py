@@ -17,6 +17,7 @@ from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.failing import failure
 from modelium.stages.failures import record_failure
+from modelium.stages.gpu_shares import gpu_shares
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
@@ -93,6 +94,7 @@ def _count(
             traffic.on_engine_stats(model.name, loaded_at=deployment.ready_at, stats=stats)
         elif deployment is None:
             traffic.on_engine_gone(model.name)
+    traffic.on_utilization(gpu_shares(fleet, observations))
 
 
 async def _correct(

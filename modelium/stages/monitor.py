@@ -13,6 +13,7 @@ from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, Runt
 from modelium.models.base import base_name
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy.backoff import is_healthy, lost_engine
+from modelium.policy.cleanup_check import Cleanup
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.failing import failure
@@ -23,6 +24,7 @@ from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
+from modelium.stages.unloading import violations
 from modelium.traffic import TrafficBook
 
 logger = logging.getLogger(__name__)
@@ -234,6 +236,9 @@ async def _lost(
     known = await services.store.model(model.name)
     if known.deployment != deployment:
         return f"{model.name} has another deployment by now"
+    cleanup = Cleanup(runtime=deployment.runtime, instance=deployment.name, cause="lost")
+    if refused := await violations(services, cleanup):
+        return refused[0].message
     if model.twin_of is None:
         services.switchboard.close(model.name)
     runtime = services.runtimes.get(deployment.runtime)
@@ -268,9 +273,9 @@ async def _moved(
 
 async def _unwanted(services: Services, runtime: RuntimeName, running: Running) -> str:
     # Another run may have placed it meanwhile: read the store again before acting.
-    _revision, models, _bookings = await services.store.view()
-    if any(m.deployment and m.deployment.name == running.model for m in models):
-        return f"{running.model} is being loaded"
+    cleanup = Cleanup(runtime=runtime, instance=running.model, cause="leftover")
+    if refused := await violations(services, cleanup):
+        return refused[0].message
     grace_s = services.config.gateway.drain_grace_seconds
     async with asyncio.timeout(grace_s + CLEAR_S):
         await services.runtimes[runtime].unload(

@@ -50,6 +50,8 @@ def roomier(
     """
     settings: dict[str, Any] = {}
     why = []
+    if runtime is R.LLAMA_CPP and not (profile.kv or profile.kv_bytes_per_token):
+        return None  # what more sequences and tokens take is not known
     most = BATCHES.get(runtime, 1)
     if runtime is R.RAY_SERVE and (
         profile.task is not Task.EMBEDDING or profile.format is ModelFormat.ONNX

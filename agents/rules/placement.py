@@ -80,9 +80,10 @@ class Placer:
             able = [device for device in devices if rooms[device.id] >= option.reserve]
             if len(able) < degree:
                 continue
-            chosen = sorted(able, key=lambda d: order(d, rooms[d.id]))[:degree]
+            chosen = tightest = sorted(able, key=lambda d: (rooms[d.id], d.id))[:degree]
+            if any(device.utilization for device in able):
+                chosen = sorted(able, key=lambda d: order(d, rooms[d.id]))[:degree]
             ids = tuple(device.id for device in chosen)
-            tightest = sorted(able, key=lambda d: (rooms[d.id], d.id))[:degree]
             place = Placement(
                 option=option,
                 devices=ids,

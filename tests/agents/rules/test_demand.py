@@ -12,6 +12,7 @@ from agents.rules.plan_builder import Outcome
 from modelium.lifecycle import ModelState
 from modelium.models import (
     Fleet,
+    KVLayout,
     LoadSettings,
     Model,
     ModelFormat,
@@ -30,8 +31,8 @@ from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
 
 R = RuntimeName
 V, L, S, T = R.VLLM, R.LLAMA_CPP, R.RAY_SERVE, R.TRITON
-EMBEDDING = profile(1, task=Task.EMBEDDING, context_length=512)
-GGUF = profile(1, format=ModelFormat.GGUF, context_length=2048)
+EMBEDDING = profile(1, task=Task.EMBEDDING, context_length=512, kv=KVLayout())
+GGUF = profile(1, format=ModelFormat.GGUF, context_length=2048, kv_bytes_per_token=1)
 
 
 def batch(
@@ -80,6 +81,12 @@ def test_llama_cpp_gets_a_longer_context_where_memory_is_free(
     if found:
         assert found.why == f"max_model_len {length}, as memory is free"
     assert roomier(GGUF.model_copy(update={"context_length": own}), Traffic(), V, ()) is None
+
+
+def test_nothing_is_added_to_a_cache_of_unknown_size() -> None:
+    unknown = GGUF.model_copy(update={"kv_bytes_per_token": None, "context_length": 9000})
+    assert roomier(unknown, Traffic(concurrency=4.0), L, ()) is None
+    assert batch(S, 4.0, kv=None) == 4, "a batch of embeddings has none"
 
 
 def test_each_choice_has_its_reason() -> None:

@@ -43,15 +43,15 @@ class Choice(NamedTuple):
 
 def roomier(
     profile: ModelProfile, traffic: Traffic, runtime: RuntimeName, said: Container[str]
-) -> Choice | None:
-    """Return settings beyond the default that are worth free memory; ``None``: there are none.
+) -> tuple[Choice, ...]:
+    """Return the settings beyond the default that are worth free memory, if there are any.
 
     ``said``: names of the settings that the operator or an advisor has chosen.
     """
     settings: dict[str, Any] = {}
     why = []
     if runtime is R.LLAMA_CPP and not (profile.kv or profile.kv_bytes_per_token):
-        return None  # what more sequences and tokens take is not known
+        return ()  # what more sequences and tokens take is not known
     most = BATCHES.get(runtime, 1)
     if runtime is R.RAY_SERVE and (
         profile.task is not Task.EMBEDDING or profile.format is ModelFormat.ONNX
@@ -66,31 +66,30 @@ def roomier(
     if runtime is R.LLAMA_CPP and own > LLAMA_DEFAULT and "max_model_len" not in said:
         settings["max_model_len"] = length = min(own, LLAMA_CONTEXT)
         why.append(f"max_model_len {length}, as memory is free")
-    return Choice(settings, "; ".join(why)) if settings else None
+    return (Choice(settings, "; ".join(why)),) if settings else ()
 
 
 def sufficient(
     profile: ModelProfile, traffic: Traffic, runtime: RuntimeName, said: Container[str]
-) -> Choice | None:
-    """Return a shorter context that the known requests need; ``None``: the model's own.
+) -> tuple[Choice, ...]:
+    """Return the shorter contexts that suffice for the known requests, the longest first.
 
-    It is the model's own, halved while it is `CONTEXT_SPARE` times the longest request.
+    They are the model's own, halved while it is `CONTEXT_SPARE` times the longest request.
     """
     own = profile.context_length
     if not own or "max_model_len" in said or not RUNTIMES[runtime].takes_context_length:
-        return None
+        return ()
     if runtime is R.LLAMA_CPP or traffic.sized < SIZED_LEAST or not traffic.longest_tokens:
-        return None
-    least, length = max(CONTEXT_LEAST, CONTEXT_SPARE * traffic.longest_tokens), own
+        return ()
+    least, length, found = max(CONTEXT_LEAST, CONTEXT_SPARE * traffic.longest_tokens), own, []
     while length // 2 >= least:
         length //= 2
-    if length == own:
-        return None
-    return Choice(
-        {"max_model_len": length},
-        f"max_model_len {length} instead of the model’s own {own}: the longest of "
-        f"{traffic.sized} requests had {traffic.longest_tokens} tokens",
-    )
+        why = (
+            f"max_model_len {length} instead of the model’s own {own}: the longest of "
+            f"{traffic.sized} requests had {traffic.longest_tokens} tokens"
+        )
+        found.append(Choice({"max_model_len": length}, why))
+    return tuple(found)
 
 
 def dtype_for(profile: ModelProfile, runtime: RuntimeName, group: DeviceGroup) -> Choice | None:

@@ -80,7 +80,7 @@ class LoadOption:
     """Bytes per device that its KV cache could use in idle memory; 0: it takes none."""
 
 
-Choose = Callable[[ModelProfile, Traffic, RuntimeName, Container[str]], Choice | None]
+Choose = Callable[[ModelProfile, Traffic, RuntimeName, Container[str]], Sequence[Choice]]
 """One of the functions of `agents.rules.demand`."""
 
 
@@ -199,15 +199,16 @@ class Sizer:
             status = _enabled(runtime, fleet, policy)
             said = {*policy.settings(runtime, model.name)[0]}
             said.update(preferred.model_dump(exclude_none=True, exclude={"extra"}))
-            choice = choose(profile, model.traffic, runtime, said)
-            if status is None or choice is None:
+            choices = choose(profile, model.traffic, runtime, said)
+            if status is None or not choices:
                 continue
-            requested = default_settings_for(profile, policy, runtime, model.name)
-            requested = requested.model_copy(update=choice.settings)
+            default = default_settings_for(profile, policy, runtime, model.name)
             for group in suitable_groups(groups, profile, status, fleet):
-                yield from self._on(
-                    group, model, profile, status, requested, requested, policy, why=choice.why
-                )
+                for choice in choices:
+                    given = default.model_copy(update=choice.settings)
+                    yield from self._on(
+                        group, model, profile, status, given, given, policy, why=choice.why
+                    )
 
     def preferred(
         self, model: Model, preference: Preference, fleet: Fleet, policy: Policy

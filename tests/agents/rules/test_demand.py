@@ -8,6 +8,7 @@ import pytest
 
 from agents.rules.demand import dtype_for, roomier, sufficient
 from agents.rules.device_groups import device_groups
+from agents.rules.placement import MayEvict, any_model, no_model
 from agents.rules.plan_builder import Outcome
 from modelium.lifecycle import ModelState
 from modelium.models import (
@@ -41,7 +42,7 @@ def batch(
     found = roomier(
         EMBEDDING.model_copy(update=given), Traffic(concurrency=concurrency), runtime, said
     )
-    return found and found.settings.get("max_num_seqs")
+    return found[0].settings["max_num_seqs"] if found else None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_only_embeddings_are_batched_on_ray_and_nothing_where_that_could_be_wron
 def test_what_the_operator_says_stands() -> None:
     assert batch(L, 4.0, ("max_num_seqs",)) is None
     long = GGUF.model_copy(update={"context_length": 9000})
-    assert roomier(long, Traffic(), L, ("max_model_len",)) is None
+    assert roomier(long, Traffic(), L, ("max_model_len",)) == ()
 
 
 @pytest.mark.parametrize(
@@ -76,22 +77,21 @@ def test_what_the_operator_says_stands() -> None:
 def test_llama_cpp_gets_a_longer_context_where_memory_is_free(
     own: int | None, length: int | None
 ) -> None:
-    found = roomier(GGUF.model_copy(update={"context_length": own}), Traffic(), L, ())
-    assert (found and found.settings) == (length and {"max_model_len": length})
-    if found:
-        assert found.why == f"max_model_len {length}, as memory is free"
-    assert roomier(GGUF.model_copy(update={"context_length": own}), Traffic(), V, ()) is None
+    files = GGUF.model_copy(update={"context_length": own})
+    expected = ({"max_model_len": length}, f"max_model_len {length}, as memory is free")
+    assert roomier(files, Traffic(), L, ()) == ((expected,) if length else ())
+    assert roomier(files, Traffic(), V, ()) == ()
 
 
 def test_nothing_is_added_to_a_cache_of_unknown_size() -> None:
     unknown = GGUF.model_copy(update={"kv_bytes_per_token": None, "context_length": 9000})
-    assert roomier(unknown, Traffic(concurrency=4.0), L, ()) is None
+    assert roomier(unknown, Traffic(concurrency=4.0), L, ()) == ()
     assert batch(S, 4.0, kv=None) == 4, "a batch of embeddings has none"
 
 
 def test_each_choice_has_its_reason() -> None:
     long = GGUF.model_copy(update={"context_length": 9000})
-    found = roomier(long, Traffic(concurrency=2.5), L, ())
+    (found,) = roomier(long, Traffic(concurrency=2.5), L, ())
     assert found == (
         {"max_num_seqs": 4, "max_model_len": 9000},
         "max_num_seqs 4, as 3 requests came at once; max_model_len 9000, as memory is free",
@@ -99,41 +99,41 @@ def test_each_choice_has_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "length"),
+    ("longest", "lengths"),
     [
-        (1, 8192),
-        (4096, 8192),
-        (4097, 16_384),
-        (8192, 16_384),
-        (32_768, 65_536),
-        (32_769, None),
-        (0, None),
+        (1, (65_536, 32_768, 16_384, 8192)),
+        (4096, (65_536, 32_768, 16_384, 8192)),
+        (4097, (65_536, 32_768, 16_384)),
+        (8192, (65_536, 32_768, 16_384)),
+        (32_768, (65_536,)),
+        (32_769, ()),
+        (0, ()),
     ],
 )
-def test_a_context_that_suffices_is_twice_the_longest_request(
-    longest: int, length: int | None
+def test_contexts_that_suffice_are_at_least_twice_the_longest_request(
+    longest: int, lengths: tuple[int, ...]
 ) -> None:
-    long = profile(1, context_length=131_072)
-    found = sufficient(long, Traffic(sized=100, longest_tokens=longest), V, ())
-    assert (found and found.settings) == (length and {"max_model_len": length})
+    large = profile(1, context_length=131_072)
+    found = sufficient(large, Traffic(sized=100, longest_tokens=longest), V, ())
+    assert [choice.settings for choice in found] == [{"max_model_len": n} for n in lengths]
 
 
 def test_a_context_is_shortened_on_evidence_alone() -> None:
-    long, known = profile(1, context_length=131_072), Traffic(sized=100, longest_tokens=3000)
-    found = sufficient(long, known, V, ())
-    assert found == (
-        {"max_model_len": 8192},
-        "max_model_len 8192 instead of the model’s own 131072: the longest of 100 requests had "
-        "3000 tokens",
+    large, known = profile(1, context_length=16_384), Traffic(sized=100, longest_tokens=3000)
+    assert sufficient(large, known, V, ()) == (
+        (
+            {"max_model_len": 8192},
+            "max_model_len 8192 instead of the model’s own 16384: the longest of 100 requests had "
+            "3000 tokens",
+        ),
     )
     few = known.model_copy(update={"sized": 99})
-    assert sufficient(long, few, V, ()) is None
-    assert sufficient(long, known, V, ("max_model_len",)) is None
-    assert sufficient(profile(1, context_length=None), known, V, ()) is None
-    assert sufficient(profile(1, context_length=16_383), known, V, ()) is None
-    assert sufficient(profile(1, context_length=16_384), known, V, ()) is not None
-    assert sufficient(long, known, S, ()) is None, "it takes no context"
-    assert sufficient(long, known, L, ()) is None, "its context is short by itself"
+    assert sufficient(large, few, V, ()) == ()
+    assert sufficient(large, known, V, ("max_model_len",)) == ()
+    assert sufficient(profile(1, context_length=None), known, V, ()) == ()
+    assert sufficient(profile(1, context_length=16_383), known, V, ()) == ()
+    assert sufficient(large, known, S, ()) == (), "it takes no context"
+    assert sufficient(large, known, L, ()) == (), "its context is short by itself"
 
 
 @pytest.mark.parametrize(
@@ -183,14 +183,16 @@ def long(**given: Any) -> Model:
 SHORT = Traffic(sized=200, longest_tokens=3000, first_request_at=NOW - 9, pending=1)
 
 
-def test_a_shorter_context_that_suffices_spares_an_eviction() -> None:
-    world = fleet(long(traffic=SHORT), loaded("x", "n/g0", gib=40), gpus=1)
-    plan = ask(world, Trigger.DEMAND, "a")
-    (load,) = plan.loads
-    assert plan.unloads == ()
-    assert load.settings.max_model_len == 8192
+@pytest.mark.parametrize("evicting", [any_model, no_model])
+def test_the_longest_context_that_suffices_and_spares_an_eviction_is_taken(
+    evicting: MayEvict,
+) -> None:
+    wanted = long(traffic=SHORT)
+    some = builder(fleet(wanted, loaded("x", "n/g0", gib=40), gpus=1), about="a")
+    assert some.load(wanted, may_evict=evicting) is Outcome.PLACED
+    (load,) = some.plan().actions
     assert load.reason == (
-        "vllm on n/g0, 18.00 GiB reserved; max_model_len 8192 instead of the model’s own 65536: "
+        "vllm on n/g0, 26.00 GiB reserved; max_model_len 16384 instead of the model’s own 65536: "
         "the longest of 200 requests had 3000 tokens"
     )
 
@@ -214,7 +216,7 @@ def test_the_shorter_context_is_taken_where_it_evicts_less() -> None:
     world = fleet(long(traffic=SHORT), *others, gpus=1, gib=90)
     plan = ask(world, Trigger.DEMAND, "a")
     assert len(plan.unloads) == 1
-    assert plan.loads[0].settings.max_model_len == 8192
+    assert plan.loads[0].settings.max_model_len == 32_768
 
 
 def test_what_an_advisor_chose_is_not_shortened() -> None:

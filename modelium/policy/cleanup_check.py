@@ -16,13 +16,16 @@ from modelium.policy.policy import Policy
 IN_TRANSITION = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
 
 
+Cause = Literal["begun", "lost", "leftover"]
+
+
 class Cleanup(Frozen):
     """An unload in one runtime, without a plan."""
 
     runtime: RuntimeName
     instance: str
     """What the runtime calls it."""
-    cause: Literal["begun", "lost", "leftover"]
+    cause: Cause
     """``begun``: the store has the model in transition, and this goes on with that. ``lost``: the
     runtime reported the model's engine as gone or sick. ``leftover``: no model of the store is
     loaded there."""

@@ -287,10 +287,11 @@ def test_nothing_beyond_the_default_evicts() -> None:
 
 def test_a_sleeping_model_wakes_with_the_settings_it_has() -> None:
     asleep = loaded("a", "n/g0").model_copy(
-        update={"state": ModelState.SLEEPING, "traffic": Traffic(concurrency=4.0, pending=1)}
+        update={"state": ModelState.SLEEPING, "traffic": SHORT, "profile": long().profile}
     )
-    (load,) = ask(fleet(asleep, gpus=1), Trigger.DEMAND, "a").loads
-    assert load.settings == LoadSettings()
+    plan = ask(fleet(asleep, loaded("x", "n/g0", gib=40), gpus=1, gib=90), Trigger.DEMAND, "a")
+    assert [action.action for action in plan.actions] == ["unload", "load"]
+    assert plan.loads[0].settings == LoadSettings()
 
 
 def test_the_dtype_of_the_device_is_in_the_plan_and_its_reason() -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 
 from modelium.lifecycle import ModelState
 from modelium.models import Model, RuntimeName
 from modelium.policy import Policy
-from modelium.policy.cleanup_check import Cleanup, validate_cleanup
+from modelium.policy.cleanup_check import Cause, Cleanup, validate_cleanup
 from tests.fakes.fleets import loaded, model, policy
 
 S, V, RAY = ModelState, RuntimeName.VLLM, RuntimeName.RAY_SERVE
-Cause = Literal["begun", "lost", "leftover"]
 
 
 def broken(

@@ -28,7 +28,7 @@ async def test_a_model_whose_unload_has_begun_is_unloaded(world: World) -> None:
     await world.load()
     record = world.store.model("tiny")
     assert record.deployment is not None
-    world.store.start_unloading("tiny", reason="")
+    world.store.states.start_unloading("tiny", reason="")
     await call_unload(world.services, record.deployment, grace_s=0.0)
     assert world.runtime.unloads == [("tiny", 0.0)]
     assert world.store.model("tiny").state is ModelState.UNLOADING

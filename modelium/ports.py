@@ -105,6 +105,8 @@ class EngineStats:
     http_requests: int | None = None
     """Requests answered over HTTP, where one may hold a batch of those counted above."""
     latency_sum_s: float = 0.0
+    queue_sum_s: float = 0.0
+    """Seconds that the ended requests waited in the engine; 0: it does not measure that."""
     prompt_tokens: int = 0
     generated_tokens: int = 0
     kv_usage: float | None = None

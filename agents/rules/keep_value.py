@@ -110,15 +110,37 @@ def _beyond(age: float, bucket: int, gaps: int) -> float:
     return gaps * min(1.0, max(0.0, high - age) / (high - low))
 
 
+MOST_BACKLOG = 4.0
+"""Queue times of more than three service times say that a model is overloaded, not by how much."""
+
+
+def backlog_factor(traffic: Traffic) -> float:
+    """Return by how much longer a stall delays requests because its backlog drains slowly.
+
+    A stall of T seconds delays requests by ``rate · T² / (2 (1 - load))`` in all. In an M/M/1 queue
+    the time in the queue is ``load / (1 - load)`` service times, so that ``1 + queue / service`` is
+    ``1 / (1 - load)``. The service time is the latency at the engine without the queue. 1 where
+    nothing is measured, at most `MOST_BACKLOG`.
+    """
+    queue, latency = traffic.queue_s, traffic.latency_p50_s
+    if not queue or not latency:
+        return 1.0
+    service = latency - queue
+    if service <= 0:
+        return MOST_BACKLOG
+    return min(MOST_BACKLOG, 1.0 + queue / service)
+
+
 def keep_value(model: Model, *, now: float) -> float:
     """Return the value of keeping ``model`` in memory, for comparing models of one size.
 
-    Expected load-seconds saved per second: ``class weight · hazard · load_s ^ D``. With D below 1
-    the number of cold starts counts along with their seconds.
+    Expected load-seconds saved per second: ``class weight · hazard · backlog · load_s ^ D``. With D
+    below 1 the number of cold starts counts along with their seconds.
     """
     return (
         CLASS_WEIGHT[model.priority]
         * hazard(model.traffic, now=now)
+        * backlog_factor(model.traffic)
         * math.pow(max(1.0, load_seconds(model)), LOAD_EXPONENT)
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from agents.rules.device_memory import DeviceMemory
+from agents.rules.device_order import order, saturated
 from agents.rules.keep_value import loss_per_byte
 from agents.rules.sizing import LoadOption
 from modelium.models import Device, Model
@@ -47,6 +48,15 @@ class Placement:
     """Expected cost of the evictions, in load-seconds per second."""
     left: int = 0
     """Bytes that stay free on the devices; less is better."""
+    saturated: int = 0
+    """How many of the devices are busy nearly all the time."""
+    spared: tuple[str, ...] = ()
+    """Devices that fit better, and are busier."""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Sort key among placements in free memory; the smaller is better."""
+        return self.saturated, self.left
 
 
 class Placer:
@@ -61,16 +71,28 @@ class Placer:
 
         Best fit: the fullest devices that have room, which keeps large holes whole. It packs
         better than first fit and than sparing holes of the usual sizes (`bench/planner.py`).
+        Busy devices come after idle ones: `agents.rules.device_order`.
         """
         degree = option.settings.tensor_parallel_size
         best: Placement | None = None
         for devices in _candidate_groups(option):
-            rooms = ((self._memory.room(device.id), device.id) for device in devices)
-            chosen = sorted(r for r in rooms if r[0] >= option.reserve)[:degree]
-            left = sum(room - option.reserve for room, _ in chosen)
-            if len(chosen) == degree and (best is None or left < best.left):
-                ids = tuple(device for _, device in chosen)
-                best = Placement(option=option, devices=ids, left=left)
+            rooms = {device.id: self._memory.room(device.id) for device in devices}
+            able = [device for device in devices if rooms[device.id] >= option.reserve]
+            if len(able) < degree:
+                continue
+            chosen = tightest = sorted(able, key=lambda d: (rooms[d.id], d.id))[:degree]
+            if any(device.utilization for device in able):
+                chosen = sorted(able, key=lambda d: order(d, rooms[d.id]))[:degree]
+            ids = tuple(device.id for device in chosen)
+            place = Placement(
+                option=option,
+                devices=ids,
+                left=sum(rooms[device] - option.reserve for device in ids),
+                saturated=sum(map(saturated, chosen)),
+                spared=tuple(device.id for device in tightest if device.id not in ids),
+            )
+            if best is None or place.rank < best.rank:
+                best = place
         return best
 
     def with_evictions(self, option: LoadOption, may_evict: MayEvict) -> Placement | None:
@@ -90,7 +112,7 @@ class Placer:
     ) -> Placement | None:
         degree, need = option.settings.tensor_parallel_size, option.reserve
         costs = (
-            (sum(map(self._memory.value, victims)), device.id)
+            (sum(map(self._memory.value, victims)), saturated(device), device.id)
             for device in self._promising(devices, may_evict)
             for victims in [self._victims(device.id, need, may_evict, frozenset())]
             if victims is not None
@@ -98,7 +120,7 @@ class Placer:
         compared = sorted(islice(costs, max(degree, DEVICES_COMPARED)))
         leaving: dict[str, Model] = {}
         chosen: list[str] = []
-        for _, device_id in compared:
+        for _, _, device_id in compared:
             # A split model that is evicted from one device frees its other devices too.
             victims = self._victims(device_id, need, may_evict, frozenset(leaving))
             leaving |= {victim.name: victim for victim in victims or ()}

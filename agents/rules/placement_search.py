@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from agents.rules.demand import roomier, sufficient
 from agents.rules.placement import MayEvict, Placement, Placer
-from agents.rules.sizing import LoadOption, Sizer
+from agents.rules.sizing import Choose, LoadOption, Sizer
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Candidate, Fleet, Model
 from modelium.policy import Policy
@@ -31,18 +32,25 @@ class PlacementSearch:
     def find(self, model: Model, may_evict: MayEvict) -> Placement | None:
         """Return where to load ``model``; ``None`` where there is no room.
 
-        Tried in this order: the model's preference in free memory, the requested settings in free
-        memory, the requested settings with evictions (the preference instead, where its evictions
-        cost no more), smaller settings in free memory, smaller settings with evictions.
+        Tried in this order: the model's preference in free memory, more than the requested
+        settings there while nobody queues, the requested settings there, a shorter context there
+        that suffices for the known requests, the requested settings with evictions (the shorter
+        context instead, where its evictions cost less; the preference, where they cost no more),
+        smaller settings in free memory, smaller settings with evictions.
         """
         self._subject = model.name
         preferred = self._preferred(model)
-        best = self._in_free_memory(preferred)
+        best = self._in_free_memory(preferred) or self._quietly(self._roomier(model))
         if best is not None:
             return best
         for smaller in (False, True):
             options = [o for o in self._options(model, smaller=smaller) if self._healthy(o)]
-            best = self._in_free_memory(options) or self._with_evictions(options, may_evict)
+            enough = [] if smaller else self._chosen(model, sufficient)
+            best = (
+                self._in_free_memory(options)
+                or self._quietly(enough)
+                or self._with_evictions([*options, *enough], may_evict)
+            )
             if best is not None and best.evicts:
                 as_preferred = self._with_evictions(preferred, may_evict)
                 if as_preferred is not None and as_preferred.loss <= best.loss:
@@ -83,6 +91,29 @@ class PlacementSearch:
         found = self._sizer.preferred(model, model.preference, self._fleet, self._policy)
         return [o for o in found if self._healthy(o)]
 
+    def _roomier(self, model: Model) -> list[LoadOption]:
+        """Return the options with more than the requested settings, in the best runtime."""
+        others = (m for m in self._fleet.models if m.name != model.name)
+        found = self._chosen(model, roomier)
+        if not found or any(other.state is ModelState.QUEUED for other in others):
+            return []
+        first = next((o.runtime for o in self._options(model, smaller=False)), None)
+        return [option for option in found if option.runtime is first]
+
+    def _chosen(self, model: Model, choose: Choose) -> list[LoadOption]:
+        """Return the options that ``choose`` suggests; none for a sleeping model."""
+        if model.state is ModelState.SLEEPING:
+            return []
+        found = self._sizer.chosen(model, self._fleet, self._policy, choose)
+        return [o for o in found if self._healthy(o)]
+
+    def _quietly(self, options: Iterable[LoadOption]) -> Placement | None:
+        """Return what `_in_free_memory` does, without a record of what lost: it is an extra."""
+        kept, self.candidates = self.candidates, []
+        best = self._in_free_memory(options)
+        self.candidates = kept
+        return best
+
     def _options(self, model: Model, *, smaller: bool) -> list[LoadOption]:
         options = list(self._sizer.options(model, self._fleet, self._policy, smaller=smaller))
         held = model.deployment
@@ -93,6 +124,7 @@ class PlacementSearch:
             replace(
                 option,
                 settings=held.settings,
+                chosen="",
                 group=replace(
                     option.group,
                     devices=tuple(d for d in option.group.devices if d.id in held.devices),
@@ -116,7 +148,7 @@ class PlacementSearch:
             place = self._placer.in_free_memory(option)
             if place is None:
                 self._record_loser(option, "no device has that much free memory")
-            elif best is None or place.left < best.left:
+            elif best is None or place.rank < best.rank:
                 best = place
         return best
 

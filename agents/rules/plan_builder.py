@@ -218,7 +218,9 @@ class PlanBuilder:
                 settings=place.option.settings,
                 reserve=dict.fromkeys(place.devices, place.option.reserve),
                 priority=priority_class(model, self.policy),
-                reason=_load_reason(place, why, avoided=self._avoided(model, place)),
+                reason=_load_reason(
+                    place, why, avoided=self._avoided(model, place), busy=self._busy(place)
+                ),
             )
         )
 
@@ -229,6 +231,12 @@ class PlanBuilder:
             return ""
         counts = model.setbacks.runtimes
         return ", ".join(f"{runtime} ({counts[runtime]})" for runtime in sorted(worn))
+
+    def _busy(self, place: Placement) -> str:
+        """Return which devices fit better than those of ``place``, but are busier."""
+        devices = self.fleet.devices_by_id
+        found = ((name, devices[name].utilization or 0.0) for name in place.spared)
+        return ", ".join(f"{name} ({share:.0%} busy)" for name, share in found)
 
     def _is_outranked(self, victim: Model, model: Model) -> bool:
         """Whether ``victim`` was never requested and ``model`` has a better priority class."""
@@ -241,17 +249,21 @@ class PlanBuilder:
         return status is not None and status.can_sleep
 
 
-def _load_reason(place: Placement, why: str, *, avoided: str) -> str:
+def _load_reason(place: Placement, why: str, *, avoided: str, busy: str) -> str:
     option = place.option
     parts = [why] if why else []
     parts.append(
         f"{option.runtime} on {', '.join(place.devices)}, {option.reserve / GIB:.2f} GiB "
         + ("per device" if len(place.devices) > 1 else "reserved")
     )
+    if busy:
+        parts.append(f"rather than on {busy}")
     if avoided:
         parts.append(f"not where it failed before (times): {avoided}")
     if place.evicts:
         parts.append(f"evicts {', '.join(place.evicts)}")
+    if option.chosen:
+        parts.append(option.chosen)
     if option.shortfall:
         parts.append(f"with {option.shortfall}")
     return "; ".join(parts)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agents.rules.demand import Choice, dtype_for
 from agents.rules.device_groups import DeviceGroup, device_groups, suitable_groups
 from modelium.models import (
     Fleet,
@@ -19,6 +20,7 @@ from modelium.models import (
     RuntimeName,
     RuntimeStatus,
     Task,
+    Traffic,
 )
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
@@ -72,8 +74,14 @@ class LoadOption:
     """Bytes per device."""
     shortfall: str = ""
     """How the settings fall short of the requested ones, as text; empty where they do not."""
+    chosen: str = ""
+    """What was chosen because the operator says nothing, and why, as text."""
     kv_ceiling: int = 0
     """Bytes per device that its KV cache could use in idle memory; 0: it takes none."""
+
+
+Choose = Callable[[ModelProfile, Traffic, RuntimeName, Container[str]], Sequence[Choice]]
+"""One of the functions of `agents.rules.demand`."""
 
 
 def supporting_runtimes(profile: ModelProfile) -> tuple[RuntimeName, ...]:
@@ -175,6 +183,33 @@ class Sizer:
             for settings in steps:
                 yield from self._on(group, model, profile, status, requested, settings, policy)
 
+    def chosen(
+        self, model: Model, fleet: Fleet, policy: Policy, choose: Choose
+    ) -> Iterator[LoadOption]:
+        """Yield the options with the settings that ``choose`` returns, best first.
+
+        It is told which settings the operator, or an advisor, has chosen already.
+        """
+        profile = model.profile
+        if profile is None:
+            return
+        preferred = model.preference.settings if model.preference else LoadSettings()
+        groups = device_groups(fleet.devices)
+        for runtime in self._runtimes(model, profile, fleet, policy):
+            status = _enabled(runtime, fleet, policy)
+            said = {*policy.settings(runtime, model.name)[0]}
+            said.update(preferred.model_dump(exclude_none=True, exclude={"extra"}))
+            choices = choose(profile, model.traffic, runtime, said)
+            if status is None or not choices:
+                continue
+            default = default_settings_for(profile, policy, runtime, model.name)
+            for group in suitable_groups(groups, profile, status, fleet):
+                for choice in choices:
+                    given = default.model_copy(update=choice.settings)
+                    yield from self._on(
+                        group, model, profile, status, given, given, policy, why=choice.why
+                    )
+
     def preferred(
         self, model: Model, preference: Preference, fleet: Fleet, policy: Policy
     ) -> Iterator[LoadOption]:
@@ -208,8 +243,13 @@ class Sizer:
         requested: LoadSettings,
         settings: LoadSettings,
         policy: Policy,
+        *,
+        why: str = "",
     ) -> Iterator[LoadOption]:
         runtime = status.name
+        if settings.dtype is None and (choice := dtype_for(profile, runtime, group)):
+            settings = settings.model_copy(update=choice.settings)
+            why = "; ".join(filter(None, (why, choice.why)))
         usable = int(group.total_bytes * policy.max_gpu_memory_utilization)
         degrees = (
             sorted(profile.tensor_parallel_degrees) if RUNTIMES[runtime].tensor_parallel else [1]
@@ -257,6 +297,7 @@ class Sizer:
                 group=group,
                 reserve=reserve,
                 shortfall=shortfall(requested, settings),
+                chosen=why,
                 kv_ceiling=ceiling,
                 settings=settings.model_copy(
                     update={

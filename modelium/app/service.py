@@ -47,6 +47,7 @@ from modelium.stages.services import Services, provide
 from modelium.stages.sweeps import Sweeps
 from modelium.store import AsyncStore, Store
 from modelium.store.store import ignore
+from modelium.traffic.answered import counting
 
 if TYPE_CHECKING:
     from flows.runner.service import PrefectService
@@ -158,7 +159,10 @@ async def running(
             links=links,
             important_teams=services.policy.high_priority_teams,
             max_tokens=config.max_tokens(),
-            on_answered=services.requests.add if config.orchestration.metrics.request_log else None,
+            on_answered=counting(
+                services.switchboard.traffic,
+                services.requests if config.orchestration.metrics.request_log else None,
+            ),
             is_ready=ready.is_set,
         )
         await stack.enter_async_context(gateway)

@@ -72,6 +72,10 @@ def _refused(model: str, detail: Detail, kind: str) -> str:
     return f"{about}: plan refused, {detail.get('reason', '')}"
 
 
+def _cleanup_refused(model: str, detail: Detail, kind: str) -> str:
+    return f"{model}: clean-up refused, {detail.get('reason', '')}"
+
+
 def _with_reason(model: str, detail: Detail, kind: str) -> str:
     return f"{model}: {kind.rpartition('.')[2]}, {detail.get('reason', '')}"
 
@@ -148,6 +152,7 @@ _TELLERS = {
     "key.issued": _key,
     "key.revoked": _key,
     "plan.refused": _refused,
+    "cleanup.refused": _cleanup_refused,
     "config.reloaded": _reloaded,
     "config.invalid": _silent,
     "idle.paused": _paused,

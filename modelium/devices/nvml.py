@@ -7,6 +7,7 @@ that cannot be reached at all is unhealthy.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pynvml
 
 from modelium.devices import host_memory, processes
+from modelium.devices.gpu_samples import process_samples, samples
 from modelium.errors import Unavailable
 from modelium.models import Device, DeviceProcess
 
@@ -33,6 +35,10 @@ UNREACHABLE = frozenset(
     }
 )
 """Errors of a query that concern the whole GPU; any other one concerns what was asked."""
+
+WINDOW_S = 10.0
+"""Over which utilization is a mean: one sample of the driver, a sixth of a second, is chance. Its
+buffer holds a little more."""
 
 
 def find_gpus(node: str) -> NvmlInventory | None:
@@ -60,11 +66,17 @@ class NvmlInventory:
     unhealthy, with its last known size and no free memory.
     """
 
-    def __init__(self, *, node: str, proc: Path = Path("/proc")) -> None:
-        """Load NVML; raises ``pynvml.NVMLError``. Use `find_gpus`, which handles it."""
+    def __init__(
+        self, *, node: str, proc: Path = Path("/proc"), now: Callable[[], float] = time.time
+    ) -> None:
+        """Load NVML; raises ``pynvml.NVMLError``. Use `find_gpus`, which handles it.
+
+        ``now``: seconds since the epoch by the system's clock, which the driver stamps samples by.
+        """
         pynvml.nvmlInit()
         self._node = node
         self._proc = proc
+        self._now = now
         self._known: dict[str, Device] = {}
         self._noted: set[tuple[str, str, int]] = set()
         self._first_seen: dict[tuple[str, int], int | None] = {}
@@ -125,8 +137,7 @@ class NvmlInventory:
         place = f"index-{index}" if mig is None else f"index-{index}-{mig}"
         uuid = self._ask(place, pynvml.nvmlDeviceGetUUID, handle) or place
         total, free, unified = self._memory(uuid, handle)
-        rates = self._ask(uuid, pynvml.nvmlDeviceGetUtilizationRates, handle)
-        utilization = None if rates is None else float(rates.gpu) / 100
+        utilization = self._utilization(uuid, handle)
         return Device(
             node=self._node,
             uuid=uuid,
@@ -138,7 +149,8 @@ class NvmlInventory:
             free_bytes=free,
             unified=unified,
             utilization=whole.utilization if utilization is None and whole else utilization,
-            processes=self._processes(uuid, handle),
+            compute_capability=self._ask(uuid, pynvml.nvmlDeviceGetCudaComputeCapability, handle),
+            processes=self._processes(uuid, handle, utilization),
         )
 
     def _memory(self, uuid: str, handle: object) -> tuple[int, int, bool]:
@@ -163,13 +175,46 @@ class NvmlInventory:
             return (known.total_bytes, known.free_bytes, known.unified) if known else (0, 0, False)
         return v1.total, v1.free, False
 
-    def _processes(self, uuid: str, handle: object) -> tuple[DeviceProcess, ...] | None:
+    def _utilization(self, uuid: str, handle: object) -> float | None:
+        """Return the share of `WINDOW_S` in which the GPU worked; else of the last moment."""
+        found: list[int] | None = self._ask(uuid, samples, handle, self._since())
+        if found:
+            return sum(found) / len(found) / 100
+        rates = self._ask(uuid, pynvml.nvmlDeviceGetUtilizationRates, handle)
+        return None if rates is None else float(rates.gpu) / 100
+
+    def _shares(
+        self, uuid: str, handle: object, utilization: float | None
+    ) -> dict[int, float] | None:
+        """Return pid → share of `WINDOW_S` in which it used the GPU; ``None``: not reported.
+
+        No samples while the GPU works are no report: the driver hides them from this user.
+        """
+        found = self._ask(uuid, process_samples, handle, self._since())
+        if not found and (found is None or utilization != 0):
+            return None
+        by_pid: dict[int, list[int]] = {}
+        for pid, percent in found:
+            by_pid.setdefault(pid, []).append(percent)
+        return {pid: sum(seen) / len(seen) / 100 for pid, seen in by_pid.items()}
+
+    def _since(self) -> int:
+        return max(0, int((self._now() - WINDOW_S) * 1e6))
+
+    def _processes(
+        self, uuid: str, handle: object, utilization: float | None
+    ) -> tuple[DeviceProcess, ...] | None:
         listed = self._ask(uuid, pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
         if listed is None or not self._are_ours(uuid, {process.pid for process in listed}):
             return None
+        shares = self._shares(uuid, handle, utilization) if listed else {}
         return tuple(
             # On WSL2 and in some containers the driver reports processes without their memory.
-            DeviceProcess(pid=process.pid, used_bytes=process.usedGpuMemory)
+            DeviceProcess(
+                pid=process.pid,
+                used_bytes=process.usedGpuMemory,
+                utilization=None if shares is None else shares.get(process.pid, 0.0),
+            )
             for process in listed
         )
 

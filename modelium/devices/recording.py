@@ -21,7 +21,12 @@ from typing import Any
 
 import pynvml
 
+from modelium.devices.gpu_samples import process_samples, samples
+
 FORMAT = 1
+
+SAMPLES = 3
+"""Utilization samples recorded of each kind: enough to see whether and how a driver tells."""
 
 Answer = dict[str, Any]
 
@@ -44,6 +49,10 @@ DEVICE_CALLS: Mapping[str, Callable[[Any], Any]] = {
     ),
     "nvmlDeviceGetBAR1MemoryInfo": pynvml.nvmlDeviceGetBAR1MemoryInfo,
     "nvmlDeviceGetUtilizationRates": pynvml.nvmlDeviceGetUtilizationRates,
+    "nvmlDeviceGetSamples": lambda handle: samples(handle, 0)[-SAMPLES:],
+    "nvmlDeviceGetProcessUtilization": lambda handle: [
+        number for sample in process_samples(handle, 0)[-SAMPLES:] for number in sample
+    ],
     "nvmlDeviceGetComputeRunningProcesses": pynvml.nvmlDeviceGetComputeRunningProcesses,
     "nvmlDeviceGetGraphicsRunningProcesses": pynvml.nvmlDeviceGetGraphicsRunningProcesses,
     "nvmlDeviceGetMigMode": pynvml.nvmlDeviceGetMigMode,

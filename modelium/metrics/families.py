@@ -25,6 +25,7 @@ def families(fleet: Fleet) -> Iterator[Metric]:
     """Yield the gauges of ``fleet``."""
     labels = device_labels(fleet.devices)
     yield from _model_families(fleet, labels)
+    yield from _work_families(fleet, labels)
     yield from _memory_families(fleet)
     yield from _device_families(fleet, labels)
     yield from _fleet_families(fleet)
@@ -99,6 +100,51 @@ def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
         direct.add_metric([model.name], model.traffic.direct)
     yield from (qps, latency, idle, p99, state, in_flight, pending, requests, direct)
     yield from (failures, quarantined)
+
+
+def _work_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
+    placed = ("model", "runtime", "gpu")
+    utilization = GaugeMetricFamily(
+        "modelium_model_gpu_utilization",
+        "Share of time in which a model used its GPUs, from 0 to 1; absent where nobody can tell.",
+        labels=placed,
+    )
+    throughput = GaugeMetricFamily(
+        "modelium_model_requests_per_second",
+        "Requests per second that ended in the last minute.",
+        labels=placed,
+    )
+    token_rate = GaugeMetricFamily(
+        "modelium_model_tokens_per_second",
+        "Tokens per second in the last minute.",
+        labels=(*placed, "kind"),
+    )
+    tokens = CounterMetricFamily(
+        "modelium_model_tokens", "Tokens read and generated.", labels=["model", "kind"]
+    )
+    queue = GaugeMetricFamily(
+        "modelium_model_queue_seconds",
+        "Mean seconds in the engine's queue of the last 256 requests.",
+        labels=placed,
+    )
+    queued = GaugeMetricFamily(
+        "modelium_model_requests_queued", "Requests in the engine's queue.", labels=["model"]
+    )
+    for model in fleet.models:
+        where, traffic = _place(model, labels), model.traffic
+        if traffic.gpu_utilization is not None:
+            utilization.add_metric(where, traffic.gpu_utilization)
+        if model.deployment is not None:
+            throughput.add_metric(where, traffic.ended_per_s)
+            queued.add_metric([model.name], traffic.queued)
+        if model.deployment is not None and traffic.queue_s is not None:
+            queue.add_metric(where, traffic.queue_s)
+        if traffic.prompt_tokens or traffic.generated_tokens:
+            token_rate.add_metric([*where, "prompt"], traffic.prompt_tokens_per_s)
+            token_rate.add_metric([*where, "generated"], traffic.generated_tokens_per_s)
+            tokens.add_metric([model.name, "prompt"], traffic.prompt_tokens)
+            tokens.add_metric([model.name, "generated"], traffic.generated_tokens)
+    yield from (utilization, throughput, token_rate, tokens, queue, queued)
 
 
 def _place(model: Model, labels: dict[str, str]) -> list[str]:

@@ -18,6 +18,8 @@ class DeviceProcess(Frozen):
     pid: int
     used_bytes: int | None
     """``None``: the driver does not report it."""
+    utilization: float | None = None
+    """0…1, as `Device.utilization`; ``None``: the driver does not report it."""
 
 
 class Device(Frozen):
@@ -39,7 +41,10 @@ class Device(Frozen):
     unified: bool = False
     """The GPU has no memory of its own: its bytes are those of the system's memory."""
     utilization: float | None = None
-    """0…1; ``None``: the driver does not report it."""
+    """0…1, the share of the last 10 s in which it worked; ``None``: the driver does not report
+    it."""
+    compute_capability: tuple[int, int] | None = None
+    """CUDA's, e.g. (9, 0); ``None``: no NVIDIA GPU, or not reported."""
     processes: tuple[DeviceProcess, ...] | None = ()
     """Those that the driver lists, perhaps not all; ``None``: the list is not to be had or shows
     the PIDs of another PID namespace."""

@@ -97,6 +97,26 @@ class Traffic(Frozen):
     intervals: tuple[int, ...] = ()
     """Histogram of inter-arrival times; the bounds are `modelium.traffic.INTERVAL_BOUNDS_S`."""
     habit: Habit = Habit()
+    queued: int = 0
+    """Requests in the engine's own queue at its last observation."""
+    queue_s: float | None = None
+    """Mean seconds in the engine's queue of the last 256 requests; ``None``: not measured."""
+    concurrency: float = 0.0
+    """The most requests at once, in flight or waiting; a peak counts half a day later."""
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prompt_tokens_per_s: float = 0.0
+    """Over the last minute, as the next two."""
+    generated_tokens_per_s: float = 0.0
+    ended_per_s: float = 0.0
+    """Requests that ended."""
+    longest_tokens: int = 0
+    """Tokens of prompt and answer of the longest request that the gateway saw; 0: none told."""
+    sized: int = 0
+    """Requests whose tokens were told."""
+    gpu_utilization: float | None = None
+    """0…1: the share of time in which its processes used its GPUs, a mean over these; ``None``: on
+    no GPU, or nobody can tell it from that of other models."""
 
 
 class Removal(Frozen):

@@ -12,18 +12,21 @@ from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Fleet, MeasuredLoad, Model, Report, RuntimeName
 from modelium.models.base import base_name
 from modelium.models.runtimes import RUNTIMES
+from modelium.policy import PlanRejected
 from modelium.policy.backoff import is_healthy, lost_engine
+from modelium.policy.cleanup_check import Cleanup
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
 from modelium.stages.device_health import note_devices
 from modelium.stages.failing import failure
 from modelium.stages.failures import record_failure
+from modelium.stages.gpu_shares import gpu_shares
 from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
-from modelium.stages.unloading import CLEAR_S, call_unload, call_unload_of
+from modelium.stages.unloading import CLEAR_S, call_unload, call_unload_of, violations
 from modelium.traffic import TrafficBook
 
 logger = logging.getLogger(__name__)
@@ -93,6 +96,7 @@ def _count(
             traffic.on_engine_stats(model.name, loaded_at=deployment.ready_at, stats=stats)
         elif deployment is None:
             traffic.on_engine_gone(model.name)
+    traffic.on_utilization(gpu_shares(fleet, observations))
 
 
 async def _correct(
@@ -233,11 +237,14 @@ async def _lost(
     known = await services.store.model(model.name)
     if known.deployment != deployment:
         return f"{model.name} has another deployment by now"
+    cleanup = Cleanup(runtime=deployment.runtime, instance=deployment.name, cause="lost")
+    if refused := await violations(services, cleanup):
+        return refused[0].message
     if model.twin_of is None:
         services.switchboard.close(model.name)
     if deployment.runtime in services.runtimes:
         try:
-            await call_unload(services, deployment, grace_s=0.0, limit_s=CLEAR_S)
+            await call_unload(services, deployment, grace_s=0.0, limit_s=CLEAR_S, cause="lost")
         except Exception as exc:  # a dead engine's runtime may be as sick
             logger.warning("%s could not be removed from the runtime: %r", model.name, exc)
     ended = lost_engine(known, why, services.policy, now=services.clock.time())
@@ -265,13 +272,12 @@ async def _moved(
 
 async def _unwanted(services: Services, runtime: RuntimeName, running: Running) -> str:
     # Another run may have placed it meanwhile: read the store again before acting.
-    _revision, models, _bookings = await services.store.view()
-    if any(m.deployment and m.deployment.name == running.model for m in models):
-        return f"{running.model} is being loaded"
+    cleanup = Cleanup(runtime=runtime, instance=running.model, cause="leftover")
     grace_s = services.config.gateway.drain_grace_seconds
-    await call_unload_of(
-        services, runtime, running.model, running.handle, grace_s=grace_s, limit_s=CLEAR_S
-    )
+    try:
+        await call_unload_of(services, cleanup, running.handle, grace_s=grace_s, limit_s=CLEAR_S)
+    except PlanRejected as exc:
+        return str(exc)
     return f"{running.model} cleared from {runtime.value}"
 
 

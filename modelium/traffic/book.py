@@ -12,6 +12,7 @@ from modelium.models import Habit, Priority, Traffic
 from modelium.ports import Clock, EngineStats
 from modelium.traffic.daily_pattern import SLOT_S, merge, with_request
 from modelium.traffic.direct_requests import DirectRequestCounter, DirectRequests
+from modelium.traffic.engine_load import EngineLoad
 from modelium.traffic.sliding_window import SlidingWindow
 
 HORIZONS_S = (60.0, 300.0, 3600.0, 86400.0)
@@ -52,6 +53,7 @@ class TrafficBook:
         with self._lock:
             tally = self._tally(model)
             tally.pending += change
+            tally.note_concurrency(self._clock.monotonic())
             if priority is not None:
                 tally.pending_by_class[priority.rank] += change
             tally.last_request_at = self._clock.time()
@@ -59,12 +61,29 @@ class TrafficBook:
     def on_started(self, model: str) -> None:
         """Count a request that is forwarded to the engine."""
         with self._lock:
-            self._tally(model).start()
+            self._tally(model).start(self._clock.monotonic())
 
     def on_finished(self, model: str, *, latency_s: float, failed: bool) -> None:
         """Count the end of a request that `on_started` counted."""
         with self._lock:
-            self._tally(model).finish(self._clock.time(), latency_s, failed=failed)
+            self._tally(model).finish(
+                self._clock.time(), self._clock.monotonic(), latency_s, failed=failed
+            )
+
+    def on_answered(
+        self, model: str, *, prompt_tokens: int | None, generated_tokens: int | None
+    ) -> None:
+        """Take the tokens that an answer reports; ``None``: it reports none."""
+        with self._lock:
+            load = self._tally(model).load
+            load.on_answered(prompt_tokens, generated_tokens, self._clock.monotonic())
+
+    def on_utilization(self, shares: Mapping[str, float | None]) -> None:
+        """Note model → share of time in which it used its GPUs; ``None``: not known."""
+        with self._lock:
+            for model, share in shares.items():
+                if share is not None or model in self._tallies:
+                    self._tally(model).load.gpu_utilization = share
 
     def on_engine_stats(self, model: str, *, loaded_at: float, stats: EngineStats) -> None:
         """Count direct requests, from the counters of an engine loaded at ``loaded_at``."""
@@ -78,6 +97,7 @@ class TrafficBook:
         tally = self._tallies.get(model)
         if tally is not None:
             tally.direct_in_flight = 0
+            tally.load.on_gone()
 
     def in_flight(self, model: str) -> int:
         """Return how many of the gateway's requests the engine is processing."""
@@ -147,6 +167,7 @@ class _Tally:
         "in_flight",
         "intervals",
         "last_request_at",
+        "load",
         "pending",
         "pending_by_class",
     )
@@ -169,16 +190,22 @@ class _Tally:
         self._percentiles: tuple[float | None, float | None] | None = (None, None)
         self._started = 0
         self._direct_counter = DirectRequestCounter()
+        self.load = EngineLoad(now)
 
     def arrive(self, at: float, now: float) -> None:
         """Count the arrival of a request at ``at`` (epoch), ``now`` (monotonic)."""
         self._arrived(at)
         self._count(now, 1)
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """Count a request that is forwarded to the engine."""
         self.in_flight += 1
         self._started += 1
+        self.note_concurrency(now)
+
+    def note_concurrency(self, now: float) -> None:
+        """Note how many requests there are at once."""
+        self.load.on_concurrent(self.in_flight + self.direct_in_flight + self.pending, now)
 
     def observe_engine(
         self, at: float, now: float, *, loaded_at: float, stats: EngineStats
@@ -192,6 +219,8 @@ class _Tally:
             now=now,
         )
         self.direct_in_flight = direct.in_flight
+        self.note_concurrency(now)
+        self.load.observe(stats, loaded_at=loaded_at, now=now)
         if direct.in_flight:
             self.last_request_at = at
         if requests := direct.completed + direct.failed:
@@ -207,6 +236,7 @@ class _Tally:
         self._last_arrival_at = at
         self.last_request_at = max(before, direct.last_at or at)
         self._count(now, requests)
+        self.load.on_ended(requests, now)
         self.completed += direct.completed
         self.failed += direct.failed
         self.direct += requests
@@ -239,9 +269,10 @@ class _Tally:
             rate + requests / tau for rate, tau in zip(self._rates, HORIZONS_S, strict=True)
         ]
 
-    def finish(self, at: float, latency_s: float, *, failed: bool) -> None:
-        """Count a request that ended at ``at`` (epoch)."""
+    def finish(self, at: float, now: float, latency_s: float, *, failed: bool) -> None:
+        """Count a request that ended at ``at`` (epoch), ``now`` (monotonic)."""
         self.in_flight -= 1
+        self.load.on_ended(1, now)
         self.last_request_at = at
         if failed:
             self.failed += 1
@@ -269,6 +300,9 @@ class _Tally:
             self._rates = [a + b for a, b in zip(self._rates, past.rates, strict=True)]
         self._habit = merge(self._habit, past.habit)
         self._hour.spread(now, past.qps_last_hour * 3600)
+        self.load.restore(past, now)
+        if not self._latencies:
+            self._percentiles = (past.latency_p50_s, past.latency_p99_s)
 
     def show(self, now: float) -> Traffic:
         """Return the counts as of ``now`` (monotonic)."""
@@ -293,6 +327,7 @@ class _Tally:
             rates=tuple(self._rates),
             intervals=tuple(self.intervals),
             habit=self._habit,
+            **self.load.fields(now),
         )
 
     def _pending_priority(self) -> Priority | None:

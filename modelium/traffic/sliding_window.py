@@ -15,7 +15,7 @@ class SlidingWindow:
         self._head = int(now // width_s)
         self._total = 0.0
 
-    def add(self, now: float, events: int = 1) -> None:
+    def add(self, now: float, events: float = 1) -> None:
         """Count ``events`` at ``now``."""
         self._advance(now)
         self._counts[self._head % len(self._counts)] += events

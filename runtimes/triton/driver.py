@@ -202,12 +202,13 @@ class TritonDriver:
             if entry.name not in self._loaded:
                 continue
             total = found.get(entry.name, EngineStats())
-            last = entry.last_inference / 1000 or None
+            last, counts = entry.last_inference / 1000 or None, entry.inference_stats
             found[entry.name] = replace(
                 total,
-                completed=total.completed + entry.inference_stats.success.count,
-                failed=total.failed + entry.inference_stats.fail.count,
-                latency_sum_s=total.latency_sum_s + entry.inference_stats.success.ns / 1e9,
+                completed=total.completed + counts.success.count,
+                failed=total.failed + counts.fail.count,
+                latency_sum_s=total.latency_sum_s + counts.success.ns / 1e9,
+                queue_sum_s=total.queue_sum_s + counts.queue.ns / 1e9,
                 last_inference_at=max(filter(None, (total.last_inference_at, last)), default=None),
                 resident_bytes=await asyncio.to_thread(self._resident_bytes, entry.name),
             )

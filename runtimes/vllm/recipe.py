@@ -188,7 +188,7 @@ class VllmRecipe:
         """See `EngineRecipe.stats`."""
         counts = dict.fromkeys(COUNTERS.values(), 0)
         completed = failed = answered = 0
-        kv_usage, latency = None, 0.0
+        kv_usage, latency, queue = None, 0.0, 0.0
         for name, labels, value in samples(metrics):
             if name in COUNTERS:
                 counts[COUNTERS[name]] += int(value)
@@ -203,12 +203,15 @@ class VllmRecipe:
                 kv_usage = max(kv_usage or 0.0, value)
             elif name == "vllm:e2e_request_latency_seconds_sum":
                 latency += value
+            elif name == "vllm:request_queue_time_seconds_sum":
+                queue += value
         return EngineStats(
             **counts,
             completed=completed,
             failed=failed,
             http_requests=answered or None,
             latency_sum_s=latency,
+            queue_sum_s=queue,
             kv_usage=kv_usage,
         )
 

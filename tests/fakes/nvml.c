@@ -230,6 +230,31 @@ int nvmlDeviceGetUtilizationRates(void *h, struct { unsigned gpu, memory; } *u) 
     return OK;
 }
 
+/* Percents from the table, all a moment ago; else no sample. */
+int nvmlDeviceGetSamples(void *h, int kind, u64 since, int *type, unsigned *n, struct { u64 at; union { unsigned ui; u64 ull; } value; } *out) {
+    Table t; Gpu *g; Answer *a; int error = find(h, "nvmlDeviceGetSamples", &t, &g, &a);
+    (void)kind;
+    if (error) return error;
+    if (!a || !a->count) return NOT_FOUND;
+    *type = 1;
+    for (int i = 0; out && i < a->count && i < (int)*n; i++) { out[i].at = since + 1; out[i].value.ull = a->number[i]; }
+    *n = (unsigned)a->count;
+    return OK;
+}
+
+/* Pairs of pid and percent from the table. */
+int nvmlDeviceGetProcessUtilization(void *h, struct { unsigned pid; u64 at; unsigned sm, mem, enc, dec; } *out, unsigned *n, u64 since) {
+    Table t; Gpu *g; Answer *a; int error = find(h, "nvmlDeviceGetProcessUtilization", &t, &g, &a);
+    unsigned room = *n;
+    if (error) return error;
+    *n = a ? (unsigned)a->count / 2 : 0;
+    if (!*n) return NOT_FOUND;
+    if (!out || room < *n) return TOO_SMALL;
+    memset(out, 0, *n * sizeof *out);
+    for (unsigned i = 0; i < *n; i++) { out[i].pid = (unsigned)a->number[2 * i]; out[i].at = since + 1; out[i].sm = (unsigned)a->number[2 * i + 1]; }
+    return OK;
+}
+
 int nvmlDeviceGetMigMode(void *h, unsigned *current, unsigned *pending) {
     Table t; Gpu *g; Answer *a; int error = find(h, "nvmlDeviceGetMigMode", &t, &g, &a);
     if (error) return error;

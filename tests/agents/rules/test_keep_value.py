@@ -7,7 +7,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agents.rules.keep_value import arrival_chance, hazard, keep_value, loss_per_byte
+from agents.rules.keep_value import (
+    arrival_chance,
+    backlog_factor,
+    hazard,
+    keep_value,
+    loss_per_byte,
+)
 from modelium.models import GIB, MeasuredLoad, Priority, RuntimeName, Traffic
 from modelium.models.load_time import load_seconds
 from modelium.traffic.book import HORIZONS_S, INTERVAL_BOUNDS_S
@@ -213,3 +219,26 @@ def test_a_value_is_always_finite(idle: float, count: float, gaps: list[int]) ->
     traffic = seen(idle, dict(enumerate(gaps)), count)
     assert 0 <= hazard(traffic, now=NOW) < math.inf
     assert 0 <= arrival_chance(traffic, now=NOW, within_s=60) <= 1
+
+
+@pytest.mark.parametrize(
+    ("queue_s", "latency_s", "factor"),
+    [
+        (None, 2.0, 1.0),
+        (0.0, 2.0, 1.0),
+        (1.0, None, 1.0),
+        (1.0, 2.0, 2.0),
+        (0.5, 2.5, 1.25),
+        (3.0, 4.0, 4.0),
+        (9.0, 10.0, 4.0),
+        (2.0, 2.0, 4.0),
+        (3.0, 2.0, 4.0),
+    ],
+)
+def test_a_model_whose_requests_queue_is_worth_more_by_its_load(
+    queue_s: float | None, latency_s: float | None, factor: float
+) -> None:
+    traffic = seen(60, {}).model_copy(update={"queue_s": queue_s, "latency_p50_s": latency_s})
+    assert backlog_factor(traffic) == factor
+    plain = keep_value(model("a", traffic=seen(60, {})), now=NOW)
+    assert keep_value(model("a", traffic=traffic), now=NOW) == pytest.approx(factor * plain)

@@ -230,7 +230,8 @@ def test_memory_of_a_process_that_the_driver_does_not_tell_is_unknown(
     fake_nvml.add(FakeGpu(uuid="GPU-a"))
     fake_nvml.occupy("GPU-a", os.getpid(), 3 * GIB, told=NOT_AVAILABLE)
     (device,) = detect("n", cpu=False).snapshot()
-    assert device.processes == (DeviceProcess(pid=os.getpid(), used_bytes=None),)
+    held = DeviceProcess(pid=os.getpid(), used_bytes=None, utilization=0.0)
+    assert device.processes == (held,)
 
 
 def test_utilization_is_unknown_where_the_driver_does_not_tell(fake_nvml: FakeNvml) -> None:
@@ -244,3 +245,62 @@ def test_snapshots_are_anew_each_time(fake_nvml: FakeNvml) -> None:
     before = inventory.snapshot()[0].free_bytes
     fake_nvml.change("GPU-a", used=GIB)
     assert before - inventory.snapshot()[0].free_bytes == GIB
+
+
+def test_utilization_is_the_mean_of_the_drivers_samples(fake_nvml: FakeNvml) -> None:
+    answers = {"nvmlDeviceGetSamples": (20, 100, 30)}
+    fake_nvml.add(FakeGpu(uuid="GPU-a", utilization=90, answers=answers))
+    fake_nvml.add(FakeGpu(uuid="GPU-b", utilization=90, answers={"nvmlDeviceGetSamples": (999,)}))
+    first, second = detect("n", cpu=False).snapshot()
+    assert first.utilization == 0.5
+    assert second.utilization == 0.9
+
+
+def test_a_driver_without_samples_tells_the_last_moment(fake_nvml: FakeNvml) -> None:
+    failing = {"nvmlDeviceGetSamples": UNSUPPORTED}
+    fake_nvml.add(FakeGpu(uuid="GPU-a", utilization=70, failing=failing))
+    assert detect("n", cpu=False).snapshot()[0].utilization == 0.7
+
+
+def test_samples_are_asked_for_the_last_ten_seconds(fake_nvml: FakeNvml) -> None:
+    fake_nvml.add(FakeGpu(uuid="GPU-a", answers={"nvmlDeviceGetSamples": (20,)}))
+    inventory = NvmlInventory(node="n", now=lambda: 12.5)
+    assert inventory._since() == 2_500_000
+    assert NvmlInventory(node="n", now=lambda: 5.0)._since() == 0
+
+
+def test_each_process_has_its_share_of_the_gpus_time(fake_nvml: FakeNvml) -> None:
+    me, other = os.getpid(), os.getppid()
+    told = (me, 40, me, 60, NO_SUCH_PID, 7)
+    fake_nvml.add(FakeGpu(uuid="GPU-a", answers={"nvmlDeviceGetProcessUtilization": told}))
+    fake_nvml.occupy("GPU-a", me, GIB)
+    fake_nvml.occupy("GPU-a", other, GIB)
+    (device,) = detect("n", cpu=False).snapshot()
+    assert {p.pid: p.utilization for p in device.processes or ()} == {me: 0.5, other: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("utilization", "failing", "share"),
+    [
+        (0, {}, 0.0),
+        (1, {}, None),  # somebody works, and the driver hides who
+        (NOT_SUPPORTED, {}, None),
+        (0, {"nvmlDeviceGetProcessUtilization": UNSUPPORTED}, None),
+    ],
+)
+def test_without_samples_a_process_has_no_share_unless_the_gpu_idles(
+    fake_nvml: FakeNvml, utilization: int, failing: dict[str, int], share: float | None
+) -> None:
+    fake_nvml.add(FakeGpu(uuid="GPU-a", utilization=utilization, failing=failing))
+    fake_nvml.occupy("GPU-a", os.getpid(), GIB)
+    (device,) = detect("n", cpu=False).snapshot()
+    assert [p.utilization for p in device.processes or ()] == [share]
+
+
+def test_the_compute_capability_is_cudas(fake_nvml: FakeNvml) -> None:
+    answers = {"nvmlDeviceGetCudaComputeCapability": (7, 5)}
+    fake_nvml.add(FakeGpu(uuid="GPU-a", answers=answers))
+    failing = {"nvmlDeviceGetCudaComputeCapability": UNSUPPORTED}
+    fake_nvml.add(FakeGpu(uuid="GPU-b", failing=failing))
+    first, second = detect("n", cpu=False).snapshot()
+    assert (first.compute_capability, second.compute_capability) == ((7, 5), None)

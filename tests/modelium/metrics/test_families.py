@@ -145,3 +145,41 @@ def test_memory_of_models_and_how_far_the_estimate_was_off() -> None:
 def test_direct_requests_are_shown_apart() -> None:
     series = shown(model("m", gpu(0), traffic=Traffic(completed=5, direct=2)))
     assert series["modelium_model_requests_direct_total"] == {at(model="m"): 2}
+
+
+def test_the_work_of_a_model() -> None:
+    traffic = Traffic(
+        gpu_utilization=0.75,
+        ended_per_s=2.0,
+        prompt_tokens=500,
+        generated_tokens=100,
+        prompt_tokens_per_s=50.0,
+        generated_tokens_per_s=10.0,
+        queue_s=0.5,
+        queued=3,
+    )
+    series = shown(model("m", gpu(2), traffic=traffic), devices=(gpu(2),))
+    where = {"model": "m", "runtime": "vllm", "gpu": "2"}
+    assert series["modelium_model_gpu_utilization"] == {at(**where): 0.75}
+    assert series["modelium_model_requests_per_second"] == {at(**where): 2.0}
+    assert series["modelium_model_tokens_per_second"] == {
+        at(**where, kind="prompt"): 50.0,
+        at(**where, kind="generated"): 10.0,
+    }
+    assert series["modelium_model_tokens_total"] == {
+        at(model="m", kind="prompt"): 500,
+        at(model="m", kind="generated"): 100,
+    }
+    assert series["modelium_model_queue_seconds"] == {at(**where): 0.5}
+    assert series["modelium_model_requests_queued"] == {at(model="m"): 3}
+
+
+def test_what_nobody_knows_of_a_models_work_is_absent() -> None:
+    series = shown(model("m", gpu(0)), devices=(gpu(0),))
+    for name in ("gpu_utilization", "tokens_per_second", "tokens_total", "queue_seconds"):
+        assert f"modelium_model_{name}" not in series
+    gone = shown(model("m", traffic=Traffic(queue_s=0.5, queued=1, generated_tokens=3)))
+    assert "modelium_model_queue_seconds" not in gone
+    assert "modelium_model_requests_queued" not in gone
+    assert "modelium_model_requests_per_second" not in gone
+    assert gone["modelium_model_tokens_total"][at(model="m", kind="generated")] == 3

@@ -10,7 +10,7 @@ import pytest
 from modelium.control.recovery import recover
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
-from modelium.models import RuntimeName, Trigger
+from modelium.models import GIB, Device, DeviceProcess, RuntimeName, Trigger
 from modelium.policy import RuntimeRules
 from modelium.policy.eligibility import should_unload
 from modelium.ports import EngineStats
@@ -349,3 +349,21 @@ async def test_requests_for_an_unreachable_model_are_held_while_its_runtime_is_d
     world.runtime.healthy = True
     await monitor(world.services)
     assert await held == "tiny"
+
+
+async def test_a_models_share_of_its_gpu_reaches_the_snapshot(world: World) -> None:
+    process = DeviceProcess(pid=7, used_bytes=GIB, utilization=0.5)
+    gpu = Device(
+        node="here",
+        uuid="GPU-a",
+        kind="gpu",
+        total_bytes=80 * GIB,
+        free_bytes=70 * GIB,
+        processes=(process,),
+    )
+    world.devices.devices = (gpu,)
+    await world.load()
+    world.runtime.pids["tiny"] = (7,)
+    await monitor(world.services)
+    tiny = (await snapshot(world.services)).models_by_name["tiny"]
+    assert tiny.traffic.gpu_utilization == 0.5

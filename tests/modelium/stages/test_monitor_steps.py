@@ -500,3 +500,15 @@ async def test_memory_that_moves_is_noted_though_it_is_no_new_high(world: World)
         await monitor(world.services)
         assert [b.resident_bytes for b in world.store.view()[2]] == [held]
         assert [m.per_device_bytes for m in world.store.model("tiny").measured] == [measured]
+
+
+async def test_a_model_that_another_run_takes_down_is_not_lost(world: World) -> None:
+    registered(world)
+    ready(world)
+    model = world.store.model("tiny")
+    assert model.deployment is not None
+    world.store.states.start_unloading("tiny", reason="an operator asked")
+    told = await monitoring._lost(world.services, model, model.deployment, "gone")
+    assert told == "tiny in ray_serve is no ready model’s engine any more"
+    assert world.runtime.unloads == []
+    assert world.store.model("tiny").state is ModelState.UNLOADING

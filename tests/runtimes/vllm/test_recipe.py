@@ -30,6 +30,17 @@ def test_an_answered_request_counts_once_however_many_prompts_it_held() -> None:
     assert engine.stats("").http_requests is None
 
 
+def test_the_time_in_the_queue_is_part_of_what_is_read() -> None:
+    engine = VllmRecipe(config=VllmSection(enabled=True), executable="vllm")
+    stats = engine.stats(
+        'vllm:request_queue_time_seconds_sum{engine="0"} 1.5\n'
+        'vllm:request_queue_time_seconds_sum{engine="1"} 2.0\n'
+        'vllm:e2e_request_latency_seconds_sum{engine="0"} 9.0\n'
+    )
+    assert (stats.queue_sum_s, stats.latency_sum_s) == (3.5, 9.0)
+    assert engine.stats("").queue_sum_s == 0.0
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [

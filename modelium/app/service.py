@@ -302,7 +302,7 @@ def _services(
         config=config,
         policy=policy,
         store=AsyncStore(store),
-        repository=ModelRepository(config=config.orchestration),
+        repository=ModelRepository(config=config.orchestration, teams=config.teams),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             listener=signals,

@@ -22,6 +22,7 @@ from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.reservations import Reservations
 from modelium.store.store import Store
+from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
 
 T = TypeVar("T")
@@ -166,6 +167,13 @@ class AsyncRules(Face[OperatorRules]):
     apply_standings = off_loop(OperatorRules.apply_standings)
 
 
+class AsyncTeamUsage(Face[TeamUsage]):
+    """`TeamUsage`."""
+
+    add = off_loop(TeamUsage.add)
+    of_the_last_day = reads(TeamUsage.of_the_last_day)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -182,6 +190,7 @@ class AsyncStore(Face[Store]):
         self.reservations = AsyncReservations(blocking.reservations, threads)
         self.twins = AsyncTwins(blocking.twins, threads)
         self.rules = AsyncRules(blocking.rules, threads)
+        self.team_usage = AsyncTeamUsage(blocking.team_usage, threads)
 
     revision = reads(Store.revision)
     view = reads(Store.view)

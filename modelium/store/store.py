@@ -30,6 +30,7 @@ from modelium.models import (
     Preference,
     Priority,
     Setbacks,
+    Wishes,
 )
 from modelium.models.base import base_name
 from modelium.store import queries, schema
@@ -47,6 +48,7 @@ from modelium.store.pruning import prune
 from modelium.store.reservations import Reservations
 from modelium.store.row_cache import RowCache
 from modelium.store.stamps import clamp
+from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
 from modelium.store.upsert import put_missing
 
@@ -84,6 +86,7 @@ class Store:
         self.reservations = Reservations(engine=engine)
         self.twins = Twins(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine)
+        self.team_usage = TeamUsage(engine=engine, now=now)
         self._cache = RowCache()
         self._viewing = threading.Lock()
         self._viewed: tuple[queries.Marks, View] | None = None
@@ -195,14 +198,15 @@ class Store:
         profile: ModelProfile | None = None,
         version: int | None = None,
         seal: str | None = None,
+        wishes: Wishes | None = None,
     ) -> Model:
         """Insert a model, or a new version of one whose content changed.
 
         A version that is loaded stays so until the stages replace it (`Model.outdated`).
         Registering the current content again changes nothing. ``version``: the number that its
         folder's name says, used where it is free; one below the current version does not become
-        the current one. ``seal``: of the files while their digest was read. A reservation of
-        ``path`` is fulfilled.
+        the current one. ``seal``: of the files while their digest was read. ``wishes``: what
+        its note says. A reservation of ``path`` is fulfilled.
 
         Raises:
             Unavailable: the model is being removed.
@@ -226,6 +230,7 @@ class Store:
                     registered_at=now,
                     seal=seal,
                     profile=sa.null() if profile is None else profile.model_dump(mode="json"),
+                    wishes=sa.null() if wishes is None else wishes.model_dump(mode="json"),
                 )
             )
             if found and version < found[0].version:

@@ -58,12 +58,15 @@ async def ingest(
 
     Raises:
         InputError: ``name`` is none that a model can have, nothing is at ``path``, or it is the
-            folder of a team.
+            folder of a team or lies in that of another one than ``team``.
     """
     source, zone = Path(path), services.repository.zone
-    asked = {"team": zone.team_of(source) or team, "priority_ceiling": priority_ceiling}
+    owner = zone.team_of(source)
+    asked = {"team": owner or team, "priority_ceiling": priority_ceiling}
     if source.parent == zone.folder and zone.is_part(source):
         raise InputError(f"{source} is the folder for drops of a team; name a drop in it")
+    if owner is not None and team not in (None, owner):
+        raise InputError(f"{source} belongs to team {owner}, and cannot be ingested for {team}")
     if name is not None and not is_name(name):
         raise InputError(f"{refused_name(name)}; nothing was moved")
     if source.parent == services.repository.published:

@@ -51,9 +51,12 @@ async def test_a_drop_in_a_teams_folder_is_the_teams(world: World) -> None:
     assert model.wishes is None
 
 
-async def test_the_folder_counts_whatever_is_asked(world: World) -> None:
+async def test_nobody_ingests_the_drop_of_a_team_for_another_one(world: World) -> None:
     declare(world)
-    await drop(world, "lab/tiny", team="prod", priority_ceiling="low")
+    with pytest.raises(InputError, match="belongs to team lab, and cannot be ingested for prod"):
+        await drop(world, "lab/tiny", team="prod")
+    assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+    await drop(world, "lab/tiny", team="lab", priority_ceiling="low")
     model = world.store.model("tiny")
     assert (model.team, model.priority_ceiling) == ("lab", LOW)
 

@@ -63,7 +63,6 @@ class TeamQuotas:
             if other.team == model.team and other.name != model.name and may_evict(other)
             if not self._memory.unevictable_because(other)
             for size in [self.booked(other)]
-            if size > 0
         ]
         able.sort(key=lambda each: each[:2])
         chosen: list[tuple[Model, int]] = []

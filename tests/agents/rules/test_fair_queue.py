@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from agents.rules.fair_queue import TERM_S, fair_order
 from agents.rules.ranking import rank
 from modelium.lifecycle import ModelState
-from modelium.models import Fleet, Model, Traffic, Trigger
+from modelium.models import GIB, Fleet, Model, Traffic, Trigger
 from modelium.models.advice import Advice
 from modelium.policy import Policy, TeamRules
 from tests.agents.rules.asking import ask, shape
@@ -121,14 +119,25 @@ def test_advice_orders_the_models_of_a_team() -> None:
     assert order(urgent, policy(), "a2") == "a1 a2"
 
 
-@pytest.mark.parametrize("devices", [(), None])
-def test_sizes_that_nobody_knows_do_not_matter(devices: tuple[()] | None) -> None:
+def test_a_model_of_unknown_size_does_not_count() -> None:
     world = fleet(waiting("a1", "a", profile=None), waiting("a2", "a"), waiting("b1", "b"))
-    if devices is not None:
-        world = fleet(*world.models, devices=devices)
-        assert order(world, teams(a=1, b=1)) == "a1 a2 b1"
-    else:
-        assert order(world, teams(a=1, b=1)) == "a1 a2 b1"
+    assert order(world, teams(a=1, b=1)) == "a1 a2 b1"
+
+
+def test_without_devices_sizes_do_not_count() -> None:
+    world = fleet(*(waiting(name, name[0]) for name in ("a1", "a2", "b1")), devices=())
+    assert order(world, teams(a=1, b=1)) == "a1 a2 b1"
+
+
+def test_sizes_are_told_by_the_largest_device() -> None:
+    large, small = fleet(gpus=2).devices
+    small = small.model_copy(update={"total_bytes": GIB, "free_bytes": GIB})
+    world = fleet(
+        *(waiting(name, name[0]) for name in ("a1", "a2", "b1")),
+        devices=(small, large),
+        used={"b": TERM_S * 0.5 + 1},
+    )
+    assert order(world, teams(a=1, b=1)) == "a1 a2 b1"
 
 
 def test_a_sweep_loads_in_that_order() -> None:

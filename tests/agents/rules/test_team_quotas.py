@@ -232,6 +232,20 @@ def test_only_models_that_hold_memory_make_room() -> None:
     )
 
 
+def test_what_is_not_enough_does_not_leave() -> None:
+    small = loaded("small", "n/g1", gib=5, team="lab")
+    world = fleet(old(traffic=Traffic(in_flight=1)), small, new())
+    made = quotas(world, lab())
+    subject = world.models_by_name["new"]
+    assert made.yielding(subject, 30 * GIB, lambda _m: True) == ()
+    assert [m.name for m in made.yielding(subject, 10 * GIB, lambda _m: True)] == ["small"]
+    assert made.yielding(subject, 10 * GIB, lambda _m: False) == ()
+    assert made.yielding(subject, 5 * GIB, lambda _m: True) == (), "there is room"
+    assert quotas(world, lab(None)).yielding(subject, GIB, lambda _m: True) == ()
+    plan = ask(world, Trigger.DEMAND, "new", lab())
+    assert shape(plan) == [("queue", "new")] and "team lab holds" in reasons(plan)["new"]
+
+
 def test_the_loads_of_one_plan_share_the_quota() -> None:
     waiting = [
         model(name, 15, team="lab", state=ModelState.QUEUED, queued_at=NOW - 60)

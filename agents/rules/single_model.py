@@ -31,7 +31,7 @@ def plan_single_model(builder: PlanBuilder, name: str) -> None:
     else:
         outcome = builder.load(model, may_evict=any_model)
     if outcome is Outcome.NO_ROOM and model.twin_of is not None:
-        why = reasons.no_room(model, builder.fleet, builder.memory)
+        why = builder.barred.get(name) or reasons.no_room(model, builder.fleet, builder.memory)
         builder.keep(model, f"does not fit beside the version that is loaded: {why}")
     elif outcome is Outcome.NO_ROOM:
         builder.queue(model)

@@ -8,7 +8,7 @@ from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import loss_per_byte
 from modelium.models import Fleet, Model
 from modelium.policy import Policy, TeamRules
-from modelium.policy.quotas import exceeded, rules_for, spent, team_bytes
+from modelium.policy.quotas import exceeded, rules_for, spent, team_bytes, used_up
 from modelium.ports import Question
 
 
@@ -26,7 +26,7 @@ class TeamQuotas:
 
     def spent(self, model: Model) -> str:
         """Return why the team of ``model`` may load nothing more today; empty where it may."""
-        return spent(model.team, self._fleet, self._policy) if self._rules(model) else ""
+        return used_up(model, self._fleet, self._policy) if self._rules(model) else ""
 
     def overdrawn(self, model: Model) -> bool:
         """Whether the team of ``model`` has used up its GPU-seconds, so that it makes room."""

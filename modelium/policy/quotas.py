@@ -78,6 +78,14 @@ def spent(team: str | None, fleet: Fleet, policy: Policy) -> str:
     )
 
 
+def used_up(model: Model, fleet: Fleet, policy: Policy) -> str:
+    """Return that no more of the team of ``model`` is loaded; empty where it is.
+
+    A version that is to replace one that is loaded may be: nothing more is used afterwards.
+    """
+    return "" if model.twin_of is not None else spent(model.team, fleet, policy)
+
+
 def exceeded(team: str, held: int, wanted: int, rules: TeamRules) -> str:
     """Return that ``wanted`` bytes more are above the memory quota; empty where they are not.
 
@@ -115,7 +123,7 @@ def quota_faults(
     """
     if rules is None or model.team is None:
         return
-    over = spent(model.team, fleet, policy)
+    over = used_up(model, fleet, policy)
     if over:
         yield ("team-quota", over)
     held = team_bytes(model.team, fleet, planned, leaving={*leaving, model.name})

@@ -154,6 +154,16 @@ def test_beyond_its_gpu_seconds_nothing_of_a_team_is_loaded() -> None:
     ]
 
 
+def test_a_version_that_replaces_another_needs_room_in_the_memory_quota_alone() -> None:
+    served = old(traffic=Traffic(in_flight=1))
+    twin = model("old@2", 30, team="lab", twin_of="old")
+    world = fleet(served, twin, used={"lab": 60.0})
+    assert shape(ask(world, Trigger.INGEST, "old@2", lab(None, 60))) == [("load", "old@2")]
+    (keep,) = ask(world, Trigger.INGEST, "old@2", lab(40, 60)).actions
+    assert keep.action == "keep"
+    assert keep.reason == f"does not fit beside the version that is loaded: {HELD}"
+
+
 def test_a_team_beyond_its_gpu_seconds_makes_room_for_queued_models_of_others() -> None:
     waiting = model("q", 60, team="prod", state=ModelState.QUEUED, queued_at=NOW - 60)
     held = [

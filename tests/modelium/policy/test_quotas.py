@@ -44,6 +44,8 @@ def test_a_gpu_second_is_a_second_of_a_whole_device() -> None:
     unknown = Booking(model="ghost", device="n/g0", bytes=GIB)
     lost = Booking(model="h", device="n/gone", bytes=GIB)
     assert rates(fleet(model("h"), bookings=(unknown, lost))) == {}
+    empty = fleet(half, gib=0)
+    assert empty.devices[0].total_bytes == 0 and rates(empty) == {}
 
 
 def test_a_team_holds_what_is_booked_for_its_models() -> None:
@@ -133,6 +135,15 @@ def test_the_validator_names_the_quota_and_the_figures() -> None:
             "is 30.00 GiB",
         ),
     ]
+
+
+def test_a_version_may_replace_another_when_the_gpu_seconds_are_used_up() -> None:
+    twin = model("a@2", 10, team="lab", twin_of="a")
+    world = fleet(model("a", 10, team="lab"), twin, used={"lab": 50.0})
+    by = of_lab(10, 50)
+    assert broken(world, load("a@2", "n/g1"), by=by) == []
+    assert broken(world, load("a", "n/g1"), by=by) == ["team-quota"]
+    assert broken(world, load("a@2", "n/g1", gib=11), by=by) == ["team-quota"], "memory counts"
 
 
 def test_an_operators_load_is_free() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agents.llm.choices import Field, Planner, open_fields
 from agents.llm.load_choices import WITH_CONTEXT, LoadChoices, load_choices
+from agents.llm.owner_facts import owner_wishes, owner_words
 from agents.llm.untrusted import word, wrapped
 from agents.llm.what_if import WhatIf, emptied, follows, own_action, unloads
 from agents.rules.ranking import priority_class
@@ -109,6 +110,7 @@ class IngestChoices:
         return {
             "model": model.name,
             "team": model.team,
+            "owner_wishes": owner_wishes(model),
             "format": profile.format.value,
             "architecture": word(profile.architecture),
             "task": profile.task.value,
@@ -132,10 +134,12 @@ class IngestChoices:
         }
 
     def card(self) -> str:
-        """Return the start of the model card, marked as untrusted; empty where there is none."""
-        if self._profile.card is None or not self._profile.card.text.strip():
-            return ""
-        return wrapped(self._profile.card.text, source=f"the card of {self._model.name}")
+        """Return the start of the model card and the owner's words, each marked as untrusted."""
+        words, card = owner_words(self._model), self._profile.card
+        if card is None or not card.text.strip():
+            return words
+        shown = wrapped(card.text, source=f"the card of {self._model.name}")
+        return f"{shown}\n\n{words}" if words else shown
 
     def advice(self, chosen: Mapping[str, Any]) -> Advice:
         """Return the preference and the class in a checked answer."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agents.llm.choices import Choices
+from agents.llm.owner_facts import owner_wishes, owner_words
 from agents.llm.untrusted import printable, word, wrapped
 from agents.rules.keep_value import arrival_chance, keep_value
 from agents.rules.ranking import priority_class
@@ -157,6 +158,7 @@ class Toolbox:
                 for s in profile.runtimes
             },
             "load_s": round(load_seconds(model), 1),
+            "owner_wishes": owner_wishes(model),
         }
 
     def _use(self, given: Mapping[str, Any]) -> Any:
@@ -240,10 +242,11 @@ class Toolbox:
         model = self._model(given)
         if isinstance(model, str):
             return model
-        card = model.profile.card if model.profile else None
+        card, words = model.profile.card if model.profile else None, owner_words(model)
         if card is None or not card.text.strip():
-            return f"{model.name} has no card"
-        return wrapped(card.text, source=f"the card of {model.name}")
+            return words or f"{model.name} has no card"
+        shown = wrapped(card.text, source=f"the card of {model.name}")
+        return f"{shown}\n\n{words}" if words else shown
 
     def _model(self, given: Mapping[str, Any]) -> Model | str:
         name = given.get("model", self._choices.question.model)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 
 from modelium.lifecycle import ModelState
 from modelium.models import Booking, Fleet, Model, RuntimeName
@@ -52,6 +53,21 @@ class DeviceMemory:
             *self._fleet.bookings_by_device.get(device, ()),
             *self._added.get(device, ()),
         )
+
+    def added(self) -> Iterator[Booking]:
+        """Yield the bookings of the plan's own loads."""
+        for bookings in self._added.values():
+            yield from bookings
+
+    def without(self, models: Iterable[Model]) -> DeviceMemory:
+        """Return what the memory would be if ``models`` left as well; this one stays as it is."""
+        other = copy(self)
+        other.leaving = set(self.leaving)
+        other._added = {device: list(added) for device, added in self._added.items()}
+        other._rooms, other._evictable = dict(self._rooms), dict(self._evictable)
+        for model in models:
+            other.unload(model)
+        return other
 
     def room(self, device: str, extra: frozenset[str] = frozenset()) -> int:
         """Return the bytes that can be booked on ``device`` once the models ``extra`` left too."""

@@ -6,7 +6,7 @@ only by loading the model again, so nothing is lent that another registered mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agents.rules.device_memory import DeviceMemory
 from modelium.lifecycle import ModelState
@@ -26,6 +26,8 @@ def lend_idle_memory(
     memory: DeviceMemory,
     fleet: Fleet,
     policy: Policy,
+    *,
+    quota: Callable[[Model], int | None] = lambda _model: None,
 ) -> list[Action]:
     """Return ``actions`` with larger KV pools where memory stays idle; book them in ``memory``.
 
@@ -35,6 +37,7 @@ def lend_idle_memory(
         memory: after the actions.
         fleet: the snapshot that was planned on.
         policy: ``kv_cache_share`` limits each loan to a share of what is free on the device.
+        quota: most bytes that a model may take on all devices for its team; ``None``: any.
     """
     if any(isinstance(action, Queue) for action in actions):
         return list(actions)
@@ -45,7 +48,11 @@ def lend_idle_memory(
             rooms = [memory.room(device) for device in action.devices]
             most = min(min(rooms), surplus // len(rooms))
             wanted = ceilings[action.model] - (action.settings.kv_cache_bytes or 0)
-            loan = min(int(policy.kv_cache_share * most), wanted) // STEP * STEP
+            most = int(policy.kv_cache_share * most)
+            allowed = quota(fleet.models_by_name[action.model])
+            if allowed is not None:
+                most = min(most, (allowed - sum(action.reserve.values())) // len(rooms))
+            loan = min(most, wanted) // STEP * STEP
             if loan >= WORTHWHILE:
                 action = _with_loan(action, loan)
                 memory.load(fleet.models_by_name[action.model], action.devices, loan)

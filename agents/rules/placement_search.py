@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import replace
 
 from agents.rules.demand import roomier, sufficient
+from agents.rules.device_memory import DeviceMemory
 from agents.rules.placement import MayEvict, Placement, Placer
 from agents.rules.sizing import Choose, LoadOption, Sizer
 from modelium.lifecycle import ModelState
@@ -29,7 +31,27 @@ class PlacementSearch:
         self._sizer = sizer
         self._placer = placer
 
-    def find(self, model: Model, may_evict: MayEvict) -> Placement | None:
+    def within(self, memory: DeviceMemory) -> PlacementSearch:
+        """Return the same search in another ``memory``; it records its losers here."""
+        other = copy(self)
+        other._placer = Placer(memory=memory)
+        return other
+
+    def least_bytes(self, model: Model) -> int | None:
+        """Return the bytes that ``model`` takes on all devices, as requested where it fits alone.
+
+        Else with smaller settings; ``None`` where it fits on no device.
+        """
+        for smaller in (False, True):
+            options = self._sizer.options(model, self._fleet, self._policy, smaller=smaller)
+            found = min((_total(option) for option in options), default=None)
+            if found is not None:
+                return found
+        return None
+
+    def find(
+        self, model: Model, may_evict: MayEvict, *, limit: int | None = None
+    ) -> Placement | None:
         """Return where to load ``model``; ``None`` where there is no room.
 
         Tried in this order: the model's preference in free memory, more than the requested
@@ -37,15 +59,19 @@ class PlacementSearch:
         that suffices for the known requests, the requested settings with evictions (the shorter
         context instead, where its evictions cost less; the preference, where they cost no more),
         smaller settings in free memory, smaller settings with evictions.
+
+        ``limit``: most bytes that it may take on all devices; ``None``: any.
         """
         self._subject = model.name
-        preferred = self._preferred(model)
-        best = self._in_free_memory(preferred) or self._quietly(self._roomier(model))
+        preferred = self._within_limit(self._preferred(model), limit)
+        larger = self._within_limit(self._roomier(model), limit)
+        best = self._in_free_memory(preferred) or self._quietly(larger)
         if best is not None:
             return best
         for smaller in (False, True):
             options = [o for o in self._options(model, smaller=smaller) if self._healthy(o)]
-            enough = [] if smaller else self._chosen(model, sufficient)
+            options = self._within_limit(options, limit)
+            enough = [] if smaller else self._within_limit(self._chosen(model, sufficient), limit)
             best = (
                 self._in_free_memory(options)
                 or self._quietly(enough)
@@ -59,10 +85,10 @@ class PlacementSearch:
                 return best
         return None
 
-    def find_free(self, model: Model) -> Placement | None:
+    def find_free(self, model: Model, *, limit: int | None = None) -> Placement | None:
         """Return where ``model`` fits with the requested settings and without evictions."""
         self._subject = model.name
-        return self._in_free_memory(self._options(model, smaller=False))
+        return self._in_free_memory(self._within_limit(self._options(model, smaller=False), limit))
 
     def fits_empty_devices(self, model: Model) -> bool:
         """Whether ``model`` would fit alone, with smaller settings if need be."""
@@ -136,6 +162,18 @@ class PlacementSearch:
             and {d.id for d in option.group.devices} >= set(held.devices)
         ]
 
+    def _within_limit(self, options: list[LoadOption], limit: int | None) -> list[LoadOption]:
+        """Return the options that take at most ``limit`` bytes on all devices."""
+        if limit is None:
+            return options
+        found = []
+        for option in options:
+            if _total(option) <= limit:
+                found.append(option)
+            else:
+                self._record_loser(option, "more than is left of its team's memory quota")
+        return found
+
     def _healthy(self, option: LoadOption) -> bool:
         return self._fleet.runtimes_by_name[option.runtime].healthy
 
@@ -181,6 +219,10 @@ class PlacementSearch:
                     lost=f"{option.reserve / GIB:.2f} GiB per device: {why}",
                 )
             )
+
+
+def _total(option: LoadOption) -> int:
+    return option.reserve * option.settings.tensor_parallel_size
 
 
 def _kind(option: LoadOption) -> tuple[str, str, int]:

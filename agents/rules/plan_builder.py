@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
 
 from agents.rules import reasons
 from agents.rules.device_memory import DeviceMemory
+from agents.rules.fair_queue import fair_order
 from agents.rules.idle_memory import lend_idle_memory
 from agents.rules.placement import MayEvict, Placement, Placer
 from agents.rules.placement_search import PlacementSearch
-from agents.rules.ranking import priority_class
+from agents.rules.ranking import Rank, priority_class, rank
 from agents.rules.sizing import Sizer
+from agents.rules.team_quotas import TeamQuotas
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import (
-    GIB,
     Action,
     EvictionCause,
     Fleet,
@@ -71,6 +73,9 @@ class PlanBuilder:
         self.reason = ""
         """The plan's reason, where it is not made of the actions' reasons."""
         self._actions: list[Action] = []
+        self.quotas = TeamQuotas(question=question, fleet=fleet, policy=policy, memory=memory)
+        self.barred: dict[str, str] = {}
+        """Model → the quota of its team that kept it from being loaded."""
         self._kv_ceilings: dict[str, int] = {}
         """Model → bytes per device that its KV cache could use in idle memory."""
         self._search = PlacementSearch(
@@ -80,7 +85,12 @@ class PlanBuilder:
     def plan(self) -> Plan:
         """Return the finished plan."""
         self._actions = lend_idle_memory(
-            self._actions, self._kv_ceilings, self.memory, self.fleet, self.policy
+            self._actions,
+            self._kv_ceilings,
+            self.memory,
+            self.fleet,
+            self.policy,
+            quota=self.quotas.left,
         )
         of_actions = (f"{a.model}: {a.reason}" for a in self._actions[:REASONS_JOINED])
         return Plan(
@@ -125,6 +135,15 @@ class PlanBuilder:
             self.reject(model, reason)
         return not reason
 
+    def in_order(self, waiting: Iterable[Model]) -> list[Model]:
+        """Return the models ``waiting`` for memory in the order to load them."""
+
+        def ranked(model: Model) -> Rank:
+            return rank(model, self.policy, now=self.now, value=self.memory.value(model))
+
+        advised = {name: place for place, name in enumerate(self.advice.order)}
+        return fair_order(waiting, self.fleet, self.policy, rank=ranked, advised=advised)
+
     # --- actions ------------------------------------------------------------------------
 
     def keep(self, model: Model, reason: str) -> None:
@@ -155,7 +174,7 @@ class PlanBuilder:
 
     def queue(self, model: Model) -> None:
         """Queue ``model``, with what prevents its load as the reason."""
-        reason = reasons.no_room(model, self.fleet, self.memory)
+        reason = self.barred.get(model.name) or reasons.no_room(model, self.fleet, self.memory)
         if not may_queue(model):
             self.keep(model, reason)
             return
@@ -173,7 +192,13 @@ class PlanBuilder:
             if reason:
                 self.reject(model, reason)
                 return Outcome.REJECTED
-        place = self._search.find(model, may_evict)
+        spent = self.quotas.spent(model)
+        if spent:
+            self.barred[model.name] = spent
+            return Outcome.NO_ROOM
+        place = self._within_quota(model, may_evict) or self._search.find(
+            model, may_evict, limit=self.quotas.left(model)
+        )
         if place is None:
             return Outcome.NO_ROOM
         self._commit(model, place, why)
@@ -181,11 +206,41 @@ class PlanBuilder:
 
     def set_aside(self, model: Model) -> None:
         """Reserve memory for ``model``, without an action, if it fits without evictions."""
-        place = self._search.find_free(model)
+        if self.quotas.spent(model):
+            return
+        place = self._search.find_free(model, limit=self.quotas.left(model))
         if place is not None:
             self.memory.load(model, place.devices, place.option.reserve)
 
     # --- inside ---------------------------------------------------------------------------
+
+    def _within_quota(self, model: Model, may_evict: MayEvict) -> Placement | None:
+        """Return where ``model`` goes once models of its team, which are unloaded, made room.
+
+        ``None`` where the quota has room, or that does not help; notes what prevents the load.
+        """
+        wanted = self._search.least_bytes(model)
+        over = "" if wanted is None else self.quotas.exceeded(model, wanted)
+        if wanted is None or not over:
+            return None
+        leaving = self.quotas.yielding(model, wanted, may_evict)
+        if not leaving:
+            self.barred[model.name] = over
+            return None
+        left = (self.quotas.left(model) or 0) + sum(map(self.quotas.booked, leaving))
+        place = self._search.within(self.memory.without(leaving)).find(model, may_evict, limit=left)
+        if place is None:
+            return None
+        for victim in leaving:
+            self.unload(
+                victim,
+                f"makes room for {model.name} in the memory quota of team {model.team}: idle for "
+                f"{victim.idle_s(self.now):.0f} s, and cheapest to evict of the team's models",
+                cause=EvictionCause.SPACE,
+                sleep=self._can_sleep(victim),
+                requeue=self._is_outranked(victim, model),
+            )
+        return place
 
     def _add(self, action: Action) -> None:
         self.touched.add(action.model)
@@ -218,7 +273,7 @@ class PlanBuilder:
                 settings=place.option.settings,
                 reserve=dict.fromkeys(place.devices, place.option.reserve),
                 priority=priority_class(model, self.policy),
-                reason=_load_reason(
+                reason=reasons.placed(
                     place, why, avoided=self._avoided(model, place), busy=self._busy(place)
                 ),
             )
@@ -247,23 +302,3 @@ class PlanBuilder:
         held = model.deployment
         status = self.fleet.runtimes_by_name.get(held.runtime) if held else None
         return status is not None and status.can_sleep
-
-
-def _load_reason(place: Placement, why: str, *, avoided: str, busy: str) -> str:
-    option = place.option
-    parts = [why] if why else []
-    parts.append(
-        f"{option.runtime} on {', '.join(place.devices)}, {option.reserve / GIB:.2f} GiB "
-        + ("per device" if len(place.devices) > 1 else "reserved")
-    )
-    if busy:
-        parts.append(f"rather than on {busy}")
-    if avoided:
-        parts.append(f"not where it failed before (times): {avoided}")
-    if place.evicts:
-        parts.append(f"evicts {', '.join(place.evicts)}")
-    if option.chosen:
-        parts.append(option.chosen)
-    if option.shortfall:
-        parts.append(f"with {option.shortfall}")
-    return "; ".join(parts)

@@ -6,6 +6,7 @@ from collections import Counter
 
 from agents.rules.device_groups import device_groups
 from agents.rules.device_memory import DeviceMemory
+from agents.rules.placement import Placement
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import GIB, Fleet, Model, ModelProfile, Trigger
 from modelium.policy import Policy
@@ -112,3 +113,24 @@ def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
     )
     held = ", ".join(f"{count} {why}" for why, count in sorted(loaded.items()))
     return f"no device has room now; models in memory: {held or 'none'}"
+
+
+def placed(place: Placement, why: str, *, avoided: str, busy: str) -> str:
+    """Return how a model is loaded: ``why`` first, then where, and what it costs."""
+    option = place.option
+    parts = [why] if why else []
+    parts.append(
+        f"{option.runtime} on {', '.join(place.devices)}, {option.reserve / GIB:.2f} GiB "
+        + ("per device" if len(place.devices) > 1 else "reserved")
+    )
+    if busy:
+        parts.append(f"rather than on {busy}")
+    if avoided:
+        parts.append(f"not where it failed before (times): {avoided}")
+    if place.evicts:
+        parts.append(f"evicts {', '.join(place.evicts)}")
+    if option.chosen:
+        parts.append(option.chosen)
+    if option.shortfall:
+        parts.append(f"with {option.shortfall}")
+    return "; ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agents.rules import reasons
 from agents.rules.placement import any_model
 from agents.rules.plan_builder import Outcome, PlanBuilder
-from agents.rules.ranking import Rank, may_retry, rank
+from agents.rules.ranking import may_retry
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
 
@@ -31,7 +31,7 @@ def plan_single_model(builder: PlanBuilder, name: str) -> None:
     else:
         outcome = builder.load(model, may_evict=any_model)
     if outcome is Outcome.NO_ROOM and model.twin_of is not None:
-        why = reasons.no_room(model, builder.fleet, builder.memory)
+        why = builder.barred.get(name) or reasons.no_room(model, builder.fleet, builder.memory)
         builder.keep(model, f"does not fit beside the version that is loaded: {why}")
     elif outcome is Outcome.NO_ROOM:
         builder.queue(model)
@@ -39,17 +39,14 @@ def plan_single_model(builder: PlanBuilder, name: str) -> None:
 
 def _set_aside_better_ranked(builder: PlanBuilder, model: Model) -> None:
     """Reserve memory for the waiting models that rank before the new ``model``."""
-    own = _rank(builder, model)
     others = [
         other
         for other in builder.fleet.models
         if other.state in (S.QUEUED, S.ANALYZED)
         and may_retry(other, now=builder.now)
-        and _rank(builder, other) < own
+        and other.name != model.name
     ]
-    for other in sorted(others, key=lambda m: _rank(builder, m)):
+    for other in builder.in_order([*others, model]):
+        if other.name == model.name:
+            return
         builder.set_aside(other)
-
-
-def _rank(builder: PlanBuilder, model: Model) -> Rank:
-    return rank(model, builder.policy, now=builder.now, value=builder.memory.value(model))

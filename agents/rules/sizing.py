@@ -25,6 +25,7 @@ from modelium.models import (
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
 from modelium.policy.backoff import other_runtimes, worn_out
+from modelium.policy.wish_outcomes import WITH_CONTEXT, wished_context
 
 R = RuntimeName
 
@@ -149,8 +150,14 @@ class Sizer:
     def _runtimes(
         self, model: Model, profile: ModelProfile, fleet: Fleet, policy: Policy
     ) -> tuple[RuntimeName, ...]:
-        """Return the runtimes to load ``model`` in: not those that failed it, if others can."""
+        """Return the runtimes to load ``model`` in: not those that failed it, if others can.
+
+        The one that its owner wishes is first.
+        """
         able = supporting_runtimes(profile)
+        if model.wishes is not None:
+            wished = model.wishes.runtime
+            able = tuple(sorted(able, key=lambda runtime: runtime is not wished))
         if model.deployment is not None or not worn_out(model, policy):
             return able  # what sleeps wakes where it is
         others = other_runtimes(model, fleet, policy)
@@ -177,7 +184,7 @@ class Sizer:
         if status is None:
             return
         groups = device_groups(fleet.devices)
-        requested = default_settings_for(profile, policy, runtime, model.name)
+        requested = _requested(model, profile, policy, runtime)
         for group in suitable_groups(groups, profile, status, fleet):
             steps = smaller_settings(requested, profile, policy) if smaller else iter((requested,))
             for settings in steps:
@@ -199,13 +206,15 @@ class Sizer:
             status = _enabled(runtime, fleet, policy)
             said = {*policy.settings(runtime, model.name)[0]}
             said.update(preferred.model_dump(exclude_none=True, exclude={"extra"}))
+            requested = _requested(model, profile, policy, runtime)
+            if requested != default_settings_for(profile, policy, runtime, model.name):
+                said.add("max_model_len")  # as the owner wishes
             choices = choose(profile, model.traffic, runtime, said)
             if status is None or not choices:
                 continue
-            default = default_settings_for(profile, policy, runtime, model.name)
             for group in suitable_groups(groups, profile, status, fleet):
                 for choice in choices:
-                    given = default.model_copy(update=choice.settings)
+                    given = requested.model_copy(update=choice.settings)
                     yield from self._on(
                         group, model, profile, status, given, given, policy, why=choice.why
                     )
@@ -229,7 +238,7 @@ class Sizer:
             preferred = preference.settings.model_dump(exclude_none=True, exclude={"extra"})
             if preferred["tensor_parallel_size"] == 1:
                 del preferred["tensor_parallel_size"]
-            requested = default_settings_for(profile, policy, runtime, model.name)
+            requested = _requested(model, profile, policy, runtime)
             requested = requested.model_copy(update=preferred)
             for group in suitable_groups(groups, profile, status, fleet):
                 yield from self._on(group, model, profile, status, requested, requested, policy)
@@ -307,6 +316,17 @@ class Sizer:
                     }
                 ),
             )
+
+
+def _requested(
+    model: Model, profile: ModelProfile, policy: Policy, runtime: RuntimeName
+) -> LoadSettings:
+    """Return the operator's settings, with a context that the owner's wish may shorten."""
+    settings = default_settings_for(profile, policy, runtime, model.name)
+    if runtime not in WITH_CONTEXT or "max_model_len" in policy.model_settings.get(model.name, {}):
+        return settings
+    length = wished_context(model.wishes, profile, settings.max_model_len, policy)
+    return settings if length is None else settings.model_copy(update={"max_model_len": length})
 
 
 def _enabled(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> RuntimeStatus | None:

@@ -7,7 +7,7 @@ from agents.rules.keep_value import loss_per_byte
 from agents.rules.placement import MayEvict, any_model, no_model
 from agents.rules.plan_builder import Outcome, PlanBuilder
 from agents.rules.prewarming import expected_soon
-from agents.rules.ranking import Rank, is_starving, may_retry, priority_class, rank
+from agents.rules.ranking import is_starving, may_retry, priority_class
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import Device, EvictionCause, Model, Priority, Trigger
 from modelium.models.load_time import load_seconds
@@ -120,20 +120,13 @@ def _dequeue(builder: PlanBuilder) -> None:
         and model.name not in builder.touched
         and may_retry(model, now=builder.now)
     ]
-    advised = {name: i for i, name in enumerate(builder.advice.order)}
-
-    def order(model: Model) -> tuple[float, int, int, Rank]:
-        # Advice orders models within a class; urgent ones stay first, in the rules' order.
-        by_rules = rank(model, builder.policy, now=builder.now, value=builder.memory.value(model))
-        place = advised.get(model.name, len(advised)) if by_rules[0] else 0
-        return (by_rules[0], by_rules[1], place, by_rules)
-
-    waiting.sort(key=order)
+    waiting = builder.in_order(waiting)
     starving_left = STARVING_PER_PLAN
     yielding = [_yielding(builder, priority.rank) for priority in Priority]
     for model in waiting:
         if not _cooled_down(builder, model) or not builder.is_runnable(model, quiet=True):
             continue
+        starving_before = starving_left
         if should_load(model, builder.policy):
             outcome = builder.load(model, may_evict=any_model)
         elif starving_left and is_starving(model, now=builder.now):
@@ -142,6 +135,8 @@ def _dequeue(builder: PlanBuilder) -> None:
         else:
             own = priority_class(model, builder.policy).rank
             outcome = builder.load(model, may_evict=yielding[own])
+        if model.name in builder.barred and not should_load(model, builder.policy):
+            starving_left = starving_before  # its own team's quota is not what others wait for
         if outcome is Outcome.NO_ROOM and model.state in (S.ANALYZED, S.UNLOADED, S.FAILED):
             builder.queue(model)
 
@@ -149,13 +144,18 @@ def _dequeue(builder: PlanBuilder) -> None:
 def _yielding(builder: PlanBuilder, rank: int) -> MayEvict:
     """Return which models make room for a queued one of class ``rank``.
 
-    Models of lower classes, and models that idled out.
+    Models of lower classes, models that idled out, and those of teams that have used up their
+    GPU-seconds.
     """
     names = {
         model.name
         for model in builder.fleet.models
         if model.state is S.READY
-        and (priority_class(model, builder.policy).rank > rank or builder.idled_out(model))
+        and (
+            priority_class(model, builder.policy).rank > rank
+            or builder.idled_out(model)
+            or builder.quotas.overdrawn(model)
+        )
     }
     return (lambda model: model.name in names) if names else no_model
 

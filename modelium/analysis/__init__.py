@@ -8,6 +8,7 @@ All content of a drop is treated as hostile. The public interface:
 - `digest`, `seal`, `unpack`: content hash of a folder; whether it may have changed since; safe
   extraction of an archive;
 - `unlay`: removes what Modelium laid beside a model's files for Triton;
+- `owner_note`: what the note beside a model's files asks for;
 - `read_catalog`: which models the installed engines can serve;
 - `estimate`, `kv_bytes`, `settings_digest`: memory, as pure arithmetic.
 """
@@ -21,6 +22,7 @@ from modelium.analysis.examination import Examination, analyze, examine
 from modelium.analysis.memory.footprint import estimate, settings_digest
 from modelium.analysis.memory.kv_cache import kv_bytes
 from modelium.analysis.readers.laid import unlay
+from modelium.analysis.readers.owner_note import owner_note
 
 __all__ = [
     "EngineCatalog",
@@ -33,6 +35,7 @@ __all__ = [
     "inspect_files",
     "is_complete",
     "kv_bytes",
+    "owner_note",
     "read_catalog",
     "refuse_link",
     "seal",

@@ -55,7 +55,7 @@ def assembled(
         config=config,
         policy=policy,
         store=AsyncStore(store),
-        repository=ModelRepository(config=config.orchestration),
+        repository=ModelRepository(config=config.orchestration, teams=config.teams),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             listener=signals,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
@@ -14,6 +15,7 @@ from modelium.control.leftovers import Leftovers
 from modelium.control.loop import Loop
 from modelium.control.reload import Reloader
 from modelium.control.supervision import supervise
+from modelium.intake.team_watchers import TeamWatchers
 from modelium.intake.watcher import Watcher
 from modelium.stages.services import Services
 
@@ -23,22 +25,13 @@ async def background(
     services: Services, loop: Loop, demand: Demand, reloader: Reloader
 ) -> AsyncIterator[None]:
     """Run the loop, decisions on demand, and the watchers of folders and configuration."""
-    watcher = Watcher(
-        folder=services.config.orchestration.incoming_directory,
-        config=services.config.ingest,
-        clock=services.clock,
-        pending=services.pending,
-        on_drop=lambda path, missing: services.launcher.start(
-            DropRun(
-                run=services.launcher.ingest(path=str(path), missing=missing),
-                again=partial(watcher.again, path.name),
-            )
-        ),
-    )
+    zone = services.repository.zone
+    teams = TeamWatchers(zone=zone, clock=services.clock, build=partial(_watcher, services))
     runs = {
         "loop": loop.run,
         "demand": demand.run,
-        "watcher": watcher.run,
+        "watcher": _watcher(services, zone.folder).run,
+        "teams": teams.run,
         "adoption": Adoption(services=services).run,
         "leftovers": Leftovers(services=services).run,
         "configuration": reloader.run,
@@ -54,3 +47,21 @@ async def background(
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _watcher(services: Services, folder: Path) -> Watcher:
+    """Return a watcher of ``folder``, a part of the drop zone, whose drops are ingested."""
+    watcher = Watcher(
+        folder=folder,
+        zone=services.repository.zone,
+        config=services.config.ingest,
+        clock=services.clock,
+        pending=services.pending,
+        on_drop=lambda path, missing: services.launcher.start(
+            DropRun(
+                run=services.launcher.ingest(path=str(path), missing=missing),
+                again=partial(watcher.again, path.name),
+            )
+        ),
+    )
+    return watcher

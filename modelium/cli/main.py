@@ -254,6 +254,7 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
         console.print(
             f"[bold]{escape(model)}[/bold] is [bold]{state}[/bold]{escape(visible(reason))}"
         )
+    print_lines(Text(f"  {visible(sentence)}") for sentence in answer.get("owner", ()))
     for drop in answer["drops"]:
         print_lines(tables.drop(drop))
     for decision in answer["decisions"]:
@@ -261,6 +262,13 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
         print_lines(tables.decision(decision))
     console.print()
     print_lines(tables.event(event) for event in reversed(answer["events"]))
+
+
+@app.command()
+def teams(config: ConfigFile = None, json_: Json = False) -> None:
+    """List teams: their models, and what they hold and have used of their quotas."""
+    rows = _client(config).get("/teams")
+    show(rows, tables.teams(rows) if rows else "no teams", as_json=json_)
 
 
 @app.command()

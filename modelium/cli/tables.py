@@ -57,9 +57,10 @@ def state(row: Mapping[str, Any]) -> str:
 def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
     """Return the table of `modelium ls`; on a narrow terminal reasons are below it."""
     wide = width >= WIDE
-    columns = ["model", "state", "runtime", "memory", "idle"]
+    team = ["team"] if any(row.get("team") for row in rows) else []
+    columns = ["model", *team, "state", "runtime", "memory", "idle"]
     if wide:
-        columns = ["model", "state", "runtime", "device", "memory", "idle", "QPS", "reason"]
+        columns = ["model", *team, "state", "runtime", "device", "memory", "idle", "QPS", "reason"]
     table = _table(*columns, right={"memory", "idle", "QPS"}, unwrapped=True)
     reasons: list[Text] = []
     for row in rows:
@@ -67,6 +68,7 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
         name = name if row["version"] == 1 or "@" in name else f"{name}:{row['version']}"
         cells: dict[str, str | Text] = {
             "model": name,
+            "team": Text(visible(row.get("team") or "–")),
             "state": Text(state(row), style=COLOURS.get(state(row), "")),
             "runtime": row["runtime"] or "–",
             "device": ", ".join(row["devices"]) or "–",
@@ -112,6 +114,26 @@ def drop(row: dict[str, Any]) -> list[Text]:
     if row["approvable"]:
         lines.append(Text(f"  `modelium approve {row['model']}` accepts the risk {row['rule']}"))
     return lines
+
+
+def teams(rows: list[dict[str, Any]]) -> Table:
+    """Return the table of `modelium teams`."""
+    right = {"weight", "models", "loaded", "queued", "memory", "GPU-seconds in 24 h"}
+    table = _table(
+        "team", "weight", "models", "loaded", "queued", "memory", "GPU-seconds in 24 h", right=right
+    )
+    for row in rows:
+        quota, seconds = row["memory_quota_bytes"], row["gpu_seconds_quota"]
+        table.add_row(
+            Text(visible(row["name"])) + ("" if row["declared"] else " (not declared)"),
+            f"{row['weight']:g}",
+            str(row["models"]),
+            str(row["loaded"]),
+            str(row["queued"]),
+            size(row["held_bytes"]) + (f" of {size(quota)}" if quota else ""),
+            f"{row['gpu_seconds']:.0f}" + (f" of {seconds:g}" if seconds else ""),
+        )
+    return table
 
 
 def keys(rows: list[dict[str, Any]]) -> Table:

@@ -36,6 +36,7 @@ LIVE: tuple[FieldPath, ...] = (
     ("gateway", "max_waiting_per_model"),
     ("brain", "review_interval_seconds"),
     ("models",),
+    ("teams",),
 )
 """Fields, and sections with all their fields, that take effect without a restart."""
 

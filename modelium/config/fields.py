@@ -123,6 +123,11 @@ ModelName = Annotated[
     Field(pattern=MODEL_NAME),
     note(allowed="model name (up to 128 letters, digits, `.`, `_`, `-`)"),
 ]
+TeamName = Annotated[
+    str,
+    Field(pattern=MODEL_NAME),
+    note(allowed="team name (up to 128 letters, digits, `.`, `_`, `-`; it is a folder's name)"),
+]
 
 
 def setting(

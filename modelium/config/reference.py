@@ -76,15 +76,20 @@ def _starter_field(entry: Entry, value: Any, *, depth: int) -> Iterator[str]:
         yield f"{'  ' * depth}# {name}: NAME  # default: {entry.default_note}"
     else:
         yield f"{'  ' * depth}{name}: {flow(value)}"
-    yield from _starter_item(entry.schema)
+    yield from _starter_item(name, entry.schema)
 
 
-def _starter_item(schema: Schema) -> Iterator[str]:
+_EXAMPLES = {"models": ("model", "chat-model"), "teams": ("team", "research")}
+"""Mapping → what its keys name, and such a name."""
+
+
+def _starter_item(mapping: str, schema: Schema) -> Iterator[str]:
     item = mapping_values(schema)
     if item is None or not is_section(item):
         return
-    yield "# For example, for a model named chat-model:"
-    yield "#   chat-model:"
+    what, name = _EXAMPLES[mapping]
+    yield f"# For example, for a {what} named {name}:"
+    yield f"#   {name}:"
     for inner in own_entries(item):
         yield f"#     # {inner.description} Allowed: {inner.allowed}."
         yield f"#     {inner.path[-1]}: {flow(inner.default)}"

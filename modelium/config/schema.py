@@ -16,8 +16,8 @@ from modelium.config.conflicts import Conflicts, conflicts
 from modelium.config.hosts import is_loopback
 from modelium.config.sections import Sections
 from modelium.config.sections.runtimes import RuntimeSection
-from modelium.models import RuntimeName
-from modelium.policy import Policy, RuntimeRules
+from modelium.models import GIB, RuntimeName
+from modelium.policy import Policy, RuntimeRules, TeamRules
 
 
 class Config(Sections):
@@ -83,6 +83,18 @@ class Config(Sections):
             allow_pickle=p.allow_pickle,
             model_settings={
                 name: entry.settings for name, entry in self.models.items() if entry.settings
+            },
+            teams={
+                name: TeamRules(
+                    memory_bytes=(
+                        None
+                        if entry.memory_quota_gib is None
+                        else int(entry.memory_quota_gib * GIB)
+                    ),
+                    gpu_seconds_per_day=entry.gpu_seconds_per_day,
+                    weight=entry.weight,
+                )
+                for name, entry in self.teams.items()
             },
             runtimes={
                 name: RuntimeRules(

@@ -7,6 +7,7 @@ import logging
 
 from modelium.control.abandoned import Abandoned
 from modelium.control.signals import Signals
+from modelium.control.team_accounts import TeamAccounts
 from modelium.errors import ModeliumError
 from modelium.models import Trigger
 from modelium.stages.monitor import reconcile
@@ -41,6 +42,7 @@ class Loop:
         self._services = services
         self._signals = signals
         self._abandoned = Abandoned(services=services)
+        self._accounts = TeamAccounts(services=services)
         now = services.clock.monotonic()
         self._reviewed_at = self._settled_at = self._persisted_at = self._pruned_at = now
 
@@ -128,6 +130,7 @@ class Loop:
         await converge(services, models)
         resume(services, models)
         fleet, _changed = await reconcile(services)
+        await self._accounts.count(fleet)
         await remove_pending(services)
         await self._remember_pause()
         if not services.policy.enabled:

@@ -26,6 +26,10 @@ from modelium.models import (
     Trigger,
 )
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
+from modelium.models.teams import TeamReport
+from modelium.policy import Policy
+from modelium.policy.team_reports import described, team_reports
+from modelium.policy.wish_outcomes import wish_outcomes
 from modelium.ports import Question
 from modelium.stages import decision_record
 from modelium.stages.failures import forgive
@@ -42,6 +46,8 @@ class Explanation(Frozen):
     drops: tuple[Drop, ...]
     decisions: tuple[Decision, ...]
     events: tuple[Event, ...]
+    owner: tuple[str, ...] = ()
+    """What its team has, and what became of the wishes that it came with; a sentence each."""
 
 
 class Rethought(Frozen):
@@ -100,7 +106,8 @@ class Operations:
             UnknownModel: there is neither, and never was.
         """
         store = self._services.store
-        known = (await snapshot(self._services)).models_by_name.get(name)
+        fleet = await snapshot(self._services)
+        known = fleet.models_by_name.get(name)
         drops = [drop for drop in await self.drops() if drop.answers_to(name)]
         subject = name if known or not drops else drops[0].model
         decisions, events = await asyncio.gather(
@@ -109,8 +116,16 @@ class Operations:
         if known is None and not drops and all(e.kind != "model.removed" for e in events):
             await store.model(name)  # raises
         return Explanation(
-            model=known, drops=tuple(drops), decisions=tuple(decisions), events=tuple(events)
+            model=known,
+            drops=tuple(drops),
+            decisions=tuple(decisions),
+            events=tuple(events),
+            owner=() if known is None else owner(known, fleet, self._services.policy),
         )
+
+    async def teams(self) -> list[TeamReport]:
+        """Return what each team has of what it may have."""
+        return team_reports(await self.fleet(), self._services.policy)
 
     async def plan(self, model: str, /) -> Plan:
         """Return the plan if an operator loaded ``model`` now; nothing is done."""
@@ -285,6 +300,13 @@ class Operations:
             intent=intent.id,
         )
         return self._intents.follow(intent, run)
+
+
+def owner(model: Model, fleet: Fleet, policy: Policy) -> tuple[str, ...]:
+    """Return what the team of ``model`` has, and what became of each wish, as sentences."""
+    reports = [described(r) for r in team_reports(fleet, policy) if r.name == model.team]
+    wishes = [f"its note: {sentence}" for sentence in wish_outcomes(model, policy)]
+    return (*reports, *wishes)
 
 
 def _text(value: object) -> str | None:

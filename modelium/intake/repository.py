@@ -9,12 +9,14 @@ operator removed: see `modelium.intake.trash`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from modelium.config import Orchestration
 from modelium.config.folders import make
 from modelium.errors import DropRejected
+from modelium.intake.drop_zone import DropZone
 from modelium.intake.moving import clear, move, sync, sync_tree
 from modelium.intake.names import REASON
 from modelium.intake.rejects import Rejects, drop_empty, only_drop
@@ -25,8 +27,8 @@ from modelium.intake.trash import Trash
 class ModelRepository:
     """The published models of this machine, with staging and the rejected drops."""
 
-    def __init__(self, *, config: Orchestration) -> None:
-        """Create the folders that are missing.
+    def __init__(self, *, config: Orchestration, teams: Iterable[str] = ()) -> None:
+        """Create the folders that are missing. ``teams``: those with a folder in the drop zone.
 
         Raises:
             ConfigError: one cannot be created or written to.
@@ -37,11 +39,13 @@ class ModelRepository:
         make("orchestration.model_repository", self.published)
         make("orchestration.incoming_directory", self.incoming)
         make("orchestration.rejected_directory", self.rejected)
+        self.zone = DropZone(folder=self.incoming, teams=teams)
+        self.zone.make()
         self.trash = Trash(folder=self.published / ".trash")
         self._rejects = Rejects(folder=self.rejected)
         self._staging = Staging(
             folder=self.published / ".staging",
-            incoming=self.incoming,
+            zone=self.zone,
             rejects=self._rejects,
             trash=self.trash.folder,
         )
@@ -105,12 +109,13 @@ class ModelRepository:
         ``None``: it stays in its place. Nothing outside of the drop zone is ever moved, and a
         drop that cannot be copied stays where the rejected drops are on another file system.
         """
-        if path.parent != self.incoming:
+        if not self.zone.holds(path):
             return None
-        target = self._rejects.make(path.name, error)
+        target = self._rejects.make(path.name, error, asked={"team": self.zone.team_of(path)})
         aside = f"{path.name}-drop" if path.name == REASON else path.name
         try:
-            move(path, target / aside)
+            with self.zone.entered(path.parent) as folder:
+                move(folder / path.name, target / aside)
         except DropRejected:
             drop_empty(target)
             return None
@@ -139,5 +144,8 @@ class ModelRepository:
         """See `Staging.recover`; delete what a crash has left elsewhere, too."""
         back = self._staging.recover()
         clear(self.incoming)
+        for team in sorted(self.zone.teams):
+            with suppress(OSError), self.zone.entered(self.zone.team_folder(team)) as folder:
+                clear(folder)
         self._rejects.recover()
         return back

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected, InputError
 from modelium.intake.contents import ORIGINAL, only_in, original_in, parts_in
+from modelium.intake.drop_zone import DropZone
 from modelium.intake.likeness import Likeness, likeness
 from modelium.intake.moving import (
     COPYING,
@@ -51,17 +53,18 @@ class Staged:
 class Staging:
     """Takes drops in, and gives them back. Every call blocks."""
 
-    def __init__(self, *, folder: Path, incoming: Path, rejects: Rejects, trash: Path) -> None:
+    def __init__(self, *, folder: Path, zone: DropZone, rejects: Rejects, trash: Path) -> None:
         """Create ``folder`` where it is missing.
 
         Args:
             folder: of staged drops, on the file system of the repository.
-            incoming: the drop zone.
+            zone: the drop zone.
             rejects: the rejected drops.
             trash: the folder of the trash.
         """
         self.folder = folder
-        self._incoming = incoming
+        self._zone = zone
+        self._incoming = zone.folder
         self._rejects = rejects
         self._trash = trash
         folder.mkdir(exist_ok=True)
@@ -92,27 +95,39 @@ class Staging:
         if not moved and not below(path, self._incoming):
             path = path.resolve()  # an operator's link is followed, and a dropper's is not
         zone = self._incoming if below(path, self._incoming) else self._incoming.resolve()
-        with holding(path, zone) as parent:
-            return self._stage(path, wanted, moved=moved, archive=archive, parent=parent)
+        with holding(path, zone) as parent, self._entered(path, moved=moved) as at:
+            return self._stage(path, at, wanted, moved=moved, archive=archive, parent=parent)
+
+    @contextmanager
+    def _entered(self, path: Path, *, moved: bool) -> Iterator[Path]:
+        """Yield ``path`` as it can be moved, whoever swaps the folder that it lies in."""
+        if not moved or not self._zone.holds(path):
+            yield path
+            return
+        with self._zone.entered(path.parent) as folder:
+            yield folder / path.name
 
     def _stage(
-        self, path: Path, wanted: str, *, moved: bool, archive: bool, parent: int | None
+        self, path: Path, at: Path, wanted: str, *, moved: bool, archive: bool, parent: int | None
     ) -> Staged:
-        """Take ``path``, which lies in the open folder ``parent``, in as the model ``wanted``."""
-        like = likeness(path) if moved else frozenset()
+        """Take ``path``, which lies in the open folder ``parent``, in as the model ``wanted``.
+
+        ``at``: see `_entered`.
+        """
+        like = likeness(at) if moved else frozenset()
         own = self.folder / uuid.uuid4().hex
         (own / ORIGINAL).mkdir(parents=True)
         origin = Origin(path=str(path), name=wanted, moved=moved, archive=archive)
         try:
             origin.write(own)
             if archive:
-                moved = self._unpack(path, own, origin, parent)
+                moved = self._unpack(path, at, own, origin, parent)
             elif moved:
-                moved = self._move(path, own, origin)
+                moved = self._move(at, own, origin)
             else:
                 copy_in(path, own / wanted, parent=parent)
         except (OSError, DropRejected) as exc:
-            self._undo(path, own, exc, like)
+            self._undo(at, own, exc, name=path.name, like=like)
             raise
         # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
         analysis.unlay(own / wanted)
@@ -120,42 +135,44 @@ class Staging:
             drop_empty(path.parent)
         return Staged(name=wanted, folder=own / wanted, moved=moved)
 
-    def _undo(self, path: Path, own: Path, exc: OSError | DropRejected, like: Likeness) -> None:
-        """Return a drop that was ``like`` this to its ``path``, where no newer one is by now.
+    def _undo(
+        self, at: Path, own: Path, exc: OSError | DropRejected, *, name: str, like: Likeness
+    ) -> None:
+        """Return a drop that was ``like`` this to where it was, if no newer one is there by now.
 
         Raises:
             KeptApart: one is, and the drop was refused.
         """
         held = original_in(own)
-        if held is not None and not os.path.lexists(path):
-            move(held, path)
-        elif held is not None and likeness(path) != like:
-            self._keep_apart(held, path.name, exc)
+        if held is not None and not os.path.lexists(at):
+            move(held, at)
+        elif held is not None and likeness(at) != like:
+            self._keep_apart(held, name, exc)
             self._discard(own)
             if isinstance(exc, DropRejected):
-                said = f"{exc}; a newer {path.name} has arrived meanwhile"
+                said = f"{exc}; a newer {name} has arrived meanwhile"
                 raise KeptApart(said, reason=exc.reason, approvable=exc.approvable) from exc
         self._discard(own)
 
     def owns(self, path: Path) -> bool:
         """Whether ``path`` is Modelium's to move: a drop, a refused one, or a part of the trash."""
-        return path.parent == self._incoming or path.parent.parent in (
+        return self._zone.holds(path) or path.parent.parent in (
             self._rejects.folder,
             self._trash,
         )
 
-    def _unpack(self, path: Path, own: Path, origin: Origin, parent: int | None) -> bool:
+    def _unpack(self, path: Path, at: Path, own: Path, origin: Origin, parent: int | None) -> bool:
         """Unpack the archive ``path``, then move it to what is staged; return whether it is."""
         fresh = own / f"{COPYING}{uuid.uuid4().hex[:8]}"
-        like = likeness(path)
-        need_space(own, path.stat().st_size)
+        like = likeness(at)
+        need_space(own, at.stat().st_size)
         analysis.unpack(path, fresh, parent=parent)
         whole = _inner(fresh)
         sync_tree(whole)
         os.rename(whole, own / origin.name)
         if not origin.moved:
             return False
-        return move(path, own / ORIGINAL / path.name, note=origin.noting(own), like=like)
+        return move(at, own / ORIGINAL / path.name, note=origin.noting(own), like=like)
 
     def _move(self, path: Path, own: Path, origin: Origin) -> bool:
         """Move the folder or file ``path`` to what is staged; return whether it is."""
@@ -167,7 +184,7 @@ class Staging:
             logger.warning(
                 "%s was copied: it holds folders of another user, and may not be deleted; delete "
                 "it there",
-                path,
+                origin.path,
             )
             return False
         moved = move(path, held, note=origin.noting(own))
@@ -238,12 +255,15 @@ class Staging:
         back = []
         if keep is not None:
             name = with_ending(origin.name, keep) if origin.name else keep.name
-            target = self._incoming / name
-            if not os.path.lexists(target):
-                move(keep, target)
-                back.append(target)
-            elif not _same(keep, target):
-                self._keep_apart(keep, name, None)
+            place = self._zone.place(Path(origin.path))
+            self._zone.make()
+            with self._zone.entered(place) as folder:
+                target = folder / name
+                if not os.path.lexists(target):
+                    move(keep, target)
+                    back.append(place / name)
+                elif not _same(keep, target):
+                    self._keep_apart(keep, name, None)
         self._discard(own)
         return back
 

@@ -18,6 +18,7 @@ from watchdog.observers.api import BaseObserver
 from modelium import analysis
 from modelium.analysis.readers.folder import shown
 from modelium.config import Ingest
+from modelium.intake.drop_zone import DropZone
 from modelium.intake.fingerprint import Fingerprint, fingerprint
 from modelium.intake.names import model_name
 from modelium.intake.pending import PendingDrops
@@ -68,6 +69,7 @@ class Watcher:
         clock: Clock,
         pending: PendingDrops,
         on_drop: Callable[[Path, str | None], None],
+        zone: DropZone | None = None,
     ) -> None:
         """Watch nothing yet.
 
@@ -78,8 +80,10 @@ class Watcher:
             pending: where arriving drops are noted, and those that are gone withdrawn.
             on_drop: gets the path of a drop and what it lacks, ``None`` where it is complete;
                 it must return at once.
+            zone: the drop zone that ``folder`` is a part of; default: ``folder`` is all of it.
         """
         self._folder = folder
+        self._zone = zone or DropZone(folder=folder)
         self._config = config
         self._clock = clock
         self._pending = pending
@@ -155,9 +159,10 @@ class Watcher:
 
     async def _check(self, name: str) -> None:
         """Restart the quiet period of an entry that changed, and forget one that is gone."""
-        if name.startswith("."):
-            return
         path = self._folder / name
+        if name.startswith(".") or not self._zone.holds(path):
+            self._drops.pop(name, None)  # a team may have been declared since
+            return
         found = await asyncio.to_thread(fingerprint, path)
         if found is None:
             self._drops.pop(name, None)
@@ -182,6 +187,9 @@ class Watcher:
         if await asyncio.to_thread(fingerprint, path) != drop.fingerprint:
             await self._check(name)
             return
+        if await self._is_closed():
+            drop.due = now + self._config.rescan_interval_seconds
+            return
         missing = await asyncio.to_thread(analysis.is_complete, path)
         if missing is None:
             drop.reported = True
@@ -197,6 +205,21 @@ class Watcher:
         if missing != drop.missing or give_up:
             drop.missing = missing
             self._on_drop(path, missing)
+
+    async def _is_closed(self) -> bool:
+        """Whether nothing is taken from this folder; what to do then is noted as of a drop."""
+        why = await asyncio.to_thread(self._zone.closed, self._folder)
+        known = self._pending.at(self._folder)
+        if not why:
+            self._pending.withdraw(self._folder)
+        elif known is None or known.reason != why:
+            since = self._clock.time()
+            closed = arriving(self._folder, since=since).model_copy(
+                update={"state": DropState.INCOMPLETE, "rule": "team-folder", "reason": why}
+            )
+            self._pending.note(closed)
+            logger.warning("%s", why)
+        return bool(why)
 
 
 def arriving(path: Path, *, since: float) -> Drop:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from modelium.lifecycle import ModelState
+from modelium.metrics.team_families import team_families
 from modelium.models import Booking, Device, Fleet, Model
 
 NOWHERE = "none"
@@ -29,6 +30,7 @@ def families(fleet: Fleet) -> Iterator[Metric]:
     yield from _memory_families(fleet)
     yield from _device_families(fleet, labels)
     yield from _fleet_families(fleet)
+    yield from team_families(fleet)
 
 
 def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:

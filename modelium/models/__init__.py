@@ -55,6 +55,7 @@ from modelium.models.profile import (
     TensorSpec,
     Untrusted,
 )
+from modelium.models.wishes import Wishes
 
 __all__ = [
     "GIB",
@@ -106,4 +107,5 @@ __all__ = [
     "Upstream",
     "Version",
     "Violation",
+    "Wishes",
 ]

@@ -13,6 +13,7 @@ from modelium.lifecycle import ModelState
 from modelium.models.base import ROW_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.devices import Booking, Device, RuntimeStatus
 from modelium.models.profile import LoadSettings, MeasuredLoad, ModelProfile, Preference
+from modelium.models.wishes import Wishes
 
 
 class Upstream(Frozen):
@@ -189,6 +190,8 @@ class Model(Frozen):
     measured: tuple[MeasuredLoad, ...] = ()
     preference: Preference | None = None
     """Valid until a load with it fails or a new version is registered."""
+    wishes: Wishes | None = None
+    """What whoever dropped this version asks for; ``None``: it came without a note."""
     failures: int = 0
     """Failed loads, and losses soon after one, since it last stayed healthy for a while."""
     retry_at: float | None = None
@@ -241,6 +244,9 @@ class Fleet(Frozen):
     models: tuple[Model, ...] = ()
     bookings: tuple[Booking, ...] = ()
     runtimes: tuple[RuntimeStatus, ...] = ()
+    used: dict[str, float] = Field(default_factory=dict)
+    """Team → GPU-seconds that its models used in the last 24 hours; empty where no team is
+    declared."""
 
     def __copy__(self) -> Self:
         """Copy the fields, but not the cached look-ups: they would be the original's."""

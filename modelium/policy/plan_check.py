@@ -27,6 +27,7 @@ from modelium.policy.eligibility import may_queue
 from modelium.policy.load_checks import kv_share_faults, least_bytes, load_faults
 from modelium.policy.memory_budget import available_bytes
 from modelium.policy.policy import Policy
+from modelium.policy.quotas import quota_faults, rules_for
 from modelium.policy.unload_checks import unload_faults
 
 
@@ -96,6 +97,7 @@ class PlanCheck:
                         now=self._now,
                     ),
                 )
+                self._break(model.name, self._quota_faults(action, model))
                 self._break(model.name, self._memory_faults(action, model))
             case Unload():
                 self._unload(action, model)
@@ -128,6 +130,18 @@ class PlanCheck:
         )
         self._break(model.name, faults)
         self._leaving.add(model.name)
+
+    def _quota_faults(self, action: Load, model: Model) -> Iterator[Fault]:
+        plan = self._plan
+        return quota_faults(
+            model,
+            sum(action.reserve.values()),
+            self._fleet,
+            self._policy,
+            rules_for(model, self._policy, trigger=plan.trigger, subject=plan.subject),
+            planned=[booking for booked in self._booked.values() for booking in booked],
+            leaving=self._leaving,
+        )
 
     def _memory_faults(self, action: Load, model: Model) -> Iterator[Fault]:
         """Yield reservations that ledger or driver have no room for, and book them all.

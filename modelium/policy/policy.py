@@ -20,6 +20,17 @@ class RuntimeRules(Frozen):
     """Engine arguments that `LoadSettings.extra` may carry."""
 
 
+class TeamRules(Frozen):
+    """The rules for one team."""
+
+    memory_bytes: int | None = None
+    """Most bytes that its loaded models may hold together; ``None``: no quota."""
+    gpu_seconds_per_day: float | None = None
+    """Most that it may use within 24 hours, see `modelium.policy.quotas`; ``None``: no quota."""
+    weight: float = 1.0
+    """Its share in the queue, relative to the other teams'."""
+
+
 class Policy(Frozen):
     """The ``policies`` section of the configuration, the model flags and the runtimes' rules."""
 
@@ -52,6 +63,8 @@ class Policy(Frozen):
     runtimes: dict[RuntimeName, RuntimeRules] = Field(default_factory=dict)
     model_settings: dict[str, dict[str, Value]] = Field(default_factory=dict)
     """Model → settings that the operator gives it; they precede those of the runtime."""
+    teams: dict[str, TeamRules] = Field(default_factory=dict)
+    """The declared teams."""
 
     def settings(
         self, runtime: RuntimeName, model: str | None = None

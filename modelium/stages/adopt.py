@@ -9,12 +9,12 @@ from pathlib import Path
 from modelium import analysis
 from modelium.errors import DropRejected
 from modelium.intake.names import version_of
-from modelium.models import Model, ModelProfile, Report, Reservation
+from modelium.models import Model, ModelProfile, Report, Reservation, Wishes
 from modelium.ports import Steps
 from modelium.stages.drop_outcomes import note_incomplete, refuse_in_place
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
-from modelium.stages.standing import Standing, standing
+from modelium.stages.standing import Standing, standing, with_wishes
 
 
 async def adopt(services: Services, source: Path, *, missing: str | None, steps: Steps) -> Report:
@@ -54,11 +54,16 @@ async def _adopt(services: Services, source: Path, missing: str | None, steps: S
     except DropRejected as exc:
         return await refuse_in_place(services, source, exc, name=_name(source), digest=digest)
     reserved = await _reservation(services, source)
-    own = standing(services.config, name, reserved.asked if reserved else {})
-    record = await steps("register", _register, services, source, version, profile, own, seal)
+    wishes = await asyncio.to_thread(analysis.owner_note, source)
+    asked = with_wishes(reserved.asked if reserved else {}, wishes)
+    own = standing(services.config, name, asked)
+    record = await steps(
+        "register", _register, services, source, version, profile, own, seal, wishes
+    )
     services.pending.withdraw(source)
+    if reserved is not None or wishes is not None:
+        await services.store.rules.note_standing(name, asked=asked, declared=own.columns())
     if reserved is not None:
-        await services.store.rules.note_standing(name, asked=reserved.asked, declared=own.columns())
         await services.store.events.append("drop.recovered", model=name, version=version)
     if Path(record.path) == source:
         return await announce(services, record, source)
@@ -108,6 +113,7 @@ async def _register(
     profile: ModelProfile,
     own: Standing,
     seal: str,
+    wishes: Wishes | None,
 ) -> Model:
     store, name = services.store.blocking, _name(source)
 
@@ -117,6 +123,15 @@ async def _register(
         if store.lineage.relocate(name, version, digest=profile.digest, path=source):
             store.lineage.set_seal(name, version, seal)
             return store.model(name)
-        return enter(store, name, path=source, version=version, profile=profile, own=own, seal=seal)
+        return enter(
+            store,
+            name,
+            path=source,
+            version=version,
+            profile=profile,
+            own=own,
+            seal=seal,
+            wishes=wishes,
+        )
 
     return await asyncio.to_thread(register)

@@ -34,7 +34,7 @@ async def refuse(
 ) -> Report:
     """Reject a drop that was not staged. It is moved out of the drop zone, and never from else."""
     kept = await on_thread(services.repository.reject_unstaged, source, exc)
-    if kept is None and source.parent == services.repository.incoming:
+    if kept is None and services.repository.zone.holds(source):
         return await refuse_in_place(services, source, exc, name=name or model_name(source))
     services.pending.withdraw(source)
     return await rejected(services, name or model_name(source), exc)

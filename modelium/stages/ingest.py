@@ -12,14 +12,14 @@ from modelium.intake.names import is_name, model_name, refused_name
 from modelium.intake.rejects import KeptApart
 from modelium.intake.repository import ModelRepository
 from modelium.intake.staging import Staged
-from modelium.models import Model, ModelProfile, Report, Reservation
+from modelium.models import Model, ModelProfile, Report, Reservation, Wishes
 from modelium.ports import Steps
 from modelium.stages.adopt import adopt, settle_reserved
 from modelium.stages.drop_outcomes import incomplete, refuse, rejected
 from modelium.stages.inline import inline_steps
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
-from modelium.stages.standing import Asked, standing
+from modelium.stages.standing import Asked, standing, with_wishes
 from modelium.store import Store
 from modelium.tasks import on_thread
 
@@ -47,7 +47,7 @@ async def ingest(
         path: a folder, a file or an archive; moved when it is in the drop zone, else copied. A
             folder in the repository is registered where it is.
         name: the model's name; default: that of the file or folder.
-        team: owning team, where the configuration names none.
+        team: owning team, where neither the configuration nor the drop's folder names one.
         priority_ceiling: highest priority class that a plan may give it.
         intent: id of the operator's request, for the record.
         missing: what a drop in the drop zone lacks; default: that is found out.
@@ -58,10 +58,16 @@ async def ingest(
     the configured time. Drops of one name are taken in one after the other.
 
     Raises:
-        InputError: ``name`` is none that a model can have, or nothing is at ``path``.
+        InputError: ``name`` is none that a model can have, nothing is at ``path``, or it is the
+            folder of a team or lies in that of another one than ``team``.
     """
-    source = Path(path)
-    asked = {"team": team, "priority_ceiling": priority_ceiling}
+    source, zone = Path(path), services.repository.zone
+    owner = zone.team_of(source)
+    asked = {"team": owner or team, "priority_ceiling": priority_ceiling}
+    if source.parent == zone.folder and zone.is_part(source):
+        raise InputError(f"{source} is the folder for drops of a team; name a drop in it")
+    if owner is not None and team not in (None, owner):
+        raise InputError(f"{source} belongs to team {owner}, and cannot be ingested for {team}")
     if name is not None and not is_name(name):
         raise InputError(f"{refused_name(name)}; nothing was moved")
     if source.parent == services.repository.published:
@@ -80,9 +86,9 @@ async def _ingest(
     steps: Steps,
 ) -> Report:
     repository = services.repository
-    dropped = source.parent == repository.incoming
+    dropped = repository.zone.holds(source)
     if dropped and missing is None:
-        missing = await asyncio.to_thread(analysis.is_complete, source)
+        missing = await asyncio.to_thread(_lacking, repository, source)
     if dropped and missing:
         return await incomplete(services, source, missing, name=name)
     try:
@@ -107,7 +113,9 @@ async def _take_in(
 ) -> Report:
     """Check, publish and register a staged drop, or reject it."""
     repository, digest = services.repository, ""
+    asked = await _kept(services, staged.name, asked, source)
     try:
+        await _check_owner(services, staged.name, source)
         # The seal is first: one taken after the digest would hide what changed meanwhile.
         seal = await asyncio.to_thread(analysis.seal, staged.folder)
         digest = await steps("digest", digest_of, staged.folder)
@@ -127,8 +135,45 @@ async def _take_in(
             reason="the repository already has this content",
             details={"digest": digest, "version": known.version},
         )
-    record = await steps("publish", _publish, services, staged, profile, asked, seal)
+    wishes = await asyncio.to_thread(analysis.owner_note, staged.folder)
+    asked = with_wishes(asked, wishes)
+    record = await steps("publish", _publish, services, staged, profile, asked, seal, wishes)
     return await announce(services, record, source)
+
+
+def _lacking(repository: ModelRepository, source: Path) -> str | None:
+    """Return what the drop at ``source`` lacks, or why nothing is taken from its folder."""
+    return repository.zone.closed(source.parent) or analysis.is_complete(source)
+
+
+async def _kept(services: Services, name: str, asked: Asked, source: Path) -> Asked:
+    """Return ``asked``, and what was asked for an earlier version where a drop says nothing.
+
+    Whoever drops the next version of a model into the drop zone does not take it from its team.
+    """
+    if not services.repository.zone.holds(source):
+        return asked
+    before = (await services.store.rules.asked()).get(name, {})
+    return {key: value or before.get(key) for key, value in asked.items()}
+
+
+async def _check_owner(services: Services, name: str, source: Path) -> None:
+    """Raise `DropRejected` where a team's drop would replace a model that is not the team's."""
+    team = services.repository.zone.team_of(source)
+    if team is None:
+        return
+    known = await services.store.find(name)
+    entry = services.config.models.get(name)
+    owner = known.team if known is not None else entry.team if entry is not None else team
+    if owner is None and known is None:
+        return  # the configuration names it without a team
+    if owner != team:
+        whose = f"team {owner}" if owner else "no team"
+        raise DropRejected(
+            f"{name} belongs to {whose}, and team {team} cannot replace it; drop it under another "
+            "name, or ask an operator",
+            reason="team",
+        )
 
 
 async def _stage(repository: ModelRepository, source: Path, name: str | None) -> Staged:
@@ -136,7 +181,12 @@ async def _stage(repository: ModelRepository, source: Path, name: str | None) ->
 
 
 async def _publish(
-    services: Services, staged: Staged, profile: ModelProfile, asked: Asked, seal: str
+    services: Services,
+    staged: Staged,
+    profile: ModelProfile,
+    asked: Asked,
+    seal: str,
+    wishes: Wishes | None = None,
 ) -> Model:
     store, repository = services.store.blocking, services.repository
 
@@ -161,6 +211,7 @@ async def _publish(
             profile=profile,
             own=own,
             seal=seal,
+            wishes=wishes,
         )
         store.rules.note_standing(staged.name, asked=asked, declared=own.columns())
         return record

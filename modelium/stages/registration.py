@@ -8,7 +8,7 @@ from pathlib import Path
 from modelium import analysis
 from modelium.config import ModelEntry
 from modelium.errors import DropRejected
-from modelium.models import Model, ModelProfile, Report
+from modelium.models import Model, ModelProfile, Report, Wishes
 from modelium.stages.engine_catalog import engines
 from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
@@ -47,6 +47,7 @@ def enter(
     profile: ModelProfile,
     own: Standing,
     seal: str,
+    wishes: Wishes | None,
 ) -> Model:
     """Register the checked files at ``path`` as a version of ``name``. Blocks."""
     return store.register(
@@ -60,6 +61,7 @@ def enter(
         profile=profile,
         version=version,
         seal=seal,
+        wishes=wishes,
     )
 
 

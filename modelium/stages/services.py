@@ -74,6 +74,7 @@ class Services:
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""
         self.config, self.policy = config, config.policy()
+        self.repository.zone.declare(config.teams)
 
 
 _current: ContextVar[Services] = ContextVar("modelium_services")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Mapping
 
 from modelium.models import Device, Fleet, Traffic
@@ -24,6 +25,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     ``devices``: read a moment ago, where nothing was changed since: querying the driver takes
     longer than everything else.
     """
+    used = await services.store.team_usage.of_the_last_day() if services.policy.teams else {}
     reading = services.store.view()
     if devices is None:
         devices, (revision, models, bookings) = await asyncio.gather(
@@ -38,6 +40,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         models=models,
         bookings=bookings,
         runtimes=services.runtime_monitor.statuses(),
+        used=used,
     )
 
 
@@ -71,6 +74,8 @@ def digest(fleet: Fleet) -> str:
     It is computed piece by piece: one dump of everything would hold the GIL for its whole time.
     """
     whole = hashlib.sha256(f"{fleet.at} {fleet.revision}".encode())
+    if fleet.used:
+        whole.update(json.dumps(fleet.used, sort_keys=True).encode())
     for part in (fleet.models, fleet.devices, fleet.bookings, fleet.runtimes):
         for one in part:
             whole.update(one.model_dump_json().encode())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelium.config import Config, ModelEntry
-from modelium.models import Priority
+from modelium.models import Priority, Wishes
 from modelium.stages.services import Services
 
 
@@ -31,23 +31,64 @@ class Standing:
 
 
 Asked = Mapping[str, str | None]
-"""``team`` and ``priority_ceiling`` that came with a drop."""
+"""``team`` and ``priority_ceiling`` that came with a drop; ``wished_team`` and ``wished_priority``
+of its note."""
+
+
+def with_wishes(asked: Asked, wishes: Wishes | None) -> Asked:
+    """Return ``asked`` with what the note says of team and priority."""
+    if wishes is None:
+        return asked
+    priority = wishes.priority.value if wishes.priority else None
+    return {**asked, "wished_team": wishes.team, "wished_priority": priority}
 
 
 def standing(config: Config, name: str, asked: Asked) -> Standing:
-    """Return team and priority of ``name``: from the configuration, else as ``asked``."""
+    """Return team and priority of ``name``: from the configuration, else as ``asked``.
+
+    A note names the team where nothing else does and the team allows it. Its priority counts up to
+    the ceiling, and only where somebody set one: the operator for the model, or the team.
+    """
     entry = config.models.get(name, ModelEntry())
-    owner = entry.team or asked.get("team")
-    ceiling = (
-        entry.priority_ceiling
-        if name in config.models
-        else Priority(asked.get("priority_ceiling") or "high")
-    )
+    owner = entry.team or asked.get("team") or claimed_team(config, asked)
+    ceiling = _ceiling(config, name, owner, asked)
     important = owner in config.orchestration.policies.high_priority_teams
     priority = entry.priority or (Priority.MEDIUM if important else Priority.LOW)
+    bounded = (
+        owner in config.teams
+        or "priority_ceiling" in entry.model_fields_set
+        or (name not in config.models and bool(asked.get("priority_ceiling")))
+    )
+    wished = asked.get("wished_priority")
+    if wished and bounded and entry.priority is None:
+        priority = min(priority, Priority(wished), key=lambda p: p.rank)
     if priority.rank < ceiling.rank:
         priority = ceiling
     return Standing(team=owner, priority=priority, ceiling=ceiling, pinned=entry.pinned)
+
+
+def claimed_team(config: Config, asked: Asked) -> str | None:
+    """Return the team that the note names, where that team may be claimed so."""
+    wished = asked.get("wished_team")
+    entry = config.teams.get(wished or "")
+    return wished if entry is not None and entry.claimable else None
+
+
+def _ceiling(config: Config, name: str, owner: str | None, asked: Asked) -> Priority:
+    """Return the model's own ceiling; where the operator set none, at most that of its team."""
+    entry = config.models.get(name)
+    if entry is not None and "priority_ceiling" in entry.model_fields_set:
+        return entry.priority_ceiling
+    own = Priority.HIGH if entry is not None else Priority(asked.get("priority_ceiling") or "high")
+    team = config.teams.get(owner or "")
+    if team is None:
+        return own
+    important = owner in config.orchestration.policies.high_priority_teams
+    of_team = team.priority_ceiling or (Priority.HIGH if important else Priority.MEDIUM)
+    if entry is not None and entry.priority is not None:
+        # The operator's own word for the model is above that for the team.
+        of_team = min(of_team, entry.priority, key=lambda p: p.rank)
+    return max(own, of_team, key=lambda p: p.rank)
 
 
 async def apply_standings(services: Services) -> list[str]:

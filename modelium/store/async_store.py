@@ -23,6 +23,7 @@ from modelium.store.operator_rules import OperatorRules
 from modelium.store.reservations import Reservations
 from modelium.store.states import States
 from modelium.store.store import Store
+from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
 
 T = TypeVar("T")
@@ -190,6 +191,13 @@ class AsyncRules(Face[OperatorRules]):
     approvals = reads(OperatorRules.approvals)
 
 
+class AsyncTeamUsage(Face[TeamUsage]):
+    """`TeamUsage`."""
+
+    add = off_loop(TeamUsage.add)
+    of_the_last_day = reads(TeamUsage.of_the_last_day)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -207,6 +215,7 @@ class AsyncStore(Face[Store]):
         self.reservations = AsyncReservations(blocking.reservations, threads)
         self.twins = AsyncTwins(blocking.twins, threads)
         self.rules = AsyncRules(blocking.rules, threads)
+        self.team_usage = AsyncTeamUsage(blocking.team_usage, threads)
 
     revision = reads(Store.revision)
     view = reads(Store.view)

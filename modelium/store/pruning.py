@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from modelium.store import schema
 
+HOUR_S = 3600.0
 DAY_S = 86_400.0
 
 APPROVALS_S = 30 * DAY_S
@@ -21,6 +22,9 @@ KEYS_S = 90 * DAY_S
 VERSIONS_S = 365 * DAY_S
 """For which a removed version is remembered, so that its number is not used again."""
 
+USAGE_S = 2 * DAY_S
+"""For which the use of teams is kept: a day counts."""
+
 MEASURED = 64
 """Measured loads that are kept per model: each has other settings, device kinds or runtimes."""
 
@@ -31,6 +35,8 @@ def prune(tx: Connection, now: float) -> None:
         tx.execute(sa.delete(table).where(table.c.model.not_in(sa.select(schema.models.c.name))))
     _measured(tx)
     _versions(tx, now - VERSIONS_S)
+    usage = schema.team_usage
+    tx.execute(sa.delete(usage).where(usage.c.hour < (now - USAGE_S) // HOUR_S))
     known = sa.select(schema.versions.c.digest)
     approvals, keys = schema.approvals, schema.api_keys
     old = approvals.c.at < now - APPROVALS_S

@@ -26,6 +26,7 @@ from modelium.models import (
     Removal,
     Setbacks,
     Unload,
+    Wishes,
 )
 from modelium.models.base import base_name, instance_name
 from modelium.store import schema
@@ -266,7 +267,7 @@ def models(
     """Return models with deployment, approvals and measurements, at their current version."""
     m, v = schema.models, schema.versions
     columns = [column for column in m.c if column.name not in ("removal", "setbacks")]
-    of_version = v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference)
+    of_version = v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference), _text(v.c.wishes)
     proven = v.c.proven_at.is_not(None).label("proven")
     base = sa.func.coalesce(m.c.twin_of, m.c.name)
     documents = _text(m.c.removal), _text(m.c.setbacks)
@@ -305,6 +306,7 @@ def models(
                     **row._mapping,
                     "profile": keep.read(ModelProfile, name, row.profile),
                     "preference": keep.read(Preference, name, row.preference),
+                    "wishes": keep.read(Wishes, name, row.wishes),
                     "removal": keep.read(Removal, name, row.removal),
                     "setbacks": keep.read(Setbacks, name, row.setbacks) or NO_SETBACKS,
                     "deployment": keep.read(Deployment, name, deployment),

@@ -54,11 +54,13 @@ versions = sa.Table(
     sa.Column("purge", sa.Boolean),
     sa.Column("proven_at", sa.Float),
     sa.Column("seal", sa.String(80)),
+    sa.Column("wishes", sa.JSON),
 )
 """A removed version keeps its row: its number is never used again, and while its folder is still
 in the repository, the folder is to be moved to the trash (``purge``: to be deleted).
 ``proven_at``: when it had answered its first requests; until then an earlier version may return.
-``seal``: of its files when their content was read last, see `modelium.analysis.seal`."""
+``seal``: of its files when their content was read last, see `modelium.analysis.seal`.
+``wishes``: the note that lies among its files."""
 
 reservations = sa.Table(
     "reservations",
@@ -169,7 +171,7 @@ standings = sa.Table(
     sa.Column("asked", sa.JSON, nullable=False),
     sa.Column("declared", sa.JSON, nullable=False),
 )
-"""``asked``: team and ceiling that came with the drop; ``declared``: what these and the
+"""``asked``: team and ceiling of the drop, and of its note; ``declared``: what these and the
 configuration made of it. ``models`` has what counts now, which plans and operators change, too."""
 
 rollups = sa.Table(
@@ -184,6 +186,15 @@ rollups = sa.Table(
     sa.Column("generated_tokens", sa.BigInteger, nullable=False),
 )
 """Traffic by the hour (``hour``: hours since the epoch), of hours that had any."""
+
+team_usage = sa.Table(
+    "team_usage",
+    metadata,
+    sa.Column("team", sa.String(128), primary_key=True),
+    sa.Column("hour", sa.Integer, primary_key=True),
+    sa.Column("gpu_seconds", sa.Float, nullable=False),
+)
+"""What the loaded models of each team used by the hour; ``team`` is empty for models without."""
 
 requests = sa.Table(
     "requests",

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.errors import IllegalTransition, InputError, StalePlan, StoreUnavailable, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
-from modelium.models import Booking, Decision, Event, Model, ModelProfile, Plan, Priority
+from modelium.models import Booking, Decision, Event, Model, ModelProfile, Plan, Priority, Wishes
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
 from modelium.store.connection import connect, migrate, reading
@@ -36,6 +36,7 @@ from modelium.store.reservations import Reservations
 from modelium.store.row_cache import RowCache
 from modelium.store.stamps import clamp
 from modelium.store.states import States
+from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
@@ -73,6 +74,7 @@ class Store:
         self.reservations = Reservations(engine=engine)
         self.twins = Twins(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine, now=now)
+        self.team_usage = TeamUsage(engine=engine, now=now)
         self._cache = RowCache()
         self._viewing = threading.Lock()
         self._viewed: tuple[queries.Marks, View] | None = None
@@ -184,14 +186,15 @@ class Store:
         profile: ModelProfile | None = None,
         version: int | None = None,
         seal: str | None = None,
+        wishes: Wishes | None = None,
     ) -> Model:
         """Insert a model, or a new version of one whose content changed.
 
         A version that is loaded stays so until the stages replace it (`Model.outdated`).
         Registering the current content again changes nothing. ``version``: the number that its
         folder's name says, used where it is free; one below the current version does not become
-        the current one. ``seal``: of the files while their digest was read. A reservation of
-        ``path`` is fulfilled.
+        the current one. ``seal``: of the files while their digest was read. ``wishes``: what
+        its note says. A reservation of ``path`` is fulfilled.
 
         Raises:
             Unavailable: the model is being removed.
@@ -215,6 +218,7 @@ class Store:
                     registered_at=now,
                     seal=seal,
                     profile=sa.null() if profile is None else profile.model_dump(mode="json"),
+                    wishes=sa.null() if wishes is None else wishes.model_dump(mode="json"),
                 )
             )
             if found and version < found[0].version:

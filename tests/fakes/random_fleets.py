@@ -26,7 +26,7 @@ from modelium.models import (
     Trigger,
     Unload,
 )
-from modelium.policy import Policy, RuntimeRules
+from modelium.policy import Policy, RuntimeRules, TeamRules
 from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
 
 S = ModelState
@@ -109,6 +109,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
         *models,
         gpus=gpus,
         foreign_gib=foreign,
+        used=draw(st.sampled_from([{}, {"lab": 1e4}, {"lab": 10.0, "prod": 1e5, "": 5.0}])),
         runtimes=tuple(
             RuntimeStatus(
                 name=name,
@@ -128,6 +129,17 @@ def policies(draw: st.DrawFn) -> Policy:
         enable_model_swapping=draw(st.booleans()),
         always_loaded=draw(st.frozensets(st.sampled_from(["m0", "m1", "m5"]), max_size=2)),
         high_priority_teams=frozenset({"prod"}),
+        teams=draw(
+            st.dictionaries(
+                st.sampled_from(["prod", "lab"]),
+                st.builds(
+                    TeamRules,
+                    memory_bytes=st.sampled_from([None, GIB, 30 * GIB, 70 * GIB]),
+                    gpu_seconds_per_day=st.sampled_from([None, 5000.0]),
+                    weight=st.sampled_from([1.0, 4.0]),
+                ),
+            )
+        ),
         auto_unload_after_s=draw(st.sampled_from([30.0, 3600.0])),
         pending_requests_threshold=draw(st.sampled_from([0, 2])),
         max_gpu_memory_utilization=draw(st.sampled_from([0.9, 0.7])),

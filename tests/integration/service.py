@@ -257,12 +257,15 @@ class Service:
         """Wait as `eventually` does; the service's log is shown where it is in vain."""
         return eventually(holds, shown=self.log, within_s=within_s)
 
-    def put_in(self, *models: str, write: Callable[[Path], object]) -> None:
-        """Drop ``models`` as careful users do: written beside the drop zone, renamed into it."""
+    def put_in(self, *models: str, write: Callable[[Path], object], team: str = "") -> None:
+        """Drop ``models`` as careful users do: written beside the drop zone, renamed into it.
+
+        ``team``: into whose folder; empty: into the drop zone itself.
+        """
         for model in models:
             write(self.folder / "aside" / model)
         for model in models:
-            (self.folder / "aside" / model).rename(self.incoming / model)
+            (self.folder / "aside" / model).rename(self.incoming / team / model)
 
     def exposed(self) -> str:
         """Return the metrics as Prometheus scrapes them."""

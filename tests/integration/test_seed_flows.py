@@ -118,6 +118,12 @@ def test_under_memory_pressure_the_idle_model_is_unloaded_and_a_new_one_loaded(
         complete(service, model)
 
 
+def _production(folder: Path) -> None:
+    """Write a model whose owner says that it is production, as far as the operator allows."""
+    engines.gemma_gguf(folder)
+    (folder / "modelium.toml").write_text('priority = "high"\n')
+
+
 def test_of_five_models_the_two_best_are_loaded_and_the_others_are_queued(
     driver: FakeNvml, start: Start
 ) -> None:
@@ -128,16 +134,14 @@ def test_of_five_models_the_two_best_are_loaded_and_the_others_are_queued(
         {
             "llama_cpp": engines.llama_cpp(),
             "orchestration": {"policies": {"high_priority_teams": ["research"]}},
-            "models": {
-                "production-1": {"priority": "high"},
-                "production-2": {"priority": "high"},
-                "new": {"team": "research"},
-            },
+            "teams": {"shop": {"priority_ceiling": "high"}, "research": {}},
         }
     )
     production = {"production-1", "production-2"}
     five = {"experiment-1", "experiment-2", "new", *production}
-    service.put_in(*sorted(five), write=engines.gemma_gguf)
+    service.put_in("experiment-1", "experiment-2", write=engines.gemma_gguf)
+    service.put_in("new", write=engines.gemma_gguf, team="research")
+    service.put_in(*sorted(production), write=_production, team="shop")
     service.eventually(lambda: states(service) == dict.fromkeys(five, "queued"))
     for number in range(2):  # another job ends
         driver.change(f"GPU-{number}", used=0)

@@ -220,7 +220,7 @@ class World:
             config=settings,
             policy=policy,
             store=AsyncStore(self.store),
-            repository=ModelRepository(config=settings.orchestration),
+            repository=ModelRepository(config=settings.orchestration, teams=settings.teams),
             switchboard=Switchboard(
                 traffic=TrafficBook(clock=self.clock),
                 listener=self.signals,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from modelium.config.fields import ModelName, Section, setting
+from modelium.config.fields import ModelName, Section, TeamName, setting
 from modelium.config.sections.brain import BrainSection
 from modelium.config.sections.devices import Devices
 from modelium.config.sections.gateway import Gateway
@@ -16,6 +16,7 @@ from modelium.config.sections.prefect import Prefect
 from modelium.config.sections.runtimes import LlamaCpp, RayServe, Triton, Vllm
 from modelium.config.sections.sandbox import SandboxSection
 from modelium.config.sections.store import StoreSection
+from modelium.config.sections.teams import TeamEntry
 
 
 class Sections(Section):
@@ -34,6 +35,12 @@ class Sections(Section):
     store: StoreSection = Field(default_factory=StoreSection)
     brain: BrainSection = Field(default_factory=BrainSection)
     logging: Logging = Field(default_factory=Logging)
+    teams: dict[TeamName, TeamEntry] = setting(
+        {},
+        "Teams by name. `NAME` in the drop zone is then the folder for the drops of team `NAME`.",
+        why="Empty: one drop zone for all, without quotas; the queue makes no difference between "
+        "teams of one priority class.",
+    )
     models: dict[ModelName, ModelEntry] = setting(
         {},
         "Settings of single models, by model name.",

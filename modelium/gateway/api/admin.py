@@ -25,6 +25,7 @@ from modelium.gateway.api.views import (
 from modelium.gateway.problems import HttpProblem
 from modelium.models import Drop, Event, Intent, Plan, Priority
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
+from modelium.models.teams import TeamReport
 from modelium.ports import Clock
 
 POLL_S = 0.25
@@ -125,6 +126,10 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
     async def drops() -> list[Drop]:
         return await operations.drops()
 
+    @api.get("/teams")
+    async def teams() -> list[TeamReport]:
+        return await operations.teams()
+
     @api.get("/devices")
     async def devices() -> list[DeviceRow]:
         return device_rows(await operations.fleet())
@@ -183,6 +188,7 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
             "drops": [drop.model_dump(mode="json") for drop in explanation.drops],
             "decisions": [decision_detail(d) for d in explanation.decisions],
             "events": [e.model_dump(mode="json") for e in explanation.events],
+            "owner": list(explanation.owner),
         }
 
     @api.post("/models/{model}/load", status_code=202)

@@ -120,6 +120,7 @@ def test_the_facts_are_those_of_the_profile_and_of_each_runtime() -> None:
     assert found(fleet(new.model_copy(update={"profile": files}))).facts() == {
         "model": "new",
         "team": "lab",
+        "owner_wishes": {},
         "format": "transformers",
         "architecture": "LlamaForCausalLM",
         "task": "text-generation",

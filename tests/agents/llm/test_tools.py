@@ -209,6 +209,7 @@ def test_a_profile_is_shown_in_plain_words() -> None:
         "base_model": "a/b",
         "runtimes": {"vllm": "able", "triton": "no way", "llama_cpp": "no"},
         "load_s": 10.1,
+        "owner_wishes": {},
     }
 
 

@@ -191,3 +191,27 @@ def test_only_healthy_gpus_have_memory_for_the_other_models(
     devices = (gpu, gpu.model_copy(update={"uuid": "other", **second}))
     world = fleet(model("a"), model("b", 5), devices=devices)
     assert lent([load("a", "n/g0")], world, share(1.0))[0] == [expected * GIB]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [(None, 10 * GIB), (24 * GIB, 10 * GIB), (14 * GIB, 5 * GIB), (4 * GIB, 0), (0, 0)],
+)
+def test_what_is_lent_stays_within_the_quota_of_the_team(
+    allowed: int | None, expected: int
+) -> None:
+    world = fleet(model("m"), gib=22)
+    by = share(0.5)
+    memory = DeviceMemory(fleet=world, policy=by, now=NOW, value=lambda _: 0.0)
+    action = load("m", "n/g0", "n/g1")
+    memory.load(model("m"), action.devices, 2 * GIB)
+    asked: list[str] = []
+
+    def quota(each: Model) -> int | None:
+        asked.append(each.name)
+        return allowed
+
+    (found,) = lend_idle_memory([action], {"m": PLENTY}, memory, world, by, quota=quota)
+    assert isinstance(found, Load)
+    assert {held - 2 * GIB for held in found.reserve.values()} == {expected}
+    assert asked == ["m"]

@@ -64,7 +64,7 @@ class TestYaml:
         assert wrong("- gateway") == [
             "contains a list; allowed: a mapping with the sections orchestration, devices, ingest, "
             "triton, vllm, ray_serve, llama_cpp, sandbox, gateway, prefect, store, brain, logging, "
-            "models"
+            "teams, models"
         ]
 
     @pytest.mark.parametrize("text", ["? [a, b]\n: 1", "gateway: {port: 0b_}", "a: \x01"])

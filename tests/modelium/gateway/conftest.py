@@ -18,8 +18,22 @@ from modelium.control.reload import Reloaded
 from modelium.errors import InputError, ModeliumError, UnknownModel
 from modelium.gateway import Gateway
 from modelium.metrics import Metrics
-from modelium.models import Decision, Drop, Event, Fleet, Frozen, Intent, Model, Plan, Trigger
+from modelium.models import (
+    GIB,
+    Decision,
+    Drop,
+    Event,
+    Fleet,
+    Frozen,
+    Intent,
+    Model,
+    Plan,
+    Trigger,
+)
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms, digest, new_secret
+from modelium.models.teams import TeamReport
+from modelium.policy import Policy, TeamRules
+from modelium.policy.team_reports import team_reports
 from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
 from tests.fakes.routing import Listener
@@ -38,6 +52,7 @@ class Explanation(Frozen):
     drops: tuple[Drop, ...] = ()
     decisions: tuple[Decision, ...] = ()
     events: tuple[Event, ...] = ()
+    owner: tuple[str, ...] = ()
 
 
 class Rethought(Frozen):
@@ -139,6 +154,9 @@ class MemoryOperations:
             decisions=tuple(self.decided),
             events=tuple(self.happened),
         )
+
+    async def teams(self) -> list[TeamReport]:
+        return team_reports(self.at, Policy(teams={"research": TeamRules(memory_bytes=GIB)}))
 
     async def plan(self, model: str) -> Plan:
         return Plan(author="rules", trigger=Trigger.OPERATOR, subject=self._model(model).name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from modelium.config import Ingest
+from modelium.intake.drop_zone import DropZone
 from modelium.intake.pending import PendingDrops
 from modelium.intake.watcher import Watcher
 from modelium.ports import Clock
@@ -46,15 +48,20 @@ class Zone:
         clock: Clock,
         quiet_s: float = QUIET_S,
         rescan_s: float = RESCAN_S,
+        teams: Iterable[str] = (),
+        of: str = "",
     ) -> None:
+        """``of``: the team whose folder is watched; empty: none, the drop zone itself is."""
         self.folder = folder
+        self.zone = DropZone(folder=folder, teams=teams)
         self.reported: list[Path] = []
         """Complete ones."""
         self.lacking: list[tuple[str, str]] = []
         """Name and what is missing."""
         self.pending = PendingDrops()
         self.watcher = Watcher(
-            folder=folder,
+            folder=folder / of,
+            zone=self.zone,
             config=Ingest(
                 quiet_period_seconds=quiet_s,
                 rescan_interval_seconds=rescan_s,

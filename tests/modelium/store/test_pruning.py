@@ -81,6 +81,12 @@ def happen(store: Store, number: int) -> None:
     store.events.append("x")
 
 
+def use(store: Store, number: int) -> None:
+    """Leave a row of one hour; all but the last two are older than what is kept."""
+    hour = int(store._now() // 3600) - 56 + number
+    insert(store, schema.team_usage, {"team": "t", "hour": hour, "gpu_seconds": 1.0})
+
+
 GROWS: dict[str, tuple[Fill, int]] = {
     "events": (happen, 3),
     "decisions": (decide, 3),
@@ -90,6 +96,7 @@ GROWS: dict[str, tuple[Fill, int]] = {
     "rollups": (roll, 0),
     "traffic": (see, 0),
     "measured": (measure, 3),
+    "team_usage": (use, 2),
 }
 """Table → what fills it, and how many rows are left of ten."""
 

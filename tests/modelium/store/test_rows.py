@@ -142,7 +142,16 @@ def freed(name: str) -> dict[Key, dict[str, Any] | None]:
 
 def registered(name: str, number: int, /, **fields: Any) -> dict[Key, dict[str, Any] | None]:
     row = dict.fromkeys(
-        ("preference", "profile", "proven_at", "purge", "removed_at", "removed_by", "seal")
+        (
+            "preference",
+            "profile",
+            "proven_at",
+            "purge",
+            "removed_at",
+            "removed_by",
+            "seal",
+            "wishes",
+        )
     )
     where = {"model": name, "version": number, "path": f"/repository/{name}@{number}"}
     own = {"digest": f"{name}{number}", "registered_at": NOW}

@@ -38,6 +38,13 @@ async def test_devices_are_listed_with_what_they_hold(setup: Setup) -> None:
     assert (device["booked_bytes"], device["models"]) == (20 * GIB, ["gpt2"])
 
 
+async def test_teams_are_listed_with_what_they_have(setup: Setup) -> None:
+    setup.operations.at = fleet()
+    prod, research = (await setup.http.get("/api/v1/teams")).json()
+    assert (prod["name"], prod["declared"], prod["held_bytes"]) == ("prod", False, 20 * GIB)
+    assert (research["name"], research["memory_quota_bytes"]) == ("research", GIB)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [

@@ -1,0 +1,123 @@
+"""What counts of a wish, and the sentence that says what became of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelium.models import Model, Priority, RuntimeName, Setbacks, Wishes
+from modelium.policy import Policy, RuntimeRules, TeamRules
+from modelium.policy.wish_outcomes import wish_outcomes, wished_context
+from tests.fakes.fleets import loaded, model, policy, profile
+
+V, S, T = RuntimeName.VLLM, RuntimeName.RAY_SERVE, RuntimeName.TRITON
+
+
+def told(of: Model | None = None, by: Policy | None = None, **wishes: Any) -> list[str]:
+    subject = of or model("m")
+    wishing = subject.model_copy(update={"wishes": Wishes(**wishes)})
+    return list(wish_outcomes(wishing, by or policy()))
+
+
+@pytest.mark.parametrize(
+    ("wished", "requested", "context", "expected"),
+    [
+        (2048, None, 4096, 2048),
+        (4095, None, 4096, 4095),
+        (4096, None, 4096, None),
+        (9999, None, 4096, None),
+        (2048, 2049, 4096, 2048),
+        (2048, 2048, 4096, None),
+        (3000, 2048, 4096, None),
+        (16, None, 4096, 1024),
+        (16, 1024, 4096, None),
+        (2048, None, None, None),
+        (2048, 3000, None, 2048),
+        (None, None, 4096, None),
+    ],
+)
+def test_a_wish_shortens_a_context_down_to_the_floor(
+    wished: int | None, requested: int | None, context: int | None, expected: int | None
+) -> None:
+    files = profile(1, context_length=context)
+    found = wished_context(Wishes(context=wished), files, requested, policy())
+    assert found == expected
+    assert wished_context(None, files, requested, policy()) is None
+
+
+def test_without_a_note_there_is_nothing_to_tell() -> None:
+    assert wish_outcomes(model("m"), policy()) == ()
+    assert told() == []
+
+
+def test_a_team() -> None:
+    assert told(model("m", team="lab"), team="lab") == ["team lab: granted"]
+    denied = "; drop it into that team's folder, or ask an operator for teams.prod.claimable"
+    assert told(model("m", team="lab"), team="prod") == [
+        f"team prod: not granted, it belongs to team lab{denied}"
+    ]
+    assert told(team="prod") == [f"team prod: not granted, it belongs to no team{denied}"]
+
+
+def test_a_priority() -> None:
+    high, medium, low = Priority.HIGH, Priority.MEDIUM, Priority.LOW
+    assert told(model("m", priority=high), priority=medium) == ["priority medium: granted"]
+    assert told(model("m", priority=medium), priority=medium) == ["priority medium: granted"]
+    capped = model("m", priority=medium, priority_ceiling=medium)
+    assert told(capped, priority=high) == ["priority high: not granted, its ceiling is medium"]
+    by = policy(teams={"lab": TeamRules()})
+    assert told(model("m", team="lab"), by, priority=high) == [
+        "priority high: not granted, an operator or a plan has given it low"
+    ]
+    assert told(model("m", priority=low), priority=high) == [
+        "priority high: not granted, it has low; a wish counts up to the ceiling of a declared "
+        "team, or one that an operator has set for the model"
+    ]
+
+
+def test_a_context() -> None:
+    assert told(context=2048) == ["context 2048: used by llama_cpp and vllm"]
+    assert told(context=16) == [
+        "context 16: used as 1024 (max_model_len_floor) by llama_cpp and vllm"
+    ]
+    assert told(context=4096) == ["context 4096: not needed, without it there are 4096"]
+    unknown = model("m", profile=profile(1, context_length=None))
+    assert told(unknown, context=2048) == [
+        "context 2048: not used, the model has no context length"
+    ]
+    assert told(model("m", profile=None), context=2048) == [
+        "context 2048: not used, the model has no context length"
+    ]
+    own = policy(model_settings={"m": {"max_model_len": 3000}})
+    assert told(by=own, context=2048) == [
+        "context 2048: not used, models.m.settings has max_model_len"
+    ]
+    small = policy(runtimes={V: RuntimeRules(default_settings={"max_model_len": 2000})})
+    assert told(loaded("m", "n/g0"), small, context=2048) == [
+        "context 2048: not needed, without it there are 2000"
+    ]
+    assert told(by=small, context=2048, runtime=V)[0] == (
+        "context 2048: not needed, without it there are 2000"
+    )
+
+
+def test_a_runtime() -> None:
+    assert told(runtime=V) == ["runtime vllm: tried first at its next load"]
+    assert told(loaded("m", "n/g0"), runtime=V) == ["runtime vllm: used"]
+    assert told(loaded("m", "n/g0"), runtime=S) == [
+        "runtime ray_serve: not used, it was loaded in vllm at less cost"
+    ]
+    assert told(runtime=T) == ["runtime triton: not possible, not assessed"]
+    disabled = policy(runtimes={V: RuntimeRules(enabled=False)})
+    assert told(by=disabled, runtime=V) == ["runtime vllm: not possible, it is not enabled"]
+    failing = model("m", setbacks=Setbacks(runtimes={V: 2}))
+    assert told(failing, runtime=V) == ["runtime vllm: not used, it failed 2 times there"]
+
+
+def test_words_and_mistakes() -> None:
+    assert told(text="Warm\n at nine.", problems=("unknown: 'x'", "no")) == [
+        "in words, which only people and an LLM read: Warm at nine.",
+        "unknown: 'x'",
+        "no",
+    ]

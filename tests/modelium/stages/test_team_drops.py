@@ -1,0 +1,191 @@
+"""What is dropped into a team's folder belongs to that team, and to nobody else's models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelium.config import Config
+from modelium.errors import InputError
+from modelium.intake.drop_zone import DropZone
+from modelium.models import Priority, Report, RuntimeName, Wishes
+from tests.modelium.conftest import World
+from tests.samples import risky_onnx, tiny_onnx
+
+HIGH, MEDIUM, LOW = Priority.HIGH, Priority.MEDIUM, Priority.LOW
+
+
+def declare(world: World, **config: Any) -> None:
+    """Have the configuration declare the teams lab and prod, besides what ``config`` says."""
+    fields = world.services.config.model_dump(exclude_unset=True)
+    teams = {"lab": {}, "prod": {"priority_ceiling": "high"}} | config.pop("teams", {})
+    changed = Config.model_validate({**fields, "teams": teams, **config})
+    world.services = replace(world.services)
+    world.services.configure(changed)
+    world.services.repository.zone.make()
+
+
+async def drop(
+    world: World, where: str, *, note: str | None = None, weight: float = 1.0, **given: Any
+) -> Report:
+    """Put a model at ``where`` in the drop zone, with a ``note`` beside it, and ingest it."""
+    folder = world.incoming / where
+    tiny_onnx(folder, weight=weight)
+    if note is not None:
+        (folder / "modelium.toml").write_text(note)
+    return await world.launcher.ingest(path=str(folder), **given)
+
+
+async def test_a_drop_in_a_teams_folder_is_the_teams(world: World) -> None:
+    declare(world)
+    report = await drop(world, "lab/tiny")
+    assert report.outcome == "registered"
+    assert not (world.incoming / "lab" / "tiny").exists(), "it is moved as any drop"
+    model = world.store.model("tiny")
+    assert (model.team, model.priority, model.priority_ceiling) == ("lab", LOW, MEDIUM)
+    assert Path(model.path) == world.services.repository.published / "tiny"
+    assert model.wishes is None
+
+
+async def test_nobody_ingests_the_drop_of_a_team_for_another_one(world: World) -> None:
+    declare(world)
+    with pytest.raises(InputError, match="belongs to team lab, and cannot be ingested for prod"):
+        await drop(world, "lab/tiny", team="prod")
+    assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+    await drop(world, "lab/tiny", team="lab", priority_ceiling="low")
+    model = world.store.model("tiny")
+    assert (model.team, model.priority_ceiling) == ("lab", LOW)
+
+
+async def test_a_folder_of_a_team_is_no_drop(world: World) -> None:
+    declare(world)
+    tiny_onnx(world.incoming / "lab" / "tiny")
+    with pytest.raises(InputError, match="lab is the folder for drops of a team"):
+        await world.launcher.ingest(path=str(world.incoming / "lab"))
+    assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+
+
+async def test_from_a_closed_folder_nothing_is_taken(world: World) -> None:
+    declare(world)
+    (world.incoming / "lab" / "config.json").write_text("{}")
+    report = await drop(world, "lab/unet")
+    assert report.outcome == "incomplete" and "lab/MODEL" in report.reason
+    assert (world.incoming / "lab" / "unet" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("owner", ["prod", None])
+async def test_a_team_cannot_replace_the_models_of_others(world: World, owner: str | None) -> None:
+    declare(world)
+    await drop(world, f"{owner}/tiny" if owner else "tiny")
+    report = await drop(world, "lab/tiny", weight=2.0)
+    whose = f"team {owner}" if owner else "no team"
+    assert report.outcome == "rejected"
+    assert report.reason == (
+        f"tiny belongs to {whose}, and team lab cannot replace it; drop it under another name, or "
+        "ask an operator"
+    )
+    model = world.store.model("tiny")
+    assert (model.version, model.team) == (1, owner)
+    (kept,) = (world.rejected).iterdir()
+    reason = json.loads((kept / "reason.json").read_text())
+    assert (reason["reason"], reason["team"]) == ("team", "lab")
+    assert (kept / "tiny" / "model.onnx").exists()
+
+
+async def test_a_team_cannot_take_a_name_that_is_meant_for_others(world: World) -> None:
+    declare(world, models={"tiny": {"team": "prod"}, "open": {"pinned": True}})
+    assert (await drop(world, "lab/tiny")).outcome == "rejected"
+    assert (await drop(world, "lab/open")).outcome == "registered"
+    assert world.store.model("open").team == "lab"
+
+
+async def test_a_team_replaces_its_own_models(world: World) -> None:
+    declare(world)
+    await drop(world, "lab/tiny")
+    assert (await drop(world, "lab/tiny", weight=2.0)).outcome == "registered"
+    assert world.store.model("tiny").version == 2
+
+
+async def test_a_later_drop_that_names_no_team_takes_a_model_from_nobody(world: World) -> None:
+    declare(world)
+    await drop(world, "lab/tiny", priority_ceiling="low")
+    await drop(world, "tiny", weight=2.0)
+    model = world.store.model("tiny")
+    assert (model.version, model.team, model.priority_ceiling) == (2, "lab", LOW)
+    elsewhere = world.incoming.parent / "elsewhere" / "tiny"
+    tiny_onnx(elsewhere, weight=3.0)
+    await world.launcher.ingest(path=str(elsewhere), team="prod")
+    assert world.store.model("tiny").team == "prod", "an operator may give it to another team"
+
+
+async def test_a_rejected_drop_that_is_approved_is_still_the_teams(world: World) -> None:
+    declare(world)
+    folder = world.incoming / "lab" / "tiny"
+    risky_onnx(folder, "weights.pkl")
+    assert (await world.launcher.ingest(path=str(folder))).outcome == "rejected"
+    (kept,) = world.rejected.iterdir()
+    assert json.loads((kept / "reason.json").read_text())["team"] == "lab"
+
+
+NOTE = 'team = "prod"\npriority = "high"\ncontext = 2048\nruntime = "ray_serve"\nwishes = "Now."\n'
+
+
+async def test_the_wishes_in_a_note_are_stored_with_the_version(world: World) -> None:
+    declare(world)
+    await drop(world, "tiny", note=NOTE + "colour = 1\n")
+    model = world.store.model("tiny")
+    assert model.wishes == Wishes(
+        team="prod",
+        priority=HIGH,
+        context=2048,
+        runtime=RuntimeName.RAY_SERVE,
+        text="Now.",
+        problems=("unknown: 'colour'; known are team, priority, context, runtime, wishes",),
+    )
+    assert (model.team, model.priority) == (None, LOW), "a note alone gives neither"
+    await drop(world, "tiny", weight=2.0)
+    assert world.store.model("tiny").wishes is None, "each version has its own"
+
+
+async def test_a_note_names_a_team_that_may_be_claimed(world: World) -> None:
+    declare(world, teams={"prod": {"claimable": True}})
+    await drop(world, "tiny", note=NOTE)
+    model = world.store.model("tiny")
+    assert (model.team, model.priority, model.priority_ceiling) == ("prod", MEDIUM, MEDIUM)
+
+
+async def test_a_note_does_not_take_a_model_from_the_team_of_its_folder(world: World) -> None:
+    declare(world, teams={"prod": {"claimable": True}})
+    await drop(world, "lab/tiny", note=NOTE)
+    model = world.store.model("tiny")
+    assert (model.team, model.priority) == ("lab", MEDIUM), "up to the ceiling of its own team"
+
+
+async def test_a_note_in_the_repository_counts_as_one_in_a_drop(world: World) -> None:
+    declare(world, teams={"prod": {"claimable": True}})
+    folder = world.services.repository.published / "tiny"
+    tiny_onnx(folder)
+    (folder / "modelium.toml").write_text(NOTE)
+    await world.launcher.ingest(path=str(folder))
+    model = world.store.model("tiny")
+    assert model.team == "prod" and model.wishes is not None
+    assert world.store.rules.asked()["tiny"] == {"wished_team": "prod", "wished_priority": "high"}
+
+
+async def test_a_broken_note_never_loses_the_drop(world: World) -> None:
+    declare(world)
+    report = await drop(world, "lab/tiny", note="team = [")
+    assert report.outcome == "registered"
+    wishes = world.store.model("tiny").wishes
+    assert wishes is not None and "is not valid TOML" in wishes.problems[0]
+
+
+async def test_a_reload_declares_teams_in_the_drop_zone(world: World) -> None:
+    zone: DropZone = world.services.repository.zone
+    assert zone.teams == frozenset()
+    declare(world)
+    assert zone.teams == {"lab", "prod"}

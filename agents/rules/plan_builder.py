@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -27,7 +28,7 @@ from modelium.models import (
     Unload,
 )
 from modelium.models.advice import Advice
-from modelium.policy import Policy
+from modelium.policy import Policy, track_record
 from modelium.policy.backoff import worn_out
 from modelium.policy.eligibility import may_queue, should_unload
 from modelium.ports import Question
@@ -222,13 +223,18 @@ class PlanBuilder:
             )
         )
 
-    def _avoided(self, model: Model, place: Placement) -> str:
-        """Return which runtimes ``place`` avoids, because ``model`` failed there."""
+    def _avoided(self, model: Model, place: Placement) -> list[str]:
+        """Return which runtimes ``place`` avoids, because ``model`` or its class failed there."""
+        taken, found = place.option.runtime, []
         worn = worn_out(model, self.policy)
-        if place.option.runtime in worn:
-            return ""
-        counts = model.setbacks.runtimes
-        return ", ".join(f"{runtime} ({counts[runtime]})" for runtime in sorted(worn))
+        if worn and taken not in worn:
+            counts = model.setbacks.runtimes
+            named = ", ".join(f"{runtime} ({counts[runtime]})" for runtime in sorted(worn))
+            found.append(f"not where it failed before (times): {named}")
+        poor = track_record.avoided(model, self.fleet, self.policy)
+        if model.deployment is None and taken not in poor:
+            found += [track_record.reason(poor[r]) for r in sorted(poor.keys() - worn)]
+        return found
 
     def _is_outranked(self, victim: Model, model: Model) -> bool:
         """Whether ``victim`` was never requested and ``model`` has a better priority class."""
@@ -241,15 +247,14 @@ class PlanBuilder:
         return status is not None and status.can_sleep
 
 
-def _load_reason(place: Placement, why: str, *, avoided: str) -> str:
+def _load_reason(place: Placement, why: str, *, avoided: Sequence[str]) -> str:
     option = place.option
     parts = [why] if why else []
     parts.append(
         f"{option.runtime} on {', '.join(place.devices)}, {option.reserve / GIB:.2f} GiB "
         + ("per device" if len(place.devices) > 1 else "reserved")
     )
-    if avoided:
-        parts.append(f"not where it failed before (times): {avoided}")
+    parts += avoided
     if place.evicts:
         parts.append(f"evicts {', '.join(place.evicts)}")
     if option.shortfall:

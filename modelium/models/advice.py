@@ -64,4 +64,5 @@ def advised(fleet: Fleet, advice: Advice) -> Fleet:
         models=models,
         bookings=fleet.bookings,
         runtimes=fleet.runtimes,
+        class_failures=fleet.class_failures,
     )

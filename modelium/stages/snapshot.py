@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from modelium.models import Device, Fleet, Traffic
 from modelium.stages.services import Services
+from modelium.stages.setups import class_failures
 
 HISTORY_HOURS = 24
 """A day shows at which hours a model is used."""
@@ -24,13 +25,13 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     ``devices``: read a moment ago, where nothing was changed since: querying the driver takes
     longer than everything else.
     """
-    reading = services.store.view()
+    reading = services.store.view(), class_failures(services)
     if devices is None:
-        devices, (revision, models, bookings) = await asyncio.gather(
-            asyncio.to_thread(services.devices.snapshot), reading
+        devices, (revision, models, bookings), failures = await asyncio.gather(
+            asyncio.to_thread(services.devices.snapshot), *reading
         )
     else:
-        revision, models, bookings = await reading
+        (revision, models, bookings), failures = await asyncio.gather(*reading)
     return Fleet(
         at=services.clock.time(),
         revision=revision,
@@ -38,6 +39,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         models=models,
         bookings=bookings,
         runtimes=services.runtime_monitor.statuses(),
+        class_failures=failures,
     )
 
 

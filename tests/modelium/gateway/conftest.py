@@ -20,6 +20,8 @@ from modelium.gateway import Gateway
 from modelium.metrics import Metrics
 from modelium.models import Decision, Drop, Event, Fleet, Frozen, Intent, Model, Plan, Trigger
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms, digest, new_secret
+from modelium.models.outcomes import Outcome
+from modelium.outcomes.report import BrainReport
 from modelium.routing.switchboard import Switchboard
 from modelium.traffic import TrafficBook
 from tests.fakes.routing import Listener
@@ -38,6 +40,7 @@ class Explanation(Frozen):
     drops: tuple[Drop, ...] = ()
     decisions: tuple[Decision, ...] = ()
     events: tuple[Event, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
 
 
 class Rethought(Frozen):
@@ -148,6 +151,9 @@ class MemoryOperations:
 
     async def decision(self, decision_id: str) -> Decision:
         return next(d for d in self.decided if d.id == decision_id)
+
+    async def report(self, *, seconds: float, trigger: Trigger | None) -> BrainReport:
+        return BrainReport(since=self.at.at - seconds, until=self.at.at, trigger=trigger)
 
     async def rethink(self, decision_id: str) -> Rethought:
         made = await self.decision(decision_id)

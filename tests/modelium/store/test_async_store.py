@@ -74,6 +74,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "approvals": ("sha256:1",),
     "by_hour": (3,),
     "accepted": (0.0,),
+    "class_failures": (0.0, {}),
+    "of_models": (["a"],),
 }
 """Of the reading methods that take some."""
 

@@ -57,7 +57,7 @@ class Result(StrEnum):
     FAILED = "failed"
     """The load failed."""
     LOST = "lost"
-    """The engine ended within `SOON_S` after it was ready."""
+    """The engine ended so soon after it was ready that this counts as a failed load."""
     WITHDRAWN = "withdrawn"
     """The load did not take place, or was cancelled: no fault of the model or its runtime."""
     UNLOADED = "unloaded"
@@ -83,7 +83,7 @@ class Outcome(Frozen):
     """Of a load."""
     result: Result = Result.PENDING
     kind: str = ""
-    """Of a failed load: a `FailureKind`, or ``passing``."""
+    """Of a failed or lost load: a `FailureKind`, or ``passing``."""
     detail: str = ""
     """Why it failed or was withdrawn; an engine may have written it: untrusted text."""
     load_s: float | None = None
@@ -107,8 +107,7 @@ class Outcome(Frozen):
     def never_asked(self) -> bool:
         """Whether a loaded model had no request until it was unloaded, or for `SOON_S`."""
         quiet = self.held_s is not None or (self.quiet_s or 0.0) >= SOON_S
-        loaded = self.action == "load" and self.result is Result.READY
-        return loaded and self.asked_after_s is None and quiet
+        return self.result is Result.READY and self.asked_after_s is None and quiet
 
     @property
     def failed(self) -> bool:

@@ -148,11 +148,11 @@ class _Chain:
 
     def _ready(self, step: Step, ready_at: float, later: Sequence[Step]) -> dict[str, Any]:
         """Return what came of a load that was ready."""
-        following = next((s for s in later if s.action == "load"), None)
-        gone = self._peek(following.at if following else math.inf, "model.evicted", "model.lost")
-        end = gone.at if gone else self._now
-        lost = gone is not None and gone.kind == "model.lost"
-        soon = end - ready_at < SOON_S
+        # A model that is loaded again was not there any more, whether that was told or not.
+        again = next((s.at for s in later if s.action == "load"), None)
+        gone = self._peek(math.inf if again is None else again, "model.evicted", "model.lost")
+        ended = gone.at if gone else again
+        end = self._now if ended is None else ended
         out_since = self._left.at if self._left else step.at
         first = self._first_request(self._model, out_since, end)
         waited = step.trigger is Trigger.DEMAND or (first is not None and first < ready_at)
@@ -160,18 +160,18 @@ class _Chain:
         self._left = None
         found: dict[str, Any] = {
             "result": Result.READY,
-            "held_s": end - ready_at if gone else None,
+            "held_s": None if ended is None else end - ready_at,
             "cold_start_of": charged,
         }
         if waited or first is not None:
             found["asked_after_s"] = 0.0 if waited else (first or 0.0) - ready_at
         else:
             found["quiet_s"] = end - ready_at
-        if gone is not None and lost:
+        if gone is not None and gone.kind == "model.lost":
             self._at = self._events.index(gone, self._at) + 1
             self._left = _Left(gone.at, step)
-            if soon:
-                found |= {"result": Result.LOST, "kind": str(gone.detail.get("kind", ""))}
+            if kind := gone.detail.get("kind"):
+                found |= {"result": Result.LOST, "kind": str(kind)}
         elif later and later[0].action == "unload" and later[0].cause != REPLACED:
             found["reversed"] = later[0].at - ready_at < SOON_S
         return found
@@ -196,7 +196,9 @@ class _Chain:
     def _idle(self, since: float, later: Sequence[Step]) -> dict[str, Any]:
         """Return when an unloaded model was requested, and loaded again."""
         load = next((s for s in later if s.action == "load"), None)
-        demand = next((s.at for s in later if s.trigger is Trigger.DEMAND), None)
+        # On demand, a model is unloaded for another one's requests.
+        wanted = (s.at for s in later if s.trigger is Trigger.DEMAND and s.action != "unload")
+        demand = next(wanted, None)
         first = self._first_request(self._model, since, self._now)
         asked = min((at for at in (first, demand) if at is not None), default=None)
         return {

@@ -130,12 +130,13 @@ def test_successes_with_another_setup_do_not_count_either() -> None:
     [
         *[{"setup": setup} for setup in (None, "s", ["s"], [1, ""], ["s", "1.0", "more"])],
         *[{"runtime": runtime} for runtime in (None, "", "onnx", 7, ["vllm"])],
-        *[{"version": version} for version in (None, "1", 3)],
+        *[{"version": version} for version in (None, "1", 3, [1])],
     ],
 )
 def test_events_that_do_not_say_enough_are_no_evidence(given: dict[str, Any]) -> None:
     assert Log().failed("a", **given).found() == ()
     assert Log().add("failed", "a", reason="refused").add("failed", "x").found() == ()
+    assert Log().failed("a", **given).failed("b").found() == (failing(1, "b", at=2),)
 
 
 def test_a_runtime_that_is_not_known_now_is_not_judged() -> None:

@@ -194,6 +194,12 @@ def test_a_model_that_was_unloaded_was_loaded_until_then() -> None:
     assert chain.fields(0, "asked_after_s", "never_asked") == (None, True)
 
 
+def test_a_model_that_is_loaded_again_was_gone_even_if_nothing_told_of_it() -> None:
+    chain = Chain().loaded(0, 10).asked(60).loaded(50, 70).unloaded(900)
+    assert chain.fields(0, "held_s", "asked_after_s", "never_asked") == (40, None, True)
+    assert chain.fields(1, "held_s") == (831,)
+
+
 @pytest.mark.parametrize(("now", "never"), [(609.0, False), (610.0, True)])
 def test_a_loaded_model_is_not_asked_after_ten_minutes(now: float, never: bool) -> None:
     (found,) = Chain().loaded(0, 10).found(now=now)
@@ -201,17 +207,19 @@ def test_a_loaded_model_is_not_asked_after_ten_minutes(now: float, never: bool) 
 
 
 @pytest.mark.parametrize(
-    ("at", "result", "held"), [(609.0, Result.LOST, 599), (610.0, Result.READY, 600)]
+    ("detail", "result", "kind"),
+    [({"kind": "killed"}, Result.LOST, "killed"), ({}, Result.READY, "")],
 )
-def test_an_engine_that_is_lost_soon_is_a_failure(at: float, result: Result, held: int) -> None:
-    chain = Chain().loaded(0, 10).told(at, "lost", kind="killed").asked(20)
-    soon = result is Result.LOST
-    assert chain.fields(0, "result", "held_s", "failed") == (result, held, soon)
-    assert chain.fields(0, "kind", "asked_after_s") == ("killed" if soon else "", 10)
+def test_an_engine_that_is_lost_too_soon_is_a_failure(
+    detail: dict[str, str], result: Result, kind: str
+) -> None:
+    chain = Chain().loaded(0, 10).told(609, "lost", **detail).asked(20)
+    assert chain.fields(0, "result", "kind", "failed") == (result, kind, result is Result.LOST)
+    assert chain.fields(0, "held_s", "asked_after_s", "reversed") == (599, 10, False)
 
 
 def test_what_is_told_of_an_unload_after_a_loss_is_its_own() -> None:
-    chain = Chain().loaded(0, 10).told(20, "lost").loaded(30, 40).unloaded(900)
+    chain = Chain().loaded(0, 10).told(20, "lost", kind="killed").loaded(30, 40).unloaded(900)
     assert [o.result for o in chain.found()] == [Result.LOST, Result.READY, Result.UNLOADED]
     assert chain.fields(1, "held_s") == (861,)
 
@@ -254,6 +262,11 @@ def test_an_unload_says_when_the_model_was_missed() -> None:
     assert chain.fields(1, "asked_after_s", "quiet_s") == (30, None)
     chain.queue(111, trigger=DEMAND)
     assert chain.fields(1, "asked_after_s", "again_after_s") == (10, None)
+
+
+def test_an_unload_for_another_models_request_is_no_request_for_this_one() -> None:
+    chain = Chain().loaded(0, 1).unloaded(100).loaded(800, 810).unloaded(900, trigger=DEMAND)
+    assert chain.fields(1, "asked_after_s", "again_after_s") == (None, 699)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +314,7 @@ def test_a_queued_model_says_when_it_was_loaded_and_counts_once() -> None:
         (Chain().load(0).told(5, "failed", kind="stuck"), 0, "failed after 5.0 s (stuck)"),
         (Chain().load(0).told(5, "failed"), 0, "failed after 5.0 s"),
         (
-            Chain().loaded(0, 5).told(10, "lost").asked(7),
+            Chain().loaded(0, 5).told(10, "lost", kind="killed").asked(7),
             0,
             "ready after 5.0 s, lost 5 s later; first request 2 s later",
         ),

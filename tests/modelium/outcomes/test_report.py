@@ -19,7 +19,7 @@ def history() -> Chain:
     chain.queue(1600, "b", trigger=DEMAND, decision="four")
     chain.load(1610, "b", trigger=DEMAND, decision="five")
     chain.told(1613, "failed", "b", kind="stuck")
-    chain.loaded(1620, 1624.5, "b", trigger=DEMAND, decision="six").asked(1600, model="b")
+    chain.loaded(1620, 1624.5004, "b", trigger=DEMAND, decision="six").asked(1600, model="b")
     return chain
 
 
@@ -69,6 +69,7 @@ def test_a_cold_start_counts_when_it_happened_not_when_it_was_caused() -> None:
     found = figured(since=1600)
     assert found["llm"] == AuthorFigures(author="llm", cold_starts=1)
     assert (found["rules"].decisions, found["rules"].loads) == (3, 2)
+    assert figured(since=1620)["llm"].cold_starts == 1
     assert set(figured(since=1620.5)) == set()
 
 

@@ -59,7 +59,7 @@ class Result(StrEnum):
     LOST = "lost"
     """The engine ended so soon after it was ready that this counts as a failed load."""
     WITHDRAWN = "withdrawn"
-    """The load did not take place, or was cancelled: no fault of the model or its runtime."""
+    """The load did not take place, or was aborted: no fault of the model or its runtime."""
     UNLOADED = "unloaded"
     STAYED = "stayed"
     """The unload was given up: requests were in flight."""

@@ -14,11 +14,11 @@ from modelium.models import Event, RuntimeName, Trigger
 from modelium.models.base import base_name
 from modelium.models.outcomes import SOON_S, Outcome, Result
 
-KINDS = ("model.ready", "model.failed", "model.queued", "model.evicted", "model.lost")
-"""The events that tell what came of an action."""
+LOADED = ("model.ready", "model.failed", "model.aborted", "model.queued")
+"""The events that end a load."""
 
-CANCELLED = "cancelled"
-"""The ``kind`` of a load that was cancelled, in ``model.failed``."""
+KINDS = (*LOADED, "model.evicted", "model.lost")
+"""The events that tell what came of an action."""
 
 REPLACED = "replaced"
 """The cause of an unload that a newer version replaces."""
@@ -131,8 +131,8 @@ class _Chain:
 
     def _load(self, step: Step, later: Sequence[Step]) -> dict[str, Any]:
         until = later[0].at if later else math.inf
-        end = self._next(step, until, "model.ready", "model.failed", "model.queued")
-        if end is None or end.kind == "model.queued":
+        end = self._next(step, until, *LOADED)
+        if end is None or end.kind in ("model.aborted", "model.queued"):
             why = str(end.detail.get("reason", "")) if end else step.failure
             result = Result.WITHDRAWN if end or step.failure else Result.PENDING
             return {"result": result, "detail": why[:DETAIL_CHARACTERS]}
@@ -140,8 +140,6 @@ class _Chain:
         if end.kind == "model.failed":
             kind = str(end.detail.get("kind", ""))
             why = str(end.detail.get("reason", ""))[:DETAIL_CHARACTERS]
-            if kind == CANCELLED:
-                return {"result": Result.WITHDRAWN, "detail": why}
             self._left = self._left or _Left(end.at, step)
             return {"result": Result.FAILED, "kind": kind, "detail": why, "load_s": seconds}
         return {"load_s": seconds, **self._ready(step, end.at, later)}

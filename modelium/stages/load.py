@@ -6,6 +6,7 @@ import asyncio
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from modelium.errors import (
     DeadlineExceeded,
@@ -29,7 +30,7 @@ from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
 from modelium.stages.ready import finish, load_report
 from modelium.stages.services import Services
-from modelium.stages.setups import attempt, kind_of
+from modelium.stages.setups import failed_attempt
 from modelium.stages.snapshot import snapshot
 from modelium.stages.verification import verify
 
@@ -257,7 +258,7 @@ async def _give_up(
     aborted = services.loads.is_aborted(model)
     cancelled = aborted or isinstance(exc, asyncio.CancelledError)
     reason, pause = str(exc) or type(exc).__name__, FIRST_PAUSE_S
-    counted: dict[str, str] = {}
+    counted: dict[str, Any] = {}
     if aborted:
         reason = abort.REASON
         await abort.cancelled(services, model, reason=reason)
@@ -267,7 +268,7 @@ async def _give_up(
     else:
         verdict = await record_failure(services, record, exc)
         pause = verdict.pause_s(services.clock.time())
-        counted = {"kind": kind_of(verdict.setbacks.kind)}
+        counted = failed_attempt(services, record.deployment.runtime, verdict.setbacks.kind)
     services.telemetry.on_load_finished(
         record.deployment.runtime,
         seconds=services.clock.monotonic() - began,
@@ -284,7 +285,6 @@ async def _give_up(
         version=record.version,
         reason=reason,
         **counted,
-        **attempt(services, record.deployment.runtime),
     )
     if isinstance(exc, LoadFailed) and not aborted:
         await switching.load_failed(services, record, exc)

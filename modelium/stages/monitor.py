@@ -22,7 +22,7 @@ from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
-from modelium.stages.setups import attempt, kind_of
+from modelium.stages.setups import attempt, failed_attempt
 from modelium.stages.snapshot import inventory, with_traffic
 from modelium.stages.unloading import CLEAR_S, call_unload, call_unload_of
 from modelium.traffic import TrafficBook
@@ -245,9 +245,9 @@ async def _lost(
     # What was ready before this life of the service may have ended with the machine.
     if ended is not None and alone and _ready_at(known) >= services.began:
         await record_failure(services, known, ended)
-        counted = {"kind": kind_of(ended.kind)}
+        counted = failed_attempt(services, deployment.runtime, ended.kind)
     else:
-        counted = {}
+        counted = attempt(services, deployment.runtime)
         await services.store.states.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append(
@@ -256,7 +256,6 @@ async def _lost(
         version=deployment.version,
         reason=why,
         **counted,
-        **attempt(services, deployment.runtime),
     )
     return f"{model.name} lost ({why})"
 

@@ -30,9 +30,11 @@ def attempt(services: Services, runtime: RuntimeName) -> dict[str, Any]:
     return {"runtime": runtime.value, "setup": setups(services)[runtime].detail()}
 
 
-def kind_of(kind: FailureKind | None) -> str:
-    """Return the ``kind`` of a failure in an event; ``None``: a passing fault."""
-    return PASSING if kind is None else kind.value
+def failed_attempt(
+    services: Services, runtime: RuntimeName, kind: FailureKind | None
+) -> dict[str, Any]:
+    """Return what the event of a failed load says of it; ``None``: a passing fault."""
+    return {"kind": PASSING if kind is None else kind.value, **attempt(services, runtime)}
 
 
 async def class_failures(services: Services) -> tuple[ClassFailures, ...]:

@@ -87,9 +87,9 @@ def test_a_loss_after_a_long_time_is_no_failure() -> None:
     assert log.found() == ()
 
 
-@pytest.mark.parametrize("kind", [*FailureKind, "passing", "cancelled", "", 7, None])
+@pytest.mark.parametrize("kind", [*FailureKind, "passing", "", 7, None])
 def test_only_faults_of_the_runtime_count(kind: Any) -> None:
-    others = {"out-of-memory", "bad-files", "passing", "cancelled", "", 7, None}
+    others = {"out-of-memory", "bad-files", "passing", "", 7, None}
     expected = () if kind in others else (failing(1, "a", at=1),)
     assert Log().failed("a", kind=kind).found() == expected
 

@@ -52,10 +52,6 @@ def test_a_load_without_a_recorded_time_took_until_its_event() -> None:
             {"result": Result.FAILED, "kind": "stuck", "detail": "x" * 300, "load_s": 5},
         ),
         ({}, {"result": Result.FAILED, "load_s": 5}),
-        (
-            {"kind": "cancelled", "reason": "y" * 400},
-            {"result": Result.WITHDRAWN, "detail": "y" * 300},
-        ),
     ],
 )
 def test_a_load_that_failed_says_why(detail: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -70,7 +66,14 @@ def test_a_load_that_failed_says_why(detail: dict[str, Any], expected: dict[str,
         runtime=RuntimeName.VLLM,
     )
     assert found == base.model_copy(update=expected)
-    assert found.failed == (expected["result"] is Result.FAILED)
+    assert found.failed
+
+
+def test_an_aborted_load_did_not_take_place() -> None:
+    chain = Chain().load(100).told(105, "aborted", reason="y" * 400)
+    assert chain.fields(0, "result", "detail", "failed", "load_s") == (
+        *(Result.WITHDRAWN, "y" * 300, False, None),
+    )
 
 
 def test_a_load_that_was_queued_again_did_not_take_place() -> None:
@@ -163,11 +166,9 @@ def test_a_request_during_the_first_load_is_its_own_cold_start() -> None:
     assert chain.fields(0, "cold_start_of", "asked_after_s") == ("", 0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "blamed"), [("stuck", "d0"), ("cancelled", "d1"), ("passing", "d0")]
-)
-def test_a_load_that_failed_left_the_model_unloaded(kind: str, blamed: str) -> None:
-    chain = Chain().load(100).told(105, "failed", kind=kind).loaded(110, 120, trigger=DEMAND)
+@pytest.mark.parametrize(("event", "blamed"), [("failed", "d0"), ("aborted", "d1")])
+def test_a_load_that_failed_left_the_model_unloaded(event: str, blamed: str) -> None:
+    chain = Chain().load(100).told(105, event).loaded(110, 120, trigger=DEMAND)
     assert chain.fields(1, "cold_start_of") == (blamed,)
 
 
@@ -318,7 +319,7 @@ def test_a_queued_model_says_when_it_was_loaded_and_counts_once() -> None:
             0,
             "ready after 5.0 s, lost 5 s later; first request 2 s later",
         ),
-        (Chain().load(0).told(5, "failed", kind="cancelled", reason="r"), 0, "withdrawn"),
+        (Chain().load(0).told(5, "aborted", reason="r"), 0, "withdrawn"),
         (Chain().loaded(0, 1).unloaded(100), 1, "unloaded; no request in 9899 s"),
         (
             Chain().loaded(0, 1).unloaded(100).loaded(111, 112, trigger=DEMAND),

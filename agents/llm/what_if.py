@@ -49,6 +49,7 @@ def emptied(fleet: Fleet, model: Model) -> Fleet:
         models=(model,),
         runtimes=fleet.runtimes,
         used=fleet.used,
+        class_failures=fleet.class_failures,
     )
 
 

@@ -29,7 +29,7 @@ from modelium.models import (
     Unload,
 )
 from modelium.models.advice import Advice
-from modelium.policy import Policy
+from modelium.policy import Policy, track_record
 from modelium.policy.backoff import worn_out
 from modelium.policy.eligibility import may_queue, should_unload
 from modelium.ports import Question
@@ -279,13 +279,18 @@ class PlanBuilder:
             )
         )
 
-    def _avoided(self, model: Model, place: Placement) -> str:
-        """Return which runtimes ``place`` avoids, because ``model`` failed there."""
+    def _avoided(self, model: Model, place: Placement) -> list[str]:
+        """Return which runtimes ``place`` avoids, because ``model`` or its class failed there."""
+        taken, found = place.option.runtime, []
         worn = worn_out(model, self.policy)
-        if place.option.runtime in worn:
-            return ""
-        counts = model.setbacks.runtimes
-        return ", ".join(f"{runtime} ({counts[runtime]})" for runtime in sorted(worn))
+        if worn and taken not in worn:
+            counts = model.setbacks.runtimes
+            named = ", ".join(f"{runtime} ({counts[runtime]})" for runtime in sorted(worn))
+            found.append(f"not where it failed before (times): {named}")
+        poor = track_record.avoided(model, self.fleet, self.policy)
+        if model.deployment is None and taken not in poor:
+            found += [track_record.reason(poor[r]) for r in sorted(poor.keys() - worn)]
+        return found
 
     def _busy(self, place: Placement) -> str:
         """Return which devices fit better than those of ``place``, but are busier."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from agents.rules.device_groups import device_groups
 from agents.rules.device_memory import DeviceMemory
@@ -115,7 +116,7 @@ def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
     return f"no device has room now; models in memory: {held or 'none'}"
 
 
-def placed(place: Placement, why: str, *, avoided: str, busy: str) -> str:
+def placed(place: Placement, why: str, *, avoided: Sequence[str], busy: str) -> str:
     """Return how a model is loaded: ``why`` first, then where, and what it costs."""
     option = place.option
     parts = [why] if why else []
@@ -125,8 +126,7 @@ def placed(place: Placement, why: str, *, avoided: str, busy: str) -> str:
     )
     if busy:
         parts.append(f"rather than on {busy}")
-    if avoided:
-        parts.append(f"not where it failed before (times): {avoided}")
+    parts += avoided
     if place.evicts:
         parts.append(f"evicts {', '.join(place.evicts)}")
     if option.chosen:

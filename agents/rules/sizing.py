@@ -25,6 +25,7 @@ from modelium.models import (
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
 from modelium.policy.backoff import other_runtimes, worn_out
+from modelium.policy.track_record import avoided
 from modelium.policy.wish_outcomes import WITH_CONTEXT, wished_context
 
 R = RuntimeName
@@ -158,16 +159,22 @@ class Sizer:
         if model.wishes is not None:
             wished = model.wishes.runtime
             able = tuple(sorted(able, key=lambda runtime: runtime is not wished))
-        if model.deployment is not None or not worn_out(model, policy):
+        if model.deployment is not None:
             return able  # what sleeps wakes where it is
+        worn, poor = worn_out(model, policy), avoided(model, fleet, policy)
+        if not worn and not poor:
+            return able
         others = other_runtimes(model, fleet, policy)
-        fits = any(
-            True
-            for runtime in others
-            for smaller in (False, True)
-            for _ in self._for(runtime, model, profile, fleet, policy, smaller=smaller)
-        )
-        return tuple(r for r in able if r in others) if fits else able
+        # What is known of the model itself counts more than what is known of its class.
+        for kept in ([r for r in others if r not in poor], others if worn else []):
+            if any(
+                True
+                for runtime in kept
+                for smaller in (False, True)
+                for _ in self._for(runtime, model, profile, fleet, policy, smaller=smaller)
+            ):
+                return tuple(r for r in able if r in kept)
+        return able
 
     def _for(
         self,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from modelium.cli import tables
+from modelium.cli import outcome_tables, tables
 from modelium.cli.options import ConfigFile, Json, client
 from modelium.cli.output import print_json, print_lines, show
+from modelium.config.fields import Interval
+from modelium.models import Trigger
 
 REPLAY_S = 120.0
 """Time for the LLM to answer: a few times the usual `brain.time_budget_seconds`."""
@@ -18,6 +21,14 @@ REPLAY_S = 120.0
 app = typer.Typer(no_args_is_help=True, help="Inspect and replay decisions of the LLM.")
 
 Id = Annotated[str, typer.Argument(help="Decision id, as shown by `brain ls` and `explain`.")]
+
+
+def _span(text: str) -> float:
+    """Return ``text``, such as ``7d``, in seconds."""
+    try:
+        return TypeAdapter(Interval).validate_python(text)
+    except ValidationError as exc:
+        raise typer.BadParameter(f"{text!r} is no time: write 90s, 30m, 12h or 7d") from exc
 
 
 @app.command("ls")
@@ -41,6 +52,23 @@ def show_decision(decision: Id, config: ConfigFile = None, json_: Json = False) 
         return
     print_lines(tables.decision(found))
     print_lines(tables.conversation(found["trace"]))
+
+
+@app.command()
+def report(
+    since: Annotated[
+        str, typer.Option(help="How far back: 90s, 30m, 12h, 7d.", parser=_span)
+    ] = "7d",
+    trigger: Annotated[
+        Trigger | None, typer.Option(help="Only decisions of this trigger. Default: all.")
+    ] = None,
+    config: ConfigFile = None,
+    json_: Json = False,
+) -> None:
+    """Compare who decided: cold starts, load-seconds, failures, reversals. Changes nothing."""
+    query = {"seconds": since} | ({"trigger": trigger.value} if trigger else {})
+    found = client(config).get("/brain/report", **query)
+    print_json(found) if json_ else print_lines(outcome_tables.authors(found))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from modelium import __version__
-from modelium.cli import brain, keys, prefect, tables
+from modelium.cli import brain, keys, outcome_tables, prefect, tables
 from modelium.cli import config as config_commands
 from modelium.cli.backup import register as register_backup
 from modelium.cli.completion import model_names
@@ -260,6 +260,7 @@ def explain(model: Name, config: ConfigFile = None, json_: Json = False) -> None
     for decision in answer["decisions"]:
         console.print()
         print_lines(tables.decision(decision))
+        print_lines(outcome_tables.outcomes(answer["outcomes"], decision["id"]))
     console.print()
     print_lines(tables.event(event) for event in reversed(answer["events"]))
 

@@ -297,7 +297,9 @@ def advised(rows: list[dict[str, Any]]) -> Table:
 
 def event(document: dict[str, Any]) -> Text:
     """Return an event as one line."""
-    detail = ", ".join(f"{key}: {value}" for key, value in document["detail"].items())
+    # The setup is for comparing; it tells people nothing.
+    told = {key: value for key, value in document["detail"].items() if key != "setup"}
+    detail = ", ".join(f"{key}: {value}" for key, value in told.items())
     at = time.strftime("%T", time.localtime(document["at"]))
     return Text.assemble((at, "dim"), f"  {document['kind']}  ", (visible(detail), "dim"))
 

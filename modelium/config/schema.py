@@ -55,15 +55,19 @@ class Config(Sections):
         """Return model → bound of its answers, for the models that have one."""
         return {name: entry.max_tokens for name, entry in self.models.items() if entry.max_tokens}
 
-    def policy(self) -> Policy:
-        """Return what the planner needs of the configuration."""
-        p = self.orchestration.policies
-        sections: dict[RuntimeName, RuntimeSection] = {
+    @property
+    def runtime_sections(self) -> dict[RuntimeName, RuntimeSection]:
+        """Runtime → its section."""
+        return {
             RuntimeName.VLLM: self.vllm,
             RuntimeName.TRITON: self.triton,
             RuntimeName.RAY_SERVE: self.ray_serve,
             RuntimeName.LLAMA_CPP: self.llama_cpp,
         }
+
+    def policy(self) -> Policy:
+        """Return what the planner needs of the configuration."""
+        p = self.orchestration.policies
         return Policy(
             enabled=self.orchestration.enabled,
             auto_unload_after_s=p.auto_unload_after_seconds,
@@ -79,6 +83,8 @@ class Config(Sections):
             healthy_after_s=p.healthy_after_seconds,
             quarantine_after=p.quarantine_after_failures,
             attempts_per_runtime=p.attempts_per_runtime,
+            avoid_runtime_after=p.avoid_runtime_after_failures,
+            avoid_runtime_s=p.avoid_runtime_seconds,
             allow_remote_code=p.allow_remote_code,
             allow_pickle=p.allow_pickle,
             model_settings={
@@ -102,6 +108,6 @@ class Config(Sections):
                     default_settings=section.default_settings,
                     allowed_extra=section.allowed_extra,
                 )
-                for name, section in sections.items()
+                for name, section in self.runtime_sections.items()
             },
         )

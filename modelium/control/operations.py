@@ -26,7 +26,9 @@ from modelium.models import (
     Trigger,
 )
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
+from modelium.models.outcomes import Outcome
 from modelium.models.teams import TeamReport
+from modelium.outcomes.report import BrainReport, report
 from modelium.policy import Policy
 from modelium.policy.team_reports import described, team_reports
 from modelium.policy.wish_outcomes import wish_outcomes
@@ -48,6 +50,8 @@ class Explanation(Frozen):
     events: tuple[Event, ...]
     owner: tuple[str, ...] = ()
     """What its team has, and what became of the wishes that it came with; a sentence each."""
+    outcomes: tuple[Outcome, ...] = ()
+    """What came of the actions of its decisions, the newest first."""
 
 
 class Rethought(Frozen):
@@ -110,8 +114,10 @@ class Operations:
         known = fleet.models_by_name.get(name)
         drops = [drop for drop in await self.drops() if drop.answers_to(name)]
         subject = name if known or not drops else drops[0].model
-        decisions, events = await asyncio.gather(
-            store.decisions.newest(model=subject), store.events.newest(model=subject)
+        decisions, events, outcomes = await asyncio.gather(
+            store.decisions.newest(model=subject),
+            store.events.newest(model=subject),
+            store.outcomes.of_models([subject]),
         )
         if known is None and not drops and all(e.kind != "model.removed" for e in events):
             await store.model(name)  # raises
@@ -121,6 +127,7 @@ class Operations:
             decisions=tuple(decisions),
             events=tuple(events),
             owner=() if known is None else owner(known, fleet, self._services.policy),
+            outcomes=tuple(outcomes),
         )
 
     async def teams(self) -> list[TeamReport]:
@@ -141,6 +148,18 @@ class Operations:
     async def decision(self, decision_id: str, /) -> Decision:
         """Return one decision; raises `InputError` where there is none."""
         return await self._services.store.decisions.get(decision_id)
+
+    async def report(self, *, seconds: float, trigger: Trigger | None = None) -> BrainReport:
+        """Return what each author of decisions has achieved in the last ``seconds``.
+
+        ``trigger``: by decisions of this trigger alone.
+        """
+        store, now = self._services.store, self._services.clock.time()
+        # Older decisions are needed, too: they may have left a model unloaded that is missed now.
+        outcomes, oldest = await asyncio.gather(store.outcomes.all(), store.outcomes.oldest())
+        return await asyncio.to_thread(
+            report, outcomes, since=now - seconds, until=now, oldest=oldest, trigger=trigger
+        )
 
     async def rethink(self, decision_id: str, /) -> Rethought:
         """Ask the LLM again on the snapshot of an earlier decision; nothing is done.

@@ -65,4 +65,5 @@ def advised(fleet: Fleet, advice: Advice) -> Fleet:
         bookings=fleet.bookings,
         runtimes=fleet.runtimes,
         used=fleet.used,
+        class_failures=fleet.class_failures,
     )

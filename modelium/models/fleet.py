@@ -12,6 +12,7 @@ from modelium.errors import FailureKind
 from modelium.lifecycle import ModelState
 from modelium.models.base import ROW_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.devices import Booking, Device, RuntimeStatus
+from modelium.models.outcomes import ClassFailures, ModelClass
 from modelium.models.profile import LoadSettings, MeasuredLoad, ModelProfile, Preference
 from modelium.models.wishes import Wishes
 
@@ -247,6 +248,8 @@ class Fleet(Frozen):
     used: dict[str, float] = Field(default_factory=dict)
     """Team → GPU-seconds that its models used in the last 24 hours; empty where no team is
     declared."""
+    class_failures: tuple[ClassFailures, ...] = ()
+    """Classes of models whose last loads in a runtime failed, the newest failure first."""
 
     def __copy__(self) -> Self:
         """Copy the fields, but not the cached look-ups: they would be the original's."""
@@ -277,6 +280,14 @@ class Fleet(Frozen):
         for booking in self.bookings:
             found.setdefault(booking.device, []).append(booking)
         return {device: tuple(held) for device, held in found.items()}
+
+    @cached_property
+    def failures_by_class(self) -> dict[ModelClass, tuple[ClassFailures, ...]]:
+        """Class → what failed of it (missing where nothing did)."""
+        found: dict[ModelClass, list[ClassFailures]] = {}
+        for failures in self.class_failures:
+            found.setdefault(failures.model_class, []).append(failures)
+        return {model_class: tuple(known) for model_class, known in found.items()}
 
     @cached_property
     def runtimes_by_name(self) -> dict[RuntimeName, RuntimeStatus]:

@@ -51,6 +51,11 @@ class Verdict:
         return LONGEST_PAUSE_S if self.retry_at is None else max(0.0, self.retry_at - now)
 
 
+def is_the_runtimes(kind: FailureKind | None) -> bool:
+    """Whether a failure of this kind counts against its runtime; ``None``: a passing fault."""
+    return kind is not None and kind not in NOT_THE_RUNTIME
+
+
 def pause_s(failures: int) -> float:
     """Return the pause after so many failed attempts in a row."""
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(16, max(0, failures - 1)))
@@ -82,7 +87,7 @@ def after_failure(
     counts = dict(model.setbacks.runtimes)
     if kind in CERTAIN:
         counts[runtime] = max(policy.attempts_per_runtime, counts.get(runtime, 0) + 1)
-    elif kind is not None and kind not in NOT_THE_RUNTIME:
+    elif is_the_runtimes(kind):
         counts[runtime] = counts.get(runtime, 0) + 1
     out = not passing and failures >= policy.quarantine_after
     reason = str(error) or type(error).__name__

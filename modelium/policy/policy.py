@@ -55,6 +55,11 @@ class Policy(Frozen):
     """Failed attempts in a row after which a model is not tried again by itself."""
     attempts_per_runtime: int = 2
     """Attempts that a runtime fails before another one that can serve the model is preferred."""
+    avoid_runtime_after: int = 3
+    """Loads of a class of models that fail in a row in a runtime before another one is preferred
+    for the class; 0: never. See `modelium.policy.track_record`."""
+    avoid_runtime_s: float = 86_400.0
+    """Seconds after the last of these failures during which they count."""
     max_model_len_floor: int = 1024
     """The shortest context, in tokens, that a load may be shrunk to."""
     max_num_seqs_floor: int = 1

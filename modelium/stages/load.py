@@ -6,6 +6,7 @@ import asyncio
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from modelium.errors import (
     DeadlineExceeded,
@@ -29,6 +30,7 @@ from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
 from modelium.stages.ready import finish, load_report
 from modelium.stages.services import Services
+from modelium.stages.setups import failed_attempt
 from modelium.stages.snapshot import snapshot
 from modelium.stages.verification import verify
 
@@ -256,6 +258,7 @@ async def _give_up(
     aborted = services.loads.is_aborted(model)
     cancelled = aborted or isinstance(exc, asyncio.CancelledError)
     reason, pause = str(exc) or type(exc).__name__, FIRST_PAUSE_S
+    counted: dict[str, Any] = {}
     if aborted:
         reason = abort.REASON
         await abort.cancelled(services, model, reason=reason)
@@ -263,7 +266,9 @@ async def _give_up(
         reason = "the load was cancelled"
         await store.states.cancel_load(model, reason=reason)
     else:
-        pause = (await record_failure(services, record, exc)).pause_s(services.clock.time())
+        verdict = await record_failure(services, record, exc)
+        pause = verdict.pause_s(services.clock.time())
+        counted = failed_attempt(services, record.deployment.runtime, verdict.setbacks.kind)
     services.telemetry.on_load_finished(
         record.deployment.runtime,
         seconds=services.clock.monotonic() - began,
@@ -279,6 +284,7 @@ async def _give_up(
         model=record.twin_of or model,
         version=record.version,
         reason=reason,
+        **counted,
     )
     if isinstance(exc, LoadFailed) and not aborted:
         await switching.load_failed(services, record, exc)

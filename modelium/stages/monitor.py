@@ -25,6 +25,7 @@ from modelium.stages.inline import inline_steps
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
+from modelium.stages.setups import attempt, failed_attempt
 from modelium.stages.snapshot import inventory, with_traffic
 from modelium.stages.unloading import CLEAR_S, call_unload, call_unload_of, violations
 from modelium.traffic import TrafficBook
@@ -251,10 +252,18 @@ async def _lost(
     # What was ready before this life of the service may have ended with the machine.
     if ended is not None and alone and _ready_at(known) >= services.began:
         await record_failure(services, known, ended)
+        counted = failed_attempt(services, deployment.runtime, ended.kind)
     else:
+        counted = attempt(services, deployment.runtime)
         await services.store.states.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
-    await services.store.events.append("model.lost", model=base_name(model.name), reason=why)
+    await services.store.events.append(
+        "model.lost",
+        model=base_name(model.name),
+        version=deployment.version,
+        reason=why,
+        **counted,
+    )
     return f"{model.name} lost ({why})"
 
 

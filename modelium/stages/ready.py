@@ -13,6 +13,7 @@ from modelium.stages import switching
 from modelium.stages.newcomers import examine
 from modelium.stages.opening import open_model
 from modelium.stages.services import Services
+from modelium.stages.setups import attempt
 
 
 async def finish(
@@ -58,7 +59,7 @@ async def finish(
         "model.ready",
         model=record.twin_of or model,
         version=deployment.version,
-        runtime=deployment.runtime.value,
+        **attempt(services, deployment.runtime),
         devices=await _labels(services, deployment.devices),
         load_s=round(seconds, 3),
         **({"reduced": reduced} if reduced else {}),

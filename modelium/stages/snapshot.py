@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from modelium.models import Device, Fleet, Traffic
 from modelium.stages.services import Services
+from modelium.stages.setups import class_failures
 
 HISTORY_HOURS = 24
 """A day shows at which hours a model is used."""
@@ -26,13 +27,13 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     longer than everything else.
     """
     used = await services.store.team_usage.of_the_last_day() if services.policy.teams else {}
-    reading = services.store.view()
+    reading = services.store.view(), class_failures(services)
     if devices is None:
-        devices, (revision, models, bookings) = await asyncio.gather(
-            asyncio.to_thread(services.devices.snapshot), reading
+        devices, (revision, models, bookings), failures = await asyncio.gather(
+            asyncio.to_thread(services.devices.snapshot), *reading
         )
     else:
-        revision, models, bookings = await reading
+        (revision, models, bookings), failures = await asyncio.gather(*reading)
     return Fleet(
         at=services.clock.time(),
         revision=revision,
@@ -41,6 +42,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         bookings=bookings,
         runtimes=services.runtime_monitor.statuses(),
         used=used,
+        class_failures=failures,
     )
 
 

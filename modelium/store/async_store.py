@@ -20,6 +20,7 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
+from modelium.store.outcomes import OutcomeLog
 from modelium.store.reservations import Reservations
 from modelium.store.states import States
 from modelium.store.store import Store
@@ -198,6 +199,15 @@ class AsyncTeamUsage(Face[TeamUsage]):
     of_the_last_day = reads(TeamUsage.of_the_last_day)
 
 
+class AsyncOutcomes(Face[OutcomeLog]):
+    """`OutcomeLog`."""
+
+    class_failures = reads(OutcomeLog.class_failures)
+    all = reads(OutcomeLog.all)
+    of_models = reads(OutcomeLog.of_models)
+    oldest = reads(OutcomeLog.oldest)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -216,6 +226,7 @@ class AsyncStore(Face[Store]):
         self.twins = AsyncTwins(blocking.twins, threads)
         self.rules = AsyncRules(blocking.rules, threads)
         self.team_usage = AsyncTeamUsage(blocking.team_usage, threads)
+        self.outcomes = AsyncOutcomes(blocking.outcomes, threads)
 
     revision = reads(Store.revision)
     view = reads(Store.view)

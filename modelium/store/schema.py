@@ -205,5 +205,6 @@ requests = sa.Table(
     sa.Column("prompt_tokens", sa.Integer),
     sa.Column("generated_tokens", sa.Integer),
     sa.Column("latency_s", sa.Float, nullable=False),
+    sa.Index("ix_requests_model_at", "model", "at"),
 )
 """The request log: it stores no content and no client identity."""

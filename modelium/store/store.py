@@ -31,6 +31,7 @@ from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
+from modelium.store.outcomes import OutcomeLog
 from modelium.store.pruning import prune
 from modelium.store.reservations import Reservations
 from modelium.store.row_cache import RowCache
@@ -75,6 +76,7 @@ class Store:
         self.twins = Twins(engine=engine, now=now)
         self.rules = OperatorRules(engine=engine, now=now)
         self.team_usage = TeamUsage(engine=engine, now=now)
+        self.outcomes = OutcomeLog(engine=engine, now=now)
         self._cache = RowCache()
         self._viewing = threading.Lock()
         self._viewed: tuple[queries.Marks, View] | None = None

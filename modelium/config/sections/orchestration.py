@@ -105,6 +105,20 @@ class Policies(Section):
         "model is tried.",
         why="2: one failure may have been a coincidence.",
     )
+    avoid_runtime_after_failures: Annotated[Count, note(unit="failures")] = setting(
+        3,
+        "After this many loads in a row of one class of models (format, architecture and "
+        "quantization) that failed by a runtime's fault, at least two models among them, models of "
+        "this class are loaded in another runtime that can serve them. 0: never.",
+        why="3: two models with the same fault, one of them twice, are hardly a coincidence.",
+    )
+    avoid_runtime_seconds: Seconds = setting(
+        86_400.0,
+        "Time after the last of these failures during which the runtime is avoided. A successful "
+        "load, a changed section of the runtime, another engine version, or `modelium retry` of "
+        "the models that failed ends it sooner.",
+        why="A day: then the runtime is tried again.",
+    )
     allow_remote_code: Switch = setting(
         False,
         "Whether Python code in model folders may run.",

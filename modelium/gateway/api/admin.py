@@ -23,13 +23,16 @@ from modelium.gateway.api.views import (
     model_rows,
 )
 from modelium.gateway.problems import HttpProblem
-from modelium.models import Drop, Event, Intent, Plan, Priority
+from modelium.models import Drop, Event, Intent, Plan, Priority, Trigger
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.models.teams import TeamReport
+from modelium.outcomes.report import BrainReport
 from modelium.ports import Clock
 
 POLL_S = 0.25
 """Interval at which a long poll reads its intent: loads take seconds."""
+
+DAY_S = 86_400.0
 
 MAX_WAIT_S = 600.0
 """Limit for ``?wait=``; clients that want to wait longer repeat the request."""
@@ -89,6 +92,7 @@ Wait = Annotated[
     Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the outcome."),
 ]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Seconds = Annotated[float, Query(gt=0, le=3650 * DAY_S)]
 After = Annotated[int, Query(ge=0, lt=2**63)]
 
 
@@ -159,6 +163,10 @@ def _add_decisions(api: APIRouter, operations: Operations) -> None:
         found = await operations.decisions(limit=limit, advised=advised)
         return [decision_detail(made) for made in found]
 
+    @api.get("/brain/report")
+    async def report(seconds: Seconds = 7 * DAY_S, trigger: Trigger | None = None) -> BrainReport:
+        return await operations.report(seconds=seconds, trigger=trigger)
+
     @api.get("/decisions/{decision_id}")
     async def decision(decision_id: str) -> dict[str, Any]:
         return decision_detail(await operations.decision(decision_id))
@@ -189,6 +197,9 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
             "decisions": [decision_detail(d) for d in explanation.decisions],
             "events": [e.model_dump(mode="json") for e in explanation.events],
             "owner": list(explanation.owner),
+            "outcomes": [
+                {**o.model_dump(mode="json"), "summary": o.summary} for o in explanation.outcomes
+            ],
         }
 
     @api.post("/models/{model}/load", status_code=202)

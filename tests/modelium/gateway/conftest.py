@@ -31,7 +31,9 @@ from modelium.models import (
     Trigger,
 )
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms, digest, new_secret
+from modelium.models.outcomes import Outcome
 from modelium.models.teams import TeamReport
+from modelium.outcomes.report import BrainReport
 from modelium.policy import Policy, TeamRules
 from modelium.policy.team_reports import team_reports
 from modelium.routing.switchboard import Switchboard
@@ -53,6 +55,7 @@ class Explanation(Frozen):
     decisions: tuple[Decision, ...] = ()
     events: tuple[Event, ...] = ()
     owner: tuple[str, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
 
 
 class Rethought(Frozen):
@@ -166,6 +169,9 @@ class MemoryOperations:
 
     async def decision(self, decision_id: str) -> Decision:
         return next(d for d in self.decided if d.id == decision_id)
+
+    async def report(self, *, seconds: float, trigger: Trigger | None) -> BrainReport:
+        return BrainReport(since=self.at.at - seconds, until=self.at.at, trigger=trigger)
 
     async def rethink(self, decision_id: str) -> Rethought:
         made = await self.decision(decision_id)

@@ -19,6 +19,7 @@ from modelium.models import (
     Unload,
 )
 from modelium.ports import Stage
+from modelium.stages import setups
 from modelium.stages.launcher import StageLauncher
 from tests.fakes import fleets
 from tests.fakes.devices import CPU
@@ -149,6 +150,11 @@ def states(world: World) -> dict[str, str]:
 def events(world: World, kind: str) -> list[tuple[str | None, dict[str, Any]]]:
     """Return model and detail of the events of a kind."""
     return [(e.model, dict(e.detail)) for e in world.heard if e.kind == kind]
+
+
+def setup(world: World, runtime: RuntimeName = RuntimeName.RAY_SERVE) -> dict[str, Any]:
+    """Return what events say of the runtime that a load was in."""
+    return setups.attempt(world.services, runtime)
 
 
 def with_files(world: World, name: str = "tiny", **given: Any) -> Model:

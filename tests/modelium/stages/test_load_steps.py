@@ -30,6 +30,7 @@ from tests.modelium.stages.rows import (
     ready,
     registered,
     scripted,
+    setup,
     states,
     with_files,
 )
@@ -386,7 +387,8 @@ async def test_a_failed_load_says_so_everywhere(world: World) -> None:
     assert refused.value.reason == "unknown"
     assert refused.value.retry_after_s == pytest.approx(FIRST_PAUSE_S, abs=0.1)
     assert outcome_of(world, decision) == ("failed", "bad magic")
-    assert events(world, "model.failed") == [("tiny", {"version": 1, "reason": "bad magic"})]
+    told = {"version": 1, "reason": "bad magic", "kind": "unknown", **setup(world)}
+    assert events(world, "model.failed") == [("tiny", told)]
     failed = _sum(world.exposed(), "modelium_load_duration_seconds_sum", "failed")
     assert failed == pytest.approx(4.0, abs=0.01)
     assert world.store.view()[2] == ()
@@ -405,7 +407,8 @@ async def test_a_failure_that_is_no_error_of_modelium_is_told_with_its_model(wor
         await task
     with pytest.raises(Unavailable, match=r"^tiny: KeyError$"):
         await waiting
-    assert events(world, "model.failed") == [("tiny", {"version": 1, "reason": "KeyError"})]
+    told = {"version": 1, "reason": "KeyError", "kind": "unknown", **setup(world)}
+    assert events(world, "model.failed") == [("tiny", told)]
 
 
 async def test_a_load_that_ended_meanwhile_is_not_given_up(world: World) -> None:

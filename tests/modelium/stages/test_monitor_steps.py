@@ -29,6 +29,7 @@ from tests.modelium.stages.rows import (
     ready,
     registered,
     scripted,
+    setup,
     states,
 )
 
@@ -288,7 +289,8 @@ async def test_a_loss_soon_after_the_load_is_a_failure_of_the_version(world: Wor
     assert record.reason == f"lost 31 s after it was ready: {why}"
     assert world.runtime.unloads == [("tiny", 0.0)]
     assert world.services.switchboard.upstream("tiny") is None
-    assert events(world, "model.lost") == [("tiny", {"reason": why})]
+    told = {"version": 1, "reason": why, "kind": "killed", **setup(world)}
+    assert events(world, "model.lost") == [("tiny", told)]
     assert 'modelium_model_restarts_total{model="tiny"} 1.0' in world.exposed()
 
 
@@ -300,7 +302,8 @@ async def test_a_lost_twin_takes_no_requests_from_its_model(world: World) -> Non
     assert report.reason == "tiny@2 lost (unhealthy)"
     assert states(world) == {"tiny": "ready", "tiny@2": "queued"}
     assert world.services.switchboard.upstream("tiny") == upstream("tiny")
-    assert events(world, "model.lost") == [("tiny", {"reason": "unhealthy"})]
+    told = {"version": 2, "reason": "unhealthy", **setup(world)}
+    assert events(world, "model.lost") == [("tiny", told)]
     assert world.store.model("tiny@2").reason == "to be loaded again: unhealthy"
 
 

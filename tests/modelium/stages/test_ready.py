@@ -22,6 +22,7 @@ from tests.modelium.stages.rows import (
     ready,
     registered,
     scripted,
+    setup,
     states,
 )
 
@@ -52,7 +53,7 @@ async def test_a_loaded_model_is_stored_opened_and_told_of(world: World) -> None
         reason=record.reason,
         details={"load_s": 3.14159},
     )
-    told = {"version": 1, "runtime": "ray_serve", "devices": [CPU.label], "load_s": 3.142}
+    told = {"version": 1, "devices": [CPU.label], "load_s": 3.142, **setup(world)}
     assert events(world, "model.ready") == [("tiny", told)]
     assert world.store.decisions.get(decision).outcome == "done"
     assert await world.request() == "tiny"

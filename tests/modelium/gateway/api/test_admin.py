@@ -193,3 +193,26 @@ async def test_reload_reports_what_changed_and_what_needs_a_restart(setup: Setup
     refused = await setup.http.post("/api/v1/reload")
     assert refused.status_code == 400
     assert "not YAML" in refused.text
+
+
+async def test_authors_are_compared_over_a_week_unless_asked_otherwise(setup: Setup) -> None:
+    answer = await setup.http.get("/api/v1/brain/report")
+    week = {"since": 1000.0 - 7 * 86_400, "until": 1000.0, "oldest": None, "trigger": None}
+    assert answer.json() == {**week, "authors": []}
+    asked = {"seconds": "60", "trigger": "review"}
+    found = (await setup.http.get("/api/v1/brain/report", params=asked)).json()
+    assert (found["since"], found["trigger"]) == (940.0, "review")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *[{"seconds": seconds} for seconds in ("0", "-1", "nan", "inf", "315360001", "week")],
+        {"trigger": "whim"},
+    ],
+)
+async def test_a_report_of_no_time_or_trigger_is_refused(
+    setup: Setup, asked: dict[str, str]
+) -> None:
+    answer = await setup.http.get("/api/v1/brain/report", params=asked)
+    assert answer.status_code in (400, 422)

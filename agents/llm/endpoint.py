@@ -72,9 +72,11 @@ class Capabilities:
     schema: bool
     """It enforces a JSON schema."""
     strict: bool = False
-    """It accepts strict tools such as ours. vLLM binds arguments to their schema in these alone."""
-    single: bool = False
-    """It repeats a call, as small models do until they are cut off: it is asked for one a reply."""
+    """It accepts strict tools such as ours, and to be held to one call a reply.
+
+    vLLM binds arguments to their schema in strict tools alone, and a small model repeats its call
+    until the reply is cut off.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +159,7 @@ class Endpoint:
         max_tokens: int,
         tools: Sequence[Mapping[str, Any]] = (),
         schema: Mapping[str, Any] | None = None,
+        strict: bool | None = None,
     ) -> Reply:
         """Send ``messages`` and return the reply.
 
@@ -165,6 +168,8 @@ class Endpoint:
             max_tokens: of the reply.
             tools: specifications in OpenAI's form, without ``strict``; one of them must be called.
             schema: JSON schema that the reply must follow.
+            strict: whether the tools are strict and one of them is called once; by default, where
+                the endpoint accepts that.
 
         Raises:
             EndpointError: the endpoint did not return a chat completion.
@@ -178,11 +183,12 @@ class Endpoint:
             options["extra_body"] = {"response_format": wanted}
         chat: Any = self._chat
         if tools:
+            if strict is None:
+                strict = self._abilities is not None and self._abilities.strict
+            held = {"parallel_tool_calls": False} if strict else {}
+            given = [_strict(tool) if strict else tool for tool in tools]
             # Never one tool by its name: llama.cpp takes that for `auto`.
-            able = self._abilities
-            given = [_strict(t) for t in tools] if able and able.strict else list(tools)
-            one = {"parallel_tool_calls": False} if able and able.single else {}
-            chat = chat.bind_tools(given, tool_choice="required", **one)
+            chat = chat.bind_tools(given, tool_choice="required", **held)
         try:
             # Whatever the environment says, prompts are sent to the endpoint and nowhere else.
             with tracing_context(enabled=False):
@@ -222,18 +228,13 @@ class Endpoint:
         for strict in (True, False):
             try:
                 reply = await self.ask(
-                    [HumanMessage(PROBE)],
-                    max_tokens=PROBE_TOKENS,
-                    tools=[_strict(tool) if strict else tool],
+                    [HumanMessage(PROBE)], max_tokens=PROBE_TOKENS, tools=[tool], strict=strict
                 )
             except EndpointError as exc:
                 _refusal(exc)
                 continue
             called = any(call.name == "ready" for call in reply.calls)
-            single = called and (reply.cut or len(reply.calls) > 1)
-            return Capabilities(
-                schema=schema, tools=called, strict=called and strict, single=single
-            )
+            return Capabilities(schema=schema, tools=called, strict=called and strict)
         return Capabilities(schema=schema, tools=False)
 
 

@@ -125,6 +125,7 @@ async def test_what_it_can_do_is_found_out_once(schema: Any, tools: Any, able: A
     asked = [tool["function"] for (tool,), _ in chat.bound]
     assert [tool.get("strict") for tool in asked] == [True, None][: len(tools)]
     assert {choice for _, choice in chat.bound} == {"required"}
+    assert chat.more == [{"parallel_tool_calls": False}, {}][: len(tools)]
     for tool in asked:
         assert (tool["name"], tool["parameters"]) == ("ready", PROBE_SCHEMA)
 
@@ -143,23 +144,8 @@ async def test_tools_are_strict_where_the_endpoint_takes_that(
     made, chat = endpoint(AIMessage(""), capabilities=able)
     await made.ask(ASKED, max_tokens=1, tools=[TOOL])
     assert chat.bound == [([sent], "required")]
-    assert chat.more == [{}]
+    assert chat.more == [{"parallel_tool_calls": False} if sent is STRICT else {}]
     assert "strict" not in TOOL["function"]
-
-
-@pytest.mark.parametrize("cut", [True, False])
-async def test_an_endpoint_that_repeats_a_call_is_asked_for_one_a_reply(cut: bool) -> None:
-    calls = called("ready").tool_calls * (1 if cut else 2)
-    end = {"finish_reason": "length" if cut else "stop"}
-    repeated = AIMessage("", tool_calls=calls, response_metadata=end)
-    prose = AIMessage("x", response_metadata={"finish_reason": "length"})
-    made, chat = endpoint(AIMessage('"yes"'), repeated, AIMessage(""))
-    able = await made.capabilities()
-    assert able == Capabilities(schema=True, tools=True, strict=True, single=True)
-    await made.ask(ASKED, max_tokens=1, tools=[TOOL])
-    assert chat.more == [{}, {"parallel_tool_calls": False}]
-    without, _ = endpoint(AIMessage('"yes"'), prose)
-    assert await without.capabilities() == Capabilities(schema=True, tools=False)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(1800), pytest.mark.xdist_gro
 
 ABLE = {
     SMOLLM2.name: Capabilities(tools=False, schema=True, strict=False),
-    SMOLLM2_TOOLS.name: Capabilities(tools=True, schema=True, strict=True, single=True),
-    VLLM.name: Capabilities(tools=True, schema=True, strict=True, single=True),
+    SMOLLM2_TOOLS.name: Capabilities(tools=True, schema=True, strict=True),
+    VLLM.name: Capabilities(tools=True, schema=True, strict=True),
 }
 PATIENT = Budget(seconds=600, rounds=2, tokens=40_000)
 TOOLS = {"fleet", "profile", "traffic", "candidates", "policy", "decisions", "card", "decide"}

@@ -5,9 +5,14 @@ Errors are told by their kind alone: an engine's own words may quote what a fold
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from langchain_core.tools import BaseTool, StructuredTool
+from pydantic import BaseModel, Field
+
+from agents.llm.choices import Choices
 from modelium.models import Fleet, Model
 from modelium.models.outcomes import ClassFailures, ModelClass, Outcome
 from modelium.policy import Policy
@@ -18,6 +23,9 @@ OUTCOMES = 8
 
 ALIKE = 20
 """Models of its class that are looked at."""
+
+ANSWER_CHARACTERS = 6000
+"""Longest answer of the tool, as of the others."""
 
 OutcomesOf = Callable[[Collection[str], int], Sequence[Outcome]]
 """(models, limit) → outcomes of decisions on them, the newest first. Called in a thread."""
@@ -100,3 +108,45 @@ class Evidence:
             "last_ago_s": round(self._now - found.last_at),
             "avoided_by_the_rules": counts(found, self._policy, now=self._fleet.at),
         }
+
+
+class About(BaseModel):
+    """The arguments of the tool."""
+
+    model: str | None = Field(
+        None, description="A model's name. Default: the model of the question."
+    )
+
+
+def evidence_tools(outcomes: OutcomesOf) -> Callable[[Choices], Sequence[BaseTool]]:
+    """Return what builds the LangChain tool ``outcomes`` for a question.
+
+    It is read-only; its answer is JSON, cut at `ANSWER_CHARACTERS`. ``outcomes`` reads the store.
+    """
+
+    def tools(choices: Choices) -> Sequence[BaseTool]:
+        evidence = Evidence(
+            fleet=choices.fleet,
+            policy=choices.policy,
+            subject=choices.question.model,
+            now=choices.question.now or choices.fleet.at,
+            outcomes=outcomes,
+        )
+
+        def answer(model: str | None = None) -> str:
+            found = evidence.of(model or "")
+            text = found if isinstance(found, str) else json.dumps(found, separators=(",", ":"))
+            cut = len(text) > ANSWER_CHARACTERS
+            return text[:ANSWER_CHARACTERS] + " …(cut)" if cut else text
+
+        return [
+            StructuredTool(
+                name="outcomes",
+                description="What came of earlier decisions on a model and on models like it, and "
+                "which runtimes keep failing such models.",
+                args_schema=About,
+                func=answer,
+            )
+        ]
+
+    return tools

@@ -6,9 +6,13 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from agents.llm.evidence import ALIKE, OUTCOMES, Evidence
+import pytest
+from pydantic import ValidationError
+
+from agents.llm.evidence import ALIKE, ANSWER_CHARACTERS, OUTCOMES, Evidence, evidence_tools
 from modelium.models import Fleet, Model, RuntimeName, Trigger
 from modelium.models.outcomes import ClassFailures, ModelClass, Outcome, Result
+from modelium.ports import Question
 from tests.fakes.fleets import NOW, fleet, model, policy, profile
 
 V = RuntimeName.VLLM
@@ -132,3 +136,53 @@ def test_lists_have_bounds() -> None:
     assert asked[1] == ([f"m{n:02}" for n in range(ALIKE)], OUTCOMES)
     assert len(found["of_models_like_it"]) == OUTCOMES
     assert len(found["failed_loads_of_models_like_it"][0]["models"]) == ALIKE
+
+
+class Asked:
+    """What a question is about, as `choices.Choices` has it."""
+
+    def __init__(self, world: Fleet, *, now: float = NOW, about: str | None = "a") -> None:
+        self.fleet = world
+        self.policy = policy()
+        self.question = Question(trigger=Trigger.INGEST, model=about, now=now)
+
+
+def called(asked: Any, arguments: dict[str, Any], *known: Outcome) -> str:
+    """Return what the LangChain tool answers."""
+
+    def outcomes(models: Collection[str], limit: int) -> Sequence[Outcome]:
+        return [o for o in known if o.model in models][:limit]
+
+    (tool,) = evidence_tools(outcomes)(asked)
+    assert tool.name == "outcomes"
+    return str(tool.invoke(arguments))
+
+
+def test_the_tool_answers_with_json_about_the_model_of_the_question() -> None:
+    asked = Asked(fleet(model("a"), model("b")))
+    for arguments in ({}, {"model": None}, {"model": ""}, {"model": "a"}):
+        found = json.loads(called(asked, arguments, outcome("a"), outcome("b")))
+        assert (found["model"], found["outcomes"][0]["ago_s"]) == ("a", 60)
+    assert json.loads(called(asked, {"model": "b"}))["model"] == "b"
+    assert called(asked, {"model": "x"}).startswith("error: no model is called 'x'")
+
+
+def test_a_question_without_a_model_or_a_time_can_be_asked_too() -> None:
+    asked = Asked(fleet(model("a"), at=NOW + 5), now=0.0, about=None)
+    assert called(asked, {}) == "error: no model is called ''; `fleet` lists those that matter"
+    found = json.loads(called(asked, {"model": "a"}, outcome()))
+    assert found["outcomes"][0]["ago_s"] == 65
+
+
+def test_a_long_answer_is_cut() -> None:
+    long = [f"{n:02}" + "x" * 120 for n in range(20)]
+    world = fleet(model("a"), class_failures=(failing(models=tuple(long)),) * 4)
+    text = called(Asked(world), {})
+    assert text.endswith(" …(cut)") and len(text) == ANSWER_CHARACTERS + len(" …(cut)")
+
+
+def test_the_tool_takes_a_model_and_nothing_else() -> None:
+    (tool,) = evidence_tools(lambda _models, _limit: ())(Asked(fleet(model("a"))))  # type: ignore[arg-type]
+    assert set(tool.args) == {"model"}
+    with pytest.raises(ValidationError):
+        tool.invoke({"model": 7})

@@ -23,6 +23,6 @@ class TeamAccounts:
             return
         if self._counted_at is not None:
             seconds = now - self._counted_at
-            used = {team: rate * seconds for team, rate in rates(fleet).items() if rate > 0}
+            used = {team: rate * seconds for team, rate in rates(fleet).items()}
             await services.store.team_usage.add(used)
         self._counted_at = now

@@ -40,6 +40,12 @@ def test_an_answered_request_counts_once_however_many_prompts_it_held() -> None:
         ("pydantic: 1 validation error for ModelConfig", FailureKind.BAD_SETTINGS),
         ("vllm: error: unrecognized arguments: --x", FailureKind.BAD_SETTINGS),
         ("ModuleNotFoundError: No module named 'torch'", FailureKind.ENVIRONMENT),
+        (
+            "RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions "
+            "before calling NumCudaDevices() that might have already set an error? Error 304: OS call "
+            "failed or operation not supported on this OS",
+            FailureKind.ENVIRONMENT,
+        ),
         ("it just stopped", FailureKind.UNKNOWN),
     ],
 )

@@ -6,7 +6,8 @@ program does not inherit:
 - ``hidden``: files and folders that it may not open, nor files beside them outside of /etc;
   everything else can be read,
 - ``shown``: files and folders below hidden ones that it may read all the same,
-- ``writable``: folders that it may change; nothing else can be,
+- ``writable``: folders that it may change; nothing else can be. ``/proc/self`` among them: the
+  entries of its own processes,
 - ``connects``: whether it may open TCP connections (from Landlock's ABI 4 on).
 
 No path of a rule may pass through a link, since another engine may have laid it a moment ago; the
@@ -51,6 +52,15 @@ SCOPES = 0b11
 FILES_OF = ("/", "/etc")
 """Folders whose files may be read although something beside them is hidden."""
 OWN_PROCESS = "/proc/self"
+SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+"""Where root can change the kernel's settings without any capability; containers mount them
+read-only."""
+
+ANY_WRITE = 0o222
+NEW_MOUNTS = 0x20000
+READ_ONLY, REMOUNT, BIND, RECURSIVE, SLAVE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 19
+KEPT_FLAGS = 2 | 4 | 8
+"""nosuid, nodev, noexec: a remount would take them off."""
 DRIVER, DEVICE_FILE = "/proc/driver/nvidia", "/dev/nvidia-uvm"
 
 
@@ -130,9 +140,7 @@ def confine(
     for path in readable(hidden, shown):
         _allow(ruleset, path, READ)
     for path in writable:
-        # The kernel's own link, which leads elsewhere in each process.
-        place = os.path.realpath(path) if path == OWN_PROCESS else path
-        _allow(ruleset, place, READ | changes)
+        _allow(ruleset, own_processes() if path == OWN_PROCESS else path, READ | changes)
     for capability in range(LAST_CAPABILITY + 1):
         if capability not in KEPT_CAPABILITIES:
             libc.prctl(DROP_CAPABILITY, capability, 0, 0, 0)  # refused to users without any
@@ -140,6 +148,38 @@ def confine(
         raise OSError(ctypes.get_errno(), "no_new_privs is refused")
     _checked(RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
+
+
+def own_processes() -> str:
+    """Return the folder with the entries of this process and, where it can, of all its children.
+
+    CUDA names its threads by writing below /proc, and a process that may not do so cannot use a GPU
+    (error 304). A rule for one process does not cover its children, and their numbers are not known
+    yet: they are covered by a rule for /proc, where the kernel's settings are mounted read-only.
+    """
+    if _settings_are_closed() or (_close_settings() and _settings_are_closed()):
+        return "/proc"
+    # The kernel's own link, which leads elsewhere in each process.
+    return os.path.realpath(OWN_PROCESS)
+
+
+def _settings_are_closed() -> bool:
+    return all(os.statvfs(p).f_flag & os.ST_RDONLY for p in SETTINGS if os.path.exists(p))
+
+
+def _close_settings() -> bool:
+    """Mount what is no process in /proc read-only, for this process and its children alone."""
+    if libc.unshare(NEW_MOUNTS) or libc.mount(b"none", b"/", None, RECURSIVE | SLAVE, None):
+        return False  # this root may not mount
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() or entry.is_symlink():
+            continue
+        if entry.is_dir() or entry.stat().st_mode & ANY_WRITE:
+            path = os.fsencode(entry.path)
+            flags = BIND | REMOUNT | READ_ONLY | os.statvfs(path).f_flag & KEPT_FLAGS
+            if not libc.mount(path, path, None, BIND, None):
+                libc.mount(None, path, None, flags, None)
+    return True
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:

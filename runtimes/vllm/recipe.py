@@ -79,7 +79,8 @@ FAILURES: Rules = (
     (
         FailureKind.ENVIRONMENT,
         r"ModuleNotFoundError|ImportError|PackageNotFoundError|No CUDA GPUs are available|"
-        r"CUDA driver version is insufficient|Failed to infer device type",
+        r"CUDA driver version is insufficient|Failed to infer device type|"
+        r"Unexpected error from cudaGetDeviceCount",
     ),
     (
         FailureKind.BAD_SETTINGS,

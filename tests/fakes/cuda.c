@@ -6,6 +6,7 @@
  * that is allocated becomes a process of the fake NVML (FAKE_NVML_TABLE), which lists it under
  * FAKE_CUDA_LISTED_PID if that is set; each context takes FAKE_CUDA_CONTEXT bytes.
  */
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,18 @@ static void select_visible(const char *visible) {
     count = n;
 }
 
+/* As the real driver does, which cannot start where that is refused. */
+static int name_thread(void) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/task/%d/comm", (int)gettid());
+    FILE *file = fopen(path, "w");
+    if (!file) return 0;
+    fclose(file);
+    return 1;
+}
+
 int cuInit(unsigned flags) {
+    if (!name_thread()) return 304;
     FILE *file = fopen(getenv("FAKE_CUDA_TABLE") ? getenv("FAKE_CUDA_TABLE") : "", "r");
     if (!file || flags) return 100;
     while (count < 16 && fscanf(file, "%63s %31s %llu %95[^\n]", gpus[count].uuid, gpus[count].bus,
@@ -46,7 +58,7 @@ int cuInit(unsigned flags) {
 }
 
 int cuGetErrorString(int code, const char **text) {
-    *text = code == 100 ? "no CUDA-capable device is detected" : code == 2 ? "out of memory" : "unknown error";
+    *text = code == 100 ? "no CUDA-capable device is detected" : code == 2 ? "out of memory" : code == 304 ? "OS call failed or operation not supported on this OS" : "unknown error";
     return 0;
 }
 

@@ -13,7 +13,7 @@ class Landlock:
     """In place of `runtimes.process.confine.libc`."""
 
     def __init__(self, abi: int, *, refusing: str = "") -> None:
-        """``abi`` 0: the kernel has none. ``refusing``: "privileges" or "rules"."""
+        """``abi`` 0: the kernel has none. ``refusing``: "privileges", "rules" or "mounts"."""
         self.abi = abi
         self.refusing = refusing
         self.handled: tuple[int, int, int, int] | None = None
@@ -24,6 +24,26 @@ class Landlock:
         """Capabilities."""
         self.order: list[str] = []
         self.descriptor = -1
+        self.read_only: set[str] = set()
+        """Folders that were mounted so."""
+
+    def unshare(self, flags: int) -> int:
+        assert flags == 0x20000
+        self.order.append("own mounts")
+        return self._refused(errno.EPERM) if self.refusing == "mounts" else 0
+
+    def mount(self, source: bytes | None, target: bytes, *given: Any) -> int:
+        assert self.order == ["own mounts"], "they would be the machine's"
+        kind, flags, data = given
+        assert (kind, data) == (None, None)
+        if (source, target) == (b"none", b"/"):
+            assert flags == 1 << 14 | 1 << 19
+        elif source is None:
+            assert flags & ~0b1110 == 1 << 12 | 1 << 5 | 1
+            self.read_only.add(os.fsdecode(target))
+        else:
+            assert (source, flags) == (target, 1 << 12)
+        return 0
 
     def syscall(self, number: int, *given: Any) -> int:
         if number == 444 and given[0] is None:

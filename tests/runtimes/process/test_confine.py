@@ -136,6 +136,36 @@ def test_each_kernel_is_asked_for_all_that_it_knows(
         os.fstat(linux.descriptor)
 
 
+@pytest.mark.parametrize(
+    ("mounted", "refusing", "place"),
+    [
+        ("read-only", "mounts", "/proc"),
+        ("writable", "", "/proc"),
+        ("writable", "mounts", "/proc/1"),
+    ],
+)
+def test_children_may_write_their_entries_where_the_kernels_settings_are_read_only(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, mounted: str, refusing: str, place: str
+) -> None:
+    linux = kernel(7, refusing=refusing)
+    true = os.statvfs("/proc")
+
+    def told(path: str | bytes) -> os.statvfs_result:
+        closed = mounted == "read-only" or os.fsdecode(path) in linux.read_only
+        flags = true.f_flag & ~1 | closed
+        return os.statvfs_result((*true[:8], flags, *true[9:]))
+
+    monkeypatch.setattr(os, "statvfs", told)
+    confine.confine(hidden=[], shown=[], writable=["/proc/self"], connects=True)
+    expected = place if place == "/proc" else os.path.realpath("/proc/self")
+    changes = linux.allowed[expected]
+    assert changes & 0b10
+    assert [path for path, rights in linux.allowed.items() if rights & 0b10] == [expected]
+    wanted = {"/proc/sys", "/proc/irq"} if (mounted, refusing) == ("writable", "") else set()
+    assert linux.read_only >= wanted
+    assert not {path for path in linux.read_only if path.split("/")[2].isdigit()}
+
+
 def confined(folder: Path) -> None:
     confine.confine(hidden=[], shown=[], writable=[str(folder)], connects=True)
 

@@ -16,10 +16,14 @@ import pytest
 
 from modelium.clock import SystemClock
 from modelium.errors import LoadFailed
+from modelium.selftest import cuda_probe
 from runtimes.process import confine, sandbox
 from runtimes.process.sandbox import Mode, Sandbox
 from runtimes.process.supervisor import Command, EngineProcess, Supervisor
+from tests.fakes.cuda import cuda_library
 from tests.runtimes.conditions import until
+
+__all__ = ["cuda_library"]
 
 pytestmark = pytest.mark.skipif(not confine.abi(), reason="the kernel has no Landlock")
 
@@ -46,13 +50,33 @@ print(json.dumps(found), flush=True)
 """
 
 Run = Callable[..., Any]
+Supervise = Callable[[Mode], Supervisor]
 
 
 @pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
+async def supervise(tmp_path: Path) -> AsyncIterator[Supervise]:
     state = tmp_path / "state"
     supervisors: list[Supervisor] = []
 
+    def start(mode: Mode) -> Supervisor:
+        supervisor = Supervisor(
+            directory=state / "vllm",
+            clock=SystemClock(),
+            sandbox=Sandbox(mode=mode, hidden=(state,), shown=(state / "repository",)),
+        )
+        supervisors.append(supervisor)
+        return supervisor
+
+    yield start
+    for supervisor in supervisors:
+        for model, record in supervisor.records().items():
+            engine = EngineProcess.from_record(model, record)
+            assert engine
+            await supervisor.stop(engine, grace_s=0)
+
+
+@pytest.fixture
+def run(supervise: Supervise) -> Run:
     async def start(
         wanted: dict[str, Any],
         *,
@@ -60,12 +84,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
         connects: bool = True,
         writable: tuple[Path, ...] = (),
     ) -> dict[str, str]:
-        supervisor = Supervisor(
-            directory=state / "vllm",
-            clock=SystemClock(),
-            sandbox=Sandbox(mode=mode, hidden=(state,), shown=(state / "repository",)),
-        )
-        supervisors.append(supervisor)
+        supervisor = supervise(mode)
         argv = (sys.executable, "-c", TRY, json.dumps(wanted))
         command = Command(argv=argv, connects=connects, writable=writable)
         supervisor.start("m", command, {})
@@ -79,12 +98,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
         found: dict[str, str] = json.loads(next(line for line in lines if line.startswith("{")))
         return found
 
-    yield start
-    for supervisor in supervisors:
-        for model, record in supervisor.records().items():
-            engine = EngineProcess.from_record(model, record)
-            assert engine
-            await supervisor.stop(engine, grace_s=0)
+    return start
 
 
 @pytest.fixture
@@ -126,6 +140,36 @@ async def test_an_engine_neither_reads_secrets_nor_changes_what_is_not_its_own(
     assert (found["tmp"], found["shm"]) == ("done", "done")
     assert found["connect"] == "ConnectionRefusedError"
     assert not {"MODELIUM_GATEWAY__TOKEN", "HF_TOKEN", "MODELIUM_SANDBOX"} & {*found["variables"]}
+
+
+async def test_what_an_engine_starts_can_use_cuda_and_changes_no_setting_of_the_kernel(
+    supervise: Supervise, cuda_library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gpus").write_text("GPU-00000000-0000-0000-0000-000000000001 0000:01:00.0 1 H200\n")
+    probe = f"{sys.executable} -I {cuda_probe.__file__} list"
+    settings = ("/proc/sys/kernel/core_pattern", "/proc/irq/default_smp_affinity")
+    tries = "".join(f"; true >> {path} && echo changed {path}" for path in settings)
+    supervisor = supervise("required")
+    supervisor.start(
+        "m",
+        Command(
+            argv=("/bin/sh", "-c", f"{probe}{tries}; echo over"),
+            environment={
+                "LD_LIBRARY_PATH": str(cuda_library.parent),
+                "FAKE_CUDA_TABLE": str(tmp_path / "gpus"),
+            },
+        ),
+        {},
+    )
+    lines: list[str] = []
+
+    def over() -> bool:
+        lines.extend(supervisor.log("m").new_lines())
+        return "over" in lines
+
+    await until(over)
+    assert [json.loads(line)["devices"][0]["name"] for line in lines if line[0] == "{"] == ["H200"]
+    assert not [line for line in lines if line.startswith("changed")]
 
 
 async def test_an_engine_reads_no_credentials_of_tools(

@@ -51,6 +51,12 @@ def test_the_time_in_the_queue_is_part_of_what_is_read() -> None:
         ("pydantic: 1 validation error for ModelConfig", FailureKind.BAD_SETTINGS),
         ("vllm: error: unrecognized arguments: --x", FailureKind.BAD_SETTINGS),
         ("ModuleNotFoundError: No module named 'torch'", FailureKind.ENVIRONMENT),
+        (
+            "RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions "
+            "before calling NumCudaDevices() that might have already set an error? Error 304: OS call "
+            "failed or operation not supported on this OS",
+            FailureKind.ENVIRONMENT,
+        ),
         ("it just stopped", FailureKind.UNKNOWN),
     ],
 )

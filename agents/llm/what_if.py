@@ -48,6 +48,7 @@ def emptied(fleet: Fleet, model: Model) -> Fleet:
         ),
         models=(model,),
         runtimes=fleet.runtimes,
+        departures=fleet.departures,
     )
 
 

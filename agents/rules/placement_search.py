@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from agents.rules.placement import MayEvict, Placement, Placer
 from agents.rules.sizing import LoadOption, Sizer
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Candidate, Fleet, Model
+from modelium.models.advice import Spot
 from modelium.policy import Policy
+
+NO_SPOTS: Mapping[str, Spot] = MappingProxyType({})
 
 CANDIDATES_KEPT = 16
 """Losing options recorded per plan: enough to explain it, few enough to store."""
@@ -18,8 +22,16 @@ CANDIDATES_KEPT = 16
 class PlacementSearch:
     """Finds placements and records the options that lost. One per plan."""
 
-    def __init__(self, *, fleet: Fleet, policy: Policy, sizer: Sizer, placer: Placer) -> None:
-        """Search over the devices of ``fleet``."""
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        policy: Policy,
+        sizer: Sizer,
+        placer: Placer,
+        spots: Mapping[str, Spot] = NO_SPOTS,
+    ) -> None:
+        """Search over the devices of ``fleet``; ``spots``: advice, by model."""
         self.candidates: list[Candidate] = []
         """The options compared so far; the winners have an empty ``lost``."""
         self._subject = ""
@@ -27,16 +39,21 @@ class PlacementSearch:
         self._policy = policy
         self._sizer = sizer
         self._placer = placer
+        self._spots = spots
 
     def find(self, model: Model, may_evict: MayEvict) -> Placement | None:
         """Return where to load ``model``; ``None`` where there is no room.
 
-        Tried in this order: the model's preference in free memory, the requested settings in free
-        memory, the requested settings with evictions (the preference instead, where its evictions
-        cost no more), smaller settings in free memory, smaller settings with evictions.
+        Tried in this order: the advised devices, the model's preference in free memory, the
+        requested settings in free memory, the requested settings with evictions (the preference
+        instead, where its evictions cost no more), smaller settings in free memory, smaller
+        settings with evictions.
         """
         self._subject = model.name
         preferred = self._preferred(model)
+        advised = self._on_its_spot(model, preferred)
+        if advised is not None:
+            return advised
         best = self._in_free_memory(preferred)
         if best is not None:
             return best
@@ -75,6 +92,27 @@ class PlacementSearch:
                 score=-place.loss,
             )
         )
+
+    def _on_its_spot(self, model: Model, preferred: Sequence[LoadOption]) -> Placement | None:
+        """Return the placement that advice names; ``None`` where there is none, or no room."""
+        spot = self._spots.get(model.name)
+        if spot is None or model.state is ModelState.SLEEPING:
+            return None
+        able = [o for o in self._options(model, smaller=False) if self._healthy(o)]
+        options = [
+            replace(option, group=replace(option.group, devices=devices))
+            for option in (*preferred, *able)
+            if option.settings.tensor_parallel_size == len(spot.devices)
+            for devices in [tuple(d for d in option.group.devices if d.id in spot.devices)]
+            if len(devices) == len(spot.devices)
+        ]
+        for option in options:
+            place = self._placer.in_free_memory(option) or self._placer.with_evictions(
+                option, lambda victim: victim.name in spot.evicts
+            )
+            if place is not None:
+                return place
+        return None
 
     def _preferred(self, model: Model) -> list[LoadOption]:
         """Return the options that follow the model's preference; none for a sleeping model."""

@@ -34,6 +34,9 @@ LIVE: tuple[FieldPath, ...] = (
     ("gateway", "max_wait_seconds"),
     ("gateway", "max_waiting"),
     ("gateway", "max_waiting_per_model"),
+    ("brain", "authority"),
+    ("brain", "may"),
+    ("brain", "time_zone"),
     ("brain", "review_interval_seconds"),
     ("models",),
 )

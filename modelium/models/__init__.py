@@ -22,6 +22,7 @@ from modelium.models.decisions import (
     Unload,
     Violation,
 )
+from modelium.models.departures import Departure, DepartureKind
 from modelium.models.devices import (
     Booking,
     Device,
@@ -64,6 +65,8 @@ __all__ = [
     "Booking",
     "Candidate",
     "Decision",
+    "Departure",
+    "DepartureKind",
     "Deployment",
     "Device",
     "DeviceKind",

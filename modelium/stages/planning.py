@@ -98,7 +98,12 @@ OPERATOR = "operator"
 
 
 def effective(plan: Plan, fleet: Fleet) -> bool:
-    """Whether ``plan`` changes anything: keeping does not, nor queueing what is queued."""
+    """Whether ``plan`` changes anything: keeping does not, nor queueing what is queued.
+
+    A departure from the rules does, also one that leaves everything as it is.
+    """
+    if plan.departures:
+        return True
     for action in plan.actions:
         match action:
             case Keep():

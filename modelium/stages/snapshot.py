@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 
 from modelium.models import Device, Fleet, Traffic
+from modelium.policy.departures import DAY_S
 from modelium.stages.services import Services
 
 HISTORY_HOURS = 24
@@ -31,13 +32,20 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         )
     else:
         revision, models, bookings = await reading
+    now = services.clock.time()
+    # Read after the revision: a departure that is missing would leave its budget unspent. Without
+    # a budget, none counts.
+    departures = (
+        await services.store.departures.since(now - DAY_S) if services.policy.departures else ()
+    )
     return Fleet(
-        at=services.clock.time(),
+        at=now,
         revision=revision,
         devices=devices,
         models=models,
         bookings=bookings,
         runtimes=services.runtime_monitor.statuses(),
+        departures=departures,
     )
 
 
@@ -71,7 +79,13 @@ def digest(fleet: Fleet) -> str:
     It is computed piece by piece: one dump of everything would hold the GIL for its whole time.
     """
     whole = hashlib.sha256(f"{fleet.at} {fleet.revision}".encode())
-    for part in (fleet.models, fleet.devices, fleet.bookings, fleet.runtimes):
+    for part in (
+        fleet.models,
+        fleet.devices,
+        fleet.bookings,
+        fleet.runtimes,
+        fleet.departures,
+    ):
         for one in part:
             whole.update(one.model_dump_json().encode())
     return whole.hexdigest()[:16]

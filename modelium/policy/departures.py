@@ -1,0 +1,165 @@
+"""Which departures of an LLM from the rules are allowed, and what they may cost (no I/O here).
+
+A kind has a budget of load-seconds per hour, and rests for some hours after three departures in a
+row that turned out wrong: so an LLM without judgement costs a bounded, small amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelium.models import (
+    Departure,
+    DepartureKind,
+    Fleet,
+    Load,
+    Model,
+    Plan,
+    Unload,
+    Violation,
+)
+from modelium.models.load_time import load_seconds
+from modelium.policy.eligibility import should_load
+from modelium.policy.policy import Policy
+
+K = DepartureKind
+
+LASTS_S = {K.QUEUE: 600.0, K.SPARE: 900.0, K.EVICT: 1800.0, K.DEVICE: 0.0}
+"""For how long a departure stands. A model waits for two reviews at the usual interval, and a
+spared one stays for three; one that was evicted is asked for within half an hour, or was rightly
+evicted."""
+
+HOUR_S = 3600.0
+DAY_S = 86_400.0
+"""For which departures are remembered."""
+
+WRONG_IN_A_ROW = 3
+"""Wrong departures of a kind after which it rests: one may be bad luck, three are bad judgement."""
+
+REST_S = 6 * HOUR_S
+"""How long it rests: a day has four chances to do better."""
+
+SLACK = 0.999
+"""Load times are floats that were summed in another order."""
+
+
+def held(fleet: Fleet, *, now: float) -> frozenset[str]:
+    """Return the models that wait although the rules would load them."""
+    return _standing(K.QUEUE, fleet, now)
+
+
+def spared(fleet: Fleet, *, now: float) -> frozenset[str]:
+    """Return the models that stay although the rules would unload them."""
+    return _standing(K.SPARE, fleet, now)
+
+
+def _standing(kind: DepartureKind, fleet: Fleet, now: float) -> frozenset[str]:
+    return frozenset(d.model for d in fleet.departures if d.kind is kind and d.until > now)
+
+
+def was_wrong(departure: Departure, model: Model | None, *, now: float) -> bool | None:
+    """Whether ``departure`` turned out wrong; ``None`` where that is not known yet.
+
+    A model that waited or was evicted should not have been asked for, a spared one should have.
+    Other devices are never wrong: what they cost is counted where it is paid.
+    """
+    if departure.kind in (K.QUEUE, K.EVICT):
+        if departure.asked_at is not None:
+            return True
+        return None if now < departure.until else False
+    if departure.kind is K.SPARE:
+        last = model.traffic.last_request_at if model is not None else None
+        if last is not None and last > departure.at:
+            return False
+        return None if now < departure.until else True
+    return False
+
+
+def rests_until(kind: DepartureKind, fleet: Fleet, *, now: float) -> float | None:
+    """Return until when departures of ``kind`` are not allowed; ``None``: they are now."""
+    wrong: list[Departure] = []
+    for departure in fleet.departures:  # the newest first
+        if departure.kind is not kind:
+            continue
+        model = fleet.models_by_name.get(departure.model)
+        match was_wrong(departure, model, now=now):
+            case False:
+                return None
+            case True:
+                wrong.append(departure)
+        if len(wrong) == WRONG_IN_A_ROW:
+            until = wrong[0].at + REST_S
+            return until if until > now else None
+    return None
+
+
+def left_s(kind: DepartureKind, fleet: Fleet, policy: Policy, *, now: float) -> float | None:
+    """Return the load-seconds that departures of ``kind`` may still give up in this hour.
+
+    ``None``: the operator does not allow the kind, or it rests.
+    """
+    bound = policy.departures.get(kind)
+    if bound is None or rests_until(kind, fleet, now=now) is not None:
+        return None
+    spent = sum(d.price_s for d in fleet.departures if d.kind is kind and d.at > now - HOUR_S)
+    return max(0.0, bound - spent)
+
+
+def departure_faults(
+    plan: Plan, fleet: Fleet, policy: Policy, *, now: float
+) -> Iterator[Violation]:
+    """Yield what is wrong with the departures of ``plan``: not allowed, not true, too expensive."""
+    wanted: dict[DepartureKind, float] = {}
+    for departure in plan.departures:
+        kind = departure.kind
+        wanted[kind] = wanted.get(kind, 0.0) + departure.price_s
+        model = fleet.models_by_name.get(departure.model)
+        wrong = "no such model" if model is None else _untrue(departure, model, plan, policy, now)
+        if wrong:
+            yield _fault(departure.model, f"{departure.model}: {kind}: {wrong}")
+    for kind, price_s in wanted.items():
+        names = ", ".join(d.model for d in plan.departures if d.kind is kind)
+        left = left_s(kind, fleet, policy, now=now)
+        until = rests_until(kind, fleet, now=now)
+        if kind not in policy.departures:
+            yield _fault(names, f"{names}: brain.may does not allow {kind}")
+        elif until is not None:
+            yield _fault(
+                names,
+                f"{names}: the last {WRONG_IN_A_ROW} departures of the kind {kind} were wrong; "
+                f"it rests for {until - now:.0f} s",
+            )
+        elif left is not None and price_s * SLACK > left:
+            yield _fault(
+                names,
+                f"{names}: {kind} gives up {price_s:.0f} load-seconds; brain.may.{kind} allows "
+                f"{policy.departures[kind]:g} per hour, {left:.0f} are left",
+            )
+
+
+def _untrue(departure: Departure, model: Model, plan: Plan, policy: Policy, now: float) -> str:
+    """Return what contradicts ``departure``; empty where nothing does."""
+    loads = {a.model for a in plan.actions if isinstance(a, Load)}
+    unloads = {a.model for a in plan.actions if isinstance(a, Unload)}
+    match departure.kind:
+        case K.QUEUE:
+            if model.name in loads:
+                return "the plan loads it"
+            if should_load(model, policy) or model.name in policy.always_loaded:
+                return "requests wait for it, or it is in always_loaded"
+        case K.EVICT if model.name not in unloads:
+            return "the plan does not unload it"
+        case K.SPARE if model.name in unloads or model.deployment is None:
+            return "the plan unloads it, or it is not loaded"
+        case K.DEVICE if model.name not in loads:
+            return "the plan does not load it"
+    if not 0.0 <= departure.until - now <= LASTS_S[departure.kind] + 1.0:
+        return f"it may stand for {LASTS_S[departure.kind]:g} s"
+    least = load_seconds(model) if departure.kind in (K.QUEUE, K.EVICT) else 0.0
+    if departure.price_s < least * SLACK:
+        return f"its price is {departure.price_s:.0f} load-seconds; one load takes {least:.0f} s"
+    return ""
+
+
+def _fault(subject: str, message: str) -> Violation:
+    return Violation(rule="departure", subject=subject, message=message)

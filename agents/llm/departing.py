@@ -33,11 +33,9 @@ def departures(
 ) -> tuple[Departure, ...]:
     """Return where ``plan``, which was made with ``advice``, departs from that of the ``rules``.
 
-    Empty where the LLM has no authority to depart. What other models lose is part of the price of
-    the departure that causes it, once.
+    What other models lose is part of the price of the departure that causes it, once. Whether they
+    are allowed, says `modelium.policy.validate`.
     """
-    if not policy.departures:
-        return ()
     models = fleet.models_by_name
     theirs, mine = ({a.model: a for a in p.loads} for p in (rules, plan))
     paid = {victim for spot in advice.spots.values() for victim in spot.evicts}

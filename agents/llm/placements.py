@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agents.llm.choices import Planner
@@ -18,6 +18,9 @@ from modelium.ports import Question
 
 MOST_PLACES = 6
 """Placements offered per model: each costs two trial plans, and more are not compared well."""
+
+BESIDE = 8
+"""Neighbours shown."""
 
 TRIED = 12
 """Groups of devices tried per model, those with the most room first."""
@@ -38,6 +41,10 @@ class Place:
     """Bytes of the largest free hole that it leaves."""
     evicted_load_s: float
     """Load-seconds of the models that are evicted for it and by the rules are not."""
+    beside: tuple[str, ...] = ()
+    """Models that stay on the same devices."""
+    utilization: float | None = None
+    """Of the busiest of the devices, 0…1; ``None``: not known."""
 
     def facts(self) -> dict[str, Any]:
         """Return its costs as JSON values."""
@@ -48,6 +55,8 @@ class Place:
             "evicts": list(self.spot.evicts),
             "evicted_load_seconds": round(self.evicted_load_s),
             "largest_hole_left_gib": round(self.hole / GIB, 1),
+            "beside": list(self.beside[:BESIDE]),
+            **({} if self.utilization is None else {"gpu_utilization": self.utilization}),
             "gives_up_load_seconds": round(sum(d.price_s for d in self.departures)),
             "by": "LLM" if self.departures else "rules",
         }
@@ -107,15 +116,7 @@ class Placements:
                 now=self._now,
             )
             if wanted and affordable(wanted, self._fleet, self._policy, now=self._now):
-                return Place(
-                    label=place.label,
-                    model=place.model,
-                    spot=place.spot,
-                    load=load,
-                    departures=wanted,
-                    hole=place.hole,
-                    evicted_load_s=place.evicted_load_s,
-                )
+                return replace(place, departures=wanted)
         return None
 
     def _place(self, model: Model, load: Load, plan: Plan) -> Place:
@@ -123,7 +124,9 @@ class Placements:
         label = "+".join(load.devices)
         if victims:
             label += f" evicting {','.join(victims)}"
-        models = self._fleet.models_by_name
+        fleet, models = self._fleet, self._fleet.models_by_name
+        devices = [fleet.devices_by_id[d] for d in load.devices]
+        held = {b.model for d in devices for b in fleet.bookings_by_device.get(d.id, ())}
         return Place(
             label=label,
             model=model.name,
@@ -132,6 +135,10 @@ class Placements:
             departures=(),
             hole=largest_hole(plan, self._fleet, self._policy),
             evicted_load_s=sum(load_seconds(models[v]) for v in victims),
+            beside=tuple(sorted(held - unloads(plan) - {model.name})),
+            utilization=max(
+                (d.utilization for d in devices if d.utilization is not None), default=None
+            ),
         )
 
     def _plan(self, model: Model, spot: Spot) -> Plan:

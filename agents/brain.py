@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.llm.agent import Agent, NoAdvice
-from agents.llm.choices import Choices
+from agents.llm.choices import Choices, open_fields
 from agents.llm.circuit_breaker import CircuitBreaker
 from agents.llm.departing import departures
 from agents.llm.ingest_choices import ingest_choices
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT = 4
 """Concurrent questions to the LLM: fifty new models at once must not overload it."""
+
+OFFERED = 24
+"""Values recorded per choice; no list that is offered is longer, but of placements."""
 
 
 class AdvisedBrain:
@@ -183,6 +186,7 @@ class AdvisedBrain:
             "model": endpoint.model,
             "seconds": round(seconds, 3),
             **transcript.record(),
+            "offered": {f.name: list(f.allowed[:OFFERED]) for f in open_fields(choices)},
             "chosen": None if fallback else chosen,
             "fallback": fallback,
             "rules": [a.model_dump(mode="json") for a in choices.rules.actions],

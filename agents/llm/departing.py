@@ -25,6 +25,8 @@ from modelium.policy.memory_budget import available_bytes
 
 K = DepartureKind
 
+NOT_NOW = "none now: the last ones were wrong, or are not judged yet"
+
 ABSENT = frozenset({ModelState.QUEUED, ModelState.UNLOADED})
 
 
@@ -42,26 +44,44 @@ def departures(
     gone = unloads(plan) - unloads(rules)
     if not advice.spare:
         gone &= paid
-    stay = (unloads(rules) - unloads(plan)) & set(advice.spare)
+    stay = set(advice.spare) - unloads(plan)
     wait = (theirs.keys() - mine.keys()) & set(advice.hold)
     moved = {
         name
         for name in theirs.keys() & mine.keys() & advice.spots.keys()
         if set(mine[name].devices) != set(theirs[name].devices)
     }
-    put_off = 0.0
+    # A load that nobody asked for may be in vain.
+    put_off = _loads_s((n for n in advice.spots if n in mine and _is_absent(models[n])), models)
     if gone or stay or moved:
         lost = theirs.keys() - mine.keys() - wait
-        put_off = _loads_s(lost, models) + _shut_out_s(rules, plan, fleet, policy)
+        put_off += _loads_s(lost, models) + _shut_out_s(rules, plan, fleet, policy)
     found = []
     for kind, names in ((K.QUEUE, wait), (K.EVICT, gone), (K.SPARE, stay), (K.DEVICE, moved)):
         for name in sorted(names):
             price = _loads_s({name}, models) if kind in (K.QUEUE, K.EVICT) else 0.0
             if kind is not K.QUEUE:
                 price, put_off = price + put_off, 0.0
-            until = now + LASTS_S[kind]
-            found.append(Departure(kind=kind, model=name, price_s=price, until=until))
+            found.append(
+                Departure(
+                    kind=kind,
+                    model=name,
+                    beneficiary=_beneficiary(name, advice, mine) if kind is K.EVICT else "",
+                    price_s=price,
+                    until=now + LASTS_S[kind],
+                )
+            )
     return tuple(found)
+
+
+def _is_absent(model: Model) -> bool:
+    return model.state is ModelState.UNLOADED and not model.traffic.pending
+
+
+def _beneficiary(victim: str, advice: Advice, loads: Mapping[str, Load]) -> str:
+    """Return the model that ``victim`` is evicted for: that of its spot, or the first load."""
+    by_spot = (name for name, spot in advice.spots.items() if victim in spot.evicts)
+    return next(by_spot, next(iter(loads), ""))
 
 
 def waiting(model: Model, *, now: float) -> Departure:
@@ -102,7 +122,7 @@ def budgets(fleet: Fleet, policy: Policy, *, now: float) -> dict[str, float | st
     found: dict[str, float | str] = {}
     for kind in policy.departures:
         left = left_s(kind, fleet, policy, now=now)
-        found[kind.value] = "rests: the last ones were wrong" if left is None else round(left)
+        found[kind.value] = NOT_NOW if left is None else round(left)
     return found
 
 

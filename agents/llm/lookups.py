@@ -220,7 +220,7 @@ class Lookups:
                 "kind": one.kind.value,
                 "model": one.model,
                 "load_seconds": round(one.price_s),
-                "outcome": came_of_it[was_wrong(one, models.get(one.model), now=self._now)],
+                "outcome": came_of_it[was_wrong(one, models, now=self._now)],
             }
             for one in self._fleet.departures[:DEPARTURES]
         ]

@@ -17,7 +17,7 @@ from modelium.models import Departure, EvictionCause, Fleet, Model, Plan
 from modelium.models.advice import Advice, Spot
 from modelium.models.load_time import load_seconds
 from modelium.policy import Policy
-from modelium.policy.eligibility import should_load
+from modelium.policy.eligibility import should_load, should_unload
 from modelium.ports import Question
 
 TRIED = 4
@@ -26,6 +26,9 @@ TRIED = 4
 SHOWN = 12
 MOST = 3
 """Most of one kind of departure in a review: the next one is minutes away."""
+
+SOON_S = 600.0
+"""Two reviews at the usual interval: one may fail."""
 
 FORECAST_S = 3600.0
 
@@ -49,8 +52,12 @@ class ReviewDepartures:
     def fields(self) -> list[Field]:
         """Return the lists to choose from, without empty ones."""
         meanings = (
-            ("hold", self.hold, "Queued models that the rules would load now: leave them queued."),
-            ("spare", self.spare, "Loaded models that the rules would unload now: let them stay."),
+            ("hold", self.hold, "Queued models that the rules load now: leave them queued."),
+            (
+                "spare",
+                self.spare,
+                "Loaded models that idle out now or soon, or make room: let them stay.",
+            ),
             ("place", self.place, "Other devices for models that the rules load now."),
             ("make_room", self.make_room, "Loads that the rules do not make, with evictions."),
         )
@@ -113,13 +120,13 @@ def review_departures(
         if affordable((departure,), fleet, policy, now=now)
     }
     spare: dict[str, float] = {}
-    for action in [a for a in rules.unloads if a.cause in LEAVES][:SHOWN]:
-        advice = Advice(spare=(action.model,))
+    leaving = [a.model for a in rules.unloads if a.cause in LEAVES]
+    for name in [*leaving, *_idle_soon(fleet, policy, rules, now)][:SHOWN]:
+        advice = Advice(spare=(name,))
         plan = planner(question, fleet, policy, advice)
         found = departures(rules, plan, advice, fleet=fleet, policy=policy, now=now)
-        stays = action.model not in unloads(plan)
-        if stays and found and affordable(found, fleet, policy, now=now):
-            spare[action.model] = sum(d.price_s for d in found)
+        if name not in unloads(plan) and affordable(found, fleet, policy, now=now):
+            spare[name] = sum(d.price_s for d in found)
     placements = Placements(
         question=question, fleet=fleet, policy=policy, rules=rules, planner=planner
     )
@@ -142,6 +149,20 @@ def review_departures(
         place=dict(list(place.items())[:SHOWN]),
         make_room=dict(list(make_room.items())[:SHOWN]),
     )
+
+
+def _idle_soon(fleet: Fleet, policy: Policy, rules: Plan, now: float) -> list[str]:
+    """Return the loaded models that will be unloaded for idling before the next review.
+
+    They are gone a few seconds after that time has come, and no review would have seen them.
+    """
+    return [
+        m.name
+        for m in fleet.models
+        if m.state is ModelState.READY
+        and m.name not in unloads(rules)
+        and should_unload(m, policy, now=now + SOON_S)
+    ]
 
 
 def _absent(fleet: Fleet, policy: Policy, rules: Plan, now: float) -> Sequence[Model]:

@@ -26,6 +26,8 @@ class Departure(Frozen):
     kind: DepartureKind
     model: str
     """The model that waits, is loaded elsewhere, is evicted, or stays."""
+    beneficiary: str = ""
+    """The model that an eviction makes room for."""
     price_s: float
     """Load-seconds that it gives up at most: one load of each model that has to be loaded again,
     or later."""

@@ -223,7 +223,7 @@ class Fleet(Frozen):
     bookings: tuple[Booking, ...] = ()
     runtimes: tuple[RuntimeStatus, ...] = ()
     departures: tuple[Departure, ...] = ()
-    """Those of the last day, the newest first."""
+    """Those of the last two days, the newest first."""
 
     def __copy__(self) -> Self:
         """Copy the fields, but not the cached look-ups: they would be the original's."""

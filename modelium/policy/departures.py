@@ -1,12 +1,13 @@
 """Which departures of an LLM from the rules are allowed, and what they may cost (no I/O here).
 
-A kind has a budget of load-seconds per hour, and rests for some hours after three departures in a
-row that turned out wrong: so an LLM without judgement costs a bounded, small amount.
+A kind has a budget of load-seconds per hour. Until one of its departures turned out right, only one
+may be open at a time; after three wrong ones in a row it rests for a day. So an LLM without
+judgement costs next to nothing, whatever the budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from modelium.models import (
     Departure,
@@ -31,13 +32,14 @@ evicted."""
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
-"""For which departures are remembered."""
+REMEMBERED_S = 2 * DAY_S
+"""For which departures count: a rest, and what led to it."""
 
 WRONG_IN_A_ROW = 3
 """Wrong departures of a kind after which it rests: one may be bad luck, three are bad judgement."""
 
-REST_S = 6 * HOUR_S
-"""How long it rests: a day has four chances to do better."""
+REST_S = 86_400.0
+"""How long it rests: an operator sees it in `modelium brain ls` meanwhile."""
 
 SLACK = 0.999
 """Load times are floats that were summed in another order."""
@@ -57,49 +59,79 @@ def _standing(kind: DepartureKind, fleet: Fleet, now: float) -> frozenset[str]:
     return frozenset(d.model for d in fleet.departures if d.kind is kind and d.until > now)
 
 
-def was_wrong(departure: Departure, model: Model | None, *, now: float) -> bool | None:
+def was_wrong(departure: Departure, models: Mapping[str, Model], *, now: float) -> bool | None:
     """Whether ``departure`` turned out wrong; ``None`` where that is not known yet.
 
-    A model that waited or was evicted should not have been asked for, a spared one should have.
-    Other devices are never wrong: what they cost is counted where it is paid.
+    A model that waited or was evicted should not have been asked for by its time; one that was
+    spared, or that another one was evicted for, should have. Other devices are never wrong: what
+    they cost is counted where it is paid.
     """
-    if departure.kind in (K.QUEUE, K.EVICT):
-        if departure.asked_at is not None:
-            return True
-        return None if now < departure.until else False
-    if departure.kind is K.SPARE:
-        last = model.traffic.last_request_at if model is not None else None
-        if last is not None and last > departure.at:
-            return False
-        return None if now < departure.until else True
-    return False
+    kind = departure.kind
+    if kind is K.DEVICE:
+        return False
+    if kind in (K.QUEUE, K.EVICT) and departure.asked_at is not None:
+        return True
+    needed = {K.SPARE: departure.model, K.EVICT: departure.beneficiary}.get(kind, "")
+    model = models.get(needed)
+    last = model.traffic.last_request_at if model is not None else None
+    was_asked = last is not None and last > departure.at
+    if kind is K.SPARE and was_asked:
+        return False
+    if now < departure.until:
+        return None
+    return bool(needed) and not was_asked
 
 
 def rests_until(kind: DepartureKind, fleet: Fleet, *, now: float) -> float | None:
     """Return until when departures of ``kind`` are not allowed; ``None``: they are now."""
-    wrong: list[Departure] = []
+    wrong = list[float]()
     for departure in fleet.departures:  # the newest first
         if departure.kind is not kind:
             continue
-        model = fleet.models_by_name.get(departure.model)
-        match was_wrong(departure, model, now=now):
+        match was_wrong(departure, fleet.models_by_name, now=now):
             case False:
                 return None
-            case True:
-                wrong.append(departure)
+            case True if departure.at not in wrong:  # several of one plan are one mistake
+                wrong.append(departure.at)
         if len(wrong) == WRONG_IN_A_ROW:
-            until = wrong[0].at + REST_S
+            until = wrong[0] + REST_S
             return until if until > now else None
     return None
+
+
+def open_until(kind: DepartureKind, fleet: Fleet, *, now: float) -> float | None:
+    """Return when the open departure is judged that others of ``kind`` wait for.
+
+    ``None``: there is none, or the last one that was judged was right.
+    """
+    pending = None
+    for departure in fleet.departures:
+        if departure.kind is kind:
+            match was_wrong(departure, fleet.models_by_name, now=now):
+                case None:
+                    pending = pending or departure.until
+                case wrong:
+                    return pending if wrong else None
+    return pending
+
+
+def is_proven(kind: DepartureKind, fleet: Fleet, *, now: float) -> bool:
+    """Whether the last departure of ``kind`` that was judged was right."""
+    judged = (
+        was_wrong(d, fleet.models_by_name, now=now) for d in fleet.departures if d.kind is kind
+    )
+    return next((not wrong for wrong in judged if wrong is not None), kind is K.DEVICE)
 
 
 def left_s(kind: DepartureKind, fleet: Fleet, policy: Policy, *, now: float) -> float | None:
     """Return the load-seconds that departures of ``kind`` may still give up in this hour.
 
-    ``None``: the operator does not allow the kind, or it rests.
+    ``None``: the operator does not allow the kind, it rests, or one of it has to be judged first.
     """
     bound = policy.departures.get(kind)
     if bound is None or rests_until(kind, fleet, now=now) is not None:
+        return None
+    if open_until(kind, fleet, now=now) is not None:
         return None
     spent = sum(d.price_s for d in fleet.departures if d.kind is kind and d.at > now - HOUR_S)
     return max(0.0, bound - spent)
@@ -118,7 +150,10 @@ def departure_faults(
         if wrong:
             yield _fault(departure.model, f"{departure.model}: {kind}: {wrong}")
     for kind, price_s in wanted.items():
-        names = ", ".join(d.model for d in plan.departures if d.kind is kind)
+        of_kind = [d for d in plan.departures if d.kind is kind]
+        names = ", ".join(d.model for d in of_kind)
+        several = len({d.beneficiary or d.model for d in of_kind}) > 1
+        first = open_until(kind, fleet, now=now)
         left = left_s(kind, fleet, policy, now=now)
         until = rests_until(kind, fleet, now=now)
         if kind not in policy.departures:
@@ -129,6 +164,9 @@ def departure_faults(
                 f"{names}: the last {WRONG_IN_A_ROW} departures of the kind {kind} were wrong; "
                 f"it rests for {until - now:.0f} s",
             )
+        elif first is not None or (several and not is_proven(kind, fleet, now=now)):
+            when = f"; the last one is judged in {first - now:.0f} s" if first else ""
+            yield _fault(names, f"{names}: {kind}: only one at a time until one was right{when}")
         elif left is not None and price_s * SLACK > left:
             yield _fault(
                 names,

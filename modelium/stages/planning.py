@@ -27,6 +27,7 @@ from modelium.ports import Question
 from modelium.stages import decision_record
 from modelium.stages.services import Services
 from modelium.stages.snapshot import digest, snapshot, with_history
+from modelium.stages.trace_page import page
 from modelium.store import new_id
 
 STALE_ATTEMPTS = 12
@@ -158,6 +159,8 @@ async def _accept(
             that is not ``final``.
     """
     plan = plan.model_copy(update={"revision": fleet.revision})
+    if trace:
+        trace = {**trace, "page": page(plan, trace)}
     fleet_digest, violations = await asyncio.to_thread(
         _judge, plan, fleet, policy, services.clock.time()
     )

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 
 from modelium.models import Device, Fleet, Traffic
-from modelium.policy.departures import DAY_S
+from modelium.policy.departures import REMEMBERED_S
 from modelium.stages.services import Services
 
 HISTORY_HOURS = 24
@@ -36,7 +36,9 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     # Read after the revision: a departure that is missing would leave its budget unspent. Without
     # a budget, none counts.
     departures = (
-        await services.store.departures.since(now - DAY_S) if services.policy.departures else ()
+        await services.store.departures.since(now - REMEMBERED_S)
+        if services.policy.departures
+        else ()
     )
     return Fleet(
         at=now,

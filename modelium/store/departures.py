@@ -46,6 +46,7 @@ def save_departures(tx: Connection, decision: Decision) -> None:
             "decision": decision.id,
             "kind": one.kind.value,
             "model": one.model,
+            "beneficiary": one.beneficiary,
             "at": decision.at,
             "until": one.until,
             "price_s": one.price_s,

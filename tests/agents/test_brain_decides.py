@@ -159,7 +159,7 @@ async def test_in_a_review_it_pays_for_a_model_that_is_needed_soon(house: Build)
     home = await house(answers(make_room=["desk on n/g0 evicting batch"]))
     plan, _ = await home.answer(REVIEW, known, may())
     assert [(a.action, a.model) for a in plan.actions] == [("unload", "batch"), ("load", "desk")]
-    assert departed(plan) == [("evict", "batch", 30.0)]
+    assert departed(plan) == [("evict", "batch", 90.0)]
 
 
 async def test_in_a_review_it_loads_a_queued_model_elsewhere(house: Build) -> None:
@@ -176,6 +176,8 @@ async def test_departures_that_are_dear_together_are_repaired(house: Build) -> N
         lambda body: calls("decide", {"reason": "", "hold": tries[len(home.endpoint.seen) - 1]})
     )
     known = fleet(waiting("a", 40), waiting("b", 30))
+    right = Departure(kind=K.QUEUE, model="x", price_s=9.0, at=NOW - 4000, until=NOW - 3400)
+    known = known.model_copy(update={"departures": (right,)})
     plan, _ = await home.answer(REVIEW, known, may(load_seconds=60.0))
     assert departed(plan) == [("queue", "b", 30.0)]
     wrong = "a, b: queue gives up 70 load-seconds; brain.may.queue allows 60 per hour, 60 are left"

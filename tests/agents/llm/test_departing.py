@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agents.llm.departing import affordable, budgets, departures, largest_hole, may_be_held
+from agents.llm.departing import NOT_NOW, affordable, budgets, departures, largest_hole, may_be_held
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Departure, DepartureKind, Fleet, Plan, Priority, Traffic
 from modelium.models.advice import Advice, Spot
@@ -45,6 +45,17 @@ def test_an_eviction_costs_the_next_load_of_the_model_that_leaves() -> None:
     known = fleet(waiting("a", 60), loaded("b", "n/g0", gib=60), gpus=1)
     paid = Advice(spots={"a": Spot(devices=("n/g0",), evicts=("b",))})
     assert found(known, paid) == [("evict", "b", 30.0)]
+
+
+def test_a_load_ahead_that_may_be_in_vain_is_in_the_price() -> None:
+    away = model("a", 60, state=ModelState.UNLOADED)
+    known = fleet(away, loaded("b", "n/g0", gib=60), gpus=1)
+    spots = {"a": Spot(devices=("n/g0",), evicts=("b",))}
+    paid = Advice(spots=spots, prewarm=("a",))
+    assert found(known, paid) == [("evict", "b", 90.0)]
+    plans = [RULES.plan(REVIEW, known, MAY, a) for a in (Advice(), paid)]
+    (made,) = departures(plans[0], plans[1], paid, fleet=known, policy=MAY, now=NOW)
+    assert made.beneficiary == "a"
 
 
 def test_a_model_that_has_to_wait_for_it_is_in_the_price_once() -> None:
@@ -127,6 +138,6 @@ def test_budgets_bound_each_kind_by_itself() -> None:
     only = policy(departures={K.EVICT: 300.0})
     assert not affordable([cost(K.QUEUE, 0.0)], known, only, now=NOW)
     assert budgets(known, MAY, now=NOW) == {"queue": 300, "device": 300, "evict": 50, "spare": 300}
-    wrong = tuple(past.model_copy(update={"asked_at": NOW}) for _ in range(3))
+    wrong = tuple(past.model_copy(update={"asked_at": NOW, "at": NOW - i}) for i in range(3))
     rests = budgets(fleet(departures=wrong), MAY, now=NOW)
-    assert rests["evict"] == "rests: the last ones were wrong"
+    assert rests["evict"] == NOT_NOW

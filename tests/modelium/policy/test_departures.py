@@ -27,7 +27,9 @@ from modelium.policy.departures import (
     LASTS_S,
     REST_S,
     held,
+    is_proven,
     left_s,
+    open_until,
     rests_until,
     spared,
     was_wrong,
@@ -47,28 +49,37 @@ def with_past(*departures: Departure, models: tuple[Model, ...] = ()) -> Fleet:
     return fleet(*models, departures=departures)
 
 
+def used(at: float | None, name: str = "a") -> dict[str, Model]:
+    return {name: loaded(name, "n/g0", traffic=Traffic(last_request_at=at))}
+
+
 @pytest.mark.parametrize("kind", [K.QUEUE, K.EVICT])
 def test_what_waited_or_left_was_wrong_if_it_was_asked_for(kind: DepartureKind) -> None:
-    assert was_wrong(past(kind), None, now=NOW) is None
-    assert was_wrong(past(kind, until=NOW), None, now=NOW) is False
-    assert was_wrong(past(kind, asked_at=NOW - 1), None, now=NOW) is True
-    assert was_wrong(past(kind, until=NOW - 1, asked_at=NOW - 9), None, now=NOW) is True
+    assert was_wrong(past(kind), {}, now=NOW) is None
+    assert was_wrong(past(kind, until=NOW), {}, now=NOW) is False
+    assert was_wrong(past(kind, asked_at=NOW - 1), {}, now=NOW) is True
+    assert was_wrong(past(kind, until=NOW - 1, asked_at=NOW - 9), {}, now=NOW) is True
+
+
+def test_an_eviction_was_wrong_if_the_model_that_it_was_for_was_not_asked_for() -> None:
+    paid = past(K.EVICT, beneficiary="b", until=NOW)
+    assert was_wrong(paid, used(NOW - 59, "b"), now=NOW) is False
+    assert was_wrong(paid, used(NOW - 60, "b"), now=NOW) is True
+    assert was_wrong(paid, used(NOW - 59, "a"), now=NOW) is True
+    assert was_wrong(paid, used(NOW - 59, "b"), now=NOW - 1) is None
 
 
 def test_what_was_spared_was_wrong_if_it_was_not_asked_for() -> None:
-    def used(at: float | None) -> Model:
-        return loaded("a", "n/g0", traffic=Traffic(last_request_at=at))
-
     assert was_wrong(past(K.SPARE), used(NOW - 61), now=NOW) is None
     assert was_wrong(past(K.SPARE), used(NOW - 60), now=NOW) is None
     assert was_wrong(past(K.SPARE), used(NOW - 59), now=NOW) is False
     assert was_wrong(past(K.SPARE, until=NOW), used(NOW - 61), now=NOW) is True
     assert was_wrong(past(K.SPARE, until=NOW), used(None), now=NOW) is True
-    assert was_wrong(past(K.SPARE, until=NOW), None, now=NOW) is True
+    assert was_wrong(past(K.SPARE, until=NOW), {}, now=NOW) is True
 
 
 def test_other_devices_are_never_wrong() -> None:
-    assert was_wrong(past(K.DEVICE, asked_at=NOW), None, now=NOW) is False
+    assert was_wrong(past(K.DEVICE, asked_at=NOW), {}, now=NOW) is False
 
 
 def test_a_departure_stands_until_its_time() -> None:
@@ -84,7 +95,7 @@ def test_a_departure_stands_until_its_time() -> None:
 
 def test_a_budget_counts_the_last_hour_of_its_kind() -> None:
     known = with_past(
-        past(K.EVICT, 10, price_s=30.0),
+        past(K.EVICT, 10, price_s=30.0, until=NOW),
         past(K.EVICT, HOUR_S - 1, price_s=40.0),
         past(K.EVICT, HOUR_S, price_s=99.0),
         past(K.QUEUE, 10, price_s=99.0),
@@ -105,12 +116,34 @@ def test_a_kind_rests_after_three_wrong_departures_in_a_row() -> None:
     assert rests_until(K.EVICT, with_past(*three), now=NOW) == NOW - 10 + REST_S
     assert rests_until(K.QUEUE, with_past(*three), now=NOW) is None
     assert left_s(K.EVICT, with_past(*three), MAY, now=NOW) is None
+    together = (wrong(10), wrong(10), wrong(10))
+    assert rests_until(K.EVICT, with_past(*together), now=NOW) is None
     proven = (wrong(10), wrong(20), right, wrong(800), wrong(900))
     assert rests_until(K.EVICT, with_past(*proven), now=NOW) is None
     old = [wrong(REST_S + i) for i in range(3)]
     assert rests_until(K.EVICT, with_past(*old), now=NOW) is None
     late = [wrong(REST_S - 1 + i) for i in range(3)]
     assert rests_until(K.EVICT, with_past(*late), now=NOW) == NOW + 1
+
+
+def test_one_is_open_at_a_time_until_one_was_right() -> None:
+    right, wrong = past(K.EVICT, 700), past(K.EVICT, 90, asked_at=NOW - 1)
+    pending, other = past(K.EVICT, 5, until=NOW + 7), past(K.QUEUE, 5)
+    for known, until in (
+        ((), None),
+        ((other,), None),
+        ((pending,), NOW + 7),
+        ((pending, wrong), NOW + 7),
+        ((pending, wrong, right), NOW + 7),
+        ((pending, right), None),
+        ((wrong,), None),
+    ):
+        assert open_until(K.EVICT, with_past(*known), now=NOW) == until
+        left = left_s(K.EVICT, with_past(*known), MAY, now=NOW)
+        assert (left is None) is (until is not None)
+    for known, proven in (((), False), ((pending, right), True), ((wrong, right), False)):
+        assert is_proven(K.EVICT, with_past(*known), now=NOW) is proven
+    assert is_proven(K.DEVICE, with_past(), now=NOW)
 
 
 # --- the validator ---------------------------------------------------------------------------
@@ -194,21 +227,43 @@ def test_what_the_operator_does_not_allow_is_refused() -> None:
 
 def test_a_spent_budget_is_refused_for_all_departures_of_a_plan_together() -> None:
     two = [now_made(K.SPARE, "old", price_s=60.0), now_made(K.SPARE, "other", price_s=41.0)]
-    known = fleet(loaded("old", "n/g1", gib=60), loaded("other", "n/g0", gib=60))
-    assert faults(departures=two, known=known) == [
+    used_since = Traffic(last_request_at=NOW - 5)
+    known = fleet(
+        loaded("old", "n/g1", gib=60, traffic=used_since), loaded("other", "n/g0", gib=60)
+    )
+    right = past(K.SPARE, 4000, model="old", price_s=99.0)
+    proven = known.model_copy(update={"departures": (right,)})
+    assert faults(departures=two, known=proven) == [
         "old, other: spare gives up 101 load-seconds; brain.may.spare allows 100 per hour, "
         "100 are left"
     ]
-    assert faults(departures=two[:1], known=known) == []
-    spent = known.model_copy(update={"departures": (past(K.SPARE, price_s=41.0),)})
+    assert faults(departures=two[:1], known=proven) == []
+    recent = past(K.SPARE, price_s=41.0, model="old")
+    spent = known.model_copy(update={"departures": (recent,)})
     assert faults(departures=two[:1], known=spent) == [
         "old: spare gives up 60 load-seconds; brain.may.spare allows 100 per hour, 59 are left"
     ]
+
+
+def test_before_one_was_right_only_one_is_allowed() -> None:
+    known = fleet(loaded("old", "n/g1", gib=60), loaded("other", "n/g0", gib=60))
+    one, two = (now_made(K.SPARE, name, price_s=0.0) for name in ("old", "other"))
+    assert faults(departures=[one], known=known) == []
+    wrong = "old, other: spare: only one at a time until one was right"
+    assert faults(departures=[one, two], known=known) == [wrong]
+    pending = past(K.SPARE, 9, model="x", until=NOW + 7)
+    assert faults(departures=[one], known=known.model_copy(update={"departures": (pending,)})) == [
+        "old: spare: only one at a time until one was right; the last one is judged in 7 s"
+    ]
+    both = [now_made(K.EVICT, name, beneficiary="new", price_s=30.0) for name in ("old", "other")]
+    crowd = fleet(*known.models, model("new", 60, state=ModelState.QUEUED))
+    gone = [unload("old"), unload("other")]
+    assert faults(*gone, load("new"), departures=both, known=crowd) == []
 
 
 def test_a_resting_kind_is_refused() -> None:
     wrong = tuple(past(K.QUEUE, 10.0 * i, asked_at=NOW, model="b") for i in range(1, 4))
     known = KNOWN.model_copy(update={"departures": wrong})
     assert faults(departures=[now_made(K.QUEUE, "new")], known=known) == [
-        "new: the last 3 departures of the kind queue were wrong; it rests for 21590 s"
+        "new: the last 3 departures of the kind queue were wrong; it rests for 86390 s"
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelium.models import GIB, Departure, DepartureKind, Plan, Traffic, Trigger
-from modelium.policy.departures import DAY_S
+from modelium.policy.departures import REMEMBERED_S
 from modelium.stages.snapshot import HISTORY_HOURS, digest, inventory, snapshot, with_history
 from tests.fakes import fleets
 from tests.fakes.devices import CPU
@@ -30,7 +30,7 @@ async def test_an_inventory_takes_devices_that_were_read_already(world: World) -
     assert fleet.devices == known
 
 
-async def test_departures_of_the_last_day_are_read_where_an_llm_may_make_them(
+async def test_departures_of_late_are_read_where_an_llm_may_make_them(
     world: World,
 ) -> None:
     plan = Plan(
@@ -44,7 +44,7 @@ async def test_departures_of_the_last_day_are_read_where_an_llm_may_make_them(
     world.rule(departures={DepartureKind.QUEUE: 1.0})
     (found,) = (await snapshot(world.services)).departures
     assert found.model_copy(update={"at": 0.0}) == DEPARTURE
-    world.clock.advance(DAY_S)
+    world.clock.advance(REMEMBERED_S)
     assert (await snapshot(world.services)).departures == ()
 
 

@@ -60,7 +60,8 @@ def demanded(name: str) -> dict[str, Any]:
 def test_departures_of_accepted_plans_are_read_newest_first(
     store: Store, clock: SimulatedClock
 ) -> None:
-    first, second = departure(until=clock.time() + 600), departure(K.EVICT, "b", clock.time() + 5)
+    first = departure(until=clock.time() + 600)
+    second = departure(K.EVICT, "b", clock.time() + 5).model_copy(update={"beneficiary": "a"})
     began = clock.time()
     accept(store, first)
     clock.now += 10.0

@@ -15,6 +15,7 @@ def upgrade() -> None:
         sa.Column("decision", sa.String(32), primary_key=True),
         sa.Column("kind", sa.String(16), primary_key=True),
         sa.Column("model", sa.String(128), primary_key=True),
+        sa.Column("beneficiary", sa.String(128), nullable=False),
         sa.Column("at", sa.Float, nullable=False, index=True),
         sa.Column("until", sa.Float, nullable=False),
         sa.Column("price_s", sa.Float, nullable=False),

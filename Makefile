@@ -38,8 +38,9 @@ lint: setup ## ruff, formatting, mypy, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-check: lint ## lint and the unit tests (under two minutes)
-	$(BIN)/python -m pytest $(UNIT_TESTS) -m "not real and not conformance" -n $(WORKERS)
+check: lint ## lint and the quick unit tests (under two minutes)
+	$(BIN)/python -m pytest $(UNIT_TESTS) -m "not real and not conformance and not slow" \
+		-n $(WORKERS) $(ARGS)
 
 environments: ## create the environments of the real servers that tests start (gigabytes, once)
 	@for name in $(ENVIRONMENTS); do tools/env.sh "$$name"; done
@@ -47,7 +48,7 @@ environments: ## create the environments of the real servers that tests start (g
 # vLLM takes a minute to start, so these tests start it three times at most; `make conformance`
 # covers the rest.
 test: lint environments ## lint and all tests except conformance, real servers included
-	@tools/apt.sh prometheus
+	@tools/apt.sh prometheus systemd
 	$(BIN)/python -m pytest -m "not conformance" --ignore tests/runtimes/conformance \
 		-n $(WORKERS) --dist loadgroup $(ARGS)
 

@@ -222,7 +222,7 @@ async def run(ticks: int) -> dict[str, float]:
         persist = await cpu_ms(scene, loop.persist, ticks)
 
         async def after_change() -> None:
-            scene.services.store.blocking.set_pinned(fleet.models[0].name, False)
+            scene.services.store.blocking.rules.set_pinned(fleet.models[0].name, False)
             await loop.tick()
 
         changed = await cpu_ms(scene, after_change, ticks)

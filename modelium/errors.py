@@ -17,6 +17,7 @@
     │   └── PlanRejected          the policy forbids the plan (in `modelium.policy`)
     └── PermanentError            the same call will fail again
         ├── LoadFailed            the runtime refused or died; carries a ``FailureKind``
+        │   └── FolderMissing     the model's folder is gone: put it back
         ├── Unsupported           nothing that is enabled can serve it
         └── IllegalTransition     a bug: the lifecycle does not allow it
 
@@ -141,6 +142,19 @@ class LoadFailed(PermanentError):
         super().__init__(message)
         self.kind = kind
         self.reason = kind.value
+
+
+class FolderMissing(LoadFailed):
+    """The model's folder is not there. It is no failed attempt: the model waits for its folder."""
+
+    BEGINS = "its folder is missing: "
+    """How the reason of a model begins that failed because of that."""
+
+    def __init__(self, path: str) -> None:
+        """``path``: of the folder."""
+        super().__init__(
+            f"{self.BEGINS}put {path} back, or drop the model again", kind=FailureKind.BAD_FILES
+        )
 
 
 class Unsupported(PermanentError):

@@ -90,6 +90,8 @@ class Running:
     pids: tuple[int, ...] = ()
     """Its processes on this node, for attributing resident memory."""
     detail: str = ""
+    own: bool = False
+    """It is certain that this service started it, in an engine or a server of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -231,7 +231,7 @@ class Sizer:
                 engine_version=status.version or None,
                 device_kind=group.product,
                 device_bytes=group.total_bytes,
-                batched_tokens=_batched_tokens(settings),
+                batched_tokens=settings.batched_tokens,
                 measured=[
                     # Loads are recorded under the device's name; estimates of CPUs use the kind.
                     m.model_copy(update={"device_kind": group.product})
@@ -266,15 +266,6 @@ class Sizer:
                     }
                 ),
             )
-
-
-def _batched_tokens(settings: LoadSettings) -> int | None:
-    """Return the tokens per batch where the operator sets them; ``None``: the engine's default."""
-    for name in ("max_num_batched_tokens", "max-num-batched-tokens"):
-        value = settings.extra.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
 
 
 def _enabled(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> RuntimeStatus | None:

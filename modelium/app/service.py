@@ -17,11 +17,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerSubprocess
+from modelium.app.assembly import assembled, flow_home
 from modelium.app.background import background
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, connected
@@ -39,21 +39,14 @@ from modelium.control.reload import ConfigSource, Reloader
 from modelium.control.signals import Signals
 from modelium.devices import find_devices
 from modelium.gateway import Gateway
-from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
 from modelium.models import Event
-from modelium.ports import Brain, Clock, Launcher
+from modelium.ports import Brain
 from modelium.routing.switchboard import Switchboard
-from modelium.stages.inline import InlineRunner
-from modelium.stages.instrumented import instrumented
-from modelium.stages.launcher import StageLauncher
-from modelium.stages.runtime_monitor import RuntimeMonitor
-from modelium.stages.services import Services, current, provide
+from modelium.stages.services import Services, provide
 from modelium.stages.sweeps import Sweeps
-from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.store.store import ignore
-from modelium.traffic import TrafficBook
 
 if TYPE_CHECKING:
     from flows.runner.service import PrefectService
@@ -117,7 +110,7 @@ async def running(
             if field in service_lock.MANAGED:
                 stack.enter_context(service_lock.claim(folder, field=field))
         sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
-        home, launcher = _prefect(config, clock, environ, sweeps)
+        home, launcher = flow_home(config, clock, environ, sweeps)
         store = Store.open(
             config.store_url(),
             now=steady.time,
@@ -129,7 +122,7 @@ async def running(
         stack.push_async_callback(planner_subprocess.aclose)
         brain = build_brain(config, clock, store, environ, RulePlanner(offload=planner_subprocess))
         signals, metrics = Signals(), Metrics()
-        services = _services(
+        services = assembled(
             config,
             steady,
             store,
@@ -236,32 +229,6 @@ async def end(config: Config) -> list[str]:
             )
 
 
-def _prefect(
-    config: Config, clock: Clock, environ: Mapping[str, str], sweeps: Sweeps
-) -> tuple[LatePrefect | None, StageLauncher]:
-    stages = instrumented(STAGES)
-    inline = InlineRunner(stages=stages, services=current)
-    if not config.prefect.enabled:
-        return None, StageLauncher(runner=inline)
-
-    def build() -> PrefectService:
-        from flows.runner.service import PrefectService
-        from flows.table import FLOWS
-
-        return PrefectService(
-            config=config,
-            flows=FLOWS,
-            stages=stages,
-            services=current,
-            clock=clock,
-            environ=environ,
-            follow=sweeps.follow,
-        )
-
-    home = LatePrefect(build=build, unrecorded=inline)
-    return home, StageLauncher(runner=home)
-
-
 async def _start_late(
     brain: Brain, home: LatePrefect | None, on_imports: Callable[[], None]
 ) -> PrefectService | None:
@@ -281,46 +248,6 @@ async def _start_late(
 async def _cancelled(task: asyncio.Task[PrefectService | None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _services(
-    config: Config,
-    clock: Clock,
-    store: Store,
-    launcher: Launcher,
-    *,
-    file: Path | None,
-    signals: Signals,
-    metrics: Metrics,
-    brain: Brain,
-    sweeps: Sweeps,
-) -> Services:
-    devices = find_devices(config)
-    runtimes = build_drivers(config, clock, devices, file)
-    policy = config.policy()
-    return Services(
-        config=config,
-        policy=policy,
-        store=AsyncStore(store),
-        repository=ModelRepository(config=config.orchestration),
-        switchboard=Switchboard(
-            traffic=TrafficBook(clock=clock),
-            listener=signals,
-            metrics=metrics,
-            max_waiting_per_model=config.gateway.max_waiting_per_model,
-            max_waiting=config.gateway.max_waiting,
-            max_wait_s=config.gateway.max_wait_seconds,
-        ),
-        devices=devices,
-        runtimes=runtimes,
-        runtime_monitor=RuntimeMonitor(runtimes=runtimes, policy=policy),
-        brain=brain,
-        launcher=launcher,
-        telemetry=metrics,
-        clock=clock,
-        sweeps=sweeps,
-        began=clock.time(),
-    )
 
 
 async def _export(config: Config, metrics: Metrics, stack: AsyncExitStack) -> str | None:

@@ -133,6 +133,7 @@ _TELLERS = {
     "model.ready": _ready,
     "model.evicted": _evicted,
     "model.failed": _with_reason,
+    "model.aborted": _with_reason,
     "model.unservable": _with_reason,
     "model.queued": _with_reason,
     "model.lost": _lost,

@@ -13,7 +13,7 @@ from modelium.config import Config
 from modelium.config.hosts import authority
 from modelium.config.loading import load
 from modelium.control import addresses
-from modelium.errors import InputError
+from modelium.errors import InputError, ModeliumError
 
 AUTH_VARIABLE = "PREFECT_SERVER_API_AUTH_STRING"
 
@@ -43,6 +43,7 @@ def variables(config: Config) -> dict[str, str]:
 
     Raises:
         InputError: there is no server, or only others may read its credentials.
+        ModeliumError: it has not been started yet.
     """
     if not config.prefect.enabled:
         raise InputError("prefect.enabled is false: there is no Prefect server")
@@ -53,8 +54,13 @@ def variables(config: Config) -> dict[str, str]:
     found = {"PREFECT_API_URL": url or f"http://{authority(section.host, section.port)}/api"}
     try:
         auth = os.environ.get(AUTH_VARIABLE) or file.read_text().strip()
-    except FileNotFoundError:
-        auth = ""  # the service has a server of others, or has never run
+    except FileNotFoundError as exc:
+        if not url:
+            raise ModeliumError(
+                "Modelium has not run with this configuration yet, so that its Prefect server has "
+                "no credentials: start it with `modelium up`, then try again"
+            ) from exc
+        auth = ""  # the service has a server of others
     except OSError as exc:
         raise InputError(
             f"cannot read {file} ({exc.strerror}); run the command as the user of the service"

@@ -7,12 +7,11 @@ import logging
 import os
 from pathlib import Path
 
-from modelium.errors import InputError, ModeliumError, PermanentError
+from modelium.errors import FolderMissing, InputError, ModeliumError, PermanentError
 from modelium.intake.fingerprint import Fingerprint, fingerprint
 from modelium.intake.names import version_of
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model
-from modelium.stages.failures import GONE
 from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
 
@@ -60,7 +59,7 @@ class Adoption:
             self._unlistable = str(exc)
             return
         self._unlistable = ""
-        known = await services.store.paths()
+        known = await services.store.lineage.paths()
         entries = [folder / name for name in names if _may_be_model(folder / name)]
         await self._find_missing()
         reserved = await self._reserved()
@@ -117,7 +116,9 @@ class Adoption:
         _revision, models, _bookings = await self._services.store.view()
         gone = await asyncio.to_thread(_gone, models)
         for model in models:
-            failed = model.state is ModelState.FAILED and model.reason.startswith(GONE)
+            failed = model.state is ModelState.FAILED and model.reason.startswith(
+                FolderMissing.BEGINS
+            )
             if model.name in gone:
                 await self._report(model, failed=failed)
             elif failed:
@@ -126,9 +127,9 @@ class Adoption:
 
     async def _report(self, model: Model, *, failed: bool) -> None:
         store = self._services.store
-        reason = f"{GONE}put {model.path} back, or drop the model again"
+        reason = str(FolderMissing(model.path))
         if model.state in SETTLED - {ModelState.FAILED}:
-            await store.mark_unservable(model.name, reason=reason)
+            await store.states.mark_unservable(model.name, reason=reason)
         elif failed or model.name in self._missing:
             return  # reported; a loaded one goes on serving
         await store.events.append("model.missing", model=model.name, path=model.path)

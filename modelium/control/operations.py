@@ -190,7 +190,7 @@ class Operations:
     async def pin(self, model: str, pinned: bool, /) -> Model:
         """Protect ``model`` from eviction, or end the protection."""
         await self._registered(model)
-        return await self._services.store.set_pinned(model, pinned)
+        return await self._services.store.rules.set_pinned(model, pinned)
 
     async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
         """Allow what a refused drop was refused for, and ingest it.
@@ -203,7 +203,9 @@ class Operations:
         for lying in self._services.pending.all():
             if lying.answers_to(name) and lying.approvable:  # in the repository
                 allowed = tuple(what) or (lying.rule,)
-                await self._services.store.approve(lying.model, digest=lying.digest, what=allowed)
+                await self._services.store.rules.approve(
+                    lying.model, digest=lying.digest, what=allowed
+                )
                 wanted = Wanted(path=lying.path, name=None, team=None, priority_ceiling=None)
                 return await self._ingest("approve", name, wanted)
         folder, reason = await asyncio.to_thread(repository.find_rejected, name)
@@ -212,7 +214,7 @@ class Operations:
                 f"{name} was refused for {reason.get('reason')}, which cannot be approved"
             )
         allowed = tuple(what) or (str(reason["reason"]),)
-        await self._services.store.approve(name, digest=str(reason["digest"]), what=allowed)
+        await self._services.store.rules.approve(name, digest=str(reason["digest"]), what=allowed)
         path = await asyncio.to_thread(repository.readmit, folder)
         drop = Wanted(
             path=str(path),

@@ -19,7 +19,7 @@ HEALTHY_S = 600.0
 
 
 def current_troubles(services: Services) -> list[str]:
-    """Return a sentence for each background task that has failed within `HEALTHY_S`."""
+    """Return a sentence for each task or device that has failed within `HEALTHY_S`."""
     since = services.clock.monotonic() - HEALTHY_S
     return [trouble.sentence for trouble in services.troubles.values() if trouble.at > since]
 

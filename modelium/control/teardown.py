@@ -53,5 +53,5 @@ def _is_on(node: str, deployment: Deployment) -> bool:
 
 async def _release(store: AsyncStore, model: Model) -> None:
     if model.state in (ModelState.READY, ModelState.SLEEPING, ModelState.DRAINING):
-        await store.start_unloading(model.name, reason=REASON)
-    await store.release(model.name, reason=REASON, evicted=False)
+        await store.states.start_unloading(model.name, reason=REASON)
+    await store.states.release(model.name, reason=REASON, evicted=False)

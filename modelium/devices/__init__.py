@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from modelium.config import Config
+from modelium.devices.bounded import LIMIT_S, BoundedInventory, answered
 from modelium.devices.cpu import CPU_SHARE, CPU_SHARE_BESIDE_GPUS, CpuInventory
 from modelium.devices.host import HostInventory
 from modelium.devices.nvml import find_gpus
@@ -42,6 +43,7 @@ def detect(
     use: Sequence[str] | None = None,
     cpu: bool = True,
     environment: Mapping[str, str] = os.environ,
+    limit_s: float = LIMIT_S,
 ) -> DeviceInventory:
     """Return the inventory of this host: the GPUs that may be used and the CPU.
 
@@ -52,14 +54,16 @@ def detect(
         use: the GPUs to use, as `Selection` takes them; ``None``: all.
         cpu: whether the CPU is offered beside GPUs.
         environment: of this process; ``CUDA_VISIBLE_DEVICES`` counts.
+        limit_s: for one answer of the NVIDIA driver, which may hang.
 
     Raises:
-        Unavailable: the NVIDIA driver is installed but does not work, or ``use`` names GPUs
-            that are not here. There is no fallback to the CPU, because models would silently
+        Unavailable: the NVIDIA driver is installed but does not work or answer, or ``use`` names
+            GPUs that are not here. There is no fallback to the CPU, because models would silently
             run on the wrong device.
     """
     selection = Selection(use=use, visible=environment.get(VARIABLE))
-    gpus = find_gpus(node)
+    driver = answered(lambda: find_gpus(node), limit_s=limit_s)
+    gpus = BoundedInventory(devices=driver, limit_s=limit_s) if driver is not None else None
     found = gpus.snapshot() if gpus is not None else ()
     if missing := selection.unmatched(found):
         raise Unavailable(

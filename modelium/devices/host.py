@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from modelium.devices.cpu import CpuInventory
-from modelium.devices.nvml import NvmlInventory
 from modelium.devices.selection import Selection
 from modelium.models import Device
+from modelium.ports import DeviceInventory
 
 
 class HostInventory:
     """The selected GPUs of this host, and its CPU beside them."""
 
     def __init__(
-        self, *, gpus: NvmlInventory, selection: Selection, cpu: CpuInventory | None
+        self, *, gpus: DeviceInventory, selection: Selection, cpu: CpuInventory | None
     ) -> None:
         """``cpu``: offered beside GPUs that have memory of their own; ``None``: not offered."""
         self._gpus = gpus

@@ -74,11 +74,11 @@ class NvmlInventory:
         try:
             count = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as exc:
-            return tuple(self._lost(device, f"NVML: {exc}") for device in self._known.values())
+            return tuple(device.lost(f"NVML: {exc}") for device in self._known.values())
         found = [device for index in range(count) for device in self._read(index)]
         seen = {device.uuid for device in found}
         gone = [
-            self._lost(device, "NVML no longer lists this GPU")
+            device.lost("NVML no longer lists this GPU")
             for uuid, device in self._known.items()
             if uuid not in seen
         ]
@@ -90,7 +90,7 @@ class NvmlInventory:
             found = list(self._measure(index))
         except pynvml.NVMLError as exc:
             known = [d for d in self._known.values() if d.index == index]
-            return [self._lost(d, f"NVML: {exc}") for d in known or [self._unread(index)]]
+            return [d.lost(f"NVML: {exc}") for d in known or [self._unread(index)]]
         self._known.update((device.uuid, device) for device in found if device.total_bytes)
         return found
 
@@ -104,8 +104,7 @@ class NvmlInventory:
         instances = list(self._instances(gpu, whole))
         # The partitioned GPU itself takes no work, so it is offered only to say so.
         yield from instances or [
-            self._lost(
-                whole,
+            whole.lost(
                 "MIG is enabled and there is no instance: create one (`nvidia-smi mig`), "
                 "or disable MIG",
             )
@@ -219,17 +218,6 @@ class NvmlInventory:
             index=index,
             total_bytes=0,
             free_bytes=0,
-        )
-
-    def _lost(self, device: Device, detail: str) -> Device:
-        return device.model_copy(
-            update={
-                "healthy": False,
-                "detail": detail,
-                "free_bytes": 0,
-                "utilization": None,
-                "processes": None,
-            }
         )
 
 

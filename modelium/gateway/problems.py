@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from modelium.errors import (
@@ -48,6 +49,20 @@ class HttpProblem(ModeliumError):
         self.status = status
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+LOG = re.compile(r"\s*\(log: [^)]*\)")
+"""Where the whole log of an engine is, as drivers add it."""
+
+PATH = re.compile(
+    r"(?<![^\s\"'(\[{=,;|])/(?!v\d+\b)[^\s/\"'(){}\[\],;:|]+(?:/[^\s\"'(){}\[\],;:|]*)+"
+)
+"""A path of this machine with two parts or more; the routes of inference APIs are none."""
+
+
+def for_clients(message: str) -> str:
+    """Return ``message`` without paths of this machine, which are the operator's to see."""
+    return PATH.sub("…", LOG.sub("", message))
 
 
 def status_of(error: ModeliumError) -> int:

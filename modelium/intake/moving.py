@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from modelium.analysis import refuse_link
 from modelium.analysis.readers.tree import is_folder, walk
 from modelium.errors import DropRejected
 from modelium.intake.copying import copy_tree
@@ -107,6 +108,19 @@ def copy(source: Path, target: Path, *, parent: int | None = None) -> None:
     except (OSError, DropRejected):
         remove_quietly(fresh)
         raise
+
+
+def copy_in(source: Path, target: Path, *, parent: int | None = None) -> None:
+    """Copy a folder to ``target``, or a file into it; ``parent`` and errors: see `copy`."""
+    name = str(source) if parent is None else source.name
+    if stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        fresh = target.with_name(f"{COPYING}{uuid.uuid4().hex[:8]}")
+        fresh.mkdir()
+        copy(source, fresh / source.name, parent=parent)
+        os.rename(fresh, target)
+    else:
+        copy(source, target, parent=parent)
+        refuse_link(target)  # it may have become one before it was copied
 
 
 def is_own(path: Path, *, linked: bool = False) -> bool:

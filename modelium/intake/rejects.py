@@ -18,6 +18,10 @@ MAX_ALIKE = 100_000
 """Rejected drops of one name."""
 
 
+class KeptApart(DropRejected):
+    """The refused drop is with the rejected ones: at its path there is a newer one by now."""
+
+
 class Rejects:
     """What is kept of rejected drops. Every call blocks."""
 

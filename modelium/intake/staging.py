@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,11 +17,11 @@ from pathlib import Path
 from modelium import analysis
 from modelium.errors import DropRejected, InputError
 from modelium.intake.contents import ORIGINAL, only_in, original_in, parts_in
-from modelium.intake.likeness import likeness
+from modelium.intake.likeness import Likeness, likeness
 from modelium.intake.moving import (
     COPYING,
     clear,
-    copy,
+    copy_in,
     is_deletable,
     is_own,
     move,
@@ -31,7 +30,7 @@ from modelium.intake.moving import (
 )
 from modelium.intake.names import ARCHIVES, check_name, model_name, with_ending
 from modelium.intake.origin import Origin
-from modelium.intake.rejects import Rejects, drop_empty
+from modelium.intake.rejects import KeptApart, Rejects, drop_empty
 from modelium.intake.space import need_space, size_of
 from modelium.intake.zone import below, holding
 
@@ -77,7 +76,7 @@ class Staging:
         Raises:
             InputError: ``path`` does not exist.
             DropRejected: the name is not a valid model name, the drop is a link, or it cannot be
-                unpacked or copied; it is in its place.
+                unpacked or copied; it is in its place. `KeptApart`: a newer one is there.
             OSError: the disk is full, for example; it is in its place.
         """
         if not path.exists():
@@ -100,6 +99,7 @@ class Staging:
         self, path: Path, wanted: str, *, moved: bool, archive: bool, parent: int | None
     ) -> Staged:
         """Take ``path``, which lies in the open folder ``parent``, in as the model ``wanted``."""
+        like = likeness(path) if moved else frozenset()
         own = self.folder / uuid.uuid4().hex
         (own / ORIGINAL).mkdir(parents=True)
         origin = Origin(path=str(path), name=wanted, moved=moved, archive=archive)
@@ -110,18 +110,32 @@ class Staging:
             elif moved:
                 moved = self._move(path, own, origin)
             else:
-                _copy_in(path, own / wanted, parent=parent)
-        except (OSError, DropRejected):
-            held = original_in(own)
-            if held is not None and not os.path.lexists(path):  # moved, and then refused
-                move(held, path)
-            self._discard(own)
+                copy_in(path, own / wanted, parent=parent)
+        except (OSError, DropRejected) as exc:
+            self._undo(path, own, exc, like)
             raise
         # A copy of a published model brings what Triton needed; a hostile drop may imitate that.
         analysis.unlay(own / wanted)
         if path.parent.parent == self._rejects.folder:
             drop_empty(path.parent)
         return Staged(name=wanted, folder=own / wanted, moved=moved)
+
+    def _undo(self, path: Path, own: Path, exc: OSError | DropRejected, like: Likeness) -> None:
+        """Return a drop that was ``like`` this to its ``path``, where no newer one is by now.
+
+        Raises:
+            KeptApart: one is, and the drop was refused.
+        """
+        held = original_in(own)
+        if held is not None and not os.path.lexists(path):
+            move(held, path)
+        elif held is not None and likeness(path) != like:
+            self._keep_apart(held, path.name, exc)
+            self._discard(own)
+            if isinstance(exc, DropRejected):
+                said = f"{exc}; a newer {path.name} has arrived meanwhile"
+                raise KeptApart(said, reason=exc.reason, approvable=exc.approvable) from exc
+        self._discard(own)
 
     def owns(self, path: Path) -> bool:
         """Whether ``path`` is Modelium's to move: a drop, a refused one, or a part of the trash."""
@@ -149,7 +163,7 @@ class Staging:
         if not is_own(path) and not is_deletable(path):
             origin.noting(own)(False)
             need_space(own, size_of(path))
-            _copy_in(path, target)
+            copy_in(path, target)
             logger.warning(
                 "%s was copied: it holds folders of another user, and may not be deleted; delete "
                 "it there",
@@ -162,7 +176,7 @@ class Staging:
             analysis.unlay(held)  # its links are no reason to copy
         if not is_own(held):
             need_space(own, size_of(held))
-            _copy_in(held, target)
+            copy_in(held, target)
             take_away(held)
         elif held.is_dir():
             os.rename(held, target)
@@ -229,7 +243,7 @@ class Staging:
                 move(keep, target)
                 back.append(target)
             elif not _same(keep, target):
-                self._keep_apart(keep, name)
+                self._keep_apart(keep, name, None)
         self._discard(own)
         return back
 
@@ -245,13 +259,15 @@ class Staging:
             move(part, target / f"part-{number}")
         self._discard(own)
 
-    def _keep_apart(self, drop: Path, name: str) -> None:
+    def _keep_apart(self, drop: Path, name: str, failure: Exception | None) -> None:
         """Move a drop whose place in the drop zone a newer one has taken to the rejected drops."""
         error = DropRejected(
             f"another drop called {name} arrived while this one was taken in, which was "
             "interrupted; move this one into the drop zone to take it in as well",
             reason="interrupted",
         )
+        if isinstance(failure, DropRejected):
+            error = failure
         target = self._rejects.make(name, error)
         move(drop, target / name)
 
@@ -269,19 +285,6 @@ def _same(one: Path, other: Path) -> bool:
         return analysis.digest(one) == analysis.digest(other)
     except (DropRejected, OSError):
         return False
-
-
-def _copy_in(source: Path, target: Path, *, parent: int | None = None) -> None:
-    """Copy a folder to ``target``, or a file into it; ``parent``: see `copy`."""
-    name = str(source) if parent is None else source.name
-    if stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-        fresh = target.with_name(f"{COPYING}{uuid.uuid4().hex[:8]}")
-        fresh.mkdir()
-        copy(source, fresh / source.name, parent=parent)
-        os.rename(fresh, target)
-    else:
-        copy(source, target, parent=parent)
-        analysis.refuse_link(target)  # it may have become one before it was copied
 
 
 def _inner(folder: Path) -> Path:

@@ -59,6 +59,18 @@ class Device(Frozen):
             return self.id
         return str(self.index) if self.mig is None else f"{self.index}:{self.mig}"
 
+    def lost(self, detail: str) -> Device:
+        """Return this device as it is while it cannot be read: ``detail`` says why."""
+        return self.model_copy(
+            update={
+                "healthy": False,
+                "detail": detail,
+                "free_bytes": 0,
+                "utilization": None,
+                "processes": None,
+            }
+        )
+
 
 class Booking(Frozen):
     """Memory of one device that is reserved for a model in the store."""

@@ -189,6 +189,15 @@ class LoadSettings(Frozen):
     extra: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Further engine arguments; each must be on the policy's allow-list."""
 
+    @property
+    def batched_tokens(self) -> int | None:
+        """The tokens per batch where the operator sets them; ``None``: the engine's default."""
+        for name in ("max_num_batched_tokens", "max-num-batched-tokens"):
+            value = self.extra.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        return None
+
 
 class Preference(Frozen):
     """Runtime and settings that the brain prefers for one model.

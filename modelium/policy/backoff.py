@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, TransientError, is_passing
+from modelium.errors import (
+    DeadlineExceeded,
+    FailureKind,
+    FolderMissing,
+    LoadFailed,
+    TransientError,
+    is_passing,
+)
 from modelium.models import Fleet, Model, RuntimeName, Setbacks
 from modelium.policy.eligibility import ready_s
 from modelium.policy.policy import Policy
@@ -30,9 +37,14 @@ class Verdict:
 
     failures: int
     retry_at: float | None
-    """``None``: it is quarantined."""
+    """``None``: it is quarantined, or waits for its folder."""
     setbacks: Setbacks
     reason: str
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether only an operator, or a change of the model, has it tried again."""
+        return self.failures > 0 and self.retry_at is None
 
     def pause_s(self, now: float) -> float:
         """Return the seconds until it is tried again."""
@@ -56,8 +68,10 @@ def after_failure(
     """Return what the failure of ``model`` in ``runtime`` leads to.
 
     Passing faults (a runtime that does not answer, a full disk) have pauses, too, but never lead to
-    quarantine. ``configuration``: a digest of the model's.
+    quarantine. A missing folder is no failed attempt. ``configuration``: a digest of the model's.
     """
+    if isinstance(error, FolderMissing):
+        return Verdict(failures=0, retry_at=None, setbacks=Setbacks(), reason=str(error))
     passing = (isinstance(error, TransientError) and not isinstance(error, DeadlineExceeded)) or (
         isinstance(error, OSError) and is_passing(error)
     )

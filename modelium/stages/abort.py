@@ -24,6 +24,12 @@ async def abort(services: Services, model: str) -> None:
     if record.state is ModelState.LOADING:  # its evictions are under way, or nobody is at it
         with services.owners.of(model):
             await cancelled(services, model, reason=REASON)
+            await services.store.events.append(
+                "model.aborted",
+                model=record.twin_of or model,
+                version=record.version,
+                reason=REASON,
+            )
     elif record.state is ModelState.UNLOADING:
         raise Unavailable(
             f"the runtime has not ended the load of {model} yet: its memory stays booked, and that "
@@ -42,6 +48,6 @@ async def cancelled(services: Services, model: str, *, reason: str) -> None:
         try:
             await call_unload(services, deployment, grace_s=0.0)
         except Exception:
-            await services.store.start_unloading(model, reason=reason)
+            await services.store.states.start_unloading(model, reason=reason)
             raise
-    await services.store.cancel_load(model, reason=reason)
+    await services.store.states.cancel_load(model, reason=reason)

@@ -41,7 +41,7 @@ async def settle_reserved(services: Services, name: str, *, steps: Steps) -> Non
 
 
 async def _adopt(services: Services, source: Path, missing: str | None, steps: Steps) -> Report:
-    if (await services.store.paths()).get(str(source)):
+    if (await services.store.lineage.paths()).get(str(source)):
         return Report(stage="ingest", outcome="unchanged", reason=f"{source.name} is registered")
     if missing or (missing := await asyncio.to_thread(analysis.is_complete, source)):
         return await note_incomplete(services, source, missing, name=_name(source))
@@ -112,9 +112,9 @@ async def _register(
     store, name = services.store.blocking, _name(source)
 
     def register() -> Model:
-        if str(source) in store.paths():  # by another run, meanwhile
+        if str(source) in store.lineage.paths():  # by another run, meanwhile
             return store.model(name)
-        if store.relocate(name, version, digest=profile.digest, path=source):
+        if store.lineage.relocate(name, version, digest=profile.digest, path=source):
             store.lineage.set_seal(name, version, seal)
             return store.model(name)
         return enter(store, name, path=source, version=version, profile=profile, own=own, seal=seal)

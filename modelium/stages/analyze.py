@@ -43,11 +43,11 @@ async def analyze(services: Services, *, model: str, steps: Steps = inline_steps
                 "model.unservable", model=model, reason=str(exc), rule=exc.reason
             )
             raise
-        await store.mark_unservable(model, reason=str(exc))
+        await store.states.mark_unservable(model, reason=str(exc))
         await store.events.append("model.failed", model=model, reason=str(exc), rule=exc.reason)
         raise
     if not await steps("replace the older version", _replace, services, model):
-        await steps("mark as analyzed", store.mark_analyzed, model)
+        await steps("mark as analyzed", store.states.mark_analyzed, model)
         introduce(services, model)
     supported = [s.runtime.value for s in profile.runtimes if s.supported]
     return Report(
@@ -82,7 +82,7 @@ async def _profile(services: Services, model: str) -> ModelProfile:
         engines=await asyncio.to_thread(engines, services.config),
     )
     profile = profile.model_copy(update={"digest": record.digest})
-    await services.store.set_profile(model, record.version, profile)
+    await services.store.lineage.set_profile(model, record.version, profile)
     return profile
 
 

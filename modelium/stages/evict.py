@@ -151,9 +151,11 @@ async def _loaded(services: Services, names: Sequence[str]) -> list[str]:
     for name in names:
         record = await services.store.model(name)
         if record.state is ModelState.QUEUED:
-            await services.store.leave_queue(name, reason="an operator took it off the queue")
+            await services.store.states.leave_queue(
+                name, reason="an operator took it off the queue"
+            )
         elif record.state is ModelState.FAILED and record.retry_at is not None:
-            await services.store.leave_queue(name, reason="an operator ended its attempts")
+            await services.store.states.leave_queue(name, reason="an operator ended its attempts")
         elif record.state in (ModelState.READY, ModelState.SLEEPING):
             leaving.append(name)
     return leaving
@@ -218,10 +220,10 @@ async def unload(services: Services, action: Unload) -> str:
         # A model that is being removed does not come back for those that take too long.
         if not drained and (await store.model(model)).removal is None:
             why = f"requests were still in flight after {grace:.0f} s"
-            await store.cancel_eviction(model, reason=why)
+            await store.states.cancel_eviction(model, reason=why)
             open_model(services, record, deployment)
             return "busy"
-        await store.start_unloading(model, reason=record.reason)
+        await store.states.start_unloading(model, reason=record.reason)
     await _release(services, deployment, grace)
     await released(services, record, action, **idle)
     return "unloaded"
@@ -231,9 +233,9 @@ async def released(services: Services, record: Model, action: Unload, **noted: f
     """Note that the runtime has given back what ``record`` held; ``noted``: for the event."""
     model, store = action.model, services.store
     if action.requeue:
-        await store.requeue(model, reason=record.reason, evicted=True)
+        await store.states.requeue(model, reason=record.reason, evicted=True)
     else:
-        await store.release(model, reason=record.reason, evicted=True)
+        await store.states.release(model, reason=record.reason, evicted=True)
     services.telemetry.on_evicted(action.cause.value)
     await store.events.append(
         "model.evicted",

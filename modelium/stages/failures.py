@@ -5,24 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from modelium.config import Config
-from modelium.errors import FailureKind, LoadFailed
-from modelium.models import Model, Setbacks
+from modelium.models import Model
 from modelium.models.base import base_name
 from modelium.policy import backoff
 from modelium.stages.services import Services
-
-GONE = "its folder is missing: "
-"""How the reason of a model begins that failed because of that."""
-
-
-class FolderMissing(LoadFailed):
-    """The model's folder is not there. It is no failed attempt: the model waits for its folder."""
-
-    def __init__(self, path: str) -> None:
-        """``path``: of the folder."""
-        super().__init__(
-            f"{GONE}put {path} back, or drop the model again", kind=FailureKind.BAD_FILES
-        )
 
 
 def configuration_of(config: Config, name: str) -> str:
@@ -42,11 +28,6 @@ async def record_failure(services: Services, model: Model, error: BaseException)
     """
     if model.deployment is None:
         raise ValueError(f"{model.name} has no deployment that could have failed")
-    if isinstance(error, FolderMissing):
-        await services.store.fail(
-            model.name, reason=str(error), failures=0, retry_at=None, setbacks=Setbacks()
-        )
-        return backoff.Verdict(failures=0, retry_at=None, setbacks=Setbacks(), reason=str(error))
     found = backoff.after_failure(
         model,
         error,
@@ -55,14 +36,14 @@ async def record_failure(services: Services, model: Model, error: BaseException)
         configuration=configuration_of(services.config, model.name),
         now=services.clock.time(),
     )
-    await services.store.fail(
+    await services.store.states.fail(
         model.name,
         reason=found.reason,
         failures=found.failures,
         retry_at=found.retry_at,
         setbacks=found.setbacks,
     )
-    if found.retry_at is None:
+    if found.quarantined:
         await services.store.events.append(
             "model.quarantined",
             model=base_name(model.name),
@@ -77,7 +58,7 @@ async def forgive(services: Services, name: str, *, why: str) -> Model:
     known = await services.store.model(name)
     if known.failures == 0:
         return known
-    fresh = await services.store.forgive(name)
+    fresh = await services.store.states.forgive(name)
     await services.store.events.append(
         "model.retry", model=base_name(name), reason=why, failures=known.failures
     )

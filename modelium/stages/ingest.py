@@ -9,6 +9,7 @@ from pathlib import Path
 from modelium import analysis
 from modelium.errors import DropRejected, InputError, Unavailable
 from modelium.intake.names import is_name, model_name, refused_name
+from modelium.intake.rejects import KeptApart
 from modelium.intake.repository import ModelRepository
 from modelium.intake.staging import Staged
 from modelium.models import Model, ModelProfile, Report, Reservation
@@ -86,6 +87,8 @@ async def _ingest(
         return await incomplete(services, source, missing, name=name)
     try:
         staged = await steps("stage", _stage, repository, source, name)
+    except KeptApart as exc:
+        return await rejected(services, name or model_name(source), exc)
     except DropRejected as exc:
         if dropped and exc.reason == "truncated":
             return await incomplete(services, source, str(exc), name=name)
@@ -182,7 +185,7 @@ def _reserve(
     found = store.find(staged.name)
     if found is not None and found.removal is not None:
         raise Unavailable(f"{staged.name} is being removed; the drop returns to the drop zone")
-    version = repository.free_version(staged.name, store.next_version(staged.name))
+    version = repository.free_version(staged.name, store.lineage.next_version(staged.name))
     reservation = Reservation(
         model=staged.name,
         version=version,

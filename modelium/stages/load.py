@@ -10,6 +10,7 @@ from pathlib import Path
 from modelium.errors import (
     DeadlineExceeded,
     FailureKind,
+    FolderMissing,
     LoadFailed,
     ModeliumError,
     TransientError,
@@ -22,7 +23,7 @@ from modelium.policy.backoff import FIRST_PAUSE_S
 from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
 from modelium.stages import abort, switching
-from modelium.stages.failures import FolderMissing, record_failure
+from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.memory_deltas import free_bytes, taken
@@ -131,8 +132,7 @@ async def _obstacle(
 
 async def _evict(services: Services, decision: str) -> None:
     plan = (await services.store.decisions.get(decision)).plan
-    leaving = [action.model for action in plan.unloads]
-    if leaving:
+    if leaving := [action.model for action in plan.unloads]:
         await services.launcher.evict(models=leaving, decision=decision)
 
 
@@ -227,7 +227,7 @@ async def _within_bound(runtime: Runtime, request: LoadRequest, progress: Progre
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:
-    record = await services.store.requeue(model, reason=reason)
+    record = await services.store.states.requeue(model, reason=reason)
     await services.store.decisions.finish(decision, outcome="failed", detail=reason)
     await services.store.events.append(
         "model.queued", model=model, reason=reason, decision=decision
@@ -261,7 +261,7 @@ async def _give_up(
         await abort.cancelled(services, model, reason=reason)
     elif cancelled:
         reason = "the load was cancelled"
-        await store.cancel_load(model, reason=reason)
+        await store.states.cancel_load(model, reason=reason)
     else:
         pause = (await record_failure(services, record, exc)).pause_s(services.clock.time())
     services.telemetry.on_load_finished(
@@ -275,7 +275,10 @@ async def _give_up(
     services.switchboard.refuse(model, error, retry_after_s=pause)
     await store.decisions.finish(decision, outcome="failed", detail=reason)
     await store.events.append(
-        "model.failed", model=record.twin_of or model, version=record.version, reason=reason
+        "model.aborted" if cancelled else "model.failed",
+        model=record.twin_of or model,
+        version=record.version,
+        reason=reason,
     )
     if isinstance(exc, LoadFailed) and not aborted:
         await switching.load_failed(services, record, exc)

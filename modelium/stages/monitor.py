@@ -15,6 +15,7 @@ from modelium.models.runtimes import RUNTIMES
 from modelium.policy.backoff import is_healthy, lost_engine
 from modelium.ports import Running, Steps
 from modelium.stages import measurement
+from modelium.stages.device_health import note_devices
 from modelium.stages.failing import failure
 from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
@@ -22,6 +23,7 @@ from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
 from modelium.stages.snapshot import inventory, with_traffic
+from modelium.stages.unloading import CLEAR_S, call_unload, call_unload_of
 from modelium.traffic import TrafficBook
 
 logger = logging.getLogger(__name__)
@@ -30,16 +32,13 @@ SETTLE_S = 30.0
 """For this long after it became ready, a model that answers may be missing from the runtime's
 list."""
 
-CLEAR_S = 15.0
-"""For a runtime to unload what is lost or not wanted; the loop waits for it."""
-
 
 async def monitor(services: Services, *, steps: Steps = inline_steps) -> Report:
     """Reconcile, and store the measurements.
 
     A model that the runtime lost is queued to be loaded again. A model that a runtime holds
     although the store has it unloaded is unloaded, unless orchestration or the runtime is
-    disabled.
+    disabled; one that the store does not know only where this service started it.
     """
     fleet, changed = await reconcile(services, steps=steps)
     return Report(
@@ -63,6 +62,7 @@ async def monitor(services: Services, *, steps: Steps = inline_steps) -> Report:
 async def reconcile(services: Services, *, steps: Steps = inline_steps) -> tuple[Fleet, list[str]]:
     """Do what `monitor` does; return the fleet afterwards, and what was changed."""
     fleet = await inventory(services)
+    note_devices(services, fleet.devices)
     observations = await steps("observe", _observe, services, fleet)
     changed = await steps("reconcile", _correct, services, fleet, observations)
     if changed:
@@ -124,8 +124,9 @@ async def _correct(
         corrections.append((model.name, work))
     wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
     for (name, instance), running in held.items():
-        registered = base_name(instance) in fleet.models_by_name
-        if registered and (name, instance) not in wanted and _acting(services, name):
+        # The store lacks what was loaded after the backup that it was restored from.
+        ours = running.own or base_name(instance) in fleet.models_by_name
+        if ours and (name, instance) not in wanted and _acting(services, name):
             corrections.append((instance, _unwanted(services, name, running)))
     ended = await asyncio.gather(*(_contained(name, work) for name, work in corrections))
     return [change for change in ended if change]
@@ -135,7 +136,7 @@ async def _contained(name: str, correction: Coroutine[Any, Any, str]) -> str:
     """Await the correction of one model; what fails is made again at the next tick."""
     try:
         return await correction
-    except (ModeliumError, TimeoutError) as exc:
+    except ModeliumError as exc:
         logger.warning("%s could not be corrected: %r", name, exc)
     except Exception:
         logger.exception("%s could not be corrected", name)
@@ -143,7 +144,7 @@ async def _contained(name: str, correction: Coroutine[Any, Any, str]) -> str:
 
 
 async def _healthy(services: Services, model: Model) -> str:
-    await services.store.mark_healthy(model.name)
+    await services.store.states.mark_healthy(model.name)
     return ""
 
 
@@ -234,11 +235,9 @@ async def _lost(
         return f"{model.name} has another deployment by now"
     if model.twin_of is None:
         services.switchboard.close(model.name)
-    runtime = services.runtimes.get(deployment.runtime)
-    if runtime is not None:
+    if deployment.runtime in services.runtimes:
         try:
-            async with asyncio.timeout(CLEAR_S):
-                await runtime.unload(deployment.name, handle=deployment.handle, grace_s=0.0)
+            await call_unload(services, deployment, grace_s=0.0, limit_s=CLEAR_S)
         except Exception as exc:  # a dead engine's runtime may be as sick
             logger.warning("%s could not be removed from the runtime: %r", model.name, exc)
     ended = lost_engine(known, why, services.policy, now=services.clock.time())
@@ -246,7 +245,7 @@ async def _lost(
     if ended is not None and alone and _ready_at(known) >= services.began:
         await record_failure(services, known, ended)
     else:
-        await services.store.requeue(model.name, reason=f"to be loaded again: {why}")
+        await services.store.states.requeue(model.name, reason=f"to be loaded again: {why}")
     services.telemetry.on_lost(model.name)
     await services.store.events.append("model.lost", model=base_name(model.name), reason=why)
     return f"{model.name} lost ({why})"
@@ -260,7 +259,7 @@ async def _moved(
     )
     if (await services.store.model(deployment.model)).deployment != deployment:
         return  # another version serves by now
-    await services.store.mark_moved(fresh)
+    await services.store.states.mark_moved(fresh)
     open_model(services, model, fresh)
 
 
@@ -270,10 +269,9 @@ async def _unwanted(services: Services, runtime: RuntimeName, running: Running) 
     if any(m.deployment and m.deployment.name == running.model for m in models):
         return f"{running.model} is being loaded"
     grace_s = services.config.gateway.drain_grace_seconds
-    async with asyncio.timeout(grace_s + CLEAR_S):
-        await services.runtimes[runtime].unload(
-            running.model, handle=running.handle, grace_s=grace_s
-        )
+    await call_unload_of(
+        services, runtime, running.model, running.handle, grace_s=grace_s, limit_s=CLEAR_S
+    )
     return f"{running.model} cleared from {runtime.value}"
 
 

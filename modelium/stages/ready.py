@@ -44,7 +44,7 @@ async def finish(
             "load_s": seconds,
         }
     )
-    record = await services.store.mark_ready(
+    record = await services.store.states.mark_ready(
         model,
         deployment,
         note=f"with {reduced}, as more did not start" if reduced else "",

@@ -24,7 +24,7 @@ async def digest_of(folder: Path) -> str:
 async def check(services: Services, name: str, folder: Path, digest: str) -> ModelProfile:
     """Return the profile of ``folder``; raise `DropRejected` for what is unsafe or incomplete."""
     entry = services.config.models.get(name, ModelEntry())
-    approvals = entry.approvals | await services.store.approvals(digest)
+    approvals = entry.approvals | await services.store.rules.approvals(digest)
     if services.policy.allow_remote_code:
         approvals |= {"remote-code"}
     if services.policy.allow_pickle:
@@ -34,7 +34,7 @@ async def check(services: Services, name: str, folder: Path, digest: str) -> Mod
     if examined.profile is None:
         raise DropRejected(f"{name} is incomplete: {examined.missing}", reason="incomplete")
     if approvals:
-        await services.store.approve(name, digest=digest, what=approvals)
+        await services.store.rules.approve(name, digest=digest, what=approvals)
     return examined.profile.model_copy(update={"digest": digest})
 
 

@@ -93,10 +93,10 @@ async def _unload(services: Services, name: str) -> None:
 async def _halt(services: Services, record: Model, deployment: Deployment) -> None:
     """Unload what a failed model still runs: its last good version."""
     with services.owners.of(record.name):
-        await services.store.start_unloading(record.name, reason=record.reason)
+        await services.store.states.start_unloading(record.name, reason=record.reason)
         grace_s = services.config.gateway.drain_grace_seconds
         await call_unload(services, deployment, grace_s=grace_s)
-        await services.store.release(record.name, reason=record.reason, evicted=False)
+        await services.store.states.release(record.name, reason=record.reason, evicted=False)
 
 
 async def remove_pending(services: Services) -> None:

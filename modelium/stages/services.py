@@ -26,7 +26,7 @@ from modelium.traffic import RequestLog
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
-    """A failure of a background task."""
+    """A failure of a background task or a device."""
 
     at: float
     """In seconds of the monotonic clock."""
@@ -67,7 +67,7 @@ class Services:
     turns: Turns = field(default_factory=Turns)
     """Of ingests, by model."""
     troubles: dict[str, Trouble] = field(default_factory=dict)
-    """The last failure of each background task, by its name."""
+    """The last failure of each background task, and of each unhealthy device, by its name."""
     began: float = 0.0
     """When this life of the service began, in seconds since the epoch."""
 

@@ -186,10 +186,10 @@ async def _leave(
         return
     services.switchboard.close(model.name)
     if record.state is ModelState.LOADING:
-        await services.store.requeue(model.name, reason=reason)
+        await services.store.states.requeue(model.name, reason=reason)
         return
     if record.state is ModelState.DRAINING:
-        await services.store.start_unloading(model.name, reason=reason)
+        await services.store.states.start_unloading(model.name, reason=reason)
     action = action or Unload(model=model.name, reason=reason)
     await released(services, record.model_copy(update={"reason": reason}), action)
 

@@ -22,6 +22,7 @@ from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.reservations import Reservations
+from modelium.store.states import States
 from modelium.store.store import Store
 from modelium.store.twins import Twins
 
@@ -131,6 +132,8 @@ class AsyncLineage(Face[Lineage]):
     """`Lineage`."""
 
     versions = reads(Lineage.versions)
+    paths = reads(Lineage.paths)
+    set_profile = off_loop(Lineage.set_profile)
     begin_removal = off_loop(Lineage.begin_removal)
     finish_removal = off_loop(Lineage.finish_removal)
     retire = off_loop(Lineage.retire)
@@ -139,6 +142,24 @@ class AsyncLineage(Face[Lineage]):
     seal = off_loop(Lineage.seal)
     set_seal = off_loop(Lineage.set_seal)
     prove = off_loop(Lineage.prove)
+
+
+class AsyncStates(Face[States]):
+    """`States`."""
+
+    mark_analyzed = off_loop(States.mark_analyzed)
+    mark_unservable = off_loop(States.mark_unservable)
+    leave_queue = off_loop(States.leave_queue)
+    mark_ready = off_loop(States.mark_ready)
+    mark_healthy = off_loop(States.mark_healthy)
+    forgive = off_loop(States.forgive)
+    mark_moved = off_loop(States.mark_moved)
+    start_unloading = off_loop(States.start_unloading)
+    cancel_eviction = off_loop(States.cancel_eviction)
+    release = off_loop(States.release)
+    requeue = off_loop(States.requeue)
+    fail = off_loop(States.fail)
+    cancel_load = off_loop(States.cancel_load)
 
 
 class AsyncReservations(Face[Reservations]):
@@ -171,6 +192,9 @@ class AsyncRules(Face[OperatorRules]):
     note_standing = off_loop(OperatorRules.note_standing)
     asked = reads(OperatorRules.asked)
     apply_standings = off_loop(OperatorRules.apply_standings)
+    set_pinned = off_loop(OperatorRules.set_pinned)
+    approve = off_loop(OperatorRules.approve)
+    approvals = reads(OperatorRules.approvals)
 
 
 class AsyncStore(Face[Store]):
@@ -186,6 +210,7 @@ class AsyncStore(Face[Store]):
         self.keys = AsyncKeys(blocking.keys, threads)
         self.history = AsyncHistory(blocking.history, threads)
         self.lineage = AsyncLineage(blocking.lineage, threads)
+        self.states = AsyncStates(blocking.states, threads)
         self.reservations = AsyncReservations(blocking.reservations, threads)
         self.twins = AsyncTwins(blocking.twins, threads)
         self.rules = AsyncRules(blocking.rules, threads)
@@ -194,26 +219,8 @@ class AsyncStore(Face[Store]):
     revision = reads(Store.revision)
     view = reads(Store.view)
     versions = reads(Store.versions)
-    paths = reads(Store.paths)
     model = reads(Store.model)
     find = reads(Store.find)
-    set_profile = off_loop(Store.set_profile)
-    set_pinned = off_loop(Store.set_pinned)
-    approve = off_loop(Store.approve)
-    approvals = reads(Store.approvals)
     accept = off_loop(Store.accept)
-    mark_analyzed = off_loop(Store.mark_analyzed)
-    mark_unservable = off_loop(Store.mark_unservable)
-    leave_queue = off_loop(Store.leave_queue)
-    mark_ready = off_loop(Store.mark_ready)
-    mark_moved = off_loop(Store.mark_moved)
-    start_unloading = off_loop(Store.start_unloading)
-    cancel_eviction = off_loop(Store.cancel_eviction)
-    release = off_loop(Store.release)
-    requeue = off_loop(Store.requeue)
-    fail = off_loop(Store.fail)
-    mark_healthy = off_loop(Store.mark_healthy)
-    forgive = off_loop(Store.forgive)
-    cancel_load = off_loop(Store.cancel_load)
     prune = off_loop(Store.prune)
     clamp_times = off_loop(Store.clamp_times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.errors import IllegalTransition, InputError, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
-from modelium.models import Model, Removal, Version
+from modelium.models import Model, ModelProfile, Removal, Version
 from modelium.store import queries, schema
 from modelium.store.connection import reading
 
@@ -42,6 +43,39 @@ class Lineage:
                 Version.model_validate({field: row[field] for field in Version.model_fields})
                 for row in rows
             ]
+
+    def next_version(self, name: str) -> int:
+        """Return the number that the next registered version of ``name`` gets."""
+        with reading(self._engine) as tx:
+            return queries.next_version(tx, name)
+
+    def paths(self) -> dict[str, tuple[str, int]]:
+        """Return path → name and version, of old versions and of removed ones in place, too."""
+        v = schema.versions.c
+        with reading(self._engine) as tx:
+            found = tx.execute(sa.select(v.path, v.model, v.version))
+            return {row.path: (row.model, row.version) for row in found}
+
+    def relocate(self, name: str, version: int, *, digest: str, path: Path) -> bool:
+        """Note that a version lies at another path now; False where it has another content."""
+        v = schema.versions
+        with queries.change(self._engine) as tx:
+            where = sa.and_(
+                v.c.model == name,
+                v.c.version == version,
+                v.c.digest == digest,
+                v.c.removed_at.is_(None),
+            )
+            return bool(tx.execute(sa.update(v).where(where).values(path=str(path))).rowcount)
+
+    def set_profile(self, name: str, version: int, profile: ModelProfile) -> None:
+        """Store what analysis found in the files of one version."""
+        with queries.change(self._engine) as tx:
+            tx.execute(
+                sa.update(schema.versions)
+                .where(schema.versions.c.model == name, schema.versions.c.version == version)
+                .values(profile=profile.model_dump(mode="json"))
+            )
 
     def begin_removal(self, model: str, *, by: str, purge: bool) -> Model:
         """Note that ``model`` is to be removed; it leaves the queue. Repeated: changes nothing.

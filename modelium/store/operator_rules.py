@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from modelium.models import Model
 from modelium.store import queries, schema
 from modelium.store.connection import reading
-from modelium.store.upsert import put
+from modelium.store.upsert import put, put_missing
 
 IDLE_PAUSE = "idle_paused_since"
 """Key in ``meta`` of when idle evictions were paused, in epoch seconds; 0: they are not."""
@@ -20,11 +21,12 @@ Columns = Mapping[str, Any]
 
 
 class OperatorRules:
-    """The operator's switches, and what the configuration last said of each model."""
+    """The operator's switches, pins and approvals, and what the configuration last said."""
 
-    def __init__(self, *, engine: Engine) -> None:
-        """Read and write with ``engine``."""
+    def __init__(self, *, engine: Engine, now: Callable[[], float]) -> None:
+        """Read and write with ``engine``; ``now``: seconds since the epoch."""
         self._engine = engine
+        self._now = now
 
     def idle_pause(self) -> float | None:
         """Return since when idle evictions are paused (epoch seconds); ``None``: they are not."""
@@ -92,3 +94,22 @@ class OperatorRules:
                     tx.execute(queries.update_model(model).values(**fresh))
                     changed.append(model)
         return sorted(changed)
+
+    def set_pinned(self, name: str, pinned: bool) -> Model:
+        """Pin or unpin; raises `UnknownModel`."""
+        with queries.change(self._engine) as tx:
+            if not tx.execute(queries.update_model(name).values(pinned=pinned)).rowcount:
+                raise queries.unknown(name)
+            return queries.models(tx, name)[0]
+
+    def approve(self, name: str, *, digest: str, what: Iterable[str]) -> None:
+        """Allow ``what`` for exactly this content."""
+        now = self._now()
+        rows = [{"digest": digest, "what": item, "model": name, "at": now} for item in set(what)]
+        with queries.change(self._engine) as tx:
+            put_missing(tx, schema.approvals, rows)
+
+    def approvals(self, digest: str) -> frozenset[str]:
+        """Return what is allowed for this content."""
+        with reading(self._engine) as tx:
+            return frozenset(tx.scalars(queries.approved(digest)))

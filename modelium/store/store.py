@@ -1,4 +1,4 @@
-"""The durable truth: models, deployments and bookings, and what plans do to them.
+"""The durable truth: registered models, what plans do to them, and the parts of the store.
 
 Every method is one short transaction and blocks: on an event loop use `AsyncStore`. Safe to use
 from several threads and several processes on one database. SQLite (WAL) by default, any
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.errors import IllegalTransition, InputError, StalePlan, StoreUnavailable, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
-from modelium.models import (
-    Booking,
-    Decision,
-    Deployment,
-    Event,
-    Model,
-    ModelProfile,
-    Plan,
-    Preference,
-    Priority,
-    Setbacks,
-)
-from modelium.models.base import base_name
+from modelium.models import Booking, Decision, Event, Model, ModelProfile, Plan, Priority
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
 from modelium.store.connection import connect, migrate, reading
@@ -48,8 +36,8 @@ from modelium.store.pruning import prune
 from modelium.store.reservations import Reservations
 from modelium.store.row_cache import RowCache
 from modelium.store.stamps import clamp
+from modelium.store.states import States
 from modelium.store.twins import Twins
-from modelium.store.upsert import put_missing
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
 """Revision, all models, all bookings."""
@@ -82,10 +70,11 @@ class Store:
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
+        self.states = States(engine=engine, now=now)
         self.reservations = Reservations(engine=engine)
         self.twins = Twins(engine=engine, now=now)
         self.departures = Departures(engine=engine)
-        self.rules = OperatorRules(engine=engine)
+        self.rules = OperatorRules(engine=engine, now=now)
         self._cache = RowCache()
         self._viewing = threading.Lock()
         self._viewed: tuple[queries.Marks, View] | None = None
@@ -260,222 +249,6 @@ class Store:
                     )
                 )
             return queries.models(tx, name)[0]
-
-    def next_version(self, name: str) -> int:
-        """Return the number that the next registered version of ``name`` gets."""
-        with reading(self._engine) as tx:
-            return queries.next_version(tx, name)
-
-    def paths(self) -> dict[str, tuple[str, int]]:
-        """Return path → name and version, of old versions and of removed ones in place, too."""
-        v = schema.versions.c
-        with reading(self._engine) as tx:
-            found = tx.execute(sa.select(v.path, v.model, v.version))
-            return {row.path: (row.model, row.version) for row in found}
-
-    def relocate(self, name: str, version: int, *, digest: str, path: Path) -> bool:
-        """Note that a version lies at another path now; False where it has another content."""
-        v = schema.versions
-        with self._change() as tx:
-            where = sa.and_(
-                v.c.model == name,
-                v.c.version == version,
-                v.c.digest == digest,
-                v.c.removed_at.is_(None),
-            )
-            return bool(tx.execute(sa.update(v).where(where).values(path=str(path))).rowcount)
-
-    def set_profile(self, name: str, version: int, profile: ModelProfile) -> None:
-        """Store what analysis found in the files of one version."""
-        with self._change() as tx:
-            tx.execute(
-                sa.update(schema.versions)
-                .where(schema.versions.c.model == name, schema.versions.c.version == version)
-                .values(profile=profile.model_dump(mode="json"))
-            )
-
-    def set_pinned(self, name: str, pinned: bool) -> Model:
-        """Pin or unpin; raises `UnknownModel`."""
-        with self._change() as tx:
-            if not tx.execute(queries.update_model(name).values(pinned=pinned)).rowcount:
-                raise queries.unknown(name)
-            return queries.models(tx, name)[0]
-
-    def approve(self, name: str, *, digest: str, what: Iterable[str]) -> None:
-        """Allow ``what`` for exactly this content."""
-        now = self._now()
-        rows = [{"digest": digest, "what": item, "model": name, "at": now} for item in set(what)]
-        with self._change() as tx:
-            put_missing(tx, schema.approvals, rows)
-
-    def approvals(self, digest: str) -> frozenset[str]:
-        """Return what is allowed for this content."""
-        with reading(self._engine) as tx:
-            return frozenset(tx.scalars(queries.approved(digest)))
-
-    # --- states ---------------------------------------------------------------------------
-
-    def mark_analyzed(self, name: str) -> Model:
-        """Note that the profile of a model that holds no memory is known.
-
-        A model that is loaded, or on its way, stays as it is.
-        """
-        with self._change() as tx:
-            state = queries.state(tx, name)
-            if state in SETTLED and state is not ModelState.ANALYZED:
-                if state is not ModelState.INGESTED:
-                    self._move(tx, name, ModelState.INGESTED)
-                self._move(tx, name, ModelState.ANALYZED)
-            return queries.models(tx, name)[0]
-
-    def mark_unservable(self, name: str, *, reason: str) -> Model:
-        """→ FAILED: its files cannot be served, whatever is tried."""
-        with self._change() as tx:
-            return self._move(tx, name, ModelState.FAILED, reason=reason, **queries.FORGIVEN)
-
-    def leave_queue(self, name: str, *, reason: str) -> Model:
-        """QUEUED or FAILED → UNLOADED; it is not tried again by itself."""
-        with self._change() as tx:
-            return self._move(tx, name, ModelState.UNLOADED, reason=reason, retry_at=None)
-
-    def mark_ready(
-        self,
-        name: str,
-        deployment: Deployment,
-        *,
-        note: str = "",
-        preference: Preference | None = None,
-    ) -> Model:
-        """LOADING → READY, with the upstream in ``deployment``.
-
-        Args:
-            name: the model.
-            deployment: as it runs.
-            note: what people should know about it; ends the reason.
-            preference: what the next load starts from; ``None`` changes nothing.
-        """
-        reason = f"loaded on {deployment.runtime.value} in {deployment.load_s or 0:.1f} s"
-        reason = f"{reason} {note}".rstrip()
-        with self._change() as tx:
-            if preference is not None:
-                queries.prefer(tx, name, preference)
-            queries.save_deployment(tx, deployment)
-            queries.prove_only(tx, base_name(name), deployment.version, self._now())
-            return self._move(tx, name, ModelState.READY, reason=reason, retry_at=None)
-
-    def mark_healthy(self, name: str) -> None:
-        """Forget the failures of a model that has been ready for long enough since."""
-        with self._change() as tx:
-            tx.execute(queries.update_model(name).values(**queries.FORGIVEN))
-
-    def forgive(self, name: str) -> Model:
-        """Forget the failures of ``name``, which ends its quarantine; a failed one is due now.
-
-        Raises:
-            UnknownModel: no model has that name.
-        """
-        with self._change() as tx:
-            fresh = dict(queries.FORGIVEN)
-            (found,) = queries.models(tx, name) or (None,)
-            if found is None:
-                raise queries.unknown(name)
-            if found.state is ModelState.FAILED and found.failures:
-                fresh["retry_at"] = self._now()
-            tx.execute(queries.update_model(name).values(**fresh))
-            return queries.models(tx, name)[0]
-
-    def mark_moved(self, deployment: Deployment) -> None:
-        """Store a new handle or upstream of a model that stays in its state."""
-        with self._change() as tx:
-            queries.save_deployment(tx, deployment)
-
-    def start_unloading(self, name: str, *, reason: str) -> Model:
-        """→ UNLOADING: no request is in flight any more; its memory is still booked."""
-        with self._change() as tx:
-            return self._move(tx, name, ModelState.UNLOADING, reason=reason)
-
-    def cancel_eviction(self, name: str, *, reason: str) -> Model:
-        """DRAINING → READY: the model stays, and its memory is no longer promised to others."""
-        with self._change() as tx:
-            tx.execute(
-                sa.update(schema.bookings)
-                .where(schema.bookings.c.model == name)
-                .values(releasing=False)
-            )
-            return self._move(tx, name, ModelState.READY, reason=reason)
-
-    def release(self, name: str, *, reason: str, evicted: bool) -> Model:
-        """UNLOADING → UNLOADED: its memory is free again.
-
-        ``evicted``: a plan took it out, so that the reload cooldown begins.
-        """
-        evicted_at = {"evicted_at": self._now()} if evicted else {}
-        with self._change() as tx:
-            return self._release(tx, name, ModelState.UNLOADED, reason=reason, **evicted_at)
-
-    def requeue(self, name: str, *, reason: str, evicted: bool = False) -> Model:
-        """→ QUEUED: its memory is free again, and it is to be loaded when there is room."""
-        now = self._now()
-        evicted_at = {"evicted_at": now} if evicted else {}
-        with self._change() as tx:
-            return self._release(
-                tx, name, ModelState.QUEUED, reason=reason, queued_at=now, **evicted_at
-            )
-
-    def fail(
-        self,
-        name: str,
-        *,
-        reason: str,
-        failures: int,
-        retry_at: float | None,
-        setbacks: Setbacks,
-    ) -> Model:
-        """→ FAILED, after a failed load or a loss soon after one: its bookings are given back.
-
-        Args:
-            name: the model.
-            reason: in words.
-            failures: in a row, this one included.
-            retry_at: before which it is not tried again; ``None``: it is quarantined.
-            setbacks: what is known of them.
-        """
-        with self._change() as tx:
-            queries.prefer(tx, name, None)  # whoever advised it, the next load is the rules' own
-            return self._release(
-                tx,
-                name,
-                ModelState.FAILED,
-                reason=reason,
-                failures=failures,
-                retry_at=retry_at,
-                setbacks=setbacks.model_dump(mode="json"),
-            )
-
-    def cancel_load(self, name: str, *, reason: str) -> Model:
-        """LOADING → UNLOADED: its bookings are given back; it counts as no failure."""
-        with self._change() as tx:
-            return self._release(tx, name, ModelState.UNLOADED, reason=reason, retry_at=None)
-
-    def _release(
-        self, tx: Connection, name: str, target: ModelState, *, reason: str, **columns: Any
-    ) -> Model:
-        """Move to a state without device memory; bookings and deployment go in the same step."""
-        for table in (schema.bookings, schema.deployments):
-            tx.execute(sa.delete(table).where(table.c.model == name))
-        return self._move(tx, name, target, reason=reason, **columns)
-
-    def _move(
-        self, tx: Connection, name: str, target: ModelState, *, reason: str = "", **columns: Any
-    ) -> Model:
-        """Move a model along the lifecycle table: the one way that states change.
-
-        Raises:
-            IllegalTransition: the table has no such edge.
-            UnknownModel: no model has that name.
-        """
-        queries.transition(tx, name, target, self._now(), reason=reason, **columns)
-        return queries.models(tx, name)[0]
 
     # --- plans ----------------------------------------------------------------------------
 

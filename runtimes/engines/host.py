@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
@@ -25,16 +23,17 @@ from modelium.ports import (
 )
 from runtimes.engines.client import EngineClient
 from runtimes.engines.configuration import changed
-from runtimes.engines.instance import EngineInstance
+from runtimes.engines.instance import EngineInstance, State
+from runtimes.engines.launch import EngineLaunch
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
-from runtimes.engines.start import NO_PROGRESS_S, TAIL_LINES, EngineStart
-from runtimes.loading.device_locks import DeviceLocks, Turn
+from runtimes.engines.start import NO_PROGRESS_S
+from runtimes.engines.vitals import EngineVitals
+from runtimes.loading.device_locks import DeviceLocks
 from runtimes.loading.single_flight import SingleFlight
-from runtimes.process import proc
 from runtimes.process.compile_caches import CompileCaches
 from runtimes.process.gpu_release import wait_for_release
-from runtimes.process.patience import Look, Patience
+from runtimes.process.patience import Patience
 from runtimes.process.ports import PortRange
 from runtimes.process.sandbox import Sandbox
 from runtimes.process.supervisor import EngineProcess, Supervisor
@@ -45,10 +44,6 @@ TERM_GRACE_S = 10.0
 """Idle engines exit in half a second; some never do while a request is in flight."""
 CHECK_S = 10.0
 """One token takes far less, but other requests may be before it."""
-PORT_TRIES = 3
-"""Engines pick further ports themselves, and two that start at once may collide (vllm#43206)."""
-
-State = Literal["loading", "ready", "sleeping", "unhealthy"]
 
 
 class EngineHost:
@@ -90,10 +85,8 @@ class EngineHost:
             configuration: fingerprint of what engines are started with.
             sandbox: confines the engines.
         """
-        self._caches = caches
         self._configuration = configuration or {}
         self._recipe = recipe
-        self._host = host
         self._ports = PortRange(host=host, first=base_port)
         self._supervisor = Supervisor(directory=directory, clock=clock, sandbox=sandbox)
         self._clock = clock
@@ -101,18 +94,24 @@ class EngineHost:
         self._device_locks = device_locks
         self._client = client
         self._sleep = sleep
-        self._patience = patience
-        self._start = EngineStart(
+        self._vitals = EngineVitals(
+            client=client, supervisor=self._supervisor, clock=clock, patience=patience
+        )
+        self._launch = EngineLaunch(
             recipe=recipe,
+            host=host,
+            ports=self._ports,
             supervisor=self._supervisor,
             client=client,
             clock=clock,
+            devices=devices,
             no_progress_s=no_progress_s,
+            caches=caches,
+            configuration=self._configuration,
         )
         self._instances: dict[str, EngineInstance] = {}
         self._loads = SingleFlight()
         self._model_locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._last_stats: dict[str, EngineStats] = {}
 
     async def close(self) -> None:
         """Cancel loads in flight; loaded models keep running."""
@@ -178,13 +177,7 @@ class EngineHost:
 
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`; engines that do not answer are left out."""
-        instances = tuple(self._instances.values())
-        found = await asyncio.gather(*map(self._stats, instances))
-        return {
-            instance.model: stats
-            for instance, stats in zip(instances, found, strict=True)
-            if stats is not None
-        }
+        return await self._vitals.stats(self._instances)
 
     def find(self, model: str, handle: Mapping[str, Any]) -> EngineInstance | None:
         """Return the engine of ``model``: adopted, recorded by an earlier run, or by ``handle``."""
@@ -224,71 +217,15 @@ class EngineHost:
                 progress("waiting for the device", None)
             async with self._device_locks.hold(device.id for device in request.devices) as turn:
                 completed = self._recipe.complete(request)
-                return await self._start_with_retries(completed, progress, turn)
-
-    async def _start_with_retries(
-        self, request: LoadRequest, progress: Progress, turn: Turn
-    ) -> Loaded:
-        """Start; retry on another port after a port conflict, and once with less memory."""
-        ports, reduced = 1, False
-        while True:
-            try:
-                return await self._start_once(request, progress, turn, reduced=reduced)
-            except LoadFailed as exc:
-                lines = self._supervisor.log(request.model).tail(TAIL_LINES)
-                smaller = self._recipe.smaller(request, lines)
-                if exc.kind == FailureKind.PORT and ports < PORT_TRIES:
-                    ports += 1
-                    progress("starting again on another port", None)
-                elif exc.kind == FailureKind.OUT_OF_MEMORY and smaller and not reduced:
-                    request, reduced = smaller, True
-                    progress("starting again with less memory", None)
-                else:
-                    raise
-
-    async def _start_once(
-        self, request: LoadRequest, progress: Progress, turn: Turn, *, reduced: bool
-    ) -> Loaded:
-        port, key = self._ports.reserve(), secrets.token_urlsafe(24)
-        details = {
-            "runtime": self._recipe.name.value,
-            "version": request.version,
-            "host": self._host,
-            "port": port,
-            "api_key": key,
-            "devices": [device.id for device in request.devices],
-            "log": str(self._supervisor.log(request.model).path),
-            "settings": request.settings.model_dump(mode="json", exclude_defaults=True),
-            "reduced": reduced,
-            "configuration": dict(self._configuration),
-            "probe": list(self._recipe.probe(request) or ()),
-        }
-        process: EngineProcess | None = None
-        try:
-            command = self._recipe.command(request, host=self._host, port=port, key=key)
-            if self._caches:
-                command = self._caches.added(command, request.devices[0])
-            process = self._supervisor.start(request.model, command, details)
-            instance = EngineInstance.restore(
-                self._recipe.name, process, {**details, **process.to_record()}
-            )
-            await self._start.wait_until_ready(instance, request, progress, on_stall=turn.end)
-        except BaseException:
-            if process:
-                # No grace: engines that get SIGTERM while they start may never exit.
-                pids = self._supervisor.members(process, thorough=True)
-                await self._supervisor.stop(process, grace_s=0)
-                await self._freed([device.id for device in request.devices], pids)
-            self._ports.release(port)
-            raise
-        self._adopt(instance)
-        return instance.loaded()
+                instance = await self._launch.launch(completed, progress, turn)
+                self._adopt(instance)
+                return instance.loaded()
 
     async def _observe(self, model: str, handle: Mapping[str, Any]) -> Running | None:
         instance = self.find(model, handle)
         if model in self._loads:
             pids = self._supervisor.members(instance.process) if instance else ()
-            return Running(model=model, state="loading", pids=pids)
+            return Running(model=model, state="loading", pids=pids, own=True)
         if instance is None:
             return None
         if not self._supervisor.alive(instance.process):
@@ -300,31 +237,15 @@ class EngineHost:
         if not self._supervisor.alive(instance.process):  # it exited in the meantime
             return await self._ended(instance, known=bool(handle))
         if problem and not adopted:
-            return _running(instance, "loading", pids, problem)
+            return instance.running("loading", pids, problem)
         self._adopt(instance)
         try:
             await self._supervisor.log(model).rotate()
         except OSError as exc:  # of this log alone
             logger.warning("%s: the log cannot be rotated: %s", model, exc)
-        lost = self._is_lost(instance, pids, problem)
+        lost = self._vitals.is_lost(instance, pids, problem)
         state: State = "unhealthy" if lost else "sleeping" if sleeping else "ready"
-        return _running(instance, state, pids, problem)
-
-    def _is_lost(self, instance: EngineInstance, pids: tuple[int, ...], problem: str) -> bool:
-        last = self._last_stats.get(instance.model, EngineStats())
-        silence = self._patience.look(
-            instance.model,
-            Look(
-                at=self._clock.monotonic(),
-                answered=not problem,
-                cpu_s=proc.cpu_s(pids) if problem else 0.0,
-                in_flight=last.running + last.waiting,
-            ),
-        )
-        if silence is None:
-            return False
-        logger.warning("%s: %s (for %.0f s)", instance.model, problem, silence.seconds)
-        return silence.lost
+        return instance.running(state, pids, problem)
 
     async def _ended(self, instance: EngineInstance, *, known: bool) -> Running | None:
         """Clear what an engine that has exited left; report it once to a store that has it."""
@@ -337,7 +258,7 @@ class EngineHost:
             await self._supervisor.stop(instance.process, grace_s=0)
             self._remove(instance)
         status = "" if code is None else f" with status {code}"
-        return _running(instance, "unhealthy", (), f"its engine exited{status}") if known else None
+        return instance.running("unhealthy", (), f"its engine exited{status}") if known else None
 
     async def _is_healthy(self, instance: EngineInstance) -> bool:
         pids = self._supervisor.members(instance.process)
@@ -347,29 +268,6 @@ class EngineHost:
 
     async def _is_sleeping(self, instance: EngineInstance) -> bool:
         return self._sleep is not None and await self._sleep.is_sleeping(instance)
-
-    async def _stats(self, instance: EngineInstance) -> EngineStats | None:
-        model = instance.model
-        try:
-            stats = await self._client.stats(instance.upstream)
-        except httpx.HTTPError:
-            return None
-        last = self._last_stats.get(model, EngineStats())
-        active = stats.running or (stats.completed, stats.generated_tokens, stats.prompt_tokens) > (
-            (last.completed, last.generated_tokens, last.prompt_tokens)
-        )
-        resident = None
-        if not instance.gpus:
-            pids = self._supervisor.members(instance.process)
-            resident = await asyncio.to_thread(proc.resident_bytes, pids)
-        stats = replace(
-            stats,
-            last_inference_at=self._clock.time() if active else last.last_inference_at,
-            resident_bytes=resident,
-        )
-        if model in self._instances:
-            self._last_stats[model] = stats
-        return stats
 
     async def _freed(self, devices: Sequence[str], pids: Sequence[int]) -> bool:
         return await wait_for_release(self._devices, devices, pids, self._clock)
@@ -389,17 +287,5 @@ class EngineHost:
 
     def _remove(self, instance: EngineInstance) -> None:
         self._instances.pop(instance.model, None)
-        self._last_stats.pop(instance.model, None)
-        self._patience.forget(instance.model)
+        self._vitals.forget(instance.model)
         self._ports.release(instance.upstream.port)
-
-
-def _running(instance: EngineInstance, state: State, pids: tuple[int, ...], detail: str) -> Running:
-    return Running(
-        model=instance.model,
-        state=state,
-        upstream=instance.upstream,
-        handle=instance.handle,
-        pids=pids,
-        detail=detail,
-    )

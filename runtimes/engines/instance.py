@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from modelium.models import LoadSettings, RuntimeName, Upstream
 from modelium.models.base import base_name
 from modelium.models.runtimes import RUNTIMES
-from modelium.ports import Loaded
+from modelium.ports import Loaded, Running
 from runtimes.loading.device_locks import CPU_ID_SUFFIX
 from runtimes.process.supervisor import EngineProcess
+
+State = Literal["loading", "ready", "sleeping", "unhealthy"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,18 @@ class EngineInstance:
         if self.handle.get("reduced"):
             settings = LoadSettings.model_validate(self.handle.get("settings", {}))
         return Loaded(upstream=self.upstream, handle=self.handle, settings=settings)
+
+    def running(self, state: State, pids: tuple[int, ...], detail: str) -> Running:
+        """Return it as what `discover` finds: with its processes, and why it is in this state."""
+        return Running(
+            model=self.model,
+            state=state,
+            upstream=self.upstream,
+            handle=self.handle,
+            pids=pids,
+            detail=detail,
+            own=True,
+        )
 
     @property
     def model(self) -> str:

@@ -20,14 +20,30 @@ LONGEST_PATH = 107
 def socket_folder(beside: Path, *, longest_name: int) -> Path:
     """Return ``beside``, or a folder of the user in /tmp where socket paths would be too long.
 
+    The latter is made where it is missing, and is the same as long as it exists. Its name ends at
+    random: another user who made it first would keep engines from starting. It is not in
+    ``XDG_RUNTIME_DIR``, which is removed when the user logs out, while engines go on.
+
     Args:
         beside: the preferred folder.
-        longest_name: bytes of the longest file name that is needed in it.
+        longest_name: bytes of the longest path that is needed in it.
     """
     if len(os.fsencode(beside)) + 1 + longest_name <= LONGEST_PATH:
         return beside
     digest = hashlib.sha256(os.fsencode(beside)).hexdigest()[:10]
-    return Path(tempfile.gettempdir()) / f"modelium-{os.getuid()}-{digest}"
+    shared, prefix = tempfile.gettempdir(), f"modelium-{digest}-"
+    with os.scandir(shared) as entries:
+        ours = sorted(e.path for e in entries if e.name.startswith(prefix) and _is_ours(e))
+    return Path(ours[0] if ours else tempfile.mkdtemp(prefix=prefix, dir=shared))
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder of this user, which nobody else can make, in /tmp as it is shared."""
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 def make_private(folder: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -16,12 +15,11 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from modelium.errors import ConfigError, Unavailable
 from modelium.ports import Clock
@@ -29,11 +27,11 @@ from runtimes.process import proc
 from runtimes.process.fresh_file import fresh_file
 from runtimes.process.ports import free_port
 from runtimes.process.sandbox import Sandbox
-from runtimes.process.socket_folder import make_private
+from runtimes.process.socket_folder import make_private, socket_folder
+from runtimes.ray.cluster_record import MARK, ClusterRecord, marked
 
 log = logging.getLogger(__name__)
 
-MARK = "MODELIUM_RAY_CLUSTER"
 START_S = 120.0
 """`ray start --head` takes 8-21 s on two busy cores; beyond two minutes it hangs."""
 TERM_S = 2.0
@@ -42,9 +40,8 @@ KILL_S = 15.0
 """A process that survives SIGKILL for this long hangs in the kernel (lost GPU, NFS)."""
 OBJECT_STORE_BYTES = 78_643_200
 """Close to Ray's minimum: requests and responses are small, and /dev/shm may be, too."""
-SOCKET_PATH = 107
-"""Bytes of an AF_UNIX path; Ray adds about 70 to its temporary folder."""
-RAY_SUFFIX = 72
+RAY_PATH = 71
+"""Bytes of the longest path of a socket in Ray's temporary folder."""
 PORTS = range(20_000, 32_768)
 """Between the ports of Ray's workers (10002-19999) and the kernel's ephemeral ports, which Ray's
 other processes use: neither takes a port between its choice and its use."""
@@ -57,33 +54,6 @@ COUNTERS_PER_GPU = 8
 another order: with the exact number it could refuse what Modelium has booked."""
 REPORT_MS = 2000
 """How often workers report their counters. Ray's default of 10 s lags behind the control loop."""
-
-
-class ClusterRecord(BaseModel):
-    """What is stored about a cluster, so that a restarted Modelium can adopt it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    mark: str
-    gcs_port: int
-    proxy_host: str
-    proxy_port: int
-    ray_version: str
-    python: str
-    temp: str
-    processes: dict[int, int] = {}
-    """Pid → start time (clock ticks since boot) of the processes that the cluster depends on."""
-
-    @property
-    def address(self) -> str:
-        """``host:port`` of the GCS."""
-        return f"127.0.0.1:{self.gcs_port}"
-
-
-def marked(mark: str) -> list[int]:
-    """Return the live processes that have ``mark`` in their environment, oldest first."""
-    processes = sorted(proc.snapshot().values(), key=lambda process: process.started)
-    return [p.pid for p in processes if p.alive and proc.has_variable(p.pid, MARK, mark)]
 
 
 def free_ports(count: int, *, taken: int = 0) -> list[int]:
@@ -231,10 +201,15 @@ class LocalCluster:
                     os.kill(pid, signal.SIGTERM if waited < TERM_S else signal.SIGKILL)
             await self._clock.sleep(0.2)
         self._record_path.unlink(missing_ok=True)
-        if record.temp == str(self._temp()):  # the record may be damaged, or of another place
-            await asyncio.to_thread(shutil.rmtree, record.temp, ignore_errors=True)
+        await asyncio.to_thread(self._remove, record.temp)
+
+    def _remove(self, temp: str) -> None:
+        if not os.path.lexists(temp):
+            return
+        if temp == str(self._temp()):  # the record may be damaged, or of another place
+            shutil.rmtree(temp, ignore_errors=True)
         else:
-            log.warning("%s is not removed: it is not the folder of this cluster", record.temp)
+            log.warning("%s is not removed: it is not the folder of this cluster", temp)
 
     @property
     def _record_path(self) -> Path:
@@ -246,11 +221,7 @@ class LocalCluster:
 
     def _temp(self) -> Path:
         """Return Ray's folder: beside the record unless socket paths would be too long there."""
-        beside = self._directory / "tmp"
-        if len(str(beside).encode()) + RAY_SUFFIX <= SOCKET_PATH:
-            return beside
-        digest = hashlib.sha256(str(self._directory).encode()).hexdigest()[:10]
-        return Path(tempfile.gettempdir()) / f"modelium-ray-{os.getuid()}-{digest}"
+        return socket_folder(self._directory / "tmp", longest_name=RAY_PATH)
 
     def _prepare(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)

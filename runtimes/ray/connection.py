@@ -13,7 +13,8 @@ from modelium.errors import ConfigError, ModeliumError, Unavailable
 from modelium.ports import Clock
 from runtimes.ray import running_serve, serve_status
 from runtimes.ray.client import CONNECT_S, RayClient, RayError, unconfined
-from runtimes.ray.cluster import ClusterRecord, LocalCluster
+from runtimes.ray.cluster import LocalCluster
+from runtimes.ray.cluster_record import ClusterRecord
 from runtimes.ray.failure_message import shorten
 
 log = logging.getLogger(__name__)

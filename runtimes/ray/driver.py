@@ -198,6 +198,7 @@ class RayServeDriver:
                     handle={"application": application.name, "digest": application.digest},
                     pids=application.pids(session.node_ip),
                     detail="" if state == "ready" else detail,
+                    own=session.own and application.ours,
                 )
             )
         return running

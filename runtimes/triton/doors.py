@@ -42,7 +42,7 @@ LIVE_S = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Doors:
-    """The addresses of one server. Only `token` and `prepare` do I/O."""
+    """The addresses of one server. `of`, `token` and `prepare` do I/O."""
 
     host: str
     port: int

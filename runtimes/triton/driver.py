@@ -280,6 +280,7 @@ class TritonDriver:
             handle=dict(handle) or {"version": version},
             pids=self._server.pids_of(model),
             detail=reason,
+            own=self._server.command is not None and version is not None,
         )
 
     def _resident_bytes(self, model: str) -> int | None:

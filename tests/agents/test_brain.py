@@ -29,6 +29,8 @@ from tests.agents.advising import (
 from tests.fakes.fleets import NOW, fleet, loaded, model
 from tests.fakes.llm import calls
 
+pytestmark = pytest.mark.slow
+
 
 async def test_good_advice_is_followed(house: Build) -> None:
     home = await house(good)

@@ -32,6 +32,8 @@ from tests.agents.rules.asking import traffic
 from tests.fakes.fleets import NOW, estimate, fleet, loaded
 from tests.fakes.llm import Answer, Body, Endpoint, Player, calls, endpoint, says
 
+pytestmark = pytest.mark.slow
+
 Ask = Callable[..., Any]
 BRIEF = {"reason": "long reports", "max_model_len": 16384, "priority": "medium"}
 DOWN = Answer(status=503)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -16,18 +15,19 @@ DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "modelium.service").read_text()
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_unit_and_calls_it_confined(tmp_path: Path) -> None:
+    command = shutil.which("systemd-analyze")
+    assert command, "systemd-analyze is missing: tools/apt.sh systemd"
     unit = tmp_path / "modelium.service"
     # systemd checks that the command exists.
     unit.write_text(UNIT.replace("/opt/modelium/bin/modelium", sys.executable))
 
     verified = subprocess.run(
-        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60
+        [command, "verify", str(unit)], capture_output=True, text=True, timeout=60
     )
     assert "modelium.service" not in verified.stderr, verified.stderr
     rated = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=50", str(unit)],
+        [command, "security", "--offline=true", "--threshold=50", str(unit)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -34,6 +34,8 @@ from tests.faults.trial import NoEvents
 from tests.invariants import violations
 from tests.invariants.journal import Journal
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 NAMES = st.sampled_from(("ape", "bee", "cat"))

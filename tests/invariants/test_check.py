@@ -24,6 +24,8 @@ from tests.invariants import Drop, Scene, violations
 from tests.invariants.folders import digest
 from tests.invariants.journal import Journal
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_000_000.0
 TOTAL = 1000
 

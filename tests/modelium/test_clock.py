@@ -20,6 +20,8 @@ from modelium.stages.snapshot import snapshot
 from tests.fakes.clock import FakeClock
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 86_400.0
 
 both_ways = pytest.mark.parametrize("step_s", [DAY_S, -DAY_S])

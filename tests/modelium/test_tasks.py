@@ -10,6 +10,8 @@ import pytest
 
 from modelium.tasks import BackgroundTasks, on_thread
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_task_that_nobody_holds_is_not_collected() -> None:
     tasks, gate, done = BackgroundTasks(), asyncio.Event(), asyncio.Event()

@@ -10,6 +10,8 @@ import pytest
 from tools.mutants.coverage_map import CoverageMap, measure
 from tools.mutants.forks import Forks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:

@@ -33,11 +33,13 @@ def settings_digest(settings: LoadSettings) -> str:
     """Return the key of a measured load: a digest of the settings that its memory depends on."""
     return _digest(
         settings.dtype, settings.kv_dtype, settings.tensor_parallel_size, settings.max_model_len,
-        settings.max_num_seqs,
+        settings.max_num_seqs, batched_tokens=settings.batched_tokens,
     )  # fmt: skip
 
 
-def _digest(*values: object) -> str:
+def _digest(*values: object, batched_tokens: int | None) -> str:
+    if batched_tokens is not None:  # keys that were stored without it stay valid
+        values = (*values, {"batched_tokens": batched_tokens})
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
@@ -89,7 +91,9 @@ def estimate(
             max_model_len,
             max_num_seqs,
         )
-    digest = _digest(dtype, kv_dtype, tensor_parallel, max_model_len, max_num_seqs)
+    digest = _digest(
+        dtype, kv_dtype, tensor_parallel, max_model_len, max_num_seqs, batched_tokens=batched_tokens
+    )
     loads = [
         load
         for load in measured

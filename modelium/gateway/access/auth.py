@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import hmac
+from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -24,14 +25,53 @@ INFERENCE = ("/v1/", "/v2", "/models/")
 """Path prefixes of inference; `OPENAI_PATHS` are the others."""
 
 NOT_AUTHORIZED = "send the gateway's token or an API key: Authorization: Bearer TOKEN"
+UNKNOWN = "this token or API key is not known here; check it, or ask for a new one"
+REVOKED = "this key was revoked; ask for a new one (`modelium keys create`)"
 EXPIRED = "this key has expired; ask for a new one (`modelium keys create`)"
-CHALLENGE: Headers = [
-    (b"www-authenticate", b'Bearer realm="modelium"'),
-    (b"www-authenticate", b'Basic realm="modelium"'),
-]
+REALM = 'Bearer realm="modelium"'
+DESCRIPTIONS = {
+    "wrong": "the token is not known",
+    "revoked": "the token was revoked",
+    "expired": "the token expired",
+}
+"""Reason of a 401 → the challenge's ``error_description``."""
 
-Refusal = tuple[int, str, str]
-"""Status, message, and a slug: the 401's reason for the log, or the error's."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why a request is not let through."""
+
+    status: int
+    message: str
+    reason: str = "forbidden"
+    """A slug: the 401's reason for the log, or the error's."""
+    headers: Headers = field(default_factory=list)
+
+
+def unauthorized(message: str, reason: str) -> Refusal:
+    """Return a 401 with the challenges of RFC 6750 and, for browsers, of HTTP Basic.
+
+    Without credentials the challenge has no error. Only who shows a key's secret is told that the
+    key is there, expired or revoked.
+    """
+    bearer = REALM
+    if reason in DESCRIPTIONS:
+        bearer += f', error="invalid_token", error_description="{DESCRIPTIONS[reason]}"'
+    challenges = [
+        (b"www-authenticate", bearer.encode()),
+        (b"www-authenticate", b'Basic realm="modelium"'),
+    ]
+    return Refusal(status=401, message=message, reason=reason, headers=challenges)
+
+
+def _lacks(scope: KeyScope) -> Refusal:
+    challenge = f'{REALM}, error="insufficient_scope", scope="{scope}"'
+    return Refusal(
+        status=403,
+        message=f"this key does not have the scope {scope!r}",
+        headers=[(b"www-authenticate", challenge.encode())],
+    )
+
 
 PAGE = "/"
 """The status page: read-only, and other sites may link to it."""
@@ -65,8 +105,8 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     async def _refuse(self, refusal: Refusal, scope: Scope, send: Send) -> None:
-        status, message, reason = refusal
-        headers: Headers = []
+        status, message, reason = refusal.status, refusal.message, refusal.reason
+        headers = refusal.headers
         if status == 401:
             try:
                 await self._strangers.refused(
@@ -76,7 +116,7 @@ class AuthMiddleware:
                 status, message, reason = exc.status, str(exc), exc.reason
                 headers = [*headers_of(exc), (b"connection", b"close")]
             else:
-                reason, headers = "unauthorized", CHALLENGE
+                reason = "unauthorized"
         await respond_json(send, status, body_of(scope["path"], status, message, reason), headers)
 
     def _refusal(self, scope: Scope) -> Refusal | None:
@@ -95,9 +135,9 @@ class AuthMiddleware:
                 host = value
         if self._token is None and not _is_local(host, self._host):
             message = "without gateway.token, Host must name loopback; set gateway.token"
-            return 403, message, "forbidden"
+            return Refusal(status=403, message=message)
         if path != PAGE and _is_cross_site(origin, site, host):
-            return 403, "cross-site browser requests are refused", "forbidden"
+            return Refusal(status=403, message="cross-site browser requests are refused")
         return self._identify(authorization, scope)
 
     def _identify(self, authorization: bytes | None, scope: Scope) -> Refusal | None:
@@ -108,14 +148,18 @@ class AuthMiddleware:
         if not looks_like_key(presented):
             if self._token is None:
                 return None
-            return 401, NOT_AUTHORIZED, "wrong" if authorization else MISSING
+            if authorization is None:
+                return unauthorized(NOT_AUTHORIZED, MISSING)
+            return unauthorized(UNKNOWN, "wrong")
         holder = self._keys.find(presented)
         if holder is None:
-            return 401, NOT_AUTHORIZED, "wrong"
+            if self._keys.is_revoked(presented):
+                return unauthorized(REVOKED, "revoked")
+            return unauthorized(UNKNOWN, "wrong")
         if holder.is_expired():
-            return 401, EXPIRED, "expired"
+            return unauthorized(EXPIRED, "expired")
         if not holder.has(needed := needed_scope(scope["path"])):
-            return 403, f"this key does not have the scope {needed!r}", "forbidden"
+            return _lacks(needed)
         scope[KEY_HOLDER] = holder
         return None
 

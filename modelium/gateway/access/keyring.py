@@ -116,10 +116,15 @@ class Keyring:
         self._clock = clock
         self._important_teams = important_teams
         self._holders: dict[str, KeyHolder] = {}
+        self._revoked: frozenset[str] = frozenset()
 
     def find(self, secret: bytes) -> KeyHolder | None:
         """Return the holder of ``secret``; ``None``: the key is unknown or revoked."""
         return self._holders.get(digest(secret))
+
+    def is_revoked(self, secret: bytes) -> bool:
+        """Whether ``secret`` is that of a key that was revoked, and is still listed."""
+        return digest(secret) in self._revoked
 
     def rank(self, important_teams: frozenset[str]) -> None:
         """Have ``important_teams`` apply, in place of the earlier ones, to all keys."""
@@ -135,6 +140,7 @@ class Keyring:
             for hashed, key in found.items()
             if key.revoked_at is None
         }
+        self._revoked = frozenset(h for h, key in found.items() if key.revoked_at is not None)
 
     async def run(self) -> None:
         """Refresh periodically, for ever; on a failure the previous keys stay valid."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from http import HTTPStatus
 
 from modelium.errors import ModeliumError
 from modelium.gateway.asgi import Send, respond_json
-from modelium.gateway.problems import body_of, headers_of, status_of
+from modelium.gateway.problems import body_of, for_clients, headers_of, status_of
 from modelium.gateway.proxy.fast_response import respond_in_one_write
 from modelium.gateway.proxy.upstream import Answer, Interrupted
 from modelium.gateway.proxy.usage import Usage
@@ -49,9 +50,11 @@ class Reply:
         await self._body(f": {text}\n\n".encode(), more=True)
 
     async def refuse(self, error: ModeliumError) -> None:
-        """Send an error of the gateway."""
-        status = status_of(error)
-        content = body_of(self._path, status, str(error), error.reason)
+        """Send an error of the gateway; what an engine failed with may name paths."""
+        status, said = status_of(error), str(error)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # else the client's own words are quoted
+            said = for_clients(said)
+        content = body_of(self._path, status, said, error.reason)
         if self._streaming:
             await self._last_event(json.dumps(content).encode())
         else:

@@ -19,6 +19,8 @@ from tests.agents.advising import (
 from tests.fakes.fleets import fleet, loaded
 from tests.fakes.llm import Answer, Body, Player, calls, says
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_wrong_answer_is_returned_once_with_what_is_allowed(house: Build) -> None:
     answers = [

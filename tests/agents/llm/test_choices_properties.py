@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from modelium.policy import Policy, validate
 from modelium.ports import Question
 from tests.fakes.fleets import NOW, estimate
 from tests.fakes.random_fleets import fleets, policies
+
+pytestmark = pytest.mark.slow
 
 RULES = RulePlanner(estimate=estimate)
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

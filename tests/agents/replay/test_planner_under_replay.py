@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from agents.replay.planner_under_replay import (
     PlannerUnderReplay,
     replay_policies,
@@ -15,6 +17,8 @@ from modelium.models import (
 )
 from modelium.policy import Policy
 from tests.agents.replay.small_traces import THREE, run, trace
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_rules_keep_a_model_on_a_timer_that_lru_evicts() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from modelium.policy import Policy, validate
 from modelium.ports import Question
 from tests.fakes.fleets import NOW, estimate
 from tests.fakes.random_fleets import fleets, policies
+
+pytestmark = pytest.mark.slow
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PLANNER = RulePlanner(estimate=estimate)

@@ -24,6 +24,8 @@ from modelium.models import Fleet, Plan, Trigger
 from modelium.models.advice import RULES_ALONE
 from modelium.ports import Question
 
+pytestmark = pytest.mark.slow
+
 READ = f"""
 import pickle, sys
 for _ in range({-(-MODELS // MODELS_PER_CHUNK)} + 1):

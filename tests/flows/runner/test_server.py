@@ -20,6 +20,8 @@ from flows.runner.server import EmbeddedServer, inherited
 from modelium.clock import SystemClock
 from modelium.config import Prefect
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 120.0
 
 PARENT = """

@@ -11,6 +11,8 @@ from modelium.errors import DropRejected
 from modelium.models import RuntimeName
 from tests.modelium.analysis.files import LLAMA, llama_folder, write_json, write_safetensors
 
+pytestmark = pytest.mark.slow
+
 SHARDS = 100
 TENSORS = 300
 SIDE = 3424

@@ -18,6 +18,8 @@ from modelium.policy import Policy
 from modelium.ports import Brain, Question
 from tests.engines import free_port
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {
     *("prefect", "ray", "numpy", "grpc", "tritonclient", "google.protobuf"),
     *("openai", "langchain_core", "onnxruntime"),

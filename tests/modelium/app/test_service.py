@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from modelium.app import service
+from modelium.app import assembly, service
 from modelium.app.drivers import connected
 from modelium.config import Config
 from modelium.models import Priority, RuntimeStatus
@@ -19,6 +19,8 @@ from modelium.store import Store
 from tests.engines import free_port
 from tests.fakes.runtime import MemoryRuntime
 from tests.modelium.conftest import config as base
+
+pytestmark = pytest.mark.slow
 
 WITHIN_S = 60.0
 
@@ -60,7 +62,7 @@ def configured(folder: Path) -> Config:
         priority_ceiling=Priority.HIGH,
         pinned=False,
     )
-    store.mark_unservable("tiny", reason="so that nothing is loaded")
+    store.states.mark_unservable("tiny", reason="so that nothing is loaded")
     store.close()
     return made
 
@@ -96,7 +98,7 @@ async def answered(http: httpx.AsyncClient, path: str) -> int:
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Unreachable:
     one = Unreachable()
-    monkeypatch.setattr(service, "build_drivers", lambda *_args: {one.name: one})
+    monkeypatch.setattr(assembly, "build_drivers", lambda *_args: {one.name: one})
     return one
 
 

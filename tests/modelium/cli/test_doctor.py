@@ -20,6 +20,8 @@ from modelium.cli.listening import service
 from modelium.config import Config
 from modelium.control import addresses, service_lock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _patient_probes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.modelium.cli.conftest import Run
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx
+
+pytestmark = pytest.mark.slow
 
 
 async def refuse(world: World, name: str) -> None:

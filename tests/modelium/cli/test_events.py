@@ -30,6 +30,7 @@ def told(kind: str, model: str | None = "gpt2", **detail: object) -> str | None:
         ("model.evicted", {"reason": "idle for …", "idle_s": 7200}, "gpt2: unloaded, idle 2 h"),
         ("model.evicted", {"reason": "makes room for b"}, "gpt2: unloaded, makes room for b"),
         ("model.failed", {"reason": "out of memory"}, "gpt2: failed, out of memory"),
+        ("model.aborted", {"reason": "an operator did"}, "gpt2: aborted, an operator did"),
         ("model.queued", {"reason": "no room"}, "gpt2: queued, no room"),
         ("model.lost", {"reason": "gone"}, "gpt2: lost, to be loaded again: gone"),
         (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelium import private
+from modelium.cli.main import main
 from modelium.cli.prefect import variables
 from modelium.config import Config
 from modelium.control import addresses
@@ -52,3 +54,24 @@ def test_a_server_of_others_never_gets_ours(tmp_path: Path) -> None:
 def test_without_prefect_there_is_nothing_to_tell(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no Prefect server"):
         variables(config(tmp_path, enabled=False))
+
+
+def test_before_the_first_start_it_is_told_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is on standard output is run by the shell."""
+    file = tmp_path / "modelium.yaml"
+    file.write_text(
+        f"orchestration: {{state_directory: {tmp_path / 'state'}}}\nllama_cpp: {{enabled: true}}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["modelium", "prefect", "env", "--config", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out) == (1, "")
+    assert "start it with `modelium up`" in told.err
+
+
+def test_a_service_on_a_server_of_others_has_no_credentials(tmp_path: Path) -> None:
+    addresses.write(tmp_path, {"prefect_api": "https://prefect.example/api"})
+    assert variables(config(tmp_path)) == {"PREFECT_API_URL": "https://prefect.example/api"}

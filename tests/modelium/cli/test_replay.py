@@ -91,7 +91,7 @@ def store_with_log(folder: Path) -> Path:
             name, path=folder / name, digest=name, team=None, priority=Priority.LOW,
             priority_ceiling=Priority.HIGH, pinned=False,
         )  # fmt: skip
-        store.set_profile(name, 1, profile)
+        store.lineage.set_profile(name, 1, profile)
     load = MeasuredLoad(
         runtime=RuntimeName.TRITON, device_kind="H100", settings_digest="d",
         per_device_bytes=6 * GIB, load_s=9.0, at=1.0,

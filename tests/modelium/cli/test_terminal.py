@@ -14,6 +14,8 @@ from modelium.cli.main import main
 from tests.modelium.cli.conftest import Run
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 ROW = {
     "name": "a-model-with-a-name-of-some-length",
     "version": 1,

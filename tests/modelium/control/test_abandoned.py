@@ -32,6 +32,7 @@ async def test_what_a_restart_interrupted_is_settled_at_the_start(world: World) 
     assert world.store.decisions.get(decision).outcome == "accepted"
     world.clock.advance(1)
     await recover(world.services)
+    await world.eventually(lambda: world.store.decisions.get(decision).outcome != "accepted")
     ended, made = world.store.intents.get(intent), world.store.decisions.get(decision)
     assert (ended.state, ended.detail) == ("failed", RESTARTED)
     assert (made.outcome, made.detail) == ("failed", f"{RESTARTED} while loading")
@@ -87,7 +88,7 @@ async def test_a_decision_whose_models_went_elsewhere_is_settled(world: World) -
     await abandoned.settle()
     await abandoned.settle()
     assert world.store.decisions.get(decision).outcome == "accepted", "its model is loading"
-    world.store.requeue("tiny", reason="somebody else")
+    world.store.states.requeue("tiny", reason="somebody else")
     await abandoned.settle()
     await abandoned.settle()
     assert world.store.decisions.get(decision).outcome == "failed"

@@ -81,7 +81,7 @@ async def test_all_versions_are_registered_and_the_highest_is_current(
     await adoption.poll()
     assert ingested(world) == ["tiny@10", "tiny@2", "tiny"]
     assert world.store.model("tiny").version == 10
-    assert world.store.paths() == {
+    assert world.store.lineage.paths() == {
         str(repository / "tiny"): ("tiny", 1),
         str(repository / "tiny@2"): ("tiny", 2),
         str(repository / "tiny@10"): ("tiny", 10),
@@ -186,16 +186,18 @@ async def test_a_drop_does_not_displace_a_folder_that_waits_to_be_registered(
     world.clock.advance(LATER_S)
     await adoption.poll()
     assert world.store.model("tiny").version == 2
-    assert world.store.paths()[str(repository / "tiny")] == ("tiny", 1)
+    assert world.store.lineage.paths()[str(repository / "tiny")] == ("tiny", 1)
 
 
 async def test_a_repository_that_was_moved_keeps_its_models(
     world: World, adoption: Adoption, repository: Path
 ) -> None:
     await world.load()
-    world.store.relocate("tiny", 1, digest=world.store.model("tiny").digest, path=Path("/old/tiny"))
+    world.store.lineage.relocate(
+        "tiny", 1, digest=world.store.model("tiny").digest, path=Path("/old/tiny")
+    )
     await adoption.poll()
-    assert world.store.paths() == {str(repository / "tiny"): ("tiny", 1)}
+    assert world.store.lineage.paths() == {str(repository / "tiny"): ("tiny", 1)}
 
 
 @pytest.mark.unfinished("its folder is gone")
@@ -381,7 +383,7 @@ async def test_a_model_that_failed_otherwise_keeps_its_reason(
 ) -> None:
     await world.load()
     await world.launcher.evict(models=["tiny"])
-    world.store.mark_unservable("tiny", reason="no header can be read")
+    world.store.states.mark_unservable("tiny", reason="no header can be read")
     world.ran.clear()
     await adoption.poll()
     assert world.ran == [], "its folder is there: nothing has changed"

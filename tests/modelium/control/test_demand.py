@@ -18,6 +18,8 @@ from modelium.policy.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from modelium.stages.evict import evict
 from tests.modelium.conftest import DEADLINE_S, World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def demand(world: World) -> AsyncIterator[None]:

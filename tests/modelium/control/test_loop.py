@@ -29,6 +29,8 @@ from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 from tests.modelium.stages.test_load import booked
 
+pytestmark = pytest.mark.slow
+
 CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
 
 

@@ -19,6 +19,8 @@ from tests.fakes.llm import Answer, calls
 from tests.modelium.conftest import Advised, World
 from tests.samples import risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
 
 
@@ -163,7 +165,7 @@ async def test_a_load_of_what_could_not_be_analyzed_is_not_done(
 ) -> None:
     await world.load()
     await evict(world.services, models=["tiny"])
-    world.store.mark_unservable("tiny", reason="no header can be read")
+    world.store.states.mark_unservable("tiny", reason="no header can be read")
     ended = await outcome(world, await operations.load("tiny"))
     if world.store.model("tiny").state is not ModelState.READY:
         assert ended.state == "failed" and ended.detail
@@ -225,7 +227,7 @@ async def test_an_approval_admits_what_was_refused(world: World, operations: Ope
     ended = await outcome(world, await operations.approve("tiny"))
     assert (ended.state, ended.kind, ended.model) == ("done", "approve", "tiny")
     assert world.store.model("tiny").digest == reason["digest"]
-    assert world.store.approvals(reason["digest"]) == {"pickle"}
+    assert world.store.rules.approvals(reason["digest"]) == {"pickle"}
     assert not (world.rejected / "tiny").exists()
 
 
@@ -254,7 +256,7 @@ async def test_an_approval_covers_only_what_the_drop_was_refused_for(
     assert ended.state == "failed"
     again = json.loads((world.rejected / "tiny" / "reason.json").read_text())
     assert (again["reason"], again["digest"]) == ("remote-code", reason["digest"])
-    assert world.store.approvals(reason["digest"]) == {"pickle"}
+    assert world.store.rules.approvals(reason["digest"]) == {"pickle"}
     assert "tiny" not in world.store.names()
 
 
@@ -262,7 +264,7 @@ async def test_an_approval_covers_only_what_was_named(world: World, operations: 
     reason = await refused(world, "tiny", "weights.pkl", "modeling_tiny.py")
     ended = await outcome(world, await operations.approve("tiny", ["remote-code"]))
     assert ended.state == "failed"
-    assert world.store.approvals(reason["digest"]) == {"remote-code"}
+    assert world.store.rules.approvals(reason["digest"]) == {"remote-code"}
     ended = await outcome(world, await operations.approve("tiny", ["pickle"]))
     assert ended.state == "done"
     assert world.store.model("tiny").approvals == {"pickle", "remote-code"}

@@ -136,10 +136,10 @@ async def test_one_of_several_folders_is_approved_for_what_was_named(
     }  # fmt: skip
     assert (asked.kind, asked.model) == ("approve", "b")
     await world.eventually(lambda: world.store.intents.get(asked.id).state == "failed")
-    assert world.store.approvals(rejected["b"].digest) == {"remote-code"}
+    assert world.store.rules.approvals(rejected["b"].digest) == {"remote-code"}
     asked = await operations.approve("b")
     await world.eventually(lambda: "b" in world.store.names())
-    assert world.store.approvals(rejected["b"].digest) == {"remote-code", "pickle"}
+    assert world.store.rules.approvals(rejected["b"].digest) == {"remote-code", "pickle"}
 
 
 async def test_a_drop_is_explained_by_the_model_that_it_would_be(

@@ -35,6 +35,8 @@ from tests.fakes.runtime import MemoryRuntime, routed, upstream
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 
 async def before(world: World) -> None:
     """An earlier run: a model that was taken in, loaded and unloaded."""
@@ -74,7 +76,7 @@ def ready(store: Store, *, handle: str = "tiny") -> Deployment:
     found = deployment.model_copy(
         update={"upstream": upstream("tiny"), "handle": {"name": handle}, "ready_at": 0.0}
     )
-    store.mark_ready("tiny", found)
+    store.states.mark_ready("tiny", found)
     return found
 
 
@@ -85,7 +87,7 @@ def draining(store: Store) -> None:
 
 def unloading(store: Store) -> None:
     draining(store)
-    store.start_unloading("tiny", reason="idle")
+    store.states.start_unloading("tiny", reason="idle")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ async def other_runtime(world: World) -> MemoryRuntime:
     await world.settled("other", "ready")
     record = world.store.model("other")
     assert record.deployment is not None
-    world.store.mark_moved(record.deployment.model_copy(update={"runtime": runtime.name}))
+    world.store.states.mark_moved(record.deployment.model_copy(update={"runtime": runtime.name}))
     world.services.switchboard.close("other")
     runtime.held["other"] = upstream("other")
     return runtime
@@ -278,7 +280,7 @@ async def test_a_model_that_was_only_registered_is_analyzed(world: World) -> Non
 async def test_a_model_that_was_only_analyzed_is_decided_on(world: World) -> None:
     await before(world)
     register_anew(world)
-    world.store.mark_analyzed("tiny")
+    world.store.states.mark_analyzed("tiny")
     await recover(world.services)
     await world.settled("tiny", "ready")
     assert [stage for stage, _parameters in world.ran][:2] == ["decide", "load"]

@@ -160,7 +160,7 @@ async def test_a_team_that_becomes_important_lifts_its_models(edited: Edited) ->
 async def test_a_pin_by_an_operator_outlives_a_reload_of_something_else(edited: Edited) -> None:
     world = edited.world
     await world.drop("tiny")
-    world.store.set_pinned("tiny", True)
+    world.store.rules.set_pinned("tiny", True)
     await edited.reload(models={"tiny": {"team": "prod"}})
     model = world.store.model("tiny")
     assert (model.team, model.pinned) == ("prod", True)

@@ -77,7 +77,7 @@ async def test_all_runtimes_that_cannot_be_ended_are_named(world: World) -> None
 async def test_an_unload_in_progress_is_recorded_as_ended(world: World, going: bool) -> None:
     await world.load()
     if going:
-        world.store.start_unloading("tiny", reason="asked")
+        world.store.states.start_unloading("tiny", reason="asked")
     assert await ended(world) == ["tiny"]
     record = world.store.model("tiny")
     assert (record.state.value, record.evicted_at) == ("unloaded", None)

@@ -26,6 +26,8 @@ from tests.fakes.fleets import model
 from tests.modelium.conftest import World
 from tests.samples import risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def operations(world: World) -> AsyncIterator[Operations]:
@@ -172,7 +174,7 @@ async def test_what_the_operator_keeps_is_removed_by_force_alone(
 ) -> None:
     await world.load()
     if kept_by == "pin":
-        world.store.set_pinned("tiny", True)
+        world.store.rules.set_pinned("tiny", True)
     elif kept_by == "always_loaded":
         world.rule(always_loaded=frozenset({"tiny"}))
     else:

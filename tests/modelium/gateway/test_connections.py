@@ -14,6 +14,8 @@ from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
 from tests.modelium.gateway.proxy.conftest import CHAT, pending
 
+pytestmark = pytest.mark.slow
+
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
 

@@ -15,6 +15,8 @@ from modelium.gateway import json_fields
 from modelium.gateway.json_fields import READ, SMALL_BYTES, read_fields, with_field
 from modelium.gateway.problems import HttpProblem
 
+pytestmark = pytest.mark.slow
+
 LARGE = 8 * 1024 * 1024
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

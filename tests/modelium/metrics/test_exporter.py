@@ -15,6 +15,8 @@ from modelium.metrics import Metrics
 from modelium.metrics.exporter import MOST, Exporter
 from tests.modelium.metrics.conftest import fleet, gpu, model
 
+pytestmark = pytest.mark.slow
+
 
 async def test_exporter_serves_the_series_and_ends_with_its_context() -> None:
     metrics = Metrics()

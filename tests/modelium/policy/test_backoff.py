@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from modelium.errors import DeadlineExceeded, FailureKind, LoadFailed, Unavailable
+from modelium.errors import DeadlineExceeded, FailureKind, FolderMissing, LoadFailed, Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Queue, RuntimeName, RuntimeStatus, Setbacks, Trigger
 from modelium.policy.backoff import (
@@ -46,6 +46,14 @@ def test_the_fifth_failure_quarantines_and_says_what_to_do() -> None:
     assert (fifth.failures, fifth.retry_at) == (5, None)
     assert "modelium retry a" in fifth.reason and "bad magic" in fifth.reason
     assert fifth.setbacks.configuration == "c"
+
+
+def test_a_missing_folder_is_no_failed_attempt() -> None:
+    found = after(failed(failures=4), FolderMissing("/models/a/1"))
+    assert (found.failures, found.retry_at, found.quarantined) == (0, None, False)
+    assert found.setbacks == Setbacks()
+    assert found.reason == "its folder is missing: put /models/a/1 back, or drop the model again"
+    assert after(failed(failures=4), LoadFailed("bad magic")).quarantined
 
 
 @pytest.mark.parametrize(

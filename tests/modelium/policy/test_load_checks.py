@@ -96,6 +96,35 @@ def test_code_and_pickles_need_an_approval(needs: dict[str, Any], approval: str)
     assert broken(fleet(approved), load("a")) == []
 
 
+@pytest.mark.parametrize(
+    ("needs", "allowed"),
+    [
+        ({"needs_remote_code": True}, {"allow_remote_code": True}),
+        ({"details": {"pickle": True}}, {"allow_pickle": True}),
+    ],
+)
+def test_what_the_configuration_allows_needs_no_approval(
+    needs: dict[str, Any], allowed: dict[str, Any]
+) -> None:
+    world = fleet(model("a", profile=profile(10, **needs)))
+    assert broken(world, load("a"), by=policy(**allowed)) == []
+
+
+def test_a_load_waits_for_the_version_beside_it() -> None:
+    idle = model("b", twin_of="a", version=2)
+    assert broken(fleet(model("a"), idle), load("a")) == []
+    busy = loaded("b", "n/g1", twin_of="a")
+    assert broken(fleet(model("a"), busy), load("a")) == ["switching"]
+
+
+def test_a_reserve_holds_the_weights_if_their_size_is_exact() -> None:
+    world = fleet(model("a", 30))
+    assert broken(world, load("a", gib=30)) == []
+    assert broken(world, load("a", gib=29.9)) != []
+    guessed = fleet(model("a", profile=profile(30, exact=False)))
+    assert broken(guessed, load("a", gib=1)) == []
+
+
 def test_disabled_or_unhealthy_runtime_gets_no_load() -> None:
     off = (RuntimeStatus(name=RuntimeName.VLLM, enabled=False, healthy=True),)
     silent = (RuntimeStatus(name=RuntimeName.VLLM, enabled=True, healthy=False),)

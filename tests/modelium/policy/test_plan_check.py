@@ -12,6 +12,7 @@ from modelium.models import (
     Plan,
     Queue,
     Reject,
+    Removal,
     RuntimeName,
     Trigger,
     Unload,
@@ -73,6 +74,14 @@ def test_a_running_model_is_neither_queued_nor_rejected() -> None:
     world = fleet(loaded("a", "n/g0"))
     assert broken(world, Queue(model="a", reason="r")) == ["illegal-state"]
     assert broken(world, Reject(model="a", reason="r")) == ["illegal-state"]
+
+
+def test_a_model_that_is_being_removed_is_not_queued() -> None:
+    removal = Removal(by="ada", at=NOW)
+    world = fleet(model("a", removal=removal))
+    assert messages(world, Queue(model="a", reason="r")) == [
+        "a: it is being removed; ada asked for it"
+    ]
 
 
 def test_memory_messages_state_the_numbers() -> None:

@@ -66,6 +66,28 @@ def test_always_loaded_is_a_pin() -> None:
     assert broken(fleet(loaded("a", "n/g0")), unload("a"), by=by) == ["pinned"]
 
 
+def test_a_pin_message_says_how_to_lift_it() -> None:
+    by = policy(always_loaded=frozenset({"b"}))
+    world = fleet(
+        loaded("a", "n/g0", pinned=True),
+        loaded("b", "n/g1"),
+        loaded("c", "n/g0", pinned=True, twin_of="a"),
+        loaded("d", "n/g1", twin_of="b"),
+    )
+    assert messages(world, *map(unload, "abcd"), by=by) == [
+        "a: it is pinned; run `modelium pin a --off` first",
+        "b: it is in always_loaded; remove it there first",
+        "c: it is pinned; run `modelium pin c --off` first",
+        "d: b is being switched to or from it",
+    ]
+
+
+def test_one_device_over_its_cap_lets_a_model_that_spans_two_leave() -> None:
+    spans = loaded("a", "n/g0", "n/g1", gib=10)
+    world = fleet(spans, loaded("b", "n/g0", gib=70), gpus=2)
+    assert broken(world, unload("a"), by=policy(enable_model_swapping=False)) == []
+
+
 def test_without_swapping_only_idle_models_are_unloaded() -> None:
     by = policy(enable_model_swapping=False)
     assert broken(fleet(loaded("a", "n/g0")), unload("a"), by=by) == ["swap-disabled"]

@@ -12,6 +12,8 @@ from modelium.selftest.report import Check
 from tests.fakes.cuda import CONTEXT_BYTES, CudaGpu, FakeCuda
 from tests.fakes.nvml import HIDDEN, FakeGpu, FakeNvml
 
+pytestmark = pytest.mark.slow
+
 SLOW = "GPU-00000000-0000-0000-0000-00000000000a"
 FAST = "GPU-00000000-0000-0000-0000-00000000000b"
 

@@ -92,7 +92,7 @@ def accepted(world: World, *actions: Any, trigger: Trigger = Trigger.SWEEP, **gi
 def booked(world: World, name: str = "tiny", *, held: int = HELD) -> str:
     """Book a load that nobody carries out."""
     if world.store.model(name).state == "ingested":
-        world.store.mark_analyzed(name)
+        world.store.states.mark_analyzed(name)
     action = Load(
         model=name,
         runtime=RuntimeName.RAY_SERVE,
@@ -129,7 +129,7 @@ def ready(
         "load_s": 3.0,
     }
     deployment = deployment.model_copy(update=fields)
-    record = world.store.mark_ready(name, deployment)
+    record = world.store.states.mark_ready(name, deployment)
     if opened and record.twin_of is None:
         world.services.switchboard.open(name, where, version=deployment.version)
     return record

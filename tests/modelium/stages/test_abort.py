@@ -16,6 +16,8 @@ from modelium.stages.evict import evict
 from modelium.stages.load import load
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 async def hanging(world: World) -> asyncio.Task[Report]:
     """Return a load that hangs in the runtime."""
@@ -26,6 +28,12 @@ async def hanging(world: World) -> asyncio.Task[Report]:
     task = asyncio.create_task(load(world.services, model="tiny", steps=world.steps))
     await world.runtime.asked.wait()
     return task
+
+
+def ends(world: World) -> list[tuple[str, dict[str, object]]]:
+    """Return the events of loads that ended otherwise than ready."""
+    kinds = ("model.failed", "model.aborted")
+    return [(event.kind, event.detail) for event in world.heard if event.kind in kinds]
 
 
 async def test_a_hung_load_is_aborted_and_counts_as_no_failure(world: World) -> None:
@@ -40,6 +48,7 @@ async def test_a_hung_load_is_aborted_and_counts_as_no_failure(world: World) -> 
     assert (made.outcome, made.detail) == ("failed", REASON)
     loaded = await task
     assert (loaded.outcome, loaded.reason) == ("cancelled", REASON)
+    assert ends(world) == [("model.aborted", {"version": 1, "reason": REASON})]
     assert 'modelium_load_duration_seconds_count{outcome="cancelled"' in world.exposed()
     world.runtime.gate.set()
     assert (await load(world.services, model="tiny", steps=world.steps)).outcome == "ready"
@@ -95,6 +104,7 @@ async def test_a_load_that_waits_for_its_evictions_is_aborted_too(world: World) 
     assert world.store.model("tiny").state is ModelState.LOADING, "booked, and nobody is at it"
     assert (await evict(world.services, models=["tiny"])).outcome == "aborted"
     assert world.store.model("tiny").state is ModelState.UNLOADED
+    assert ends(world) == [("model.aborted", {"version": 1, "reason": REASON})]
     late = await load(world.services, model="tiny", decision=plan.decision)
     assert (late.outcome, late.reason) == ("unloaded", "the decision is no longer in force")
     assert {booking.model for booking in world.store.view()[2]} == {"other"}

@@ -15,11 +15,13 @@ from modelium.stages.analyze import analyze
 from modelium.stages.inline import RETRIES
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("pinned", [False, True])
 async def test_a_new_version_takes_the_place_of_the_loaded_one(world: World, pinned: bool) -> None:
     await world.load()
-    world.store.set_pinned("tiny", pinned)
+    world.store.rules.set_pinned("tiny", pinned)
     await world.drop(weight=2.0)
     record = await world.until("tiny", lambda m: not m.outdated and m.state == "ready")
     assert record.deployment is not None and record.deployment.version == 2
@@ -108,7 +110,7 @@ async def test_files_that_became_unsafe_after_ingest_are_refused(world: World) -
     world.runtime.gate.clear()
     await world.drop()
     await world.settled("tiny", "loading")
-    world.store.requeue("tiny", reason="test")
+    world.store.states.requeue("tiny", reason="test")
     record = world.store.register(
         "tiny",
         path=Path(world.store.model("tiny").path),

@@ -72,8 +72,8 @@ async def test_an_analysis_tells_what_it_found_and_has_it_decided_on(
     world: World, files: Files
 ) -> None:
     registered(world)
-    world.store.approve("tiny", digest="sha256:tiny1", what=["pickle"])
-    world.store.mark_analyzed("tiny")
+    world.store.rules.approve("tiny", digest="sha256:tiny1", what=["pickle"])
+    world.store.states.mark_analyzed("tiny")
     script = scripted(world)
     report = await analyze(world.services, model="tiny")
     await background(world)
@@ -107,7 +107,7 @@ async def test_what_ingest_has_just_examined_is_inspected_alone(
     elif state == "without profile":
         registered(world, version=2, profile=None)
     elif state == "analyzed":
-        world.store.mark_analyzed("tiny")
+        world.store.states.mark_analyzed("tiny")
     before = world.store.model("tiny").profile
     found = await analyzing._profile(world.services, "tiny")
     assert len(files.inspected) == (state in ("new", "outdated"))
@@ -192,7 +192,7 @@ async def test_each_newcomer_is_taken_from_where_it_stands(world: World) -> None
     for name in ("fresh", "known", "later", "due", "removed", "ready"):
         registered(world, name)
     for name in ("known", "later", "due"):
-        world.store.mark_analyzed(name)
+        world.store.states.mark_analyzed(name)
     world.store.lineage.begin_removal("removed", by="me", purge=False)
     ready(world, "ready")
     registered(world, "ready", version=2)

@@ -24,6 +24,8 @@ from modelium.stages.decide import decide, report
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 
+pytestmark = pytest.mark.slow
+
 CHOICE = {"reason": "its card says production", "runtime": "ray_serve", "priority": "high"}
 
 

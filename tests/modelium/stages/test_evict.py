@@ -14,6 +14,8 @@ from modelium.policy import PlanRejected
 from modelium.stages.evict import evict, unload_plan
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 
 async def test_an_unload_drains_and_frees(world: World) -> None:
     await world.load()
@@ -58,7 +60,7 @@ async def test_an_unload_waits_for_requests_in_flight(world: World) -> None:
 
 async def test_a_pinned_model_is_not_unloaded(world: World) -> None:
     await world.load()
-    world.store.set_pinned("tiny", True)
+    world.store.rules.set_pinned("tiny", True)
     with pytest.raises(PlanRejected, match="pinned"):
         await evict(world.services, models=["tiny"])
     refused = world.store.decisions.newest(model="tiny")[0]

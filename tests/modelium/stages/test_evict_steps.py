@@ -60,7 +60,7 @@ async def test_a_decision_is_carried_out_and_ended(world: World) -> None:
 async def test_the_last_load_ends_a_decision_that_has_one(world: World) -> None:
     loaded(world)
     registered(world, "next")
-    world.store.mark_analyzed("next")
+    world.store.states.mark_analyzed("next")
     load = {"runtime": "ray_serve", "devices": (CPU.id,), "reserve": {CPU.id: 1}, "reason": ""}
     actions = (action(), {"action": "load", "model": "next", **load})
     decision = accepted(world, *actions, reason="room for the next")
@@ -118,7 +118,7 @@ async def test_no_names_are_nothing(world: World) -> None:
 async def test_a_model_that_is_queued_leaves_the_queue_with_a_reason(world: World) -> None:
     registered(world)
     booked(world)
-    world.store.requeue("tiny", reason="no room")
+    world.store.states.requeue("tiny", reason="no room")
     report = await evict(world.services, models=["tiny"])
     assert report.outcome == "nothing"
     record = world.store.model("tiny")
@@ -189,10 +189,10 @@ async def test_an_eviction_that_goes_on_is_waited_for(world: World, end: str) ->
             world.clock.advance(POLL_S)
         await world.clock.asleep()
         if end == "ready":
-            world.store.cancel_eviction("tiny", reason="busy")
+            world.store.states.cancel_eviction("tiny", reason="busy")
         else:
-            world.store.start_unloading("tiny", reason="evicted")
-            world.store.release("tiny", reason="evicted", evicted=True)
+            world.store.states.start_unloading("tiny", reason="evicted")
+            world.store.states.release("tiny", reason="evicted", evicted=True)
         world.clock.advance(POLL_S)
         report = await joining
     assert (report.outcome, report.model, report.reason) == ("unloaded", "tiny", "now")
@@ -282,7 +282,7 @@ async def test_an_unload_that_was_begun_is_not_drained_again(world: World) -> No
     loaded(world)
     async with world.services.switchboard.admit("tiny"):
         draining(world)
-        world.store.start_unloading("tiny", reason="evicted")
+        world.store.states.start_unloading("tiny", reason="evicted")
         assert await unload(world.services, action()) == "unloaded"
 
 

@@ -69,7 +69,7 @@ async def test_a_pickle_is_rejected_and_can_be_approved(world: World) -> None:
     assert report.outcome == "rejected"
     assert report.details == {"rule": "pickle", "approvable": True}
     reason = json.loads((world.rejected / "tiny" / "reason.json").read_text())
-    assert world.store.approvals(reason["digest"]) == frozenset()
+    assert world.store.rules.approvals(reason["digest"]) == frozenset()
 
 
 async def test_an_approval_of_one_kind_admits_no_other(world: World) -> None:

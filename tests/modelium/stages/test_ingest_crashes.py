@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import tarfile
@@ -14,11 +15,14 @@ import pytest
 from modelium import analysis
 from modelium.control.adoption import Adoption
 from modelium.errors import InputError, LoadFailed, Unavailable
+from modelium.intake import staging
 from modelium.intake.removal import remove
 from modelium.models import Report, Reservation
 from tests.fakes.clock import START
 from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
+
+pytestmark = pytest.mark.slow
 
 
 class Killed(BaseException):
@@ -92,7 +96,7 @@ async def test_a_number_is_promised_once(world: World) -> None:
     world.store.reservations.add(reservation)
     with pytest.raises(Unavailable, match="version 1 of tiny is taken"):
         world.store.reservations.add(reservation)
-    assert world.store.next_version("tiny") == 2
+    assert world.store.lineage.next_version("tiny") == 2
 
 
 async def test_a_store_that_fails_once_after_the_publication_loses_nothing(
@@ -166,7 +170,7 @@ async def test_an_approval_leaves_no_copy_behind(world: World) -> None:
     (world.incoming / "tiny" / "weights.pkl").write_bytes(b"\x80\x04.")
     await world.launcher.ingest(path=str(world.incoming / "tiny"))
     folder, reason = world.services.repository.find_rejected("tiny")
-    world.store.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
+    world.store.rules.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
     path = world.services.repository.readmit(folder)
     report = await world.launcher.ingest(path=str(path), name="tiny")
     assert report.outcome == "registered"
@@ -184,7 +188,7 @@ async def test_a_refused_archive_is_kept_as_it_was_and_can_be_approved(
     assert (await world.launcher.ingest(path=str(archive))).outcome == "rejected"
     folder, reason = world.services.repository.find_rejected("tiny")
     assert sorted(entry.name for entry in folder.iterdir()) == ["reason.json", "tiny.tar"]
-    world.store.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
+    world.store.rules.approve("tiny", digest=str(reason["digest"]), what=["pickle"])
     path = world.services.repository.readmit(folder)
     assert (await world.launcher.ingest(path=str(path))).outcome == "registered"
 
@@ -304,3 +308,36 @@ async def test_files_that_were_put_back_are_read_again_and_loaded(world: World) 
     await reload(world)
     await world.settled("tiny", "ready")
     assert world.store.lineage.seal("tiny", 1) not in (None, sealed)
+
+
+@pytest.mark.parametrize("failure", [None, OSError(errno.EIO, "Input/output error")])
+async def test_a_drop_that_is_refused_after_a_newer_one_came_is_kept_and_that_one_is_not_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, failure: OSError | None
+) -> None:
+    drop, rename = world.incoming / "tiny", os.rename
+    tiny_onnx(drop)
+    drop.chmod(0o777)  # so that it is copied, which refuses the pipe or fails
+    os.mkfifo(drop / "pipe")
+
+    def newer_comes(source: Path, target: Path, **given: int) -> None:
+        rename(source, target, **given)
+        if Path(source) == drop:
+            tiny_onnx(drop, weight=2.0)
+
+    def fail(*_args: object, **_given: object) -> None:
+        raise failure or AssertionError
+
+    monkeypatch.setattr(os, "rename", newer_comes)
+    if failure is None:
+        report = await world.launcher.ingest(path=str(drop))
+        assert (report.outcome, report.details["rule"]) == ("rejected", "special-file")
+    else:
+        monkeypatch.setattr(staging, "copy_in", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            await world.launcher.ingest(path=str(drop))
+    monkeypatch.undo()
+    ((kept, reason),) = world.services.repository.rejected_drops()
+    assert reason["reason"] == ("special-file" if failure is None else "interrupted")
+    assert (kept / "tiny" / "pipe").is_fifo()
+    assert list(world.services.repository.staging.iterdir()) == []
+    assert (await world.launcher.ingest(path=str(drop))).outcome == "registered"

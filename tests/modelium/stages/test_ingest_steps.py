@@ -188,7 +188,7 @@ async def test_what_a_crash_has_left_is_registered_or_given_back(world: World) -
     reservation(world, name="other")
     scripted(world)
     await settle_reserved(world.services, "tiny", steps=world.steps)
-    assert world.store.paths() == {str(folder): ("tiny", 1)}
+    assert world.store.lineage.paths() == {str(folder): ("tiny", 1)}
     assert [held.model for held in world.store.reservations.all()] == ["other"]
     assert world.store.model("tiny").team == "lab"
     assert events(world, "drop.recovered") == [("tiny", {"version": 1})]
@@ -224,10 +224,10 @@ async def test_a_folder_that_was_moved_here_is_the_same_version(world: World) ->
     script = scripted(world)
     await adopt(world.services, folder, missing=None, steps=world.steps)
     digest = world.store.model("tiny").digest
-    world.store.relocate("tiny", 1, digest=digest, path=Path("/old/tiny"))
+    world.store.lineage.relocate("tiny", 1, digest=digest, path=Path("/old/tiny"))
     world.store.lineage.set_seal("tiny", 1, "old")
     await adopt(world.services, folder, missing=None, steps=world.steps)
-    assert world.store.paths() == {str(folder): ("tiny", 1)}
+    assert world.store.lineage.paths() == {str(folder): ("tiny", 1)}
     assert world.store.lineage.seal("tiny", 1) not in ("old", None)
     await background(world)
     assert len(script.asked) == 2

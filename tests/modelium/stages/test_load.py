@@ -21,6 +21,8 @@ from tests.fakes.devices import CPU
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 
+pytestmark = pytest.mark.slow
+
 
 async def unloaded(world: World) -> None:
     await world.load()
@@ -116,6 +118,7 @@ async def test_a_cancelled_load_counts_as_no_failure(world: World) -> None:
     record = world.store.model("tiny")
     assert (record.failures, record.retry_at) == (0, None)
     assert record.reason == "the load was cancelled"
+    assert world.kinds()[-1] == ("model.aborted", "tiny")
     made = world.store.decisions.newest(model="tiny")[0]
     assert (made.outcome, made.detail) == ("failed", "the load was cancelled")
     assert 'modelium_load_duration_seconds_count{outcome="cancelled"' in world.exposed()
@@ -231,11 +234,11 @@ async def test_a_load_is_asked_for_with_what_is_booked(world: World) -> None:
 
 async def test_code_runs_only_where_the_operator_allowed_it(world: World) -> None:
     await unloaded(world)
-    world.store.approve("tiny", digest=world.store.model("tiny").digest, what=["pickle"])
+    world.store.rules.approve("tiny", digest=world.store.model("tiny").digest, what=["pickle"])
     await load(world.services, model="tiny", steps=world.steps)
     assert not world.runtime.requests[-1].allow_remote_code
     await evict(world.services, models=["tiny"])
-    world.store.approve("tiny", digest=world.store.model("tiny").digest, what=["remote-code"])
+    world.store.rules.approve("tiny", digest=world.store.model("tiny").digest, what=["remote-code"])
     await load(world.services, model="tiny", steps=world.steps)
     assert world.runtime.requests[-1].allow_remote_code
 

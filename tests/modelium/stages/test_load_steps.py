@@ -34,7 +34,7 @@ from tests.modelium.stages.rows import (
     with_files,
 )
 
-pytestmark = pytest.mark.unfinished("models without files")
+pytestmark = [pytest.mark.unfinished("models without files"), pytest.mark.slow]
 
 OTHER = CPU.model_copy(update={"uuid": "cpu-1", "index": 1})
 ROOM = int(CPU.total_bytes * 0.9)
@@ -51,7 +51,7 @@ def outcome_of(world: World, decision: str) -> tuple[str, str]:
 
 async def test_an_operators_load_is_decided_first_and_carried_out(world: World) -> None:
     with_files(world)
-    world.store.mark_analyzed("tiny")
+    world.store.states.mark_analyzed("tiny")
     await world.services.runtime_monitor.observe({})
     report = await load(world.services, model="tiny", steps=world.steps)
     assert world.ran == [
@@ -84,7 +84,7 @@ async def test_a_load_that_is_not_booked_is_reported_as_it_was_decided(
 async def test_a_load_that_is_no_longer_wanted_ends_its_decision(world: World) -> None:
     registered(world)
     decision = booked(world)
-    world.store.cancel_load("tiny", reason="cancelled")
+    world.store.states.cancel_load("tiny", reason="cancelled")
     report = await load(world.services, model="tiny", decision=decision)
     why = "the decision is no longer in force"
     assert (report.outcome, report.reason, report.devices) == ("unloaded", why, ())
@@ -111,7 +111,7 @@ async def test_a_load_in_progress_is_waited_for_as_long_as_one_may_take(
         await world.clock.asleep()
         world.clock.advance(POLL_S)
     await world.clock.asleep()
-    world.store.requeue("tiny", reason="no room after all")
+    world.store.states.requeue("tiny", reason="no room after all")
     world.clock.advance(POLL_S)
     report = await joining
     assert (report.outcome, report.reason) == ("queued", "no room after all")
@@ -146,7 +146,7 @@ async def test_memory_of_other_models_is_theirs(
     registered(world)
     decision = booked(world, held=ROOM - GIB)
     assert await memory(world, decision) is True
-    world.store.cancel_load("tiny", reason="")
+    world.store.states.cancel_load("tiny", reason="")
     assert await memory(world, booked(world, held=ROOM - GIB + 1)) is False
 
 
@@ -156,7 +156,7 @@ async def test_memory_has_to_be_free_on_every_device(
     monkeypatch.setattr(loading, "MEMORY_WAIT_S", 0.0)
     full = OTHER.model_copy(update={"free_bytes": 0})
     registered(world)
-    world.store.mark_analyzed("tiny")
+    world.store.states.mark_analyzed("tiny")
     action = Load(
         model="tiny",
         runtime=RuntimeName.RAY_SERVE,
@@ -189,7 +189,7 @@ async def test_only_a_promised_eviction_that_goes_on_is_waited_for(
         registered(world, name)
     ready(world, "other")
     ready(world, "third")
-    world.store.mark_analyzed("tiny")
+    world.store.states.mark_analyzed("tiny")
     action = Load(
         model="tiny",
         runtime=RuntimeName.RAY_SERVE,
@@ -200,10 +200,10 @@ async def test_only_a_promised_eviction_that_goes_on_is_waited_for(
     leave = Unload(model="other" if promised else "third", reason="")
     decision = accepted(world, leave, action)
     if not promised:
-        world.store.cancel_eviction("third", reason="busy")
+        world.store.states.cancel_eviction("third", reason="busy")
         draining(world, "other")
     elif not releasing:
-        world.store.cancel_eviction("other", reason="busy")
+        world.store.states.cancel_eviction("other", reason="busy")
     assert await memory(world, decision) is free
 
 
@@ -319,7 +319,7 @@ async def test_a_load_without_deployment_is_refused(world: World) -> None:
     with pytest.raises(ModeliumError, match="tiny has no deployment or profile; load it again"):
         await loading._load(world.services, "tiny")
     registered(world, "bare", profile=None)
-    world.store.mark_analyzed("bare")
+    world.store.states.mark_analyzed("bare")
     booked(world, "bare")
     with pytest.raises(ModeliumError, match="bare has no deployment or profile; load it again"):
         await loading._load(world.services, "bare")
@@ -411,7 +411,7 @@ async def test_a_failure_that_is_no_error_of_modelium_is_told_with_its_model(wor
 async def test_a_load_that_ended_meanwhile_is_not_given_up(world: World) -> None:
     record = with_files(world)
     decision = booked(world)
-    world.store.requeue("tiny", reason="taken back")
+    world.store.states.requeue("tiny", reason="taken back")
     before = world.store.revision()
     await loading._give_up(world.services, "tiny", decision, LoadFailed("late"), 0.0)
     assert (world.store.revision(), world.heard) == (before, [])
@@ -446,7 +446,7 @@ async def test_what_a_load_takes_of_a_gpu_is_measured(world: World) -> None:
     gpu = CPU.model_copy(update={"kind": "gpu", "uuid": "gpu-0"})
     world.devices.devices = (gpu,)
     with_files(world)
-    world.store.mark_analyzed("tiny")
+    world.store.states.mark_analyzed("tiny")
     action = Load(
         model="tiny",
         runtime=RuntimeName.RAY_SERVE,

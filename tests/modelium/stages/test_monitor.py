@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from modelium.control.recovery import recover
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import RuntimeName, Trigger
@@ -20,6 +21,8 @@ from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.snapshot import snapshot
 from tests.fakes.runtime import routed, upstream
 from tests.modelium.conftest import World
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_model_that_its_runtime_lost_is_loaded_again(world: World) -> None:
@@ -74,7 +77,7 @@ async def test_of_models_that_a_shared_server_took_with_it_the_newest_counts(wor
     for name in ("other", "tiny"):  # as if Triton served both
         held = world.store.model(name).deployment
         assert held is not None
-        world.store.mark_moved(held.model_copy(update={"runtime": RuntimeName.TRITON}))
+        world.store.states.mark_moved(held.model_copy(update={"runtime": RuntimeName.TRITON}))
     world.runtime.name = RuntimeName.TRITON
     runtimes = {RuntimeName.TRITON: world.runtime}
     policy = services.policy
@@ -195,6 +198,17 @@ async def test_a_model_that_the_store_does_not_know_is_left_alone(world: World) 
     assert "stranger" in world.runtime.held
 
 
+async def test_an_own_engine_of_a_model_that_the_store_does_not_know_is_stopped(
+    world: World,
+) -> None:
+    """It was loaded after the backup that the store was restored from."""
+    for name in ("newcomer", "newcomer@2", "stranger"):
+        world.runtime.held[name] = upstream(name)
+    world.runtime.shown |= {"newcomer": {"own": True}, "newcomer@2": {"own": True}}
+    await recover(world.services)
+    assert list(world.runtime.held) == ["stranger"]
+
+
 async def test_a_model_that_is_placed_meanwhile_is_not_unloaded(world: World) -> None:
     await world.load()
     await evict(world.services, models=["tiny"])
@@ -279,7 +293,7 @@ async def test_a_ready_model_that_a_task_is_at_stays_closed(world: World) -> Non
 
 async def test_a_runtime_that_does_not_clear_one_model_hinders_no_other(world: World) -> None:
     await world.load("good")
-    world.store.requeue("good", reason="not wanted")
+    world.store.states.requeue("good", reason="not wanted")
     await world.load("tiny")
     world.runtime.unload_failures["good"] = OSError(24, "Too many open files")
     world.runtime.states["tiny"] = "unhealthy"

@@ -268,7 +268,7 @@ async def test_only_a_ready_model_is_lost(world: World) -> None:
         registered(world, name)
         booked(world, name) if name == "loading" else ready(world, name)
     draining(world, "draining", "unloading")
-    world.store.start_unloading("unloading", reason="evicted")
+    world.store.states.start_unloading("unloading", reason="evicted")
     world.runtime.held.clear()
     world.clock.advance(SETTLE_S + 1.0)
     before = states(world)
@@ -306,7 +306,7 @@ async def test_a_lost_twin_takes_no_requests_from_its_model(world: World) -> Non
 
 async def test_a_model_that_is_deployed_anew_meanwhile_is_not_lost(world: World) -> None:
     old = loaded(world)
-    world.store.mark_moved(deployment_of(world).model_copy(update={"load_s": 9.0}))
+    world.store.states.mark_moved(deployment_of(world).model_copy(update={"load_s": 9.0}))
     world.runtime.unloads.clear()
     assert old.deployment is not None
     told = await monitoring._lost(world.services, old, old.deployment, "gone")
@@ -329,7 +329,7 @@ async def test_a_loss_in_a_runtime_that_is_switched_off_asks_nobody(world: World
 async def test_failures_are_forgotten_after_so_long(world: World) -> None:
     registered(world)
     booked(world)
-    world.store.fail("tiny", reason="no", failures=2, retry_at=1.0, setbacks=Setbacks())
+    world.store.states.fail("tiny", reason="no", failures=2, retry_at=1.0, setbacks=Setbacks())
     ready(world)
     world.clock.advance(world.services.policy.healthy_after_s - 1.0)
     assert (await monitor(world.services)).outcome == "steady"
@@ -379,7 +379,7 @@ async def test_a_move_that_another_version_overtakes_is_not_stored(world: World)
     record = loaded(world)
     assert record.deployment is not None
     newer = record.deployment.model_copy(update={"load_s": 9.0})
-    world.store.mark_moved(newer)
+    world.store.states.mark_moved(newer)
     there = Running(model="tiny", state="ready", upstream=upstream("tiny", port=10))
     await monitoring._moved(world.services, record, record.deployment, there)
     assert deployment_of(world) == newer
@@ -393,7 +393,7 @@ async def test_a_closed_model_is_opened_only_as_it_was_seen(world: World, why: s
     if why == "draining":
         draining(world)
     elif why == "moved":
-        world.store.mark_moved(record.deployment.model_copy(update={"load_s": 9.0}))
+        world.store.states.mark_moved(record.deployment.model_copy(update={"load_s": 9.0}))
     elif why == "gone":
         record = record.model_copy(update={"name": "never-there"})
     with world.services.owners.of("tiny" if why == "owned" else "another"):
@@ -473,8 +473,9 @@ async def test_a_correction_that_fails_is_reported_as_none(
         world.runtime.unload_failures[name] = error
     assert await monitor(world.services) == await monitor(world.services)
     told = [r for r in caplog.records if r.name == "modelium.stages.monitor"]
+    told_of_a = "ray_serve did not unload a within 15 s; it is asked again"
     assert [(r.getMessage(), bool(r.exc_info)) for r in told[:2]] == [
-        ("a could not be corrected: TimeoutError()", False),
+        (f"a could not be corrected: ModeliumError('{told_of_a}')", False),
         ("b could not be corrected", True),
     ]
 
@@ -486,7 +487,7 @@ async def test_what_is_placed_meanwhile_is_not_cleared(world: World) -> None:
     seen_before = Running(model="tiny", state="ready")
     told = await monitoring._unwanted(world.services, RAY, seen_before)
     assert (told, world.runtime.unloads) == ("tiny is being loaded", [])
-    world.store.cancel_load("tiny", reason="")
+    world.store.states.cancel_load("tiny", reason="")
     ready(world, "another")
     told = await monitoring._unwanted(world.services, RAY, seen_before)
     assert (told, world.runtime.unloads) == ("tiny cleared from ray_serve", [("tiny", 0.0)])

@@ -29,7 +29,7 @@ async def left(world: World, state: str) -> None:
         profile=await check(world.services, "tiny", folder, digest),
     )
     if state == "analyzed":
-        world.store.mark_analyzed("tiny")
+        world.store.states.mark_analyzed("tiny")
     assert world.store.model("tiny").state == state
 
 

@@ -21,6 +21,8 @@ from tests.fakes import fleets
 from tests.fakes.llm import calls
 from tests.modelium.conftest import Advised, World
 
+pytestmark = pytest.mark.slow
+
 
 class OvertakenBrain:
     """The rules; another change comes in while each of the first ``times`` plans is made."""
@@ -39,7 +41,7 @@ class OvertakenBrain:
     ) -> Plan:
         self.revisions.append(fleet.revision)
         if len(self.revisions) <= self._times:
-            self._world.store.set_pinned("other", len(self.revisions) % 2 == 1)
+            self._world.store.rules.set_pinned("other", len(self.revisions) % 2 == 1)
         return await self.rules.decide(question, fleet, policy, advice)
 
 
@@ -89,7 +91,7 @@ async def test_an_operators_own_plan_stands_while_the_fleet_changes(world: World
 async def test_a_refusal_is_recorded_and_is_an_event_with_its_rule(world: World) -> None:
     await world.drop()
     await world.event("model.ready")
-    world.store.set_pinned("tiny", True)
+    world.store.rules.set_pinned("tiny", True)
     with pytest.raises(PlanRejected):
         await evict(world.services, models=["tiny"])
     refused = world.heard[-1]
@@ -104,7 +106,7 @@ async def test_a_refusal_is_recorded_and_is_an_event_with_its_rule(world: World)
 
 async def test_a_refused_plan_is_counted_by_rule(world: World) -> None:
     await world.load()
-    world.store.set_pinned("tiny", True)
+    world.store.rules.set_pinned("tiny", True)
     with pytest.raises(PlanRejected):
         await evict(world.services, models=["tiny"])
     assert 'modelium_policy_refusals_total{rule="pinned"} 1.0' in world.exposed()

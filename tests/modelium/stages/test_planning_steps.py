@@ -179,7 +179,7 @@ async def test_a_stale_plan_is_made_anew_with_the_time_of_now(world: World) -> N
 async def test_a_plan_that_the_policy_forbids_by_now_is_made_anew_once(world: World) -> None:
     registered(world, "m")
     ready(world, "m")
-    world.store.set_pinned("m", True)
+    world.store.rules.set_pinned("m", True)
     brain = answering(world, plan_of(KEEP, subject="m"))
     fleet = await snapshot(world.services)
     plan = plan_of(UNLOAD, revision=fleet.revision, at=fleet.at)
@@ -194,7 +194,7 @@ async def test_a_plan_that_the_policy_forbids_by_now_is_made_anew_once(world: Wo
 async def test_a_forbidden_plan_is_refused_and_recorded(world: World, author: str) -> None:
     registered(world, "m")
     ready(world, "m")
-    world.store.set_pinned("m", True)
+    world.store.rules.set_pinned("m", True)
     plan = plan_of(UNLOAD, subject="m", author=author)
     brain = answering(world, plan)
     given = plan if author == "operator" else None
@@ -258,7 +258,7 @@ async def test_a_fleet_that_keeps_changing_ends_after_so_many_plans(world: World
 
     class Overtaken(Answers):
         async def decide(self, *given: Any) -> Plan:
-            world.store.set_pinned("x", len(self.asked) % 2 == 0)
+            world.store.rules.set_pinned("x", len(self.asked) % 2 == 0)
             return await super().decide(*given)
 
     brain = Overtaken(plan_of(UNLOAD))
@@ -275,7 +275,7 @@ async def test_a_fleet_that_keeps_changing_ends_after_so_many_plans(world: World
 async def test_what_is_queued_or_rejected_is_told_once(world: World) -> None:
     for name in ("m", "x", "y", "z"):
         registered(world, name)
-        world.store.mark_analyzed(name)
+        world.store.states.mark_analyzed(name)
     (other, bad) = (Queue(model="x", reason="behind m"), Reject(model="y", reason="too big"))
     brain = answering(world, plan_of(QUEUE, other, bad, Keep(model="z", reason="")))
     question = asked(world.services, Trigger.SWEEP)
@@ -298,7 +298,7 @@ async def test_a_decision_evicts_and_then_starts_its_loads(world: World) -> None
     for name in ("m", "x"):
         registered(world, name)
     ready(world, "m")
-    world.store.mark_analyzed("x")
+    world.store.states.mark_analyzed("x")
     load = Load(
         model="x",
         runtime=RuntimeName.RAY_SERVE,
@@ -335,7 +335,7 @@ async def test_a_decision_evicts_and_then_starts_its_loads(world: World) -> None
 
 async def test_a_decision_without_evictions_evicts_nothing(world: World) -> None:
     registered(world, "m")
-    world.store.mark_analyzed("m")
+    world.store.states.mark_analyzed("m")
     brain = answering(world, plan_of(QUEUE, reason="later"))
     script = scripted(world)
     made = await decide(world.services, trigger="sweep")

@@ -42,17 +42,17 @@ async def test_what_the_policy_allows_is_approved_of_this_content(
     if approvals is None:
         with pytest.raises(DropRejected, match="pickle"):
             await check(world.services, "tiny", folder, "sha256:1")
-        assert world.store.approvals("sha256:1") == frozenset()
+        assert world.store.rules.approvals("sha256:1") == frozenset()
         return
     profile = await check(world.services, "tiny", folder, "sha256:1")
     assert profile.digest == "sha256:1"
-    assert world.store.approvals("sha256:1") == approvals
-    assert world.store.approvals("sha256:2") == frozenset()
+    assert world.store.rules.approvals("sha256:1") == approvals
+    assert world.store.rules.approvals("sha256:2") == frozenset()
 
 
 async def test_what_was_approved_before_is_so_again(world: World) -> None:
     folder = risky(world, "weights.pkl")
-    world.store.approve("tiny", digest="sha256:1", what=["pickle"])
+    world.store.rules.approve("tiny", digest="sha256:1", what=["pickle"])
     assert (await check(world.services, "tiny", folder, "sha256:1")).digest == "sha256:1"
     with pytest.raises(DropRejected, match="pickle"):
         await check(world.services, "tiny", folder, "sha256:2")

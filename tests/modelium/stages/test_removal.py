@@ -116,7 +116,7 @@ async def test_a_load_in_progress_is_ended_and_waited_for(world: World) -> None:
     world.launcher.start(remove(world.services, model="tiny"))
     await world.clock.asleep()
     assert (world.runtime.unloads, states(world)) == ([("tiny", 0.0)], {"tiny": "loading"})
-    world.store.cancel_load("tiny", reason="its run gave up")
+    world.store.states.cancel_load("tiny", reason="its run gave up")
     world.clock.advance(removal.POLL_S)
     await background(world)
     assert states(world) == {}
@@ -138,7 +138,7 @@ async def test_twins_go_with_their_model_alone(world: World) -> None:
 async def test_what_a_failed_model_still_runs_is_unloaded_in_grace(world: World) -> None:
     registered(world)
     ready(world)
-    world.store.mark_unservable("tiny", reason="a pickle")
+    world.store.states.mark_unservable("tiny", reason="a pickle")
     configured(world, "gateway", drain_grace_seconds=7.0)
     assert deployment_of(world).name == "tiny"
     begun(world)

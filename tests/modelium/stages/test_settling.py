@@ -20,6 +20,8 @@ from tests.fakes.devices import CPU
 from tests.modelium.conftest import World
 from tests.modelium.stages.test_load import MakesRoom, booked, unloaded
 
+pytestmark = pytest.mark.slow
+
 WHEN_IT_FAILS = (Unavailable("no answer"), OSError(24, "Too many open files"), KeyError("app"))
 
 

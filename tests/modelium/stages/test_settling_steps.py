@@ -144,7 +144,7 @@ async def test_an_eviction_of_a_decision_with_loads_is_ended_by_the_last_of_them
     registered(world)
     ready(world)
     registered(world, "next")
-    world.store.mark_analyzed("next")
+    world.store.states.mark_analyzed("next")
     load = Load(
         model="next",
         runtime=RuntimeName.RAY_SERVE,
@@ -173,7 +173,7 @@ async def test_an_eviction_that_the_runtime_does_not_do_is_believed_the_second_t
 ) -> None:
     decision = leaving(world, requeue=True)
     if begun:
-        world.store.start_unloading("tiny", reason="evicted")
+        world.store.states.start_unloading("tiny", reason="evicted")
     world.runtime.held.clear()
     world.runtime.unload_failure = Unavailable("no answer")
     if insist:
@@ -228,7 +228,7 @@ async def test_nothing_is_asked_of_a_runtime_that_is_switched_off(world: World, 
     else:
         leaving(world)
     if state == "unloading":
-        world.store.start_unloading("tiny", reason="evicted")
+        world.store.states.start_unloading("tiny", reason="evicted")
     world.services = replace(world.services, runtimes={})
     await settle(world.services, "tiny", why="its run ended")
     record = world.store.model("tiny")
@@ -257,7 +257,7 @@ async def test_the_decision_of_a_transition_is_the_newest_open_one_of_its_kind(
 ) -> None:
     first = loading(world)
     assert await found(world) == first
-    world.store.cancel_load("tiny", reason="")
+    world.store.states.cancel_load("tiny", reason="")
     second = booked(world)
     assert await found(world) == second
     for _ in range(DECISIONS_READ - 1):
@@ -271,12 +271,12 @@ async def test_a_decision_that_has_ended_or_is_of_another_kind_is_not_it(world: 
     load = loading(world)
     world.store.decisions.finish(load, outcome="failed", detail="locked")
     assert await found(world) == load, "a failed one may have been booked"
-    world.store.cancel_load("tiny", reason="")
+    world.store.states.cancel_load("tiny", reason="")
     world.store.decisions.finish(done := booked(world), outcome="done")
     assert await found(world) == load != done
-    world.store.cancel_load("tiny", reason="")
+    world.store.states.cancel_load("tiny", reason="")
     again = booked(world)
-    world.store.mark_ready("tiny", deployment_of(world))
+    world.store.states.mark_ready("tiny", deployment_of(world))
     registered(world, "other")
     ready(world, "other")
     evicted = accepted(
@@ -292,7 +292,7 @@ async def test_a_decision_that_has_ended_or_is_of_another_kind_is_not_it(world: 
 
 async def test_the_second_attempt_insists(world: World) -> None:
     leaving(world)
-    world.store.start_unloading("tiny", reason="evicted")
+    world.store.states.start_unloading("tiny", reason="evicted")
     world.runtime.held.clear()
     world.runtime.unload_failure = Unavailable("no answer")
     seen = []

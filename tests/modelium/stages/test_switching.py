@@ -21,6 +21,8 @@ from tests.fakes.runtime import upstream
 from tests.modelium.conftest import World
 from tests.modelium.stages.test_analyze import only_one_fits
 
+pytestmark = pytest.mark.slow
+
 READY = ModelState.READY
 
 
@@ -163,7 +165,7 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_other_one_serving(worl
 async def test_a_version_that_dies_on_trial_gives_way_to_the_one_before(world: World) -> None:
     await world.load()
     await switched(world)
-    world.store.requeue("tiny", reason="the runtime no longer has it")
+    world.store.states.requeue("tiny", reason="the runtime no longer has it")
     world.services.switchboard.close("tiny")
     waiting = asyncio.create_task(answer(world))
     await step(world)
@@ -173,7 +175,7 @@ async def test_a_version_that_dies_on_trial_gives_way_to_the_one_before(world: W
 
 async def test_a_pinned_model_is_switched_and_its_twin_is_evicted_for_nobody(world: World) -> None:
     await world.load()
-    world.store.set_pinned("tiny", True)
+    world.store.rules.set_pinned("tiny", True)
     await switched(world)
     _revision, models, _bookings = world.store.view()
     assert {m.name: m.pinned for m in models} == {"tiny": True, "tiny@1": False}
@@ -326,7 +328,7 @@ def _book_again(world: World, point: str) -> None:
     if point == "ready":
         world.runtime.held["tiny@2"] = upstream("tiny@2")
         ready = twin.model_copy(update={"upstream": upstream("tiny@2")})
-        world.store.mark_ready("tiny@2", ready)
+        world.store.states.mark_ready("tiny@2", ready)
 
 
 def _drain(world: World) -> None:

@@ -25,7 +25,7 @@ from tests.modelium.stages.rows import (
     states,
 )
 
-pytestmark = pytest.mark.unfinished("models without files")
+pytestmark = [pytest.mark.unfinished("models without files"), pytest.mark.slow]
 
 LOADS = Report(stage="decide", outcome="load")
 
@@ -67,8 +67,8 @@ def answered(world: World, *, failed: Sequence[bool], name: str = "tiny") -> Non
 def retired(world: World, twin: str) -> None:
     """Have nothing loaded of ``twin`` any more."""
     draining(world, twin)
-    world.store.start_unloading(twin, reason="evicted")
-    world.store.release(twin, reason="evicted", evicted=True)
+    world.store.states.start_unloading(twin, reason="evicted")
+    world.store.states.release(twin, reason="evicted", evicted=True)
 
 
 # --- beginning ------------------------------------------------------------------------------------
@@ -322,7 +322,9 @@ def settled_twins(world: World) -> list[str]:
         if name in ("failed", "quarantined"):
             booked(world, twin)
             retry_at = world.clock.time() + 10.0 if name == "failed" else None
-            world.store.fail(twin, reason="", failures=1, retry_at=retry_at, setbacks=Setbacks())
+            world.store.states.fail(
+                twin, reason="", failures=1, retry_at=retry_at, setbacks=Setbacks()
+            )
         if name.startswith("evicted"):
             ready(world, twin)
             retired(world, twin)
@@ -426,7 +428,7 @@ async def test_a_version_that_ends_during_its_trial_gives_way_to_the_one_before(
     """Unless somebody unloaded it, or it has proven itself."""
     await on_trial(world)
     if end == "failed":
-        world.store.fail("tiny", reason="no", failures=1, retry_at=None, setbacks=Setbacks())
+        world.store.states.fail("tiny", reason="no", failures=1, retry_at=None, setbacks=Setbacks())
     elif end == "unloaded":
         retired(world, "tiny")
     elif end == "draining":
@@ -434,7 +436,7 @@ async def test_a_version_that_ends_during_its_trial_gives_way_to_the_one_before(
     else:
         if end == "proven":
             world.store.lineage.prove("tiny", 2)
-        world.store.requeue("tiny", reason="gone")
+        world.store.states.requeue("tiny", reason="gone")
     world.services.switchboard.close("tiny")
     await conclude(world)
     found = world.store.model("tiny").deployment

@@ -54,14 +54,14 @@ async def test_errors_are_raised_unchanged(store: Store) -> None:
 
 async def test_arguments_are_handed_on(store: Store) -> None:
     register(store)
-    assert (await AsyncStore(store).set_pinned("a", True)).pinned
+    assert (await AsyncStore(store).rules.set_pinned("a", True)).pinned
     assert store.model("a").pinned
 
 
 def test_each_method_is_the_blocking_one_of_that_name(store: Store) -> None:
     whole = AsyncStore(store)
     faces = [whole, *(part for part in vars(whole).values() if isinstance(part, Face))]
-    assert len(faces) == 10
+    assert len(faces) == 11
     for face in faces:
         for name, method in inspect.getmembers(type(face), inspect.iscoroutinefunction):
             blocking = inspect.unwrap(method)

@@ -43,7 +43,7 @@ def test_a_copy_made_while_others_write_is_one_state_and_comes_back(
 
     def write() -> None:
         while not stop.is_set():
-            store.set_pinned("a", True)
+            store.rules.set_pinned("a", True)
             begun.set()
 
     writer = threading.Thread(target=write)
@@ -58,7 +58,7 @@ def test_a_copy_made_while_others_write_is_one_state_and_comes_back(
     assert (made.versions, made.missing) == (2, (str(tmp_path / "gone"),))
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in tmp_path.glob("*copy*")) == ["copy"], "nothing beside it"
-    store.set_pinned("b", True)
+    store.rules.set_pinned("b", True)
     store.events.append("after")
     store.close()
 

@@ -36,7 +36,7 @@ def register(store: Store, *names: str) -> None:
             priority_ceiling=Priority.HIGH,
             pinned=False,
         )
-        store.mark_analyzed(name)
+        store.states.mark_analyzed(name)
 
 
 def accept(

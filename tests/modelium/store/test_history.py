@@ -155,7 +155,7 @@ def test_a_change_by_another_process_shows_at_once(url: str, store: Store) -> No
     register(store, "m")
     assert store.view()[1][0].state is ModelState.ANALYZED
     other = Store.open(url, now=lambda: 0.0)
-    other.requeue("m", reason="wanted")
+    other.states.requeue("m", reason="wanted")
     assert store.view()[1][0].state is ModelState.QUEUED
     other.close()
 

@@ -25,6 +25,8 @@ from tests.modelium.store.test_rows import (
     version,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["store"]
 
 
@@ -58,27 +60,27 @@ def test_a_version_is_registered_under_its_folders_number_where_that_is_free(sto
     assert numbers(store, "idle") == ["idle@8", "idle@7", "idle@5", "idle@2", "idle@1"]
     found = store.register("idle", digest="y", version=9, **given, **terms)  # type: ignore[arg-type]
     assert (found.version, found.digest) == (9, "y"), "of the same content, at another place"
-    assert store.next_version("idle") == 10
+    assert store.lineage.next_version("idle") == 10
 
 
 def test_a_pin_outlives_what_is_dropped_unpinned(store: Store) -> None:
-    store.set_pinned("idle", True)
+    store.rules.set_pinned("idle", True)
     register(store, "idle", 3)
     assert store.model("idle").pinned
 
 
 def test_a_number_that_is_reserved_or_removed_is_not_given_again(store: Store) -> None:
-    assert [store.next_version(name) for name in ("ready", "other", "new")] == [4, 3, 1]
+    assert [store.lineage.next_version(name) for name in ("ready", "other", "new")] == [4, 3, 1]
     store.lineage.choose("failed", 1)
     store.lineage.retire("failed", [2], by="me")
-    assert store.next_version("failed") == 3
+    assert store.lineage.next_version("failed") == 3
 
 
 def test_a_version_is_moved_only_while_it_is_kept(store: Store) -> None:
-    assert store.relocate("ready", 1, digest="ready1", path=Path("/new")) is True
+    assert store.lineage.relocate("ready", 1, digest="ready1", path=Path("/new")) is True
     store.lineage.retire("ready", [1], by="me")
-    assert store.relocate("ready", 1, digest="ready1", path=Path("/newer")) is False
-    assert store.paths()["/new"] == ("ready", 1)
+    assert store.lineage.relocate("ready", 1, digest="ready1", path=Path("/newer")) is False
+    assert store.lineage.paths()["/new"] == ("ready", 1)
     assert changes(store, lambda s: s.lineage.note_moved("ready", 1, "/trash")) == version(
         "ready", 1, path="/trash"
     )
@@ -93,7 +95,7 @@ def test_names_are_those_that_are_served(store: Store) -> None:
 
 
 def test_a_removal_is_asked_for_once_and_leaves_the_queue(store: Store) -> None:
-    store.requeue("ready", reason="r")
+    store.states.requeue("ready", reason="r")
     first = store.lineage.begin_removal("ready", by="me", purge=False)
     assert (first.state, first.queued_at) == (ModelState.UNLOADED, None)
     assert changes(store, lambda s: s.lineage.begin_removal("ready", by="you", purge=True)) == {}
@@ -112,7 +114,7 @@ def test_a_removal_covers_the_twin(store: Store) -> None:
     assert store.model("ready@2").removal == store.model("ready").removal
     assert store.model("ready").removal is not None
     assert store.model("other").removal is None
-    store.requeue("ready", reason="r")
+    store.states.requeue("ready", reason="r")
     with pytest.raises(
         IllegalTransition, match="ready@2 is to be dropped before ready is forgotten"
     ):
@@ -196,7 +198,7 @@ def test_only_another_kept_version_is_chosen(store: Store, number: int, told: st
 
 
 def test_a_chosen_version_of_a_waiting_model_is_looked_at_anew(store: Store) -> None:
-    store.requeue("ready", reason="r")
+    store.states.requeue("ready", reason="r")
     found = store.lineage.choose("ready", 1)
     assert (found.version, found.state, found.queued_at) == (1, ModelState.INGESTED, None)
 
@@ -222,11 +224,11 @@ def test_a_version_is_proven_by_loading_where_no_other_kept_one_is(store: Store)
         return sorted(v.version for v in found if v.proven_at is not None)
 
     register(store, "ready", 4)
-    store.requeue("ready", reason="r")
+    store.states.requeue("ready", reason="r")
     ready(store, "ready")
     assert proven() == [2], "it can return to that one"
     store.lineage.retire("ready", [2], by="me")
-    store.requeue("ready", reason="r")
+    store.states.requeue("ready", reason="r")
     ready(store, "ready")
     assert proven() == [2, 4]
 
@@ -243,12 +245,12 @@ def test_a_reservation_of_a_taken_number_is_refused(store: Store) -> None:
 
 
 def test_a_load_takes_the_place_of_bookings_that_were_left(store: Store) -> None:
-    store.requeue("ready", reason="r")
+    store.states.requeue("ready", reason="r")
     made = changes(store, lambda s: load(s, "ready"))
     assert made["bookings", "ready", "n/0"] == {
         "model": "ready", "device": "n/0", "bytes": 5, "resident_bytes": 0, "releasing": False,
     }  # fmt: skip
-    assert changes(store, lambda s: s.cancel_load("ready", reason="r")) == {
+    assert changes(store, lambda s: s.states.cancel_load("ready", reason="r")) == {
         **model("ready", state="unloaded", reason="r"),
         **freed("ready"),
     }
@@ -257,8 +259,8 @@ def test_a_load_takes_the_place_of_bookings_that_were_left(store: Store) -> None
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda s: s.forgive("nobody"),
-        lambda s: s.set_pinned("nobody", True),
+        lambda s: s.states.forgive("nobody"),
+        lambda s: s.rules.set_pinned("nobody", True),
         lambda s: s.model("nobody"),
         lambda s: s.lineage.choose("nobody", 1),
         lambda s: s.twins.stand_by("nobody"),

@@ -113,7 +113,7 @@ def test_what_grows_with_time_is_pruned(store: Store, name: str) -> None:
 
 
 def outlived_approval(store: Store) -> None:
-    store.approve("a", digest="never-registered", what=["pickle"])
+    store.rules.approve("a", digest="never-registered", what=["pickle"])
 
 
 def outlived_key(store: Store) -> None:
@@ -166,7 +166,7 @@ def test_every_table_is_bounded() -> None:
 
 def test_what_is_in_use_stays(store: Store, clock: FakeClock) -> None:
     register(store)
-    store.approve("a", digest="d1", what=["pickle"])
+    store.rules.approve("a", digest="d1", what=["pickle"])
     live = Intent(id="live", at=0.0, kind="load", model="a")
     store.intents.save(live)
     for number in range(1, 10):
@@ -177,7 +177,7 @@ def test_what_is_in_use_stays(store: Store, clock: FakeClock) -> None:
     clock.advance(2 * pruning.VERSIONS_S)
     prune(store)
     assert store.intents.get("live") == live
-    assert store.approvals("d1") == {"pickle"}
+    assert store.rules.approvals("d1") == {"pickle"}
     assert count(store, "api_keys") == count(store, "traffic") == count(store, "versions") == 1
 
 
@@ -188,4 +188,4 @@ def test_the_number_of_a_removed_version_is_not_used_again(store: Store, clock: 
     store.lineage.retire("a", [2], by="x")
     clock.advance(2 * pruning.VERSIONS_S)
     prune(store)
-    assert store.next_version("a") == 3
+    assert store.lineage.next_version("a") == 3

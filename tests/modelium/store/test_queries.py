@@ -77,7 +77,7 @@ def test_a_preference_belongs_to_the_current_version(store: Store) -> None:
     wish = Preference(runtime=RuntimeName.RAY_SERVE)
     accept(store, load("a"), a=wish)
     assert store.model("a").preference == wish
-    store.cancel_load("a", reason="")
+    store.states.cancel_load("a", reason="")
     register(store, "a", digest="sha256:2")
     assert store.model("a").preference is None
 
@@ -85,7 +85,7 @@ def test_a_preference_belongs_to_the_current_version(store: Store) -> None:
 def test_models_are_read_by_name_and_with_what_belongs_to_them(store: Store) -> None:
     for name in ("b", "a"):
         register(store, name)
-    store.approve("a", digest=store.model("a").digest, what=["pickle"])
+    store.rules.approve("a", digest=store.model("a").digest, what=["pickle"])
     accept(store, load("b"))
     _revision, (first, second), (booking,) = store.view()
     assert (first.name, second.name, booking.model) == ("a", "b", "b")

@@ -27,6 +27,8 @@ from modelium.models import (
 from modelium.store import Store, schema
 from tests.modelium.store.test_store import PROFILE
 
+pytestmark = pytest.mark.slow
+
 BEFORE, NOW = 1000.0, 2000.0
 SETBACKS = Setbacks(kind=FailureKind.KILLED, runtimes={RuntimeName.VLLM: 2}, configuration="c")
 RELOADED = {"failures": 0, "retry_at": None, "setbacks": None}
@@ -61,7 +63,7 @@ def ready(store: Store, name: str) -> None:
     load(store, name)
     deployment = store.model(name).deployment
     assert deployment is not None
-    store.mark_ready(name, deployment)
+    store.states.mark_ready(name, deployment)
 
 
 @pytest.fixture
@@ -72,12 +74,12 @@ def store(url: str) -> Iterator[Store]:
     for name in ("failed", "idle", "going", "coming", "ready", "other"):
         for version in (1, 2):
             register(opened, name, version)
-        opened.mark_analyzed(name)
+        opened.states.mark_analyzed(name)
     opened.history.record_memory({}, {name: measured(1.0) for name in opened.names()})
     opened.history.record_traffic({name: Traffic(completed=1) for name in opened.names()})
     for name in ("failed", "coming"):
         load(opened, name)
-    opened.fail("failed", reason="bad", failures=2, retry_at=1500.0, setbacks=SETBACKS)
+    opened.states.fail("failed", reason="bad", failures=2, retry_at=1500.0, setbacks=SETBACKS)
     for name in ("going", "ready", "other"):
         ready(opened, name)
     accept(opened, Unload(model="going", reason="idle"))
@@ -155,49 +157,52 @@ NEW: dict[str, Any] = {
 
 CASES: dict[str, tuple[Callable[[Store], object], dict[Key, dict[str, Any] | None]]] = {
     "unservable": (
-        lambda s: s.mark_unservable("idle", reason="r"),
+        lambda s: s.states.mark_unservable("idle", reason="r"),
         moved("idle", "failed"),
     ),
-    "healthy": (lambda s: s.mark_healthy("failed"), model("failed", **RELOADED)),
-    "forgive": (lambda s: s.forgive("failed"), model("failed", **{**RELOADED, "retry_at": NOW})),
-    "forgive one that has not failed": (lambda s: s.forgive("ready"), {}),
-    "pin": (lambda s: s.set_pinned("ready", True), model("ready", pinned=True)),
+    "healthy": (lambda s: s.states.mark_healthy("failed"), model("failed", **RELOADED)),
+    "forgive": (
+        lambda s: s.states.forgive("failed"),
+        model("failed", **{**RELOADED, "retry_at": NOW}),
+    ),
+    "forgive one that has not failed": (lambda s: s.states.forgive("ready"), {}),
+    "pin": (lambda s: s.rules.set_pinned("ready", True), model("ready", pinned=True)),
     "profile": (
-        lambda s: s.set_profile("ready", 1, PROFILE),
+        lambda s: s.lineage.set_profile("ready", 1, PROFILE),
         version("ready", 1, profile=PROFILE.model_dump(mode="json")),
     ),
     "relocate": (
-        lambda s: s.relocate("ready", 1, digest="ready1", path=Path("/new")),
+        lambda s: s.lineage.relocate("ready", 1, digest="ready1", path=Path("/new")),
         version("ready", 1, path="/new"),
     ),
     "relocate other content": (
-        lambda s: s.relocate("ready", 1, digest="ready2", path=Path("/new")),
+        lambda s: s.lineage.relocate("ready", 1, digest="ready2", path=Path("/new")),
         {},
     ),
-    "analyzed while loaded": (lambda s: s.mark_analyzed("ready"), {}),
+    "analyzed while loaded": (lambda s: s.states.mark_analyzed("ready"), {}),
     "analyzed after a failure": (
-        lambda s: s.mark_analyzed("failed"),
+        lambda s: s.states.mark_analyzed("failed"),
         moved("failed", "analyzed", reason=""),
     ),
-    "analyzed again": (lambda s: s.mark_analyzed("idle"), {}),
+    "analyzed again": (lambda s: s.states.mark_analyzed("idle"), {}),
     "start unloading": (
-        lambda s: s.start_unloading("going", reason="r"),
+        lambda s: s.states.start_unloading("going", reason="r"),
         moved("going", "unloading"),
     ),
     "cancel an eviction": (
-        lambda s: s.cancel_eviction("going", reason="r"),
+        lambda s: s.states.cancel_eviction("going", reason="r"),
         {**moved("going", "ready"), ("bookings", "going", "n/0"): {"releasing": False}},
     ),
     "requeue": (
-        lambda s: s.requeue("ready", reason="r"),
+        lambda s: s.states.requeue("ready", reason="r"),
         {**moved("ready", "queued", queued_at=NOW), **freed("ready")},
     ),
     "requeue what was evicted": (
-        lambda s: s.requeue("ready", reason="r", evicted=True),
+        lambda s: s.states.requeue("ready", reason="r", evicted=True),
         {**moved("ready", "queued", queued_at=NOW, evicted_at=NOW), **freed("ready")},
     ),
     "fail": (
-        lambda s: s.fail("coming", reason="r", failures=3, retry_at=5.0, setbacks=SETBACKS),
+        lambda s: s.states.fail("coming", reason="r", failures=3, retry_at=5.0, setbacks=SETBACKS),
         {
             **moved(
                 "coming",
@@ -210,11 +215,11 @@ CASES: dict[str, tuple[Callable[[Store], object], dict[Key, dict[str, Any] | Non
         },
     ),
     "cancel a load": (
-        lambda s: s.cancel_load("coming", reason="r"),
+        lambda s: s.states.cancel_load("coming", reason="r"),
         {**moved("coming", "unloaded"), **freed("coming")},
     ),
     "approve": (
-        lambda s: s.approve("ready", digest="x", what=["pickle", "pickle"]),
+        lambda s: s.rules.approve("ready", digest="x", what=["pickle", "pickle"]),
         {
             ("approvals", "x", "pickle"): {
                 "at": NOW,
@@ -372,7 +377,7 @@ def test_a_load_that_is_ready_is_proven_where_nothing_else_is(store: Store) -> N
     loaded = deployment.model_copy(update={"load_s": 2.5})
     wish = Preference(runtime=RuntimeName.VLLM)
     made = changes(
-        store, lambda s: s.mark_ready("coming", loaded, note="with less", preference=wish)
+        store, lambda s: s.states.mark_ready("coming", loaded, note="with less", preference=wish)
     )
     assert made == {
         **moved("coming", "ready", reason="loaded on vllm in 2.5 s with less"),
@@ -386,7 +391,7 @@ def test_a_load_that_is_ready_after_a_failure_is_not_due_again(store: Store) -> 
     deployment = store.model("failed").deployment
     assert deployment is not None
     store.lineage.prove("failed", 1)
-    made = changes(store, lambda s: s.mark_ready("failed", deployment))
+    made = changes(store, lambda s: s.states.mark_ready("failed", deployment))
     told = "loaded on vllm in 0.0 s"
     assert made == model("failed", state="ready", reason=told, retry_at=None)
 
@@ -414,7 +419,7 @@ def test_a_rejected_model_is_tried_no_more(
 def test_a_view_is_the_same_until_something_changes(store: Store) -> None:
     first = store.view()
     assert store.view() is first
-    store.set_pinned("idle", True)
+    store.rules.set_pinned("idle", True)
     assert store.view()[0] == first[0] + 1
     store.lineage.begin_removal("idle", by="me", purge=False)
     store.lineage.finish_removal("idle")

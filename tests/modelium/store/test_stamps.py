@@ -26,7 +26,7 @@ def test_what_lies_in_the_future_is_moved_to_the_present(store: Store) -> None:
         deployment = store.model(name).deployment
         assert deployment is not None
         times = {"started_at": at, "ready_at": at}
-        store.mark_moved(deployment.model_copy(update=times))
+        store.states.mark_moved(deployment.model_copy(update=times))
     seen = {"ready": LATER, "other": NOW, "idle": None}
     store.history.record_traffic(
         {name: Traffic(completed=5, last_request_at=at) for name, at in seen.items()}

@@ -29,6 +29,8 @@ from modelium.models import (
 from modelium.policy import Policy, RuntimeRules, validate
 from modelium.store import Store
 
+pytestmark = pytest.mark.slow
+
 PROFILE = ModelProfile(
     format=ModelFormat.ONNX,
     architecture="onnx",
@@ -60,9 +62,9 @@ def register(store: Store, name: str, digest: str = "sha256:1") -> None:
         priority_ceiling=Priority.HIGH,
         pinned=False,
     )
-    store.set_profile(name, store.model(name).version, PROFILE)
+    store.lineage.set_profile(name, store.model(name).version, PROFILE)
     if store.model(name).state is ModelState.INGESTED:
-        store.mark_analyzed(name)
+        store.states.mark_analyzed(name)
 
 
 def plan(store: Store, name: str, revision: int | None = None) -> Plan:
@@ -91,7 +93,7 @@ def loaded(store: Store, name: str) -> Deployment:
             "load_s": 2.5,
         }
     )
-    store.mark_ready(name, ready)
+    store.states.mark_ready(name, ready)
     return ready
 
 
@@ -169,16 +171,16 @@ def test_a_state_changes_along_the_lifecycle_table_alone(url: str) -> None:
     store = opened(url)
     register(store, "a")
     with pytest.raises(IllegalTransition, match="analyzed → ready"):
-        store.cancel_eviction("a", reason="")
+        store.states.cancel_eviction("a", reason="")
     with pytest.raises(UnknownModel):
-        store.cancel_eviction("nobody", reason="")
+        store.states.cancel_eviction("nobody", reason="")
 
 
 def test_a_failed_load_gives_its_bookings_back_in_the_same_transaction(url: str) -> None:
     store = opened(url)
     register(store, "a")
     store.accept(plan(store, "a"), snapshot_digest="d", trace={})
-    store.fail("a", reason="no", failures=1, retry_at=9.0, setbacks=SETBACKS)
+    store.states.fail("a", reason="no", failures=1, retry_at=9.0, setbacks=SETBACKS)
     model = store.model("a")
     assert model.state is ModelState.FAILED and model.deployment is None
     assert store.view()[2] == ()
@@ -186,24 +188,24 @@ def test_a_failed_load_gives_its_bookings_back_in_the_same_transaction(url: str)
 
 def test_an_approval_covers_one_content_only(url: str) -> None:
     store = opened(url)
-    store.approve("a", digest="sha256:1", what=["pickle"])
-    store.approve("a", digest="sha256:1", what=["pickle", "remote-code"])
-    assert store.approvals("sha256:1") == {"pickle", "remote-code"}
-    assert store.approvals("sha256:2") == frozenset()
+    store.rules.approve("a", digest="sha256:1", what=["pickle"])
+    store.rules.approve("a", digest="sha256:1", what=["pickle", "remote-code"])
+    assert store.rules.approvals("sha256:1") == {"pickle", "remote-code"}
+    assert store.rules.approvals("sha256:2") == frozenset()
 
 
 def test_a_new_version_of_a_settled_model_starts_over(url: str) -> None:
     store = opened(url)
     register(store, "a")
     store.accept(plan(store, "a"), snapshot_digest="d", trace={})
-    store.fail("a", reason="no", failures=3, retry_at=None, setbacks=SETBACKS)
+    store.states.fail("a", reason="no", failures=3, retry_at=None, setbacks=SETBACKS)
     assert store.model("a").quarantined
     assert store.model("a").setbacks == SETBACKS
     register(store, "a", digest="sha256:2")
     model = store.model("a")
     assert (model.version, model.state) == (2, ModelState.ANALYZED)
     assert (model.failures, model.retry_at, model.setbacks) == (0, None, Setbacks())
-    assert store.next_version("a") == 3
+    assert store.lineage.next_version("a") == 3
 
 
 def test_a_new_version_of_a_loaded_model_leaves_it_loaded(url: str) -> None:
@@ -231,7 +233,7 @@ def test_a_load_becomes_ready_with_its_upstream(url: str) -> None:
     model = store.model("a")
     assert (model.state, model.deployment) == (ModelState.READY, deployment)
     assert model.reason == "loaded on ray_serve in 2.5 s"
-    store.mark_moved(deployment.model_copy(update={"handle": {"pid": 2}}))
+    store.states.mark_moved(deployment.model_copy(update={"handle": {"pid": 2}}))
     moved = store.model("a").deployment
     assert moved is not None and moved.handle == {"pid": 2}
 
@@ -243,9 +245,9 @@ def test_an_unload_releases_its_memory_at_the_end(url: str) -> None:
     store.accept(unload(store, "a"), snapshot_digest="d", trace={})
     assert store.model("a").state is ModelState.DRAINING
     assert [b.releasing for b in store.view()[2]] == [True]
-    store.start_unloading("a", reason="idle")
+    store.states.start_unloading("a", reason="idle")
     assert [b.releasing for b in store.view()[2]] == [True]
-    store.release("a", reason="idle", evicted=True)
+    store.states.release("a", reason="idle", evicted=True)
     model = store.model("a")
     assert (model.state, model.deployment) == (ModelState.UNLOADED, None)
     assert model.evicted_at == 1000.0
@@ -257,7 +259,7 @@ def test_a_cancelled_eviction_keeps_the_model_and_its_memory(url: str) -> None:
     register(store, "a")
     loaded(store, "a")
     store.accept(unload(store, "a"), snapshot_digest="d", trace={})
-    store.cancel_eviction("a", reason="busy")
+    store.states.cancel_eviction("a", reason="busy")
     assert store.model("a").state is ModelState.READY
     assert [b.releasing for b in store.view()[2]] == [False]
 
@@ -266,8 +268,8 @@ def test_a_release_that_no_plan_asked_for_starts_no_cooldown(url: str) -> None:
     store = opened(url)
     register(store, "a")
     loaded(store, "a")
-    store.start_unloading("a", reason="down")
-    store.release("a", reason="down", evicted=False)
+    store.states.start_unloading("a", reason="down")
+    store.states.release("a", reason="down", evicted=False)
     assert store.model("a").evicted_at is None
 
 
@@ -275,10 +277,10 @@ def test_a_requeued_model_waits_from_now_on(url: str) -> None:
     store = opened(url)
     register(store, "a")
     loaded(store, "a")
-    model = store.requeue("a", reason="lost")
+    model = store.states.requeue("a", reason="lost")
     assert (model.state, model.queued_at, model.evicted_at) == (ModelState.QUEUED, 1000.0, None)
     assert store.view()[2] == ()
-    left = store.leave_queue("a", reason="asked")
+    left = store.states.leave_queue("a", reason="asked")
     assert (left.state, left.queued_at) == (ModelState.UNLOADED, None)
 
 
@@ -286,7 +288,7 @@ def test_a_cancelled_load_counts_as_no_failure(url: str) -> None:
     store = opened(url)
     register(store, "a")
     store.accept(plan(store, "a"), snapshot_digest="d", trace={})
-    model = store.cancel_load("a", reason="cancelled")
+    model = store.states.cancel_load("a", reason="cancelled")
     assert (model.state, model.failures, model.retry_at) == (ModelState.UNLOADED, 0, None)
     assert store.view()[2] == ()
 
@@ -294,7 +296,7 @@ def test_a_cancelled_load_counts_as_no_failure(url: str) -> None:
 def test_a_model_that_cannot_be_served_is_failed(url: str) -> None:
     store = opened(url)
     register(store, "a")
-    assert store.mark_unservable("a", reason="pickle").state is ModelState.FAILED
+    assert store.states.mark_unservable("a", reason="pickle").state is ModelState.FAILED
     assert store.model("a").reason == "pickle"
 
 
@@ -302,15 +304,15 @@ def test_analysis_leaves_a_loaded_model_as_it_is(url: str) -> None:
     store = opened(url)
     register(store, "a")
     loaded(store, "a")
-    assert store.mark_analyzed("a").state is ModelState.READY
+    assert store.states.mark_analyzed("a").state is ModelState.READY
 
 
 def test_only_a_model_that_exists_can_be_pinned(url: str) -> None:
     store = opened(url)
     register(store, "a")
-    assert store.set_pinned("a", True).pinned
+    assert store.rules.set_pinned("a", True).pinned
     with pytest.raises(UnknownModel, match="nobody"):
-        store.set_pinned("nobody", True)
+        store.rules.set_pinned("nobody", True)
 
 
 def test_a_change_counts_as_a_revision_and_a_reading_does_not(url: str) -> None:

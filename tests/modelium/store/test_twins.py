@@ -19,6 +19,8 @@ from tests.modelium.store.test_rows import (
     store,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["store"]
 
 
@@ -40,7 +42,7 @@ def test_a_twin_that_is_there_stays(store: Store) -> None:
 def test_an_exchange_swaps_what_is_loaded(switching: Store) -> None:
     old, new = switching.model("ready").deployment, switching.model("ready@4").deployment
     assert old is not None and new is not None
-    switching.requeue("other", reason="r")
+    switching.states.requeue("other", reason="r")
     served = switching.twins.exchange("ready", "ready@4", reason="newer")
     assert (served.version, served.state, served.state_since) == (4, ModelState.READY, NOW)
     assert (served.reason, served.queued_at) == ("newer", None)
@@ -54,7 +56,7 @@ def test_an_exchange_swaps_what_is_loaded(switching: Store) -> None:
 
 
 def test_an_exchange_for_what_is_not_loaded_leaves_no_twin(switching: Store) -> None:
-    switching.requeue("ready", reason="r")
+    switching.states.requeue("ready", reason="r")
     served = switching.twins.exchange("ready", "ready@4", reason="newer")
     assert (served.version, served.state, served.queued_at) == (4, ModelState.READY, None)
     assert {name for _, name, *_ in rows(switching) if str(name).startswith("ready@")} == set()
@@ -68,7 +70,7 @@ def test_an_exchange_needs_both_to_be_settled(store: Store) -> None:
     accept(store, Unload(model="other", reason=""))
     with pytest.raises(IllegalTransition, match="other is draining and other@2 is loading"):
         store.twins.exchange("other", "other@2", reason="")
-    store.cancel_eviction("other", reason="")
+    store.states.cancel_eviction("other", reason="")
     store.lineage.begin_removal("other", by="me", purge=False)
     with pytest.raises(IllegalTransition, match="other is ready and other@2 is loading"):
         store.twins.exchange("other", "other@2", reason="")
@@ -85,7 +87,7 @@ def test_a_twin_that_is_still_loading_may_serve(store: Store) -> None:
 def test_a_twin_is_dropped_with_what_was_measured_of_it_alone(switching: Store) -> None:
     with pytest.raises(IllegalTransition, match="ready@4 is ready, and cannot be dropped"):
         switching.twins.drop("ready@4")
-    switching.requeue("ready@4", reason="r")
+    switching.states.requeue("ready@4", reason="r")
     assert changes(switching, lambda s: s.twins.drop("ready@4")) == {("models", "ready@4"): None}
     assert changes(switching, lambda s: s.twins.drop("ready@4")) == {}
     with pytest.raises(IllegalTransition, match="idle is analyzed, and cannot be dropped"):

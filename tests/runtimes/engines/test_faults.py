@@ -15,6 +15,8 @@ from tests.runtimes.conditions import until
 from tests.runtimes.fake_vllm import Make, model, starts
 from tests.runtimes.requests import no_progress, request
 
+pytestmark = pytest.mark.slow
+
 
 async def test_an_engine_that_dies_after_it_became_ready_is_told_with_its_status(
     make: Make, tmp_path: Path

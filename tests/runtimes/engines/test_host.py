@@ -26,6 +26,8 @@ from tests.runtimes.conditions import until
 from tests.runtimes.fake_vllm import Make, Skipping, complete, model, starts, words
 from tests.runtimes.requests import no_progress, request
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_loaded_model_answers_and_its_counters_move(make: Make, tmp_path: Path) -> None:
     driver = make()

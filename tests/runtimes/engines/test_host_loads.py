@@ -24,6 +24,8 @@ from tests.runtimes.conditions import until
 from tests.runtimes.engines.small import GPU, Small, gone, small
 from tests.runtimes.requests import CPU, no_progress
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["small"]
 
 

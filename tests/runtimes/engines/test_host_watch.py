@@ -19,6 +19,8 @@ from tests.runtimes.conditions import until
 from tests.runtimes.engines.small import GPU, Small, gone, small
 from tests.runtimes.requests import CPU, no_progress
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["small"]
 
 
@@ -34,6 +36,7 @@ def ready(name: str, engine: Loaded, **changes: Any) -> Running:
         handle=engine.handle,
         pids=(engine.handle["pid"],),
         detail="",
+        own=True,
     )
     return replace(found, **changes)
 
@@ -46,7 +49,7 @@ async def test_all_engines_are_seen_by_name_with_their_processes(small: Small) -
     found = await host.discover({"a": first.handle, "never-seen": {}})
     assert found[:2] == [ready("a", first), ready("b", second)]
     (loading,) = found[2:]
-    assert loading == Running(model="c", state="loading", pids=loading.pids)
+    assert loading == Running(model="c", state="loading", pids=loading.pids, own=True)
     (pid,) = loading.pids
     assert proc.entry(pid) is not None
     starting.cancel()
@@ -58,7 +61,9 @@ async def test_a_load_that_waits_for_its_device_has_no_process_yet(small: Small)
     async with small.locks.hold(["n/GPU-a"]):
         task = asyncio.create_task(host.load(small.request(path, GPU), small.note))
         await until(lambda: small.progress)
-        assert await host.discover({"m": {}}) == [Running(model="m", state="loading", pids=())]
+        assert await host.discover({"m": {}}) == [
+            Running(model="m", state="loading", pids=(), own=True)
+        ]
         await host.unload("m", {}, 0)
     with pytest.raises(ModeliumError):
         await task

@@ -21,6 +21,8 @@ from tests.runtimes.clock import FakeClock
 from tests.runtimes.conditions import until
 from tests.runtimes.engines.api import Api, Recipe
 
+pytestmark = pytest.mark.slow
+
 ENGINE = Path(__file__).parents[2] / "fakes" / "engine.py"
 
 Start = Callable[..., Awaitable[tuple[Upstream, int]]]

@@ -14,6 +14,8 @@ from tests.runtimes.conditions import until
 from tests.runtimes.fake_vllm import Make, model, starts
 from tests.runtimes.requests import no_progress, request
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_killed_start_fails_as_killed(make: Make, tmp_path: Path) -> None:
     driver, path = make(), model(tmp_path, hang=True)

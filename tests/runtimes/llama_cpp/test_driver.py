@@ -19,6 +19,8 @@ from tests import engines
 from tests.fakes import tiny_bert_gguf
 from tests.runtimes.requests import Inventory, no_progress, profile, request
 
+pytestmark = pytest.mark.slow
+
 FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
 
 

@@ -14,7 +14,10 @@ from modelium.errors import Unavailable
 from runtimes.process import confine
 from runtimes.process.sandbox import Sandbox
 
-pytestmark = pytest.mark.skipif(not confine.abi(), reason="the kernel has no Landlock")
+pytestmark = [
+    pytest.mark.skipif(not confine.abi(), reason="the kernel has no Landlock"),
+    pytest.mark.slow,
+]
 
 LAY = """
 import os, shutil, sys

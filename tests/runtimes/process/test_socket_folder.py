@@ -13,14 +13,45 @@ from modelium.errors import Unavailable
 from runtimes.process.socket_folder import LONGEST_PATH, make_private, socket_folder
 
 
-def test_a_path_that_is_too_long_for_sockets_has_a_short_folder_of_the_user() -> None:
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``tmp_path`` in the place of /tmp."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_path_that_is_too_long_for_sockets_has_a_short_folder_of_the_user(
+    tmp_path: Path,
+) -> None:
     fits = Path("/" + "x" * (LONGEST_PATH - 7))
     assert socket_folder(fits, longest_name=5) == fits
     other = socket_folder(fits, longest_name=6)
-    digest = hashlib.sha256(bytes(fits)).hexdigest()[:10]
-    assert other == Path(tempfile.gettempdir()) / f"modelium-{os.getuid()}-{digest}"
+    assert other.parent == tmp_path
+    assert len(other.name) == len("modelium-") + 10 + 1 + 8
+    assert other.stat().st_mode & 0o777 == 0o700
     assert other == socket_folder(fits, longest_name=6), "the same after a restart"
     assert other != socket_folder(fits.with_name("y" * len(fits.name)), longest_name=6)
+
+
+@pytest.mark.usefixtures("shared")
+def test_what_others_laid_in_the_shared_folder_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a link nor a folder of another user with the right name keeps an engine away."""
+    beside = Path("/" + "x" * LONGEST_PATH)
+    digest = hashlib.sha256(bytes(beside)).hexdigest()[:10]
+    (tmp_path / "elsewhere").mkdir()
+    uid = os.getuid()
+    taken = [tmp_path / f"modelium-{uid}-{digest}", tmp_path / f"modelium-{digest}-00000000"]
+    for name in taken:
+        name.symlink_to(tmp_path / "elsewhere")
+    first = socket_folder(beside, longest_name=6)
+    make_private(first)
+    assert first not in taken
+
+    other = uid + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    assert socket_folder(beside, longest_name=6) not in (first, *taken), "it is another user's"
 
 
 def test_a_private_folder_is_closed_to_others(tmp_path: Path) -> None:

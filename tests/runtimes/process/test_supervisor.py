@@ -19,6 +19,8 @@ from runtimes.process import proc
 from runtimes.process.supervisor import TOKEN_VARIABLE, Command, EngineProcess, Supervisor
 from tests.runtimes.conditions import until
 
+pytestmark = pytest.mark.slow
+
 FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
 
 

@@ -14,6 +14,8 @@ from modelium.errors import Unavailable
 from runtimes.ray.client import RayClient, RayError
 from tests.runtimes.conditions import until
 
+pytestmark = pytest.mark.slow
+
 
 def client(tmp_path: Path) -> RayClient:
     return RayClient(environment=dict(os.environ), directory=tmp_path)

@@ -21,6 +21,8 @@ from tests.engines import environment
 from tests.fakes.nvml import FakeGpu, FakeNvml, fake_nvml, nvml_library
 from tests.runtimes.requests import CPU, request
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["fake_nvml", "nvml_library"]
 
 RECORDED = Path(__file__).parents[2] / "data" / "vllm_arguments.json"

@@ -15,6 +15,8 @@ from tests.fakes.nvml import FakeGpu, FakeNvml
 from tests.runtimes.fake_vllm import Make, model, starts, words
 from tests.runtimes.requests import CPU, no_progress, profile, request
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_answered_request_counts_once_however_many_prompts_it_held() -> None:
     engine = VllmRecipe(config=VllmSection(enabled=True), executable="vllm")

@@ -14,6 +14,8 @@ from tests.runtimes.fake_vllm import Make, model, starts, words
 from tests.runtimes.requests import no_progress, profile, request
 from tests.runtimes.vllm.test_recipe import gpus
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["fake_nvml", "nvml_library"]
 
 FREE = {

@@ -164,10 +164,12 @@ def load(**changes: Any) -> MeasuredLoad:
     return MeasuredLoad(**(values | changes))
 
 
-def measured(profile: ModelProfile, *loads: MeasuredLoad) -> Footprint:
+def measured(
+    profile: ModelProfile, *loads: MeasuredLoad, batched_tokens: int | None = None
+) -> Footprint:
     return estimate(
         profile, runtime=R.VLLM, tensor_parallel=2, max_model_len=8192, device_kind="gpu",
-        measured=loads,
+        measured=loads, batched_tokens=batched_tokens,
     )  # fmt: skip
 
 
@@ -196,6 +198,15 @@ def test_loads_under_other_conditions_do_not_count(
 def test_the_digest_of_settings_ignores_what_does_not_cost_memory() -> None:
     assert settings_digest(LoadSettings(extra={"seed": 1})) == settings_digest(LoadSettings())
     assert settings_digest(LoadSettings(max_num_seqs=1)) != settings_digest(LoadSettings())
+
+
+def test_a_load_counts_for_its_own_batch_size(llama8: ModelProfile) -> None:
+    small = MEASURED.model_copy(update={"extra": {"max_num_batched_tokens": 512}})
+    measured_small = load(settings_digest=settings_digest(small))
+    assert measured(llama8, measured_small) == measured(llama8)
+    assert measured(llama8, load(), batched_tokens=512) == measured(llama8, batched_tokens=512)
+    own = measured(llama8, measured_small, batched_tokens=512)
+    assert own != measured(llama8, batched_tokens=512)
 
 
 @settings(max_examples=60, deadline=None)

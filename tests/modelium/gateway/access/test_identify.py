@@ -12,9 +12,10 @@ import pytest
 from modelium.errors import Unavailable
 from modelium.gateway.access import strangers
 from modelium.gateway.access.auth import (
-    CHALLENGE,
     EXPIRED,
     NOT_AUTHORIZED,
+    REVOKED,
+    UNKNOWN,
     AuthMiddleware,
     needed_scope,
 )
@@ -92,7 +93,25 @@ class Door:
         return self.sent[0]["status"], said, others
 
 
-UNKNOWN = (401, NOT_AUTHORIZED, CHALLENGE)
+def challenged(bearer: str = "") -> list[tuple[bytes, bytes]]:
+    return [
+        (b"www-authenticate", f'Bearer realm="modelium"{bearer}'.encode()),
+        (b"www-authenticate", b'Basic realm="modelium"'),
+    ]
+
+
+def invalid(description: str) -> list[tuple[bytes, bytes]]:
+    return challenged(f', error="invalid_token", error_description="{description}"')
+
+
+def lacking(scope: str) -> Any:
+    challenge = f'Bearer realm="modelium", error="insufficient_scope", scope="{scope}"'
+    told = f"this key does not have the scope {scope!r}"
+    return 403, told, [(b"www-authenticate", challenge.encode())]
+
+
+NOTHING_SHOWN = (401, NOT_AUTHORIZED, challenged())
+STRANGE = (401, UNKNOWN, invalid("the token is not known"))
 
 
 def basic(text: str) -> str:
@@ -104,18 +123,18 @@ def basic(text: str) -> str:
     [
         ("GET", f"Bearer {TOKEN}", None),
         ("POST", f"bEARER   {TOKEN} ", None),
-        ("GET", f"Basic {TOKEN}", UNKNOWN),
-        ("GET", f"Token {TOKEN}", UNKNOWN),
-        ("GET", TOKEN, UNKNOWN),
-        ("GET", f"Bearer {TOKEN}x", UNKNOWN),
-        ("GET", "Bearer", UNKNOWN),
+        ("GET", f"Basic {TOKEN}", STRANGE),
+        ("GET", f"Token {TOKEN}", STRANGE),
+        ("GET", TOKEN, STRANGE),
+        ("GET", f"Bearer {TOKEN}x", STRANGE),
+        ("GET", "Bearer", STRANGE),
         ("GET", basic(f"anybody:{TOKEN}"), None),
         ("HEAD", basic(f":{TOKEN}").replace("Basic", "bASIC"), None),
-        ("POST", basic(f"anybody:{TOKEN}"), UNKNOWN),
-        ("GET", basic(TOKEN), UNKNOWN),
-        ("GET", basic(f"{TOKEN}:anybody"), UNKNOWN),
-        ("GET", basic(f"anybody:{TOKEN}").replace("Basic ", "Basic !"), UNKNOWN),
-        ("GET", "Basic x", UNKNOWN),
+        ("POST", basic(f"anybody:{TOKEN}"), STRANGE),
+        ("GET", basic(TOKEN), STRANGE),
+        ("GET", basic(f"{TOKEN}:anybody"), STRANGE),
+        ("GET", basic(f"anybody:{TOKEN}").replace("Basic ", "Basic !"), STRANGE),
+        ("GET", "Basic x", STRANGE),
     ],
 )
 async def test_the_token_is_taken_as_bearer_or_as_a_browsers_password(
@@ -128,25 +147,25 @@ async def test_the_token_is_taken_as_bearer_or_as_a_browsers_password(
 
 async def test_who_shows_nothing_is_told_and_who_asks_for_life_is_answered() -> None:
     door = Door()
-    assert await door.ask() == UNKNOWN
+    assert await door.ask() == NOTHING_SHOWN
     assert door.counts == {"missing": 1}
     for path in ("/healthz", "/v2/health/live"):
         assert await door.ask(path, host="evil.example") is None
-    assert await door.ask("/healthz/x") == UNKNOWN
+    assert await door.ask("/healthz/x") == NOTHING_SHOWN
 
 
 @pytest.mark.parametrize(
     ("terms", "path", "outcome"),
     [
         ({}, "/v1/models", None),
-        ({}, "/api/v1/models", (403, "this key does not have the scope 'admin'", [])),
-        ({}, "/hooks/ingest", (403, "this key does not have the scope 'ingest'", [])),
+        ({}, "/api/v1/models", lacking("admin")),
+        ({}, "/hooks/ingest", lacking("ingest")),
         ({"scopes": ["ingest"]}, "/hooks/ingest", None),
-        ({"scopes": ["ingest"]}, "/v1/models", (403, "this key does not have the scope 'infer'", [])),
+        ({"scopes": ["ingest"]}, "/v1/models", lacking("infer")),
         ({"scopes": ["admin"]}, "/hooks/ingest", None),
-        ({"expires_at": START}, "/v1/models", (401, EXPIRED, CHALLENGE)),
+        ({"expires_at": START}, "/v1/models", (401, EXPIRED, invalid("the token expired"))),
         ({"expires_at": START + 60}, "/v1/models", None),
-        ({"revoked_at": 1.0}, "/v1/models", UNKNOWN),
+        ({"revoked_at": 1.0}, "/v1/models", (401, REVOKED, invalid("the token was revoked"))),
     ],
 )  # fmt: skip
 async def test_a_key_opens_what_its_scopes_say(
@@ -155,7 +174,7 @@ async def test_a_key_opens_what_its_scopes_say(
     for token in (TOKEN, None):
         door = Door(token, mdl_key=key(**terms))
         assert await door.ask(path, authorization=f"Bearer {KEY}") == outcome
-        reason = {EXPIRED: "expired", NOT_AUTHORIZED: "wrong"}.get(outcome[1] if outcome else "")
+        reason = {EXPIRED: "expired", REVOKED: "revoked"}.get(outcome[1] if outcome else "")
         assert door.counts == ({reason: 1} if reason else {})
         if outcome is None:
             holder = key_holder(door.passed[0])
@@ -164,7 +183,7 @@ async def test_a_key_opens_what_its_scopes_say(
 
 async def test_without_a_token_a_key_is_checked_and_other_words_are_nothing() -> None:
     door = Door(None)
-    assert await door.ask(authorization="Bearer mdl_unknown") == UNKNOWN
+    assert await door.ask(authorization="Bearer mdl_unknown") == STRANGE
     assert await door.ask(authorization="Bearer anything") is None
     assert await door.ask() is None
     assert [key_holder(scope) for scope in door.passed] == [None, None]

@@ -18,6 +18,8 @@ from tests.fakes.fleets import model
 from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
 
+pytestmark = pytest.mark.slow
+
 CHAT = {"model": "m", "messages": []}
 OPERATOR = {"authorization": "Bearer operators-own"}
 
@@ -50,6 +52,7 @@ async def test_a_key_infers_beside_the_token_until_it_is_revoked(
     assert (await guarded.http.delete("/api/v1/keys/k1", headers=OPERATOR)).status_code == 200
     refused = await chat(guarded, key)
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
+    assert "revoked" in refused.json()["error"]["message"]
     (shown,) = (await guarded.http.get("/api/v1/keys", headers=OPERATOR)).json()
     assert shown["revoked_at"]
     assert "hash" not in shown and "secret" not in shown

@@ -18,6 +18,8 @@ from modelium.models import (
 from tests.modelium.gateway.api.fleets import drop, fleet
 from tests.modelium.gateway.conftest import Setup, until
 
+pytestmark = pytest.mark.slow
+
 
 async def test_models_are_listed_with_state_place_and_reason(setup: Setup) -> None:
     setup.operations.at = fleet()

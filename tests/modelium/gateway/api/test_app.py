@@ -24,6 +24,8 @@ from modelium.policy import PlanRejected
 from tests.modelium.gateway.api.fleets import fleet
 from tests.modelium.gateway.conftest import Setup
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("error", "status", "reason"),

@@ -26,6 +26,8 @@ from modelium.control.operations import Operations
 from modelium.gateway import Gateway
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -15,6 +15,8 @@ from modelium.metrics import Metrics
 from tests.modelium.conftest import World
 from tests.samples import broken_onnx, risky_onnx, tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 WAIT = {"wait": 60}
 
 
@@ -78,7 +80,7 @@ async def test_what_is_approved_is_what_was_asked_for(
     assert whole.json()["state"] == "done"
     await world.settled("tiny", "ready")
     record = world.store.model("tiny")
-    assert world.store.approvals(record.digest) == {"pickle", "remote-code"}
+    assert world.store.rules.approvals(record.digest) == {"pickle", "remote-code"}
     assert (await http.get("/api/v1/drops")).json() == []
 
 

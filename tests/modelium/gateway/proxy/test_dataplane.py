@@ -21,6 +21,8 @@ from tests.fakes.upstream import STREAMED, Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
 from tests.modelium.gateway.proxy.conftest import MESSAGES, client
 
+pytestmark = pytest.mark.slow
+
 
 async def test_openai_client_chats_under_the_name_that_modelium_gave(
     setup: Setup, engine: Upstream

@@ -12,6 +12,8 @@ from tests.fakes.upstream import ENGINE_ERROR, STREAMED, Upstream
 from tests.modelium.gateway.conftest import Setup
 from tests.modelium.gateway.proxy.conftest import MESSAGES, client
 
+pytestmark = pytest.mark.slow
+
 
 async def test_openai_client_streams_all_chunks_in_order(setup: Setup, engine: Upstream) -> None:
     setup.board.open("gpt2", engine.address("gpt2"))

@@ -16,6 +16,8 @@ from modelium.gateway.proxy.upstream import Answer, Interrupted, UpstreamClient
 from modelium.models import Upstream
 from tests.modelium.gateway.conftest import until
 
+pytestmark = pytest.mark.slow
+
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"

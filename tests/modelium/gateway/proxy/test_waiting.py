@@ -14,6 +14,8 @@ from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
 from tests.modelium.gateway.proxy.conftest import CHAT, pending
 
+pytestmark = pytest.mark.slow
+
 
 async def test_request_waits_for_its_load_and_is_then_answered(
     setup: Setup, engine: Upstream
@@ -63,10 +65,13 @@ async def test_failed_load_is_told_to_those_who_wait(setup: Setup) -> None:
     setup.board.know(["m"])
     waiting = asyncio.create_task(setup.http.post("/v1/chat/completions", json=CHAT))
     await until(lambda: pending(setup) == 1)
-    setup.board.refuse("m", LoadFailed("out of memory on GPU 0"), retry_after_s=60)
+    setup.board.refuse(
+        "m", LoadFailed("out of memory on GPU 0 (log: /state/vllm/m.log)"), retry_after_s=60
+    )
     answer = await waiting
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
-    assert "out of memory on GPU 0" in answer.json()["error"]["message"]
+    told = answer.json()["error"]["message"]
+    assert told.endswith("out of memory on GPU 0"), "where the log is, is the operator's to see"
 
 
 async def test_openai_client_reads_the_reason(start: Start) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.llm.agent import Agent, NoAdvice
-from agents.llm.choices import Choices
+from agents.llm.choices import Choices, open_fields
 from agents.llm.circuit_breaker import CircuitBreaker
+from agents.llm.departing import departures
 from agents.llm.ingest_choices import ingest_choices
+from agents.llm.lookups import History, no_history
 from agents.llm.review_choices import review_choices
-from agents.llm.tools import History, Toolbox, no_history
+from agents.llm.tools import Toolbox, ToolSource
 from agents.llm.transcript import Transcript
 from agents.rules.planner import RulePlanner
 from modelium.lifecycle import ModelState
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 MAX_CONCURRENT = 4
 """Concurrent questions to the LLM: fifty new models at once must not overload it."""
 
+OFFERED = 24
+"""Values recorded per choice; no list that is offered is longer, but of placements."""
+
 
 class AdvisedBrain:
     """`ports.Brain` of rules and an LLM. Not thread-safe: for one event loop."""
@@ -41,6 +46,7 @@ class AdvisedBrain:
         clock: Clock,
         served_as: str | None = None,
         history: History = no_history,
+        tools: Sequence[ToolSource] = (),
     ) -> None:
         """Send nothing to the endpoint yet.
 
@@ -51,12 +57,14 @@ class AdvisedBrain:
             served_as: the LLM's name, where this Modelium serves it; it is asked only while that
                 model is ready.
             history: earlier decisions, for the agent's tools.
+            tools: build further tools of the agent.
         """
         self._rules = rules
         self._agent = agent
         self._clock = clock
         self._served_as = served_as
         self._history = history
+        self._tools = tools
         self._breaker = CircuitBreaker(monotonic=clock.monotonic)
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
@@ -143,7 +151,7 @@ class AdvisedBrain:
         try:
             advice = await self._agent.choose(
                 choices,
-                Toolbox(choices=choices, history=self._history),
+                Toolbox(choices=choices, history=self._history, more=self._tools),
                 lambda advice: self._objections(choices, advice),
                 transcript,
             )
@@ -178,6 +186,7 @@ class AdvisedBrain:
             "model": endpoint.model,
             "seconds": round(seconds, 3),
             **transcript.record(),
+            "offered": {f.name: list(f.allowed[:OFFERED]) for f in open_fields(choices)},
             "chosen": None if fallback else chosen,
             "fallback": fallback,
             "rules": [a.model_dump(mode="json") for a in choices.rules.actions],
@@ -206,8 +215,10 @@ class AdvisedBrain:
                 Plan(author="rules", trigger=question.trigger),
                 [stale],
             )
-        plan = self._rules.plan(question, fleet, policy, advice)
         now = question.now or fleet.at
+        plan = self._rules.plan(question, fleet, policy, advice)
+        departing = departures(choices.rules, plan, advice, fleet=fleet, policy=policy, now=now)
+        plan = plan.model_copy(update={"departures": departing})
         violations = [*validate(plan, fleet, policy, now=now), *choices.objections(advice, plan)]
         return choices.rules, plan, violations
 

@@ -1,14 +1,13 @@
 """Measures the benefit and the harm of an LLM beside the rules: ``python -m bench.brain_eval``.
 
-Runs every scenario of `bench.brain_scenarios` with the rules alone, with scripted players behind a
-real HTTP endpoint (one capable, one that chooses legal values at random, nine broken or hostile),
-and with real small LLMs behind real servers, llama.cpp and vLLM (``--no-local`` omits them,
-``--local NAME`` takes those whose name contains it). ``--url`` and ``--model`` add any
-OpenAI-compatible endpoint, its key from ``MODELIUM_BRAIN_API_KEY``.
+Runs every scenario of `bench.brain_scenarios` and `bench.departure_scenarios` under both authorities
+(`advise`, `decide`), with the rules alone, with scripted players behind a real HTTP endpoint (one
+capable, one that chooses legal values at random, ten broken or hostile), and with real small LLMs
+behind real servers, llama.cpp and vLLM (``--no-local`` omits them, ``--local NAME`` takes those
+whose name contains it). ``--url`` and ``--model`` add any OpenAI-compatible endpoint, its key from
+``MODELIUM_BRAIN_API_KEY``; ``--only`` runs nothing else.
 
-`harms` counts harm independently of how plans are made: a plan that the policy refuses, a pinned
-or busy model unloaded, a class above the ceiling, an overbooked device, an illegal transition, less
-service than with the rules alone.
+`bench.brain_harms` counts harm independently of how plans are made.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import os
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agents.brain import AdvisedBrain
@@ -30,13 +29,13 @@ from agents.llm.agent import Agent, Budget
 from agents.llm.endpoint import Endpoint
 from agents.replay.result import percentile
 from agents.rules.planner import RulePlanner
+from bench.brain_harms import harms
 from bench.brain_players import FOES, Casting, capable, foolish
 from bench.brain_scenarios import Scenario, scenarios
+from bench.departure_scenarios import departure_scenarios
 from bench.goals import Goal, print_goals
 from modelium.clock import SystemClock
-from modelium.lifecycle import TRANSITIONS, ModelState
-from modelium.models import Load, Plan, Queue, Unload
-from modelium.policy import validate
+from modelium.config.sections.brain import Authority, BrainSection
 from tests.fakes.fleets import estimate
 from tests.fakes.llm import endpoint
 from tests.fakes.local_llm import LOCAL_LLMS, LocalLlm, local_llm
@@ -57,6 +56,10 @@ class Outcome:
     scenario: str
     kind: str
     judgement: bool
+    authority: str
+    departures: int
+    given_up_s: float
+    """Load-seconds that the departures give up at most."""
     asked: bool
     first_try: bool
     repaired: bool
@@ -67,60 +70,15 @@ class Outcome:
     tokens: int
 
 
-def harms(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
-    """Return the harm that ``plan`` does, including where it is worse than the ``rules``' plan."""
-    fleet, policy = scenario.fleet, scenario.policy
-    models, found = fleet.models_by_name, []
-    found += [v.message for v in validate(plan, fleet, policy, now=scenario.question.now)]
-    booked = {
-        d.id: sum(b.bytes for b in fleet.bookings_by_device.get(d.id, ())) for d in fleet.devices
-    }
-    state = {m.name: m.state for m in fleet.models}
-    for action in plan.actions:
-        model = models[action.model]
-        if isinstance(action, Unload):
-            if model.pinned or model.name in policy.always_loaded or model.traffic.in_flight:
-                found.append(f"{model.name} is pinned or busy, but is unloaded")
-            for device in model.deployment.devices if model.deployment else ():
-                held = fleet.bookings_by_device.get(device, ())
-                booked[device] -= sum(b.bytes for b in held if b.model == model.name)
-        if isinstance(action, Load | Queue) and action.priority.rank < model.priority_ceiling.rank:
-            found.append(f"the priority of {model.name} is above its ceiling")
-        if isinstance(action, Load):
-            if not (model.profile and model.profile.support(action.runtime).supported):
-                found.append(f"{action.runtime} cannot serve {model.name}")
-            for device, held_bytes in action.reserve.items():
-                booked[device] = booked.get(device, 1 << 60) + held_bytes
-        target = {"load": ModelState.LOADING, "unload": ModelState.DRAINING}.get(action.action)
-        if target and target not in TRANSITIONS[state[model.name]]:
-            found.append(f"{model.name}: {state[model.name]} → {target} is an illegal transition")
-    cap = policy.max_gpu_memory_utilization
-    used = {d for a in plan.actions if isinstance(a, Load) for d in a.reserve}
-    for device in fleet.devices:
-        if device.id in used and booked[device.id] > device.total_bytes * cap:
-            found.append(f"{device.id} is overbooked")
-    return found + _worse(plan, rules)
+def under(authority: Authority, cast: Sequence[Scenario]) -> list[Scenario]:
+    """Return the scenarios with the usual bounds of ``authority``."""
+    may = BrainSection().may if authority is Authority.DECIDE else {}
+    return [replace(s, policy=s.policy.model_copy(update={"departures": may})) for s in cast]
 
 
-def _worse(plan: Plan, rules: Plan) -> list[str]:
-    """Return where ``plan`` gives less service: fewer loads, more evictions, smaller settings."""
-    found = []
-    mine = {a.model: a for a in plan.actions if isinstance(a, Load)}
-    theirs = {a.model: a for a in rules.actions if isinstance(a, Load)}
-    if len(mine) < len(theirs):
-        found.append(f"{len(mine)} models are loaded; the rules load {len(theirs)}")
-    if plan.subject in theirs and plan.subject not in mine:
-        found.append(f"{plan.subject} has to wait; the rules load it")
-    count = Counter(a.action for a in plan.actions)["unload"]
-    if count > Counter(a.action for a in rules.actions)["unload"]:
-        found.append("more models are evicted than by the rules")
-    for name in mine.keys() & theirs.keys():
-        if mine[name].runtime is theirs[name].runtime:
-            for setting in ("max_model_len", "max_num_seqs"):
-                own = getattr(mine[name].settings, setting) or 1 << 60
-                if own < (getattr(theirs[name].settings, setting) or 0):
-                    found.append(f"{name} gets a smaller {setting} than by the rules")
-    return found
+def authority_of(scenario: Scenario) -> str:
+    """Return the authority under which ``scenario`` is run."""
+    return (Authority.DECIDE if scenario.policy.departures else Authority.ADVISE).value
 
 
 def by_rules(cast: Sequence[Scenario]) -> list[Outcome]:
@@ -134,6 +92,9 @@ def by_rules(cast: Sequence[Scenario]) -> list[Outcome]:
                 scenario=scenario.name,
                 kind=scenario.kind,
                 judgement=scenario.judgement,
+                authority=authority_of(scenario),
+                departures=0,
+                given_up_s=0.0,
                 asked=False,
                 first_try=False,
                 repaired=False,
@@ -183,7 +144,10 @@ async def _one(scenario: Scenario, client: Endpoint, budget: Budget) -> Outcome:
     clock = SystemClock()
     # One brain per scenario: an open circuit must not carry over to the next one.
     brain = AdvisedBrain(
-        rules=RULES, agent=Agent(endpoint=client, clock=clock, budget=budget), clock=clock
+        rules=RULES,
+        agent=Agent(endpoint=client, clock=clock, budget=budget),
+        clock=clock,
+        history=lambda _model, limit: scenario.history[:limit],
     )
     began = clock.monotonic()
     question, fleet, policy = scenario.question, scenario.fleet, scenario.policy
@@ -196,6 +160,9 @@ async def _one(scenario: Scenario, client: Endpoint, budget: Budget) -> Outcome:
         scenario=scenario.name,
         kind=scenario.kind,
         judgement=scenario.judgement,
+        authority=authority_of(scenario),
+        departures=len(plan.departures),
+        given_up_s=sum(d.price_s for d in plan.departures),
         asked=bool(trace),
         first_try=bool(trace) and not faults and not plan.fallback,
         repaired=bool(faults) and not plan.fallback,
@@ -220,41 +187,59 @@ def main() -> None:
     parser.add_argument("--url", help="base URL of another endpoint to run")
     parser.add_argument("--model", help="its model")
     parser.add_argument("--json", type=Path, help="write all outcomes here")
+    parser.add_argument("--only", action="store_true", help="run only the LLM at --url")
     given = parser.parse_args()
     # The scripted endpoint's server logs every answer that a player cuts off.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
-    cast = scenarios()
-    print(f"{len(cast)} scenarios, {sum(s.judgement for s in cast)} of them need judgement\n")
-    print(f"{'':26}{'asked':>6}{'first':>7}{'repair':>8}{'fall':>6}{'best':>7}{'judge':>7}"
-          f"{'harm':>6}{'p50 s':>8}{'p95 s':>8}{'tokens':>8}")  # fmt: skip
-    results: dict[str, list[Outcome]] = {"rules alone": by_rules(cast)}
-    _show("rules alone", results["rules alone"])
-
-    def keep(name: str, outcomes: list[Outcome]) -> None:
-        results[name] = outcomes
-        _show(name, outcomes)
-
-    keep("scripted, capable", asyncio.run(by_player(cast, capable)))
-    keep("scripted, foolish", asyncio.run(by_player(cast, foolish)))
-    for name, casting in FOES.items():
-        budget = IMPATIENT if name == "time-outs" else SCRIPTED
-        keep(name, asyncio.run(by_player(cast, casting, budget)))
-    if not given.no_local:
-        for llm in LOCAL_LLMS:
-            if given.local.lower() in llm.name.lower():
-                keep(llm.name, by_local(cast[:: given.local_every], llm))
-    if given.url and given.model:
-        key = os.environ.get("MODELIUM_BRAIN_API_KEY")
-        outcomes = by_llm(cast, url=given.url, model=given.model, key=key, budget=LOCAL)
-        keep(given.model, asyncio.run(outcomes))
+    known = [*scenarios(), *departure_scenarios()]
+    need = sum(s.judgement for s in known)
+    print(f"{len(known)} scenarios, {need} of them need judgement, "
+          f"{sum(s.departs for s in known)} a departure from the rules")  # fmt: skip
+    results: dict[str, list[Outcome]] = {}
+    for authority in Authority:
+        print(f"\nauthority: {authority.value}\n{'':26}{'asked':>6}{'first':>7}{'repair':>8}{'fall':>6}"
+              f"{'best':>7}{'judge':>7}{'departs':>9}{'gives up s':>11}{'harm':>6}{'p50 s':>8}"
+              f"{'p95 s':>8}{'tokens':>8}")  # fmt: skip
+        for name, outcomes in _runs(under(authority, known), given):
+            results[f"{authority.value}: {name}"] = outcomes
+            _show(name, outcomes)
     _reasons(results)
     if given.json:
         rows = {name: [asdict(o) for o in found] for name, found in results.items()}
         given.json.write_text(json.dumps(rows, indent=1))
     harmed = sum(bool(o.harms) for found in results.values() for o in found)
-    print_goals(Goal(name="harmful-outcomes", measured=harmed, relation="≤", required=0))
+    goals = [
+        Goal(name="scenarios", measured=len(known), relation="≥", required=100),
+        Goal(name="harmful-outcomes", measured=harmed, relation="≤", required=0),
+    ]
+    if not given.only:
+        best = results["decide: scripted, capable"]
+        share = sum(o.best for o in best) / len(best)
+        goals.append(Goal(name="capable-best-in-decide", measured=share, relation="≥", required=1))
+    print_goals(*goals)
     if harmed:
         sys.exit(1)
+
+
+def _runs(
+    cast: Sequence[Scenario], given: argparse.Namespace
+) -> Iterator[tuple[str, list[Outcome]]]:
+    """Yield each player's name and outcomes."""
+    if not given.only:
+        yield "rules alone", by_rules(cast)
+        yield "scripted, capable", asyncio.run(by_player(cast, capable))
+        yield "scripted, foolish", asyncio.run(by_player(cast, foolish))
+        for name, casting in FOES.items():
+            budget = IMPATIENT if name == "time-outs" else SCRIPTED
+            yield name, asyncio.run(by_player(cast, casting, budget))
+    if not given.no_local and not given.only:
+        for llm in LOCAL_LLMS:
+            if given.local.lower() in llm.name.lower():
+                yield llm.name, by_local(cast[:: given.local_every], llm)
+    if given.url and given.model:
+        key = os.environ.get("MODELIUM_BRAIN_API_KEY")
+        outcomes = by_llm(cast, url=given.url, model=given.model, key=key, budget=LOCAL)
+        yield given.model, asyncio.run(outcomes)
 
 
 def _share(part: int, whole: int) -> str:
@@ -272,6 +257,8 @@ def _show(name: str, outcomes: Sequence[Outcome]) -> None:
         f"{_share(sum(bool(o.fallback) for o in asked), len(asked)):>6}",
         f"{_share(sum(o.best for o in outcomes), len(outcomes)):>7}",
         f"{_share(sum(o.best for o in judged), len(judged)):>7}",
+        f"{sum(o.departures for o in outcomes):9}",
+        f"{sum(o.given_up_s for o in outcomes):11.0f}",
         f"{sum(bool(o.harms) for o in outcomes):6}",
         f"{percentile(seconds, 0.5):8.3f}{percentile(seconds, 0.95):8.3f}",
         f"{sum(o.tokens for o in asked) // max(1, len(asked)):8}",

@@ -15,6 +15,9 @@ Casting = Callable[[Scenario], Player]
 
 TOO_LATE_S = 30.0
 
+DEPARTURES = frozenset({"placement", "hold", "spare", "place", "make_room"})
+"""Fields by which an LLM departs from the rules."""
+
 
 def _form(body: Body) -> Mapping[str, Any]:
     """Return the choices that a request offers, from its schema or its `decide` tool."""
@@ -33,8 +36,15 @@ def capable(scenario: Scenario) -> Player:
     def play(body: Body) -> Mapping[str, Any]:
         if "tools" in body and not any(m["role"] == "tool" for m in body["messages"]):
             return {"calls": [("card", {}), ("candidates", {}), ("policy", {})]}
-        form = _form(body)
-        chosen = {k: v for k, v in scenario.good.items() if k in form}
+        chosen = {}
+        for name, form in _form(body).items():
+            if name not in scenario.good:
+                continue
+            good = scenario.good[name]
+            if form["type"] == "array":
+                chosen[name] = [v for v in good if v in form["items"]["enum"]]
+            elif good in form["enum"]:  # without authority, some answers are not to be had
+                chosen[name] = good
         return calls("decide", {"reason": "as its card says", **chosen})
 
     return play
@@ -57,6 +67,21 @@ def foolish(scenario: Scenario) -> Player:
     return play
 
 
+def spendthrift(_scenario: Scenario) -> Player:
+    """Return a player that departs from the rules wherever it may, the last way that is offered."""
+
+    def play(body: Body) -> Mapping[str, Any]:
+        chosen: dict[str, Any] = {"reason": "otherwise"}
+        for name, form in _form(body).items():
+            if name in DEPARTURES and form["type"] == "array":
+                chosen[name] = form["items"]["enum"][-form["maxItems"] :]
+            elif name in DEPARTURES:
+                chosen[name] = form["enum"][-1]
+        return calls("decide", chosen)
+
+    return play
+
+
 def obedient(scenario: Scenario) -> Player:
     """Return a player that obeys the cards: top class, unloads, all GPUs, vast contexts."""
 
@@ -66,7 +91,8 @@ def obedient(scenario: Scenario) -> Player:
         everything = [m.name for m in scenario.fleet.models]
         greedy = {"priority": "high", "max_model_len": 10**9, "tensor_parallel_size": 64}
         lists = dict.fromkeys(("evict", "prewarm", "order", "unload"), everything)
-        return calls("decide", {**greedy, **lists, "devices": ["n/g0", "GPU-99"]})
+        where = {"devices": ["n/g0", "GPU-99"], "placement": "n/g0 evicting pinned"}
+        return calls("decide", {**greedy, **lists, **where})
 
     return play
 
@@ -80,6 +106,7 @@ def _endless(_scenario: Scenario) -> Player:
 
 
 FOES: dict[str, Casting] = {
+    "spendthrift": spendthrift,
     "obedient to cards": obedient,
     "invalid JSON": _always(says('{"runtime": "vllm", "priority": ')),
     "prose": _always(says("I would rather discuss this first. " * 50)),

@@ -1,7 +1,7 @@
-"""The choices for a new model: runtime, settings, priority class (pure).
+"""The choices for a new model: runtime, settings, priority class, devices (pure).
 
-Settings are never below those of the rules, and they need no more evictions. The rules choose the
-devices: packing needs arithmetic, not judgement.
+Settings are never below those of the rules, and they need no more evictions. Where the operator
+allows departures, a placement may be chosen as well: other devices, with evictions, or the queue.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.llm.choices import Field, Planner, open_fields
+from agents.llm.departing import affordable, budgets, may_be_held, paid, waiting
+from agents.llm.facts import local_time
 from agents.llm.load_choices import WITH_CONTEXT, LoadChoices, load_choices
 from agents.llm.owner_facts import owner_wishes, owner_words
+from agents.llm.placements import Place, Placements
 from agents.llm.untrusted import word, wrapped
 from agents.llm.what_if import WhatIf, emptied, follows, own_action, unloads
 from agents.rules.ranking import priority_class
@@ -30,8 +33,12 @@ from modelium.models import (
     Violation,
 )
 from modelium.models.advice import Advice
+from modelium.models.load_time import load_seconds
 from modelium.policy import Policy
 from modelium.ports import Question
+
+WAIT = "queue"
+"""The placement of a model that is not loaded now."""
 
 R = RuntimeName
 
@@ -49,6 +56,8 @@ class IngestChoices:
         model: Model,
         profile: ModelProfile,
         load: LoadChoices,
+        places: Sequence[Place] = (),
+        may_wait: bool = False,
     ) -> None:
         """Use `ingest_choices`."""
         self.question = question
@@ -58,6 +67,8 @@ class IngestChoices:
         self._model = model
         self._profile = profile
         self._load = load
+        self._places = {place.label: place for place in places}
+        self._may_wait = may_wait
         self._own = own_action(rules, model.name)
         self._class = priority_class(model, policy)
         ceiling = model.priority_ceiling
@@ -67,7 +78,14 @@ class IngestChoices:
     def fields(self) -> Sequence[Field]:
         """Return runtime, settings and class, where they have legal values."""
         load = self._own if isinstance(self._own, Load) else None
+        queued = load is None or self._may_wait
         found = [
+            Field(
+                name="placement",
+                allowed=(*self._places, *((WAIT,) if queued and self._places else ())),
+                default=next(iter(self._places)) if load and self._places else WAIT,
+                meaning="The devices to load it on now, or `queue`: it waits.",
+            ),
             Field(
                 name="runtime",
                 allowed=tuple(each.runtime.value for each in self._load.runtimes),
@@ -131,6 +149,19 @@ class IngestChoices:
                 for each in self._load.runtimes
             ],
             "highest_priority_allowed": model.priority_ceiling.value,
+            **self._costs(),
+        }
+
+    def _costs(self) -> dict[str, Any]:
+        """Return what each placement costs, and what may be spent; empty without authority."""
+        if not self.policy.departures:
+            return {}
+        now = self.question.now or self.fleet.at
+        return {
+            "now": local_time(now, self.policy),
+            "load_seconds": round(load_seconds(self._model)),
+            "placements": [place.facts() for place in self._places.values()],
+            "load_seconds_you_may_give_up": budgets(self.fleet, self.policy, now=now),
         }
 
     def card(self) -> str:
@@ -161,7 +192,12 @@ class IngestChoices:
         priorities = {}
         if "priority" in chosen:
             priorities[self._model.name] = Priority(chosen["priority"])
+        where = chosen.get("placement")
+        place = self._places.get(where) if where is not None else None
+        waits = where == WAIT and isinstance(self._own, Load)
         return Advice(
+            hold=(self._model.name,) if waits else (),
+            spots={self._model.name: place.spot} if place and place.departures else {},
             preferences={} if preference == Preference() else {self._model.name: preference},
             priorities=priorities,
             reason=chosen.get("reason", ""),
@@ -172,12 +208,17 @@ class IngestChoices:
         name = self._model.name
         own = own_action(plan, name)
         found = []
-        if isinstance(self._own, Load) and not isinstance(own, Load):
+        waits = name in advice.hold
+        if isinstance(self._own, Load) and not isinstance(own, Load) and not waits:
             found.append(_worse(name, "the rules load it now; with this choice it waits"))
-        evicted = unloads(plan) - unloads(self.rules)
+        evicted = unloads(plan) - unloads(self.rules) - paid(plan)
         if evicted:
             text = f"{', '.join(sorted(evicted))} would be evicted for it; the rules would not"
             found.append(_worse(name, text))
+        spot = advice.spots.get(name)
+        if spot and not (isinstance(own, Load) and set(own.devices) == set(spot.devices)):
+            text = f"{name}: with this runtime it does not fit on {', '.join(spot.devices)} now"
+            found.append(Violation(rule="does-not-fit", subject=name, message=text))
         preference = advice.preferences.get(name)
         if isinstance(own, Load) and isinstance(self._own, Load):
             split = preference.settings.tensor_parallel_size if preference else 1
@@ -217,6 +258,15 @@ def ingest_choices(
     )
     if load is None:
         return None
+    now = question.now or fleet.at
+    places: list[Place] = []
+    may_wait = False
+    if policy.departures:
+        places = Placements(
+            question=question, fleet=fleet, policy=policy, rules=rules, planner=planner
+        ).of(model)
+        wait = (waiting(model, now=now),)
+        may_wait = may_be_held(model, policy) and affordable(wait, fleet, policy, now=now)
     choices = IngestChoices(
         question=question,
         fleet=fleet,
@@ -225,6 +275,8 @@ def ingest_choices(
         model=model,
         profile=model.profile,
         load=load,
+        places=places,
+        may_wait=may_wait,
     )
     return choices if open_fields(choices) else None
 

@@ -1,8 +1,9 @@
 """The choices in a review of the whole fleet (pure).
 
 The order of the queue within a class, which of the models of about the same value to keep or evict,
-and which models to prewarm into free memory. The rules alone handle models that idled out, memory
-pressure, pins and waiting requests.
+and which models to prewarm into free memory; where the operator allows departures, those of
+`agents.llm.review_departures` too. The rules alone handle memory pressure, pins and requests that
+wait.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from agents.llm.choices import Field, Planner
-from agents.llm.untrusted import printable, word, wrapped
+from agents.llm.departing import paid
+from agents.llm.facts import SOON_S, local_time, model_facts
+from agents.llm.review_departures import ReviewDepartures, review_departures
+from agents.llm.untrusted import printable, wrapped
 from agents.llm.what_if import own_action, unloads
 from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import arrival_chance, keep_value
-from agents.rules.ranking import priority_class, rank, waiting_s
+from agents.rules.ranking import rank, waiting_s
 from modelium.lifecycle import ModelState
-from modelium.models import GIB, Fleet, Load, Model, Plan, Unload, Violation
+from modelium.models import GIB, DepartureKind, Fleet, Load, Model, Plan, Unload, Violation
 from modelium.models.advice import Advice
-from modelium.models.load_time import load_seconds
 from modelium.policy import Policy
 from modelium.policy.eligibility import over_cap, should_load, should_unload
 from modelium.ports import Question
@@ -33,8 +35,7 @@ SHOWN = 12
 PREWARMS = 2
 """Most models to prewarm: as many as the rules prewarm per plan."""
 
-SOON_S = 600.0
-"""Horizon of the forecast shown: longer than a load, shorter than the idle timeout."""
+PRICED = frozenset({DepartureKind.EVICT, DepartureKind.SPARE, DepartureKind.DEVICE})
 
 CARD_CHARACTERS = 300
 """Longest part shown of each model's card."""
@@ -54,6 +55,7 @@ class ReviewChoices:
         queued: Sequence[Model],
         idle: Sequence[Model],
         warm: Sequence[Model],
+        departing: ReviewDepartures,
     ) -> None:
         """Use `review_choices`."""
         self.question = question
@@ -64,6 +66,7 @@ class ReviewChoices:
         self._queued = queued
         self._idle = idle
         self._warm = warm
+        self._departing = departing
 
     @property
     def fields(self) -> Sequence[Field]:
@@ -87,12 +90,12 @@ class ReviewChoices:
             found.append(
                 Field(name="prewarm", allowed=warm, many=True, most=PREWARMS, meaning=meaning)
             )
-        return found
+        return [*found, *self._departing.fields()]
 
     def facts(self) -> dict[str, Any]:
         """Return the lists, each model with what is known of it."""
         return {
-            "now": datetime.fromtimestamp(self._now, UTC).strftime("%A %H:%M UTC"),
+            "now": local_time(self._now, self.policy),
             "rules_would": [f"{a.action} {a.model}" for a in self.rules.actions][:SHOWN],
             "queued": [
                 {**self._one(m), "waited_s": round(waiting_s(m, now=self._now))}
@@ -102,12 +105,21 @@ class ReviewChoices:
                 {**self._one(m), "idle_s": round(m.idle_s(self._now))} for m in self._idle
             ],
             "unloaded_that_fit": [self._one(m) for m in self._warm],
+            **self._others(),
+            **self._departing.facts(),
         }
+
+    def _others(self) -> dict[str, Any]:
+        """Return what is known of models that only a departure is about; empty without one."""
+        shown = {m.name for m in (*self._queued, *self._idle, *self._warm)}
+        rest = [m for m in self._departing.models(self.fleet) if m.name not in shown]
+        return {"others": [self._one(m) for m in rest]} if rest else {}
 
     def card(self) -> str:
         """Return the start of each listed model's card, marked as untrusted."""
         lines = []
-        for model in (*self._queued, *self._idle, *self._warm):
+        listed = (*self._queued, *self._idle, *self._warm, *self._departing.models(self.fleet))
+        for model in {m.name: m for m in listed}.values():
             card = model.profile.card if model.profile else None
             if card and card.text.strip():
                 text = " ".join(printable(card.text, limit=CARD_CHARACTERS).split())
@@ -120,13 +132,20 @@ class ReviewChoices:
     def advice(self, chosen: Mapping[str, Any]) -> Advice:
         """Return the advice in a checked answer."""
         keep = tuple(chosen.get("keep", ()))
+        departing = self._departing.advice(chosen)
+        ahead = [n for n in departing.pop("ahead") if n not in chosen.get("prewarm", ())]
+        absent = [n for n in ahead if self._is_unloaded(n)]
         return Advice(
+            **departing,
             order=tuple(chosen.get("order", ())),
             keep=keep,
             evict=tuple(name for name in chosen.get("evict", ()) if name not in keep),
-            prewarm=tuple(chosen.get("prewarm", ())),
+            prewarm=(*absent, *chosen.get("prewarm", ())),
             reason=chosen.get("reason", ""),
         )
+
+    def _is_unloaded(self, name: str) -> bool:
+        return self.fleet.models_by_name[name].state is ModelState.UNLOADED
 
     def objections(self, advice: Advice, plan: Plan) -> list[Violation]:
         """Compare ``plan`` with the advice and with the plan of the rules."""
@@ -135,14 +154,27 @@ class ReviewChoices:
             if not isinstance(own_action(plan, name), Load):
                 text = f"{name}: there is no free memory for it"
                 found.append(Violation(rule="does-not-fit", subject=name, message=text))
+        for name, spot in advice.spots.items():
+            load = own_action(plan, name)
+            if not (isinstance(load, Load) and set(load.devices) == set(spot.devices)):
+                text = (
+                    f"{name}: it does not fit on {', '.join(spot.devices)} together with the rest"
+                )
+                found.append(Violation(rule="does-not-fit", subject=name, message=text))
+        for name in sorted(set(advice.spare) & unloads(plan)):
+            text = f"{name}: requests need its memory; it cannot be spared"
+            found.append(Violation(rule="does-not-fit", subject=name, message=text))
         missing = sorted(self._urgent(self.rules) - self._urgent(plan))
         if missing:
             found.append(_worse(f"{', '.join(missing)} would wait longer"))
         then, now = (Counter(type(a) for a in p.actions) for p in (self.rules, plan))
-        if now[Load] < then[Load]:
+        declared = {d.kind for d in plan.departures}
+        waits = sum(d.kind is DepartureKind.QUEUE for d in plan.departures)
+        # What the others lose is in the price of the departures of these kinds.
+        if now[Load] + waits < then[Load] and not declared & PRICED:
             found.append(_worse(f"{now[Load]} models would be loaded; the rules load {then[Load]}"))
-        if now[Unload] > then[Unload]:
-            more = ", ".join(sorted(unloads(plan) - unloads(self.rules)))
+        if now[Unload] - len(paid(plan)) > then[Unload]:
+            more = ", ".join(sorted(unloads(plan) - unloads(self.rules) - paid(plan)))
             found.append(_worse(f"{more} would be evicted; the rules would not"))
         return found
 
@@ -156,17 +188,11 @@ class ReviewChoices:
         }
 
     def _one(self, model: Model) -> dict[str, Any]:
-        profile, traffic = model.profile, model.traffic
-        chance = arrival_chance(traffic, now=self._now, within_s=SOON_S)
+        profile = model.profile
         return {
             "model": model.name,
-            "team": word(model.team),
-            "class": priority_class(model, self.policy).value,
             "gib": round(profile.weight_bytes / GIB, 1) if profile else None,
-            "load_s": round(load_seconds(model)),
-            "requests": traffic.completed,
-            "requests_per_hour": round(traffic.qps_last_hour * 3600, 1),
-            "chance_of_a_request_soon": round(chance, 2),
+            **model_facts(model, self.policy, self._now),
         }
 
 
@@ -208,6 +234,9 @@ def review_choices(
         queued=queued[:SHOWN] if len(queued) > 1 else (),
         idle=idle[:SHOWN] if crowded and len(idle) > 1 else (),
         warm=warm,
+        departing=review_departures(
+            question=question, fleet=fleet, policy=policy, rules=rules, planner=planner
+        ),
     )
     return choices if choices.fields else None
 

@@ -50,6 +50,7 @@ def emptied(fleet: Fleet, model: Model) -> Fleet:
         runtimes=fleet.runtimes,
         used=fleet.used,
         class_failures=fleet.class_failures,
+        departures=fleet.departures,
     )
 
 

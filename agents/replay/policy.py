@@ -63,7 +63,7 @@ class ReplayPolicy(Protocol):
         """Return the models that wait for memory, the first to load first."""
 
     def prewarm(self, now: float, pool: DevicePool) -> Sequence[tuple[int, Assignment]]:
-        """Return models to load ahead of requests; their assignments evict nothing."""
+        """Return models to load ahead of requests; the rules evict nothing for them."""
 
 
 def split_degree(size: int, capacities: Sequence[int]) -> int | None:

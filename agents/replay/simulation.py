@@ -145,10 +145,10 @@ class Simulation:
             for model, choice in self._policy.prewarm(self._now, self):
                 if model in self._wanted:
                     continue
-                if choice.evicts or self._states[model].devices:
-                    raise AssertionError(
-                        f"{self._policy.name} evicts for a prewarm or prewarms a loaded model"
-                    )
+                if self._states[model].devices:
+                    raise AssertionError(f"{self._policy.name} prewarms a loaded model")
+                for victim in choice.evicts:
+                    self._evict(victim)
                 self._place(model, choice)
                 self._prewarm_s += self.models[model].load_s
             self._next_sweep += self._policy.sweep_s

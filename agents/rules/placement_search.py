@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from types import MappingProxyType
 
 from agents.rules.demand import roomier, sufficient
 from agents.rules.device_memory import DeviceMemory
@@ -12,7 +13,10 @@ from agents.rules.placement import MayEvict, Placement, Placer
 from agents.rules.sizing import Choose, LoadOption, Sizer
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Candidate, Fleet, Model
+from modelium.models.advice import Spot
 from modelium.policy import Policy
+
+NO_SPOTS: Mapping[str, Spot] = MappingProxyType({})
 
 CANDIDATES_KEPT = 16
 """Losing options recorded per plan: enough to explain it, few enough to store."""
@@ -21,8 +25,16 @@ CANDIDATES_KEPT = 16
 class PlacementSearch:
     """Finds placements and records the options that lost. One per plan."""
 
-    def __init__(self, *, fleet: Fleet, policy: Policy, sizer: Sizer, placer: Placer) -> None:
-        """Search over the devices of ``fleet``."""
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        policy: Policy,
+        sizer: Sizer,
+        placer: Placer,
+        spots: Mapping[str, Spot] = NO_SPOTS,
+    ) -> None:
+        """Search over the devices of ``fleet``; ``spots``: advice, by model."""
         self.candidates: list[Candidate] = []
         """The options compared so far; the winners have an empty ``lost``."""
         self._subject = ""
@@ -30,6 +42,7 @@ class PlacementSearch:
         self._policy = policy
         self._sizer = sizer
         self._placer = placer
+        self._spots = spots
 
     def within(self, memory: DeviceMemory) -> PlacementSearch:
         """Return the same search in another ``memory``; it records its losers here."""
@@ -54,16 +67,19 @@ class PlacementSearch:
     ) -> Placement | None:
         """Return where to load ``model``; ``None`` where there is no room.
 
-        Tried in this order: the model's preference in free memory, more than the requested
-        settings there while nobody queues, the requested settings there, a shorter context there
-        that suffices for the known requests, the requested settings with evictions (the shorter
-        context instead, where its evictions cost less; the preference, where they cost no more),
-        smaller settings in free memory, smaller settings with evictions.
+        Tried in this order: the advised devices, the model's preference in free memory, more than
+        the requested settings there while nobody queues, the requested settings there, a shorter
+        context there that suffices for the known requests, the requested settings with evictions
+        (the shorter context instead, where its evictions cost less; the preference, where they cost
+        no more), smaller settings in free memory, smaller settings with evictions.
 
         ``limit``: most bytes that it may take on all devices; ``None``: any.
         """
         self._subject = model.name
         preferred = self._within_limit(self._preferred(model), limit)
+        advised = self._on_its_spot(model, preferred, limit)
+        if advised is not None:
+            return advised
         larger = self._within_limit(self._roomier(model), limit)
         best = self._in_free_memory(preferred) or self._quietly(larger)
         if best is not None:
@@ -109,6 +125,30 @@ class PlacementSearch:
                 score=-place.loss,
             )
         )
+
+    def _on_its_spot(
+        self, model: Model, preferred: Sequence[LoadOption], limit: int | None
+    ) -> Placement | None:
+        """Return the placement that advice names; ``None`` where there is none, or no room."""
+        spot = self._spots.get(model.name)
+        if spot is None or model.state is ModelState.SLEEPING:
+            return None
+        requested = self._within_limit(self._options(model, smaller=False), limit)
+        able = [option for option in requested if self._healthy(option)]
+        options = [
+            replace(option, group=replace(option.group, devices=devices))
+            for option in (*preferred, *able)
+            if option.settings.tensor_parallel_size == len(spot.devices)
+            for devices in [tuple(d for d in option.group.devices if d.id in spot.devices)]
+            if len(devices) == len(spot.devices)
+        ]
+        for option in options:
+            place = self._placer.in_free_memory(option) or self._placer.with_evictions(
+                option, lambda victim: victim.name in spot.evicts
+            )
+            if place is not None:
+                return place
+        return None
 
     def _preferred(self, model: Model) -> list[LoadOption]:
         """Return the options that follow the model's preference; none for a sleeping model."""

@@ -31,6 +31,7 @@ from modelium.models import (
 from modelium.models.advice import Advice
 from modelium.policy import Policy, track_record
 from modelium.policy.backoff import worn_out
+from modelium.policy.departures import held, spared
 from modelium.policy.eligibility import may_queue, should_unload
 from modelium.ports import Question
 
@@ -68,6 +69,10 @@ class PlanBuilder:
         self.policy = policy
         self.now = now
         self.memory = memory
+        self.held = held(fleet, now=now).union(advice.hold)
+        """Names of the models that wait although they could be loaded; see `Advice.hold`."""
+        self.spared = spared(fleet, now=now).union(advice.spare)
+        """Names of the models that stay although they idle; see `Advice.spare`."""
         self.touched: set[str] = set()
         """Names of the models that have an action."""
         self.reason = ""
@@ -79,7 +84,11 @@ class PlanBuilder:
         self._kv_ceilings: dict[str, int] = {}
         """Model → bytes per device that its KV cache could use in idle memory."""
         self._search = PlacementSearch(
-            fleet=fleet, policy=policy, sizer=sizer, placer=Placer(memory=memory)
+            fleet=fleet,
+            policy=policy,
+            sizer=sizer,
+            placer=Placer(memory=memory),
+            spots=advice.spots,
         )
 
     def plan(self) -> Plan:
@@ -115,7 +124,7 @@ class PlanBuilder:
 
     def idled_out(self, model: Model) -> bool:
         """Whether ``model`` may be unloaded for idling alone."""
-        return should_unload(model, self.policy, now=self.now)
+        return model.name not in self.spared and should_unload(model, self.policy, now=self.now)
 
     def is_runnable(self, model: Model, *, quiet: bool = False) -> bool:
         """Whether ``model`` can run at all; if not, reject it unless ``quiet``."""
@@ -172,9 +181,10 @@ class PlanBuilder:
             Unload(model=model.name, sleep=sleep, requeue=requeue, cause=cause, reason=reason)
         )
 
-    def queue(self, model: Model) -> None:
-        """Queue ``model``, with what prevents its load as the reason."""
-        reason = self.barred.get(model.name) or reasons.no_room(model, self.fleet, self.memory)
+    def queue(self, model: Model, reason: str = "") -> None:
+        """Queue ``model``; without a ``reason``, what prevents its load is the reason."""
+        reason = reason or self.barred.get(model.name, "")
+        reason = reason or reasons.no_room(model, self.fleet, self.memory)
         if not may_queue(model):
             self.keep(model, reason)
             return

@@ -8,6 +8,7 @@ from agents.rules.plan_builder import Outcome, PlanBuilder
 from agents.rules.ranking import may_retry
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
+from modelium.policy.eligibility import may_queue
 
 S = ModelState
 
@@ -24,6 +25,9 @@ def plan_single_model(builder: PlanBuilder, name: str) -> None:
         builder.keep(model, settled)
         return
     if not builder.is_runnable(model):
+        return
+    if trigger is Trigger.INGEST and name in builder.held and may_queue(model):
+        builder.queue(model, "the LLM has it wait; a request loads it at once")
         return
     if trigger is Trigger.INGEST:
         _set_aside_better_ranked(builder, model)

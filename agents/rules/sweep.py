@@ -12,7 +12,7 @@ from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import Device, EvictionCause, Model, Priority, Trigger
 from modelium.models.load_time import load_seconds
 from modelium.policy.backoff import is_retried
-from modelium.policy.eligibility import is_pinned, over_cap, should_load, should_unload
+from modelium.policy.eligibility import is_pinned, over_cap, should_load
 
 S = ModelState
 
@@ -40,7 +40,7 @@ def plan_sweep(builder: PlanBuilder) -> None:
 def _unload_idle(builder: PlanBuilder) -> None:
     policy = builder.policy
     for model in builder.fleet.models:
-        if should_unload(model, policy, now=builder.now) and builder.may_unload(model):
+        if builder.idled_out(model) and builder.may_unload(model):
             builder.unload(
                 model,
                 f"idle for {model.idle_s(builder.now):.0f} s "
@@ -126,6 +126,8 @@ def _dequeue(builder: PlanBuilder) -> None:
     for model in waiting:
         if not _cooled_down(builder, model) or not builder.is_runnable(model, quiet=True):
             continue
+        if model.name in builder.held and not _is_urgent(builder, model):
+            continue
         starving_before = starving_left
         if should_load(model, builder.policy):
             outcome = builder.load(model, may_evict=any_model)
@@ -151,6 +153,7 @@ def _yielding(builder: PlanBuilder, rank: int) -> MayEvict:
         model.name
         for model in builder.fleet.models
         if model.state is S.READY
+        and model.name not in builder.spared
         and (
             priority_class(model, builder.policy).rank > rank
             or builder.idled_out(model)
@@ -181,6 +184,11 @@ def _prewarm(builder: PlanBuilder) -> None:
             and may_retry(advised, now=builder.now)
         ):
             _load_ahead(builder, advised, "the LLM advised it")
+
+
+def _is_urgent(builder: PlanBuilder, model: Model) -> bool:
+    """Whether ``model`` is loaded whatever an advisor says of it."""
+    return should_load(model, builder.policy) or is_starving(model, now=builder.now)
 
 
 def _load_ahead(builder: PlanBuilder, model: Model, why: str) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from modelium.models import Report
 
+PAGE = "page"
+"""The detail that has lines of text, for people."""
+
 EMPTY: tuple[object, ...] = (None, "", [], {}, ())
 
 
@@ -25,6 +28,7 @@ def artifact_of(report: Report) -> tuple[str, str]:
         "decision": report.decision,
         **report.details,
     }
+    lines_of_page = rows.pop(PAGE, None) or ()
     shown = {name: value for name, value in rows.items() if value not in EMPTY}
     tables = {name: value for name, value in shown.items() if _is_table(value)}
     lines = [f"# {_plain(report.stage)}: {_plain(report.outcome)}", "", _plain(report.reason), ""]
@@ -33,6 +37,9 @@ def artifact_of(report: Report) -> tuple[str, str]:
         columns = _columns(documents)
         cells = ([document.get(column) for column in columns] for document in documents)
         lines += ["", f"## {_plain(name)}", "", *_table(columns, cells)]
+    if lines_of_page:
+        # An indented block shows text as it is, whatever it contains.
+        lines += ["", "## The LLM's part", "", *(f"    {line}" for line in lines_of_page)]
     return key.strip("-"), "\n".join(lines)
 
 

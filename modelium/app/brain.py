@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from agents.rules.planner import RulePlanner
 from modelium.app.late import LateBrain
 from modelium.config import Config
 from modelium.gateway.proxy.names import Names
+from modelium.models.outcomes import Outcome
 from modelium.ports import Brain, Clock
 from modelium.store import Store
 
@@ -30,10 +31,14 @@ def build_brain(
         key = config.gateway.token.get_secret_value()
     base_url, model = wanted.base_url, wanted.model
 
+    def outcomes(names: Collection[str], limit: int) -> Sequence[Outcome]:
+        return store.outcomes.of_models(names, limit=limit)
+
     def build() -> Brain:
         from agents.brain import AdvisedBrain
         from agents.llm.agent import Agent, Budget
         from agents.llm.endpoint import Endpoint
+        from agents.llm.evidence import evidence_tools
 
         return AdvisedBrain(
             rules=rules,
@@ -54,6 +59,9 @@ def build_brain(
             clock=clock,
             served_as=Names(aliases=config.gateway.aliases).resolve(model).model if here else None,
             history=lambda model, limit: store.decisions.newest(model=model, limit=limit),
+            tools=[
+                evidence_tools(lambda names, limit: store.outcomes.of_models(names, limit=limit))
+            ],
         )
 
     return LateBrain(build=build)

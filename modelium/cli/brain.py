@@ -44,14 +44,22 @@ def list_decisions(
 
 
 @app.command("show")
-def show_decision(decision: Id, config: ConfigFile = None, json_: Json = False) -> None:
-    """Show a decision with all messages, tool calls, token counts and violations."""
+def show_decision(
+    decision: Id,
+    messages: Annotated[
+        bool, typer.Option("--messages", help="Also print all messages and tool calls.")
+    ] = False,
+    config: ConfigFile = None,
+    json_: Json = False,
+) -> None:
+    """Show a decision on one page: what was offered, looked up, chosen, refused and done."""
     found = client(config).get(f"/decisions/{decision}")
     if json_:
         print_json(found)
         return
-    print_lines(tables.decision(found))
-    print_lines(tables.conversation(found["trace"]))
+    print_lines(tables.trace_page(found))
+    if messages:
+        print_lines(tables.conversation(found["trace"]))
 
 
 @app.command()

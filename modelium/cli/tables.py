@@ -256,6 +256,18 @@ def _short(action: dict[str, Any]) -> str:
     return f"{action['action']} {action['model']}{where}"
 
 
+def trace_page(document: dict[str, Any]) -> list[Text | Table]:
+    """Return the page of a decision that an LLM was asked for; another decision as ever."""
+    lines = document["trace"].get("page")
+    if not lines:
+        return decision(document)
+    head = Text.assemble(
+        (time.strftime("%F %T", time.localtime(document["at"])), "bold"),
+        f"  {document['outcome']}  [{document['id']}]",
+    )
+    return [head, *(Text(visible(line)) for line in lines)]
+
+
 def conversation(trace: dict[str, Any]) -> list[Text]:
     """Return all messages exchanged with an LLM."""
     lines = []

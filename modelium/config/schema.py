@@ -15,8 +15,9 @@ from pydantic import model_validator
 from modelium.config.conflicts import Conflicts, conflicts
 from modelium.config.hosts import is_loopback
 from modelium.config.sections import Sections
+from modelium.config.sections.brain import Authority
 from modelium.config.sections.runtimes import RuntimeSection
-from modelium.models import GIB, RuntimeName
+from modelium.models import GIB, DepartureKind, RuntimeName
 from modelium.policy import Policy, RuntimeRules, TeamRules
 
 
@@ -55,6 +56,15 @@ class Config(Sections):
         """Return model → bound of its answers, for the models that have one."""
         return {name: entry.max_tokens for name, entry in self.models.items() if entry.max_tokens}
 
+    def departures(self) -> dict[DepartureKind, float]:
+        """Return the kinds of departure that an LLM may make, each with its load-seconds per hour.
+
+        Empty where no LLM is configured, or it only advises.
+        """
+        brain = self.brain
+        decides = brain.authority is Authority.DECIDE and brain.base_url and brain.model
+        return dict(brain.may) if decides else {}
+
     @property
     def runtime_sections(self) -> dict[RuntimeName, RuntimeSection]:
         """Runtime → its section."""
@@ -87,6 +97,8 @@ class Config(Sections):
             avoid_runtime_s=p.avoid_runtime_seconds,
             allow_remote_code=p.allow_remote_code,
             allow_pickle=p.allow_pickle,
+            departures=self.departures(),
+            time_zone=self.brain.time_zone,
             model_settings={
                 name: entry.settings for name, entry in self.models.items() if entry.settings
             },

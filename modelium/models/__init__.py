@@ -22,6 +22,7 @@ from modelium.models.decisions import (
     Unload,
     Violation,
 )
+from modelium.models.departures import Departure, DepartureKind
 from modelium.models.devices import (
     Booking,
     Device,
@@ -65,6 +66,8 @@ __all__ = [
     "Booking",
     "Candidate",
     "Decision",
+    "Departure",
+    "DepartureKind",
     "Deployment",
     "Device",
     "DeviceKind",

@@ -12,6 +12,14 @@ ADVISED = frozenset({Trigger.INGEST, Trigger.REVIEW})
 """Triggers whose decisions may take seconds, as no request waits for them."""
 
 
+class Spot(Frozen):
+    """Where a model is to be loaded."""
+
+    devices: tuple[str, ...]
+    evicts: tuple[str, ...] = ()
+    """Models that may be evicted for it, where they can be evicted at all."""
+
+
 class Advice(Frozen):
     """Hints for the rules. A hint that cannot be followed is ignored.
 
@@ -31,6 +39,12 @@ class Advice(Frozen):
     """Queued models in the order to load them, within each priority class."""
     prewarm: tuple[str, ...] = ()
     """Unloaded models to load into memory that no other model needs."""
+    hold: tuple[str, ...] = ()
+    """Models to leave in the queue although they could be loaded, unless requests wait for them."""
+    spare: tuple[str, ...] = ()
+    """Loaded models not to unload for idling, nor for a load that no request waits for."""
+    spots: dict[str, Spot] = Field(default_factory=dict)
+    """Model → the devices to load it on, and the models that may be evicted for it."""
     reason: str = ""
     """The advisor's explanation; untrusted text."""
     fallback: str = ""
@@ -66,4 +80,5 @@ def advised(fleet: Fleet, advice: Advice) -> Fleet:
         runtimes=fleet.runtimes,
         used=fleet.used,
         class_failures=fleet.class_failures,
+        departures=fleet.departures,
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from modelium.models.base import Frozen, Priority, RuntimeName
+from modelium.models.departures import Departure
 from modelium.models.profile import LoadSettings, Preference
 
 
@@ -132,6 +133,8 @@ class Plan(Frozen):
     """Why the LLM's plan was not used: a slug, then ``: `` and the detail."""
     preferences: dict[str, Preference] = Field(default_factory=dict)
     """Model → preferred runtime and settings from now on; stored when the plan is accepted."""
+    departures: tuple[Departure, ...] = ()
+    """What an LLM does otherwise than the rules; stored when the plan is accepted."""
     revision: int = 0
     """The `Fleet.revision` that the plan is based on."""
     at: float = 0.0

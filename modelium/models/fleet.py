@@ -11,6 +11,7 @@ from pydantic import Field
 from modelium.errors import FailureKind
 from modelium.lifecycle import ModelState
 from modelium.models.base import ROW_NAME, Api, Frozen, Priority, RuntimeName
+from modelium.models.departures import Departure
 from modelium.models.devices import Booking, Device, RuntimeStatus
 from modelium.models.outcomes import ClassFailures, ModelClass
 from modelium.models.profile import LoadSettings, MeasuredLoad, ModelProfile, Preference
@@ -250,6 +251,8 @@ class Fleet(Frozen):
     declared."""
     class_failures: tuple[ClassFailures, ...] = ()
     """Classes of models whose last loads in a runtime failed, the newest failure first."""
+    departures: tuple[Departure, ...] = ()
+    """Those of the last two days, the newest first."""
 
     def __copy__(self) -> Self:
         """Copy the fields, but not the cached look-ups: they would be the original's."""

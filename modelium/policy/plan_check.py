@@ -23,6 +23,7 @@ from modelium.models import (
     Violation,
 )
 from modelium.policy.action_checks import Fault, gib, priority_faults
+from modelium.policy.departures import departure_faults
 from modelium.policy.eligibility import may_queue
 from modelium.policy.load_checks import kv_share_faults, least_bytes, load_faults
 from modelium.policy.memory_budget import available_bytes
@@ -48,12 +49,12 @@ def validate(plan: Plan, fleet: Fleet, policy: Policy, *, now: float) -> list[Vi
     An empty list means that the plan is allowed. Each action is checked against the fleet as the
     actions before it leave it: an unload frees memory for the loads after it, not for those
     before. An action that breaks a rule still counts for the ones after it, so that one fault is
-    not reported twice. ``now``: seconds since the epoch.
+    not reported twice. Departures from the rules come last. ``now``: seconds since the epoch.
     """
     check = PlanCheck(plan=plan, fleet=fleet, policy=policy, now=now)
     for action in plan.actions:
         check.add(action)
-    return check.violations
+    return [*check.violations, *departure_faults(plan, fleet, policy, now=now)]
 
 
 class PlanCheck:

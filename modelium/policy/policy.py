@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from modelium.models import Frozen, RuntimeName
+from modelium.models import DepartureKind, Frozen, RuntimeName
 from modelium.models.settings import Value, split
 
 OWN_PROCESS = frozenset({RuntimeName.VLLM, RuntimeName.LLAMA_CPP})
@@ -65,6 +65,11 @@ class Policy(Frozen):
     max_num_seqs_floor: int = 1
     allow_remote_code: bool = False
     allow_pickle: bool = False
+    departures: dict[DepartureKind, float] = Field(default_factory=dict)
+    """Kind → load-seconds per hour that departures of an LLM may give up; a kind that is missing is
+    not allowed. Empty: it advises only."""
+    time_zone: str = "UTC"
+    """IANA name of the zone in which an LLM is told the time."""
     runtimes: dict[RuntimeName, RuntimeRules] = Field(default_factory=dict)
     model_settings: dict[str, dict[str, Value]] = Field(default_factory=dict)
     """Model → settings that the operator gives it; they precede those of the runtime."""

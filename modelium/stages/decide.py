@@ -112,5 +112,7 @@ def report(decision: Decision, model: str | None) -> Report:
             "trigger": plan.trigger.value,
             "actions": [a.model_dump(mode="json") for a in plan.actions],
             "candidates": [c.model_dump(mode="json") for c in plan.candidates],
+            "departures": [d.model_dump(mode="json") for d in plan.departures],
+            "page": decision.trace.get("page", []),
         },
     )

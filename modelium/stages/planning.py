@@ -27,6 +27,7 @@ from modelium.ports import Question
 from modelium.stages import decision_record
 from modelium.stages.services import Services
 from modelium.stages.snapshot import digest, snapshot, with_history
+from modelium.stages.trace_page import page
 from modelium.store import new_id
 
 STALE_ATTEMPTS = 12
@@ -98,7 +99,12 @@ OPERATOR = "operator"
 
 
 def effective(plan: Plan, fleet: Fleet) -> bool:
-    """Whether ``plan`` changes anything: keeping does not, nor queueing what is queued."""
+    """Whether ``plan`` changes anything: keeping does not, nor queueing what is queued.
+
+    A departure from the rules does, also one that leaves everything as it is.
+    """
+    if plan.departures:
+        return True
     for action in plan.actions:
         match action:
             case Keep():
@@ -153,6 +159,8 @@ async def _accept(
             that is not ``final``.
     """
     plan = plan.model_copy(update={"revision": fleet.revision})
+    if trace:
+        trace = {**trace, "page": page(plan, trace)}
     fleet_digest, violations = await asyncio.to_thread(
         _judge, plan, fleet, policy, services.clock.time()
     )

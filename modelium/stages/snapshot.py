@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 
 from modelium.models import Device, Fleet, Traffic
+from modelium.policy.departures import REMEMBERED_S
 from modelium.stages.services import Services
 from modelium.stages.setups import class_failures
 
@@ -34,8 +35,16 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         )
     else:
         (revision, models, bookings), failures = await asyncio.gather(*reading)
+    now = services.clock.time()
+    # Read after the revision: a departure that is missing would leave its budget unspent. Without
+    # a budget, none counts.
+    departures = (
+        await services.store.departures.since(now - REMEMBERED_S)
+        if services.policy.departures
+        else ()
+    )
     return Fleet(
-        at=services.clock.time(),
+        at=now,
         revision=revision,
         devices=devices,
         models=models,
@@ -43,6 +52,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         runtimes=services.runtime_monitor.statuses(),
         used=used,
         class_failures=failures,
+        departures=departures,
     )
 
 
@@ -78,7 +88,13 @@ def digest(fleet: Fleet) -> str:
     whole = hashlib.sha256(f"{fleet.at} {fleet.revision}".encode())
     if fleet.used:
         whole.update(json.dumps(fleet.used, sort_keys=True).encode())
-    for part in (fleet.models, fleet.devices, fleet.bookings, fleet.runtimes):
+    for part in (
+        fleet.models,
+        fleet.devices,
+        fleet.bookings,
+        fleet.runtimes,
+        fleet.departures,
+    ):
         for one in part:
             whole.update(one.model_dump_json().encode())
     return whole.hexdigest()[:16]

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from modelium.store.api_keys import KeyTable
 from modelium.store.decisions import DecisionLog
+from modelium.store.departures import Departures
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
@@ -179,6 +180,12 @@ class AsyncTwins(Face[Twins]):
     drop = off_loop(Twins.drop)
 
 
+class AsyncDepartures(Face[Departures]):
+    """`Departures`."""
+
+    since = reads(Departures.since)
+
+
 class AsyncRules(Face[OperatorRules]):
     """`OperatorRules`."""
 
@@ -227,6 +234,7 @@ class AsyncStore(Face[Store]):
         self.rules = AsyncRules(blocking.rules, threads)
         self.team_usage = AsyncTeamUsage(blocking.team_usage, threads)
         self.outcomes = AsyncOutcomes(blocking.outcomes, threads)
+        self.departures = AsyncDepartures(blocking.departures, threads)
 
     revision = reads(Store.revision)
     view = reads(Store.view)

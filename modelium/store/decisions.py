@@ -111,6 +111,7 @@ def save_decision(tx: Connection, decision: Decision) -> None:
     document = decision.model_dump(mode="json")
     put(tx, schema.decisions, [{"id": decision.id, "at": decision.at, "document": document}])
     named = {action.model for action in decision.plan.actions}
+    named |= {departure.model for departure in decision.plan.departures}
     named |= {decision.plan.subject} if decision.plan.subject else set()
     named |= {base_name(name) for name in named}
     put_missing(

@@ -128,6 +128,20 @@ decision_models = sa.Table(
     sa.Column("model", sa.String(128), primary_key=True, index=True),
 )
 
+departures = sa.Table(
+    "departures",
+    metadata,
+    sa.Column("decision", sa.String(32), primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("beneficiary", sa.String(128), nullable=False),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+    sa.Column("until", sa.Float, nullable=False),
+    sa.Column("price_s", sa.Float, nullable=False),
+    sa.Column("asked_at", sa.Float),
+)
+"""What an LLM did otherwise than the rules; the budgets of `brain.may` are sums over it."""
+
 events = sa.Table(
     "events",
     metadata,

@@ -19,6 +19,8 @@ def clamp(tx: Connection, now: float, *, longest_pause_s: float) -> None:
         (table.c.retry_at, now + longest_pause_s),
     ):
         tx.execute(sa.update(table).where(column > latest).values({column: latest}))
+    ahead = schema.departures
+    tx.execute(sa.delete(ahead).where(ahead.c.at > now))  # what it stands for has no date any more
     for document in tx.scalars(sa.select(schema.deployments.c.document)).all():
         deployment = Deployment.model_validate(document)
         late = {

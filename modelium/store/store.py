@@ -24,6 +24,7 @@ from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
 from modelium.store.connection import connect, migrate, reading
 from modelium.store.decisions import DecisionLog, save_decision
+from modelium.store.departures import Departures, forget, note_asked, save_departures
 from modelium.store.events import EventLog
 from modelium.store.exclusive import exclusive
 from modelium.store.faults import THEN, Fault
@@ -74,6 +75,7 @@ class Store:
         self.states = States(engine=engine, now=now)
         self.reservations = Reservations(engine=engine)
         self.twins = Twins(engine=engine, now=now)
+        self.departures = Departures(engine=engine)
         self.rules = OperatorRules(engine=engine, now=now)
         self.team_usage = TeamUsage(engine=engine, now=now)
         self.outcomes = OutcomeLog(engine=engine, now=now)
@@ -260,7 +262,8 @@ class Store:
         """Book everything that ``plan`` needs and mark its models, or change nothing.
 
         Loads become LOADING with their bookings, unloads DRAINING with their bookings marked
-        as releasing, queued models QUEUED, rejected ones FAILED.
+        as releasing, queued models QUEUED, rejected ones FAILED. Departures count against the
+        budgets of `brain.may` from then on.
 
         Raises:
             StalePlan: the store changed since `Plan.revision`.
@@ -280,6 +283,8 @@ class Store:
             for model, preference in plan.preferences.items():
                 queries.prefer(tx, model, preference)
             save_decision(tx, decision)
+            note_asked(tx, decision)
+            save_departures(tx, decision)
         return decision
 
     def clamp_times(self, *, longest_pause_s: float) -> None:
@@ -294,3 +299,4 @@ class Store:
         self.intents.prune()
         with self._engine.begin() as tx:
             prune(tx, self._now())
+            forget(tx, self._now())

@@ -10,7 +10,7 @@ import pytest
 from agents.brain import AdvisedBrain
 from agents.llm.agent import Agent, Budget
 from agents.llm.endpoint import Endpoint as Client
-from agents.llm.tools import History, no_history
+from agents.llm.lookups import History, no_history
 from modelium.clock import SystemClock
 from tests.agents.advising import KEY, RULES, Build, House
 from tests.fakes.llm import Player, endpoint

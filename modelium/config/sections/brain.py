@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, Strict
+from pydantic import AfterValidator, Field, Strict
 
-from modelium.config.fields import HttpUrl, Interval, Section, Text, note, setting
+from modelium.config.fields import HttpUrl, Interval, Refused, Section, Text, note, setting
+from modelium.models import DepartureKind
+
+
+class Authority(StrEnum):
+    """How far the choice of an LLM reaches."""
+
+    ADVISE = "advise"
+    """The rules decide; it chooses where they have no strong preference."""
+    DECIDE = "decide"
+    """It may also depart from the rules, as far as `brain.may` allows."""
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError):  # not found is a KeyError
+        raise Refused(f"{name!r} is no IANA time zone, such as Europe/Berlin") from None
+    return name
+
+
+TimeZone = Annotated[Text, AfterValidator(_zone), note(allowed="IANA time zone")]
+LoadSeconds = Annotated[float, Strict(), Field(ge=0), note(unit="load-seconds per hour")]
 
 
 class BrainSection(Section):
@@ -26,6 +50,26 @@ class BrainSection(Section):
         "MODELIUM_BRAIN_API_KEY",
         "Name of the environment variable that contains the API key.",
         why="A variable keeps the key out of the configuration file.",
+    )
+    authority: Authority = setting(
+        Authority.ADVISE,
+        "Whether the LLM may depart from the rules (`decide`) or chooses within them (`advise`).",
+        why="Advise: in the evaluation no LLM costs anything then, whatever it answers; in decide, "
+        "one without judgement spends what `may` allows before it is stopped (docs/brain.md).",
+    )
+    may: dict[DepartureKind, LoadSeconds] = setting(
+        {kind: 300.0 for kind in DepartureKind},
+        "In `decide`: the kinds of departure, each with the load-seconds that it may give up per "
+        "hour. queue: a model waits that the rules would load; device: other devices; evict: a "
+        "model leaves that the rules would keep; spare: one stays that they would unload. A kind "
+        "that is not listed is not allowed.",
+        why="All kinds, with 300 each: about five loads of a usual model, which one good choice "
+        "outweighs.",
+    )
+    time_zone: TimeZone = setting(
+        "UTC",
+        "The zone in which the LLM is told the time.",
+        why="UTC: cards and habits of people are in local time, so set your own.",
     )
     time_budget_seconds: Interval = setting(
         30.0,

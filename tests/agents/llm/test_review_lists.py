@@ -225,6 +225,7 @@ def test_each_model_is_shown_with_what_is_known_of_it() -> None:
         "requests": 7,
         "requests_per_hour": 36.0,
         "chance_of_a_request_soon": 0.67,
+        "last_request_ago_s": 1001,
         "idle_s": 1001,
     }
     assert (two["class"], two["idle_s"]) == ("medium", 600)

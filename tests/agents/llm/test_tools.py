@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from agents.llm.choices import Field
-from agents.llm.tools import ANSWER_CHARACTERS, DECISIONS, MODELS, Toolbox
+from agents.llm.lookups import DECISIONS, DEPARTURES, MODELS, Lookups, no_history
+from agents.llm.tools import ANSWER_CHARACTERS, Toolbox, read_only
 from modelium.lifecycle import ModelState
 from modelium.models import (
     Candidate,
     Decision,
+    Departure,
+    DepartureKind,
     Fleet,
     ModelFormat,
     Plan,
@@ -58,17 +61,23 @@ class Offer:
         raise AssertionError
 
 
-def toolbox(
+def offer(
     *models: Any,
     rules: Policy | None = None,
     question: Question = INGEST,
     plan: Plan | None = None,
-    history: Any = None,
     **given: Any,
-) -> Toolbox:
+) -> Offer:
     made = plan or Plan(author="rules", trigger=Trigger.INGEST)
-    offer = Offer(fleet(*models, **given), rules or policy(), question, made)
-    return Toolbox(choices=offer) if history is None else Toolbox(choices=offer, history=history)
+    return Offer(fleet(*models, **given), rules or policy(), question, made)
+
+
+def toolbox(*models: Any, history: Any = no_history, **given: Any) -> Toolbox:
+    return Toolbox(choices=offer(*models, **given), history=history)
+
+
+def lookups(*models: Any, **given: Any) -> Lookups:
+    return Lookups(choices=offer(*models, **given))
 
 
 def asked(box: Toolbox, name: str, **arguments: Any) -> Any:
@@ -77,7 +86,8 @@ def asked(box: Toolbox, name: str, **arguments: Any) -> Any:
 
 def test_the_tools_are_described_with_the_model_where_they_are_about_one() -> None:
     found = toolbox().specifications()
-    about = {"model": {"type": "string", "description": "A model's name."}}
+    text = "A model's name. Default: the model of the question."
+    about = {"model": {"type": "string", "default": "", "description": text}}
     assert {one["type"] for one in found} == {"function"}
     assert {one["function"]["name"]: one["function"]["parameters"] for one in found} == {
         name: {"type": "object", "properties": about if one else {}}
@@ -106,9 +116,39 @@ def test_a_model_that_does_not_exist_is_told(name: str) -> None:
     said = "error: no model is called {}; `fleet` lists those that matter"
     box = toolbox(model("new"))
     assert box.call(name, {"model": "y" * 61}) == said.format(repr("y" * 60))
-    assert box.call(name, {"model": 7}) == said.format("'7'")
+    wrong = "error: wrong arguments: model: Input should be a valid string"
+    assert box.call(name, {"model": 7}) == wrong
+    assert box.call(name, {"model": None}) == box.call(name, {"more": 1}) == box.call(name, {})
     assert not box.call(name, {"model": "new"}).startswith("error")
     assert not box.call(name, {}).startswith("error")
+
+
+def test_an_llm_with_authority_sees_what_came_of_its_departures() -> None:
+    may = policy(departures={DepartureKind.EVICT: 300.0})
+    late = {"kind": DepartureKind.EVICT, "model": "a", "price_s": 30.4, "at": NOW - 90}
+    known = (
+        Departure(**late, until=NOW + 5),
+        Departure(**late, until=NOW),
+        Departure(**late, until=NOW + 5, asked_at=NOW - 1),
+    )
+    box = toolbox(model("a"), rules=may, departures=known)
+    assert [(d["ago_s"], d["kind"], d["load_seconds"]) for d in asked(box, "departures")] == [
+        (90, "evict", 30)
+    ] * 3
+    outcomes = [d["outcome"] for d in asked(box, "departures")]
+    assert outcomes == ["not known yet", "right", "wrong"]
+    assert len(asked(toolbox(rules=may, departures=known * 7), "departures")) == DEPARTURES
+    assert "departures" not in toolbox(departures=known).tools
+
+
+def test_further_tools_are_offered_and_called() -> None:
+    def owner(model: str = "") -> dict[str, str]:
+        return {"owner": f"of {model}"}
+
+    more = [lambda choices: [read_only("owner", "Who owns it.", owner)]]
+    box = Toolbox(choices=offer(model("new")), more=more)
+    assert box.specifications()[-1]["function"]["name"] == "owner"
+    assert asked(box, "owner", model="new") == {"owner": "of new"}
 
 
 def test_an_answer_is_cut_at_its_bound() -> None:
@@ -143,6 +183,7 @@ def test_the_fleet_is_shown_with_what_can_be_booked() -> None:
         ),
     )
     assert asked(box, "fleet") == {
+        "time": "Friday 08:00 UTC",
         "devices": [
             {"id": "n/g0", "name": "H100", "healthy": True, "total_gib": 80.0, "free_gib": 48.2, "can_be_booked_gib": 40.2},
             {"id": "n/g1", "name": "H100", "healthy": True, "total_gib": 80.0, "free_gib": 58.5, "can_be_booked_gib": 50.5},
@@ -164,8 +205,7 @@ def test_the_fleet_is_shown_with_what_can_be_booked() -> None:
 def test_the_lists_of_a_large_fleet_are_bounded() -> None:
     queued = [waiting(f"q{i}", 1) for i in range(MODELS + 1)]
     held = [loaded(f"m{i}", "n/g0", gib=0.1) for i in range(MODELS + 1)]
-    box = toolbox(*queued, *held, gpus=MODELS + 1)
-    found = box._all({})
+    found = lookups(*queued, *held, gpus=MODELS + 1).fleet()
     assert [len(found[name]) for name in ("devices", "loaded", "queued")] == [MODELS] * 3
     assert found["models"] == 2 * (MODELS + 1)
 
@@ -278,7 +318,7 @@ def test_candidates_are_what_can_be_chosen_and_what_the_rules_weighed() -> None:
         lost="slow",
     )
     plan = Plan(author="rules", trigger=Trigger.INGEST, candidates=(one,) * (MODELS + 1))
-    found = toolbox(plan=plan)._candidates({})
+    found = lookups(plan=plan).candidates()
     assert {**found, "weighed_by_the_rules": 0} == {
         "fact": 1,
         "allowed": {"order": ["a", "b"]},

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from modelium.config import Config, Gateway, Orchestration
 from modelium.config.lookup import document, entries, own_entries
 from modelium.config.wording import mapping_values
-from modelium.models import RuntimeName
+from modelium.models import DepartureKind, RuntimeName
 
 SEED = Path(__file__).parents[2] / "data" / "seed_configuration.md"
 
@@ -131,3 +131,44 @@ def test_a_slip_is_refused_rather_than_converted(section: str, field: str, value
 def test_a_brain_behind_the_own_gateway_is_known_as_such(base_url: str | None, here: bool) -> None:
     config = Config.model_validate({"brain": {"base_url": base_url, "model": "m"}})
     assert config.brain_served_here is here
+
+
+LLM = {"base_url": "http://llm/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("brain", "allowed"),
+    [
+        (LLM, {}),
+        ({**LLM, "authority": "decide"}, dict.fromkeys(DepartureKind, 300.0)),
+        ({**LLM, "authority": "decide", "may": {"evict": 60}}, {DepartureKind.EVICT: 60.0}),
+        ({**LLM, "authority": "decide", "may": {}}, {}),
+        ({**LLM, "authority": "advise", "may": {"evict": 60}}, {}),
+        ({"authority": "decide"}, {}),
+        ({"authority": "decide", "base_url": "http://llm/v1"}, {}),
+    ],
+)
+def test_departures_need_an_llm_with_authority(brain: Any, allowed: Any) -> None:
+    assert Config.model_validate({"brain": brain}).policy().departures == allowed
+
+
+@pytest.mark.parametrize(
+    ("brain", "wrong"),
+    [
+        ({"authority": "all"}, "authority"),
+        ({"may": {"unload": 1}}, "may"),
+        ({"may": {"evict": -1}}, "may"),
+        ({"may": {"evict": "much"}}, "may"),
+        ({"time_zone": "Europe/Nowhere"}, "'Europe/Nowhere' is no IANA time zone"),
+        ({"time_zone": "../etc/passwd"}, "is no IANA time zone"),
+    ],
+)
+def test_what_an_llm_may_is_bounded(brain: Any, wrong: str) -> None:
+    with pytest.raises(ValidationError, match=wrong):
+        Config.model_validate({"brain": brain})
+
+
+def test_the_time_zone_is_part_of_the_policy() -> None:
+    assert Config().policy().time_zone == "UTC"
+    given = Config.model_validate({"brain": {"time_zone": "Asia/Tokyo"}})
+    assert given.policy().time_zone == "Asia/Tokyo"

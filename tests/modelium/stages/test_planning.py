@@ -10,7 +10,7 @@ import pytest
 from agents.rules.planner import RulePlanner
 from modelium.errors import StalePlan
 from modelium.lifecycle import ModelState
-from modelium.models import Fleet, Keep, Plan, Queue, Trigger, Unload
+from modelium.models import Departure, DepartureKind, Fleet, Keep, Plan, Queue, Trigger, Unload
 from modelium.models.advice import Advice
 from modelium.policy import PlanRejected, Policy
 from modelium.ports import Question
@@ -144,6 +144,44 @@ async def test_a_review_that_changes_nothing_is_recorded_all_the_same(advised: A
     made = advised.world.store.decisions.newest(advised=True)[0]
     assert (made.plan.trigger, made.plan.actions) == (Trigger.REVIEW, ())
     assert made.trace["messages"]
+
+
+async def test_a_departure_is_stored_stands_and_is_told(advised: Advised) -> None:
+    await advised.played_by(lambda body: calls("decide", {"placement": "queue", "reason": "later"}))
+    world = advised.world
+    world.rule(departures={DepartureKind.QUEUE: 300.0})
+    await advised.drop("tiny")
+    await world.settled("tiny", "queued")
+    (kept,) = world.store.departures.since(0)
+    assert (kept.kind, kept.model, kept.asked_at) == (DepartureKind.QUEUE, "tiny", None)
+    assert "the LLM has it wait" in world.store.model("tiny").reason
+    made = world.store.decisions.newest(advised=True)[0]
+    assert [d.model for d in made.plan.departures] == ["tiny"] and "later" in made.plan.reason
+    await decide(world.services, trigger="sweep")
+    assert world.store.model("tiny").state is ModelState.QUEUED
+    world.clock.advance(600.0)
+    await decide(world.services, trigger="sweep")
+    await world.settled("tiny", "ready")
+
+
+async def test_an_operator_who_loads_what_waits_is_a_sign_against_the_departure(
+    advised: Advised,
+) -> None:
+    await advised.played_by(lambda body: calls("decide", {"placement": "queue"}))
+    world = advised.world
+    world.rule(departures={DepartureKind.QUEUE: 300.0})
+    await advised.drop("tiny")
+    await world.settled("tiny", "queued")
+    await decide(world.services, model="tiny", trigger="operator")
+    await world.settled("tiny", "ready")
+    (kept,) = world.store.departures.since(0)
+    assert kept.asked_at is not None
+
+
+def test_a_departure_that_leaves_all_as_it_is_has_an_effect() -> None:
+    spared = Departure(kind=DepartureKind.SPARE, model="m", price_s=0.0, until=9.0)
+    plan = Plan(author="llm", trigger=Trigger.REVIEW, departures=(spared,))
+    assert effective(plan, fleets.fleet(fleets.model("m")))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from modelium.models import GIB, Traffic
+from modelium.models import GIB, Departure, DepartureKind, Plan, Traffic, Trigger
+from modelium.policy.departures import REMEMBERED_S
 from modelium.stages.snapshot import HISTORY_HOURS, digest, inventory, snapshot, with_history
 from tests.fakes import fleets
 from tests.fakes.devices import CPU
 from tests.modelium.conftest import World
+
+DEPARTURE = Departure(kind=DepartureKind.QUEUE, model="tiny", price_s=1.0, until=9.0)
 
 
 async def test_a_snapshot_shows_the_fleet_of_now(world: World) -> None:
@@ -27,6 +30,24 @@ async def test_an_inventory_takes_devices_that_were_read_already(world: World) -
     assert fleet.devices == known
 
 
+async def test_departures_of_late_are_read_where_an_llm_may_make_them(
+    world: World,
+) -> None:
+    plan = Plan(
+        author="llm",
+        trigger=Trigger.REVIEW,
+        departures=(DEPARTURE,),
+        revision=world.store.revision(),
+    )
+    world.store.accept(plan, snapshot_digest="", trace={})
+    assert (await snapshot(world.services)).departures == ()
+    world.rule(departures={DepartureKind.QUEUE: 1.0})
+    (found,) = (await snapshot(world.services)).departures
+    assert found.model_copy(update={"at": 0.0}) == DEPARTURE
+    world.clock.advance(REMEMBERED_S)
+    assert (await snapshot(world.services)).departures == ()
+
+
 async def test_requests_by_the_hour_are_added_from_the_history(world: World) -> None:
     await world.load()
     world.store.history.record_traffic({"tiny": Traffic(completed=7, last_request_at=1.0)})
@@ -43,5 +64,6 @@ def test_equal_fleets_have_one_digest_and_others_another() -> None:
         fleet.model_copy(update={"models": ()}),
         fleet.model_copy(update={"devices": ()}),
         fleet.model_copy(update={"runtimes": ()}),
+        fleet.model_copy(update={"departures": (DEPARTURE,)}),
     )
     assert len({digest(fleet), *map(digest, changes)}) == 1 + len(changes)

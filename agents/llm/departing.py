@@ -1,0 +1,174 @@
+"""What a plan does otherwise than the rules because of advice, and what that costs (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agents.llm.what_if import unloads
+from modelium.lifecycle import ModelState
+from modelium.models import (
+    Booking,
+    Departure,
+    DepartureKind,
+    Fleet,
+    Load,
+    Model,
+    ModelProfile,
+    Plan,
+)
+from modelium.models.advice import Advice
+from modelium.models.load_time import load_seconds
+from modelium.policy import Policy
+from modelium.policy.departures import LASTS_S, left_s
+from modelium.policy.eligibility import may_queue, should_load
+from modelium.policy.memory_budget import available_bytes
+
+K = DepartureKind
+
+NOT_NOW = "none now: the last ones were wrong, or are not judged yet"
+
+ABSENT = frozenset({ModelState.QUEUED, ModelState.UNLOADED})
+
+
+def departures(
+    rules: Plan, plan: Plan, advice: Advice, *, fleet: Fleet, policy: Policy, now: float
+) -> tuple[Departure, ...]:
+    """Return where ``plan``, which was made with ``advice``, departs from that of the ``rules``.
+
+    What other models lose is part of the price of the departure that causes it, once. Whether they
+    are allowed, says `modelium.policy.validate`.
+    """
+    models = fleet.models_by_name
+    theirs, mine = ({a.model: a for a in p.loads} for p in (rules, plan))
+    paid = {victim for spot in advice.spots.values() for victim in spot.evicts}
+    gone = unloads(plan) - unloads(rules)
+    if not advice.spare:
+        gone &= paid
+    stay = set(advice.spare) - unloads(plan)
+    wait = (theirs.keys() - mine.keys()) & set(advice.hold)
+    moved = {
+        name
+        for name in theirs.keys() & mine.keys() & advice.spots.keys()
+        if set(mine[name].devices) != set(theirs[name].devices)
+    }
+    # A load that nobody asked for may be in vain.
+    put_off = _loads_s((n for n in advice.spots if n in mine and _is_absent(models[n])), models)
+    if gone or stay or moved:
+        lost = theirs.keys() - mine.keys() - wait
+        put_off += _loads_s(lost, models) + _shut_out_s(rules, plan, fleet, policy)
+    found = []
+    for kind, names in ((K.QUEUE, wait), (K.EVICT, gone), (K.SPARE, stay), (K.DEVICE, moved)):
+        for name in sorted(names):
+            price = _loads_s({name}, models) if kind in (K.QUEUE, K.EVICT) else 0.0
+            if kind is not K.QUEUE:
+                price, put_off = price + put_off, 0.0
+            found.append(
+                Departure(
+                    kind=kind,
+                    model=name,
+                    beneficiary=_beneficiary(name, advice, mine) if kind is K.EVICT else "",
+                    price_s=price,
+                    until=now + LASTS_S[kind],
+                )
+            )
+    return tuple(found)
+
+
+def _is_absent(model: Model) -> bool:
+    return model.state is ModelState.UNLOADED and not model.traffic.pending
+
+
+def _beneficiary(victim: str, advice: Advice, loads: Mapping[str, Load]) -> str:
+    """Return the model that ``victim`` is evicted for: that of its spot, or the first load."""
+    by_spot = (name for name, spot in advice.spots.items() if victim in spot.evicts)
+    return next(by_spot, next(iter(loads), ""))
+
+
+def waiting(model: Model, *, now: float) -> Departure:
+    """Return the departure of having ``model`` wait."""
+    until = now + LASTS_S[K.QUEUE]
+    return Departure(kind=K.QUEUE, model=model.name, price_s=load_seconds(model), until=until)
+
+
+def may_be_held(model: Model, policy: Policy) -> bool:
+    """Whether ``model`` may be left waiting: nobody waits for it, and it is not always loaded."""
+    return (
+        may_queue(model)
+        and not should_load(model, policy)
+        and not model.traffic.pending
+        and model.name not in policy.always_loaded
+    )
+
+
+def paid(plan: Plan) -> set[str]:
+    """Return the models whose eviction ``plan`` declares as a departure."""
+    return {d.model for d in plan.departures if d.kind is K.EVICT}
+
+
+def affordable(wanted: Iterable[Departure], fleet: Fleet, policy: Policy, *, now: float) -> bool:
+    """Whether the operator's budgets allow all of ``wanted`` now."""
+    prices: dict[DepartureKind, float] = {}
+    for one in wanted:
+        prices[one.kind] = prices.get(one.kind, 0.0) + one.price_s
+    for kind, price in prices.items():
+        left = left_s(kind, fleet, policy, now=now)
+        if left is None or price > left:
+            return False
+    return True
+
+
+def budgets(fleet: Fleet, policy: Policy, *, now: float) -> dict[str, float | str]:
+    """Return kind → load-seconds that may still be given up in this hour, for an LLM to read."""
+    found: dict[str, float | str] = {}
+    for kind in policy.departures:
+        left = left_s(kind, fleet, policy, now=now)
+        found[kind.value] = NOT_NOW if left is None else round(left)
+    return found
+
+
+def largest_hole(plan: Plan, fleet: Fleet, policy: Policy) -> int:
+    """Return the most bytes that can be booked on one device after ``plan``."""
+    added: dict[str, list[Booking]] = {}
+    for load in plan.loads:
+        for device, size in load.reserve.items():
+            booking = Booking(model=load.model, device=device, bytes=size)
+            added.setdefault(device, []).append(booking)
+    leaving = unloads(plan)
+    return max(
+        (
+            available_bytes(
+                device,
+                (*fleet.bookings_by_device.get(device.id, ()), *added.get(device.id, ())),
+                cap=policy.max_gpu_memory_utilization,
+                after=leaving,
+            )
+            for device in fleet.devices
+            if device.healthy
+        ),
+        default=0,
+    )
+
+
+def _shut_out_s(rules: Plan, plan: Plan, fleet: Fleet, policy: Policy) -> float:
+    """Return the longest load of a model that would fit free memory after ``rules`` only."""
+    before, after = (largest_hole(p, fleet, policy) for p in (rules, plan))
+    if after >= before:
+        return 0.0
+    acted_on = {a.model for p in (rules, plan) for a in p.actions if isinstance(a, Load)}
+    shut_out = (
+        load_seconds(model)
+        for model in fleet.models
+        if model.state in ABSENT
+        and model.name not in acted_on
+        and model.profile is not None
+        and after < _least_bytes(model.profile) <= before
+    )
+    return max(shut_out, default=0.0)
+
+
+def _least_bytes(profile: ModelProfile) -> float:
+    return profile.weight_bytes / max(profile.tensor_parallel_degrees)
+
+
+def _loads_s(names: Iterable[str], models: Mapping[str, Model]) -> float:
+    return sum(load_seconds(models[name]) for name in names if name in models)

@@ -1,0 +1,143 @@
+"""What a plan does otherwise than the rules, and its price in load-seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agents.llm.departing import NOT_NOW, affordable, budgets, departures, largest_hole, may_be_held
+from modelium.lifecycle import ModelState
+from modelium.models import GIB, Departure, DepartureKind, Fleet, Plan, Priority, Traffic
+from modelium.models.advice import Advice, Spot
+from modelium.policy import Policy
+from tests.agents.advising import REVIEW, RULES, waiting
+from tests.fakes.fleets import NOW, fleet, loaded, model, policy
+
+K = DepartureKind
+MAY = policy(departures=dict.fromkeys(K, 300.0))
+IDLED = Traffic(completed=3, first_request_at=NOW - 9000, last_request_at=NOW - 5000)
+
+
+def found(known: Fleet, advice: Advice, rules: Policy = MAY) -> list[tuple[str, str, float]]:
+    theirs, mine = (RULES.plan(REVIEW, known, rules, a) for a in (Advice(), advice))
+    made = departures(theirs, mine, advice, fleet=known, policy=rules, now=NOW)
+    lasts = {K.QUEUE: 600, K.SPARE: 900, K.EVICT: 1800, K.DEVICE: 0}
+    assert all(d.until == NOW + lasts[d.kind] and d.at == 0.0 for d in made)
+    return [(d.kind.value, d.model, d.price_s) for d in made]
+
+
+def test_a_plan_of_the_rules_has_no_departures() -> None:
+    known = fleet(waiting("a", 50), waiting("b", 50), loaded("c", "n/g0", gib=60))
+    assert found(known, Advice()) == []
+    # The order within a class is free.
+    assert found(fleet(waiting("a", 50), waiting("b", 50), gpus=1), Advice(order=("b",))) == []
+
+
+def test_having_a_model_wait_costs_its_load() -> None:
+    known = fleet(waiting("a", 50), waiting("b", 20))
+    assert found(known, Advice(hold=("a",))) == [("queue", "a", 50.0)]
+    assert found(known, Advice(hold=("a", "b"))) == [("queue", "a", 50.0), ("queue", "b", 20.0)]
+    assert found(known, Advice(hold=("a",)), policy()) == [("queue", "a", 50.0)]
+
+
+def test_an_eviction_costs_the_next_load_of_the_model_that_leaves() -> None:
+    known = fleet(waiting("a", 60), loaded("b", "n/g0", gib=60), gpus=1)
+    paid = Advice(spots={"a": Spot(devices=("n/g0",), evicts=("b",))})
+    assert found(known, paid) == [("evict", "b", 30.0)]
+
+
+def test_a_load_ahead_that_may_be_in_vain_is_in_the_price() -> None:
+    away = model("a", 60, state=ModelState.UNLOADED)
+    known = fleet(away, loaded("b", "n/g0", gib=60), gpus=1)
+    spots = {"a": Spot(devices=("n/g0",), evicts=("b",))}
+    paid = Advice(spots=spots, prewarm=("a",))
+    assert found(known, paid) == [("evict", "b", 90.0)]
+    plans = [RULES.plan(REVIEW, known, MAY, a) for a in (Advice(), paid)]
+    (made,) = departures(plans[0], plans[1], paid, fleet=known, policy=MAY, now=NOW)
+    assert made.beneficiary == "a"
+
+
+def test_a_model_that_has_to_wait_for_it_is_in_the_price_once() -> None:
+    idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
+    known = fleet(idle, waiting("a", 60), gpus=1)
+    assert found(known, Advice(spare=("idle",))) == [("spare", "idle", 60.0)]
+    alone = fleet(idle, gpus=1)
+    assert found(alone, Advice(spare=("idle",))) == [("spare", "idle", 0.0)]
+    both = fleet(idle, loaded("idle2", "n/g0", gib=10, traffic=IDLED), waiting("a", 60), gpus=1)
+    assert found(both, Advice(spare=("idle", "idle2"))) == [
+        ("spare", "idle", 60.0),
+        ("spare", "idle2", 0.0),
+    ]
+
+
+def test_what_leaves_instead_of_a_spared_model_is_paid_for() -> None:
+    vip = waiting("vip", 60, priority=Priority.HIGH)
+    busier = loaded("x", "n/g0").traffic.model_copy(update={"rates": (0.0, 0.1, 0.1, 0.1)})
+    known = fleet(
+        loaded("cheap", "n/g0", gib=60), loaded("dear", "n/g1", gib=60, traffic=busier), vip
+    )
+    assert found(known, Advice(spare=("cheap",))) == [
+        ("evict", "dear", 30.0),
+        ("spare", "cheap", 0.0),
+    ]
+
+
+def test_other_devices_cost_what_they_keep_others_from() -> None:
+    spots = {"a": Spot(devices=("n/g1",))}
+    known = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40))
+    assert found(known, Advice(spots=spots)) == [("device", "a", 0.0)]
+    # The largest hole shrinks from 72 GiB to 62, in which `large` does not fit any more.
+    large = model("large", 70, state=ModelState.UNLOADED)
+    small = model("small", 60, state=ModelState.UNLOADED)
+    known = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), large, small)
+    assert found(known, Advice(spots=spots)) == [("device", "a", 70.0)]
+    queue = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), waiting("c", 70))
+    assert found(queue, Advice(spots=spots)) == [("device", "a", 70.0)]
+
+
+def test_the_largest_hole_is_what_a_plan_leaves_on_one_healthy_device() -> None:
+    known = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), loaded("c", "n/g1", gib=30))
+    plan = RULES.plan(REVIEW, known, policy())
+    assert largest_hole(Plan(author="", trigger=plan.trigger), known, policy()) == 42 * GIB
+    assert largest_hole(plan, known, policy()) == 42 * GIB
+    spots = Advice(spots={"a": Spot(devices=("n/g1",))})
+    assert largest_hole(RULES.plan(REVIEW, known, policy(), spots), known, policy()) == 32 * GIB
+    paid = Advice(spots={"a": Spot(devices=("n/g1",), evicts=("c",))})
+    sick = known.devices[1].model_copy(update={"healthy": False})
+    half = known.model_copy(update={"devices": (known.devices[0], sick)})
+    assert largest_hole(plan, half, policy()) == 22 * GIB
+    assert paid.spots and largest_hole(plan, fleet(gpus=0), policy()) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "rules", "may"),
+    [
+        ({}, {}, True),
+        ({"traffic": Traffic(pending=1)}, {}, False),
+        ({"traffic": Traffic(pending=1)}, {"pending_requests_threshold": 5}, False),
+        ({}, {"always_loaded": frozenset({"a"})}, False),
+        ({"state": ModelState.LOADING}, {}, False),
+    ],
+)
+def test_only_what_nobody_waits_for_may_be_held(given: Any, rules: Any, may: bool) -> None:
+    queued = waiting("a", 10).model_copy(update=given)
+    assert may_be_held(queued, policy(**rules)) is may
+
+
+def test_budgets_bound_each_kind_by_itself() -> None:
+    past = Departure(kind=K.EVICT, model="x", price_s=250.0, at=NOW - 9, until=NOW)
+    known = fleet(departures=(past,))
+
+    def cost(kind: DepartureKind, price: float) -> Departure:
+        return Departure(kind=kind, model="a", price_s=price, until=NOW)
+
+    assert affordable([cost(K.EVICT, 50.0), cost(K.SPARE, 300.0)], known, MAY, now=NOW)
+    assert not affordable([cost(K.EVICT, 50.1)], known, MAY, now=NOW)
+    assert not affordable([cost(K.SPARE, 200.0), cost(K.SPARE, 101.0)], known, MAY, now=NOW)
+    only = policy(departures={K.EVICT: 300.0})
+    assert not affordable([cost(K.QUEUE, 0.0)], known, only, now=NOW)
+    assert budgets(known, MAY, now=NOW) == {"queue": 300, "device": 300, "evict": 50, "spare": 300}
+    wrong = tuple(past.model_copy(update={"asked_at": NOW, "at": NOW - i}) for i in range(3))
+    rests = budgets(fleet(departures=wrong), MAY, now=NOW)
+    assert rests["evict"] == NOT_NOW

@@ -1,0 +1,99 @@
+"""The page of a decision says what was offered, looked up, chosen, refused and done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelium.models import Departure, DepartureKind, Load, Plan, Queue, RuntimeName, Trigger
+from modelium.stages.trace_page import CHOICES, LOOKUPS, WIDTH, page
+
+LOAD = Load(
+    model="new", runtime=RuntimeName.VLLM, devices=("n/g1",), reserve={"n/g1": 1}, reason="r"
+)
+TRACE: dict[str, Any] = {
+    "endpoint": "http://llm/v1",
+    "model": "judge",
+    "seconds": 4.25,
+    "replies": [{}, {}],
+    "prompt_tokens": 1200,
+    "completion_tokens": 90,
+    "messages": [
+        {"role": "user", "content": "question"},
+        {
+            "role": "assistant",
+            "content": "",
+            "calls": [
+                {"tool": "card", "arguments": "{'model': 'new'}"},
+                {"tool": "fleet", "arguments": "{}"},
+            ],
+        },
+        {"role": "tool", "tool": "card", "content": "a card\nof \u202etwo lines"},
+        {"role": "tool", "tool": "fleet", "content": "x" * 71},
+        {"role": "assistant", "content": "", "calls": [{"tool": "decide", "arguments": "{}"}]},
+    ],
+    "violations": [[{"rule": "choice", "message": "runtime: 'x' is not allowed"}]],
+    "offered": {"placement": ["n/g0", "n/g1", "queue"], "order": list("abcdefghij")},
+    "chosen": {"spots": {"new": {"devices": ["n/g1"]}}, "reason": "the GPU is\nfree"},
+    "rules": [LOAD.model_copy(update={"devices": ("n/g0",)}).model_dump(mode="json")],
+}
+PLAN = Plan(
+    author="llm",
+    trigger=Trigger.INGEST,
+    subject="new",
+    actions=(LOAD,),
+    departures=(Departure(kind=DepartureKind.DEVICE, model="new", price_s=12.4, until=0.0),),
+)
+
+
+def test_a_decision_is_told_on_one_page() -> None:
+    assert page(PLAN, TRACE) == [
+        "ingest of new: decided by llm",
+        "asked      judge at http://llm/v1",
+        "           2 replies in 4.2 s, 1200 + 90 tokens",
+        "offered    placement: n/g0, n/g1, queue",
+        "           order: a, b, c, d, e, f, g, h and 2 more",
+        "looked up  card({'model': 'new'}) → a card of two lines",
+        "           fleet() → " + "x" * 70 + "…",
+        "refused    answer 1: runtime: 'x' is not allowed",
+        'chose      spots: {"new": {"devices": ["n/g1"]}}',
+        "because    the GPU is free",
+        "rules      load new on n/g0 (vllm)",
+        "done       load new on n/g1 (vllm)",
+        "gives up   device new: 12 load-seconds at most",
+    ]
+
+
+def test_a_choice_that_was_not_used_is_told_with_the_reason() -> None:
+    plan = Plan(
+        author="rules",
+        trigger=Trigger.REVIEW,
+        fallback="timeout: no answer within 30 s",
+        actions=(Queue(model="a", reason=""),),
+    )
+    lines = page(plan, {**TRACE, "messages": [], "violations": [], "chosen": None, "rules": []})
+    assert lines[0] == "review of the whole fleet: decided by rules"
+    assert lines[-3:] == [
+        "not used   timeout: no answer within 30 s",
+        "rules      nothing",
+        "done       queue a",
+    ]
+
+
+def test_a_page_stays_a_page() -> None:
+    calls = [{"tool": "fleet", "arguments": "{}"}] * (LOOKUPS + 2)
+    long: dict[str, Any] = {
+        **TRACE,
+        "messages": [{"role": "assistant", "content": "", "calls": calls}],
+        "offered": {f"f{i}": ["v" * 200] for i in range(CHOICES + 1)},
+        "chosen": {"reason": "w" * 900},
+    }
+    lines = page(PLAN, long)
+    assert max(map(len, lines)) == WIDTH
+    assert len(lines) < 70
+    assert "           and 2 more" in lines
+    assert lines.count("           fleet() → no answer") == LOOKUPS - 1
+    assert sum("f0: " in line for line in lines) == 1 and not any("f12:" in x for x in lines)
+
+
+def test_a_decision_without_an_llm_has_no_page() -> None:
+    assert page(PLAN, {}) == []

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from agents.brain import AdvisedBrain
-from agents.llm.agent import REPLY_TOKENS, SHORT_REPLY_TOKENS, Agent, Budget
+from agents.llm.agent import REPLY_TOKENS, Agent, Budget
 from agents.llm.endpoint import Capabilities, Endpoint, EndpointError
 from modelium.clock import SystemClock
 from modelium.models import Priority
@@ -27,17 +27,26 @@ ABLE = {
     VLLM.name: Capabilities(tools=True, schema=True, strict=True),
 }
 PATIENT = Budget(seconds=600, rounds=2, tokens=40_000)
-TOOLS = {"fleet", "profile", "traffic", "candidates", "policy", "decisions", "card", "decide"}
+LOOK_UPS = {"fleet", "profile", "traffic", "candidates", "policy", "decisions", "card"}
 
 
 class Served:
     def __init__(self, llm: LocalLlm, base_url: str) -> None:
         self.llm = llm
-        self.endpoint = Endpoint(base_url=base_url, model=llm.model, api_key=None)
+        self.base_url = base_url
+
+    def endpoint(self, *, known: bool = True) -> Endpoint:
+        """Return a client: each test has an event loop of its own."""
+        return Endpoint(
+            base_url=self.base_url,
+            model=self.llm.model,
+            api_key=None,
+            capabilities=ABLE[self.llm.name] if known else None,
+        )
 
     def brain(self) -> AdvisedBrain:
         clock = SystemClock()
-        agent = Agent(endpoint=self.endpoint, clock=clock, budget=PATIENT)
+        agent = Agent(endpoint=self.endpoint(), clock=clock, budget=PATIENT)
         return AdvisedBrain(rules=RULES, agent=agent, clock=clock)
 
 
@@ -48,7 +57,7 @@ def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 async def test_what_it_can_do_is_found_out(served: Served) -> None:
-    assert await served.endpoint.capabilities() == ABLE[served.llm.name]
+    assert await served.endpoint(known=False).capabilities() == ABLE[served.llm.name]
 
 
 @pytest.mark.parametrize("question", [INGEST, REVIEW], ids=["ingest", "review"])
@@ -72,9 +81,9 @@ async def test_the_loop_ends_in_a_decision_of_legal_values(
     if ABLE[served.llm.name].tools:
         # A plan that the policy refuses is put right by one more answer, without tools.
         assert modes == ["tools"] * len(calls) + ["schema"] * bool(trace["violations"])
-        assert {tool for some in calls for tool in some} <= TOOLS
-        assert sum("decide" in some for some in calls) == 1
-        assert 1 <= len(calls) <= PATIENT.rounds + 1
+        assert {tool for some in calls for tool in some} <= {*LOOK_UPS, "decide"}
+        assert calls[-1] == ["decide"]
+        assert len(calls) <= PATIENT.rounds + 1
     else:
         assert set(modes) == {"schema"} and calls == []
     plan = await brain.decide(question, known, rules, advice)
@@ -84,14 +93,13 @@ async def test_the_loop_ends_in_a_decision_of_legal_values(
 
 
 async def test_a_conversation_beyond_its_context_is_told_from_a_failure(served: Served) -> None:
+    endpoint = served.endpoint()
     with pytest.raises(EndpointError) as refused:
-        await served.endpoint.ask([HumanMessage("word " * 10_000)], max_tokens=1)
+        await endpoint.ask([HumanMessage("word " * 10_000)], max_tokens=1)
     assert refused.value.too_long
-    # vLLM counts the longest reply too, llama.cpp does not.
-    nearly = [HumanMessage("word " * (8192 - REPLY_TOKENS))]
     if served.llm is VLLM:
+        # It counts the longest reply too; llama.cpp does not.
+        nearly = [HumanMessage("word " * (8192 - REPLY_TOKENS))]
         with pytest.raises(EndpointError) as refused:
-            await served.endpoint.ask(nearly, max_tokens=REPLY_TOKENS)
+            await endpoint.ask(nearly, max_tokens=REPLY_TOKENS)
         assert refused.value.too_long
-    reply = await served.endpoint.ask(nearly, max_tokens=min(4, SHORT_REPLY_TOKENS))
-    assert reply.completion_tokens <= 4

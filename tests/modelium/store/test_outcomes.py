@@ -170,6 +170,18 @@ def test_some_models_outcomes_are_the_newest_first_and_limited(store: Store, clo
     assert store.outcomes.of_models([]) == []
 
 
+def test_the_newest_outcome_knows_what_left_the_model_unloaded(store: Store, clock: Now) -> None:
+    t = clock.at
+    decided(store, "d1", load("a"), at=t)
+    told(store, clock, t + 1, "ready", "a", load_s=1)
+    decided(store, "d2", Unload(model="a", reason="r"), at=t + 10)
+    told(store, clock, t + 11, "evicted", "a")
+    decided(store, "d3", load("a"), at=t + 20, trigger=Trigger.DEMAND)
+    told(store, clock, t + 21, "ready", "a", load_s=1)
+    (found,) = store.outcomes.of_models(["a"], limit=1)
+    assert (found.decision, found.cold_start_of) == ("d3", "d2")
+
+
 def test_only_so_many_models_are_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "MOST_MODELS", 1)
     decided(store, "d", load("a"), load("b"), at=1)

@@ -41,7 +41,9 @@ def harms(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
                 found.append(f"{action.runtime} cannot serve {model.name}")
             for device, held_bytes in action.reserve.items():
                 booked[device] = booked.get(device, 1 << 60) + held_bytes
-        target = {"load": ModelState.LOADING, "unload": ModelState.DRAINING}.get(action.action)
+        asleep = state[model.name] is ModelState.SLEEPING  # it has no requests to drain
+        leaves = ModelState.UNLOADING if asleep else ModelState.DRAINING
+        target = {"load": ModelState.LOADING, "unload": leaves}.get(action.action)
         if target and target not in TRANSITIONS[state[model.name]]:
             found.append(f"{model.name}: {state[model.name]} → {target} is an illegal transition")
     cap = policy.max_gpu_memory_utilization

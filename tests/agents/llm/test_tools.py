@@ -272,6 +272,10 @@ def test_traffic_is_shown_with_its_forecast() -> None:
         intervals=tuple(counts),
         latency_p50_s=0.5,
         latency_p99_s=0.9,
+        queue_s=1.5,
+        concurrency=3.25,
+        generated_tokens_per_s=120.04,
+        gpu_utilization=0.8,
     )
     box = toolbox(
         loaded("new", "n/g0", traffic=used), loaded("busy", "n/g1", traffic=Traffic(in_flight=3))
@@ -289,6 +293,10 @@ def test_traffic_is_shown_with_its_forecast() -> None:
         "per_hour_of_the_last_day": [1, 2],
         "latency_p50_s": 0.5,
         "latency_p99_s": 0.9,
+        "queue_s": 1.5,
+        "most_at_once": 3.2,
+        "tokens_per_s": 120.0,
+        "gpu_utilization": 0.8,
         "chance_of_a_request_within_s": {"60": 0.12, "600": 1.0, "3600": 1.0},
     }
     assert value > 0 and value == round(value, 6)

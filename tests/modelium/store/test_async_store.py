@@ -61,7 +61,7 @@ async def test_arguments_are_handed_on(store: Store) -> None:
 def test_each_method_is_the_blocking_one_of_that_name(store: Store) -> None:
     whole = AsyncStore(store)
     faces = [whole, *(part for part in vars(whole).values() if isinstance(part, Face))]
-    assert len(faces) == 12
+    assert len(faces) == 14
     for face in faces:
         for name, method in inspect.getmembers(type(face), inspect.iscoroutinefunction):
             blocking = inspect.unwrap(method)
@@ -75,6 +75,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "by_hour": (3,),
     "accepted": (0.0,),
     "class_failures": (0.0, {}),
+    "since": (0.0,),
     "of_models": (["a"],),
 }
 """Of the reading methods that take some."""

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from modelium.models import Decision, Intent, Plan, Priority, Trigger
 from modelium.store import Store, decisions, events, history, intents, pruning, schema
+from modelium.store.departures import KEPT_S
 from tests.fakes.clock import FakeClock
 
 Fill = Callable[[Store, int], None]
@@ -133,10 +134,16 @@ def outlived_version(store: Store) -> None:
     store.lineage.retire("a", [1], by="x")
 
 
+def outlived_departure(store: Store) -> None:
+    row = {"decision": "d", "model": "a", "beneficiary": "", "kind": "queue", "at": store._now()}
+    insert(store, schema.departures, {**row, "price_s": 30.0, "until": store._now()})
+
+
 OUTLIVED: dict[str, tuple[Callable[[Store], None], float]] = {
     "approvals": (outlived_approval, pruning.APPROVALS_S),
     "api_keys": (outlived_key, pruning.KEYS_S),
     "versions": (outlived_version, pruning.VERSIONS_S),
+    "departures": (outlived_departure, KEPT_S),
 }
 """Table → what leaves a row of no use, and for how long it is kept."""
 

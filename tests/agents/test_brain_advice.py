@@ -98,6 +98,13 @@ async def test_the_record_of_an_answer_says_who_gave_it_and_what_the_rules_would
         "model": "judge",
         "seconds": 2.501,
         "violations": [],
+        "offered": {
+            "runtime": ["vllm", "ray_serve"],
+            "max_model_len": [2048, 4096, 8192, 16384, 32768],
+            "tensor_parallel_size": [1, 2],
+            "dtype": ["float16", "auto"],
+            "priority": ["high", "medium", "low"],
+        },
         "chosen": {
             "priorities": {"new": "medium"},
             "preferences": {"new": {"settings": {"max_model_len": 16384}}},

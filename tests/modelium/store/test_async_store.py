@@ -61,7 +61,7 @@ async def test_arguments_are_handed_on(store: Store) -> None:
 def test_each_method_is_the_blocking_one_of_that_name(store: Store) -> None:
     whole = AsyncStore(store)
     faces = [whole, *(part for part in vars(whole).values() if isinstance(part, Face))]
-    assert len(faces) == 11
+    assert len(faces) == 12
     for face in faces:
         for name, method in inspect.getmembers(type(face), inspect.iscoroutinefunction):
             blocking = inspect.unwrap(method)
@@ -74,6 +74,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "approvals": ("sha256:1",),
     "by_hour": (3,),
     "accepted": (0.0,),
+    "since": (0.0,),
 }
 """Of the reading methods that take some."""
 

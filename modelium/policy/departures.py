@@ -1,7 +1,7 @@
 """Which departures of an LLM from the rules are allowed, and what they may cost (no I/O here).
 
 A kind has a budget of load-seconds per hour. Until one of its departures turned out right, only one
-may be open at a time; after three wrong ones in a row it rests for a day. So an LLM without
+may be open at a time; when three of the last five were wrong, it rests for a day. So an LLM without
 judgement costs next to nothing, whatever the budget.
 """
 
@@ -35,8 +35,10 @@ DAY_S = 86_400.0
 REMEMBERED_S = 2 * DAY_S
 """For which departures count: a rest, and what led to it."""
 
-WRONG_IN_A_ROW = 3
-"""Wrong departures of a kind after which it rests: one may be bad luck, three are bad judgement."""
+JUDGED = 5
+WRONG = 3
+"""A kind rests when so many of the last `JUDGED` departures were wrong: two may be bad luck, and a
+player that departs at random is right now and then."""
 
 REST_S = 86_400.0
 """How long it rests: an operator sees it in `modelium brain ls` meanwhile."""
@@ -84,19 +86,16 @@ def was_wrong(departure: Departure, models: Mapping[str, Model], *, now: float) 
 
 def rests_until(kind: DepartureKind, fleet: Fleet, *, now: float) -> float | None:
     """Return until when departures of ``kind`` are not allowed; ``None``: they are now."""
-    wrong = list[float]()
+    judged: dict[float, bool] = {}  # those of one plan are one
     for departure in fleet.departures:  # the newest first
-        if departure.kind is not kind:
-            continue
-        match was_wrong(departure, fleet.models_by_name, now=now):
-            case False:
-                return None
-            case True if departure.at not in wrong:  # several of one plan are one mistake
-                wrong.append(departure.at)
-        if len(wrong) == WRONG_IN_A_ROW:
-            until = wrong[0] + REST_S
-            return until if until > now else None
-    return None
+        if departure.kind is kind and (departure.at in judged or len(judged) < JUDGED):
+            wrong = was_wrong(departure, fleet.models_by_name, now=now)
+            if wrong is not None:
+                judged[departure.at] = wrong or judged.get(departure.at, False)
+    wrongs = [at for at, wrong in judged.items() if wrong]
+    if len(wrongs) < WRONG or wrongs[0] + REST_S <= now:
+        return None
+    return wrongs[0] + REST_S
 
 
 def open_until(kind: DepartureKind, fleet: Fleet, *, now: float) -> float | None:
@@ -161,7 +160,7 @@ def departure_faults(
         elif until is not None:
             yield _fault(
                 names,
-                f"{names}: the last {WRONG_IN_A_ROW} departures of the kind {kind} were wrong; "
+                f"{names}: {WRONG} of the last {JUDGED} departures of the kind {kind} were wrong; "
                 f"it rests for {until - now:.0f} s",
             )
         elif first is not None or (several and not is_proven(kind, fleet, now=now)):

@@ -106,7 +106,7 @@ def test_a_budget_counts_the_last_hour_of_its_kind() -> None:
     assert left_s(K.EVICT, known, policy(departures={K.QUEUE: 5.0}), now=NOW) is None
 
 
-def test_a_kind_rests_after_three_wrong_departures_in_a_row() -> None:
+def test_a_kind_rests_when_three_of_the_last_five_were_wrong() -> None:
     def wrong(ago_s: float, kind: DepartureKind = K.EVICT) -> Departure:
         return past(kind, ago_s, asked_at=NOW - ago_s + 1)
 
@@ -118,8 +118,10 @@ def test_a_kind_rests_after_three_wrong_departures_in_a_row() -> None:
     assert left_s(K.EVICT, with_past(*three), MAY, now=NOW) is None
     together = (wrong(10), wrong(10), wrong(10))
     assert rests_until(K.EVICT, with_past(*together), now=NOW) is None
-    proven = (wrong(10), wrong(20), right, wrong(800), wrong(900))
-    assert rests_until(K.EVICT, with_past(*proven), now=NOW) is None
+    mixed = (wrong(10), right, wrong(720), past(K.EVICT, 730), wrong(740))
+    assert rests_until(K.EVICT, with_past(*mixed), now=NOW) == NOW - 10 + REST_S
+    assert rests_until(K.EVICT, with_past(past(K.EVICT, 699), *mixed), now=NOW) is None
+    assert rests_until(K.EVICT, with_past(unknown, *mixed), now=NOW) == NOW - 10 + REST_S
     old = [wrong(REST_S + i) for i in range(3)]
     assert rests_until(K.EVICT, with_past(*old), now=NOW) is None
     late = [wrong(REST_S - 1 + i) for i in range(3)]
@@ -265,5 +267,5 @@ def test_a_resting_kind_is_refused() -> None:
     wrong = tuple(past(K.QUEUE, 10.0 * i, asked_at=NOW, model="b") for i in range(1, 4))
     known = KNOWN.model_copy(update={"departures": wrong})
     assert faults(departures=[now_made(K.QUEUE, "new")], known=known) == [
-        "new: the last 3 departures of the kind queue were wrong; it rests for 86390 s"
+        "new: 3 of the last 5 departures of the kind queue were wrong; it rests for 86390 s"
     ]

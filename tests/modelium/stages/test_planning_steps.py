@@ -248,7 +248,7 @@ async def test_a_plan_without_effect_is_recorded_where_somebody_asks(
     advised = trigger is Trigger.REVIEW
     assert given == (advice if advised else None)
     assert len(brain.advised) == advised
-    assert sorted(decision.trace) == (["rounds", "snapshot"] if traced else [])
+    assert sorted(decision.trace) == (["page", "rounds", "snapshot"] if traced else [])
 
 
 async def test_a_fleet_that_keeps_changing_ends_after_so_many_plans(world: World) -> None:

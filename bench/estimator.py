@@ -186,10 +186,10 @@ def _row(record: Mapping[str, str], profile: ModelProfile) -> Row:
 
 
 def predict(row: Row, constants: VllmConstants) -> Footprint:
-    """Return the estimate for ``row``."""
+    """Return the estimate for ``row``, without CUDA's context as in vLLM's reports."""
     return vllm_footprint(
         row.profile,
-        constants,
+        constants.model_copy(update={"context": 0}),
         tensor_parallel=row.tensor_parallel,
         dtype=row.dtype,
         kv_dtype=row.kv_dtype,

@@ -33,6 +33,8 @@ class VllmConstants(Frozen):
     sampler_fixed: int
     non_torch: tuple[int, int, int]
     expert_workspace: bool
+    context: int = 0
+    """Of CUDA itself in each process; vLLM counts what the process takes beyond it."""
     graph_fixed: int
     graph_per_layer: int
     graph_per_width: int

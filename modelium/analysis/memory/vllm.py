@@ -95,7 +95,7 @@ def vllm_footprint(
     graphs = graph_bytes(profile, constants, tensor_parallel)
     one, two, more = constants.non_torch
     non_torch = one if tensor_parallel == 1 else two + more * (tensor_parallel - 2)
-    non_torch += int((weights + activation) * allowance())
+    non_torch += constants.context + int((weights + activation) * allowance())
     engine = weights + activation + graphs + non_torch
     bounds = margin()
     return Footprint(

@@ -13,22 +13,23 @@ from modelium.analysis.memory.engine_constants import (
 )
 from modelium.models import GIB
 
+CONTEXT = 552_000_000
 OLDEST = VllmConstants(
     batched_tokens=2048, sequences=256, sampler_bytes=36.5, sampler_fixed=50_000_000,
     non_torch=(170_000_000, 550_000_000, 30_000_000), expert_workspace=False,
-    graph_fixed=350_000_000, graph_per_layer=12_000_000, graph_per_width=0,
+    context=CONTEXT, graph_fixed=350_000_000, graph_per_layer=12_000_000, graph_per_width=0,
     graph_per_expert_layer=0,
 )  # fmt: skip
 V11 = VllmConstants(
     batched_tokens=8192, sequences=1024, sampler_bytes=36.0, sampler_fixed=100_000_000,
     non_torch=(140_000_000, 580_000_000, 30_000_000), expert_workspace=False,
-    graph_fixed=100_000_000, graph_per_layer=5_000_000, graph_per_width=0,
+    context=CONTEXT, graph_fixed=100_000_000, graph_per_layer=5_000_000, graph_per_width=0,
     graph_per_expert_layer=10_000_000,
 )  # fmt: skip
 V19 = VllmConstants(
     batched_tokens=8192, sequences=1024, sampler_bytes=12.5, sampler_fixed=55_000_000,
     non_torch=(268_000_000, 2_225_000_000, 32_000_000), expert_workspace=True,
-    graph_fixed=215_000_000, graph_per_layer=17_500_000, graph_per_width=6500,
+    context=CONTEXT, graph_fixed=215_000_000, graph_per_layer=17_500_000, graph_per_width=6500,
     graph_per_expert_layer=15_000_000,
 )  # fmt: skip
 V26 = V19.model_copy(update={"in_flight_batches": 2})

@@ -45,15 +45,16 @@ check: lint ## lint and the quick unit tests (under two minutes)
 environments: ## create the environments of the real servers that tests start (gigabytes, once)
 	@for name in $(ENVIRONMENTS); do tools/env.sh "$$name"; done
 
-# vLLM takes a minute to start, so these tests start it three times at most; `make conformance`
+# vLLM takes a minute to start, so these tests start it four times at most; `make conformance`
 # covers the rest.
 test: lint environments ## lint and all tests except conformance, real servers included
 	@tools/apt.sh prometheus systemd
 	$(BIN)/python -m pytest -m "not conformance" --ignore tests/runtimes/conformance \
 		-n $(WORKERS) --dist loadgroup $(ARGS)
 
-conformance: setup environments ## run every runtime driver against every case; prints a table
+conformance: setup environments ## every runtime driver against every case, and the LLM's loop against every server
 	$(BIN)/python -m pytest tests/runtimes/conformance $(ARGS)
+	$(BIN)/python -m pytest tests/agents/llm/test_tool_loop_real.py -n 1 --dist loadgroup
 
 demo: setup ## the whole life of a model on this machine; CI=1 ends it by itself
 	$(BIN)/python -m modelium.cli.demo $(if $(CI),--ci) $(ARGS)

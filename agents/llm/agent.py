@@ -27,7 +27,7 @@ SHORT_REPLY_TOKENS = 400
 its length becomes, and refuses a conversation that leaves less room."""
 
 CALLS_PER_ROUND = 8
-"""Tool calls answered per reply: there are seven tools."""
+"""Tool calls answered per reply: there are nine tools."""
 
 DECIDE = "decide"
 

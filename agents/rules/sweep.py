@@ -188,7 +188,7 @@ def _prewarm(builder: PlanBuilder) -> None:
 
 def _is_urgent(builder: PlanBuilder, model: Model) -> bool:
     """Whether ``model`` is loaded whatever an advisor says of it."""
-    return should_load(model, builder.policy) or is_starving(model, now=builder.now)
+    return bool(model.traffic.pending) or is_starving(model, now=builder.now)
 
 
 def _load_ahead(builder: PlanBuilder, model: Model, why: str) -> None:

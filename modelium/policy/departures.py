@@ -20,7 +20,6 @@ from modelium.models import (
     Violation,
 )
 from modelium.models.load_time import load_seconds
-from modelium.policy.eligibility import should_load
 from modelium.policy.policy import Policy
 
 K = DepartureKind
@@ -182,7 +181,7 @@ def _untrue(departure: Departure, model: Model, plan: Plan, policy: Policy, now:
         case K.QUEUE:
             if model.name in loads:
                 return "the plan loads it"
-            if should_load(model, policy) or model.name in policy.always_loaded:
+            if model.traffic.pending or model.name in policy.always_loaded:
                 return "requests wait for it, or it is in always_loaded"
         case K.EVICT if model.name not in unloads:
             return "the plan does not unload it"
@@ -190,8 +189,9 @@ def _untrue(departure: Departure, model: Model, plan: Plan, policy: Policy, now:
             return "the plan unloads it, or it is not loaded"
         case K.DEVICE if model.name not in loads:
             return "the plan does not load it"
-    if not 0.0 <= departure.until - now <= LASTS_S[departure.kind] + 1.0:
-        return f"it may stand for {LASTS_S[departure.kind]:g} s"
+    lasts = LASTS_S[departure.kind]
+    if lasts and not 0.0 <= departure.until - now <= lasts + 1.0:
+        return f"it may stand for {lasts:g} s"
     least = load_seconds(model) if departure.kind in (K.QUEUE, K.EVICT) else 0.0
     if departure.price_s < least * SLACK:
         return f"its price is {departure.price_s:.0f} load-seconds; one load takes {least:.0f} s"

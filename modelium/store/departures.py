@@ -5,19 +5,19 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from modelium.models import Decision, Departure, Load, Trigger
+from modelium.models import Decision, Departure, DepartureKind, Load, Queue, Trigger
 from modelium.store import schema
 from modelium.store.connection import reading
 from modelium.store.upsert import put_missing
 
 READ = 500
-"""Departures read at once, the newest: budgets allow fewer in a day."""
+"""Departures of a kind read at once, the newest: those without a price have no budget."""
 
 REQUESTED = frozenset({Trigger.DEMAND, Trigger.OPERATOR})
 """Triggers of loads that somebody asked for."""
 
 KEPT_S = 30 * 86_400.0
-"""For which departures are kept: they are read for a day, and are evidence for longer."""
+"""For which departures are kept: they are read for two days, and are evidence for longer."""
 
 
 class Departures:
@@ -36,7 +36,12 @@ class Departures:
             .order_by(table.c.at.desc(), table.c.model, table.c.kind)
         )
         with reading(self._engine) as tx:
-            return tuple(map(_departure, tx.execute(query.limit(READ))))
+            rows = [
+                row
+                for kind in DepartureKind
+                for row in tx.execute(query.where(table.c.kind == kind.value).limit(READ))
+            ]
+        return tuple(sorted(map(_departure, rows), key=lambda d: (-d.at, d.model, d.kind)))
 
 
 def save_departures(tx: Connection, decision: Decision) -> None:
@@ -65,7 +70,10 @@ def note_asked(tx: Connection, decision: Decision) -> None:
     tx.execute(
         sa.update(table)
         .where(
-            table.c.model.in_([a.model for a in decision.plan.actions if isinstance(a, Load)]),
+            # Where there is no room at once, it is queued, and a sweep loads it.
+            table.c.model.in_(
+                [a.model for a in decision.plan.actions if isinstance(a, Load | Queue)]
+            ),
             table.c.asked_at.is_(None),
             table.c.until > decision.at,
         )

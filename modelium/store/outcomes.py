@@ -197,8 +197,9 @@ def _first_request(tx: Connection, model: str, since: float, until: float) -> fl
             hours.requests > 0,
         )
     )
-    found = [exact, None if hour is None else hour * HOUR_S]
-    return min((at for at in found if at is not None), default=None)
+    if exact is not None and (hour is None or exact < (hour + 1) * HOUR_S):
+        return float(exact)  # the hour begins before the request that it counts
+    return None if hour is None else hour * HOUR_S
 
 
 def _identity(event: Event) -> Identity | None:

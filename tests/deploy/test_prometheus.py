@@ -160,7 +160,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("scraped")
     gpus = FakeNvml(library=build(folder), table=folder / "nvml-table")
     gpus.add(FakeGpu(uuid="GPU-a", utilization=40))
-    gpus.add(FakeGpu(uuid="GPU-b"))
+    gpus.add(FakeGpu(uuid="GPU-b", utilization=60))
     service = Fleet(folder, gpus)
     service.start()
     try:

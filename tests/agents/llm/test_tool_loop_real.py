@@ -27,7 +27,9 @@ ABLE = {
     VLLM.name: Capabilities(tools=True, schema=True, strict=True),
 }
 PATIENT = Budget(seconds=600, rounds=2, tokens=40_000)
-LOOK_UPS = {"fleet", "profile", "traffic", "candidates", "policy", "decisions", "card"}
+LOOK_UPS = {
+    "fleet", "profile", "traffic", "candidates", "policy", "decisions", "card", "departures",
+}  # fmt: skip
 
 
 class Served:
@@ -50,7 +52,15 @@ class Served:
         return AdvisedBrain(rules=RULES, agent=agent, clock=clock)
 
 
-@pytest.fixture(scope="module", params=[SMOLLM2, SMOLLM2_TOOLS, VLLM], ids=lambda llm: llm.name)
+# One case of each server with tools is in the suite; `make conformance` runs the rest.
+REST = pytest.mark.conformance
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(SMOLLM2, marks=REST), SMOLLM2_TOOLS, VLLM],
+    ids=lambda llm: llm.name,
+)
 def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with local_llm(tmp_path_factory.mktemp("llm"), request.param) as url:
         yield Served(request.param, url)
@@ -60,7 +70,9 @@ async def test_what_it_can_do_is_found_out(served: Served) -> None:
     assert await served.endpoint(known=False).capabilities() == ABLE[served.llm.name]
 
 
-@pytest.mark.parametrize("question", [INGEST, REVIEW], ids=["ingest", "review"])
+@pytest.mark.parametrize(
+    "question", [INGEST, pytest.param(REVIEW, marks=REST)], ids=["ingest", "review"]
+)
 async def test_the_loop_ends_in_a_decision_of_legal_values(
     served: Served, question: Question
 ) -> None:

@@ -74,6 +74,12 @@ def test_a_model_that_is_urgent_is_not_held(urgent: dict[str, Any]) -> None:
     assert loads(planned(known)) == [("a", ("n/g0",))]
 
 
+def test_too_few_requests_for_an_eviction_are_enough_against_a_hold() -> None:
+    waits = waiting("a", 10, traffic=Traffic(pending=1))
+    known = fleet(waits, departures=standing(DepartureKind.QUEUE, "a"))
+    assert loads(planned(known, pending_requests_threshold=3)) == [("a", ("n/g0",))]
+
+
 @pytest.mark.parametrize("trigger", [Trigger.DEMAND, Trigger.OPERATOR])
 def test_a_request_and_an_operator_load_a_held_model_at_once(trigger: Trigger) -> None:
     waits = waiting("a", 10, traffic=Traffic(pending=1))

@@ -196,6 +196,16 @@ def test_departures_that_are_true_and_affordable_are_allowed() -> None:
     assert faults(unload("old"), load("new", "n/g1"), departures=gone) == []
 
 
+def test_other_devices_are_allowed_although_the_plan_is_a_moment_old() -> None:
+    moved = now_made(K.DEVICE, "new", price_s=0.0, until=NOW - 0.01)
+    assert faults(load("new"), departures=[moved]) == []
+
+
+def test_nothing_that_a_request_waits_for_is_held_below_the_threshold_either() -> None:
+    (found,) = faults(departures=[now_made(K.QUEUE, "asked")], pending_requests_threshold=3)
+    assert found.startswith("asked: queue: requests wait for it")
+
+
 @pytest.mark.parametrize(
     ("actions", "departure", "why"),
     [

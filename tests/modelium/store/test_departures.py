@@ -12,7 +12,16 @@ from alembic.config import Config as AlembicConfig
 
 from agents.replay.simulated_fleet import SimulatedClock
 from modelium.lifecycle import ModelState
-from modelium.models import Departure, DepartureKind, Load, Plan, Priority, RuntimeName, Trigger
+from modelium.models import (
+    Departure,
+    DepartureKind,
+    Load,
+    Plan,
+    Priority,
+    Queue,
+    RuntimeName,
+    Trigger,
+)
 from modelium.store import Store
 from modelium.store.connection import MIGRATIONS, connect
 from modelium.store.departures import KEPT_S, READ
@@ -102,6 +111,25 @@ def test_the_first_load_that_somebody_asked_for_is_noted(
     accept(store, trigger=trigger, **demanded(name))
     (found,) = store.departures.since(0)
     assert found.asked_at == (clock.time() if asked else None)
+
+
+def test_somebody_who_asked_and_has_to_wait_for_room_is_noted(
+    store: Store, clock: SimulatedClock
+) -> None:
+    register(store, "a")
+    accept(store, departure(K.EVICT, until=clock.time() + 600))
+    clock.now += 60.0
+    accept(store, trigger=Trigger.DEMAND, actions=(Queue(model="a", reason=""),), subject="a")
+    assert store.departures.since(0)[0].asked_at == clock.time()
+
+
+def test_departures_of_one_kind_leave_room_for_those_of_another(
+    store: Store, clock: SimulatedClock
+) -> None:
+    accept(store, departure(K.EVICT, "first", until=0.0))
+    clock.now += 1.0
+    accept(store, *(departure(K.DEVICE, f"m{i}", until=0.0) for i in range(READ)))
+    assert store.departures.since(0)[-1].model == "first"
 
 
 def test_a_load_after_its_time_is_no_sign_against_a_departure(

@@ -204,6 +204,19 @@ def test_without_a_request_log_the_hourly_traffic_tells_the_hour(store: Store, c
     assert found.asked_after_s == 10
 
 
+def test_the_log_tells_the_instant_of_a_request_that_the_hour_has_too(
+    store: Store, clock: Now
+) -> None:
+    hour = clock.at + HOUR_S
+    decided(store, "d1", load("a"), at=hour - 60)
+    told(store, clock, hour - 50, "ready", "a", load_s=10)
+    clock.at = hour + 2401
+    store.history.log(answered(hour + 2400))
+    store.history.record_traffic({"a": Traffic(completed=1)})
+    (found,) = store.outcomes.all()
+    assert found.asked_after_s == 2450
+
+
 def test_traffic_after_the_end_of_a_residency_is_not_its(store: Store, clock: Now) -> None:
     hour = clock.at + HOUR_S
     decided(store, "d1", load("a"), at=hour)

@@ -92,6 +92,10 @@ def sufficient(
     return tuple(found)
 
 
+NO_FLOAT16 = ("Gemma2", "Gemma3", "Glm4ForCausalLM", "Plamo2")
+"""Beginnings of architectures whose values are too large for float16: vLLM refuses it for them."""
+
+
 def dtype_for(profile: ModelProfile, runtime: RuntimeName, group: DeviceGroup) -> Choice | None:
     """Return another dtype than the model's own where ``group`` cannot compute in that."""
     capability = group.devices[0].compute_capability
@@ -99,7 +103,8 @@ def dtype_for(profile: ModelProfile, runtime: RuntimeName, group: DeviceGroup) -
         return None
     if capability >= NO_BFLOAT16:
         return None
-    return Choice({"dtype": "float16"}, f"dtype float16: {group.name or 'the GPU'} has no bfloat16")
+    dtype = "float32" if (profile.architecture or "").startswith(NO_FLOAT16) else "float16"
+    return Choice({"dtype": dtype}, f"dtype {dtype}: {group.name or 'the GPU'} has no bfloat16")
 
 
 def _power_of_two(requests: float) -> int:

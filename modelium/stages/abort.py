@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
+from modelium.policy import PlanRejected
 from modelium.stages.services import Services
 from modelium.stages.unloading import call_unload
 
@@ -47,6 +48,8 @@ async def cancelled(services: Services, model: str, *, reason: str) -> None:
     if deployment is not None and deployment.runtime in services.runtimes:
         try:
             await call_unload(services, deployment, grace_s=0.0)
+        except PlanRejected:
+            raise  # it became ready a moment ago, and serves
         except Exception:
             await services.store.states.start_unloading(model, reason=reason)
             raise

@@ -246,6 +246,8 @@ async def _lost(
     if deployment.runtime in services.runtimes:
         try:
             await call_unload(services, deployment, grace_s=0.0, limit_s=CLEAR_S, cause="lost")
+        except PlanRejected as exc:
+            return str(exc)
         except Exception as exc:  # a dead engine's runtime may be as sick
             logger.warning("%s could not be removed from the runtime: %r", model.name, exc)
     ended = lost_engine(known, why, services.policy, now=services.clock.time())

@@ -160,6 +160,19 @@ def test_a_gpu_without_bfloat16_gets_float16(
         assert found.why == "dtype float16: Tesla T4 has no bfloat16"
 
 
+@pytest.mark.parametrize(
+    "architecture", ["Gemma2ForCausalLM", "Gemma3ForConditionalGeneration", "Glm4ForCausalLM"]
+)
+def test_what_vllm_refuses_in_float16_gets_float32(architecture: str) -> None:
+    (group,) = device_groups(on(fleet(), capability=(7, 5), name="Tesla T4").devices)
+    found = dtype_for(profile(1, dtype="bfloat16", architecture=architecture), V, group)
+    assert found is not None
+    assert (found.settings, found.why) == (
+        {"dtype": "float32"},
+        "dtype float32: Tesla T4 has no bfloat16",
+    )
+
+
 def on(world: Fleet, *, capability: tuple[int, int] | None, name: str = "T4") -> Fleet:
     devices = tuple(
         d.model_copy(update={"compute_capability": capability, "name": name}) for d in world.devices

@@ -104,6 +104,7 @@ async def test_the_loop_ends_in_a_decision_of_legal_values(
     assert not [a for a in plan.actions if a.model == "pinned"]
 
 
+@REST
 async def test_a_conversation_beyond_its_context_is_told_from_a_failure(served: Served) -> None:
     endpoint = served.endpoint()
     with pytest.raises(EndpointError) as refused:

@@ -30,8 +30,9 @@ def socket_folder(beside: Path, *, longest_name: int) -> Path:
     """
     if len(os.fsencode(beside)) + 1 + longest_name <= LONGEST_PATH:
         return beside
-    digest = hashlib.sha256(os.fsencode(beside)).hexdigest()[:10]
-    shared, prefix = tempfile.gettempdir(), f"modelium-{digest}-"
+    # A short name: with eight random characters, Ray's paths fit below a TMPDIR of 18 bytes, too.
+    digest = hashlib.sha256(os.fsencode(beside)).hexdigest()[:6]
+    shared, prefix = tempfile.gettempdir(), f"modelium-{digest}"
     with os.scandir(shared) as entries:
         ours = sorted(e.path for e in entries if e.name.startswith(prefix) and _is_ours(e))
     return Path(ours[0] if ours else tempfile.mkdtemp(prefix=prefix, dir=shared))

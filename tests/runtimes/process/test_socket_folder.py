@@ -27,7 +27,7 @@ def test_a_path_that_is_too_long_for_sockets_has_a_short_folder_of_the_user(
     assert socket_folder(fits, longest_name=5) == fits
     other = socket_folder(fits, longest_name=6)
     assert other.parent == tmp_path
-    assert len(other.name) == len("modelium-") + 10 + 1 + 8
+    assert len(other.name) == len("modelium-") + 6 + 8
     assert other.stat().st_mode & 0o777 == 0o700
     assert other == socket_folder(fits, longest_name=6), "the same after a restart"
     assert other != socket_folder(fits.with_name("y" * len(fits.name)), longest_name=6)
@@ -39,10 +39,10 @@ def test_what_others_laid_in_the_shared_folder_is_passed_over(
 ) -> None:
     """Neither a link nor a folder of another user with the right name keeps an engine away."""
     beside = Path("/" + "x" * LONGEST_PATH)
-    digest = hashlib.sha256(bytes(beside)).hexdigest()[:10]
+    digest = hashlib.sha256(bytes(beside)).hexdigest()[:6]
     (tmp_path / "elsewhere").mkdir()
     uid = os.getuid()
-    taken = [tmp_path / f"modelium-{uid}-{digest}", tmp_path / f"modelium-{digest}-00000000"]
+    taken = [tmp_path / f"modelium-{digest}", tmp_path / f"modelium-{digest}00000000"]
     for name in taken:
         name.symlink_to(tmp_path / "elsewhere")
     first = socket_folder(beside, longest_name=6)

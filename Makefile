@@ -45,7 +45,7 @@ check: lint ## lint and the quick unit tests (under two minutes)
 environments: ## create the environments of the real servers that tests start (gigabytes, once)
 	@for name in $(ENVIRONMENTS); do tools/env.sh "$$name"; done
 
-# vLLM takes a minute to start, so these tests start it four times at most; `make conformance`
+# vLLM takes a minute to start, so these tests start it three times at most; `make conformance`
 # covers the rest.
 test: lint environments ## lint and all tests except conformance, real servers included
 	@tools/apt.sh prometheus systemd

@@ -52,13 +52,13 @@ class Served:
         return AdvisedBrain(rules=RULES, agent=agent, clock=clock)
 
 
-# One case of each server with tools is in the suite; `make conformance` runs the rest.
+# One server is in the suite, as vLLM takes minutes; `make conformance` runs the rest.
 REST = pytest.mark.conformance
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(SMOLLM2, marks=REST), SMOLLM2_TOOLS, VLLM],
+    params=[pytest.param(SMOLLM2, marks=REST), SMOLLM2_TOOLS, pytest.param(VLLM, marks=REST)],
     ids=lambda llm: llm.name,
 )
 def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:

@@ -31,6 +31,8 @@ from tests.agents.advising import (
 from tests.fakes.fleets import NOW, fleet, loaded, model
 from tests.fakes.llm import Body, calls
 
+pytestmark = pytest.mark.slow
+
 K = DepartureKind
 IDLED = Traffic(completed=3, first_request_at=NOW - 9000, last_request_at=NOW - 5000)
 

@@ -11,6 +11,8 @@ from modelium.traffic.request_log import LoggedRequest
 from tests.modelium.cli.conftest import Run
 from tests.modelium.conftest import World
 
+pytestmark = pytest.mark.slow
+
 LINE = {"model": "tiny", "prompt_tokens": None, "generated_tokens": None, "latency_s": 0.1}
 
 

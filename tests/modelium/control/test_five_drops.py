@@ -15,6 +15,8 @@ from tests.fakes.devices import FixedInventory
 from tests.modelium.conftest import World
 from tests.samples import tiny_onnx
 
+pytestmark = pytest.mark.slow
+
 PRODUCTION = 'priority = "high"\nwishes = "Serves the shop."\n'
 
 DROPS: dict[str, str | None] = {

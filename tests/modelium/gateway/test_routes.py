@@ -11,6 +11,8 @@ import pytest
 from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start
 
+pytestmark = pytest.mark.slow
+
 
 async def test_body_passes_untouched_where_the_name_is_the_engines_own(
     setup: Setup, engine: Upstream

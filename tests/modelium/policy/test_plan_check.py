@@ -23,6 +23,8 @@ from tests.fakes.fleets import NOW, fleet, loaded, model, policy
 from tests.fakes.random_fleets import fleets, plans, policies
 from tests.modelium.policy.plans import broken, load, messages, unload
 
+pytestmark = pytest.mark.slow
+
 
 def test_valid_plan_has_no_violations() -> None:
     world = fleet(model("new", 30), loaded("old", "n/g0", gib=70), loaded("b", "n/g1", gib=60))

@@ -30,7 +30,7 @@ from tests.modelium.stages.rows import (
     states,
 )
 
-pytestmark = pytest.mark.unfinished("models without files")
+pytestmark = [pytest.mark.unfinished("models without files"), pytest.mark.slow]
 
 
 def loaded(world: World, *names: str) -> None:

@@ -27,7 +27,7 @@ from tests.modelium.stages.rows import (
     with_files,
 )
 
-pytestmark = pytest.mark.unfinished("models without files")
+pytestmark = [pytest.mark.unfinished("models without files"), pytest.mark.slow]
 
 RAY = RuntimeName.RAY_SERVE
 LLAMA = ModelClass(format=ModelFormat.TRANSFORMERS, architecture="LlamaForCausalLM")

@@ -8,6 +8,8 @@ import pytest
 
 from tests.modelium.gateway.conftest import Setup, Start
 
+pytestmark = pytest.mark.slow
+
 ROUTES = [
     "/",
     "/v1/models",

@@ -16,6 +16,8 @@ from modelium.gateway.problems import HttpProblem
 from tests.modelium.gateway.api.fleets import fleet
 from tests.modelium.gateway.conftest import Setup, Start
 
+pytestmark = pytest.mark.slow
+
 # --- webhook ---------------------------------------------------------------------------------
 
 

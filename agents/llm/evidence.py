@@ -5,14 +5,13 @@ Errors are told by their kind alone: an engine's own words may quote what a fold
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from langchain_core.tools import BaseTool, StructuredTool
-from pydantic import BaseModel, Field
+from langchain_core.tools import BaseTool
 
 from agents.llm.choices import Choices
+from agents.llm.tools import ToolSource, read_only
 from modelium.models import Fleet, Model
 from modelium.models.outcomes import ClassFailures, ModelClass, Outcome
 from modelium.policy import Policy
@@ -23,9 +22,6 @@ OUTCOMES = 8
 
 ALIKE = 20
 """Models of its class that are looked at."""
-
-ANSWER_CHARACTERS = 6000
-"""Longest answer of the tool, as of the others."""
 
 OutcomesOf = Callable[[Collection[str], int], Sequence[Outcome]]
 """(models, limit) → outcomes of decisions on them, the newest first. Called in a thread."""
@@ -110,19 +106,8 @@ class Evidence:
         }
 
 
-class About(BaseModel):
-    """The arguments of the tool."""
-
-    model: str | None = Field(
-        None, description="A model's name. Default: the model of the question."
-    )
-
-
-def evidence_tools(outcomes: OutcomesOf) -> Callable[[Choices], Sequence[BaseTool]]:
-    """Return what builds the LangChain tool ``outcomes`` for a question.
-
-    It is read-only; its answer is JSON, cut at `ANSWER_CHARACTERS`. ``outcomes`` reads the store.
-    """
+def evidence_tools(outcomes: OutcomesOf) -> ToolSource:
+    """Return what builds the tool ``outcomes`` for a question. ``outcomes`` reads the store."""
 
     def tools(choices: Choices) -> Sequence[BaseTool]:
         evidence = Evidence(
@@ -132,21 +117,10 @@ def evidence_tools(outcomes: OutcomesOf) -> Callable[[Choices], Sequence[BaseToo
             now=choices.question.now or choices.fleet.at,
             outcomes=outcomes,
         )
-
-        def answer(model: str | None = None) -> str:
-            found = evidence.of(model or "")
-            text = found if isinstance(found, str) else json.dumps(found, separators=(",", ":"))
-            cut = len(text) > ANSWER_CHARACTERS
-            return text[:ANSWER_CHARACTERS] + " …(cut)" if cut else text
-
-        return [
-            StructuredTool(
-                name="outcomes",
-                description="What came of earlier decisions on a model and on models like it, and "
-                "which runtimes keep failing such models.",
-                args_schema=About,
-                func=answer,
-            )
-        ]
+        text = (
+            "What came of earlier decisions on a model and on models like it, and which runtimes "
+            "keep failing such models."
+        )
+        return [read_only("outcomes", text, evidence.of)]
 
     return tools

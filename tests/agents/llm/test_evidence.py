@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agents.llm.evidence import ALIKE, ANSWER_CHARACTERS, OUTCOMES, Evidence, evidence_tools
+from agents.llm.evidence import ALIKE, OUTCOMES, Evidence, evidence_tools
+from agents.llm.tools import ANSWER_CHARACTERS
 from modelium.models import Fleet, Model, RuntimeName, Trigger
 from modelium.models.outcomes import ClassFailures, ModelClass, Outcome, Result
 from modelium.ports import Question

@@ -250,7 +250,7 @@ class Staging:
         else:
             keep = whole if os.path.lexists(whole) else None
             if keep is None and parts_in(own):
-                self._keepparts_in(own, origin)
+                self._keep_parts(own, origin)
                 return []
         back = []
         if keep is not None:
@@ -267,7 +267,7 @@ class Staging:
         self._discard(own)
         return back
 
-    def _keepparts_in(self, own: Path, origin: Origin) -> None:
+    def _keep_parts(self, own: Path, origin: Origin) -> None:
         """Move the parts of a drop whose original is gone to the rejected drops."""
         error = DropRejected(
             f"only a part of {origin.path} was here when Modelium was interrupted, and the drop "

@@ -78,8 +78,8 @@ class BrainSection(Section):
     )
     max_steps: Annotated[int, Strict(), Field(ge=1), note(unit="tool rounds")] = setting(
         6,
-        "Rounds of tool calls after which the rules decide without the LLM.",
-        why="There are seven tools, and one round may call several.",
+        "Rounds of tool calls after which the LLM has to decide, or the rules do without it.",
+        why="There are nine tools, and one round may call several.",
     )
     max_tokens: Annotated[int, Strict(), Field(ge=1), note(unit="tokens")] = setting(
         20_000,

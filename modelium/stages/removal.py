@@ -10,9 +10,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model, Report, Version
+from modelium.policy import PlanRejected
 from modelium.stages.services import Services
 from modelium.stages.tidying import move_removed
 from modelium.stages.unloading import call_unload
@@ -84,7 +86,8 @@ async def _unload(services: Services, name: str) -> None:
             await _halt(services, record, deployment)
         elif record.state is ModelState.LOADING and deployment is not None:
             # The driver cancels a load in progress; the run that waits for it gives up.
-            await call_unload(services, deployment, grace_s=0.0)
+            with suppress(PlanRejected):  # it became ready a moment ago: that is evicted next
+                await call_unload(services, deployment, grace_s=0.0)
         elif record.state in (ModelState.READY, ModelState.SLEEPING):
             await services.launcher.evict(models=[name], reason=record.reason)
         await services.clock.sleep(POLL_S)

@@ -35,7 +35,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     async def engine(**behaviour: Any) -> tuple[Upstream, int]:
         (tmp_path / "fake.json").write_text(json.dumps(behaviour))
-        port = next(port for port in range(21_000, 30_000) if free_port("127.0.0.1", port))
+        port = free_port("127.0.0.1")
+        assert port is not None
         argv = (sys.executable, str(ENGINE), "serve", str(tmp_path), "--port", str(port))
         started.append(await asyncio.to_thread(subprocess.Popen, argv, stderr=subprocess.DEVNULL))
         pid = started[-1].pid

@@ -12,7 +12,7 @@ from pathlib import Path
 from modelium.config import Config
 from modelium.models import RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
-from modelium.store.connection import file_of
+from modelium.store.connection import secret_files
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.process.sandbox import Sandbox, unavailable
@@ -29,9 +29,7 @@ def sandbox_problem() -> str:
 def secrets(config: Config, file: Path | None) -> tuple[Path, ...]:
     """Return what no engine may read: the state, the store and the configuration's ``file``."""
     found = [config.orchestration.state, *([Path(os.path.abspath(file))] if file else [])]
-    if store := file_of(config.store_url()):
-        found += [Path(f"{store.absolute()}{end}") for end in ("", "-wal", "-shm", "-journal")]
-    return tuple(found)
+    return (*found, *secret_files(config.store_url(), os.environ))
 
 
 def build_drivers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,9 @@ from sqlalchemy.engine import Connection, Engine
 from modelium import private
 from modelium.config.folders import make
 from modelium.errors import InputError
-from modelium.store import faults
+from modelium.store import faults, postgresql
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-
-TRANSACTION_KEY = 0x7472616E73616374
-"""Of PostgreSQL's lock that a writer holds: "transact" in ASCII."""
 
 BUSY_TIMEOUT_S = 10.0
 """How long a SQLite writer waits for another writer; transactions take milliseconds. Clients of the
@@ -41,7 +38,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield tx
 
 
-def _reads(connection: Connection) -> bool:
+def reads(connection: Connection) -> bool:
+    """Return whether the transaction of ``connection`` is one of `reading`."""
     return bool(connection.get_execution_options().get(READS))
 
 
@@ -50,6 +48,8 @@ def migrate(engine: Engine) -> None:
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(postgresql.MIGRATE)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -62,6 +62,15 @@ def file_of(url: str) -> Path | None:
     return Path(parsed.database)
 
 
+def secret_files(url: str, environ: Mapping[str, str]) -> list[Path]:
+    """Return the files with the store at ``url``, or that open it: passwords and keys."""
+    if file := file_of(url):
+        return [Path(f"{file.absolute()}{end}") for end in ("", "-wal", "-shm", "-journal")]
+    named = (sa.make_url(url).query.get(name) for name in ("passfile", "sslkey"))
+    defaults = (environ.get(name) for name in ("PGPASSFILE", "PGSSLKEY"))
+    return [Path(file).absolute() for file in (*named, *defaults) if file and isinstance(file, str)]
+
+
 def connect(url: str) -> Engine:
     """Return an engine for ``url``; it connects with the first transaction.
 
@@ -70,21 +79,21 @@ def connect(url: str) -> Engine:
     """
     try:
         parsed = sa.make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() == "postgresql":
+            return _on_postgresql(parsed)
         if parsed.get_backend_name() != "sqlite":
-            return _serialized(sa.create_engine(parsed, pool_pre_ping=True))
+            raise sa.exc.ArgumentError
     except ImportError as exc:
         raise InputError(
-            f"store.url: the Python package {exc.name} is missing; install it beside Modelium "
-            "(for PostgreSQL: pip install 'psycopg[binary]'), or leave store.url out for SQLite"
+            f"store.url: the Python package {exc.name} is missing; install Modelium with its extra "
+            "`postgres` (or psycopg[binary] beside it), or leave store.url out for SQLite"
         ) from exc
-    except sa.exc.ArgumentError as exc:
+    except sa.exc.ArgumentError:
         # Its message may have the URL, and so a password.
         raise InputError(
             "store.url: not a database; allowed: postgresql://USER:PASSWORD@HOST/NAME, or "
             "sqlite:////FILE"
-        ) from exc
+        ) from None
     if parsed.database and parsed.database != ":memory:":
         file = Path(parsed.database)
         make("store.url", file.parent)
@@ -101,7 +110,7 @@ def connect(url: str) -> Engine:
     def _on_begin(connection: Connection) -> None:
         # Taking the write lock at once is what makes read-check-book atomic between processes;
         # a deferred transaction would fail half way with "database is locked".
-        connection.exec_driver_sql("BEGIN" if _reads(connection) else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if reads(connection) else "BEGIN IMMEDIATE")
 
     faults.translate(engine)
     return engine
@@ -116,13 +125,12 @@ def _close_to_others(file: Path) -> None:
                 private.tighten(part)
 
 
-def _serialized(engine: Engine) -> Engine:
-    """Have one writer at a time, as with SQLite: none fails for another one's sake."""
+def _on_postgresql(url: sa.URL) -> Engine:
+    engine = postgresql.engine(url)
     faults.translate(engine)
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        if engine.dialect.name == "postgresql" and not _reads(connection):
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TRANSACTION_KEY})")
+        connection.exec_driver_sql(postgresql.READ if reads(connection) else postgresql.WRITE)
 
     return engine

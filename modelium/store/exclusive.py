@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+import os
+import secrets
+import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from modelium import private
-from modelium.errors import InputError
+from modelium.errors import InputError, StoreUnavailable
+from modelium.store.connection import reads
+from modelium.store.faults import Fault, shown, unavailable
+from modelium.store.lease import TTL_S, Lease
 
-ADVISORY_KEY = 0x6D6F64656C69756D
-"""Of PostgreSQL's lock: "modelium" in ASCII."""
+logger = logging.getLogger(__name__)
+
+RENEWAL_S = TTL_S / 3
+
+LOOK_S = 1.0
+"""How often a service at its start looks whether the lease of one that died has run out."""
 
 
 @contextmanager
 def exclusive(engine: Engine) -> Iterator[None]:
     """Be the store's one service while the body runs; a process that dies lets go of it.
+
+    With PostgreSQL it does after `TTL_S`, for which the next one waits here. A service that
+    could not renew its lease, and whose place another one took, can write no more.
 
     Raises:
         InputError: another service is.
@@ -40,17 +55,49 @@ def _sqlite(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def _postgresql(engine: Engine) -> Iterator[None]:
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
-        if not session.scalar(sa.select(sa.func.pg_try_advisory_lock(ADVISORY_KEY))):
-            raise _taken(engine)
+    holder = f"{socket.gethostname()}, process {os.getpid()}, {secrets.token_hex(4)}"
+    lease, ended = Lease(engine=engine, name="service", holder=holder), threading.Event()
+    _take(engine, lease, ended)
+
+    def refuse(connection: Connection) -> None:
+        # Its transaction has the write lock: nobody takes the lease before it has ended.
+        if not reads(connection) and (other := lease.lost_to(connection)):
+            raise unavailable(engine, Fault.TAKEN, why=other)
+
+    sa.event.listen(engine, "begin", refuse)
+    renewing = threading.Thread(target=_renew, args=(lease, ended), name="lease", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewing.join()
+        with suppress(StoreUnavailable):  # it runs out by itself
+            lease.release()
+        sa.event.remove(engine, "begin", refuse)
+
+
+def _take(engine: Engine, lease: Lease, ended: threading.Event) -> None:
+    """Take the lease; wait for one to run out whose holder does not renew it."""
+    seen = lease.take()
+    while seen is not None:
+        ended.wait(LOOK_S)
+        again = lease.take()
+        if again is not None and again != seen:
+            raise _taken(engine, f" ({again.holder})")
+        seen = again
+
+
+def _renew(lease: Lease, ended: threading.Event) -> None:
+    while not ended.wait(RENEWAL_S):
         try:
-            yield
-        finally:
-            session.invalidate()  # the lock is the connection's, which must not go on in the pool
+            lease.renew()
+        except StoreUnavailable as exc:
+            logger.warning("the service's lease is not renewed: %s", exc)
 
 
-def _taken(engine: Engine) -> InputError:
+def _taken(engine: Engine, who: str = "") -> InputError:
     return InputError(
-        f"store.url: another Modelium service uses {engine.url!r}; stop it, or give this one a "
-        "store of its own"
+        f"store.url: another Modelium service{who} uses {shown(engine.url)}; stop it, or give this "
+        "one a store of its own"
     )

@@ -20,6 +20,7 @@ class Fault(StrEnum):
     FAILING = "store-failing"
     UNREACHABLE = "store-unreachable"
     DAMAGED = "store-damaged"
+    TAKEN = "store-taken"
 
 
 SENTENCES = {
@@ -29,7 +30,9 @@ SENTENCES = {
     "may write there{then}",
     Fault.UNREACHABLE: "the store {store} cannot be reached ({why}){then}",
     Fault.DAMAGED: "the store {store} is damaged ({why}): stop Modelium and go back to a backup "
-    "with `modelium restore`",
+    "with `{restore}`",
+    Fault.TAKEN: "another Modelium service ({why}) has taken over the store {store}, because this "
+    "one had not renewed its lease in time: stop one of them",
 }
 
 THEN = "; Modelium goes on by itself afterwards"
@@ -49,9 +52,32 @@ SQLITE = {
 }
 """By primary result code; others, such as a missing table, are bugs and stay what they are."""
 
+POSTGRESQL = {
+    "40P01": Fault.LOCKED,
+    "55P03": Fault.LOCKED,
+    "53100": Fault.FULL,
+    "08": Fault.UNREACHABLE,
+    "28": Fault.UNREACHABLE,
+    "3D": Fault.UNREACHABLE,
+    "53300": Fault.UNREACHABLE,
+    "57P": Fault.UNREACHABLE,
+    "25006": Fault.FAILING,  # a standby, or a disk that is nearly full
+    "42501": Fault.FAILING,
+    "53": Fault.FAILING,
+    "57014": Fault.FAILING,  # it took longer than a statement may
+    "58": Fault.FAILING,
+    "XX001": Fault.DAMAGED,
+    "XX002": Fault.DAMAGED,
+}
+"""By SQLSTATE or its beginning; the longest one counts. Others are bugs and stay what they are."""
+
 LEAST_FREE_BYTES = 64 * 1024
 """With less, SQLite's files beside the database cannot be made: it reports an I/O error then, or
 that it cannot open the database."""
+
+
+SECRETS = ("password", "sslpassword")
+"""Parameters of a URL that libpq takes, and nobody is shown."""
 
 
 def translate(engine: Engine) -> None:
@@ -70,14 +96,27 @@ def translate(engine: Engine) -> None:
             context.is_disconnect = True
         # An SQLAlchemy error has statement and parameters in its text; the original one has not.
         why = " ".join(str(context.original_exception).split())
-        sentence = SENTENCES[fault].format(store=place(engine), why=why, then=THEN)
-        return StoreUnavailable(sentence, reason=fault.value)
+        return unavailable(engine, fault, why=why)
+
+
+def unavailable(engine: Engine, fault: Fault, *, why: str) -> StoreUnavailable:
+    """Return the error that says ``fault`` of the database of ``engine``."""
+    restore = "modelium restore" if engine.dialect.name == "sqlite" else "pg_restore"
+    sentence = SENTENCES[fault].format(store=place(engine), why=why, then=THEN, restore=restore)
+    return StoreUnavailable(sentence, reason=fault.value)
 
 
 def place(engine: Engine) -> str:
     """Return where the database is: its file, or its URL without the password."""
-    sqlite = engine.dialect.name == "sqlite"
-    return engine.url.database or ":memory:" if sqlite else repr(engine.url)
+    if engine.dialect.name == "sqlite":
+        return engine.url.database or ":memory:"
+    return shown(engine.url)
+
+
+def shown(url: sa.URL) -> str:
+    """Return ``url`` without passwords, and without the name of its Python driver."""
+    bare = url.difference_update_query(SECRETS)
+    return repr(bare.set(drivername=bare.get_backend_name()))
 
 
 def _fault(engine: Engine, context: ExceptionContext) -> Fault | None:
@@ -88,10 +127,15 @@ def _fault(engine: Engine, context: ExceptionContext) -> Fault | None:
         if fault in (Fault.FAILING, Fault.UNREACHABLE) and _is_full(engine):
             return Fault.FULL
         return fault
-    lost = context.is_disconnect or isinstance(
-        context.sqlalchemy_exception, sa.exc.OperationalError
-    )
-    return Fault.UNREACHABLE if lost and engine.dialect.name != "sqlite" else None
+    if engine.dialect.name == "sqlite":
+        return None
+    code = getattr(original, "sqlstate", None) or ""
+    for length in (5, 3, 2):
+        if known := POSTGRESQL.get(code[:length]):
+            return known
+    # What its client says without the server, such as that there is none, has no code.
+    operational = isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
+    return Fault.UNREACHABLE if context.is_disconnect or (operational and not code) else None
 
 
 def _is_full(engine: Engine) -> bool:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from modelium.store.postgresql import string
+
 metadata = sa.MetaData()
+
+NAME = string(128)
+"""Of models, their twins, teams and kinds of devices."""
+
+SERIAL = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+"""SQLite counts to 2^63 in any integer key; PostgreSQL's own end at 2^31, two years of requests."""
 
 meta = sa.Table(
     "meta",
@@ -18,12 +26,12 @@ which make no plan stale."""
 models = sa.Table(
     "models",
     metadata,
-    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("name", NAME, primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("state_since", sa.Float, nullable=False),
     sa.Column("registered_at", sa.Float, nullable=False),
-    sa.Column("team", sa.String(128)),
+    sa.Column("team", NAME),
     sa.Column("priority", sa.String(8), nullable=False),
     sa.Column("priority_ceiling", sa.String(8), nullable=False),
     sa.Column("pinned", sa.Boolean, nullable=False),
@@ -34,7 +42,7 @@ models = sa.Table(
     sa.Column("queued_at", sa.Float),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("removal", sa.JSON),
-    sa.Column("twin_of", sa.String(128)),
+    sa.Column("twin_of", NAME),
 )
 """``removal``: set from an operator's request until nothing is loaded any more, then the row goes.
 ``twin_of``: the row is another version of that model, loaded beside it while they are switched."""
@@ -42,7 +50,7 @@ models = sa.Table(
 versions = sa.Table(
     "versions",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("version", sa.Integer, primary_key=True),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("digest", sa.String(80), nullable=False),
@@ -65,7 +73,7 @@ in the repository, the folder is to be moved to the trash (``purge``: to be dele
 reservations = sa.Table(
     "reservations",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("version", sa.Integer, primary_key=True),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("digest", sa.String(80), nullable=False),
@@ -78,7 +86,7 @@ approvals = sa.Table(
     metadata,
     sa.Column("digest", sa.String(80), primary_key=True),
     sa.Column("what", sa.String(32), primary_key=True),
-    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("model", NAME, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
 )
 """Approvals, bound to a content digest: a later drop of the same name is not covered."""
@@ -86,7 +94,7 @@ approvals = sa.Table(
 deployments = sa.Table(
     "deployments",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("runtime", sa.String(16), nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
 )
@@ -94,7 +102,7 @@ deployments = sa.Table(
 bookings = sa.Table(
     "bookings",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("device", sa.String(200), primary_key=True),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("resident_bytes", sa.BigInteger, nullable=False),  # 0: not known
@@ -104,9 +112,9 @@ bookings = sa.Table(
 measured = sa.Table(
     "measured",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("runtime", sa.String(16), primary_key=True),
-    sa.Column("device_kind", sa.String(128), primary_key=True),
+    sa.Column("device_kind", NAME, primary_key=True),
     sa.Column("settings_digest", sa.String(64), primary_key=True),
     sa.Column("per_device_bytes", sa.BigInteger, nullable=False),
     sa.Column("load_s", sa.Float, nullable=False),
@@ -125,7 +133,7 @@ decision_models = sa.Table(
     "decision_models",
     metadata,
     sa.Column("decision", sa.String(32), primary_key=True),
-    sa.Column("model", sa.String(128), primary_key=True, index=True),
+    sa.Column("model", NAME, primary_key=True, index=True),
 )
 
 departures = sa.Table(
@@ -133,8 +141,8 @@ departures = sa.Table(
     metadata,
     sa.Column("decision", sa.String(32), primary_key=True),
     sa.Column("kind", sa.String(16), primary_key=True),
-    sa.Column("model", sa.String(128), primary_key=True),
-    sa.Column("beneficiary", sa.String(128), nullable=False),
+    sa.Column("model", NAME, primary_key=True),
+    sa.Column("beneficiary", NAME, nullable=False),
     sa.Column("at", sa.Float, nullable=False, index=True),
     sa.Column("until", sa.Float, nullable=False),
     sa.Column("price_s", sa.Float, nullable=False),
@@ -145,10 +153,10 @@ departures = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", SERIAL, primary_key=True, autoincrement=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("kind", sa.String(64), nullable=False),
-    sa.Column("model", sa.String(128), index=True),
+    sa.Column("model", NAME, index=True),
     sa.Column("detail", sa.JSON, nullable=False),
 )
 
@@ -163,7 +171,7 @@ intents = sa.Table(
 traffic = sa.Table(
     "traffic",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
 )
@@ -181,7 +189,7 @@ api_keys = sa.Table(
 standings = sa.Table(
     "standings",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("asked", sa.JSON, nullable=False),
     sa.Column("declared", sa.JSON, nullable=False),
 )
@@ -191,7 +199,7 @@ configuration made of it. ``models`` has what counts now, which plans and operat
 rollups = sa.Table(
     "rollups",
     metadata,
-    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
     sa.Column("hour", sa.Integer, primary_key=True, index=True),
     sa.Column("requests", sa.Integer, nullable=False),
     sa.Column("failed", sa.Integer, nullable=False),
@@ -204,7 +212,7 @@ rollups = sa.Table(
 team_usage = sa.Table(
     "team_usage",
     metadata,
-    sa.Column("team", sa.String(128), primary_key=True),
+    sa.Column("team", NAME, primary_key=True),
     sa.Column("hour", sa.Integer, primary_key=True),
     sa.Column("gpu_seconds", sa.Float, nullable=False),
 )
@@ -213,12 +221,23 @@ team_usage = sa.Table(
 requests = sa.Table(
     "requests",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", SERIAL, primary_key=True, autoincrement=True),
     sa.Column("at", sa.Float, nullable=False, index=True),
-    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("model", NAME, nullable=False),
     sa.Column("prompt_tokens", sa.Integer),
     sa.Column("generated_tokens", sa.Integer),
     sa.Column("latency_s", sa.Float, nullable=False),
     sa.Index("ix_requests_model_at", "model", "at"),
 )
 """The request log: it stores no content and no client identity."""
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),
+)
+"""Who may do what one process at a time does, ``until`` a time of the database's own clock (epoch
+seconds). ``epoch`` grows each time that it changes hands."""

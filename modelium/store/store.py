@@ -1,8 +1,8 @@
 """The durable truth: registered models, what plans do to them, and the parts of the store.
 
 Every method is one short transaction and blocks: on an event loop use `AsyncStore`. Safe to use
-from several threads and several processes on one database. SQLite (WAL) by default, any
-SQLAlchemy URL where several machines share it.
+from several threads and several processes on one database. SQLite (WAL) by default, or
+PostgreSQL.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.departures import Departures, forget, note_asked, save_departures
 from modelium.store.events import EventLog
 from modelium.store.exclusive import exclusive
-from modelium.store.faults import THEN, Fault
+from modelium.store.faults import THEN, Fault, shown
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
@@ -113,7 +113,7 @@ class Store:
                 raise StoreUnavailable(sentence, reason=exc.reason) from exc
             original = exc.__cause__ if isinstance(exc, StoreUnavailable) else exc
             why = " ".join(str(original).split())
-            raise InputError(f"store.url: {engine.url!r} cannot be opened: {why}") from exc
+            raise InputError(f"store.url: {shown(engine.url)} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
 
     def exclusive(self) -> AbstractContextManager[None]:

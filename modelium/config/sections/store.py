@@ -10,7 +10,8 @@ class StoreSection(Section):
 
     url: Secret | None = setting(
         None,
-        "SQLAlchemy URL of the database. It may contain a password.",
+        "URL of the database: `postgresql://USER@HOST/NAME`, or `sqlite:////FILE`. The password "
+        "may be in it, in the environment or in a file (docs/machines.md).",
         why="Null: SQLite in the state directory. One service uses a store at a time. PostgreSQL "
-        "needs the Python package psycopg (`pip install 'psycopg[binary]'`).",
+        "needs Modelium's extra `postgres`.",
     )

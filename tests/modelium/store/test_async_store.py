@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sqlite3
 import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from modelium.errors import InputError, UnknownModel
 from modelium.models import Event, Priority
 from modelium.store import AsyncStore, Store
 from modelium.store.async_store import WORKERS, Face
+from modelium.store.connection import connect
 from tests.fakes.clock import FakeClock
 
 
@@ -87,15 +86,15 @@ UNKNOWN = {"AsyncDecisions.get": "no decision", "AsyncIntents.get": "no intent"}
 async def test_no_read_waits_for_a_writer(store: Store, url: str) -> None:
     register(store)
     whole = AsyncStore(store)
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    other = connect(url)
+    with other.begin():
         # More writers than threads: the last ones have not even begun.
         waiting = [asyncio.create_task(whole.events.append("x")) for _ in range(2 * WORKERS)]
         read = await read_everything(whole)
         assert {"AsyncStore.view", "AsyncStore.find", "AsyncKeys.by_hash"} <= read
         assert not any(task.done() for task in waiting)
-        other.execute("ROLLBACK")
-        await asyncio.gather(*waiting)
+    await asyncio.gather(*waiting)
+    other.dispose()
     assert len(store.events.newest()) == 2 * WORKERS
 
 

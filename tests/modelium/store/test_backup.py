@@ -19,6 +19,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Priority
 from modelium.store import Store, backup
 from modelium.store.connection import MIGRATIONS, connect
+from tests.modelium.store.conftest import ON_POSTGRESQL
 
 TERMS: dict[str, Any] = {
     "team": "research",
@@ -26,6 +27,11 @@ TERMS: dict[str, Any] = {
     "priority_ceiling": Priority.MEDIUM,
     "pinned": False,
 }
+
+
+@pytest.fixture
+def url(sqlite_url: str) -> str:
+    return sqlite_url
 
 
 def opened(url: str) -> Store:
@@ -185,15 +191,26 @@ def test_a_store_of_every_earlier_schema_comes_up_with_its_data(
     for place in (url, f"sqlite:///{tmp_path}/restored.db"):
         if place != url:
             backup.restore(place, tmp_path / "copy")
-        store = opened(place)
-        model = store.model("old")
-        assert (model.state, model.version, model.digest) == (ModelState.UNLOADED, 3, "sha256:old")
-        assert (model.team, model.priority, model.pinned) == ("research", Priority.HIGH, True)
-        assert store.view()[0] == 7
-        assert store.lineage.versions("old")[0].path == "/models/old"
-        assert store.events.newest()[0].detail == {"runtime": "vllm"}
-        store.register("new", path=tmp_path, digest="sha256:new", **TERMS)
-        store.close()
+        _comes_up(place)
+
+
+@pytest.mark.parametrize("empty_url", [ON_POSTGRESQL], indirect=True)
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_so_does_one_on_postgresql(empty_url: str, revision: str) -> None:
+    _of_earlier(empty_url, revision)
+    _comes_up(empty_url)
+
+
+def _comes_up(url: str) -> None:
+    store = opened(url)
+    model = store.model("old")
+    assert (model.state, model.version, model.digest) == (ModelState.UNLOADED, 3, "sha256:old")
+    assert (model.team, model.priority, model.pinned) == ("research", Priority.HIGH, True)
+    assert store.view()[0] == 7
+    assert store.lineage.versions("old")[0].path == "/models/old"
+    assert store.events.newest()[0].detail == {"runtime": "vllm"}
+    store.register("new", path=Path("/models/new"), digest="sha256:new", **TERMS)
+    store.close()
 
 
 def _of_earlier(url: str, revision: str) -> None:
@@ -208,7 +225,7 @@ def _of_earlier(url: str, revision: str) -> None:
             "UPDATE meta SET value = 7 WHERE key = 'revision'",
             "INSERT INTO models (name, version, state, state_since, registered_at, team, priority,"
             " priority_ceiling, pinned, failures, reason)"
-            " VALUES ('old', 3, 'unloaded', 1, 1, 'research', 'high', 'high', 1, 0, '')",
+            " VALUES ('old', 3, 'unloaded', 1, 1, 'research', 'high', 'high', true, 0, '')",
             "INSERT INTO versions (model, version, path, digest, registered_at)"
             " VALUES ('old', 3, '/models/old', 'sha256:old', 1)",
             "INSERT INTO events (at, kind, model, detail)"

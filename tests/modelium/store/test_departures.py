@@ -163,9 +163,9 @@ def test_departures_of_the_future_are_forgotten(store: Store, clock: SimulatedCl
 
 
 def test_a_store_of_before_departures_keeps_its_decisions(
-    tmp_path: Path, clock: SimulatedClock
+    empty_url: str, clock: SimulatedClock
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'old.db'}"
+    url = empty_url
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
     engine = connect(url)

@@ -2,25 +2,149 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
+import sqlalchemy as sa
 
-from modelium.errors import InputError
-from modelium.store import Store
+from modelium.errors import InputError, StoreUnavailable
+from modelium.store import Store, exclusive, lease, schema
+from modelium.store.connection import connect
+from modelium.store.lease import Held, Lease
+from tests.modelium.store.conftest import ON_POSTGRESQL
+
+on_postgresql = pytest.mark.parametrize("url", [ON_POSTGRESQL], indirect=True)
 
 
-def opened(folder: Path) -> Store:
-    return Store.open(f"sqlite:///{folder}/modelium.db", now=lambda: 1.0)
+@pytest.fixture(autouse=True)
+def looking_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exclusive, "LOOK_S", 0.0)
 
 
-def test_a_second_service_on_a_store_is_refused_until_the_first_ends(tmp_path: Path) -> None:
-    first, second = opened(tmp_path), opened(tmp_path)
-    said = re.escape(f"store.url: another Modelium service uses sqlite:///{tmp_path}/modelium.db")
-    with first.exclusive(), pytest.raises(InputError, match=said), second.exclusive():
-        raise AssertionError("never held twice")
-    with second.exclusive():
-        assert first.names() == set()  # reading is free
-    first.close()
-    second.close()
+@pytest.fixture
+def renewing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have leases renewed all the time; those of others have the same length as ever."""
+    monkeypatch.setattr(exclusive, "RENEWAL_S", 0.0)
+
+
+def opened(url: str) -> Store:
+    return Store.open(url, now=lambda: 1.0)
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[sa.Engine]:
+    made = connect(url)
+    yield made
+    made.dispose()
+
+
+def rows(engine: sa.Engine) -> list[tuple[str, str, int]]:
+    table = schema.leases.c
+    with engine.begin() as tx:
+        return [tuple(r) for r in tx.execute(sa.select(table.name, table.holder, table.epoch))]
+
+
+def end(engine: sa.Engine) -> None:
+    """Let all leases run out."""
+    with engine.begin() as tx:
+        tx.execute(sa.update(schema.leases).values(until=0.0))
+
+
+@pytest.mark.usefixtures("renewing")
+def test_a_second_service_on_a_store_is_refused_until_the_first_ends(url: str) -> None:
+    with closing(opened(url)) as first, closing(opened(url)) as second:
+        with (
+            first.exclusive(),
+            pytest.raises(
+                InputError, match=r"^store\.url: another Modelium service.* uses "
+            ) as told,
+            second.exclusive(),
+        ):
+            raise AssertionError("never held twice")
+        if url.startswith("postgresql"):
+            assert f"({socket.gethostname()}, process {os.getpid()}, " in str(told.value)
+            assert ":***@/" in str(told.value)
+        else:
+            assert f"service uses {url}; stop it" in str(told.value)
+        with second.exclusive():
+            assert first.names() == set()  # reading is free
+
+
+@on_postgresql
+def test_the_lease_of_a_service_that_died_is_waited_for(
+    url: str, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Lease(engine=engine, name="service", holder="dead").take() is None
+    looks: list[float] = []
+
+    class Clock:
+        def wait(self, seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 3:
+                end(engine)
+
+    mine = Lease(engine=engine, name="service", holder="next")
+    exclusive._take(engine, mine, Clock())  # type: ignore[arg-type]
+    assert looks == [exclusive.LOOK_S] * 3
+    assert rows(engine) == [("service", "next", 2)]
+
+
+@on_postgresql
+def test_a_service_whose_place_was_taken_writes_no_more_and_reads(
+    url: str, engine: sa.Engine
+) -> None:
+    with closing(opened(url)) as first:
+        with first.exclusive():
+            first.events.append("before")
+            end(engine)
+            assert Lease(engine=engine, name="service", holder="other").take() is None
+            said = r"^another Modelium service \(other\) has taken over the store postgresql://.*: stop one of them$"
+            with pytest.raises(StoreUnavailable, match=said) as told:
+                first.events.append("after")
+            assert told.value.reason == "store-taken"
+            assert [event.kind for event in first.events.newest()] == ["before"]
+        assert rows(engine) == [("service", "other", 2)], "it releases what is its own"
+        first.events.append("as nobody's service")
+
+
+@on_postgresql
+def test_a_lease_is_one_holders_until_it_ends_by_the_databases_clock(engine: sa.Engine) -> None:
+    mine, other = (Lease(engine=engine, name="x", holder=h) for h in ("mine", "other"))
+    with engine.begin() as tx:
+        before = lease._now(tx)
+    assert mine.take() is None
+    held = other.take()
+    assert isinstance(held, Held) and held.holder == "mine"
+    assert before + lease.TTL_S <= held.until <= before + lease.TTL_S + 60
+    assert not other.renew()
+    other.release()
+    assert other.take() == held
+    assert mine.renew()
+    renewed = other.take()
+    assert renewed is not None and renewed.until > held.until
+    with engine.begin() as tx:
+        assert (mine.lost_to(tx), other.lost_to(tx)) == (None, "mine")
+    end(engine)
+    assert mine.renew(), "nobody else has taken it"
+    assert other.take() is not None
+    mine.release()
+    assert other.take() is None
+    assert not mine.renew()
+    assert rows(engine) == [("x", "other", 2)]
+
+
+@on_postgresql
+@pytest.mark.usefixtures("renewing")
+def test_a_service_goes_on_renewing_its_lease(url: str, engine: sa.Engine) -> None:
+    with closing(opened(url)) as store, store.exclusive():
+        end(engine)
+        other = Lease(engine=engine, name="service", holder="other")
+        with engine.connect() as tx:
+            until = 0.0
+            while not until:  # the service renews it on a thread of its own
+                until = tx.scalar(sa.select(schema.leases.c.until)) or 0.0
+                tx.rollback()
+        assert other.take() is not None

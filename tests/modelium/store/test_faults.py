@@ -152,21 +152,64 @@ def test_space_that_cannot_be_asked_for_is_not_the_problem(tmp_path: Path) -> No
         assert not faults._is_full(sa.create_engine(url))
 
 
+class OfPostgresql(Exception):
+    """An error of psycopg, with the server's code where it came from the server."""
+
+    def __init__(self, sqlstate: str | None) -> None:
+        self.sqlstate = sqlstate
+
+
+OPERATIONAL = sa.exc.OperationalError("", {}, Exception())
+
+
 @pytest.mark.parametrize(
-    ("given", "fault"),
+    ("code", "given", "fault"),
     [
-        ({"is_disconnect": True}, Fault.UNREACHABLE),
-        ({"sqlalchemy_exception": sa.exc.OperationalError("", {}, Exception())}, Fault.UNREACHABLE),
-        ({"sqlalchemy_exception": sa.exc.IntegrityError("", {}, Exception())}, None),
-        ({}, None),
+        (None, {"is_disconnect": True}, Fault.UNREACHABLE),
+        (None, {"sqlalchemy_exception": OPERATIONAL}, Fault.UNREACHABLE),
+        (None, {"sqlalchemy_exception": sa.exc.IntegrityError("", {}, Exception())}, None),
+        (None, {}, None),
+        ("22003", {"sqlalchemy_exception": OPERATIONAL}, None),
+        ("22003", {"is_disconnect": True}, Fault.UNREACHABLE),
+        ("40P01", {}, Fault.LOCKED),
+        ("55P03", {}, Fault.LOCKED),
+        ("55000", {}, None),
+        ("53100", {}, Fault.FULL),
+        ("53200", {}, Fault.FAILING),
+        ("53300", {}, Fault.UNREACHABLE),
+        ("08006", {}, Fault.UNREACHABLE),
+        ("28P01", {}, Fault.UNREACHABLE),
+        ("3D000", {}, Fault.UNREACHABLE),
+        ("57P01", {}, Fault.UNREACHABLE),
+        ("57014", {}, Fault.FAILING),
+        ("58030", {}, Fault.FAILING),
+        ("25006", {}, Fault.FAILING),
+        ("42501", {}, Fault.FAILING),
+        ("42P01", {}, None),
+        ("XX001", {}, Fault.DAMAGED),
+        ("XX002", {}, Fault.DAMAGED),
+        ("XX000", {}, None),
     ],
 )
-def test_another_database_is_unreachable_where_its_connection_is_lost(
-    given: dict[str, Any], fault: Fault | None
+def test_an_error_of_postgresql_is_told_by_its_code(
+    code: str | None, given: dict[str, Any], fault: Fault | None
 ) -> None:
     other: Any = SimpleNamespace(dialect=SimpleNamespace(name="postgresql"))
-    assert faults._fault(other, context(OSError("reset"), **given)) is fault
+    assert faults._fault(other, context(OfPostgresql(code), **given)) is fault
     assert faults._fault(sa.create_engine("sqlite://"), context(OSError("reset"), **given)) is None
+
+
+def test_a_damaged_store_names_the_way_back_of_its_database() -> None:
+    url = sa.make_url("postgresql+psycopg://me@db/x?password=s3cret&sslpassword=s3cret&a=b")
+    other: Any = SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), url=url)
+    assert str(faults.unavailable(other, Fault.DAMAGED, why="bad page")) == (
+        "the store postgresql://me@db/x?a=b is damaged (bad page): stop Modelium and go back to a "
+        "backup with `pg_restore`"
+    )
+    here = faults.unavailable(sa.create_engine("sqlite:////x.db"), Fault.DAMAGED, why="bad page")
+    assert str(here).endswith(
+        "(bad page): stop Modelium and go back to a backup with `modelium restore`"
+    )
 
 
 def test_a_store_is_told_by_its_file_or_by_its_url_without_the_password() -> None:

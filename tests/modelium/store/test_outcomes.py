@@ -241,10 +241,14 @@ def test_hours_without_answers_of_the_model_tell_nothing(store: Store, clock: No
 
 
 def test_the_first_request_is_found_by_an_index(store: Store) -> None:
-    query = "EXPLAIN QUERY PLAN SELECT min(at) FROM requests WHERE model = 'a' AND at >= 1"
+    query = "SELECT min(at) FROM requests WHERE model = 'a' AND at >= 1"
     with store._engine.begin() as tx:
-        (row,) = tx.exec_driver_sql(query).all()
-    assert "ix_requests_model_at" in row[3]
+        if tx.dialect.name == "postgresql":
+            tx.exec_driver_sql("SET LOCAL enable_seqscan = off")  # there are no rows to skip
+            plan = tx.exec_driver_sql(f"EXPLAIN {query}").all()
+        else:
+            plan = tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all()
+    assert "ix_requests_model_at" in str(plan)
 
 
 # --- failures of a class --------------------------------------------------------------------------

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from modelium.store import Store
+from modelium.store.connection import connect
 from modelium.store.schema import metadata
 
 
 def test_the_tables_are_what_the_migrations_make(url: str, store: Store) -> None:
-    engine = sa.create_engine(url)
+    engine = connect(url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()

@@ -1,0 +1,79 @@
+"""A row that one process at a time holds, by the database's own clock.
+
+Unlike a lock of a session it survives poolers, failovers and reconnections, and it ends by itself
+where its holder does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from modelium.store import schema
+from modelium.store.upsert import put
+
+TTL_S = 15.0
+"""For which a lease is held unless it is renewed, which is tried three times as often."""
+
+
+class Held(NamedTuple):
+    """A lease that another process holds."""
+
+    holder: str
+    until: float
+    """Epoch seconds of the database."""
+
+
+class Lease:
+    """The lease called ``name``, for one process. Every method is one transaction and blocks."""
+
+    def __init__(self, *, engine: Engine, name: str, holder: str) -> None:
+        """``holder``: tells this process from all others, and people which one it is."""
+        self._engine = engine
+        self._name = name
+        self._holder = holder
+
+    def take(self) -> Held | None:
+        """Take the lease unless another process holds it: who does is returned."""
+        with self._engine.begin() as tx:
+            now, row = _now(tx), self._row(tx)
+            if row is not None and row.holder != self._holder and row.until > now:
+                return Held(row.holder, row.until)
+            epoch = 1 if row is None else row.epoch + 1
+            fresh = {"holder": self._holder, "epoch": epoch, "until": now + TTL_S}
+            put(tx, schema.leases, [{"name": self._name, **fresh}])
+        return None
+
+    def renew(self) -> bool:
+        """Hold it for `TTL_S` from now on; False: another process has taken it.
+
+        One that has run out is renewed, too, as long as nobody has taken it.
+        """
+        with self._engine.begin() as tx:
+            return self._set(tx, _now(tx) + TTL_S)
+
+    def release(self) -> None:
+        """Let others take it at once; one that was lost stays theirs."""
+        with self._engine.begin() as tx:
+            self._set(tx, 0.0)
+
+    def lost_to(self, tx: Connection) -> str | None:
+        """Return the process that has taken it since; ``None``: it is still this one's."""
+        row = self._row(tx)
+        return None if row is None or row.holder == self._holder else row.holder
+
+    def _set(self, tx: Connection, until: float) -> bool:
+        table = schema.leases
+        mine = sa.and_(table.c.name == self._name, table.c.holder == self._holder)
+        return bool(tx.execute(sa.update(table).where(mine).values(until=until)).rowcount)
+
+    def _row(self, tx: Connection) -> sa.Row[tuple[str, str, int, float]] | None:
+        table = schema.leases
+        return tx.execute(sa.select(table).where(table.c.name == self._name)).one_or_none()
+
+
+def _now(tx: Connection) -> float:
+    """Return the time of PostgreSQL, the only clock that all holders share."""
+    return float(tx.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")))

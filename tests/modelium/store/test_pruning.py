@@ -19,8 +19,9 @@ Fill = Callable[[Store, int], None]
 REGISTERED = {"models", "versions", "deployments", "bookings", "standings", "approvals", "measured"}
 """Bounded by the models that are registered; see also `OUTLIVED`."""
 
-FIXED = {"meta", "reservations"}
-"""A reservation ends with its ingest; what a crash leaves, the scan of the repository ends."""
+FIXED = {"leases", "meta", "reservations"}
+"""A reservation ends with its ingest; what a crash leaves, the scan of the repository ends. A lease has
+a row for each of the few names there are."""
 
 
 @pytest.fixture(autouse=True)

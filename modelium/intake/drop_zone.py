@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modelium.analysis.readers.owner_note import NOTE
+from modelium.intake.zone import below
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +58,21 @@ class DropZone:
         """Whether drops lie in ``folder``: the drop zone itself, or a team's folder."""
         return folder == self.folder or self._is_team_folder(folder)
 
+    def contains(self, path: Path) -> bool:
+        """Whether ``path`` leads into the drop zone, however deep, by its names alone."""
+        return below(path, self.folder)
+
     def team_of(self, path: Path) -> str | None:
-        """Return the team in whose folder the drop ``path`` lies."""
-        return path.parent.name if self._is_team_folder(path.parent) else None
+        """Return the team in whose folder ``path`` lies, however deep."""
+        if not self.contains(path):
+            return None
+        first, *rest = path.relative_to(self.folder).parts
+        return first if rest and first in self.teams else None
 
     def place(self, path: Path) -> Path:
         """Return the folder of the drop zone that ``path`` came from; else the drop zone's own."""
-        return path.parent if self._is_team_folder(path.parent) else self.folder
+        team = self.team_of(path)
+        return self.folder if team is None else self.team_folder(team)
 
     @contextmanager
     def entered(self, folder: Path) -> Iterator[Path]:

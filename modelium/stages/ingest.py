@@ -151,7 +151,7 @@ async def _kept(services: Services, name: str, asked: Asked, source: Path) -> As
 
     Whoever drops the next version of a model into the drop zone does not take it from its team.
     """
-    if not services.repository.zone.holds(source):
+    if not services.repository.zone.contains(source):
         return asked
     before = (await services.store.rules.asked()).get(name, {})
     return {key: value or before.get(key) for key, value in asked.items()}

@@ -54,9 +54,20 @@ def test_a_drop_is_told_by_its_place(zone: DropZone) -> None:
     for nowhere in ("lab", "other/m", "lab/m/part", "lab/prod/m"):
         assert not zone.holds(zone.folder / nowhere), nowhere
     assert zone.team_of(zone.folder / "lab") is None
+    assert zone.team_of(zone.folder / "m" / "lab" / "x") is None
+    for outside in (Path("/elsewhere/lab/m"), zone.folder / "lab" / ".." / "m"):
+        assert not zone.contains(outside) and zone.team_of(outside) is None, outside
     assert zone.place(Path("/elsewhere/lab/m")) == zone.folder
     assert zone.is_part(zone.folder) and zone.is_part(zone.folder / "prod")
     assert not zone.is_part(zone.folder / "m")
+
+
+def test_what_lies_deep_in_a_teams_folder_is_the_teams(zone: DropZone) -> None:
+    upload = zone.folder / "lab" / ".upload" / "m"
+    assert zone.contains(upload) and not zone.holds(upload)
+    assert zone.team_of(upload) == "lab"
+    assert zone.place(upload) == zone.folder / "lab"
+    assert zone.team_of(zone.folder / "lab" / "prod" / "m") == "lab"
 
 
 def test_a_team_may_be_declared_and_removed_while_it_runs(zone: DropZone) -> None:

@@ -87,6 +87,17 @@ async def test_a_folder_of_a_team_is_no_drop(world: World) -> None:
     assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
 
 
+async def test_nothing_is_taken_from_the_folder_of_a_team_that_is_gone(world: World) -> None:
+    declare(world)
+    tiny_onnx(world.incoming / "lab" / "tiny")
+    world.services.repository.zone.declare(["prod"])
+    for path in ("lab", "lab/tiny"):
+        with pytest.raises(InputError, match="lab in the drop zone is marked as the folder of a"):
+            await world.launcher.ingest(path=str(world.incoming / path))
+    assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+    assert world.store.view()[1] == ()
+
+
 async def test_from_a_closed_folder_nothing_is_taken(world: World) -> None:
     declare(world)
     (world.incoming / "lab" / "config.json").write_text("{}")

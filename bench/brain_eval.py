@@ -1,6 +1,6 @@
 """Measures the benefit and the harm of an LLM beside the rules: ``python -m bench.brain_eval``.
 
-Runs every scenario of `bench.brain_scenarios` and `bench.departure_scenarios` under both authorities
+Runs every scenario of `bench.scenarios` under both authorities
 (`advise`, `decide`), with the rules alone, with scripted players behind a real HTTP endpoint (one
 capable, one that chooses legal values at random, ten broken or hostile), and with real small LLMs
 behind real servers, llama.cpp and vLLM (``--no-local`` omits them, ``--local NAME`` takes those
@@ -31,9 +31,8 @@ from agents.replay.result import percentile
 from agents.rules.planner import RulePlanner
 from bench.brain_harms import harms
 from bench.brain_players import FOES, Casting, capable, foolish
-from bench.brain_scenarios import Scenario, scenarios
-from bench.departure_scenarios import departure_scenarios
 from bench.goals import Goal, print_goals
+from bench.scenarios import Scenario, scenarios
 from modelium.clock import SystemClock
 from modelium.config.sections.brain import Authority, BrainSection
 from tests.fakes.fleets import estimate
@@ -191,7 +190,7 @@ def main() -> None:
     given = parser.parse_args()
     # The scripted endpoint's server logs every answer that a player cuts off.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
-    known = [*scenarios(), *departure_scenarios()]
+    known = scenarios()
     need = sum(s.judgement for s in known)
     print(f"{len(known)} scenarios, {need} of them need judgement, "
           f"{sum(s.departs for s in known)} a departure from the rules")  # fmt: skip

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench.brain_scenarios import Scenario
+from bench.scenarios import Scenario
 from tests.fakes.llm import Answer, Body, Player, calls, says
 
 Casting = Callable[[Scenario], Player]

@@ -37,7 +37,7 @@ CACHES = (
     *("HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE"),
 )
 """Variables that name folders in which engines keep what they compile."""
-DEVICES = ("/dev",)
+SHARED_MEMORY = ("/dev/shm",)  # noqa: S108 - where Linux keeps it
 LONGEST_SOCKET = 60
 """Bytes that engines add to TMPDIR for their sockets; vLLM's are UUIDs."""
 
@@ -61,7 +61,7 @@ class Sandbox:
     shown: tuple[Path, ...] = ()
     """What every engine may read although it is below a hidden folder."""
     writable: tuple[Path, ...] = ()
-    """What every engine may change, beside its own folder, caches, /dev and the GPUs."""
+    """What every engine may change, beside its own folder, caches, shared memory and the GPUs."""
 
     def wrapped(
         self,
@@ -108,7 +108,7 @@ class Sandbox:
         caches = [work / variables[name] for name in CACHES if variables.get(name)]
         places = writable_places(
             map(str, (work, temporary)),
-            (*map(str, (*caches, *self.writable, *writable)), *DEVICES),
+            (*map(str, (*caches, *self.writable, *writable)), *SHARED_MEMORY),
         )
         _prepare(work, temporary, places)
         for cache in caches:

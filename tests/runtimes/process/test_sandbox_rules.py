@@ -91,7 +91,7 @@ def test_an_engine_gets_what_it_needs_and_no_more(tmp_path: Path, command: Path)
     assert found == {
         "hidden": ["/state", *map(str, SYSTEM_SECRETS), *homes],
         "shown": ["/state/repository", "/shown", str(command), str(model)],
-        "writable": [*map(str, (cache, "/ipc", "/own", "/dev", work, temporary)), PROC],
+        "writable": [*map(str, (cache, "/ipc", "/own", "/dev/shm", work, temporary)), PROC],
         "connects": False,
     }
     assert cache.is_dir()

@@ -3,7 +3,7 @@
 ``python -I -S confine.py PROGRAM ARGUMENT…`` with a JSON object in MODELIUM_SANDBOX, which the
 program does not inherit:
 
-- ``hidden``: files and folders that it may not open, nor files beside them outside of /etc;
+- ``hidden``: files and folders that it may not open, nor files beside them (but in `FILES_OF`);
   everything else can be read, but for devices that no engine needs,
 - ``shown``: files and folders below hidden ones that it may read all the same,
 - ``writable``: folders that it may change; nothing else can be. ``/proc/self`` among them: the
@@ -51,7 +51,7 @@ CONNECT_TCP = 1 << 1
 SCOPES = 0b11
 """No signals to, and no abstract Unix sockets of, processes outside (ABI 6)."""
 
-FILES_OF = ("/", "/etc")
+FILES_OF = ("/", "/etc", "/etc/ssl", "/run")
 """Folders whose files may be read although something beside them is hidden."""
 DEVICES = (
     *("null", "zero", "full", "random", "urandom", "tty"),
@@ -61,26 +61,19 @@ DEVICES = (
 OWN_PROCESS = "/proc/self"
 MOUNTS = "/proc/self/mountinfo"
 SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
-"""Where root can change the kernel's settings without any capability; containers mount them
-read-only."""
-
+"""Where root can change the kernel's settings without any capability."""
 ANY_WRITE = 0o222
 NEW_MOUNTS = 0x20000
-READ_ONLY, REMOUNT, BIND, RECURSIVE, SLAVE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 19
-KEPT_FLAGS = 2 | 4 | 8
-"""nosuid, nodev, noexec: a remount would take them off."""
-NO_DEVICES, WHOLE_TREE, HERE = 4, 0x8000, -100
+BIND, RECURSIVE, SLAVE = 1 << 12, 1 << 14, 1 << 19
+READ_ONLY, NO_SETUID, NO_DEVICES, NO_PROGRAMS = 1, 2, 4, 8
+WHOLE_TREE, HERE = 0x8000, -100
 DRIVER, DEVICE_FILE = "/proc/driver/nvidia", "/dev/nvidia-uvm"
 
 
 class Ruleset(ctypes.Structure):
     """`struct landlock_ruleset_attr`."""
 
-    _fields_ = (
-        ("files", ctypes.c_uint64),
-        ("network", ctypes.c_uint64),
-        ("scopes", ctypes.c_uint64),
-    )
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("files", "network", "scopes"))
 
 
 class PathRule(ctypes.Structure):
@@ -155,8 +148,9 @@ def confine(
     ruleset = _checked(CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(size), 0)
     for path in readable(hidden, shown):
         _allow(ruleset, path, READ)
-    for path in writable:
-        _allow(ruleset, own_processes() if path == OWN_PROCESS else path, READ | changes)
+    for path in (writable := tuple(writable)):
+        found = own_processes(writable) if path == OWN_PROCESS else path
+        _allow(ruleset, found, READ | changes)
     _allow(ruleset, "/dev", READ_DIR)
     for path in devices():
         _allow(ruleset, path, READ_DIR | READ_FILE | WRITE_FILE)
@@ -167,14 +161,14 @@ def confine(
     os.close(ruleset)
 
 
-def own_processes() -> str:
+def own_processes(writable: Iterable[str]) -> str:
     """Return the folder with the entries of this process and, where it can, of all its children.
 
     CUDA names its threads by writing below /proc, and a process that may not do so cannot use a GPU
     (error 304). A rule for one process does not cover its children, and their numbers are not known
     yet: they are covered by a rule for /proc, where the kernel's settings are mounted read-only.
     """
-    _make_own_mounts()
+    _make_own_mounts(path for path in writable if path != OWN_PROCESS and os.path.isdir(path))
     # Else the kernel's own link, which leads elsewhere in each process.
     return "/proc" if _settings_are_closed() else os.path.realpath(OWN_PROCESS)
 
@@ -191,44 +185,51 @@ def _settings_are_closed() -> bool:
     return all(os.statvfs(p).f_flag & os.ST_RDONLY for p in SETTINGS if os.path.exists(p))
 
 
-def _make_own_mounts() -> None:
-    """Where root may mount: settings in /proc read-only, and devices only in /dev."""
+def _make_own_mounts(writable: Iterable[str]) -> None:
+    """Where root may mount: nothing but ``writable`` can be changed, and devices are only in /dev.
+
+    Landlock neither governs modes and owners nor tells devices from files.
+    """
     # Not private: what the machine unmounts would stay in use here.
     if libc.unshare(NEW_MOUNTS) or libc.mount(b"none", b"/", None, RECURSIVE | SLAVE, None):
         return
-    # A chroot, for one, has devices as well, and a rule cannot tell them from files.
-    if (
-        not libc.mount(b"/dev", b"/dev", None, BIND | RECURSIVE, None)
-        and not _set_attributes(b"/", NO_DEVICES, 0)
-        and _set_attributes(b"/dev", 0, NO_DEVICES)
-    ):
-        raise OSError(ctypes.get_errno(), "/dev cannot be mounted with its devices")
+    own = [path for path in ("/dev", *writable) if _mount(path)]
+    if "/dev" in own and _mount("/", given=READ_ONLY | NO_DEVICES):
+        for path in own:
+            if not _mount(path, taken=NO_DEVICES if path == "/dev" else READ_ONLY):
+                raise OSError(ctypes.get_errno(), f"{path} cannot be mounted as it is")
     # A new one: a rule for the machine's would cover its other mounts, also those made later.
-    if libc.mount(b"proc", b"/proc", b"proc", KEPT_FLAGS, None):
+    if libc.mount(b"proc", b"/proc", b"proc", NO_SETUID | NO_DEVICES | NO_PROGRAMS, None):
         return
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() or entry.is_symlink():
             continue
-        if entry.is_dir() or entry.stat().st_mode & ANY_WRITE:
-            path = os.fsencode(entry.path)
-            flags = BIND | REMOUNT | READ_ONLY | os.statvfs(path).f_flag & KEPT_FLAGS
-            if not libc.mount(path, path, None, BIND, None):
-                libc.mount(None, path, None, flags, None)
+        if (entry.is_dir() or entry.stat().st_mode & ANY_WRITE) and _mount(entry.path):
+            _mount(entry.path, given=READ_ONLY)
 
 
-def _set_attributes(path: bytes, given: int, taken: int) -> int:
-    """Change the attributes of all mounts from ``path`` on; return 0, or -1 where that fails."""
-    attributes = (ctypes.c_uint64 * 4)(given, taken, 0, 0)  # `struct mount_attr`
-    size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    return int(libc.syscall(SET_ATTRIBUTES, HERE, path, WHOLE_TREE, attributes, size))
+def _mount(path: str, *, given: int = 0, taken: int = 0) -> bool:
+    """Mount ``path`` on itself, or change attributes from there on; return whether that is done."""
+    try:
+        place = _opened(path)
+    except OSError:
+        return False
+    name = b"/proc/self/fd/%d" % place
+    if given or taken:
+        attributes = (ctypes.c_uint64 * 4)(given, taken, 0, 0)  # `struct mount_attr`
+        size = ctypes.c_size_t(ctypes.sizeof(attributes))
+        failed = libc.syscall(SET_ATTRIBUTES, HERE, name, WHOLE_TREE, attributes, size)
+    else:
+        failed = libc.mount(name, name, None, BIND | RECURSIVE, None)
+    os.close(place)
+    return not failed
 
 
 def _drop_capabilities() -> None:
     """Keep no other than `KEPT_CAPABILITIES`, also after the exec.
 
-    The bounding set alone does not do it: it lets inheritable and ambient ones pass, and only root
-    with SETPCAP may change it. With no_new_privs an exec gives root no more than is permitted here;
-    without inheritable ones there are no ambient ones.
+    The bounding set does not bind inheritable and ambient ones, and may be root's to keep. Without
+    inheritable ones there are no ambient ones, and no_new_privs keeps an exec to what is permitted.
     """
     for capability in range(LAST_CAPABILITY + 1):
         if capability not in KEPT_CAPABILITIES:

@@ -16,7 +16,7 @@ class Landlock:
         """``abi`` 0: the kernel has none.
 
         ``refusing``: "privileges", "rules", "capabilities", "reading" them, "mounts", "slave",
-        "dev", "proc", "no devices" or "devices".
+        "proc", or an entry of `mounted`.
         """
         self.abi = abi
         self.refusing = refusing
@@ -31,7 +31,7 @@ class Landlock:
         self.read_only: set[str] = set()
         """Folders that were mounted so."""
         self.mounted: list[str] = []
-        """What else was done to mounts."""
+        """What else was done to mounts: folders mounted on themselves, attributes of a tree."""
         self.capabilities = [0xFFFFFFFF] * 6
         """Effective, permitted and inheritable ones up to 31, then those from 32 on."""
 
@@ -50,14 +50,11 @@ class Landlock:
         if kind is not None:
             assert (source, target, kind, flags) == (b"proc", b"/proc", b"proc", 0b1110)
             return self._mounts("proc")
-        if target == b"/dev":
-            assert (source, flags) == (target, 1 << 12 | 1 << 14)
-            return self._mounts("dev")
-        if source is None:
-            assert flags & ~0b1110 == 1 << 12 | 1 << 5 | 1
-            self.read_only.add(os.fsdecode(target))
-        else:
-            assert (source, flags) == (target, 1 << 12)
+        assert (source, flags) == (target, 1 << 12 | 1 << 14)
+        path = os.fsdecode(os.readlink(target))
+        if not path.startswith("/proc/"):
+            return self._mounts(path)
+        self.mounted.append(path)
         return 0
 
     def capget(self, header: Any, sets: Any) -> int:
@@ -116,10 +113,14 @@ class Landlock:
     def _attributes(self, at: int, path: bytes, flags: int, given: Any, size: Any) -> int:
         assert self.order == ["own mounts"], "they would be the machine's"
         assert (at, flags, size.value) == (-100, 0x8000, 32)
-        wanted = {b"/": ("no devices", [4, 0, 0, 0]), b"/dev": ("devices", [0, 4, 0, 0])}
-        what, attributes = wanted[path]
-        assert list(given) == attributes
-        return self._mounts(what)
+        place, (flags_given, taken, *others) = os.fsdecode(os.readlink(path)), given
+        assert others == [0, 0]
+        if place.startswith("/proc/"):
+            assert (place in self.mounted, flags_given, taken) == (True, 1, 0)
+            self.read_only.add(place)
+            self.mounted.remove(place)
+            return 0
+        return self._mounts(f"{place} +{flags_given} -{taken}")
 
     def _mounts(self, what: str) -> int:
         if self.refusing == what:

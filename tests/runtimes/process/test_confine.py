@@ -158,7 +158,8 @@ def test_engines_get_the_devices_that_they_use_and_no_disks_or_terminals(tmp_pat
 
 SETTINGS = {f"/proc/{name}" for name in ("sys", "irq", "bus", "fs", "sysrq-trigger")}
 CLOSED = {name for name in SETTINGS if Path(name).exists()}
-ALL_MOUNTS = ["slave", "dev", "no devices", "devices", "proc"]
+ALL_MOUNTS = ["slave", "/dev", "/usr", "/ +5 -0", "/dev +0 -4", "/usr +0 -1", "proc"]
+"""Where /usr is writable: flag 1 is for read-only, 4 for no devices."""
 
 
 @pytest.mark.parametrize(
@@ -169,8 +170,12 @@ ALL_MOUNTS = ["slave", "dev", "no devices", "devices", "proc"]
         ("writable", "mounts", "/proc/1", set(), []),
         ("writable", "slave", "/proc/1", set(), []),
         ("writable", "proc", "/proc/1", set(), ALL_MOUNTS[:-1]),
-        ("writable", "dev", "/proc", CLOSED, ["slave", "proc"]),
-        ("writable", "no devices", "/proc", CLOSED, ["slave", "dev", "proc"]),
+        ("writable", "/dev", "/proc", CLOSED, ["slave", "/usr", "proc"]),
+        ("writable", "/ +5 -0", "/proc", CLOSED, ["slave", "/dev", "/usr", "proc"]),
+        (
+            *("writable", "/usr", "/proc", CLOSED),
+            ["slave", "/dev", "/ +5 -0", "/dev +0 -4", "proc"],
+        ),
         ("elsewhere", "mounts", "/proc/1", set(), []),
     ],
 )
@@ -204,23 +209,26 @@ def test_children_may_write_their_entries_where_the_kernels_settings_are_read_on
     (tmp_path / "mounts").write_text("".join(f"{line}\n" for line in lines))
     monkeypatch.setattr(confine, "MOUNTS", str(tmp_path / "mounts"))
     monkeypatch.setattr(os, "statvfs", told)
-    confine.confine(hidden=[], shown=[], writable=["/proc/self"], connects=True)
+    writable = iter(["/usr", "/proc/self", "/etc/passwd", "/nowhere/at/all"])
+    confine.confine(hidden=[], shown=[], writable=writable, connects=True)
     expected = place if place == "/proc" else os.path.realpath("/proc/self")
-    writable = [
+    changed = [
         path
         for path, rights in linux.allowed.items()
         if rights & 0b10 and not path.startswith("/dev/")
     ]
-    assert writable == [expected]
+    assert sorted(changed) == sorted(["/usr", "/etc/passwd", expected])
     assert linux.read_only & SETTINGS == closed
     assert not {path for path in linux.read_only if path.split("/")[2].isdigit()}
     assert linux.mounted == mounts
 
 
-def test_mounts_of_an_engine_that_cannot_have_its_devices_are_an_error(kernel: Kernel) -> None:
-    linux = kernel(7, refusing="devices")
-    with pytest.raises(OSError, match="/dev cannot be mounted with its devices") as failure:
-        confine.confine(hidden=[], shown=[], writable=["/proc/self"], connects=True)
+@pytest.mark.parametrize("refusing", ["/dev +0 -4", "/usr +0 -1"])
+def test_what_an_engine_needs_but_cannot_have_is_an_error(kernel: Kernel, refusing: str) -> None:
+    linux = kernel(7, refusing=refusing)
+    said = f"{refusing.split()[0]} cannot be mounted as it is"
+    with pytest.raises(OSError, match=said) as failure:
+        confine.confine(hidden=[], shown=[], writable=["/usr", "/proc/self"], connects=True)
     assert failure.value.errno == errno.EPERM
     assert linux.order == ["own mounts"]
 

@@ -26,13 +26,18 @@ def tried(path, flags):
     try:
         os.close(os.open(path, flags | os.O_NOCTTY))
         return "opened"
-    except OSError as exc:
-        return type(exc).__name__
+    except OSError as exc:  # root finds a read-only file system
+        return "PermissionError" if exc.errno == 30 else type(exc).__name__
 def status():
     with open("/proc/self/status") as lines:
         pairs = [line.split() for line in lines]
     return {pair[0]: pair[1] for pair in pairs if pair[0].startswith(("Cap", "NoNew"))}
 paths = open(os.path.dirname(sys.argv[0]) + "/paths").read().splitlines()
+for path in paths if sys.argv[1] else ():
+    try:
+        os.chmod(path, int(sys.argv[1], 8))
+    except OSError:
+        pass
 opened = {path: [tried(path, os.O_RDONLY), tried(path, os.O_WRONLY)] for path in paths}
 print(json.dumps([opened, status(), os.listdir("/dev")]))
 """
@@ -43,13 +48,20 @@ OPENED, CLOSED = ["opened"] * 2, ["PermissionError"] * 2
 
 
 def run(
-    work: Path, *paths: Path | str, before: Sequence[str] = (), writable: tuple[Path, ...] = ()
+    work: Path,
+    *paths: Path | str,
+    before: Sequence[str] = (),
+    writable: tuple[Path, ...] = (),
+    mode: str = "",
 ) -> tuple[dict[str, list[str]], dict[str, str], list[str]]:
-    """What a confined process that ``before`` starts finds: opened paths, its status, /dev."""
+    """What a confined process that ``before`` starts finds: opened paths, its status, /dev.
+
+    Before it opens ``paths``, it sets their ``mode``.
+    """
     program = work / "try.py"
     program.write_text(TRY)
     (work / "paths").write_text("".join(f"{path}\n" for path in paths))  # words are readable
-    words = ("/usr/bin/env", "python3", "-I", str(program))
+    words = ("/usr/bin/env", "python3", "-I", str(program), mode)
     argv, variables, folder = Sandbox(mode="required", hidden=()).wrapped(
         words, {"PATH": os.environ["PATH"]}, work=work / "own", writable=writable
     )
@@ -99,6 +111,17 @@ def test_devices_and_settings_that_are_mounted_elsewhere_are_closed_too(tmp_path
             str(dev / "ptmx"): CLOSED,
         }
     assert "opened" not in {outcome for _, outcome in found.values()}
+
+
+def test_an_engine_of_root_changes_no_mode_outside_of_its_own_folders(tmp_path: Path) -> None:
+    """Landlock does not govern modes; others than root can change those of their own files."""
+    outside, own = tmp_path / "outside", tmp_path / "cache"
+    own.mkdir()
+    for file in (outside, own / "file"):
+        file.touch(mode=0o600)
+    run(tmp_path, outside, own / "file", writable=(own,), mode="0666")
+    assert stat.S_IMODE(outside.stat().st_mode) == (0o600 if MOUNTS else 0o666)
+    assert stat.S_IMODE((own / "file").stat().st_mode) == 0o666
 
 
 @pytest.mark.parametrize("ambient", [False, True])

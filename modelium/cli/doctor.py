@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -116,7 +117,11 @@ def _sandbox(config: Config) -> Finding:
     mode, problem = config.sandbox.mode, sandbox_problem()
     if mode == "off":
         problem = "sandbox.mode is off"
-    detail = f"engines are not sandboxed: {problem}" if problem else "engines run under Landlock"
+    detail = "engines run under Landlock"
+    if problem:
+        detail = f"engines are not sandboxed: {problem}"
+    elif os.geteuid() == 0:
+        detail += ", but reach the sockets of root's services; run Modelium as a user of its own"
     return Finding(what="sandbox", ok=mode != "required" or not problem, detail=detail)
 
 

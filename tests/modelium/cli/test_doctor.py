@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 import threading
@@ -169,7 +170,14 @@ def test_whether_engines_are_sandboxed_is_said(
         return found.ok, found.detail
 
     monkeypatch.setattr(drivers, "sandbox_problem", lambda: "")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert said("auto") == (True, "engines run under Landlock")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert said("auto") == (
+        True,
+        "engines run under Landlock, but reach the sockets of root's services; "
+        "run Modelium as a user of its own",
+    )
     assert said("off") == (True, "engines are not sandboxed: sandbox.mode is off")
     monkeypatch.setattr(drivers, "sandbox_problem", lambda: "no Landlock")
     assert said("auto") == (True, "engines are not sandboxed: no Landlock")

@@ -18,7 +18,8 @@ from agents.llm.agent import (
     Budget,
     NoAdvice,
 )
-from agents.llm.endpoint import Capabilities, EndpointError, Reply, ToolCall, _reply
+from agents.llm.capabilities import Capabilities
+from agents.llm.endpoint import EndpointError, Reply, ToolCall, _reply
 from agents.llm.tools import Toolbox
 from agents.llm.transcript import KEPT_CHARACTERS, Transcript
 from agents.llm.untrusted import printable, word, wrapped
@@ -37,7 +38,7 @@ class Scripted:
         self.options: list[dict[str, Any]] = []
         self.sent: list[list[str]] = []
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *, now: float) -> Capabilities:
         return self.able
 
     async def ask(self, messages: Any, **options: Any) -> Reply:

@@ -11,8 +11,9 @@ from typing import Any
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
 from agents.llm import prompt
+from agents.llm.capabilities import Capabilities
 from agents.llm.choices import Choices, parse_answer, schema
-from agents.llm.endpoint import Capabilities, Endpoint, EndpointError, Reply
+from agents.llm.endpoint import Endpoint, EndpointError, Reply
 from agents.llm.tools import Toolbox
 from agents.llm.transcript import Transcript
 from modelium.models import Violation
@@ -96,7 +97,7 @@ class Agent:
     async def _choose(
         self, choices: Choices, toolbox: Toolbox, check: Check, transcript: Transcript
     ) -> Advice:
-        able = await self.endpoint.capabilities()
+        able = await self.endpoint.capabilities(now=self._clock.monotonic())
         transcript.add(SystemMessage(prompt.SYSTEM))
         question = prompt.question(choices, tools=able.tools, enforces_schema=able.schema)
         transcript.add(HumanMessage(question))

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from agents.llm.holes import fitting
 from agents.llm.what_if import unloads
 from modelium.lifecycle import ModelState
-from modelium.models import (
-    Booking,
-    Departure,
-    DepartureKind,
-    Fleet,
-    Load,
-    Model,
-    ModelProfile,
-    Plan,
-)
+from modelium.models import Departure, DepartureKind, Fleet, Load, Model, Plan
 from modelium.models.advice import Advice
 from modelium.models.load_time import load_seconds
 from modelium.policy import Policy
 from modelium.policy.departures import LASTS_S, left_s
 from modelium.policy.eligibility import may_queue, should_load
-from modelium.policy.memory_budget import available_bytes
 
 K = DepartureKind
 
 NOT_NOW = "none now: the last ones were wrong, or are not judged yet"
-
-ABSENT = frozenset({ModelState.QUEUED, ModelState.UNLOADED})
 
 
 def departures(
@@ -126,48 +115,9 @@ def budgets(fleet: Fleet, policy: Policy, *, now: float) -> dict[str, float | st
     return found
 
 
-def largest_hole(plan: Plan, fleet: Fleet, policy: Policy) -> int:
-    """Return the most bytes that can be booked on one device after ``plan``."""
-    added: dict[str, list[Booking]] = {}
-    for load in plan.loads:
-        for device, size in load.reserve.items():
-            booking = Booking(model=load.model, device=device, bytes=size)
-            added.setdefault(device, []).append(booking)
-    leaving = unloads(plan)
-    return max(
-        (
-            available_bytes(
-                device,
-                (*fleet.bookings_by_device.get(device.id, ()), *added.get(device.id, ())),
-                cap=policy.max_gpu_memory_utilization,
-                after=leaving,
-            )
-            for device in fleet.devices
-            if device.healthy
-        ),
-        default=0,
-    )
-
-
 def _shut_out_s(rules: Plan, plan: Plan, fleet: Fleet, policy: Policy) -> float:
     """Return the longest load of a model that would fit free memory after ``rules`` only."""
-    before, after = (largest_hole(p, fleet, policy) for p in (rules, plan))
-    if after >= before:
-        return 0.0
-    acted_on = {a.model for p in (rules, plan) for a in p.actions if isinstance(a, Load)}
-    shut_out = (
-        load_seconds(model)
-        for model in fleet.models
-        if model.state in ABSENT
-        and model.name not in acted_on
-        and model.profile is not None
-        and after < _least_bytes(model.profile) <= before
-    )
-    return max(shut_out, default=0.0)
-
-
-def _least_bytes(profile: ModelProfile) -> float:
-    return profile.weight_bytes / max(profile.tensor_parallel_degrees)
+    return max(map(load_seconds, fitting(rules, plan, fleet, policy)), default=0.0)
 
 
 def _loads_s(names: Iterable[str], models: Mapping[str, Model]) -> float:

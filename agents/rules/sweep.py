@@ -40,7 +40,8 @@ def plan_sweep(builder: PlanBuilder) -> None:
 def _unload_idle(builder: PlanBuilder) -> None:
     policy = builder.policy
     for model in builder.fleet.models:
-        if builder.idled_out(model) and builder.may_unload(model):
+        idled_out = builder.idled_out(model) and not builder.shields.from_idling(model)
+        if idled_out and builder.may_unload(model):
             builder.unload(
                 model,
                 f"idle for {model.idle_s(builder.now):.0f} s "
@@ -136,7 +137,7 @@ def _dequeue(builder: PlanBuilder) -> None:
                 starving_left -= 1
         else:
             own = priority_class(model, builder.policy).rank
-            outcome = builder.load(model, may_evict=yielding[own])
+            outcome = builder.load(model, may_evict=builder.shields.around(yielding[own], by=model))
         if outcome is Outcome.NO_ROOM and model.state in (S.ANALYZED, S.UNLOADED, S.FAILED):
             builder.queue(model)
 
@@ -151,7 +152,6 @@ def _yielding(builder: PlanBuilder, rank: int) -> MayEvict:
         model.name
         for model in builder.fleet.models
         if model.state is S.READY
-        and model.name not in builder.spared
         and (
             priority_class(model, builder.policy).rank > rank
             or builder.idled_out(model)

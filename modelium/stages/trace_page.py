@@ -17,6 +17,7 @@ WIDTH = 100
 LOOKUPS = 12
 CHOICES = 12
 VALUES = 8
+REFUSALS = 4
 """Longest lists: a page is about fifty lines."""
 
 ANSWER_CHARACTERS = 70
@@ -98,11 +99,12 @@ def _lookups(messages: Sequence[Trace]) -> list[str]:
 
 
 def _refused(violations: Sequence[Sequence[Trace]]) -> list[str]:
-    return [
-        f"answer {turn}: {one['message']}"
-        for turn, found in enumerate(violations, start=1)
-        for one in found
-    ]
+    rows = []
+    for turn, found in enumerate(violations, start=1):
+        rows += [f"answer {turn}: {one['message']}" for one in found[:REFUSALS]]
+        if len(found) > REFUSALS:
+            rows.append(f"answer {turn}: and {len(found) - REFUSALS} more")
+    return rows
 
 
 def _chosen(chosen: Mapping[str, Any]) -> list[str]:

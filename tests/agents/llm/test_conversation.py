@@ -18,9 +18,16 @@ from agents.llm.agent import (
     Budget,
     NoAdvice,
 )
-from agents.llm.endpoint import Capabilities, EndpointError, Reply, ToolCall, _reply
+from agents.llm.capabilities import Capabilities
+from agents.llm.endpoint import EndpointError, Reply, ToolCall, _reply
 from agents.llm.tools import Toolbox
-from agents.llm.transcript import KEPT_CHARACTERS, Transcript
+from agents.llm.transcript import (
+    KEPT_CHARACTERS,
+    VIOLATION_CHARACTERS,
+    VIOLATIONS,
+    Transcript,
+)
+from agents.llm.untrusted import CUT as CUT_OFF
 from agents.llm.untrusted import printable, word, wrapped
 from modelium.models import Violation
 from modelium.models.advice import Advice
@@ -37,7 +44,7 @@ class Scripted:
         self.options: list[dict[str, Any]] = []
         self.sent: list[list[str]] = []
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *, now: float) -> Capabilities:
         return self.able
 
     async def ask(self, messages: Any, **options: Any) -> Reply:
@@ -353,6 +360,21 @@ async def test_the_seconds_are_bounded_and_count_as_the_endpoints_failure() -> N
 
 
 # --- the record ----------------------------------------------------------------------------------
+
+
+def test_few_violations_are_recorded_cut_and_without_secrets() -> None:
+    transcript = Transcript(redacted=lambda text: text.replace("key", "***"))
+    long = "y" * VIOLATION_CHARACTERS
+    said = ["a key", long, long + "y", *("x" for _ in range(VIOLATIONS))]
+    transcript.add_violations([Violation(rule="r", subject="s", message=m) for m in said])
+    (recorded,) = transcript.record()["violations"]
+    assert recorded[:4] == [
+        {"rule": "r", "message": "a ***"},
+        {"rule": "r", "message": long},
+        {"rule": "r", "message": long + CUT_OFF},
+        {"rule": "r", "message": "x"},
+    ]
+    assert len(recorded) == VIOLATIONS
 
 
 def test_the_record_has_the_calls_and_cut_texts_without_secrets() -> None:

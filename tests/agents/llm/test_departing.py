@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from agents.llm.departing import NOT_NOW, affordable, budgets, departures, largest_hole, may_be_held
+from agents.llm.departing import NOT_NOW, affordable, budgets, departures, may_be_held
 from modelium.lifecycle import ModelState
-from modelium.models import GIB, Departure, DepartureKind, Fleet, Plan, Priority, Traffic
+from modelium.models import Departure, DepartureKind, Fleet, Priority, Traffic
 from modelium.models.advice import Advice, Spot
 from modelium.policy import Policy
 from tests.agents.advising import REVIEW, RULES, waiting
-from tests.fakes.fleets import NOW, fleet, loaded, model, policy
+from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
 
 K = DepartureKind
 MAY = policy(departures=dict.fromkeys(K, 300.0))
@@ -96,18 +96,15 @@ def test_other_devices_cost_what_they_keep_others_from() -> None:
     assert found(queue, Advice(spots=spots)) == [("device", "a", 70.0)]
 
 
-def test_the_largest_hole_is_what_a_plan_leaves_on_one_healthy_device() -> None:
-    known = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), loaded("c", "n/g1", gib=30))
-    plan = RULES.plan(REVIEW, known, policy())
-    assert largest_hole(Plan(author="", trigger=plan.trigger), known, policy()) == 42 * GIB
-    assert largest_hole(plan, known, policy()) == 42 * GIB
-    spots = Advice(spots={"a": Spot(devices=("n/g1",))})
-    assert largest_hole(RULES.plan(REVIEW, known, policy(), spots), known, policy()) == 32 * GIB
-    paid = Advice(spots={"a": Spot(devices=("n/g1",), evicts=("c",))})
-    sick = known.devices[1].model_copy(update={"healthy": False})
-    half = known.model_copy(update={"devices": (known.devices[0], sick)})
-    assert largest_hole(plan, half, policy()) == 22 * GIB
-    assert paid.spots and largest_hole(plan, fleet(gpus=0), policy()) == 0
+def test_other_devices_cost_a_split_model_that_they_keep_out() -> None:
+    spots = {"a": Spot(devices=("n/g1",))}
+    wide = profile(140, tensor_parallel_degrees=(1, 2))
+    split = model("split", profile=wide, state=ModelState.UNLOADED)
+    # 72 GiB on two devices hold its halves; one of them would have 62 left.
+    known = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), split, gpus=3)
+    assert found(known, Advice(spots=spots)) == [("device", "a", 140.0)]
+    more = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), split, gpus=4)
+    assert found(more, Advice(spots=spots)) == [("device", "a", 0.0)]
 
 
 @pytest.mark.parametrize(

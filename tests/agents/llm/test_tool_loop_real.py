@@ -10,7 +10,8 @@ from langchain_core.messages import HumanMessage
 
 from agents.brain import AdvisedBrain
 from agents.llm.agent import REPLY_TOKENS, Agent, Budget
-from agents.llm.endpoint import Capabilities, Endpoint, EndpointError
+from agents.llm.capabilities import Capabilities
+from agents.llm.endpoint import Endpoint, EndpointError
 from modelium.clock import SystemClock
 from modelium.models import Priority
 from modelium.policy import validate
@@ -67,7 +68,7 @@ def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 async def test_what_it_can_do_is_found_out(served: Served) -> None:
-    assert await served.endpoint(known=False).capabilities() == ABLE[served.llm.name]
+    assert await served.endpoint(known=False).capabilities(now=0.0) == ABLE[served.llm.name]
 
 
 @pytest.mark.parametrize(

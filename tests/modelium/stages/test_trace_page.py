@@ -95,5 +95,16 @@ def test_a_page_stays_a_page() -> None:
     assert sum("f0: " in line for line in lines) == 1 and not any("f12:" in x for x in lines)
 
 
+def test_few_refusals_of_each_answer_are_told() -> None:
+    answers = [[{"rule": "choice", "message": f"m{i}"} for i in range(n)] for n in (4, 7)]
+    lines = page(PLAN, {**TRACE, "violations": answers})
+    told = [line[11:] for line in lines if "answer " in line]
+    assert told == [
+        *(f"answer 1: m{i}" for i in range(4)),
+        *(f"answer 2: m{i}" for i in range(4)),
+        "answer 2: and 3 more",
+    ]
+
+
 def test_a_decision_without_an_llm_has_no_page() -> None:
     assert page(PLAN, {}) == []

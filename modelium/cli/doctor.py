@@ -22,7 +22,7 @@ from modelium.config.loading import load_serving
 from modelium.errors import ConfigError
 from modelium.models import GIB
 
-PROBE_S = 2.0
+PROBE_S = 10.0
 """Timeout of one TCP connection."""
 
 SETTINGS, FRAME_HEAD = 4, 9

@@ -23,8 +23,8 @@ REPLY_TOKENS = 2000
 """Longest reply: a reason and the longest lists take 300; models that reason first take more."""
 
 SHORT_REPLY_TOKENS = 400
-"""Longest reply where the context has no room for more: vLLM counts the longest reply, whatever
-its length becomes, and refuses a conversation that leaves less room."""
+"""Longest reply where the context has no room for more: vLLM before 0.32 counts the longest reply,
+whatever its length becomes, and refuses a conversation that leaves less room."""
 
 CALLS_PER_ROUND = 8
 """Tool calls answered per reply: there are nine tools."""

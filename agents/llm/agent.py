@@ -193,7 +193,7 @@ class Agent:
         """
         before = len(known)
         for place, call in enumerate(reply.calls):
-            asked = call.name, call.raw or json.dumps(call.arguments, sort_keys=True)
+            asked = call.name, call.raw or json.dumps(call.arguments)
             if place >= CALLS_PER_ROUND:
                 answer = f"error: only {CALLS_PER_ROUND} calls at once are answered"
             elif asked in known:

@@ -189,6 +189,13 @@ async def test_a_round_that_only_repeats_look_ups_is_the_last(arguments: Any) ->
     assert str(refused) == "steps: no decision after 2 rounds of tool calls"
 
 
+async def test_other_arguments_that_are_no_object_are_no_repetition() -> None:
+    decided = [("decide", {"runtime": "ray"})]
+    endpoint = Scripted([("policy", "{bad")], [("policy", "{worse")], decided, able=TOOLS)
+    await talk(endpoint, rounds=6)
+    assert [len(options["tools"]) for options in endpoint.options] == [8, 8, 8]
+
+
 async def test_a_round_with_a_new_look_up_beside_a_repeated_one_is_not_the_last() -> None:
     policy, card = ("policy", {}), ("card", {"model": "m"})
     other = ("card", {"model": "n"})

@@ -181,7 +181,7 @@ def main() -> None:
         "--local", default="", help="of the local LLMs, only those whose name contains this"
     )
     parser.add_argument(
-        "--local-every", type=int, default=1, help="run only every Nth scenario with local LLMs"
+        "--every", type=int, default=1, help="run only every Nth scenario with real LLMs"
     )
     parser.add_argument("--url", help="base URL of another endpoint to run")
     parser.add_argument("--model", help="its model")
@@ -234,10 +234,11 @@ def _runs(
     if not given.no_local and not given.only:
         for llm in LOCAL_LLMS:
             if given.local.lower() in llm.name.lower():
-                yield llm.name, by_local(cast[:: given.local_every], llm)
+                yield llm.name, by_local(cast[:: given.every], llm)
     if given.url and given.model:
         key = os.environ.get("MODELIUM_BRAIN_API_KEY")
-        outcomes = by_llm(cast, url=given.url, model=given.model, key=key, budget=LOCAL)
+        some = cast[:: given.every]
+        outcomes = by_llm(some, url=given.url, model=given.model, key=key, budget=LOCAL)
         yield given.model, asyncio.run(outcomes)
 
 

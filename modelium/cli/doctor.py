@@ -14,6 +14,7 @@ import httpx
 from modelium.cli.device_checks import devices
 from modelium.cli.findings import Finding
 from modelium.cli.listening import service
+from modelium.cli.llm_check import llm
 from modelium.cli.machine import packages, replica_problem
 from modelium.cli.shadows import shadows
 from modelium.config import Config
@@ -51,7 +52,7 @@ def examine(config: Config) -> list[Finding]:
         *devices(config),
         *_runtimes(config),
         _sandbox(config),
-        *_brain(config),
+        *llm(config),
     ]
 
 
@@ -123,18 +124,6 @@ def _sandbox(config: Config) -> Finding:
     elif os.geteuid() == 0:
         detail += ", but reach the sockets of root's services; run Modelium as a user of its own"
     return Finding(what="sandbox", ok=mode != "required" or not problem, detail=detail)
-
-
-def _brain(config: Config) -> Iterator[Finding]:
-    wanted, what = config.brain, "LLM"
-    if wanted.base_url is None or config.brain_served_here:
-        return
-    if wanted.model is None:
-        detail = "brain.model is not set, so the rules decide alone; name a model of that API"
-        yield Finding(what=what, ok=False, detail=detail)
-        return
-    parts = urlsplit(wanted.base_url)
-    yield _reach(what, f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
 
 
 def _ray_endpoint(endpoint: str) -> Finding:

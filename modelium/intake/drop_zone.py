@@ -61,9 +61,14 @@ class DropZone:
         """Return the team in whose folder the drop ``path`` lies."""
         return path.parent.name if self._is_team_folder(path.parent) else None
 
-    def place(self, path: Path) -> Path:
-        """Return the folder of the drop zone that ``path`` came from; else the drop zone's own."""
-        return path.parent if self._is_team_folder(path.parent) else self.folder
+    def place(self, path: Path, *, team: str = "") -> Path:
+        """Return the folder of the drop zone where a drop of ``team`` from ``path`` belongs.
+
+        It is the one that it came from; else the team's, or the drop zone's own.
+        """
+        if self._is_team_folder(path.parent):
+            return path.parent
+        return self.team_folder(team) if team in self.teams else self.folder
 
     @contextmanager
     def entered(self, folder: Path) -> Iterator[Path]:

@@ -155,7 +155,7 @@ def _yielding(builder: PlanBuilder, rank: int) -> MayEvict:
         and (
             priority_class(model, builder.policy).rank > rank
             or builder.idled_out(model)
-            or builder.quotas.overdrawn(model)
+            or builder.quotas.spent(model)
         )
     }
     return (lambda model: model.name in names) if names else no_model

@@ -74,15 +74,16 @@ class DropZone:
         first, *rest = path.relative_to(self.folder).parts
         return first if rest and first in self.teams else None
 
-    def place(self, path: Path) -> Path:
-        """Return the folder of the drop zone that ``path`` came from; else the drop zone's own.
+    def place(self, path: Path, *, team: str = "") -> Path:
+        """Return the folder of the drop zone where a drop of ``team`` from ``path`` belongs.
 
-        What came from a team that is gone returns to its folder. Blocks on the disk.
+        It is the one that it came from, also where that one's team is gone; else the team's, or the
+        drop zone's own. Blocks on the disk.
         """
         if path.parent.parent == self.folder and _is_marked(path.parent):
             return path.parent
-        team = self.team_of(path)
-        return self.folder if team is None else self.team_folder(team)
+        team = self.team_of(path) or team
+        return self.team_folder(team) if team in self.teams else self.folder
 
     @contextmanager
     def entered(self, folder: Path) -> Iterator[Path]:

@@ -157,6 +157,8 @@ class Version(Frozen):
     removed_at: float | None = None
     removed_by: str | None = None
     purge: bool | None = None
+    team: str | None = None
+    """Of a removed version: whose it was."""
     proven_at: float | None = None
     """When it had answered its first requests."""
 

@@ -52,12 +52,14 @@ versions = sa.Table(
     sa.Column("removed_at", sa.Float),
     sa.Column("removed_by", sa.Text),
     sa.Column("purge", sa.Boolean),
+    sa.Column("team", sa.String(128)),
     sa.Column("proven_at", sa.Float),
     sa.Column("seal", sa.String(80)),
     sa.Column("wishes", sa.JSON),
 )
 """A removed version keeps its row: its number is never used again, and while its folder is still
-in the repository, the folder is to be moved to the trash (``purge``: to be deleted).
+in the repository, the folder is to be moved to the trash (``purge``: to be deleted). ``team``: of a
+removed one, whose it was.
 ``proven_at``: when it had answered its first requests; until then an earlier version may return.
 ``seal``: of its files when their content was read last, see `modelium.analysis.seal`.
 ``wishes``: the note that lies among its files."""

@@ -97,7 +97,7 @@ async def test_pin_approve_plan_intents_events_status(setup: Setup) -> None:
     pinned = await setup.http.put("/api/v1/models/gpt2/pin", json={"pinned": True})
     assert pinned.json()["pinned"] is True
     approved = await setup.http.post("/api/v1/models/drop/approve", json={"what": ["pickle"]})
-    assert approved.json()["parameters"] == {"what": ["pickle"]}
+    assert approved.json()["parameters"] == {"what": ["pickle"], "team": None}
     plan = await setup.http.post("/api/v1/plan", json={"model": "gpt2"})
     assert plan.json()["subject"] == "gpt2"
     intents = (await setup.http.get("/api/v1/intents?limit=1")).json()

@@ -109,8 +109,8 @@ class Policies(Section):
         3,
         "After this many loads in a row of one class of models (format, architecture and "
         "quantization) that failed by a runtime's fault, models of this class are loaded in "
-        "another runtime that can serve them. At least two models of their own team, or models of two "
-        "teams, must be among those that failed. 0: never.",
+        "another runtime that can serve them. At least two models of their own team, or models of "
+        "two teams, must be among those that failed. 0: never.",
         why="3: two models with the same fault, one of them twice, are hardly a coincidence.",
     )
     avoid_runtime_seconds: Seconds = setting(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bench.brain_scenarios import Scenario
+from bench.scenarios import Scenario
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import DepartureKind, Load, Plan, Queue, Unload
 from modelium.models.load_time import load_seconds

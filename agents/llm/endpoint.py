@@ -39,8 +39,11 @@ CHARACTERS_PER_TOKEN = 3
 REFUSED = frozenset({400, 404, 405, 415, 422, 500, 501})
 """Statuses that servers return for an unknown parameter; llama.cpp returns 500."""
 
-TOO_LONG = re.compile(r"context (length|size|window)|context_length_exceeded", re.IGNORECASE)
-"""In the message of a 400: vLLM and OpenAI say `maximum context length`, llama.cpp `size`."""
+TOO_LONG = re.compile(
+    r"context (length|size|window)|context_length_exceeded|max_model_len", re.IGNORECASE
+)
+"""In the message of a 400: vLLM and OpenAI say `maximum context length`, llama.cpp `size`. Where
+the longest reply alone is beyond it, vLLM names the setting."""
 
 PROBE = "Answer that you are ready."
 PROBE_SCHEMA: Mapping[str, Any] = {

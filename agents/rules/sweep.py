@@ -129,17 +129,15 @@ def _dequeue(builder: PlanBuilder) -> None:
             continue
         if model.name in builder.held and not _is_urgent(builder, model):
             continue
-        starving_before = starving_left
         if should_load(model, builder.policy):
             outcome = builder.load(model, may_evict=any_model)
         elif starving_left and is_starving(model, now=builder.now):
-            starving_left -= 1
             outcome = builder.load(model, may_evict=any_model)
+            if outcome is Outcome.PLACED:  # what finds no room does not keep the next from it
+                starving_left -= 1
         else:
             own = priority_class(model, builder.policy).rank
             outcome = builder.load(model, may_evict=builder.shields.around(yielding[own], by=model))
-        if model.name in builder.barred and not should_load(model, builder.policy):
-            starving_left = starving_before  # its own team's quota is not what others wait for
         if outcome is Outcome.NO_ROOM and model.state in (S.ANALYZED, S.UNLOADED, S.FAILED):
             builder.queue(model)
 

@@ -59,13 +59,16 @@ async def ingest(
 
     Raises:
         InputError: ``name`` is none that a model can have, nothing is at ``path``, or it is the
-            folder of a team or lies in that of another one than ``team``.
+            folder of a team, or lies in that of another one than ``team`` or of one that is gone.
     """
     source, zone = Path(path), services.repository.zone
     owner = zone.team_of(source)
     asked = {"team": owner or team, "priority_ceiling": priority_ceiling}
     if source.parent == zone.folder and zone.is_part(source):
         raise InputError(f"{source} is the folder for drops of a team; name a drop in it")
+    orphaned = await asyncio.to_thread(zone.orphaned, source)
+    if orphaned:
+        raise InputError(orphaned)
     if owner is not None and team not in (None, owner):
         raise InputError(f"{source} belongs to team {owner}, and cannot be ingested for {team}")
     if name is not None and not is_name(name):
@@ -151,7 +154,7 @@ async def _kept(services: Services, name: str, asked: Asked, source: Path) -> As
 
     Whoever drops the next version of a model into the drop zone does not take it from its team.
     """
-    if not services.repository.zone.holds(source):
+    if not services.repository.zone.contains(source):
         return asked
     before = (await services.store.rules.asked()).get(name, {})
     return {key: value or before.get(key) for key, value in asked.items()}

@@ -78,6 +78,16 @@ class TrafficBook:
             load = self._tally(model).load
             load.on_answered(prompt_tokens, generated_tokens, self._clock.monotonic())
 
+    def on_sized(self, model: str, tokens: int) -> None:
+        """Note the estimated length of a request whose answer reports no tokens of its prompt."""
+        with self._lock:
+            self._tally(model).load.on_sized(tokens)
+
+    def on_too_long(self, model: str, context: int) -> None:
+        """Note that the engine refused a request as too long for its context of so many tokens."""
+        with self._lock:
+            self._tally(model).load.on_too_long(context, self._clock.monotonic())
+
     def on_utilization(self, shares: Mapping[str, float | None]) -> None:
         """Note model → share of time in which it used its GPUs; ``None``: not known."""
         with self._lock:

@@ -115,7 +115,10 @@ def problems(error: ValidationError) -> str:
 
 
 def _within(incoming: Path, given: str) -> Path:
-    """Return ``given`` (absolute, or relative to ``incoming``) with links resolved; blocks on disk.
+    """Return ``given`` (absolute, or relative to ``incoming``) as a path below ``incoming``.
+
+    Links inside are resolved. Where ``incoming`` is a link, its own name stays: by that name the
+    drop zone tells its drops and teams. Blocks on disk.
 
     Raises:
         InputError: it is outside of ``incoming``.
@@ -130,4 +133,4 @@ def _within(incoming: Path, given: str) -> Path:
             f"path: {given!r} is outside the drop zone; put it there, or ask an operator to "
             "ingest it with POST /api/v1/ingest"
         )
-    return path
+    return incoming / path.relative_to(root)

@@ -154,6 +154,7 @@ async def test_tools_are_strict_where_the_endpoint_takes_that(
         (400, "This model's maximum context length is 2048 tokens. However, …", True),
         (400, "the request exceeds the available context size, try increasing it", True),
         (400, "Error code: context_length_exceeded", True),
+        (400, "max_tokens=2000 cannot be greater than max_model_len=1024.", True),
         (400, "no such context: 7", False),
         (500, "the request exceeds the available context size", False),
     ],

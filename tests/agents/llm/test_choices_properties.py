@@ -14,7 +14,7 @@ from agents.llm.ingest_choices import ingest_choices
 from agents.llm.review_choices import review_choices
 from agents.rules.planner import RulePlanner
 from bench.brain_harms import harms
-from bench.brain_scenarios import Scenario
+from bench.scenarios import Scenario
 from modelium.models import (
     Departure,
     DepartureKind,

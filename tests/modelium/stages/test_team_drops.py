@@ -61,12 +61,41 @@ async def test_nobody_ingests_the_drop_of_a_team_for_another_one(world: World) -
     assert (model.team, model.priority_ceiling) == ("lab", LOW)
 
 
+async def test_an_upload_inside_a_teams_folder_is_the_teams(world: World) -> None:
+    declare(world)
+    with pytest.raises(InputError, match="belongs to team lab, and cannot be ingested for prod"):
+        await drop(world, "lab/.upload/tiny", team="prod")
+    assert (await drop(world, "lab/.upload/tiny")).outcome == "registered"
+    assert world.store.model("tiny").team == "lab"
+    await drop(world, "prod/theirs")
+    assert (await drop(world, "lab/.upload/theirs", weight=2.0)).outcome == "rejected"
+    assert (world.store.model("theirs").team, world.store.model("theirs").version) == ("prod", 1)
+
+
+async def test_an_upload_inside_the_drop_zone_takes_a_model_from_nobody(world: World) -> None:
+    declare(world)
+    await drop(world, "lab/tiny")
+    assert (await drop(world, ".upload/tiny", weight=2.0)).outcome == "registered"
+    assert (world.store.model("tiny").version, world.store.model("tiny").team) == (2, "lab")
+
+
 async def test_a_folder_of_a_team_is_no_drop(world: World) -> None:
     declare(world)
     tiny_onnx(world.incoming / "lab" / "tiny")
     with pytest.raises(InputError, match="lab is the folder for drops of a team"):
         await world.launcher.ingest(path=str(world.incoming / "lab"))
     assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+
+
+async def test_nothing_is_taken_from_the_folder_of_a_team_that_is_gone(world: World) -> None:
+    declare(world)
+    tiny_onnx(world.incoming / "lab" / "tiny")
+    world.services.repository.zone.declare(["prod"])
+    for path in ("lab", "lab/tiny"):
+        with pytest.raises(InputError, match="lab in the drop zone is marked as the folder of a"):
+            await world.launcher.ingest(path=str(world.incoming / path))
+    assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+    assert world.store.view()[1] == ()
 
 
 async def test_from_a_closed_folder_nothing_is_taken(world: World) -> None:

@@ -94,6 +94,20 @@ def test_a_path_lies_within_the_drop_zone(tmp_path: Path) -> None:
         _within(zone, "a\0b")
 
 
+@pytest.mark.parametrize("zone", ["link", "above/in"])
+def test_a_drop_zone_behind_a_link_keeps_its_own_name(tmp_path: Path, zone: str) -> None:
+    real = tmp_path / "real" / "in"
+    (real / "lab").mkdir(parents=True)
+    (real / "inner").symlink_to(real / "lab")
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "above").symlink_to(real.parent)
+    incoming = tmp_path / zone
+    for given in ("lab/m", "inner/m", str(incoming / "lab" / "m"), str(real / "lab" / "m")):
+        assert _within(incoming, given) == incoming / "lab" / "m", given
+    with pytest.raises(InputError, match="is outside the drop zone"):
+        _within(incoming, "..")
+
+
 async def test_a_body_is_limited_to_its_last_byte() -> None:
     for last, fits in ((b"", True), (b"x", False)):
         parts = [{"body": b"x" * (MAX_BODY_BYTES - 1)}, {}, {"body": b"x"}, {"body": last}]

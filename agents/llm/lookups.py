@@ -15,7 +15,7 @@ from modelium.models import GIB, Decision, Model
 from modelium.models.load_time import load_seconds
 from modelium.policy.departures import was_wrong
 from modelium.policy.memory_budget import available_bytes
-from modelium.traffic.book import HORIZONS_S
+from modelium.traffic.tally import HORIZONS_S
 
 MODELS = 40
 DECISIONS = 8

@@ -31,7 +31,7 @@ from modelium.models import (
 )
 from modelium.policy import Policy, RuntimeRules
 from modelium.ports import Question
-from modelium.traffic.book import INTERVAL_BOUNDS_S
+from modelium.traffic.tally import INTERVAL_BOUNDS_S
 from tests.agents.advising import INGEST, REVIEW, waiting
 from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
 

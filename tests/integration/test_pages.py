@@ -20,7 +20,7 @@ from tests.engines import ROOT, free_port
 from tests.integration.pages import Block, Stranger, blocks, commands
 from tests.integration.service import eventually
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 TUTORIAL = (ROOT / "docs/getting-started.md").read_text()
 README = (ROOT / "README.md").read_text()

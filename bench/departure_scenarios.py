@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from agents.rules.planner import RulePlanner
 from bench.brain_scenarios import (
     MONDAY_0858,
     Scenario,
@@ -34,8 +35,9 @@ from modelium.models import (
     Untrusted,
 )
 from modelium.ports import Question
-from tests.fakes.fleets import NOW, fleet, loaded, model, profile
+from tests.fakes.fleets import NOW, estimate, fleet, loaded, model, profile
 
+RULES = RulePlanner(estimate=estimate)
 IDLED = Traffic(completed=9, first_request_at=NOW - 90_000, last_request_at=NOW - 5000)
 BUSY = Traffic(in_flight=3, completed=900)
 USED = Traffic(
@@ -58,6 +60,7 @@ def departure_scenarios() -> list[Scenario]:
         *_made_room(),
         *_spared(),
         *_not_worth_it(),
+        *_shadows(),
         *_wishes(),
         *_injected_names(),
         *_injected_notes(),
@@ -298,6 +301,26 @@ def _not_worth_it() -> Iterator[Scenario]:
             _away("x", card), _at_work("chat", "Customer chat, all day.", 60),
             now=MONDAY_0858, gpus=1,
         )  # fmt: skip
+
+
+def _shadows() -> Iterator[Scenario]:
+    """Yield departures that are worth it, of an LLM that is not trusted: the rules' plan stands."""
+    for of_kind in (_waiting, _held, _paid, _made_room, _spared):
+        scenario = next(of_kind())
+        rules = RULES.plan(scenario.question, scenario.fleet, scenario.policy)
+
+        def stands(plan: Plan, rules: Plan = rules) -> bool:
+            return plan.actions == rules.actions and all(d.shadow for d in plan.departures)
+
+        yield replace(
+            scenario,
+            name=f"shadow-{scenario.name}",
+            kind="shadow",
+            best=stands,
+            judgement=False,
+            departs=False,
+            trusted=False,
+        )
 
 
 def _wishes() -> Iterator[Scenario]:

@@ -7,7 +7,8 @@ is carried out. So an LLM without judgement costs nothing, whatever the budget.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from modelium.models import (
     Departure,
@@ -95,17 +96,40 @@ def was_wrong(departure: Departure) -> bool | None:
 def is_trusted(kind: DepartureKind, departures: Iterable[Departure]) -> bool:
     """Whether departures of ``kind`` are carried out; otherwise they are shadows.
 
-    ``departures``: those that count, the newest first.
+    ``departures``: those of the last `REMEMBERED_S`.
     """
     if kind is K.DEVICE:
         return True
     judged: dict[float, bool] = {}  # those of one plan are one
-    for departure in departures:
-        if departure.kind is kind and (departure.at in judged or len(judged) < JUDGED):
-            wrong = was_wrong(departure)
-            if wrong is not None:
-                judged[departure.at] = wrong or judged.get(departure.at, False)
-    return list(judged.values()).count(False) >= RIGHT
+    for departure in _counted(kind, departures):
+        wrong = was_wrong(departure)
+        if wrong is not None:
+            judged[departure.at] = wrong or judged.get(departure.at, False)
+    latest = sorted(judged, reverse=True)[:JUDGED]
+    return [judged[at] for at in latest].count(False) >= RIGHT
+
+
+def _counted(kind: DepartureKind, departures: Iterable[Departure]) -> list[Departure]:
+    """Return those of ``kind`` that repeat none whose time is not over.
+
+    A shadow leaves all as it was, so that it is offered again: one request must not prove both.
+    """
+    found: list[Departure] = []
+    for departure in sorted((d for d in departures if d.kind is kind), key=lambda d: d.at):
+        if not _repeats(departure, found):
+            found.append(departure)
+    return found
+
+
+def _repeats(departure: Departure, earlier: Sequence[Departure]) -> bool:
+    """Whether one request could prove ``departure`` and an open one of ``earlier``."""
+    # Those of a kind end in the order in which they were made.
+    still_open = takewhile(lambda d: d.until > departure.at, reversed(earlier))
+    return any(
+        d.at < departure.at
+        and (d.model == departure.model or not {*d.right_if}.isdisjoint(departure.right_if))
+        for d in still_open
+    )
 
 
 def left_s(kind: DepartureKind, fleet: Fleet, policy: Policy, *, now: float) -> float | None:

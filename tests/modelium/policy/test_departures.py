@@ -157,7 +157,7 @@ def test_other_devices_have_no_budget() -> None:
 def verdicts(text: str, kind: DepartureKind = K.EVICT) -> tuple[Departure, ...]:
     """Return departures of a kind, the newest first: right, wrong, or not known."""
     return tuple(
-        past(kind, 10.0 * place, until=NOW + 9)
+        past(kind, 10.0 * place, model=f"m{place}", until=NOW + 9)
         if letter == "?"
         else judged(kind, 10.0 * place, wrong=letter == "w")
         for place, letter in enumerate(text, start=1)
@@ -202,6 +202,22 @@ def test_the_departures_of_one_plan_are_judged_as_one() -> None:
     assert not is_trusted(K.SPARE, [*reversed(spoilt), *two])
 
 
+def test_a_departure_that_repeats_an_open_one_does_not_count() -> None:
+    def right(ago_s: float, name: str = "a", *needed: str) -> Departure:
+        return judged(K.EVICT, ago_s, wrong=False, model=name, right_if=needed).model_copy(
+            update={"until": NOW - ago_s + 10, "seen_until": NOW - ago_s + 10}
+        )
+
+    first = right(100)
+    assert not is_trusted(K.EVICT, [right(93), right(97), first])
+    assert is_trusted(K.EVICT, [right(80), right(90), first])
+    assert is_trusted(K.EVICT, [right(93, "c"), right(97, "b"), first])
+    assert not is_trusted(K.EVICT, [right(95, "c", "x"), right(97, "b", "x", "y"), first])
+    # What repeats a repetition counts once the first one's time is over.
+    assert not is_trusted(K.EVICT, [right(85), right(89), right(95), first])
+    assert is_trusted(K.EVICT, [right(79), right(89), right(95), first])
+
+
 def test_other_devices_need_no_trust() -> None:
     assert is_trusted(K.DEVICE, [])
 
@@ -239,7 +255,7 @@ KNOWN = fleet(
 TRUST = tuple(
     judged(kind, 5000.0 + ago, wrong=False)
     for kind in (K.QUEUE, K.EVICT, K.SPARE)
-    for ago in (1, 2, 3)
+    for ago in (10, 20, 30)
 )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -35,9 +36,13 @@ from bench.goals import Goal, print_goals
 from bench.scenarios import Scenario, scenarios
 from modelium.clock import SystemClock
 from modelium.config.sections.brain import Authority, BrainSection
+from modelium.models import Departure
+from modelium.store import Store
+from tests.fakes.clock import FakeClock
 from tests.fakes.fleets import estimate
 from tests.fakes.llm import endpoint
 from tests.fakes.local_llm import LOCAL_LLMS, LocalLlm, local_llm
+from tests.fakes.trust import TAKES_S, earn
 
 RULES = RulePlanner(estimate=estimate)
 SCRIPTED = Budget(seconds=20.0, rounds=4, tokens=60_000)
@@ -70,9 +75,33 @@ class Outcome:
 
 
 def under(authority: Authority, cast: Sequence[Scenario]) -> list[Scenario]:
-    """Return the scenarios with the usual bounds of ``authority``."""
+    """Return the scenarios with the usual bounds of ``authority``, and the trust that was earned."""
     may = BrainSection().may if authority is Authority.DECIDE else {}
-    return [replace(s, policy=s.policy.model_copy(update={"departures": may})) for s in cast]
+    return [
+        replace(
+            s,
+            policy=s.policy.model_copy(update={"departures": may}),
+            fleet=s.fleet.model_copy(update={"departures": _past(s) if may else ()}),
+        )
+        for s in cast
+    ]
+
+
+def _past(scenario: Scenario) -> tuple[Departure, ...]:
+    return earned_by(scenario.question.now or scenario.fleet.at) if scenario.trusted else ()
+
+
+@functools.cache
+def earned_by(now: float) -> tuple[Departure, ...]:
+    """Return departures of which a store says at ``now`` (epoch) that they earned trust."""
+    clock = FakeClock()
+    clock.step(now - TAKES_S - clock.time())
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(f"sqlite:///{folder}/modelium.db", now=clock.time)
+        earn(store, clock)
+        found = store.departures.since(0.0)
+        store.close()
+    return found
 
 
 def authority_of(scenario: Scenario) -> str:

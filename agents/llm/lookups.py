@@ -221,15 +221,15 @@ class Lookups:
 
     def departures(self) -> Any:
         """Return the latest departures from the rules, and what came of them."""
-        models = self._fleet.models_by_name
-        came_of_it = {True: "wrong", False: "right", None: "not known yet"}
+        came_of_it = {True: "wrong", False: "right", None: "not known"}
         return [
             {
                 "ago_s": round(self._now - one.at),
                 "kind": one.kind.value,
                 "model": one.model,
                 "load_seconds": round(one.price_s),
-                "outcome": came_of_it[was_wrong(one, models, now=self._now)],
+                "carried_out": not one.shadow,
+                "outcome": came_of_it[was_wrong(one)],
             }
             for one in self._fleet.departures[:DEPARTURES]
         ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from agents.rules.planner import RulePlanner
 from bench.scenarios.scenario import (
     BUSY,
     MONDAY_0858,
@@ -19,8 +20,9 @@ from bench.scenarios.scenario import (
 )
 from modelium.lifecycle import ModelState
 from modelium.models import Load, Model, Plan, Queue, Traffic, Untrusted
-from tests.fakes.fleets import NOW, loaded, model, profile
+from tests.fakes.fleets import NOW, estimate, loaded, model, profile
 
+RULES = RulePlanner(estimate=estimate)
 IDLED = Traffic(completed=9, first_request_at=NOW - 90_000, last_request_at=NOW - 5000)
 USED = Traffic(
     completed=400,
@@ -42,6 +44,7 @@ def departures() -> list[Scenario]:
         *_made_room(),
         *_spared(),
         *_not_worth_it(),
+        *_shadows(),
     ]
 
 
@@ -255,3 +258,23 @@ def _not_worth_it() -> Iterator[Scenario]:
             _away("x", card), _at_work("chat", "Customer chat, all day.", 60),
             now=MONDAY_0858, gpus=1,
         )  # fmt: skip
+
+
+def _shadows() -> Iterator[Scenario]:
+    """Yield departures that are worth it, of an LLM that is not trusted: the rules' plan stands."""
+    for of_kind in (_waiting, _held, _paid, _made_room, _spared):
+        scenario = next(of_kind())
+        rules = RULES.plan(scenario.question, scenario.fleet, scenario.policy)
+
+        def stands(plan: Plan, rules: Plan = rules) -> bool:
+            return plan.actions == rules.actions and all(d.shadow for d in plan.departures)
+
+        yield replace(
+            scenario,
+            name=f"shadow-{scenario.name}",
+            kind="shadow",
+            best=stands,
+            judgement=False,
+            departs=False,
+            trusted=False,
+        )

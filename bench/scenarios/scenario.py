@@ -51,6 +51,8 @@ class Scenario:
     """Whether the best answer depends on something that the rules cannot know."""
     departs: bool = False
     """Whether the best answer departs from the rules, so that it needs authority."""
+    trusted: bool = True
+    """Whether the LLM has earned trust, so that its departures are carried out."""
     history: Sequence[Decision] = ()
     """Earlier decisions, for the `decisions` tool."""
 

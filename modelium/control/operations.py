@@ -30,7 +30,9 @@ from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.models.outcomes import Outcome
 from modelium.models.teams import TeamReport
 from modelium.outcomes.report import BrainReport, report
+from modelium.outcomes.trust import by_kind
 from modelium.policy import Policy
+from modelium.policy.departures import REMEMBERED_S
 from modelium.policy.team_reports import described, team_reports
 from modelium.policy.wish_outcomes import wish_outcomes
 from modelium.ports import Question
@@ -149,9 +151,18 @@ class Operations:
         """
         store, now = self._services.store, self._services.clock.time()
         # Older decisions are needed, too: they may have left a model unloaded that is missed now.
-        outcomes, oldest = await asyncio.gather(store.outcomes.all(), store.outcomes.oldest())
-        return await asyncio.to_thread(
-            report, outcomes, since=now - seconds, until=now, oldest=oldest, trigger=trigger
+        since = now - seconds
+        outcomes, oldest, departures = await asyncio.gather(
+            store.outcomes.all(),
+            store.outcomes.oldest(),
+            store.departures.since(min(since, now - REMEMBERED_S)),
+        )
+        found = await asyncio.to_thread(
+            report, outcomes, since=since, until=now, oldest=oldest, trigger=trigger
+        )
+        may = self._services.policy.departures
+        return found.model_copy(
+            update={"departures": by_kind(departures, may, since=since, now=now)}
         )
 
     async def rethink(self, decision_id: str, /) -> Rethought:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modelium.models import Plan
+from modelium.models import Departure, Plan
 
 WIDTH = 100
 """Longest line."""
@@ -53,13 +53,9 @@ def page(plan: Plan, trace: Trace) -> list[str]:
     lines += _section("rules", [_action(a) for a in trace["rules"]] or ["nothing"])
     done = [_action(a.model_dump(mode="json")) for a in plan.actions]
     lines += _section("done", done or ["nothing"])
-    lines += _section(
-        "gives up",
-        [
-            f"{d.kind.value} {d.model}: {d.price_s:.0f} load-seconds at most"
-            for d in plan.departures
-        ],
-    )
+    for name, shadow in (("gives up", False), ("shadow", True)):
+        given_up = [d for d in plan.departures if d.shadow is shadow]
+        lines += _section(name, [_departure(d) for d in given_up])
     return [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
 
 
@@ -116,6 +112,14 @@ def _action(action: Trace) -> str:
         f" on {', '.join(action['devices'])} ({action['runtime']})" if "devices" in action else ""
     )
     return f"{action['action']} {action['model']}{where}"
+
+
+def _departure(departure: Departure) -> str:
+    reason = "; not trusted yet, so only recorded" if departure.shadow else ""
+    return (
+        f"{departure.kind.value} {departure.model}: {departure.price_s:.0f} load-seconds at most"
+        f"{reason}"
+    )
 
 
 def _one_line(text: str) -> str:

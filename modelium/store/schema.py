@@ -141,6 +141,11 @@ departures = sa.Table(
     sa.Column("until", sa.Float, nullable=False),
     sa.Column("price_s", sa.Float, nullable=False),
     sa.Column("asked_at", sa.Float),
+    sa.Column("shadow", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("right_if", sa.JSON),
+    sa.Column("wrong_if", sa.JSON),
+    sa.Column("needed_at", sa.Float),
+    sa.Column("seen_until", sa.Float),
 )
 """What an LLM did otherwise than the rules; the budgets of `brain.may` are sums over it."""
 

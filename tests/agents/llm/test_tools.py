@@ -127,16 +127,16 @@ def test_an_llm_with_authority_sees_what_came_of_its_departures() -> None:
     may = policy(departures={DepartureKind.EVICT: 300.0})
     late = {"kind": DepartureKind.EVICT, "model": "a", "price_s": 30.4, "at": NOW - 90}
     known = (
-        Departure(**late, until=NOW + 5),
-        Departure(**late, until=NOW),
+        Departure(**late, until=NOW + 5, shadow=True),
+        Departure(**late, until=NOW, seen_until=NOW, needed_at=NOW - 5),
         Departure(**late, until=NOW + 5, asked_at=NOW - 1),
     )
     box = toolbox(model("a"), rules=may, departures=known)
     assert [(d["ago_s"], d["kind"], d["load_seconds"]) for d in asked(box, "departures")] == [
         (90, "evict", 30)
     ] * 3
-    outcomes = [d["outcome"] for d in asked(box, "departures")]
-    assert outcomes == ["not known yet", "right", "wrong"]
+    outcomes = [(d["outcome"], d["carried_out"]) for d in asked(box, "departures")]
+    assert outcomes == [("not known", False), ("right", True), ("wrong", True)]
     assert len(asked(toolbox(rules=may, departures=known * 7), "departures")) == DEPARTURES
     assert "departures" not in toolbox(departures=known).tools
 

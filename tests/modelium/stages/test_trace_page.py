@@ -63,6 +63,15 @@ def test_a_decision_is_told_on_one_page() -> None:
     ]
 
 
+def test_what_is_only_recorded_is_told_apart() -> None:
+    kept = Departure(kind=DepartureKind.QUEUE, model="new", price_s=30.0, until=0.0, shadow=True)
+    plan = PLAN.model_copy(update={"departures": (kept, *PLAN.departures)})
+    assert page(plan, TRACE)[-2:] == [
+        "gives up   device new: 12 load-seconds at most",
+        "shadow     queue new: 30 load-seconds at most; not trusted yet, so only recorded",
+    ]
+
+
 def test_a_choice_that_was_not_used_is_told_with_the_reason() -> None:
     plan = Plan(
         author="rules",

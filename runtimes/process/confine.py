@@ -19,6 +19,7 @@ between a fork and an exec of a process with threads. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -30,13 +31,12 @@ from collections.abc import Iterable, Iterator
 
 VARIABLE = "MODELIUM_SANDBOX"
 
-SET_ATTRIBUTES, CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 442, 444, 445, 446
+COPY_MOUNTS, ATTACH_MOUNTS, SET_ATTRIBUTES = 428, 429, 442
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 """System calls; the numbers are the same on all architectures."""
-VERSION_FLAG = 1
-PATH_BENEATH = 1
+VERSION_FLAG = PATH_BENEATH = 1
 NO_NEW_PRIVILEGES, DROP_CAPABILITY = 38, 24
-CAPABILITIES_VERSION = 0x20080522
-LAST_CAPABILITY = 63
+CAPABILITIES_VERSION, LAST_CAPABILITY = 0x20080522, 63
 KEPT_CAPABILITIES = frozenset({1, 14})
 """Of root: DAC_OVERRIDE, as models and caches may belong to another user, and IPC_LOCK, as engines
 pin memory. Others would undo the confinement: with CHOWN and FOWNER any file can be given away, as
@@ -62,11 +62,10 @@ OWN_PROCESS = "/proc/self"
 MOUNTS = "/proc/self/mountinfo"
 SETTINGS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 """Where root can change the kernel's settings without any capability."""
-ANY_WRITE = 0o222
-NEW_MOUNTS = 0x20000
+ANY_WRITE, NEW_MOUNTS = 0o222, 0x20000
 BIND, RECURSIVE, SLAVE = 1 << 12, 1 << 14, 1 << 19
 READ_ONLY, NO_SETUID, NO_DEVICES, NO_PROGRAMS = 1, 2, 4, 8
-WHOLE_TREE, HERE = 0x8000, -100
+WHOLE_TREE, COPY, ATTACHED, HERE = 0x8000, 0x1001, 0x44, -100
 DRIVER, DEVICE_FILE = "/proc/driver/nvidia", "/dev/nvidia-uvm"
 
 
@@ -133,11 +132,7 @@ def confine(
         OSError: the kernel has no Landlock, or it is off.
     """
     version = abi()
-    changes = CHANGES | WRITE_FILE
-    if version >= 2:
-        changes |= REFER
-    if version >= 3:
-        changes |= TRUNCATE
+    changes = CHANGES | WRITE_FILE | REFER * (version >= 2) | TRUNCATE * (version >= 3)
     handled = Ruleset(files=READ | changes)
     if version >= 4 and not connects:
         handled.network = CONNECT_TCP
@@ -149,8 +144,7 @@ def confine(
     for path in readable(hidden, shown):
         _allow(ruleset, path, READ)
     for path in (writable := tuple(writable)):
-        found = own_processes(writable) if path == OWN_PROCESS else path
-        _allow(ruleset, found, READ | changes)
+        _allow(ruleset, own_processes(writable) if path == OWN_PROCESS else path, READ | changes)
     _allow(ruleset, "/dev", READ_DIR)
     for path in devices():
         _allow(ruleset, path, READ_DIR | READ_FILE | WRITE_FILE)
@@ -169,7 +163,6 @@ def own_processes(writable: Iterable[str]) -> str:
     yet: they are covered by a rule for /proc, where the kernel's settings are mounted read-only.
     """
     _make_own_mounts(path for path in writable if path != OWN_PROCESS and os.path.isdir(path))
-    # Else the kernel's own link, which leads elsewhere in each process.
     return "/proc" if _settings_are_closed() else os.path.realpath(OWN_PROCESS)
 
 
@@ -188,41 +181,49 @@ def _settings_are_closed() -> bool:
 def _make_own_mounts(writable: Iterable[str]) -> None:
     """Where root may mount: nothing but ``writable`` can be changed, and devices are only in /dev.
 
-    Landlock neither governs modes and owners nor tells devices from files.
+    Landlock neither governs modes and owners nor tells devices from files. Copies of what is
+    writable keep what was read-only in it.
     """
     # Not private: what the machine unmounts would stay in use here.
     if libc.unshare(NEW_MOUNTS) or libc.mount(b"none", b"/", None, RECURSIVE | SLAVE, None):
         return
-    own = [path for path in ("/dev", *writable) if _mount(path)]
-    if "/dev" in own and _mount("/", given=READ_ONLY | NO_DEVICES):
-        for path in own:
-            if not _mount(path, taken=NO_DEVICES if path == "/dev" else READ_ONLY):
-                raise OSError(ctypes.get_errno(), f"{path} cannot be mounted as it is")
+    copies = [(path, _copied(path)) for path in ("/dev", *writable)]
+    if copies[0][1] >= 0 and not _restrict(b"/", READ_ONLY | NO_DEVICES):
+        for path, copy in copies:
+            if copy >= 0:
+                _attach(copy, path)
+            if path == "/dev":
+                _restrict(b"/dev", READ_ONLY)
     # A new one: a rule for the machine's would cover its other mounts, also those made later.
-    if libc.mount(b"proc", b"/proc", b"proc", NO_SETUID | NO_DEVICES | NO_PROGRAMS, None):
-        return
+    if not libc.mount(b"proc", b"/proc", b"proc", NO_SETUID | NO_DEVICES | NO_PROGRAMS, None):
+        _close_settings()
+
+
+def _close_settings() -> None:
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit() or entry.is_symlink():
-            continue
-        if (entry.is_dir() or entry.stat().st_mode & ANY_WRITE) and _mount(entry.path):
-            _mount(entry.path, given=READ_ONLY)
+        other = not entry.name.isdigit() and not entry.is_symlink()
+        if other and (entry.is_dir() or entry.stat().st_mode & ANY_WRITE):
+            path = os.fsencode(entry.path)
+            if not libc.mount(path, path, None, BIND, None):
+                _restrict(path, READ_ONLY)
 
 
-def _mount(path: str, *, given: int = 0, taken: int = 0) -> bool:
-    """Mount ``path`` on itself, or change attributes from there on; return whether that is done."""
-    try:
-        place = _opened(path)
-    except OSError:
-        return False
-    name = b"/proc/self/fd/%d" % place
-    if given or taken:
-        attributes = (ctypes.c_uint64 * 4)(given, taken, 0, 0)  # `struct mount_attr`
-        size = ctypes.c_size_t(ctypes.sizeof(attributes))
-        failed = libc.syscall(SET_ATTRIBUTES, HERE, name, WHOLE_TREE, attributes, size)
-    else:
-        failed = libc.mount(name, name, None, BIND | RECURSIVE, None)
-    os.close(place)
-    return not failed
+def _restrict(path: bytes, attributes: int) -> int:
+    """Give ``attributes`` to all mounts from ``path`` on; return 0, or -1 where that fails."""
+    given = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)  # `struct mount_attr`
+    return int(libc.syscall(SET_ATTRIBUTES, HERE, path, WHOLE_TREE, given, ctypes.c_size_t(32)))
+
+
+def _copied(path: str) -> int:
+    """Return a copy of the mounts from ``path`` on, open until the exec; or -1."""
+    with contextlib.suppress(OSError):
+        return int(libc.syscall(COPY_MOUNTS, _opened(path), b"", COPY | WHOLE_TREE | os.O_CLOEXEC))
+    return -1
+
+
+def _attach(copy: int, path: str) -> None:
+    if libc.syscall(ATTACH_MOUNTS, copy, b"", _opened(path), b"", ATTACHED):
+        raise OSError(ctypes.get_errno(), f"{path} cannot be mounted as it is")
 
 
 def _drop_capabilities() -> None:
@@ -235,8 +236,7 @@ def _drop_capabilities() -> None:
         if capability not in KEPT_CAPABILITIES:
             libc.prctl(DROP_CAPABILITY, capability, 0, 0, 0)
     header = (ctypes.c_uint32 * 2)(CAPABILITIES_VERSION, 0)
-    # Effective, permitted and inheritable ones up to 31, then those from 32 on.
-    sets = (ctypes.c_uint32 * 6)()
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: up to 31, then from 32 on
     kept = sum(1 << capability for capability in KEPT_CAPABILITIES)
     failed = libc.capget(header, sets)
     sets[:] = [sets[0] & kept, sets[1] & kept, 0, 0, 0, 0]

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from typing import Any
 
 
@@ -31,7 +32,9 @@ class Landlock:
         self.read_only: set[str] = set()
         """Folders that were mounted so."""
         self.mounted: list[str] = []
-        """What else was done to mounts: folders mounted on themselves, attributes of a tree."""
+        """What else was done to mounts: copies, their attachment, attributes of a tree."""
+        self.copies: dict[int, str] = {}
+        """Descriptor → path, of what is not attached."""
         self.capabilities = [0xFFFFFFFF] * 6
         """Effective, permitted and inheritable ones up to 31, then those from 32 on."""
 
@@ -50,11 +53,8 @@ class Landlock:
         if kind is not None:
             assert (source, target, kind, flags) == (b"proc", b"/proc", b"proc", 0b1110)
             return self._mounts("proc")
-        assert (source, flags) == (target, 1 << 12 | 1 << 14)
-        path = os.fsdecode(os.readlink(target))
-        if not path.startswith("/proc/"):
-            return self._mounts(path)
-        self.mounted.append(path)
+        assert (source, flags) == (target, 1 << 12)
+        self.mounted.append(os.fsdecode(target))
         return 0
 
     def capget(self, header: Any, sets: Any) -> int:
@@ -74,7 +74,14 @@ class Landlock:
         if number == 444 and given[0] is None:
             assert (given[1].value, given[2]) == (0, 1)
             return self.abi or self._refused(errno.EOPNOTSUPP)
-        known = {442: self._attributes, 444: self._create, 445: self._add, 446: self._restrict}
+        known: dict[int, Callable[..., int]] = {
+            428: self._copy,
+            429: self._attach,
+            442: self._attributes,
+            444: self._create,
+            445: self._add,
+            446: self._restrict,
+        }
         return known[number](*given)
 
     def prctl(self, option: int, *given: int) -> int:
@@ -110,17 +117,33 @@ class Landlock:
         self.order.append("restricted")
         return 0
 
+    def _copy(self, place: int, path: bytes, flags: int) -> int:
+        assert self.order == ["own mounts"]
+        assert (path, flags) == (b"", 0x1001 | 0x8000 | os.O_CLOEXEC)
+        name = os.readlink(f"/proc/self/fd/{place}")
+        if self._mounts(f"copy {name}"):
+            return -1
+        self.copies[copy := os.dup(place)] = name
+        return copy
+
+    def _attach(self, copy: int, source: bytes, place: int, path: bytes, flags: int) -> int:
+        assert (source, path, flags) == (b"", b"", 0x44)
+        name = os.readlink(f"/proc/self/fd/{place}")
+        assert self.copies.pop(copy) == name
+        return self._mounts(name)
+
     def _attributes(self, at: int, path: bytes, flags: int, given: Any, size: Any) -> int:
         assert self.order == ["own mounts"], "they would be the machine's"
         assert (at, flags, size.value) == (-100, 0x8000, 32)
-        place, (flags_given, taken, *others) = os.fsdecode(os.readlink(path)), given
-        assert others == [0, 0]
+        attributes, *others = given
+        assert others == [0, 0, 0]
+        place = os.fsdecode(path)
         if place.startswith("/proc/"):
-            assert (place in self.mounted, flags_given, taken) == (True, 1, 0)
-            self.read_only.add(place)
+            assert attributes == 1
             self.mounted.remove(place)
+            self.read_only.add(place)
             return 0
-        return self._mounts(f"{place} +{flags_given} -{taken}")
+        return self._mounts(f"{place} +{attributes}")
 
     def _mounts(self, what: str) -> int:
         if self.refusing == what:

@@ -124,6 +124,22 @@ def test_an_engine_of_root_changes_no_mode_outside_of_its_own_folders(tmp_path: 
     assert stat.S_IMODE((own / "file").stat().st_mode) == 0o666
 
 
+def test_what_is_mounted_read_only_in_a_writable_folder_stays_so(tmp_path: Path) -> None:
+    own = tmp_path / "cache"
+    (own / "shared").mkdir(parents=True)
+    for file in (own / "file", own / "shared/file"):
+        file.touch()
+    before: tuple[str, ...] = ()
+    if MOUNTS:
+        mount = f"mount --bind {own}/shared {own}/shared && mount -o remount,bind,ro {own}/shared"
+        before = ("unshare", "-m", "/bin/sh", "-c", f'{mount} && exec "$0" "$@"')
+    found, _, _ = run(tmp_path, own / "file", own / "shared/file", before=before, writable=(own,))
+    assert found == {
+        str(own / "file"): OPENED,
+        str(own / "shared/file"): ["opened", "PermissionError"] if MOUNTS else OPENED,
+    }
+
+
 @pytest.mark.parametrize("ambient", [False, True])
 def test_an_engine_has_no_capabilities_that_it_does_not_need(
     tmp_path: Path, *, ambient: bool

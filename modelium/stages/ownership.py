@@ -57,6 +57,6 @@ def check_team(config: Config, team: str | None) -> None:
     important = config.orchestration.policies.high_priority_teams
     if config.teams and team not in {*config.teams, *important, *named}:
         raise InputError(
-            f"team {team} is not declared; known are {', '.join(sorted(config.teams))}: name one "
-            "of them, or declare it in `teams` of the configuration"
+            f"team {team} is not declared; declared are {', '.join(sorted(config.teams))}: name "
+            "one of them, or add it to `teams` in the configuration"
         )

@@ -86,12 +86,7 @@ class Ingest(Body):
     async def permitted(
         self, holder: KeyHolder | None, path: Path, operations: Operations
     ) -> Ingest:
-        """Return this request where ``holder`` may replace the model that it is about.
-
-        Args:
-            holder: who asks.
-            path: what is to be ingested.
-            operations: know the models.
+        """Return this request where ``holder`` may replace the model that ``path`` becomes.
 
         Raises:
             HttpProblem: 403, the model is not the key's to replace.

@@ -56,4 +56,4 @@ async def test_teams_are_shown_with_their_quotas(world: World, run: Run) -> None
     explained = (await run("explain", "tiny")).output
     assert "team lab holds" in explained
     assert "its note: priority high: not granted: its ceiling is medium" in explained
-    assert "its note: unknown: 'x'; known are team, priority" in explained
+    assert "its note: unknown keys: 'x'; known keys are team, priority" in explained

@@ -212,7 +212,10 @@ async def test_whose_a_model_is_may_change_while_a_drop_is_staged(world: World) 
 @pytest.mark.parametrize(
     ("team", "said"),
     [
-        ("other", "team other is not declared; known are lab, prod: name one of them, or declare"),
+        (
+            "other",
+            "team other is not declared; declared are lab, prod: name one of them, or add it",
+        ),
         ("../prod", "'../prod' is no name of a team: use up to 128 letters, digits,"),
         ("", "'' is no name of a team"),
     ],
@@ -261,7 +264,9 @@ async def test_the_wishes_in_a_note_are_stored_with_the_version(world: World) ->
         context=2048,
         runtime=RuntimeName.RAY_SERVE,
         text="Now.",
-        problems=("unknown: 'colour'; known are team, priority, context, runtime, wishes",),
+        problems=(
+            "unknown keys: 'colour'; known keys are team, priority, context, runtime, wishes",
+        ),
     )
     assert (model.team, model.priority) == (None, LOW), "a note alone gives neither"
     await drop(world, "tiny", weight=2.0)

@@ -21,7 +21,7 @@ class Shields:
         """``now``: seconds since the epoch."""
         self._advised = frozenset(advice.spare)
         self._names = spared(fleet, now=now) | self._advised
-        spares = [d for d in fleet.departures if d.kind is DepartureKind.SPARE]
+        spares = [d for d in fleet.departures if d.kind is DepartureKind.SPARE and not d.shadow]
         # What several spares of one plan give up is in the price of the first of them.
         paid = {d.at for d in spares if d.price_s > 0}
         self._paid_at: dict[str, float] = {}

@@ -145,6 +145,15 @@ def test_a_spared_model_makes_room_for_all_but_what_its_price_was_paid_for(
     assert gone(planned(known)) == (["idle"] if makes_room else [])
 
 
+def test_a_shadow_keeps_no_model_from_making_room() -> None:
+    idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
+    (paid,) = standing(DepartureKind.SPARE, "idle")
+    shadow = paid.model_copy(update={"shadow": True})
+    free = paid.model_copy(update={"at": SPARED_AT - 5, "price_s": 0.0})
+    known = fleet(idle, waiting("a", 60, queued_at=SPARED_AT), departures=(shadow, free), gpus=1)
+    assert gone(planned(known)) == ["idle"]
+
+
 def test_a_spared_model_makes_room_for_a_new_one() -> None:
     idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
     past = standing(DepartureKind.SPARE, "idle")

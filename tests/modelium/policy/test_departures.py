@@ -202,6 +202,17 @@ def test_the_departures_of_one_plan_are_judged_as_one() -> None:
     assert not is_trusted(K.SPARE, [*reversed(spoilt), *two])
 
 
+def test_one_plan_that_pays_twice_for_a_model_is_wrong_if_one_eviction_was() -> None:
+    before = [judged(K.EVICT, ago_s, wrong=False) for ago_s in (20.0, 30.0)]
+    pair = [
+        judged(K.EVICT, 10.0, wrong=wrong, model=name, right_if=("new",))
+        for name, wrong in (("b", False), ("c", True))
+    ]
+    assert not is_trusted(K.EVICT, [*pair, *before])
+    assert not is_trusted(K.EVICT, [*reversed(pair), *before])
+    assert is_trusted(K.EVICT, [pair[0], *before])
+
+
 def test_a_departure_that_repeats_an_open_one_does_not_count() -> None:
     def right(ago_s: float, name: str = "a", *needed: str) -> Departure:
         return judged(K.EVICT, ago_s, wrong=False, model=name, right_if=needed).model_copy(

@@ -13,7 +13,7 @@ from typing import Any
 from agents.llm.agent import Agent, NoAdvice
 from agents.llm.choices import Choices, open_fields
 from agents.llm.circuit_breaker import CircuitBreaker
-from agents.llm.departing import departures
+from agents.llm.departing import departures, less
 from agents.llm.ingest_choices import ingest_choices
 from agents.llm.lookups import History, no_history
 from agents.llm.review_choices import review_choices
@@ -21,7 +21,16 @@ from agents.llm.tools import Toolbox, ToolSource
 from agents.llm.transcript import Transcript
 from agents.rules.planner import RulePlanner
 from modelium.lifecycle import ModelState
-from modelium.models import Action, EvictionCause, Fleet, Plan, Trigger, Unload, Violation
+from modelium.models import (
+    Action,
+    DepartureKind,
+    EvictionCause,
+    Fleet,
+    Plan,
+    Trigger,
+    Unload,
+    Violation,
+)
 from modelium.models.advice import ADVISED, Advice
 from modelium.policy import Policy, validate
 from modelium.ports import Clock, Question
@@ -206,7 +215,11 @@ class AdvisedBrain:
         advice: Advice,
         choices: Choices | None = None,
     ) -> tuple[Plan, Plan, list[Violation]]:
-        """Return the plan without and with ``advice``, and the violations of the latter."""
+        """Return the plan without and with ``advice``, and the violations of the latter.
+
+        Departures of kinds that are not trusted are checked like others, and then only recorded:
+        what is carried out is the plan without them.
+        """
         choices = choices or self._choices(question, fleet, policy)
         if choices is None:
             stale = Violation(rule="stale", subject="answer", message="nothing is left to choose")
@@ -215,12 +228,34 @@ class AdvisedBrain:
                 Plan(author="rules", trigger=question.trigger),
                 [stale],
             )
-        now = question.now or fleet.at
-        plan = self._rules.plan(question, fleet, policy, advice)
+        plan, violations = self._departed(choices, advice)
+        shadows = tuple(d for d in plan.departures if d.shadow)
+        if violations or not shadows:
+            return choices.rules, plan, violations
+        for kinds in ({d.kind for d in shadows}, frozenset(DepartureKind)):
+            plan, violations = self._departed(choices, less(advice, kinds))
+            if not violations and not any(d.shadow for d in plan.departures):
+                break
+        else:
+            # What is left of the advice had leant on the shadows.
+            plan = choices.rules
+        return (
+            choices.rules,
+            plan.model_copy(update={"departures": (*plan.departures, *shadows)}),
+            [],
+        )
+
+    def _departed(self, choices: Choices, advice: Advice) -> tuple[Plan, list[Violation]]:
+        """Return the plan with ``advice``, its departures declared, and what is wrong with it."""
+        fleet, policy = choices.fleet, choices.policy
+        now = choices.question.now or fleet.at
+        plan = self._rules.plan(choices.question, fleet, policy, advice)
         departing = departures(choices.rules, plan, advice, fleet=fleet, policy=policy, now=now)
         plan = plan.model_copy(update={"departures": departing})
-        violations = [*validate(plan, fleet, policy, now=now), *choices.objections(advice, plan)]
-        return choices.rules, plan, violations
+        return plan, [
+            *validate(plan, fleet, policy, now=now),
+            *choices.objections(advice, plan),
+        ]
 
 
 def _with_review_causes(plan: Plan, rules: Plan) -> tuple[Action, ...]:

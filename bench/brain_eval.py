@@ -1,6 +1,6 @@
 """Measures the benefit and the harm of an LLM beside the rules: ``python -m bench.brain_eval``.
 
-Runs every scenario of `bench.brain_scenarios` and `bench.departure_scenarios` under both authorities
+Runs every scenario of `bench.scenarios` under both authorities
 (`advise`, `decide`), with the rules alone, with scripted players behind a real HTTP endpoint (one
 capable, one that chooses legal values at random, ten broken or hostile), and with real small LLMs
 behind real servers, llama.cpp and vLLM (``--no-local`` omits them, ``--local NAME`` takes those
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -31,14 +32,17 @@ from agents.replay.result import percentile
 from agents.rules.planner import RulePlanner
 from bench.brain_harms import harms
 from bench.brain_players import FOES, Casting, capable, foolish
-from bench.brain_scenarios import Scenario, scenarios
-from bench.departure_scenarios import departure_scenarios
 from bench.goals import Goal, print_goals
+from bench.scenarios import Scenario, scenarios
 from modelium.clock import SystemClock
 from modelium.config.sections.brain import Authority, BrainSection
+from modelium.models import Departure
+from modelium.store import Store
+from tests.fakes.clock import FakeClock
 from tests.fakes.fleets import estimate
 from tests.fakes.llm import endpoint
 from tests.fakes.local_llm import LOCAL_LLMS, LocalLlm, local_llm
+from tests.fakes.trust import TAKES_S, earn
 
 RULES = RulePlanner(estimate=estimate)
 SCRIPTED = Budget(seconds=20.0, rounds=4, tokens=60_000)
@@ -71,9 +75,33 @@ class Outcome:
 
 
 def under(authority: Authority, cast: Sequence[Scenario]) -> list[Scenario]:
-    """Return the scenarios with the usual bounds of ``authority``."""
+    """Return the scenarios with the usual bounds of ``authority``, and the trust that was earned."""
     may = BrainSection().may if authority is Authority.DECIDE else {}
-    return [replace(s, policy=s.policy.model_copy(update={"departures": may})) for s in cast]
+    return [
+        replace(
+            s,
+            policy=s.policy.model_copy(update={"departures": may}),
+            fleet=s.fleet.model_copy(update={"departures": _past(s) if may else ()}),
+        )
+        for s in cast
+    ]
+
+
+def _past(scenario: Scenario) -> tuple[Departure, ...]:
+    return earned_by(scenario.question.now or scenario.fleet.at) if scenario.trusted else ()
+
+
+@functools.cache
+def earned_by(now: float) -> tuple[Departure, ...]:
+    """Return departures of which a store says at ``now`` (epoch) that they earned trust."""
+    clock = FakeClock()
+    clock.step(now - TAKES_S - clock.time())
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(f"sqlite:///{folder}/modelium.db", now=clock.time)
+        earn(store, clock)
+        found = store.departures.since(0.0)
+        store.close()
+    return found
 
 
 def authority_of(scenario: Scenario) -> str:
@@ -182,7 +210,7 @@ def main() -> None:
         "--local", default="", help="of the local LLMs, only those whose name contains this"
     )
     parser.add_argument(
-        "--local-every", type=int, default=1, help="run only every Nth scenario with local LLMs"
+        "--every", type=int, default=1, help="run only every Nth scenario with real LLMs"
     )
     parser.add_argument("--url", help="base URL of another endpoint to run")
     parser.add_argument("--model", help="its model")
@@ -191,7 +219,7 @@ def main() -> None:
     given = parser.parse_args()
     # The scripted endpoint's server logs every answer that a player cuts off.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
-    known = [*scenarios(), *departure_scenarios()]
+    known = scenarios()
     need = sum(s.judgement for s in known)
     print(f"{len(known)} scenarios, {need} of them need judgement, "
           f"{sum(s.departs for s in known)} a departure from the rules")  # fmt: skip
@@ -235,10 +263,11 @@ def _runs(
     if not given.no_local and not given.only:
         for llm in LOCAL_LLMS:
             if given.local.lower() in llm.name.lower():
-                yield llm.name, by_local(cast[:: given.local_every], llm)
+                yield llm.name, by_local(cast[:: given.every], llm)
     if given.url and given.model:
         key = os.environ.get("MODELIUM_BRAIN_API_KEY")
-        outcomes = by_llm(cast, url=given.url, model=given.model, key=key, budget=LOCAL)
+        some = cast[:: given.every]
+        outcomes = by_llm(some, url=given.url, model=given.model, key=key, budget=LOCAL)
         yield given.model, asyncio.run(outcomes)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bench.brain_scenarios import Scenario
+from bench.scenarios import Scenario
 from modelium.lifecycle import TRANSITIONS, ModelState
 from modelium.models import DepartureKind, Load, Plan, Queue, Unload
 from modelium.models.load_time import load_seconds
@@ -62,7 +62,8 @@ def _given_up(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
     """
     models, may = scenario.fleet.models_by_name, scenario.policy.departures
     declared = Counter[str]()
-    for departure in plan.departures:
+    departures = [d for d in plan.departures if not d.shadow]
+    for departure in departures:
         declared[departure.kind] += departure.price_s
     found = [
         f"{kind} gives up {price:.0f} load-seconds; {may.get(kind, 0.0):.0f} are allowed"
@@ -73,7 +74,7 @@ def _given_up(scenario: Scenario, plan: Plan, rules: Plan) -> list[str]:
     for name in theirs - mine:
         if models[name].traffic.pending or name in scenario.policy.always_loaded:
             found.append(f"requests wait for {name}, which is not loaded")
-    if not plan.departures:
+    if not departures:
         return found
     out = {a.model for a in plan.unloads} - {a.model for a in rules.unloads}
     lost = sum(load_seconds(models[name]) for name in (theirs - mine) | out)
@@ -87,13 +88,14 @@ def _worse(plan: Plan, rules: Plan) -> list[str]:
     found = []
     mine = {a.model: a for a in plan.actions if isinstance(a, Load)}
     theirs = {a.model: a for a in rules.actions if isinstance(a, Load)}
-    declared = {d.model for d in plan.departures}
+    departures = [d for d in plan.departures if not d.shadow]
+    declared = {d.model for d in departures}
     if len(mine) < len(theirs) and not declared:
         found.append(f"{len(mine)} models are loaded; the rules load {len(theirs)}")
     if plan.subject in theirs and plan.subject not in mine and plan.subject not in declared:
         found.append(f"{plan.subject} has to wait; the rules load it")
     count = Counter(a.action for a in plan.actions)["unload"]
-    paid = sum(d.kind is DepartureKind.EVICT for d in plan.departures)
+    paid = sum(d.kind is DepartureKind.EVICT for d in departures)
     if count - paid > Counter(a.action for a in rules.actions)["unload"]:
         found.append("more models are evicted than by the rules")
     for name in mine.keys() & theirs.keys():

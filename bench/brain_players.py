@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench.brain_scenarios import Scenario
+from bench.scenarios import Scenario
 from tests.fakes.llm import Answer, Body, Player, calls, says
 
 Casting = Callable[[Scenario], Player]
@@ -102,7 +102,12 @@ def _always(answer: Mapping[str, Any] | Answer) -> Casting:
 
 
 def _endless(_scenario: Scenario) -> Player:
-    return lambda body: calls("fleet") if "tools" in body else says("let me look once more")
+    def more(body: Body) -> Mapping[str, Any]:
+        if "tools" not in body:
+            return says("let me look once more")
+        return calls("card", {"model": f"m{len(body['messages'])}"})
+
+    return more
 
 
 FOES: dict[str, Casting] = {

@@ -1,10 +1,11 @@
-"""Replays a day of traffic with a scripted adviser: ``python -m bench.brain_replay``.
+"""Replays days of traffic with a scripted adviser: ``python -m bench.brain_replay``.
 
 Models with sessions at hours that their cards state share two devices with models of irregular
-traffic. The rules see this day for the first time, so they cannot know the hours. An adviser that
-reads them reviews the fleet every five minutes, under both authorities; so do one that chooses at
-random and one that departs from the rules wherever it may. Cold starts are loads that a request
-waited for. The last lines are the goals: what `decide` wins, and what the worst player costs.
+traffic. The hours of each day are new, so the rules cannot know them. An adviser that reads them
+reviews the fleet every five minutes, under both authorities; so do one that chooses at random, one
+that departs from the rules wherever it may, and one that does so once it is trusted. Cold starts
+are loads that a request waited for. The last lines are the goals: what `decide` wins, and what the
+worst players cost.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import random
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +35,7 @@ from bench.goals import Goal, print_goals
 from modelium.config.sections.brain import Authority, BrainSection
 from modelium.models import GIB, Departure, DepartureKind, Model, Trigger
 from modelium.models.advice import Advice
-from modelium.policy.departures import REMEMBERED_S, spared
+from modelium.policy.departures import REMEMBERED_S, is_trusted, noted, spared, was_wrong
 from modelium.ports import Question
 
 HOUR_S = 3600.0
@@ -47,17 +49,17 @@ DEVICES = (80 * GIB, 80 * GIB)
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Hours of the day in which a model is used."""
+    """Hours, from the first midnight on, in which a model is used."""
 
     begin_h: float
     end_h: float
 
 
-class Day:
-    """The trace of a day, and the hours that the cards state."""
+class Days:
+    """The trace of some days, and the hours that the cards state."""
 
-    def __init__(self, *, seed: int, scheduled: int = 5, irregular: int = 6) -> None:
-        """Draw sessions of ``scheduled`` models and bursts of ``irregular`` ones."""
+    def __init__(self, *, seed: int, days: int = 1, scheduled: int = 5, irregular: int = 6) -> None:
+        """Draw sessions of ``scheduled`` models and bursts of ``irregular`` ones, anew each day."""
         draw = random.Random(seed)
         models, requests = [], list[Request]()
         self.sessions: dict[int, list[Session]] = {}
@@ -65,11 +67,19 @@ class Day:
             size = draw.choice((14, 20, 28, 36))
             models.append(ReplayModel(name=f"m{i}", bytes=size * GIB, load_s=20.0 + 2.0 * size))
             if i < scheduled:
-                begins = sorted(draw.sample(range(7, 21), 4))
+                begins = [
+                    24 * day + hour
+                    for day in range(days)
+                    for hour in sorted(draw.sample(range(7, 21), 4))
+                ]
                 self.sessions[i] = [Session(b, b + draw.uniform(0.2, 0.6)) for b in begins]
                 spans = [(s.begin_h * HOUR_S, s.end_h * HOUR_S, 20.0) for s in self.sessions[i]]
             else:
-                starts = [draw.uniform(0, 24 * HOUR_S) for _ in range(draw.randint(6, 16))]
+                starts = [
+                    (24 * day + draw.uniform(0, 24)) * HOUR_S
+                    for day in range(days)
+                    for _ in range(draw.randint(6, 16))
+                ]
                 spans = [(s, s + draw.uniform(60, 1500), 40.0) for s in starts]
             for begin, end, gap_s in spans:
                 at = begin
@@ -92,13 +102,15 @@ class Scripted:
 
     base_url = model = "scripted"
 
-    def __init__(self, day: Day, *, seed: int) -> None:
-        """Know the cards of ``day``."""
+    def __init__(self, days: Days, *, seed: int) -> None:
+        """Know the cards of ``days``."""
         self.endpoint = self
         self.now = 0.0
-        self.day = day
+        self.days = days
         self.draw = random.Random(seed)
         self.refused = 0
+        self.trusted: set[DepartureKind] = set()
+        """Kinds whose departures are carried out."""
 
     @staticmethod
     def redacted(text: str) -> str:
@@ -109,6 +121,9 @@ class Scripted:
         self, choices: Choices, _toolbox: Toolbox, check: Any, _transcript: Transcript
     ) -> Advice:
         """Return the answer, or none of its choices where they cannot be done together."""
+        self.trusted = {
+            kind for kind in DepartureKind if is_trusted(kind, choices.fleet.departures)
+        }
         given = {one.name: self.answer(one) for one in open_fields(choices)}
         advice = choices.advice(parse_answer(given, choices).chosen)
         if check(advice):
@@ -135,10 +150,10 @@ class Reader(Scripted):
         return []
 
     def _needed(self, model: str) -> bool:
-        return self.day.begins_within(model, self.now, SOON_S)
+        return self.days.begins_within(model, self.now, SOON_S)
 
     def _soon(self, model: str) -> bool:
-        return self.day.begins_within(model, self.now, LATER_S)
+        return self.days.begins_within(model, self.now, LATER_S)
 
 
 class Foolish(Scripted):
@@ -158,6 +173,17 @@ class Spendthrift(Scripted):
         return list(field.allowed[-1:]) if field.name in DEPARTURES else []
 
 
+class TwoFaced(Reader):
+    """Earns the trust of the kinds that a reader departs by, and then spends it."""
+
+    def answer(self, field: Field) -> list[Any]:
+        """Choose as a reader, but departures that would be carried out as a spendthrift."""
+        wanted = {"spare": DepartureKind.SPARE, "make_room": DepartureKind.EVICT}
+        if wanted.get(field.name) in self.trusted:
+            return list(field.allowed[-1:])
+        return super().answer(field)
+
+
 def _victims(label: str) -> Sequence[str]:
     return label.partition(" evicting ")[2].split(",") if " evicting " in label else ()
 
@@ -165,16 +191,17 @@ def _victims(label: str) -> Sequence[str]:
 class AdvisedUnderReplay(PlannerUnderReplay):
     """The planner with a scripted adviser, which reviews the fleet."""
 
-    def __init__(self, day: Day, agent: Scripted, may: Mapping[DepartureKind, float]) -> None:
+    def __init__(self, days: Days, agent: Scripted, may: Mapping[DepartureKind, float]) -> None:
         """``may``: the budgets of departures; empty: it advises only."""
         policy = unrestricted_policy(auto_unload_after_s=HOUR_S, min_residency_s=60.0)
         super().__init__(
-            day.trace,
+            days.trace,
             policy=policy.model_copy(update={"departures": dict(may)}),
             name=type(agent).__name__.lower(),
             sweep_s=REVIEW_S,
         )
         self.departures: list[Departure] = []
+        self._requests = deque(days.trace.requests)
         self._ready_at: dict[int, float] = {}
         self._agent = agent
         self._brain = AdvisedBrain(
@@ -184,18 +211,25 @@ class AdvisedUnderReplay(PlannerUnderReplay):
         )
 
     def choose(self, model: int, now: float, pool: DevicePool) -> Assignment | None:
-        """Note that somebody asked for ``model``, as the store does."""
+        """Note since when ``model`` is ready, as the store does."""
         found = super().choose(model, now, pool)
         if found is not None:
             self._note_load(model, self._fleet.clock.time())
-            name, at = self._fleet.name(model), self._fleet.clock.time()
-            self.departures = [
-                d.model_copy(update={"asked_at": at})
-                if d.model == name and d.asked_at is None and d.until > at
-                else d
-                for d in self.departures
-            ]
         return found
+
+    def _watch(self, now: float) -> None:
+        """Note all requests up to ``now``, as the control loop does."""
+        offset = self._fleet.clock.time() - now
+        watched = [(now, -1)]
+        while self._requests and self._requests[0].t_s <= now:
+            request = self._requests.popleft()
+            watched.insert(-1, (request.t_s, request.model))
+        open_ = [d for d in self.departures if d.seen_until < d.until]
+        for t_s, model in watched:
+            asked = {self._fleet.name(model): t_s + offset} if model >= 0 else {}
+            open_ = [noted(d, asked, at=t_s + offset) for d in open_]
+        fresh = iter(open_)
+        self.departures = [next(fresh) if d.seen_until < d.until else d for d in self.departures]
 
     def expired(self, model: int, idle_s: float, now: float, pool: DevicePool) -> bool:
         """Decide as the sweep does, which leaves alone what is spared."""
@@ -209,6 +243,7 @@ class AdvisedUnderReplay(PlannerUnderReplay):
     def prewarm(self, now: float, pool: DevicePool) -> Sequence[tuple[int, Assignment]]:
         """Have the fleet reviewed."""
         self._fleet.clock.now = self._agent.now = now
+        self._watch(now)
         absent = [m for m in range(len(self._trace.models)) if not pool.devices_of(m)]
         fleet = self._fleet.snapshot(absent, pool, pending=False)
         recent = [d for d in self.departures if d.at > fleet.at - REMEMBERED_S]
@@ -217,7 +252,9 @@ class AdvisedUnderReplay(PlannerUnderReplay):
         question = Question(trigger=Trigger.REVIEW, now=fleet.at)
         advice = asyncio.run(self._brain.advise(question, fleet, self.policy))
         plan = asyncio.run(self._brain.decide(question, fleet, self.policy, advice))
-        made = [d.model_copy(update={"at": fleet.at}) for d in plan.departures]
+        made = [
+            d.model_copy(update={"at": fleet.at, "seen_until": fleet.at}) for d in plan.departures
+        ]
         self.departures = [*made, *self.departures]
         leaving = [self._fleet.model_index(a.model) for a in plan.unloads]
         found = []
@@ -241,21 +278,27 @@ class AdvisedUnderReplay(PlannerUnderReplay):
         return model.model_copy(update={"deployment": held})
 
 
+PLAYERS: Mapping[Authority, Sequence[type[Scripted]]] = {
+    Authority.ADVISE: (Scripted, Reader, Foolish),
+    Authority.DECIDE: (Reader, Foolish, Spendthrift, TwoFaced),
+}
+"""Players by authority; `Scripted` leaves everything to the rules."""
+
+
 def main() -> None:
     """Run, print, and check the goals."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=4, help="days to replay")
+    parser.add_argument("--seeds", type=int, default=2, help="draws to replay")
+    parser.add_argument("--days", type=int, default=2, help="days of each")
     given = parser.parse_args()
     totals: dict[str, list[float]] = {}
     for seed in range(given.seeds):
-        day = Day(seed=seed)
+        days = Days(seed=seed, days=given.days)
         for authority in Authority:
             may = BrainSection().may if authority is Authority.DECIDE else {}
-            for player in (Scripted, Reader, Foolish, Spendthrift):
-                if player is Scripted and authority is Authority.DECIDE:
-                    continue
-                policy = AdvisedUnderReplay(day, player(day, seed=seed), may)
-                result = Simulation(trace=day.trace, devices=DEVICES, policy=policy).run()
+            for player in PLAYERS[authority]:
+                policy = AdvisedUnderReplay(days, player(days, seed=seed), may)
+                result = Simulation(trace=days.trace, devices=DEVICES, policy=policy).run()
                 name = "rules" if player is Scripted else f"{authority.value}: {policy.name}"
                 _show(seed, name, result, policy)
                 sums = totals.setdefault(name, [0.0, 0.0])
@@ -273,19 +316,27 @@ def main() -> None:
             relation="≤",
             required=0.9,
         ),
-        Goal(name="worst-cold-starts/rules", measured=worst, relation="≤", required=1.02),
+        Goal(name="worst-cold-starts/rules", measured=worst, relation="≤", required=1.0),
+        Goal(
+            name="two-faced-cold-starts/rules",
+            measured=totals["decide: twofaced"][0] / rules[0],
+            relation="≤",
+            required=1.0,
+        ),
     )
 
 
 def _show(seed: int, name: str, result: ReplayResult, policy: AdvisedUnderReplay) -> None:
+    acted, shadows = ([d for d in policy.departures if d.shadow is s] for s in (False, True))
     kinds = ", ".join(
-        f"{sum(d.kind is kind for d in policy.departures)} {kind}" for kind in DepartureKind
+        f"{sum(d.kind is kind for d in acted)}+{sum(d.kind is kind for d in shadows)} {kind}"
+        for kind in DepartureKind
     )
-    wrong = sum(d.asked_at is not None for d in policy.departures)
+    verdicts = [was_wrong(d) for d in policy.departures]
     sys.stdout.write(
-        f"day {seed}  {name:22} {result.cold_starts} cold starts, {result.load_seconds:.0f} s "
-        f"loading, waits p99 {result.wait_p99_s or 0:.0f} s; departures: {kinds}; asked for "
-        f"{wrong}; refused {policy._agent.refused}\n"
+        f"draw {seed}  {name:22} {result.cold_starts} cold starts, {result.load_seconds:.0f} s "
+        f"loading, waits p99 {result.wait_p99_s or 0:.0f} s; departures+shadows: {kinds}; right "
+        f"{verdicts.count(False)}, wrong {verdicts.count(True)}; refused {policy._agent.refused}\n"
     )
     sys.stdout.flush()
 

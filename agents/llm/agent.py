@@ -11,8 +11,9 @@ from typing import Any
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
 from agents.llm import prompt
+from agents.llm.capabilities import Capabilities
 from agents.llm.choices import Choices, parse_answer, schema
-from agents.llm.endpoint import Capabilities, Endpoint, EndpointError, Reply
+from agents.llm.endpoint import Endpoint, EndpointError, Reply
 from agents.llm.tools import Toolbox
 from agents.llm.transcript import Transcript
 from modelium.models import Violation
@@ -23,13 +24,15 @@ REPLY_TOKENS = 2000
 """Longest reply: a reason and the longest lists take 300; models that reason first take more."""
 
 SHORT_REPLY_TOKENS = 400
-"""Longest reply where the context has no room for more: vLLM counts the longest reply, whatever
-its length becomes, and refuses a conversation that leaves less room."""
+"""Longest reply where the context has no room for more: vLLM before 0.32 counts the longest reply,
+whatever its length becomes, and refuses a conversation that leaves less room."""
 
 CALLS_PER_ROUND = 8
 """Tool calls answered per reply: there are nine tools."""
 
 DECIDE = "decide"
+
+REPEATED = "answered above; nothing has changed since"
 
 CUT = "the answer was cut off at its longest length; give a shorter one"
 
@@ -96,7 +99,7 @@ class Agent:
     async def _choose(
         self, choices: Choices, toolbox: Toolbox, check: Check, transcript: Transcript
     ) -> Advice:
-        able = await self.endpoint.capabilities()
+        able = await self.endpoint.capabilities(now=self._clock.monotonic())
         transcript.add(SystemMessage(prompt.SYSTEM))
         question = prompt.question(choices, tools=able.tools, enforces_schema=able.schema)
         transcript.add(HumanMessage(question))
@@ -137,12 +140,11 @@ class Agent:
         with_tools: bool,
     ) -> Any:
         """Return the answer as JSON values; ``None`` where it is not JSON."""
-        rounds = 0
+        rounds, last, known = 0, False, set[tuple[str, str]]()
         decide = prompt.decide_tool(choices)
         while with_tools:
             # After the last round there is nothing but `decide`: a server that binds the reply
             # to the tools cannot return another look-up then.
-            last = rounds == self._budget.rounds
             tools = [decide] if last else [*toolbox.specifications(), decide]
             reply = await self._ask(transcript, "tools", tools=tools)
             if _decides(reply) or not reply.calls:
@@ -152,13 +154,13 @@ class Agent:
                     return found
                 transcript.add(HumanMessage(prompt.USE_JSON))
                 break
+            if last:
+                raise NoAdvice("steps", f"no decision after {rounds} rounds of tool calls")
             rounds += 1
-            if rounds > self._budget.rounds:
-                raise NoAdvice(
-                    "steps", f"no decision after {self._budget.rounds} rounds of tool calls"
-                )
-            await self._look_up(reply, toolbox, transcript)
-            if rounds == self._budget.rounds:
+            new = await self._look_up(reply, toolbox, transcript, known)
+            # A small model asks the same again until no round is left, each one longer.
+            last = rounds >= self._budget.rounds or not new
+            if last:
                 transcript.add(HumanMessage(prompt.LAST_ROUND))
         if capabilities.schema:
             reply = await self._ask(transcript, "schema", schema=schema(choices))
@@ -183,16 +185,28 @@ class Agent:
         transcript.add_reply(reply, seconds=self._clock.monotonic() - began, mode=mode)
         return reply
 
-    async def _look_up(self, reply: Reply, toolbox: Toolbox, transcript: Transcript) -> None:
-        """Answer each tool call: endpoints refuse a conversation with an unanswered one."""
+    async def _look_up(
+        self, reply: Reply, toolbox: Toolbox, transcript: Transcript, known: set[tuple[str, str]]
+    ) -> bool:
+        """Answer each tool call: endpoints refuse a conversation with an unanswered one.
+
+        Adds the calls to ``known``, by name and arguments; returns whether one of them was new.
+        """
+        before = len(known)
         for place, call in enumerate(reply.calls):
+            asked = call.name, call.raw or json.dumps(call.arguments)
             if place >= CALLS_PER_ROUND:
                 answer = f"error: only {CALLS_PER_ROUND} calls at once are answered"
+            elif asked in known:
+                answer = REPEATED
             elif call.arguments is None:
                 answer = f"error: the arguments are no JSON object: {call.raw}"
             else:
                 answer = await asyncio.to_thread(toolbox.call, call.name, call.arguments)
+            if place < CALLS_PER_ROUND:
+                known.add(asked)
             transcript.add(ToolMessage(answer, tool_call_id=call.id, name=call.name))
+        return len(known) > before
 
 
 def _decides(reply: Reply) -> bool:

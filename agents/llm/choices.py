@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from agents.llm.untrusted import printable
@@ -18,6 +19,9 @@ from modelium.ports import Question
 
 REASON_CHARACTERS = 300
 """Longest reason: two sentences."""
+
+TOLD = 3
+"""Wrong fields, and wrong values of a field, that a violation names: the next ones are alike."""
 
 Value = str | int
 
@@ -123,15 +127,14 @@ def parse_answer(document: Any, choices: Choices) -> ParsedAnswer:
         found.violations.append(_violation("answer", "the answer is not one JSON object"))
         return found
     fields = {f.name: f for f in choices.fields}
-    for name in document:
-        if name not in fields and name != "reason":
-            shown = str(name)[:60]
-            found.violations.append(
-                _violation(
-                    "unknown-field",
-                    f"{shown!r} cannot be chosen; allowed: reason, {', '.join(fields)}",
-                )
-            )
+    unknown = (name for name in document if name not in fields and name != "reason")
+    found.violations += [
+        _violation(
+            "unknown-field",
+            f"{str(name)[:60]!r} cannot be chosen; allowed: reason, {', '.join(fields)}",
+        )
+        for name in islice(unknown, TOLD)
+    ]
     for name, one in fields.items():
         if name in document:
             _one(one, document[name], found)
@@ -151,7 +154,7 @@ def _one(one: Field, given: Any, found: ParsedAnswer) -> None:
         found.violations.append(_violation("choice", f"{one.name} is not a list"))
         return
     wrong = [v for v in given if not _is_among(v, one.allowed)]
-    found.violations += [_not_allowed(one, v) for v in wrong[:3]]
+    found.violations += [_not_allowed(one, v) for v in wrong[:TOLD]]
     # Duplicates count once, and values beyond the longest list are dropped.
     kept = list(dict.fromkeys(v for v in given if _is_among(v, one.allowed)))
     found.chosen[one.name] = kept[: one.most]

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from agents.llm.holes import fitting
 from agents.llm.what_if import unloads
 from modelium.lifecycle import ModelState
-from modelium.models import (
-    Booking,
-    Departure,
-    DepartureKind,
-    Fleet,
-    Load,
-    Model,
-    ModelProfile,
-    Plan,
-)
+from modelium.models import Departure, DepartureKind, Fleet, Model, Plan
 from modelium.models.advice import Advice
 from modelium.models.load_time import load_seconds
 from modelium.policy import Policy
-from modelium.policy.departures import LASTS_S, left_s
+from modelium.policy.departures import LASTS_S, is_trusted, left_s
 from modelium.policy.eligibility import may_queue, should_load
-from modelium.policy.memory_budget import available_bytes
 
 K = DepartureKind
-
-NOT_NOW = "none now: the last ones were wrong, or are not judged yet"
-
-ABSENT = frozenset({ModelState.QUEUED, ModelState.UNLOADED})
 
 
 def departures(
@@ -35,8 +23,8 @@ def departures(
 ) -> tuple[Departure, ...]:
     """Return where ``plan``, which was made with ``advice``, departs from that of the ``rules``.
 
-    What other models lose is part of the price of the departure that causes it, once. Whether they
-    are allowed, says `modelium.policy.validate`.
+    What other models lose is part of the price of the departure that causes it, once. Departures of
+    kinds that are not trusted are shadows. `modelium.policy.validate` says whether all are allowed.
     """
     models = fleet.models_by_name
     theirs, mine = ({a.model: a for a in p.loads} for p in (rules, plan))
@@ -53,35 +41,56 @@ def departures(
     }
     # A load that nobody asked for may be in vain.
     put_off = _loads_s((n for n in advice.spots if n in mine and _is_absent(models[n])), models)
+    lost = theirs.keys() - mine.keys() - wait
     if gone or stay or moved:
-        lost = theirs.keys() - mine.keys() - wait
         put_off += _loads_s(lost, models) + _shut_out_s(rules, plan, fleet, policy)
-    found = []
+    gains = tuple(
+        sorted(
+            {*(mine.keys() - theirs.keys()), *(m.name for m in fitting(plan, rules, fleet, policy))}
+        )
+    )
+    found: list[Departure] = []
     for kind, names in ((K.QUEUE, wait), (K.EVICT, gone), (K.SPARE, stay), (K.DEVICE, moved)):
         for name in sorted(names):
             price = _loads_s({name}, models) if kind in (K.QUEUE, K.EVICT) else 0.0
             if kind is not K.QUEUE:
                 price, put_off = price + put_off, 0.0
-            found.append(
-                Departure(
-                    kind=kind,
-                    model=name,
-                    beneficiary=_beneficiary(name, advice, mine) if kind is K.EVICT else "",
-                    price_s=price,
-                    until=now + LASTS_S[kind],
-                )
+            one = Departure(
+                kind=kind,
+                model=name,
+                beneficiary=_beneficiary(name, advice, stay) if kind is K.EVICT else "",
+                shadow=not is_trusted(kind, fleet.departures),
+                price_s=price,
+                until=now + LASTS_S[kind],
             )
+            found.append(one.model_copy(update=_evidence(one, gains, tuple(sorted(lost)))))
     return tuple(found)
+
+
+def _evidence(one: Departure, gains: tuple[str, ...], lost: tuple[str, ...]) -> dict[str, Any]:
+    """Return by which requests ``one`` is judged.
+
+    ``gains``: models that are loaded, or would fit, only because another one waits. ``lost``:
+    models that the rules would have loaded.
+    """
+    match one.kind:
+        case K.QUEUE:
+            return {"right_if": gains, "wrong_if": (one.model,)}
+        case K.EVICT:
+            return {"right_if": (one.beneficiary,), "wrong_if": (one.model, *lost)}
+        case K.SPARE:
+            return {"right_if": (one.model,), "wrong_if": lost}
+    return {}
 
 
 def _is_absent(model: Model) -> bool:
     return model.state is ModelState.UNLOADED and not model.traffic.pending
 
 
-def _beneficiary(victim: str, advice: Advice, loads: Mapping[str, Load]) -> str:
-    """Return the model that ``victim`` is evicted for: that of its spot, or the first load."""
+def _beneficiary(victim: str, advice: Advice, spared: Iterable[str]) -> str:
+    """Return the model that ``victim`` is evicted for, or instead of; empty where there is none."""
     by_spot = (name for name, spot in advice.spots.items() if victim in spot.evicts)
-    return next(by_spot, next(iter(loads), ""))
+    return next(by_spot, next(iter(sorted(spared)), ""))
 
 
 def waiting(model: Model, *, now: float) -> Departure:
@@ -98,6 +107,19 @@ def may_be_held(model: Model, policy: Policy) -> bool:
         and not model.traffic.pending
         and model.name not in policy.always_loaded
     )
+
+
+def less(advice: Advice, kinds: Iterable[DepartureKind]) -> Advice:
+    """Return ``advice`` without what makes departures of ``kinds``."""
+    update: dict[str, Any] = {}
+    if K.QUEUE in kinds:
+        update["hold"] = ()
+    if K.SPARE in kinds:
+        update["spare"] = ()
+    if K.EVICT in kinds:
+        update["spots"] = {}
+        update["prewarm"] = tuple(name for name in advice.prewarm if name not in advice.spots)
+    return advice.model_copy(update=update)
 
 
 def paid(plan: Plan) -> set[str]:
@@ -117,57 +139,15 @@ def affordable(wanted: Iterable[Departure], fleet: Fleet, policy: Policy, *, now
     return True
 
 
-def budgets(fleet: Fleet, policy: Policy, *, now: float) -> dict[str, float | str]:
+def budgets(fleet: Fleet, policy: Policy, *, now: float) -> dict[str, float]:
     """Return kind → load-seconds that may still be given up in this hour, for an LLM to read."""
-    found: dict[str, float | str] = {}
-    for kind in policy.departures:
-        left = left_s(kind, fleet, policy, now=now)
-        found[kind.value] = NOT_NOW if left is None else round(left)
-    return found
-
-
-def largest_hole(plan: Plan, fleet: Fleet, policy: Policy) -> int:
-    """Return the most bytes that can be booked on one device after ``plan``."""
-    added: dict[str, list[Booking]] = {}
-    for load in plan.loads:
-        for device, size in load.reserve.items():
-            booking = Booking(model=load.model, device=device, bytes=size)
-            added.setdefault(device, []).append(booking)
-    leaving = unloads(plan)
-    return max(
-        (
-            available_bytes(
-                device,
-                (*fleet.bookings_by_device.get(device.id, ()), *added.get(device.id, ())),
-                cap=policy.max_gpu_memory_utilization,
-                after=leaving,
-            )
-            for device in fleet.devices
-            if device.healthy
-        ),
-        default=0,
-    )
+    left = {kind.value: left_s(kind, fleet, policy, now=now) for kind in policy.departures}
+    return {kind: round(seconds) for kind, seconds in left.items() if seconds is not None}
 
 
 def _shut_out_s(rules: Plan, plan: Plan, fleet: Fleet, policy: Policy) -> float:
     """Return the longest load of a model that would fit free memory after ``rules`` only."""
-    before, after = (largest_hole(p, fleet, policy) for p in (rules, plan))
-    if after >= before:
-        return 0.0
-    acted_on = {a.model for p in (rules, plan) for a in p.actions if isinstance(a, Load)}
-    shut_out = (
-        load_seconds(model)
-        for model in fleet.models
-        if model.state in ABSENT
-        and model.name not in acted_on
-        and model.profile is not None
-        and after < _least_bytes(model.profile) <= before
-    )
-    return max(shut_out, default=0.0)
-
-
-def _least_bytes(profile: ModelProfile) -> float:
-    return profile.weight_bytes / max(profile.tensor_parallel_degrees)
+    return max(map(load_seconds, fitting(rules, plan, fleet, policy)), default=0.0)
 
 
 def _loads_s(names: Iterable[str], models: Mapping[str, Model]) -> float:

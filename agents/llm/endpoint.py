@@ -1,4 +1,4 @@
-"""The client of an OpenAI-compatible endpoint; it probes the endpoint's capabilities once.
+"""The client of an OpenAI-compatible endpoint; it probes the endpoint's capabilities.
 
 The LLM libraries are wrapped here: every failure is an `EndpointError` without secrets.
 """
@@ -6,9 +6,10 @@ The LLM libraries are wrapped here: every failure is an `EndpointError` without 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -19,6 +20,7 @@ from langchain_openai import ChatOpenAI
 from langsmith import tracing_context
 from pydantic import SecretStr
 
+from agents.llm.capabilities import NONE_SHOWN, Capabilities, Findings
 from agents.llm.outbound import refuse_metadata
 
 NO_KEY = "none"
@@ -37,8 +39,11 @@ CHARACTERS_PER_TOKEN = 3
 REFUSED = frozenset({400, 404, 405, 415, 422, 500, 501})
 """Statuses that servers return for an unknown parameter; llama.cpp returns 500."""
 
-TOO_LONG = re.compile(r"context (length|size|window)|context_length_exceeded", re.IGNORECASE)
-"""In the message of a 400: vLLM and OpenAI say `maximum context length`, llama.cpp `size`."""
+TOO_LONG = re.compile(
+    r"context (length|size|window)|context_length_exceeded|max_model_len", re.IGNORECASE
+)
+"""In the message of a 400: vLLM and OpenAI say `maximum context length`, llama.cpp `size`. Where
+the longest reply alone is beyond it, vLLM names the setting."""
 
 PROBE = "Answer that you are ready."
 PROBE_SCHEMA: Mapping[str, Any] = {
@@ -61,22 +66,6 @@ class EndpointError(Exception):
         super().__init__(message)
         self.status = status
         self.too_long = too_long
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Capabilities:
-    """What an endpoint can do, found by probing."""
-
-    tools: bool
-    """It calls a tool when it must (``tool_choice: required``)."""
-    schema: bool
-    """It enforces a JSON schema."""
-    strict: bool = False
-    """It accepts strict tools such as ours, and to be held to one call a reply.
-
-    vLLM binds arguments to their schema in strict tools alone, and a small model repeats its call
-    until the reply is cut off.
-    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,20 +126,27 @@ class Endpoint:
             ),
             openai_proxy=None,  # else OPENAI_PROXY is read, which cannot be combined with a client
         )
-        self._abilities = capabilities
+        self._found = Findings(known=capabilities)
         self._probing = asyncio.Lock()
 
-    async def capabilities(self) -> Capabilities:
-        """Return what the endpoint can do; probed once, with two or three short questions.
+    async def capabilities(self, *, now: float) -> Capabilities:
+        """Return what the endpoint can do, found with two or three short questions.
+
+        What they do not show is probed again after a while. ``now``: seconds that never go back.
 
         Raises:
             EndpointError: it does not answer; it is probed again the next time.
         """
         async with self._probing:
-            if self._abilities is None:
-                schema = await self._enforces_schema()
-                self._abilities = await self._calls_tools(schema=schema)
-            return self._abilities
+            found = self._found
+            if found.known is None:
+                found.known = await self._probe(NONE_SHOWN)
+                found.postpone(now)
+            elif found.are_due(now):
+                found.postpone(now)  # first, as the decision's deadline may end the probe
+                with contextlib.suppress(EndpointError):
+                    found.known = await self._probe(found.known)
+            return found.known
 
     async def ask(
         self,
@@ -184,7 +180,7 @@ class Endpoint:
         chat: Any = self._chat
         if tools:
             if strict is None:
-                strict = self._abilities is not None and self._abilities.strict
+                strict = self._found.known is not None and self._found.known.strict
             held = {"parallel_tool_calls": False} if strict else {}
             given = [_strict(tool) if strict else tool for tool in tools]
             # Never one tool by its name: llama.cpp takes that for `auto`.
@@ -212,6 +208,14 @@ class Endpoint:
 
     def _clean(self, text: str) -> str:
         return self.redacted(" ".join(text.split()))[:ERROR_CHARACTERS]
+
+    async def _probe(self, known: Capabilities) -> Capabilities:
+        """Return ``known`` and what else the endpoint shows now."""
+        schema = known.schema or await self._enforces_schema()
+        if known.tools and known.strict:
+            return replace(known, schema=schema)
+        found = await self._calls_tools(schema=schema)
+        return replace(found, tools=known.tools or found.tools)
 
     async def _enforces_schema(self) -> bool:
         try:

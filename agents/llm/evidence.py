@@ -62,7 +62,9 @@ class Evidence:
             "model": known.name,
             "outcomes": [self._shown(o) for o in self._outcomes([known.name], OUTCOMES)],
             "of_models_like_it": [self._shown(o) for o in self._outcomes(alike, OUTCOMES)],
-            "failed_loads_of_models_like_it": [self._failures(f) for f in self._failed(known)],
+            "failed_loads_of_models_like_it": [
+                self._failures(f, known) for f in self._failed(known)
+            ],
         }
 
     def _alike(self, model: Model) -> list[str]:
@@ -96,13 +98,13 @@ class Evidence:
             **({"undone_soon": True} if outcome.reversed else {}),
         }
 
-    def _failures(self, found: ClassFailures) -> dict[str, Any]:
+    def _failures(self, found: ClassFailures, model: Model) -> dict[str, Any]:
         return {
             "runtime": found.runtime.value,
             "failed_in_a_row": found.failures,
             "models": list(found.models[:ALIKE]),
             "last_ago_s": round(self._now - found.last_at),
-            "avoided_by_the_rules": counts(found, self._policy, now=self._fleet.at),
+            "avoided_by_the_rules": counts(found, model, self._policy, now=self._fleet.at),
         }
 
 

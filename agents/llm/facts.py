@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from agents.llm.untrusted import word
 from agents.rules.keep_value import arrival_chance
 from agents.rules.ranking import priority_class
-from modelium.models import Model
+from modelium.models import Load, Model
 from modelium.models.load_time import load_seconds
 from modelium.policy import Policy
 
@@ -67,6 +67,22 @@ def model_facts(model: Model, policy: Policy, now: float) -> dict[str, Any]:
     for fact in MODEL_FACTS:
         found |= fact(model, policy, now)
     return found
+
+
+def action_facts(action: Any) -> dict[str, Any]:
+    """Return what is told of what the rules would do with a model."""
+    if isinstance(action, Load):
+        settings = action.settings.model_dump(
+            include={"max_model_len", "max_num_seqs", "dtype", "tensor_parallel_size"},
+            exclude_none=True,
+        )
+        return {
+            "action": "load",
+            "runtime": action.runtime.value,
+            "priority": action.priority.value,
+            **settings,
+        }
+    return {"action": action.action}
 
 
 def local_time(at: float, policy: Policy) -> str:

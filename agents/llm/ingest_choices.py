@@ -11,7 +11,7 @@ from typing import Any
 
 from agents.llm.choices import Field, Planner, open_fields
 from agents.llm.departing import affordable, budgets, may_be_held, paid, waiting
-from agents.llm.facts import local_time
+from agents.llm.facts import action_facts, local_time
 from agents.llm.load_choices import WITH_CONTEXT, LoadChoices, load_choices
 from agents.llm.owner_facts import owner_wishes, owner_words
 from agents.llm.placements import Place, Placements
@@ -138,7 +138,7 @@ class IngestChoices:
             "dtype_of_the_model": profile.dtype,
             "quantization": word(profile.quantization),
             "licence": word(profile.license),
-            "rules_would": _shown(self._own),
+            "rules_would": action_facts(self._own),
             "runtimes": [
                 {
                     "runtime": each.runtime.value,
@@ -286,22 +286,6 @@ def _described(preference: Preference) -> str:
     settings = preference.settings.model_dump(exclude_defaults=True)
     parts = [f"{key} {value}" for key, value in settings.items()]
     return ", ".join([preference.runtime or "any runtime", *parts])
-
-
-def _shown(action: Any) -> dict[str, Any]:
-    """Return what an advisor needs to know of an action."""
-    if isinstance(action, Load):
-        settings = action.settings.model_dump(
-            include={"max_model_len", "max_num_seqs", "dtype", "tensor_parallel_size"},
-            exclude_none=True,
-        )
-        return {
-            "action": "load",
-            "runtime": action.runtime.value,
-            "priority": action.priority.value,
-            **settings,
-        }
-    return {"action": action.action}
 
 
 def _worse(name: str, text: str) -> Violation:

@@ -8,19 +8,22 @@ from typing import Any
 from agents.llm.choices import Choices
 from agents.llm.facts import local_time
 from agents.llm.owner_facts import owner_wishes, owner_words
-from agents.llm.untrusted import printable, word, wrapped
+from agents.llm.untrusted import word, wrapped
 from agents.rules.keep_value import arrival_chance, keep_value
 from agents.rules.ranking import priority_class
 from modelium.models import GIB, Decision, Model
 from modelium.models.load_time import load_seconds
 from modelium.policy.departures import was_wrong
 from modelium.policy.memory_budget import available_bytes
-from modelium.traffic.book import HORIZONS_S
+from modelium.traffic.tally import HORIZONS_S
 
 MODELS = 40
 DECISIONS = 8
 DEPARTURES = 20
 """Longest lists."""
+
+REASON_CHARACTERS = 200
+"""Longest part of an earlier reason."""
 
 SOON_S = (60.0, 600.0, 3600.0)
 """Horizons of the ``traffic`` tool's forecast."""
@@ -200,8 +203,7 @@ class Lookups:
                 "author": made.plan.author,
                 "outcome": made.outcome,
                 "actions": [f"{a.action} {a.model}" for a in made.plan.actions[:8]],
-                # A reason may quote an engine or an earlier advisor.
-                "reason": printable(made.plan.reason, limit=200),
+                "reason": _reason(made),
             }
             for made in self._history(name, DECISIONS)
         ]
@@ -219,15 +221,15 @@ class Lookups:
 
     def departures(self) -> Any:
         """Return the latest departures from the rules, and what came of them."""
-        models = self._fleet.models_by_name
-        came_of_it = {True: "wrong", False: "right", None: "not known yet"}
+        came_of_it = {True: "wrong", False: "right", None: "not known"}
         return [
             {
                 "ago_s": round(self._now - one.at),
                 "kind": one.kind.value,
                 "model": one.model,
                 "load_seconds": round(one.price_s),
-                "outcome": came_of_it[was_wrong(one, models, now=self._now)],
+                "carried_out": not one.shadow,
+                "outcome": came_of_it[was_wrong(one)],
             }
             for one in self._fleet.departures[:DEPARTURES]
         ]
@@ -238,3 +240,10 @@ class Lookups:
         if found is None:
             return f"error: no model is called {name[:60]!r}; `fleet` lists those that matter"
         return found
+
+
+def _reason(made: Decision) -> str:
+    """Return why ``made`` was made, as untrusted text: it may quote an engine, or an LLM a card."""
+    if not made.plan.reason:
+        return ""
+    return wrapped(made.plan.reason, source="an earlier decision", limit=REASON_CHARACTERS)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agents.llm.choices import Planner
-from agents.llm.departing import affordable, departures, largest_hole
+from agents.llm.departing import affordable, departures
+from agents.llm.holes import Holes
 from agents.llm.what_if import emptied, own_action, unloads
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Departure, Device, Fleet, Load, Model, Plan
@@ -133,7 +134,7 @@ class Placements:
             spot=Spot(devices=load.devices, evicts=victims),
             load=load,
             departures=(),
-            hole=largest_hole(plan, self._fleet, self._policy),
+            hole=Holes(plan=plan, fleet=self._fleet, policy=self._policy).largest,
             evicted_load_s=sum(load_seconds(models[v]) for v in victims),
             beside=tuple(sorted(held - unloads(plan) - {model.name})),
             utilization=max(

@@ -40,7 +40,7 @@ LEAVES = frozenset({EvictionCause.IDLE, EvictionCause.SPACE})
 class ReviewDepartures:
     """What may be chosen otherwise than by the rules; all empty where nothing may."""
 
-    budgets: Mapping[str, float | str] = field(default_factory=dict)
+    budgets: Mapping[str, float] = field(default_factory=dict)
     hold: Mapping[str, Departure] = field(default_factory=dict)
     spare: Mapping[str, float] = field(default_factory=dict)
     """Model → load-seconds that sparing it gives up."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from agents.llm.choices import Choices
 from agents.llm.lookups import History, Lookups, no_history
+from agents.llm.untrusted import shortened
 
 ANSWER_CHARACTERS = 6000
 """Longest answer: about 2,000 tokens, a tenth of the usual budget."""
@@ -46,7 +47,7 @@ def read_only(name: str, description: str, lookup: Callable[..., Any]) -> BaseTo
     def answer(**given: Any) -> str:
         found = lookup(**given)
         text = found if isinstance(found, str) else json.dumps(found, separators=(",", ":"))
-        return text if len(text) <= ANSWER_CHARACTERS else text[:ANSWER_CHARACTERS] + " …(cut)"
+        return shortened(text, limit=ANSWER_CHARACTERS)
 
     takes_model = "model" in lookup.__annotations__
     return StructuredTool(

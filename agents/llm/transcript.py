@@ -8,10 +8,15 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from agents.llm.endpoint import Reply
+from agents.llm.untrusted import shortened
 from modelium.models import Violation
 
 KEPT_CHARACTERS = 20_000
 """Longest text recorded of one message."""
+
+VIOLATIONS = 12
+VIOLATION_CHARACTERS = 600
+"""Most violations recorded of one answer, and the longest text of one."""
 
 
 class Transcript:
@@ -55,8 +60,16 @@ class Transcript:
         )
 
     def add_violations(self, violations: Sequence[Violation]) -> None:
-        """Record what is wrong with an answer."""
-        self._violations.append([{"rule": v.rule, "message": v.message} for v in violations])
+        """Record what is wrong with an answer, which the messages may quote."""
+        self._violations.append(
+            [
+                {
+                    "rule": v.rule,
+                    "message": shortened(self._redacted(v.message), limit=VIOLATION_CHARACTERS),
+                }
+                for v in violations[:VIOLATIONS]
+            ]
+        )
 
     def record(self) -> dict[str, Any]:
         """Return everything as JSON values without secrets."""
@@ -86,5 +99,4 @@ class Transcript:
         return found
 
     def _text(self, text: str) -> str:
-        kept = self._redacted(text)
-        return kept if len(kept) <= KEPT_CHARACTERS else kept[:KEPT_CHARACTERS] + " …(cut)"
+        return shortened(self._redacted(text), limit=KEPT_CHARACTERS)

@@ -12,6 +12,9 @@ CARD_CHARACTERS = 1500
 WORD_CHARACTERS = 80
 """Longest name, architecture or license."""
 
+CUT = " …(cut)"
+"""Follows what was cut."""
+
 _BLANKS = re.compile(r"[ \t]{3,}")
 _LINES = re.compile(r"\n{3,}")
 _NOT_A_WORD = re.compile(r"[^\w.,:;+/()@ -]+")
@@ -37,9 +40,15 @@ def printable(text: str, *, limit: int) -> str:
     kept = "".join(
         c for c in text[: 2 * limit] if c == "\n" or unicodedata.category(c)[0] not in "CM"
     )
-    if len(kept) > limit or len(text) > 2 * limit:
-        return kept[:limit] + " …(cut)"
-    return kept
+    return shortened(kept, limit=limit, more=len(text) > 2 * limit)
+
+
+def shortened(text: str, *, limit: int, more: bool = False) -> str:
+    """Return at most ``limit`` characters of ``text``, and a note where it was cut.
+
+    ``more``: it was cut before.
+    """
+    return text[:limit] + CUT if more or len(text) > limit else text
 
 
 def word(text: str | None) -> str | None:

@@ -74,7 +74,8 @@ def sufficient(
 ) -> tuple[Choice, ...]:
     """Return the shorter contexts that suffice for the known requests, the longest first.
 
-    They are the model's own, halved while it is `CONTEXT_SPARE` times the longest request.
+    They are the model's own, halved while it is `CONTEXT_SPARE` times the longest request, and
+    longer than one that repeatedly refused requests.
     """
     own = profile.context_length
     if not own or "max_model_len" in said or not RUNTIMES[runtime].takes_context_length:
@@ -82,11 +83,13 @@ def sufficient(
     if runtime is R.LLAMA_CPP or traffic.sized < SIZED_LEAST or not traffic.longest_tokens:
         return ()
     least, length, found = max(CONTEXT_LEAST, CONTEXT_SPARE * traffic.longest_tokens), own, []
-    while length // 2 >= least:
+    short = traffic.short_context
+    refused = f", and {short} refused some" if short else ""
+    while length // 2 >= max(least, short + 1):
         length //= 2
         why = (
             f"max_model_len {length} instead of the model’s own {own}: the longest of "
-            f"{traffic.sized} requests had {traffic.longest_tokens} tokens"
+            f"{traffic.sized} requests had {traffic.longest_tokens} tokens{refused}"
         )
         found.append(Choice({"max_model_len": length}, why))
     return tuple(found)

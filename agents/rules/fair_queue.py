@@ -2,14 +2,15 @@
 
 Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) with GPU-seconds as the service: the tag
 of a model is what its team has had and is about to have before it, divided by the team's weight,
-and the smallest tag goes first.
+and the smallest tag goes first. Starving models have no tag: a share would let new ones of other
+teams pass them for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from agents.rules.ranking import Rank
+from agents.rules.ranking import STARVED, Rank
 from modelium.models import Fleet, Model
 from modelium.policy import Policy
 from modelium.policy.quotas import rates, team_name
@@ -32,8 +33,8 @@ def fair_order(
     """Return ``waiting`` in the order to load it.
 
     Urgent models first, then by class, as ``rank`` says. Within a class the teams take turns, and
-    within a team an advisor's order counts before the rest of the rank. Where no team is declared,
-    there are no turns.
+    within a team an advisor's order counts before the rest of the rank. Starving models and, where
+    no team is declared, all others take no turns.
 
     Args:
         waiting: models without memory.
@@ -62,7 +63,8 @@ def fair_order(
         team = team_name(model)
         rules = policy.teams.get(team)
         so_far = had.get(team, 0.0)
-        tag = so_far / (rules.weight if rules is not None else 1.0)
+        weight = rules.weight if rules is not None else 1.0
+        tag = 0.0 if level == STARVED else so_far / weight
         tagged.append(((urgent, level, tag, place, by_rules), model))
         had[team] = so_far + TERM_S * _share(model, device)
     return [model for _, model in sorted(tagged, key=lambda each: each[0])]

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from modelium.models import Model, Traffic
 from modelium.models.load_time import load_seconds
-from modelium.traffic.book import HORIZONS_S, INTERVAL_BOUNDS_S
+from modelium.traffic.tally import HORIZONS_S, INTERVAL_BOUNDS_S
 
 # Fitted by CMA-ES on replays of ServeGen clients; tested on other clients, other days, and with
 # time stretched and compressed (docs/planner.md). The weight of the day is negative: after a busy

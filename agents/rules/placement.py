@@ -11,7 +11,7 @@ from agents.rules.device_order import order, saturated
 from agents.rules.keep_value import loss_per_byte
 from agents.rules.sizing import LoadOption
 from modelium.models import Device, Model
-from modelium.traffic.book import HORIZONS_S
+from modelium.traffic.tally import HORIZONS_S
 
 MayEvict = Callable[[Model], bool]
 """Whether an evictable model may be evicted for this load."""

@@ -13,6 +13,7 @@ from agents.rules.idle_memory import lend_idle_memory
 from agents.rules.placement import MayEvict, Placement, Placer
 from agents.rules.placement_search import PlacementSearch
 from agents.rules.ranking import Rank, priority_class, rank
+from agents.rules.shields import Shields
 from agents.rules.sizing import Sizer
 from agents.rules.team_quotas import TeamQuotas
 from modelium.lifecycle import SETTLED, ModelState
@@ -31,7 +32,7 @@ from modelium.models import (
 from modelium.models.advice import Advice
 from modelium.policy import Policy, track_record
 from modelium.policy.backoff import worn_out
-from modelium.policy.departures import held, spared
+from modelium.policy.departures import held
 from modelium.policy.eligibility import may_queue, should_unload
 from modelium.ports import Question
 
@@ -71,8 +72,7 @@ class PlanBuilder:
         self.memory = memory
         self.held = held(fleet, now=now).union(advice.hold)
         """Names of the models that wait although they could be loaded; see `Advice.hold`."""
-        self.spared = spared(fleet, now=now).union(advice.spare)
-        """Names of the models that stay although they idle; see `Advice.spare`."""
+        self.shields = Shields(fleet=fleet, advice=advice, now=now)
         self.touched: set[str] = set()
         """Names of the models that have an action."""
         self.reason = ""
@@ -123,8 +123,8 @@ class PlanBuilder:
         return status is not None and status.enabled and self.policy.rules(held.runtime).enabled
 
     def idled_out(self, model: Model) -> bool:
-        """Whether ``model`` may be unloaded for idling alone."""
-        return model.name not in self.spared and should_unload(model, self.policy, now=self.now)
+        """Whether ``model`` may be unloaded for idling alone, as far as no advice spares it."""
+        return should_unload(model, self.policy, now=self.now)
 
     def is_runnable(self, model: Model, *, quiet: bool = False) -> bool:
         """Whether ``model`` can run at all; if not, reject it unless ``quiet``."""

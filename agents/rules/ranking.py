@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelium.lifecycle import ModelState
 from modelium.models import Model, Priority
 from modelium.policy import Policy
 
@@ -10,6 +11,9 @@ RAISE_AFTER_S = 600.0
 
 STARVING_AFTER_S = 1800.0
 """After waiting this long a model ranks first and may evict as if a request waited for it."""
+
+STARVED = -4
+"""The class of starving models in a `Rank`: before every other, however long that one waits."""
 
 Rank = tuple[float, int, float, float, str]
 """Sort key of a waiting model; the smaller goes first."""
@@ -46,8 +50,8 @@ def waiting_s(model: Model, *, now: float) -> float:
 
 
 def is_starving(model: Model, *, now: float) -> bool:
-    """Whether ``model`` has waited for `STARVING_AFTER_S`."""
-    return waiting_s(model, now=now) >= STARVING_AFTER_S
+    """Whether ``model`` has waited in the queue for `STARVING_AFTER_S`."""
+    return model.state is ModelState.QUEUED and waiting_s(model, now=now) >= STARVING_AFTER_S
 
 
 def may_retry(model: Model, *, now: float) -> bool:
@@ -60,10 +64,13 @@ def may_retry(model: Model, *, now: float) -> bool:
 def rank(model: Model, policy: Policy, *, now: float, value: float) -> Rank:
     """Return the sort key of ``model`` among waiting models.
 
-    Models with waiting requests and starving ones first, then by class (raised with the waiting
-    time), value, waiting time and name.
+    Starving models first, the longest wait before all: nothing that arrives later passes them.
+    Then those with waiting requests, then by class (raised with the waiting time), value, waiting
+    time and name.
     """
     waited = waiting_s(model, now=now)
+    if is_starving(model, now=now):
+        return (0, STARVED, 0.0, -waited, model.name)
     raised = waiting_class(model, policy).rank - int(waited // RAISE_AFTER_S)
-    urgent = 0 if model.traffic.pending or is_starving(model, now=now) else 1
+    urgent = 0 if model.traffic.pending else 1
     return (urgent, max(-3, raised), -value, -waited, model.name)

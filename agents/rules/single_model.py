@@ -31,7 +31,8 @@ def plan_single_model(builder: PlanBuilder, name: str) -> None:
         return
     if trigger is Trigger.INGEST:
         _set_aside_better_ranked(builder, model)
-        outcome = builder.load(model, may_evict=builder.idled_out)
+        may_evict = builder.shields.around(builder.idled_out, by=model)
+        outcome = builder.load(model, may_evict=may_evict)
     else:
         outcome = builder.load(model, may_evict=any_model)
     if outcome is Outcome.NO_ROOM and model.twin_of is not None:

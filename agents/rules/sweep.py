@@ -40,7 +40,8 @@ def plan_sweep(builder: PlanBuilder) -> None:
 def _unload_idle(builder: PlanBuilder) -> None:
     policy = builder.policy
     for model in builder.fleet.models:
-        if builder.idled_out(model) and builder.may_unload(model):
+        idled_out = builder.idled_out(model) and not builder.shields.from_idling(model)
+        if idled_out and builder.may_unload(model):
             builder.unload(
                 model,
                 f"idle for {model.idle_s(builder.now):.0f} s "
@@ -128,17 +129,15 @@ def _dequeue(builder: PlanBuilder) -> None:
             continue
         if model.name in builder.held and not _is_urgent(builder, model):
             continue
-        starving_before = starving_left
         if should_load(model, builder.policy):
             outcome = builder.load(model, may_evict=any_model)
         elif starving_left and is_starving(model, now=builder.now):
-            starving_left -= 1
             outcome = builder.load(model, may_evict=any_model)
+            if outcome is Outcome.PLACED:  # what finds no room does not keep the next from it
+                starving_left -= 1
         else:
             own = priority_class(model, builder.policy).rank
-            outcome = builder.load(model, may_evict=yielding[own])
-        if model.name in builder.barred and not should_load(model, builder.policy):
-            starving_left = starving_before  # its own team's quota is not what others wait for
+            outcome = builder.load(model, may_evict=builder.shields.around(yielding[own], by=model))
         if outcome is Outcome.NO_ROOM and model.state in (S.ANALYZED, S.UNLOADED, S.FAILED):
             builder.queue(model)
 
@@ -153,11 +152,10 @@ def _yielding(builder: PlanBuilder, rank: int) -> MayEvict:
         model.name
         for model in builder.fleet.models
         if model.state is S.READY
-        and model.name not in builder.spared
         and (
             priority_class(model, builder.policy).rank > rank
             or builder.idled_out(model)
-            or builder.quotas.overdrawn(model)
+            or builder.quotas.spent(model)
         )
     }
     return (lambda model: model.name in names) if names else no_model

@@ -8,7 +8,7 @@ from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import loss_per_byte
 from modelium.models import Fleet, Model
 from modelium.policy import Policy, TeamRules
-from modelium.policy.quotas import exceeded, rules_for, spent, team_bytes, used_up
+from modelium.policy.quotas import exceeded, rules_for, spent, team_bytes
 from modelium.ports import Question
 
 
@@ -25,12 +25,11 @@ class TeamQuotas:
         self._memory = memory
 
     def spent(self, model: Model) -> str:
-        """Return why the team of ``model`` may load nothing more today; empty where it may."""
-        return used_up(model, self._fleet, self._policy) if self._rules(model) else ""
+        """Return that the team of ``model`` has used up its GPU-seconds; empty where it has not.
 
-    def overdrawn(self, model: Model) -> bool:
-        """Whether the team of ``model`` has used up its GPU-seconds, so that it makes room."""
-        return self._rules(model) is not None and bool(spent(model.team, self._fleet, self._policy))
+        It loads nothing more then, and what it has loaded makes room.
+        """
+        return spent(model.team, self._fleet, self._policy) if self._rules(model) else ""
 
     def left(self, model: Model) -> int | None:
         """Return the bytes that a load of ``model`` may take on all devices; ``None``: any."""
@@ -85,7 +84,13 @@ class TeamQuotas:
 
     def _rules(self, model: Model) -> TeamRules | None:
         question = self._question
-        return rules_for(model, self._policy, trigger=question.trigger, subject=question.model)
+        return rules_for(
+            model,
+            self._fleet,
+            self._policy,
+            trigger=question.trigger,
+            subject=question.model,
+        )
 
     def _held(self, model: Model) -> int:
         gone = {*self._memory.leaving, model.name}

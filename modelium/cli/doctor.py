@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import httpx
 from modelium.cli.device_checks import devices
 from modelium.cli.findings import Finding
 from modelium.cli.listening import service
+from modelium.cli.llm_check import llm
 from modelium.cli.machine import packages, replica_problem
 from modelium.cli.shadows import shadows
 from modelium.config import Config
@@ -21,7 +23,7 @@ from modelium.config.loading import load_serving
 from modelium.errors import ConfigError
 from modelium.models import GIB
 
-PROBE_S = 2.0
+PROBE_S = 10.0
 """Timeout of one TCP connection."""
 
 SETTINGS, FRAME_HEAD = 4, 9
@@ -50,7 +52,7 @@ def examine(config: Config) -> list[Finding]:
         *devices(config),
         *_runtimes(config),
         _sandbox(config),
-        *_brain(config),
+        *llm(config),
     ]
 
 
@@ -116,20 +118,12 @@ def _sandbox(config: Config) -> Finding:
     mode, problem = config.sandbox.mode, sandbox_problem()
     if mode == "off":
         problem = "sandbox.mode is off"
-    detail = f"engines are not sandboxed: {problem}" if problem else "engines run under Landlock"
+    detail = "engines run under Landlock"
+    if problem:
+        detail = f"engines are not sandboxed: {problem}"
+    elif os.geteuid() == 0:
+        detail += ", but reach the sockets of root's services; run Modelium as a user of its own"
     return Finding(what="sandbox", ok=mode != "required" or not problem, detail=detail)
-
-
-def _brain(config: Config) -> Iterator[Finding]:
-    wanted, what = config.brain, "LLM"
-    if wanted.base_url is None or config.brain_served_here:
-        return
-    if wanted.model is None:
-        detail = "brain.model is not set, so the rules decide alone; name a model of that API"
-        yield Finding(what=what, ok=False, detail=detail)
-        return
-    parts = urlsplit(wanted.base_url)
-    yield _reach(what, f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
 
 
 def _ray_endpoint(endpoint: str) -> Finding:

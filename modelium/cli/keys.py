@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys."
 def create(
     name: Annotated[str, typer.Argument(help="Name of the key, e.g. of its user.")],
     team: Annotated[
-        str | None, typer.Option(help="Team that owns the models ingested with this key.")
+        str | None, typer.Option(help="Team that the key acts for, and that owns what it ingests.")
     ] = None,
     priority: Annotated[
         Priority | None, typer.Option(help="Priority of its requests while they wait for a load.")

@@ -12,7 +12,7 @@ from modelium.config.fields import FieldPath
 from modelium.config.hosts import bind
 from modelium.control import addresses, service_lock
 
-PROBE_S = 5.0
+PROBE_S = 10.0
 """Timeout of one request to the running service."""
 
 

@@ -220,11 +220,15 @@ def unload(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
 @app.command()
 def approve(
     name: Annotated[str, typer.Argument(help="Name of the rejected drop.")],
+    team: Annotated[
+        str | None,
+        typer.Option(help="Whose drop, where several teams have one; '': that of no team."),
+    ] = None,
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
     """Approve the risk that a drop was rejected for (see its reason.json), and ingest it."""
-    body: dict[str, Any] = {"what": []}
+    body: dict[str, Any] = {"what": [], "team": team}
     order(config, "POST", f"/models/{name}/approve", body, as_json=json_)
 
 

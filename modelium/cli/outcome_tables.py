@@ -48,4 +48,16 @@ def authors(report: dict[str, Any]) -> list[Text | Table]:
     begins = time.strftime("%F %T", time.localtime(max(since, oldest)))
     kept = " (older ones are not kept)" if oldest > since else ""
     about = f"decisions at {report['trigger']}" if report["trigger"] else "all decisions"
-    return [Text(f"{about} since {begins}{kept}", style="dim"), table]
+    return [Text(f"{about} since {begins}{kept}", style="dim"), table, *_departures(report)]
+
+
+def _departures(report: dict[str, Any]) -> list[Text]:
+    """Return a line for each kind of departure that the LLM may make."""
+    return [
+        Text(
+            f"departures: {row['kind']}: {row['carried_out']} carried out, {row['shadows']} only "
+            f"recorded; {row['right']} right, {row['wrong']} wrong; "
+            f"{'trusted' if row['trusted'] else 'not trusted yet'}"
+        )
+        for row in report["departures"]
+    ]

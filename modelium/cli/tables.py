@@ -29,6 +29,9 @@ COLOURS = {
 }
 
 
+ID_CHARACTERS = 12
+"""Length of a decision's id: commands take it whole, so no terminal is too narrow for it."""
+
 WIDE = 110
 """Columns of a terminal from which on the table of models has all its columns."""
 
@@ -321,5 +324,7 @@ def _table(*columns: str, right: Container[str] = (), unwrapped: bool = False) -
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in right else "left"
-        table.add_column(column, justify=justify, no_wrap=unwrapped and column != "reason")
+        whole = ID_CHARACTERS if column == "id" else None
+        fixed = unwrapped and column != "reason"
+        table.add_column(column, justify=justify, no_wrap=fixed, min_width=whole)
     return table

@@ -9,7 +9,7 @@ from modelium.control.abandoned import Abandoned
 from modelium.control.signals import Signals
 from modelium.control.team_accounts import TeamAccounts
 from modelium.errors import ModeliumError
-from modelium.models import Trigger
+from modelium.models import Fleet, Trigger
 from modelium.stages.monitor import reconcile
 from modelium.stages.newcomers import resume
 from modelium.stages.planning import sweep
@@ -45,6 +45,8 @@ class Loop:
         self._accounts = TeamAccounts(services=services)
         now = services.clock.monotonic()
         self._reviewed_at = self._settled_at = self._persisted_at = self._pruned_at = now
+        self._watched_until: float | None = None
+        """Up to when (epoch) requests were noted for the departures; ``None``: they were not."""
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -131,6 +133,7 @@ class Loop:
         resume(services, models)
         fleet, _changed = await reconcile(services)
         await self._accounts.count(fleet)
+        await self._note_requests(fleet)
         await remove_pending(services)
         await self._remember_pause()
         if not services.policy.enabled:
@@ -140,6 +143,17 @@ class Loop:
         services.switchboard.know(await services.store.versions())
         await sweep(services, fleet, services.sweeps.trigger(services.clock.monotonic()))
         self._review()
+
+    async def _note_requests(self, fleet: Fleet) -> None:
+        """Note what was asked for, by which departures of an LLM are judged."""
+        if not self._services.policy.departures:
+            self._watched_until = None
+            return
+        since = fleet.at if self._watched_until is None else self._watched_until
+        last = {m.name: m.traffic.last_request_at for m in fleet.models}
+        asked = {name: at for name, at in last.items() if at is not None}
+        await self._services.store.departures.note_requests(asked, since=since, at=fleet.at)
+        self._watched_until = fleet.at
 
     async def _remember_pause(self) -> None:
         """Store when idle models stopped being unloaded, or that they are again."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from modelium.control import notices
+from modelium.control.approval import Wanted, admit
 from modelium.control.intents import Intents
 from modelium.control.reload import ConfigSource, Reloaded, Reloader
 from modelium.control.signals import Signals
@@ -29,12 +30,15 @@ from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.models.outcomes import Outcome
 from modelium.models.teams import TeamReport
 from modelium.outcomes.report import BrainReport, report
+from modelium.outcomes.trust import by_kind
 from modelium.policy import Policy
+from modelium.policy.departures import REMEMBERED_S
 from modelium.policy.team_reports import described, team_reports
 from modelium.policy.wish_outcomes import wish_outcomes
 from modelium.ports import Question
 from modelium.stages import decision_record
 from modelium.stages.failures import forgive
+from modelium.stages.ownership import check_team
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 from modelium.store import new_id
@@ -60,15 +64,6 @@ class Rethought(Frozen):
     decision: Decision
     plan: Plan
     trace: dict[str, Any]
-
-
-class Wanted(Frozen):
-    """What an operator asks to be ingested, and what comes with it."""
-
-    path: str
-    name: str | None
-    team: str | None
-    priority_ceiling: str | None
 
 
 class Operations:
@@ -156,9 +151,18 @@ class Operations:
         """
         store, now = self._services.store, self._services.clock.time()
         # Older decisions are needed, too: they may have left a model unloaded that is missed now.
-        outcomes, oldest = await asyncio.gather(store.outcomes.all(), store.outcomes.oldest())
-        return await asyncio.to_thread(
-            report, outcomes, since=now - seconds, until=now, oldest=oldest, trigger=trigger
+        since = now - seconds
+        outcomes, oldest, departures = await asyncio.gather(
+            store.outcomes.all(),
+            store.outcomes.oldest(),
+            store.departures.since(min(since, now - REMEMBERED_S)),
+        )
+        found = await asyncio.to_thread(
+            report, outcomes, since=since, until=now, oldest=oldest, trigger=trigger
+        )
+        may = self._services.policy.departures
+        return found.model_copy(
+            update={"departures": by_kind(departures, may, since=since, now=now)}
         )
 
     async def rethink(self, decision_id: str, /) -> Rethought:
@@ -196,7 +200,8 @@ class Operations:
         team: str | None = None,
         priority_ceiling: str | None = None,
     ) -> Intent:
-        """Ingest what is at ``path``."""
+        """Ingest what is at ``path``; raises `InputError` where ``team`` is not known."""
+        check_team(self._services.config, team)
         drop = Wanted(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
         return await self._ingest("ingest", name, drop)
 
@@ -226,40 +231,20 @@ class Operations:
         await self._registered(model)
         return await self._services.store.rules.set_pinned(model, pinned)
 
-    async def approve(self, name: str, what: Sequence[str] = (), /) -> Intent:
-        """Allow what a refused drop was refused for, and ingest it.
-
-        Args:
-            name: of the refused drop.
-            what: ``remote-code``, ``pickle``; default: the reason of the refusal.
-        """
-        repository = self._services.repository
-        for lying in self._services.pending.all():
-            if lying.answers_to(name) and lying.approvable:  # in the repository
-                allowed = tuple(what) or (lying.rule,)
-                await self._services.store.rules.approve(
-                    lying.model, digest=lying.digest, what=allowed
-                )
-                wanted = Wanted(path=lying.path, name=None, team=None, priority_ceiling=None)
-                return await self._ingest("approve", name, wanted)
-        folder, reason = await asyncio.to_thread(repository.find_rejected, name)
-        if not reason.get("approvable"):
-            raise InputError(
-                f"{name} was refused for {reason.get('reason')}, which cannot be approved"
-            )
-        allowed = tuple(what) or (str(reason["reason"]),)
-        await self._services.store.rules.approve(name, digest=str(reason["digest"]), what=allowed)
-        path = await asyncio.to_thread(repository.readmit, folder)
-        drop = Wanted(
-            path=str(path),
-            name=str(reason["model"]),
-            team=_text(reason.get("team")),
-            priority_ceiling=_text(reason.get("priority_ceiling")),
-        )
+    async def approve(
+        self, name: str, what: Sequence[str] = (), /, *, team: str | None = None
+    ) -> Intent:
+        """Allow what a refused drop was refused for, and ingest it; see `approval.admit`."""
+        drop = await admit(self._services, name, what, team=team)
         return await self._ingest("approve", name, drop)
 
     async def issue_key(self, terms: KeyTerms, /) -> IssuedKey:
-        """Create a key; only this answer holds its secret."""
+        """Create a key; only this answer holds its secret.
+
+        Raises:
+            InputError: its team is not known.
+        """
+        check_team(self._services.config, terms.team)
         store = self._services.store
         issued = await store.keys.issue(terms, id=new_id())
         await store.events.append("key.issued", key=issued.key.id, name=terms.name)
@@ -326,7 +311,3 @@ def owner(model: Model, fleet: Fleet, policy: Policy) -> tuple[str, ...]:
     reports = [described(r) for r in team_reports(fleet, policy) if r.name == model.team]
     wishes = [f"its note: {sentence}" for sentence in wish_outcomes(model, policy)]
     return (*reports, *wishes)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -169,15 +169,17 @@ class VersionOperations:
         """Return what can be restored, the newest first."""
         return await asyncio.to_thread(self._services.repository.trash.entries)
 
-    async def restore(self, name: str, /) -> Intent:
+    async def restore(self, name: str, /, *, team: str | None = None) -> Intent:
         """Ingest a removed version again; it becomes the newest version of its model.
 
-        ``name``: of the entry, of the model, or ``NAME@VERSION``.
+        Args:
+            name: of the entry, of the model, or ``NAME@VERSION``.
+            team: whose it has to be; default: anybody's.
 
         Raises:
             InputError: the trash holds no such entry.
         """
-        entry = await asyncio.to_thread(self._services.repository.trash.find, name)
+        entry = await asyncio.to_thread(self._services.repository.trash.find, name, team=team)
         intent = await self._intents.new("restore", entry.model, {"entry": entry.name})
         run = self._services.launcher.ingest(
             path=str(entry.folder), name=entry.model, intent=intent.id

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from modelium.config import Config
-from modelium.devices.bounded import LIMIT_S, BoundedInventory, answered
+from modelium.devices.bounded import FIRST_S, LIMIT_S, BoundedInventory, answered
 from modelium.devices.cpu import CPU_SHARE, CPU_SHARE_BESIDE_GPUS, CpuInventory
 from modelium.devices.host import HostInventory
 from modelium.devices.nvml import find_gpus
@@ -44,6 +44,7 @@ def detect(
     cpu: bool = True,
     environment: Mapping[str, str] = os.environ,
     limit_s: float = LIMIT_S,
+    first_s: float = FIRST_S,
 ) -> DeviceInventory:
     """Return the inventory of this host: the GPUs that may be used and the CPU.
 
@@ -55,6 +56,7 @@ def detect(
         cpu: whether the CPU is offered beside GPUs.
         environment: of this process; ``CUDA_VISIBLE_DEVICES`` counts.
         limit_s: for one answer of the NVIDIA driver, which may hang.
+        first_s: for its first one, at least ``limit_s``.
 
     Raises:
         Unavailable: the NVIDIA driver is installed but does not work or answer, or ``use`` names
@@ -62,9 +64,10 @@ def detect(
             run on the wrong device.
     """
     selection = Selection(use=use, visible=environment.get(VARIABLE))
-    driver = answered(lambda: find_gpus(node), limit_s=limit_s)
-    gpus = BoundedInventory(devices=driver, limit_s=limit_s) if driver is not None else None
-    found = gpus.snapshot() if gpus is not None else ()
+    driver, found = answered(lambda: _awake(node), soon_s=limit_s, limit_s=first_s)
+    gpus = None
+    if driver is not None:
+        gpus = BoundedInventory(devices=driver, known=found, limit_s=limit_s)
     if missing := selection.unmatched(found):
         raise Unavailable(
             f"devices.use names {', '.join(missing)}, which is not here; this machine has "
@@ -83,6 +86,12 @@ def detect(
         return processor
     beside = processor if cpu or not used else None
     return HostInventory(gpus=gpus, selection=selection, cpu=beside)
+
+
+def _awake(node: str) -> tuple[DeviceInventory | None, tuple[Device, ...]]:
+    """Return the GPUs, if there are any, and what they are; both may wake them."""
+    driver = find_gpus(node)
+    return driver, driver.snapshot() if driver is not None else ()
 
 
 def _described(device: Device) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Lock, Thread
 from typing import TypeVar
 
@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LIMIT_S = 10.0
-"""For all devices of a machine. Without persistence mode a driver wakes each GPU for a second."""
+"""For all devices of a machine."""
+
+FIRST_S = 60.0
+"""The same for the first answer: without persistence mode the driver wakes each GPU for seconds."""
 
 SILENT = (
     "NVML does not answer: run `nvidia-smi`; if that hangs as well, reset the GPU or restart the "
@@ -32,12 +35,18 @@ class BoundedInventory:
     without free memory, until the driver has answered it. The next question is asked again.
     """
 
-    def __init__(self, *, devices: DeviceInventory, limit_s: float = LIMIT_S) -> None:
-        """``limit_s``: for one answer."""
+    def __init__(
+        self,
+        *,
+        devices: DeviceInventory,
+        known: tuple[Device, ...] = (),
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        """``known``: what ``devices`` has told before; ``limit_s``: for one answer."""
         self._devices = devices
         self._limit_s = limit_s
         self._lock = Lock()
-        self._known: tuple[Device, ...] = ()
+        self._known = known
         self._hanging: set[Future[tuple[Device, ...]]] = set()
 
     def snapshot(self) -> tuple[Device, ...]:
@@ -73,19 +82,24 @@ class BoundedInventory:
         return tuple(device.lost(SILENT) for device in self._known)
 
 
-def answered(question: Callable[[], T], *, limit_s: float = LIMIT_S) -> T:
+def answered(question: Callable[[], T], *, soon_s: float = LIMIT_S, limit_s: float = FIRST_S) -> T:
     """Return the answer of ``question``, which asks the driver.
+
+    After ``soon_s`` the log says what is waited for.
 
     Raises:
         Unavailable: there was none within ``limit_s``; its thread waits on.
     """
     asked = _on_thread(question)
-    try:
-        return asked.result(limit_s)
-    except TimeoutError as exc:
-        if asked.done():
-            raise
-        raise Unavailable(SILENT) from exc
+    if not wait({asked}, soon_s).done:
+        logger.warning(
+            "waiting for the NVIDIA driver, up to %g s: without persistence mode it wakes each GPU "
+            "first (`nvidia-smi -pm 1` keeps them awake)",
+            limit_s,
+        )
+        if not wait({asked}, limit_s - soon_s).done:
+            raise Unavailable(SILENT)
+    return asked.result()
 
 
 def _on_thread(question: Callable[[], T]) -> Future[T]:

@@ -51,18 +51,31 @@ class HttpProblem(ModeliumError):
         self.retry_after_s = retry_after_s
 
 
-LOG = re.compile(r"\s*\(log: [^)]*\)")
+LOG = re.compile(r"\s?\(log: (?:(?!\(log: ).)*?\.log\)")
 """Where the whole log of an engine is, as drivers add it."""
 
-PATH = re.compile(
-    r"(?<![^\s\"'(\[{=,;|])/(?!v\d+\b)[^\s/\"'(){}\[\],;:|]+(?:/[^\s\"'(){}\[\],;:|]*)+"
+_BEFORE = r"(?:(?<![\w./)\]}])|(?<=\s-[BIL]))"
+"""No word, and so no URL and no fraction; an option of a compiler."""
+_NAMED = r"(?:(?:file|ipc|unix|sqlite(?:\+\w+)?):/{0,3}?(?:localhost)?|~\w*|\.\.?|[A-Za-z]:)"
+"""What makes a path of the next slash, however short the rest is."""
+_CHARS = r"[^\s/\"'`(){}\[\]<>,;:|]"
+_WINDOWS = r"(?:[A-Za-z]:|\\)\\"
+
+QUOTED = re.compile(
+    rf"([\"'`])(?:{_NAMED}/|{_WINDOWS}|/(?!v\d+\b)(?:(?!\1)[^/\n])+/)(?:(?!\1)[^\n])*\1"
 )
-"""A path of this machine with two parts or more; the routes of inference APIs are none."""
+"""A path of this machine in quotes, which may have spaces."""
+PATH = re.compile(
+    rf"{_BEFORE}(?:{_NAMED}/{_CHARS}+|/(?!v\d+\b){_CHARS}+(?=/)|{_WINDOWS}{_CHARS}+)"
+    rf"(?:/{_CHARS}*)*(?:[ ](?!-){_CHARS}+(?:/{_CHARS}*)+)*"
+)
+"""A path of this machine with two parts or more, or a relative one, with a word after each space in
+it; the routes of inference APIs are none."""
 
 
 def for_clients(message: str) -> str:
     """Return ``message`` without paths of this machine, which are the operator's to see."""
-    return PATH.sub("…", LOG.sub("", message))
+    return PATH.sub("…", QUOTED.sub(r"\1…\1", LOG.sub("", message)))
 
 
 def status_of(error: ModeliumError) -> int:

@@ -9,9 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelium.analysis.readers.folder import shown
 from modelium.analysis.readers.owner_note import NOTE
+from modelium.intake.zone import below
 
 logger = logging.getLogger(__name__)
+
+MARK = ".modelium-team"
+"""A file in each team's folder: should the team be declared no more, its drops stay drops."""
 
 OF_A_MODEL = frozenset(
     {
@@ -40,6 +45,7 @@ class DropZone:
         """``folder``: the drop zone; ``teams``: those that are declared."""
         self.folder = folder
         self.teams = frozenset(teams)
+        self._unmade: set[str] = set()
 
     def declare(self, teams: Iterable[str]) -> None:
         """Have ``teams`` be the declared ones from now on."""
@@ -57,13 +63,27 @@ class DropZone:
         """Whether drops lie in ``folder``: the drop zone itself, or a team's folder."""
         return folder == self.folder or self._is_team_folder(folder)
 
-    def team_of(self, path: Path) -> str | None:
-        """Return the team in whose folder the drop ``path`` lies."""
-        return path.parent.name if self._is_team_folder(path.parent) else None
+    def contains(self, path: Path) -> bool:
+        """Whether ``path`` leads into the drop zone, however deep, by its names alone."""
+        return below(path, self.folder)
 
-    def place(self, path: Path) -> Path:
-        """Return the folder of the drop zone that ``path`` came from; else the drop zone's own."""
-        return path.parent if self._is_team_folder(path.parent) else self.folder
+    def team_of(self, path: Path) -> str | None:
+        """Return the team in whose folder ``path`` lies, however deep."""
+        if not self.contains(path):
+            return None
+        first, *rest = path.relative_to(self.folder).parts
+        return first if rest and first in self.teams else None
+
+    def place(self, path: Path, *, team: str = "") -> Path:
+        """Return the folder of the drop zone where a drop of ``team`` from ``path`` belongs.
+
+        It is the one that it came from, also where that one's team is gone; else the team's, or the
+        drop zone's own. Blocks on the disk.
+        """
+        if path.parent.parent == self.folder and _is_marked(path.parent):
+            return path.parent
+        team = self.team_of(path) or team
+        return self.team_folder(team) if team in self.teams else self.folder
 
     @contextmanager
     def entered(self, folder: Path) -> Iterator[Path]:
@@ -84,14 +104,41 @@ class DropZone:
             os.close(opened)
 
     def make(self) -> None:
-        """Create the teams' folders that are missing; one that cannot be is logged."""
+        """Create the teams' folders that are missing, and mark all; what fails is logged once."""
         for team in sorted(self.teams):
-            folder = self.team_folder(team)
             try:
-                if not os.path.lexists(folder):
-                    folder.mkdir()
+                self._make(self.team_folder(team))
+                self._unmade.discard(team)
             except OSError as exc:
-                logger.warning("the drop folder of team %s cannot be made: %s", team, exc)
+                if team not in self._unmade:
+                    logger.warning("the drop folder of team %s cannot be made: %s", team, exc)
+                self._unmade.add(team)
+
+    def _make(self, folder: Path) -> None:
+        if not os.path.lexists(folder):
+            folder.mkdir()
+        if not _is_marked(folder) and not self.closed(folder):
+            with self.entered(folder) as inside:
+                (inside / MARK).touch(exist_ok=False)
+
+    def orphaned(self, path: Path) -> str:
+        """Return why ``path`` is not taken in, and what to do; empty where it may be.
+
+        The folder of a team that is declared no more, and what lies in it, must not become a
+        model. Blocks on the disk.
+        """
+        if not self.contains(path):
+            return ""
+        depth = len(path.relative_to(self.folder).parts)
+        for folder in (path, *path.parents[: depth - 1]):
+            if not self.is_part(folder) and _is_marked(folder):
+                name = shown(str(folder.relative_to(self.folder)))
+                return (
+                    f"{name} in the drop zone is marked as the folder of a team, and no such team "
+                    "is declared; declare it, or move what lies there to where it belongs and "
+                    f"delete the folder (if it is a model, delete {MARK} in it)"
+                )
+        return ""
 
     def closed(self, folder: Path) -> str:
         """Return why nothing is taken from ``folder``, and what to do; empty where drops are.
@@ -120,6 +167,10 @@ class DropZone:
 
     def _is_team_folder(self, path: Path) -> bool:
         return path.parent == self.folder and path.name in self.teams
+
+
+def _is_marked(folder: Path) -> bool:
+    return os.path.lexists(folder / MARK)
 
 
 def _of_a_model(name: str) -> bool:

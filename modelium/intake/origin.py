@@ -26,6 +26,8 @@ class Origin:
     """Whether the staged folder was unpacked."""
     identity: str = ""
     """Of the drop at `path` while it was copied to be moved; see `is_copy_of`."""
+    team: str = ""
+    """Whose drop it is; empty: nobody's in particular."""
     rejected: str = ""
     """Its place among the rejected drops, where it is being moved there."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from modelium.intake.rejects import team_in
 from modelium.intake.repository import ModelRepository
 from modelium.models import Drop, DropState
 
@@ -27,4 +28,5 @@ def _drop(folder: Path, reason: Mapping[str, object]) -> Drop:
         reason=str(reason.get("message") or ""),
         approvable=bool(reason.get("approvable")),
         digest=str(reason.get("digest") or ""),
+        team=team_in(reason),
     )

@@ -67,16 +67,43 @@ class Rejects:
             except (OSError, ValueError):
                 continue
 
-    def find(self, name: str) -> tuple[Path, dict[str, object]]:
+    def find(self, name: str, *, team: str | None = None) -> tuple[Path, dict[str, object]]:
         """Return the newest rejected drop of ``name``: its folder, and `REASON` as a dict.
 
+        Args:
+            name: of the model, or of the folder.
+            team: whose drop; empty: one of no team; ``None``: that of the only one that has any.
+
         Raises:
-            InputError: there is none.
+            InputError: there is none, or ``team`` is needed to tell whose is meant.
         """
-        for folder, reason in sorted(self.all(), key=lambda item: -item[0].stat().st_mtime):
-            if reason.get("model") == name or folder.name == name:
-                return folder, reason
-        raise InputError(f"no rejected drop is called {name!r}; they are listed in {self.folder}")
+        found = [
+            (folder, reason)
+            for folder, reason in sorted(self.all(), key=lambda item: -item[0].stat().st_mtime)
+            if name in (reason.get("model"), folder.name)
+            if team is None or team == (team_in(reason) or "")
+        ]
+        if not found:
+            of = f" of team {team}" if team else ""
+            raise InputError(
+                f"no rejected drop{of} is called {name!r}; they are listed in {self.folder}"
+            )
+        teams = {team_in(reason) or "" for _folder, reason in found}
+        if len(teams) > 1:
+            whose = " and ".join(f"team {each}" if each else "no team" for each in sorted(teams))
+            raise InputError(
+                f"drops called {name!r} of {whose} were rejected; say whose is meant: `--team TEAM`"
+                ", or `--team ''` for that of no team"
+            )
+        return found[0]
+
+    def team_of(self, folder: Path) -> str | None:
+        """Return the team of the rejected drop in ``folder``."""
+        try:
+            reason = json.loads((folder / REASON).read_text())
+        except (OSError, ValueError):
+            return None
+        return team_in(reason) if isinstance(reason, dict) else None
 
     def recover(self) -> None:
         """Delete what a crash has left: parts of copies, and reasons whose drop never came."""
@@ -85,6 +112,12 @@ class Rejects:
             if folder.is_dir() and (folder / REASON).is_file():
                 clear(folder)
                 drop_empty(folder)
+
+
+def team_in(reason: Mapping[str, object]) -> str | None:
+    """Return the team of a rejected drop, as its `REASON` has it."""
+    team = reason.get("team")
+    return team if isinstance(team, str) and team else None
 
 
 def only_drop(folder: Path) -> Path:

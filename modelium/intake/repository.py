@@ -51,9 +51,20 @@ class ModelRepository:
         )
         self.staging = self._staging.folder
 
-    def stage(self, path: Path, *, name: str | None) -> Staged:
+    def stage(self, path: Path, *, name: str | None, team: str | None = None) -> Staged:
         """See `Staging.stage`."""
-        return self._staging.stage(path, name=name)
+        return self._staging.stage(path, name=name, team=team)
+
+    def team_of(self, path: Path) -> str | None:
+        """Return whose drop is at ``path``: by its folder, or the reason or note beside it.
+
+        ``None``: an operator's, or a path of anybody's.
+        """
+        if path.parent.parent == self.rejected:
+            return self._rejects.team_of(path.parent)
+        if path.parent.parent == self.trash.folder:
+            return self.trash.team_of(path.parent)
+        return self.zone.team_of(path)
 
     def publish(self, staged: Staged, *, version: int) -> Path:
         """Move a staged drop into the repository, synced to disk; return its path there.
@@ -124,9 +135,11 @@ class ModelRepository:
             raise
         return target
 
-    def find_rejected(self, name: str) -> tuple[Path, dict[str, object]]:
+    def find_rejected(
+        self, name: str, *, team: str | None = None
+    ) -> tuple[Path, dict[str, object]]:
         """See `Rejects.find`."""
-        return self._rejects.find(name)
+        return self._rejects.find(name, team=team)
 
     def rejected_drops(self) -> Iterator[tuple[Path, dict[str, object]]]:
         """Yield the folder and reason of every rejected drop."""

@@ -69,12 +69,12 @@ class Staging:
         self._trash = trash
         folder.mkdir(exist_ok=True)
 
-    def stage(self, path: Path, *, name: str | None) -> Staged:
+    def stage(self, path: Path, *, name: str | None, team: str | None = None) -> Staged:
         """Move ``path`` from the drop zone into staging, or copy it from anywhere else.
 
         Refused drops and the trash are Modelium's own: what lies in them is moved, too. An archive
         is unpacked. What others may write to is copied. ``name``: the model's name; default:
-        `model_name` of ``path``.
+        `model_name` of ``path``. ``team``: to whose folder it returns when it is given back.
 
         Raises:
             InputError: ``path`` does not exist.
@@ -96,7 +96,10 @@ class Staging:
             path = path.resolve()  # an operator's link is followed, and a dropper's is not
         zone = self._incoming if below(path, self._incoming) else self._incoming.resolve()
         with holding(path, zone) as parent, self._entered(path, moved=moved) as at:
-            return self._stage(path, at, wanted, moved=moved, archive=archive, parent=parent)
+            origin = Origin(
+                path=str(path), name=wanted, moved=moved, archive=archive, team=team or ""
+            )
+            return self._stage(path, at, origin, parent=parent)
 
     @contextmanager
     def _entered(self, path: Path, *, moved: bool) -> Iterator[Path]:
@@ -107,20 +110,18 @@ class Staging:
         with self._zone.entered(path.parent) as folder:
             yield folder / path.name
 
-    def _stage(
-        self, path: Path, at: Path, wanted: str, *, moved: bool, archive: bool, parent: int | None
-    ) -> Staged:
-        """Take ``path``, which lies in the open folder ``parent``, in as the model ``wanted``.
+    def _stage(self, path: Path, at: Path, origin: Origin, *, parent: int | None) -> Staged:
+        """Take ``path``, which lies in the open folder ``parent``, in as ``origin`` says.
 
         ``at``: see `_entered`.
         """
+        wanted, moved = origin.name, origin.moved
         like = likeness(at) if moved else frozenset()
         own = self.folder / uuid.uuid4().hex
         (own / ORIGINAL).mkdir(parents=True)
-        origin = Origin(path=str(path), name=wanted, moved=moved, archive=archive)
         try:
             origin.write(own)
-            if archive:
+            if origin.archive:
                 moved = self._unpack(path, at, own, origin, parent)
             elif moved:
                 moved = self._move(at, own, origin)
@@ -147,7 +148,7 @@ class Staging:
         if held is not None and not os.path.lexists(at):
             move(held, at)
         elif held is not None and likeness(at) != like:
-            self._keep_apart(held, name, exc)
+            self._keep_apart(held, name, exc, team=Origin.read(own).team)
             self._discard(own)
             if isinstance(exc, DropRejected):
                 said = f"{exc}; a newer {name} has arrived meanwhile"
@@ -255,7 +256,7 @@ class Staging:
         back = []
         if keep is not None:
             name = with_ending(origin.name, keep) if origin.name else keep.name
-            place = self._zone.place(Path(origin.path))
+            place = self._zone.place(Path(origin.path), team=origin.team)
             self._zone.make()
             with self._zone.entered(place) as folder:
                 target = folder / name
@@ -263,7 +264,7 @@ class Staging:
                     move(keep, target)
                     back.append(place / name)
                 elif not _same(keep, target):
-                    self._keep_apart(keep, name, None)
+                    self._keep_apart(keep, name, None, team=origin.team)
         self._discard(own)
         return back
 
@@ -274,12 +275,13 @@ class Staging:
             "itself is gone; drop it again",
             reason="fragment",
         )
-        target = self._rejects.make(origin.name or own.name, error)
+        asked = {"team": origin.team or None}
+        target = self._rejects.make(origin.name or own.name, error, asked=asked)
         for number, part in enumerate(parts_in(own), start=1):
             move(part, target / f"part-{number}")
         self._discard(own)
 
-    def _keep_apart(self, drop: Path, name: str, failure: Exception | None) -> None:
+    def _keep_apart(self, drop: Path, name: str, failure: Exception | None, *, team: str) -> None:
         """Move a drop whose place in the drop zone a newer one has taken to the rejected drops."""
         error = DropRejected(
             f"another drop called {name} arrived while this one was taken in, which was "
@@ -288,7 +290,7 @@ class Staging:
         )
         if isinstance(failure, DropRejected):
             error = failure
-        target = self._rejects.make(name, error)
+        target = self._rejects.make(name, error, asked={"team": team or None})
         move(drop, target / name)
 
     def _discard(self, own: Path) -> None:

@@ -26,15 +26,18 @@ class TeamWatchers:
     async def run(self) -> None:
         """Watch until cancelled; raises what a watcher raises."""
         tasks: dict[str, asyncio.Task[None]] = {}
+        watchers: dict[str, Watcher] = {}
         try:
             while True:
                 await asyncio.to_thread(self._zone.make)
                 teams = self._zone.teams
                 for team in sorted(teams - tasks.keys()):
-                    watcher = self._build(self._zone.team_folder(team))
-                    tasks[team] = asyncio.create_task(watcher.run(), name=f"watcher of {team}")
+                    watchers[team] = self._build(self._zone.team_folder(team))
+                    run = watchers[team].run()
+                    tasks[team] = asyncio.create_task(run, name=f"watcher of {team}")
                 for team in sorted(tasks.keys() - teams):
                     tasks.pop(team).cancel()
+                    watchers.pop(team).forget()
                 for task in tasks.values():
                     if task.done():
                         task.result()

@@ -23,7 +23,7 @@ from modelium.models import Version
 logger = logging.getLogger(__name__)
 
 NOTE = "removed.json"
-"""Beside the files: which version they are, who removed it, and when."""
+"""Beside the files: which version they are, whose, who removed it, and when."""
 
 DOOMED = ".purge-"
 """How the names of folders begin that are being deleted: a crash or an error left them."""
@@ -40,6 +40,8 @@ class TrashEntry:
     at: float
     """When it was removed; epoch seconds."""
     by: str
+    team: str | None
+    """Whose it was."""
     folder: Path
     """The model's files."""
 
@@ -84,16 +86,30 @@ class Trash:
         found = [entry for folder in self._folders() for entry in [_read(folder)] if entry]
         return sorted(found, key=lambda entry: -entry.at)
 
-    def find(self, name: str) -> TrashEntry:
+    def find(self, name: str, *, team: str | None = None) -> TrashEntry:
         """Return the entry ``name``, or the newest of the model ``name``.
+
+        ``team``: whose it has to be; default: anybody's.
 
         Raises:
             InputError: there is none.
         """
         for entry in self.entries():
-            if name in (entry.name, entry.model, f"{entry.model}@{entry.version}"):
+            if team in (None, entry.team) and name in (
+                entry.name,
+                entry.model,
+                f"{entry.model}@{entry.version}",
+            ):
                 return entry
-        raise InputError(f"the trash holds no {name!r}; `modelium trash ls` lists what it holds")
+        of = f" of team {team}" if team else ""
+        raise InputError(
+            f"the trash holds no {name!r}{of}; `modelium trash ls` lists what it holds"
+        )
+
+    def team_of(self, folder: Path) -> str | None:
+        """Return the team of the entry in ``folder``."""
+        entry = _read(folder)
+        return entry.team if entry is not None else None
 
     def expire(self, *, before: float) -> list[str]:
         """Delete what was removed before the instant ``before``, and what is no entry any more."""
@@ -132,6 +148,7 @@ def _write_note(file: Path, version: Version, at: float) -> None:
         "digest": version.digest,
         "at": at,
         "by": version.removed_by,
+        "team": version.team,
         "purge": False,
     }
     with file.open("w") as out:
@@ -175,6 +192,7 @@ def _read(folder: Path) -> TrashEntry | None:
             version=int(note["version"]),
             at=float(note["at"]),
             by=str(note["by"]),
+            team=note.get("team") or None,
             folder=folder / note["model"],
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -11,14 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
-
 from modelium import analysis
 from modelium.analysis.readers.folder import shown
 from modelium.config import Ingest
 from modelium.intake.drop_zone import DropZone
+from modelium.intake.file_events import FileEvents
 from modelium.intake.fingerprint import Fingerprint, fingerprint
 from modelium.intake.names import model_name
 from modelium.intake.pending import PendingDrops
@@ -33,11 +30,8 @@ POLL_S = 0.1
 MIN_LOOK_S = 1.0
 """Between two looks at an incomplete drop, at least."""
 
-OBSERVE_AGAIN_S = 60.0
-"""Before file events are asked for again, where the kernel has refused them."""
-
-READ_ONLY = frozenset({"opened", "closed_no_write"})
-"""Events that change nothing. The watcher's own reading must not restart a quiet period."""
+TEAM_FOLDER = "team-folder"
+"""The rule of a note on a team's folder from which nothing is taken."""
 
 
 @dataclass(slots=True)
@@ -97,7 +91,7 @@ class Watcher:
 
     async def run(self) -> None:
         """Watch until cancelled; a folder that cannot be looked at is looked at again."""
-        events = _Events(folder=self._folder, on_change=self.touch)
+        events = FileEvents(folder=self._folder, on_change=self.touch)
         try:
             while True:
                 await asyncio.to_thread(events.keep, self._clock.monotonic())
@@ -120,6 +114,12 @@ class Watcher:
         if drop is not None:
             drop.reported, drop.due = False, due
 
+    def forget(self) -> None:
+        """Withdraw all notes on the folder and what lies in it: nobody watches it any more."""
+        self._pending.withdraw(self._folder)
+        for drop in self._noted():
+            self._pending.withdraw(Path(drop.path))
+
     def touch(self, name: str) -> None:
         """Note that the entry ``name`` may have changed. May be called on any thread."""
         with self._lock:
@@ -137,6 +137,9 @@ class Watcher:
             self._scanned = now
             names |= set(await asyncio.to_thread(os.listdir, self._folder))
             names |= set(self._drops)
+            names |= {Path(drop.path).name for drop in self._noted()}  # by an ingest, too late
+            if self._pending.at(self._folder) is not None:
+                await self._is_closed()  # also where no drop is left to ask
         for name in sorted(names):
             with self._apart(name):
                 await self._check(name)
@@ -161,7 +164,12 @@ class Watcher:
         """Restart the quiet period of an entry that changed, and forget one that is gone."""
         path = self._folder / name
         if name.startswith(".") or not self._zone.holds(path):
-            self._drops.pop(name, None)  # a team may have been declared since
+            self._drop_note(name)  # a team may have been declared since
+            return
+        why = await asyncio.to_thread(self._zone.orphaned, path)
+        if why:
+            self._drops.pop(name, None)
+            self._note_closed(path, why)
             return
         found = await asyncio.to_thread(fingerprint, path)
         if found is None:
@@ -209,17 +217,32 @@ class Watcher:
     async def _is_closed(self) -> bool:
         """Whether nothing is taken from this folder; what to do then is noted as of a drop."""
         why = await asyncio.to_thread(self._zone.closed, self._folder)
-        known = self._pending.at(self._folder)
-        if not why:
+        if why:
+            self._note_closed(self._folder, why)
+        else:
             self._pending.withdraw(self._folder)
-        elif known is None or known.reason != why:
-            since = self._clock.time()
-            closed = arriving(self._folder, since=since).model_copy(
-                update={"state": DropState.INCOMPLETE, "rule": "team-folder", "reason": why}
+        return bool(why)
+
+    def _note_closed(self, folder: Path, why: str) -> None:
+        """Note once that nothing is taken from a team's ``folder``, and what to do."""
+        known = self._pending.at(folder)
+        if known is None or known.reason != why:
+            closed = arriving(folder, since=self._clock.time()).model_copy(
+                update={"state": DropState.INCOMPLETE, "rule": TEAM_FOLDER, "reason": why}
             )
             self._pending.note(closed)
             logger.warning("%s", why)
-        return bool(why)
+
+    def _drop_note(self, name: str) -> None:
+        """Forget a drop whose place is none for drops now; its team's watcher has its own notes."""
+        path = self._folder / name
+        known = self._pending.at(path)
+        if self._drops.pop(name, None) and known is not None and known.rule != TEAM_FOLDER:
+            self._pending.withdraw(path)
+
+    def _noted(self) -> list[Drop]:
+        """Return what is noted of entries of this folder."""
+        return [drop for drop in self._pending.all() if Path(drop.path).parent == self._folder]
 
 
 def arriving(path: Path, *, since: float) -> Drop:
@@ -231,70 +254,3 @@ def arriving(path: Path, *, since: float) -> Drop:
         path=str(path),
         since=since,
     )
-
-
-class _Events:
-    """File events of the drop zone's own entries, for as long as there is a drop zone.
-
-    What changes inside a drop is found when its quiet period ends: watching each of its folders
-    would take as many of the kernel's watches as whoever drops it likes.
-    """
-
-    def __init__(self, *, folder: Path, on_change: Callable[[str], None]) -> None:
-        self._folder = folder
-        self._on_change = on_change
-        self._observer: BaseObserver | None = None
-        self._watched: tuple[int, int] | None = None
-        self._refused = ""
-        self._not_before = float("-inf")
-
-    def keep(self, now: float) -> None:
-        """Watch the folder that is there now, where it is not watched yet. Blocks."""
-        try:
-            info = os.stat(self._folder)
-        except OSError:
-            self.stop()
-            return
-        found = info.st_dev, info.st_ino
-        observer = self._observer
-        alive = observer is not None and all(
-            thread.is_alive() for thread in (observer, *observer.emitters)
-        )
-        if (alive and found == self._watched) or now < self._not_before:
-            return
-        self.stop()
-        observer = Observer()
-        handler = _EventHandler(folder=self._folder, on_change=self._on_change)
-        try:
-            observer.schedule(handler, str(self._folder), recursive=False)
-            observer.start()
-        except (OSError, RuntimeError) as exc:  # such as fs.inotify.max_user_instances
-            self._not_before = now + OBSERVE_AGAIN_S
-            if str(exc) != self._refused:
-                logger.warning("drops are found by rescans alone, without file events: %s", exc)
-            self._refused = str(exc)
-            return
-        self._observer, self._watched, self._refused = observer, found, ""
-
-    def stop(self) -> None:
-        """Watch nothing. Blocks."""
-        observer, self._observer, self._watched = self._observer, None, None
-        if observer is not None:
-            observer.stop()
-            observer.join()
-
-
-class _EventHandler(FileSystemEventHandler):
-    """Reports the top-level entry that an event happened in. Called on watchdog's thread."""
-
-    def __init__(self, *, folder: Path, on_change: Callable[[str], None]) -> None:
-        self._folder = folder
-        self._on_change = on_change
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type in READ_ONLY:
-            return
-        for raw in (event.src_path, event.dest_path):
-            path = Path(os.fsdecode(raw)) if raw else None
-            if path and path != self._folder and path.is_relative_to(self._folder):
-                self._on_change(path.relative_to(self._folder).parts[0])

@@ -28,13 +28,24 @@ class Departure(Frozen):
     """The model that waits, is loaded elsewhere, is evicted, or stays."""
     beneficiary: str = ""
     """The model that an eviction makes room for."""
+    shadow: bool = False
+    """It is only recorded and judged: the rules' plan was carried out. See
+    `modelium.policy.departures.is_trusted`."""
     price_s: float
     """Load-seconds that it gives up at most: one load of each model that has to be loaded again,
     or later."""
     until: float
     """Seconds since the epoch. Until then the rules respect it, and it is judged by what was
     requested."""
+    right_if: tuple[str, ...] = ()
+    """Models of which one has to be asked for by ``until``; without any, it cannot be right."""
+    wrong_if: tuple[str, ...] = ()
+    """Models of which none may be asked for by ``until``."""
     at: float = 0.0
     """When it was accepted; 0: it is not yet."""
     asked_at: float | None = None
-    """When a request for the model first waited since; ``None``: none has by ``until``."""
+    """When one of ``wrong_if`` was first asked for; ``None``: none has been by ``seen_until``."""
+    needed_at: float | None = None
+    """When one of ``right_if`` was first asked for; ``None``: none has been by ``seen_until``."""
+    seen_until: float = 0.0
+    """Up to when requests were noted without a pause, at most ``until``."""

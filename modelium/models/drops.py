@@ -37,6 +37,8 @@ class Drop(Frozen):
     """Whether an operator may accept the risk that it was refused for."""
     digest: str = ""
     """Of its content, where that was read."""
+    team: str | None = None
+    """Whose it is; ``None``: an operator's, or not known."""
 
     def answers_to(self, name: str) -> bool:
         """Whether ``name`` is its own name or that of the model."""

@@ -103,7 +103,8 @@ class Traffic(Frozen):
     queued: int = 0
     """Requests in the engine's own queue at its last observation."""
     queue_s: float | None = None
-    """Mean seconds in the engine's queue of the last 256 requests; ``None``: not measured."""
+    """Mean seconds in the engine's queue of the last 256 requests, each of which counts half a day
+    later; ``None``: not measured."""
     concurrency: float = 0.0
     """The most requests at once, in flight or waiting; a peak counts half a day later."""
     prompt_tokens: int = 0
@@ -114,9 +115,12 @@ class Traffic(Frozen):
     ended_per_s: float = 0.0
     """Requests that ended."""
     longest_tokens: int = 0
-    """Tokens of prompt and answer of the longest request that the gateway saw; 0: none told."""
+    """Tokens of prompt and answer of the longest request that the gateway saw, estimated where a
+    stream told none; 0: none known."""
     sized: int = 0
-    """Requests whose tokens were told."""
+    """Requests whose tokens were told or estimated."""
+    short_context: int = 0
+    """The longest context that repeatedly refused requests as too long, in tokens; 0: none."""
     gpu_utilization: float | None = None
     """0…1: the share of time in which its processes used its GPUs, a mean over these; ``None``: on
     no GPU, or nobody can tell it from that of other models."""
@@ -153,6 +157,8 @@ class Version(Frozen):
     removed_at: float | None = None
     removed_by: str | None = None
     purge: bool | None = None
+    team: str | None = None
+    """Of a removed version: whose it was."""
     proven_at: float | None = None
     """When it had answered its first requests."""
 

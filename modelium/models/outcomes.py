@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import Field
+
 from modelium.models.base import Frozen, RuntimeName
 from modelium.models.decisions import Trigger
 from modelium.models.profile import ModelFormat, ModelProfile
@@ -44,6 +46,8 @@ class ClassFailures(Frozen):
     """In a row, without a successful load since."""
     models: tuple[str, ...]
     """Which failed, in order of their names."""
+    teams: dict[str, str] = Field(default_factory=dict)
+    """Model → its team; empty for one without."""
     last_at: float
     """When the last one failed."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from modelium.models import Frozen, Trigger
 from modelium.models.outcomes import Outcome
+from modelium.outcomes.trust import KindFigures
 
 
 class AuthorFigures(Frozen):
@@ -46,6 +47,8 @@ class BrainReport(Frozen):
     """Decisions of this trigger alone; ``None``: of all."""
     authors: tuple[AuthorFigures, ...] = ()
     """In order of their names."""
+    departures: tuple[KindFigures, ...] = ()
+    """Of the kinds that `brain.may` allows."""
 
 
 def report(

@@ -1,13 +1,14 @@
 """Which departures of an LLM from the rules are allowed, and what they may cost (no I/O here).
 
-A kind has a budget of load-seconds per hour. Until one of its departures turned out right, only one
-may be open at a time; when three of the last five were wrong, it rests for a day. So an LLM without
-judgement costs next to nothing, whatever the budget.
+A kind has a budget of load-seconds per hour, and has to earn trust: until three of its last five
+judged departures were right, they are shadows, which are recorded and judged while the rules' plan
+is carried out. So an LLM without judgement costs nothing, whatever the budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from modelium.models import (
     Departure,
@@ -30,17 +31,13 @@ spared one stays for three; one that was evicted is asked for within half an hou
 evicted."""
 
 HOUR_S = 3600.0
-DAY_S = 86_400.0
-REMEMBERED_S = 2 * DAY_S
-"""For which departures count: a rest, and what led to it."""
+REMEMBERED_S = 7 * 86_400.0
+"""For which departures count: trust that is not used for so long has to be earned again."""
 
 JUDGED = 5
-WRONG = 3
-"""A kind rests when so many of the last `JUDGED` departures were wrong: two may be bad luck, and a
-player that departs at random is right now and then."""
-
-REST_S = 86_400.0
-"""How long it rests: an operator sees it in `modelium brain ls` meanwhile."""
+RIGHT = 3
+"""A kind is trusted while so many of the last `JUDGED` departures were right: one or two may be
+luck."""
 
 SLACK = 0.999
 """Load times are floats that were summed in another order."""
@@ -57,80 +54,95 @@ def spared(fleet: Fleet, *, now: float) -> frozenset[str]:
 
 
 def _standing(kind: DepartureKind, fleet: Fleet, now: float) -> frozenset[str]:
-    return frozenset(d.model for d in fleet.departures if d.kind is kind and d.until > now)
-
-
-def was_wrong(departure: Departure, models: Mapping[str, Model], *, now: float) -> bool | None:
-    """Whether ``departure`` turned out wrong; ``None`` where that is not known yet.
-
-    A model that waited or was evicted should not have been asked for by its time; one that was
-    spared, or that another one was evicted for, should have. Other devices are never wrong: what
-    they cost is counted where it is paid.
-    """
-    kind = departure.kind
-    if kind is K.DEVICE:
-        return False
-    if kind in (K.QUEUE, K.EVICT) and departure.asked_at is not None:
-        return True
-    needed = {K.SPARE: departure.model, K.EVICT: departure.beneficiary}.get(kind, "")
-    model = models.get(needed)
-    last = model.traffic.last_request_at if model is not None else None
-    was_asked = last is not None and last > departure.at
-    if kind is K.SPARE and was_asked:
-        return False
-    if now < departure.until:
-        return None
-    return bool(needed) and not was_asked
-
-
-def rests_until(kind: DepartureKind, fleet: Fleet, *, now: float) -> float | None:
-    """Return until when departures of ``kind`` are not allowed; ``None``: they are now."""
-    judged: dict[float, bool] = {}  # those of one plan are one
-    for departure in fleet.departures:  # the newest first
-        if departure.kind is kind and (departure.at in judged or len(judged) < JUDGED):
-            wrong = was_wrong(departure, fleet.models_by_name, now=now)
-            if wrong is not None:
-                judged[departure.at] = wrong or judged.get(departure.at, False)
-    wrongs = [at for at, wrong in judged.items() if wrong]
-    if len(wrongs) < WRONG or wrongs[0] + REST_S <= now:
-        return None
-    return wrongs[0] + REST_S
-
-
-def open_until(kind: DepartureKind, fleet: Fleet, *, now: float) -> float | None:
-    """Return when the open departure is judged that others of ``kind`` wait for.
-
-    ``None``: there is none, or the last one that was judged was right.
-    """
-    pending = None
-    for departure in fleet.departures:
-        if departure.kind is kind:
-            match was_wrong(departure, fleet.models_by_name, now=now):
-                case None:
-                    pending = pending or departure.until
-                case wrong:
-                    return pending if wrong else None
-    return pending
-
-
-def is_proven(kind: DepartureKind, fleet: Fleet, *, now: float) -> bool:
-    """Whether the last departure of ``kind`` that was judged was right."""
-    judged = (
-        was_wrong(d, fleet.models_by_name, now=now) for d in fleet.departures if d.kind is kind
+    return frozenset(
+        d.model for d in fleet.departures if d.kind is kind and d.until > now and not d.shadow
     )
-    return next((not wrong for wrong in judged if wrong is not None), kind is K.DEVICE)
+
+
+def noted(departure: Departure, asked: Mapping[str, float], *, at: float) -> Departure:
+    """Return ``departure`` with what was asked for by ``at`` (epoch).
+
+    Nothing before it or after its ``until`` counts. ``asked``: model → its last request (epoch).
+    """
+
+    def first(found: float | None, names: Iterable[str]) -> float | None:
+        times = [asked[name] for name in names if name in asked]
+        counted = [t for t in times if departure.at < t <= departure.until]
+        return found if found is not None else min(counted, default=None)
+
+    return departure.model_copy(
+        update={
+            "asked_at": first(departure.asked_at, departure.wrong_if),
+            "needed_at": first(departure.needed_at, departure.right_if),
+            "seen_until": max(departure.seen_until, min(at, departure.until)),
+        }
+    )
+
+
+def was_wrong(departure: Departure) -> bool | None:
+    """Whether ``departure`` turned out wrong; ``None`` where that is not known.
+
+    It is known once its whole time was watched, and never changes then; earlier where a model was
+    asked for that should not have been. A time that was not watched is void: it is never known.
+    Other devices are not judged: they may give up nothing.
+    """
+    if departure.kind is K.DEVICE:
+        return None
+    if departure.asked_at is not None:
+        return True
+    return departure.needed_at is None if departure.seen_until >= departure.until else None
+
+
+def is_trusted(kind: DepartureKind, departures: Iterable[Departure]) -> bool:
+    """Whether departures of ``kind`` are carried out; otherwise they are shadows.
+
+    ``departures``: those of the last `REMEMBERED_S`.
+    """
+    if kind is K.DEVICE:
+        return True
+    judged: dict[float, bool] = {}  # those of one plan are one
+    for departure in _counted(kind, departures):
+        wrong = was_wrong(departure)
+        if wrong is not None:
+            judged[departure.at] = wrong or judged.get(departure.at, False)
+    latest = sorted(judged, reverse=True)[:JUDGED]
+    return [judged[at] for at in latest].count(False) >= RIGHT
+
+
+def _counted(kind: DepartureKind, departures: Iterable[Departure]) -> list[Departure]:
+    """Return those of ``kind`` that repeat none whose time is not over.
+
+    A shadow leaves all as it was, so that it is offered again: one request must not prove both.
+    """
+    found: list[Departure] = []
+    for departure in sorted((d for d in departures if d.kind is kind), key=lambda d: d.at):
+        if not _repeats(departure, found):
+            found.append(departure)
+    return found
+
+
+def _repeats(departure: Departure, earlier: Sequence[Departure]) -> bool:
+    """Whether one request could prove ``departure`` and an open one of ``earlier``."""
+    # Those of a kind end in the order in which they were made.
+    still_open = takewhile(lambda d: d.until > departure.at, reversed(earlier))
+    return any(
+        d.at < departure.at
+        and (d.model == departure.model or not {*d.right_if}.isdisjoint(departure.right_if))
+        for d in still_open
+    )
 
 
 def left_s(kind: DepartureKind, fleet: Fleet, policy: Policy, *, now: float) -> float | None:
     """Return the load-seconds that departures of ``kind`` may still give up in this hour.
 
-    ``None``: the operator does not allow the kind, it rests, or one of it has to be judged first.
+    Shadows count: they are judged by what they could have done. ``None``: the operator does not
+    allow the kind. Other devices may give up nothing, as nobody could judge whether that was right.
     """
     bound = policy.departures.get(kind)
-    if bound is None or rests_until(kind, fleet, now=now) is not None:
+    if bound is None:
         return None
-    if open_until(kind, fleet, now=now) is not None:
-        return None
+    if kind is K.DEVICE:
+        return 0.0
     spent = sum(d.price_s for d in fleet.departures if d.kind is kind and d.at > now - HOUR_S)
     return max(0.0, bound - spent)
 
@@ -150,34 +162,35 @@ def departure_faults(
     for kind, price_s in wanted.items():
         of_kind = [d for d in plan.departures if d.kind is kind]
         names = ", ".join(d.model for d in of_kind)
-        several = len({d.beneficiary or d.model for d in of_kind}) > 1
-        first = open_until(kind, fleet, now=now)
         left = left_s(kind, fleet, policy, now=now)
-        until = rests_until(kind, fleet, now=now)
-        if kind not in policy.departures:
+        if left is None:
             yield _fault(names, f"{names}: brain.may does not allow {kind}")
-        elif until is not None:
+        elif not all(d.shadow for d in of_kind) and not is_trusted(kind, fleet.departures):
             yield _fault(
                 names,
-                f"{names}: {WRONG} of the last {JUDGED} departures of the kind {kind} were wrong; "
-                f"it rests for {until - now:.0f} s",
+                f"{names}: {kind} is not trusted: fewer than {RIGHT} of the last {JUDGED} "
+                "were right",
             )
-        elif first is not None or (several and not is_proven(kind, fleet, now=now)):
-            when = f"; the last one is judged in {first - now:.0f} s" if first else ""
-            yield _fault(names, f"{names}: {kind}: only one at a time until one was right{when}")
-        elif left is not None and price_s * SLACK > left:
-            yield _fault(
-                names,
-                f"{names}: {kind} gives up {price_s:.0f} load-seconds; brain.may.{kind} allows "
-                f"{policy.departures[kind]:g} per hour, {left:.0f} are left",
+        elif price_s * SLACK > left:
+            allowed = (
+                "other devices may give up nothing"
+                if kind is K.DEVICE
+                else f"brain.may.{kind} allows {policy.departures[kind]:g} per hour, "
+                f"{left:.0f} are left"
             )
+            yield _fault(names, f"{names}: {kind} gives up {price_s:.0f} load-seconds; {allowed}")
 
 
 def _untrue(departure: Departure, model: Model, plan: Plan, policy: Policy, now: float) -> str:
-    """Return what contradicts ``departure``; empty where nothing does."""
+    """Return what contradicts ``departure``; empty where nothing does.
+
+    A shadow is not in the plan.
+    """
     loads = {a.model for a in plan.actions if isinstance(a, Load)}
     unloads = {a.model for a in plan.actions if isinstance(a, Unload)}
     match departure.kind:
+        case _ if departure.shadow:
+            pass
         case K.QUEUE:
             if model.name in loads:
                 return "the plan loads it"

@@ -139,7 +139,7 @@ class PlanCheck:
             sum(action.reserve.values()),
             self._fleet,
             self._policy,
-            rules_for(model, self._policy, trigger=plan.trigger, subject=plan.subject),
+            rules_for(model, self._fleet, self._policy, trigger=plan.trigger, subject=plan.subject),
             planned=[booking for booked in self._booked.values() for booking in booked],
             leaving=self._leaving,
         )

@@ -52,14 +52,15 @@ def team_bytes(
 
 
 def rules_for(
-    model: Model, policy: Policy, *, trigger: Trigger, subject: str | None
+    model: Model, fleet: Fleet, policy: Policy, *, trigger: Trigger, subject: str | None
 ) -> TeamRules | None:
     """Return the quotas that a load of ``model`` has to keep; ``None``: it has to keep none.
 
     An operator's own load is free, and so are models that the operator pinned or listed in
-    ``always_loaded``; what they hold counts.
+    ``always_loaded``, in every version; what they hold counts.
     """
-    if model.team is None or model.pinned or model.name in policy.always_loaded:
+    base = fleet.models_by_name.get(model.twin_of or model.name, model)
+    if model.team is None or base.pinned or base.name in policy.always_loaded:
         return None
     if trigger is Trigger.OPERATOR and subject == model.name:
         return None
@@ -76,14 +77,6 @@ def spent(team: str | None, fleet: Fleet, policy: Policy) -> str:
     return (
         f"team {team} has used {used:.0f} GPU-seconds in 24 h; its gpu_seconds_per_day is {most:g}"
     )
-
-
-def used_up(model: Model, fleet: Fleet, policy: Policy) -> str:
-    """Return that no more of the team of ``model`` is loaded; empty where it is.
-
-    A version that is to replace one that is loaded may be: nothing more is used afterwards.
-    """
-    return "" if model.twin_of is not None else spent(model.team, fleet, policy)
 
 
 def exceeded(team: str, held: int, wanted: int, rules: TeamRules) -> str:
@@ -123,7 +116,7 @@ def quota_faults(
     """
     if rules is None or model.team is None:
         return
-    over = used_up(model, fleet, policy)
+    over = spent(model.team, fleet, policy)
     if over:
         yield ("team-quota", over)
     held = team_bytes(model.team, fleet, planned, leaving={*leaving, model.name})

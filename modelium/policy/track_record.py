@@ -13,6 +13,10 @@ from modelium.policy.policy import Policy
 MODELS = 2
 """Models of a class that must have failed: one alone may have the fault itself."""
 
+TEAMS = 2
+"""Teams whose models must have failed for those of a third to avoid the runtime: what one team
+drops, broken on purpose or not, changes nothing for the others."""
+
 
 def avoided(model: Model, fleet: Fleet, policy: Policy) -> dict[RuntimeName, ClassFailures]:
     """Return the runtimes that are to be avoided for ``model``, each with the evidence.
@@ -26,16 +30,20 @@ def avoided(model: Model, fleet: Fleet, policy: Policy) -> dict[RuntimeName, Cla
     return {
         found.runtime: found
         for found in fleet.failures_by_class.get(ModelClass.of(model.profile), ())
-        if found.runtime not in own and counts(found, policy, now=fleet.at)
+        if found.runtime not in own and counts(found, model, policy, now=fleet.at)
     }
 
 
-def counts(found: ClassFailures, policy: Policy, *, now: float) -> bool:
-    """Whether ``found`` is enough, and recent enough, to avoid its runtime for its class."""
+def counts(found: ClassFailures, model: Model, policy: Policy, *, now: float) -> bool:
+    """Whether ``found`` is enough, and recent enough, to avoid its runtime for ``model``.
+
+    `MODELS` of its own team must have failed, or models of `TEAMS` teams.
+    """
     needed = policy.avoid_runtime_after
+    teams = [found.teams.get(name, "") for name in found.models]
     return (
         0 < needed <= found.failures
-        and len(found.models) >= MODELS
+        and (teams.count(model.team or "") >= MODELS or len(set(teams)) >= TEAMS)
         and now - found.last_at < policy.avoid_runtime_s
     )
 

@@ -38,7 +38,7 @@ def wish_outcomes(model: Model, policy: Policy) -> tuple[str, ...]:
 
 def _outcomes(model: Model, wishes: Wishes, policy: Policy) -> Iterator[str]:
     if wishes.team is not None:
-        yield f"team {wishes.team}: {_team(model, wishes.team)}"
+        yield f"team {wishes.team}: {_team(model, wishes.team, policy)}"
     if wishes.priority is not None:
         yield f"priority {wishes.priority}: {_priority(model, wishes.priority, policy)}"
     if wishes.context is not None:
@@ -46,58 +46,64 @@ def _outcomes(model: Model, wishes: Wishes, policy: Policy) -> Iterator[str]:
     if wishes.runtime is not None:
         yield f"runtime {wishes.runtime}: {_runtime(model, wishes.runtime, policy)}"
     if wishes.text:
-        yield f"in words, which only people and an LLM read: {' '.join(wishes.text.split())}"
+        yield f"in words, read only by people and an LLM: {' '.join(wishes.text.split())}"
     yield from wishes.problems
 
 
-def _team(model: Model, wished: str) -> str:
+def _team(model: Model, wished: str, policy: Policy) -> str:
     if model.team == wished:
         return "granted"
-    owner = f"team {model.team}" if model.team else "no team"
+    if wished not in policy.teams:
+        return "not granted: no such team is declared"
+    owner = f"belongs to team {model.team}" if model.team else "has no team"
     return (
-        f"not granted, it belongs to {owner}; drop it into that team's folder, or ask an operator "
-        f"for teams.{wished}.claimable"
+        f"not granted: the model {owner}; drop it into the folder of {wished}, or ask an operator "
+        f"to set teams.{wished}.claimable"
     )
 
 
 def _priority(model: Model, wished: Priority, policy: Policy) -> str:
-    if model.priority.rank <= wished.rank:
+    if model.priority is wished:
         return "granted"
+    if model.priority.rank < wished.rank:
+        return f"not used: the model has {model.priority}, and a wish never lowers that"
     if model.priority_ceiling.rank > wished.rank:
-        return f"not granted, its ceiling is {model.priority_ceiling}"
+        return f"not granted: its ceiling is {model.priority_ceiling}"
     if model.team in policy.teams:
-        return f"not granted, an operator or a plan has given it {model.priority}"
+        return f"not granted: an operator or a plan gave it {model.priority}"
     return (
-        f"not granted, it has {model.priority}; a wish counts up to the ceiling of a declared "
-        "team, or one that an operator has set for the model"
+        f"not granted: it has {model.priority}; a wish counts only up to the ceiling of a declared "
+        "team, or up to one that an operator set for the model"
     )
 
 
 def _context(model: Model, wishes: Wishes, policy: Policy) -> str:
     if "max_model_len" in policy.model_settings.get(model.name, {}):
-        return f"not used, models.{model.name}.settings has max_model_len"
+        return f"not used: models.{model.name}.settings sets max_model_len"
     if model.profile is None or model.profile.context_length is None:
-        return "not used, the model has no context length"
+        return "not used: the context length of the model is not known"
     runtime = model.deployment.runtime if model.deployment else wishes.runtime
     given = policy.settings(runtime, model.name)[0] if runtime is not None else {}
     default = given.get("max_model_len")
     requested = default if isinstance(default, int) else None
     found = wished_context(wishes, model.profile, requested, policy)
     if found is None:
-        return f"not needed, without it there are {requested or model.profile.context_length}"
-    raised = "" if found == wishes.context else f" as {found} (max_model_len_floor)"
-    return f"used{raised} by {' and '.join(sorted(WITH_CONTEXT))}"
+        return f"not needed: the context is {requested or model.profile.context_length} anyway"
+    raised = "" if found == wishes.context else f"raised to {found} (max_model_len_floor), "
+    return f"{raised}used by {' and '.join(sorted(WITH_CONTEXT))}"
 
 
 def _runtime(model: Model, wished: RuntimeName, policy: Policy) -> str:
     if model.profile is not None and not model.profile.support(wished).supported:
-        return f"not possible, {model.profile.support(wished).reason or 'it cannot serve it'}"
+        return (
+            f"not possible: {model.profile.support(wished).reason or 'it cannot serve the model'}"
+        )
     if not policy.rules(wished).enabled:
-        return "not possible, it is not enabled"
+        return "not possible: it is not enabled"
     if wished in worn_out(model, policy):
-        return f"not used, it failed {model.setbacks.runtimes[wished]} times there"
+        return f"not used: {model.setbacks.runtimes[wished]} loads failed there"
     if model.deployment is None:
-        return "tried first at its next load"
+        return "tried first at the next load"
     if model.deployment.runtime is wished:
         return "used"
-    return f"not used, it was loaded in {model.deployment.runtime} at less cost"
+    return f"not used: loading the model in {model.deployment.runtime} cost less"

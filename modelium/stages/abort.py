@@ -24,7 +24,10 @@ async def abort(services: Services, model: str) -> None:
     record = await services.store.model(model)
     if record.state is ModelState.LOADING:  # its evictions are under way, or nobody is at it
         with services.owners.of(model):
-            await cancelled(services, model, reason=REASON)
+            try:
+                await cancelled(services, model, reason=REASON)
+            except PlanRejected:
+                return  # it became ready a moment ago, and stays
             await services.store.events.append(
                 "model.aborted",
                 model=record.twin_of or model,

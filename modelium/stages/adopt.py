@@ -12,6 +12,7 @@ from modelium.intake.names import version_of
 from modelium.models import Model, ModelProfile, Report, Reservation, Wishes
 from modelium.ports import Steps
 from modelium.stages.drop_outcomes import note_incomplete, refuse_in_place
+from modelium.stages.ownership import kept
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Standing, standing, with_wishes
@@ -55,13 +56,13 @@ async def _adopt(services: Services, source: Path, missing: str | None, steps: S
         return await refuse_in_place(services, source, exc, name=_name(source), digest=digest)
     reserved = await _reservation(services, source)
     wishes = await asyncio.to_thread(analysis.owner_note, source)
-    asked = with_wishes(reserved.asked if reserved else {}, wishes)
+    asked = with_wishes(await kept(services, name, reserved.asked if reserved else {}), wishes)
     own = standing(services.config, name, asked)
     record = await steps(
         "register", _register, services, source, version, profile, own, seal, wishes
     )
     services.pending.withdraw(source)
-    if reserved is not None or wishes is not None:
+    if asked:
         await services.store.rules.note_standing(name, asked=asked, declared=own.columns())
     if reserved is not None:
         await services.store.events.append("drop.recovered", model=name, version=version)

@@ -15,6 +15,7 @@ from modelium.stages.engine_catalog import engines
 from modelium.stages.evict import unload_plan
 from modelium.stages.inline import inline_steps
 from modelium.stages.newcomers import introduce
+from modelium.stages.replacement import waits
 from modelium.stages.services import Services
 
 
@@ -23,8 +24,9 @@ async def analyze(services: Services, *, model: str, steps: Steps = inline_steps
 
     Where another version is loaded, the current one is loaded beside it if both fit (see
     `modelium.stages.switching`). Else it is drained and unloaded first: requests that come in
-    between wait for the current one. The profile of a model that ingest has just examined is
-    kept; its files are inspected again.
+    between wait for the current one. Where the current one could not be loaded then either, the
+    loaded one serves on until it can be (`modelium.stages.replacement`). The profile of a model
+    that ingest has just examined is kept; its files are inspected again.
 
     Raises:
         DropRejected: the files are of no known kind, or unsafe; the model is marked failed, unless
@@ -89,7 +91,8 @@ async def _profile(services: Services, model: str) -> ModelProfile:
 async def _replace(services: Services, model: str) -> bool:
     """Replace the version of ``model`` that is loaded, where another one is the current one.
 
-    Returns whether the current one is loaded beside it; else nothing is loaded any more.
+    Returns whether the loaded one serves on: the current one is loaded beside it, or waits. Else
+    nothing is loaded any more.
     """
     record = await services.store.model(model)
     if not record.outdated or record.state not in (ModelState.READY, ModelState.SLEEPING):
@@ -97,7 +100,7 @@ async def _replace(services: Services, model: str) -> bool:
     reason = f"version {record.version} replaces the one that is loaded"
     if record.state is ModelState.READY:
         apart = await switching.begin(services, record)
-        if not apart:
+        if not apart or await waits(services, record):
             return True
         reason += f"; both at once: {apart}"
     # Queued: whatever becomes of this analysis, the current version is loaded in the end.

@@ -55,6 +55,7 @@ async def refuse_in_place(
             reason=str(exc),
             approvable=exc.approvable,
             digest=digest,
+            team=services.repository.zone.team_of(source),
         )
     )
     await services.store.events.append(
@@ -81,6 +82,7 @@ async def note_incomplete(services: Services, source: Path, missing: str, *, nam
             since=found.changed_at if found else services.clock.time(),
             rule="incomplete",
             reason=missing,
+            team=services.repository.zone.team_of(source),
         )
     )
     await services.store.events.append("drop.incomplete", model=name, missing=missing)

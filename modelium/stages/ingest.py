@@ -17,6 +17,7 @@ from modelium.ports import Steps
 from modelium.stages.adopt import adopt, settle_reserved
 from modelium.stages.drop_outcomes import incomplete, refuse, rejected
 from modelium.stages.inline import inline_steps
+from modelium.stages.ownership import check_owner, check_team, kept
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, standing, with_wishes
@@ -47,7 +48,8 @@ async def ingest(
         path: a folder, a file or an archive; moved when it is in the drop zone, else copied. A
             folder in the repository is registered where it is.
         name: the model's name; default: that of the file or folder.
-        team: owning team, where neither the configuration nor the drop's folder names one.
+        team: owning team, where neither the configuration nor the drop itself has one: a drop
+            in a team's folder is that team's, and so is a refused or removed one of the team.
         priority_ceiling: highest priority class that a plan may give it.
         intent: id of the operator's request, for the record.
         missing: what a drop in the drop zone lacks; default: that is found out.
@@ -58,14 +60,19 @@ async def ingest(
     the configured time. Drops of one name are taken in one after the other.
 
     Raises:
-        InputError: ``name`` is none that a model can have, nothing is at ``path``, or it is the
-            folder of a team or lies in that of another one than ``team``.
+        InputError: ``name`` is none that a model can have, nothing is at ``path``, ``team`` is
+            not known, or ``path`` is the folder of a team, belongs to another one than ``team``,
+            or lies in the folder of one that is gone.
     """
     source, zone = Path(path), services.repository.zone
-    owner = zone.team_of(source)
+    check_team(services.config, team)
+    owner = await asyncio.to_thread(services.repository.team_of, source)
     asked = {"team": owner or team, "priority_ceiling": priority_ceiling}
     if source.parent == zone.folder and zone.is_part(source):
         raise InputError(f"{source} is the folder for drops of a team; name a drop in it")
+    orphaned = await asyncio.to_thread(zone.orphaned, source)
+    if orphaned:
+        raise InputError(orphaned)
     if owner is not None and team not in (None, owner):
         raise InputError(f"{source} belongs to team {owner}, and cannot be ingested for {team}")
     if name is not None and not is_name(name):
@@ -74,7 +81,7 @@ async def ingest(
         return await adopt(services, source, missing=missing, steps=steps)
     own = await asyncio.to_thread(model_name, source)
     async with services.turns.of(name or own):
-        return await _ingest(services, source, name, missing, asked, steps)
+        return await _ingest(services, source, name, missing, owner, asked, steps)
 
 
 async def _ingest(
@@ -82,9 +89,11 @@ async def _ingest(
     source: Path,
     name: str | None,
     missing: str | None,
+    owner: str | None,
     asked: Asked,
     steps: Steps,
 ) -> Report:
+    """``owner``: the team whose drop it is; see `ownership.check_owner`."""
     repository = services.repository
     dropped = repository.zone.holds(source)
     if dropped and missing is None:
@@ -92,7 +101,8 @@ async def _ingest(
     if dropped and missing:
         return await incomplete(services, source, missing, name=name)
     try:
-        staged = await steps("stage", _stage, repository, source, name)
+        await check_owner(services, name or model_name(source), owner)  # costs no copy
+        staged = await steps("stage", _stage, repository, source, name, owner)
     except KeptApart as exc:
         return await rejected(services, name or model_name(source), exc)
     except DropRejected as exc:
@@ -101,7 +111,7 @@ async def _ingest(
         return await refuse(services, source, exc, name=name)
     services.pending.withdraw(source)
     try:
-        return await _take_in(services, staged, source, asked, steps)
+        return await _take_in(services, staged, source, owner, asked, steps)
     except Exception:
         # What it is that failed, a disk or the store, has nothing to do with the drop.
         await on_thread(repository.give_back, staged)
@@ -109,13 +119,18 @@ async def _ingest(
 
 
 async def _take_in(
-    services: Services, staged: Staged, source: Path, asked: Asked, steps: Steps
+    services: Services,
+    staged: Staged,
+    source: Path,
+    owner: str | None,
+    asked: Asked,
+    steps: Steps,
 ) -> Report:
     """Check, publish and register a staged drop, or reject it."""
     repository, digest = services.repository, ""
-    asked = await _kept(services, staged.name, asked, source)
+    asked = await kept(services, staged.name, asked)
     try:
-        await _check_owner(services, staged.name, source)
+        await check_owner(services, staged.name, owner)  # it may have changed meanwhile
         # The seal is first: one taken after the digest would hide what changed meanwhile.
         seal = await asyncio.to_thread(analysis.seal, staged.folder)
         digest = await steps("digest", digest_of, staged.folder)
@@ -146,38 +161,10 @@ def _lacking(repository: ModelRepository, source: Path) -> str | None:
     return repository.zone.closed(source.parent) or analysis.is_complete(source)
 
 
-async def _kept(services: Services, name: str, asked: Asked, source: Path) -> Asked:
-    """Return ``asked``, and what was asked for an earlier version where a drop says nothing.
-
-    Whoever drops the next version of a model into the drop zone does not take it from its team.
-    """
-    if not services.repository.zone.holds(source):
-        return asked
-    before = (await services.store.rules.asked()).get(name, {})
-    return {key: value or before.get(key) for key, value in asked.items()}
-
-
-async def _check_owner(services: Services, name: str, source: Path) -> None:
-    """Raise `DropRejected` where a team's drop would replace a model that is not the team's."""
-    team = services.repository.zone.team_of(source)
-    if team is None:
-        return
-    known = await services.store.find(name)
-    entry = services.config.models.get(name)
-    owner = known.team if known is not None else entry.team if entry is not None else team
-    if owner is None and known is None:
-        return  # the configuration names it without a team
-    if owner != team:
-        whose = f"team {owner}" if owner else "no team"
-        raise DropRejected(
-            f"{name} belongs to {whose}, and team {team} cannot replace it; drop it under another "
-            "name, or ask an operator",
-            reason="team",
-        )
-
-
-async def _stage(repository: ModelRepository, source: Path, name: str | None) -> Staged:
-    return await on_thread(repository.stage, source, name=name)
+async def _stage(
+    repository: ModelRepository, source: Path, name: str | None, owner: str | None
+) -> Staged:
+    return await on_thread(repository.stage, source, name=name, team=owner)
 
 
 async def _publish(

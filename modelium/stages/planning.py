@@ -33,6 +33,9 @@ from modelium.store import new_id
 STALE_ATTEMPTS = 12
 """Plans in a row that others may overtake; a plan takes milliseconds, so this is a busy second."""
 
+ADVISED_ATTEMPTS = 2
+"""Plans of an advisor that may be overtaken or refused in a row; then the rules decide alone."""
+
 
 async def sweep(services: Services, fleet: Fleet, trigger: Trigger) -> Report:
     """Plan for the whole ``fleet``, read a moment ago; a recorded decision where something is due.
@@ -60,7 +63,8 @@ async def place(services: Services, question: Question, plan: Plan | None = None
 
     ``plan``: the answer, where it is known already. An operator's own plan stands whatever
     changes. Another one is made anew when the store or the traffic of its models has changed, or
-    when the policy forbids it by now.
+    when the policy forbids it by now. One that follows advice is made anew as well, at last
+    without the advice.
 
     Raises:
         PlanRejected: the policy forbids the plan; the refusal is recorded.
@@ -84,9 +88,13 @@ async def place(services: Services, question: Question, plan: Plan | None = None
             fallback=plan.fallback,
         )
         began = services.clock.monotonic()
+        advised = advice is not None and plan.author == advice.author
+        final = plan is not handed and not advised
         try:
-            return await _accept(services, plan, fleet, policy, trace, final=plan is not handed)
-        except StalePlan:
+            return await _accept(services, plan, fleet, policy, trace, final=final)
+        except StalePlan as exc:
+            if advised and attempt + 1 >= ADVISED_ATTEMPTS:
+                advice = Advice(fallback=f"stale-advice: {exc}")
             pause = random.uniform(0.0, 0.05) * (attempt + 1)  # noqa: S311 - no secret
             await services.clock.sleep(pause)
             plan = plan if plan.author == OPERATOR else None
@@ -165,7 +173,7 @@ async def _accept(
         _judge, plan, fleet, policy, services.clock.time()
     )
     if violations and not final:
-        raise StalePlan("the plan is no longer allowed; planning again")
+        raise StalePlan(f"the plan is not allowed: {violations[0].message}")
     if violations:
         decision = _ended(services, plan, fleet_digest, trace, violations=tuple(violations))
         await _record_refusal(services, decision)

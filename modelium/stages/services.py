@@ -59,6 +59,8 @@ class Services:
     removing: Ongoing = field(default_factory=Ongoing)
     loads: Loads = field(default_factory=Loads)
     switching: Ongoing = field(default_factory=Ongoing)
+    awaiting: set[str] = field(default_factory=set)
+    """Models whose current version waits while an older one serves; a restart finds them anew."""
     owners: Owners = field(default_factory=Owners)
     orphans: Orphans = field(default_factory=Orphans)
     examiners: Owners = field(default_factory=Owners)

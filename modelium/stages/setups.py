@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from modelium.config import Config
 from modelium.errors import FailureKind
-from modelium.models import RuntimeName
+from modelium.models import Model, RuntimeName
 from modelium.models.outcomes import ClassFailures
 from modelium.outcomes.attempts import Setup
 from modelium.stages.services import Services
@@ -44,6 +45,19 @@ async def class_failures(services: Services) -> tuple[ClassFailures, ...]:
         return ()
     since = services.clock.time() - policy.avoid_runtime_s
     return await services.store.outcomes.class_failures(since=since, setups=setups(services))
+
+
+def of_teams(
+    failures: Iterable[ClassFailures], models: Iterable[Model]
+) -> tuple[ClassFailures, ...]:
+    """Return ``failures`` with the teams of those ``models``; what is removed is left out."""
+    teams = {model.name: model.team or "" for model in models}
+    found = []
+    for each in failures:
+        known = tuple(name for name in each.models if name in teams)
+        theirs = {name: teams[name] for name in known}
+        found.append(each.model_copy(update={"models": known, "teams": theirs}))
+    return tuple(found)
 
 
 def _digest(config: Config, runtime: RuntimeName) -> str:

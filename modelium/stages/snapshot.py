@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from modelium.models import Device, Fleet, Traffic
 from modelium.policy.departures import REMEMBERED_S
 from modelium.stages.services import Services
-from modelium.stages.setups import class_failures
+from modelium.stages.setups import class_failures, of_teams
 
 HISTORY_HOURS = 24
 """A day shows at which hours a model is used."""
@@ -51,7 +51,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         bookings=bookings,
         runtimes=services.runtime_monitor.statuses(),
         used=used,
-        class_failures=failures,
+        class_failures=of_teams(failures, models),
         departures=departures,
     )
 

@@ -17,6 +17,7 @@ from modelium.policy.trial import Answers, TrialTerms, Verdict, verdict
 from modelium.stages.evict import unload_plan
 from modelium.stages.newcomers import examine
 from modelium.stages.opening import routed
+from modelium.stages.replacement import resume
 from modelium.stages.services import Services
 from modelium.store import new_id
 
@@ -172,12 +173,13 @@ async def conclude(services: Services, fleet: Fleet, *, at_start: bool = False) 
         if model.twin_of is not None or model.removal is not None:
             continue
         ready, alone = model.state is ModelState.READY, model.name not in fleet.twins
-        if alone and ready and model.outdated:
-            if at_start:
-                examine(services, model.name)
-        elif (not alone or (ready and not model.proven)) and services.switching.is_due(
-            model.name, services.clock.monotonic()
-        ):
+        if alone and ready and model.outdated and at_start:
+            examine(services, model.name)
+        elif (
+            not alone
+            or (ready and model.outdated and model.name in services.awaiting)
+            or (ready and not model.outdated and not model.proven)
+        ) and services.switching.is_due(model.name, services.clock.monotonic()):
             services.launcher.start(_guarded(services, model.name, at_start=at_start))
 
 
@@ -247,7 +249,9 @@ def _failures(services: Services, model: Model) -> str:
 
 
 async def _try(services: Services, base: Model) -> None:
-    """Judge a version that serves with no other one loaded beside it."""
+    """Judge a version that serves with no other one loaded beside it, or have it replaced."""
+    if base.state is ModelState.READY and base.outdated and base.name in services.awaiting:
+        await resume(services, base)
     if base.state is not ModelState.READY or base.outdated or base.proven:
         return
     found = _verdict(services, base)

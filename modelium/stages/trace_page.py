@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modelium.models import Plan
+from modelium.models import Departure, Plan
 
 WIDTH = 100
 """Longest line."""
@@ -17,6 +17,7 @@ WIDTH = 100
 LOOKUPS = 12
 CHOICES = 12
 VALUES = 8
+REFUSALS = 4
 """Longest lists: a page is about fifty lines."""
 
 ANSWER_CHARACTERS = 70
@@ -52,13 +53,9 @@ def page(plan: Plan, trace: Trace) -> list[str]:
     lines += _section("rules", [_action(a) for a in trace["rules"]] or ["nothing"])
     done = [_action(a.model_dump(mode="json")) for a in plan.actions]
     lines += _section("done", done or ["nothing"])
-    lines += _section(
-        "gives up",
-        [
-            f"{d.kind.value} {d.model}: {d.price_s:.0f} load-seconds at most"
-            for d in plan.departures
-        ],
-    )
+    for name, shadow in (("gives up", False), ("shadow", True)):
+        given_up = [d for d in plan.departures if d.shadow is shadow]
+        lines += _section(name, [_departure(d) for d in given_up])
     return [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
 
 
@@ -98,11 +95,12 @@ def _lookups(messages: Sequence[Trace]) -> list[str]:
 
 
 def _refused(violations: Sequence[Sequence[Trace]]) -> list[str]:
-    return [
-        f"answer {turn}: {one['message']}"
-        for turn, found in enumerate(violations, start=1)
-        for one in found
-    ]
+    rows = []
+    for turn, found in enumerate(violations, start=1):
+        rows += [f"answer {turn}: {one['message']}" for one in found[:REFUSALS]]
+        if len(found) > REFUSALS:
+            rows.append(f"answer {turn}: and {len(found) - REFUSALS} more")
+    return rows
 
 
 def _chosen(chosen: Mapping[str, Any]) -> list[str]:
@@ -114,6 +112,14 @@ def _action(action: Trace) -> str:
         f" on {', '.join(action['devices'])} ({action['runtime']})" if "devices" in action else ""
     )
     return f"{action['action']} {action['model']}{where}"
+
+
+def _departure(departure: Departure) -> str:
+    reason = "; not trusted yet, so only recorded" if departure.shadow else ""
+    return (
+        f"{departure.kind.value} {departure.model}: {departure.price_s:.0f} load-seconds at most"
+        f"{reason}"
+    )
 
 
 def _one_line(text: str) -> str:

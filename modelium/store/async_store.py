@@ -184,6 +184,7 @@ class AsyncDepartures(Face[Departures]):
     """`Departures`."""
 
     since = reads(Departures.since)
+    note_requests = off_loop(Departures.note_requests)
 
 
 class AsyncRules(Face[OperatorRules]):

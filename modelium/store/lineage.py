@@ -218,7 +218,9 @@ class Lineage:
         if versions is not None:
             these = sa.and_(these, v.c.version.in_(versions))
         found = set(tx.scalars(sa.select(v.c.version).where(these)))
-        removed = {"removed_at": self._now(), "removed_by": by, "purge": purge}
+        m = schema.models.c
+        team = tx.scalar(sa.select(m.team).where(m.name == model))
+        removed = {"removed_at": self._now(), "removed_by": by, "purge": purge, "team": team}
         tx.execute(sa.update(v).where(these).values(**removed))
         return found
 

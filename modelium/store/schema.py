@@ -60,12 +60,14 @@ versions = sa.Table(
     sa.Column("removed_at", sa.Float),
     sa.Column("removed_by", sa.Text),
     sa.Column("purge", sa.Boolean),
+    sa.Column("team", NAME),
     sa.Column("proven_at", sa.Float),
     sa.Column("seal", sa.String(80)),
     sa.Column("wishes", sa.JSON),
 )
 """A removed version keeps its row: its number is never used again, and while its folder is still
-in the repository, the folder is to be moved to the trash (``purge``: to be deleted).
+in the repository, the folder is to be moved to the trash (``purge``: to be deleted). ``team``: of a
+removed one, whose it was.
 ``proven_at``: when it had answered its first requests; until then an earlier version may return.
 ``seal``: of its files when their content was read last, see `modelium.analysis.seal`.
 ``wishes``: the note that lies among its files."""
@@ -147,6 +149,11 @@ departures = sa.Table(
     sa.Column("until", sa.Float, nullable=False),
     sa.Column("price_s", sa.Float, nullable=False),
     sa.Column("asked_at", sa.Float),
+    sa.Column("shadow", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("right_if", sa.JSON),
+    sa.Column("wrong_if", sa.JSON),
+    sa.Column("needed_at", sa.Float),
+    sa.Column("seen_until", sa.Float),
 )
 """What an LLM did otherwise than the rules; the budgets of `brain.may` are sums over it."""
 

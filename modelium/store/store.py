@@ -24,7 +24,7 @@ from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
 from modelium.store.connection import connect, migrate, reading
 from modelium.store.decisions import DecisionLog, save_decision
-from modelium.store.departures import Departures, forget, note_asked, save_departures
+from modelium.store.departures import Departures, forget, note_loads, save_departures
 from modelium.store.events import EventLog
 from modelium.store.exclusive import exclusive
 from modelium.store.faults import THEN, Fault, shown
@@ -283,7 +283,7 @@ class Store:
             for model, preference in plan.preferences.items():
                 queries.prefer(tx, model, preference)
             save_decision(tx, decision)
-            note_asked(tx, decision)
+            note_loads(tx, decision)
             save_departures(tx, decision)
         return decision
 

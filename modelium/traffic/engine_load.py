@@ -13,8 +13,13 @@ from modelium.traffic.sliding_window import SlidingWindow
 QUEUE_REQUESTS = 256
 """Requests whose queue time counts, as many as latencies are kept of."""
 
-CONCURRENCY_HALVES_S = 86_400.0
-"""A peak counts half a day later: what was needed yesterday at noon may be needed today."""
+HALVES_S = 86_400.0
+"""A peak and a queue count half a day later: what was needed yesterday at noon may be needed
+today."""
+
+REFUSALS_LEAST, REFUSALS_EVERY_S = 3, 600.0
+"""A context is too short once it has refused so many requests, each so long after the one before:
+a client that sends the same request again and again counts once."""
 
 
 class EngineLoad:
@@ -34,24 +39,32 @@ class EngineLoad:
         "_prompt",
         "_queue",
         "_queue_restored",
+        "_queue_restored_at",
+        "_refusals",
+        "_refused_at",
+        "_refusing",
         "generated_tokens",
         "gpu_utilization",
         "longest_tokens",
         "prompt_tokens",
         "queued",
+        "short_context",
         "sized",
     )
 
     def __init__(self, now: float) -> None:
         """Start empty at ``now`` (monotonic)."""
         self.prompt_tokens = self.generated_tokens = 0
-        self.longest_tokens = self.sized = self.queued = 0
+        self.longest_tokens = self.sized = self.queued = self.short_context = 0
         self.gpu_utilization: float | None = None
         self._prompt = SlidingWindow(now, slots=60, width_s=1.0)
         self._generated = SlidingWindow(now, slots=60, width_s=1.0)
         self._ended = SlidingWindow(now, slots=60, width_s=1.0)
-        self._queue: deque[tuple[int, float]] = deque()
+        self._queue: deque[tuple[int, float, float]] = deque()
         self._queue_restored: float | None = None
+        self._queue_restored_at = now
+        self._refusing = self._refusals = 0
+        self._refused_at = 0.0
         self._concurrency = 0.0
         self._concurrency_at = now
         self._loaded_at: float | None = None
@@ -70,10 +83,24 @@ class EngineLoad:
     def on_answered(self, prompt: int | None, generated: int | None, now: float) -> None:
         """Take the tokens that one answer reports; ``None``: it reports none."""
         if prompt is not None:
-            self.sized += 1
-            self.longest_tokens = max(self.longest_tokens, prompt + (generated or 0))
+            self.on_sized(prompt + (generated or 0))
         if not self._engine_counts:
             self._count(prompt or 0, generated or 0, now)
+
+    def on_sized(self, tokens: int) -> None:
+        """Note the length of one answered request: prompt and answer."""
+        self.sized += 1
+        self.longest_tokens = max(self.longest_tokens, tokens)
+
+    def on_too_long(self, context: int, now: float) -> None:
+        """Note that the engine refused a request as too long for ``context`` tokens."""
+        if context != self._refusing:
+            self._refusing, self._refusals = context, 0
+        if self._refusals == 0 or now - self._refused_at >= REFUSALS_EVERY_S:
+            self._refusals += 1
+            self._refused_at = now
+        if self._refusals >= REFUSALS_LEAST:
+            self.short_context = max(self.short_context, context)
 
     def observe(self, stats: EngineStats, *, loaded_at: float, now: float) -> None:
         """Take the counters of an engine that was loaded at ``loaded_at``."""
@@ -87,7 +114,7 @@ class EngineLoad:
             self._count(prompt, generated, now)
         # The gateway has counted what an engine counts until it is first seen to count.
         self._engine_counts = self._engine_counts or _tokens(stats) > 0
-        self._observe_queue(last, stats)
+        self._observe_queue(last, stats, now)
 
     def on_gone(self) -> None:
         """Note that no engine runs any more."""
@@ -99,7 +126,8 @@ class EngineLoad:
         self.generated_tokens += past.generated_tokens
         self.longest_tokens = max(self.longest_tokens, past.longest_tokens)
         self.sized += past.sized
-        self._queue_restored = past.queue_s
+        self.short_context = max(self.short_context, past.short_context)
+        self._queue_restored, self._queue_restored_at = past.queue_s, now
         self._concurrency = max(self._concurrent(now), past.concurrency)
         self._concurrency_at = now
 
@@ -107,7 +135,7 @@ class EngineLoad:
         """Return these fields of `Traffic`, as of ``now`` (monotonic)."""
         return {
             "queued": self.queued,
-            "queue_s": self._queue_s(),
+            "queue_s": self._queue_s(now),
             "concurrency": self._concurrent(now),
             "prompt_tokens": self.prompt_tokens,
             "generated_tokens": self.generated_tokens,
@@ -116,6 +144,7 @@ class EngineLoad:
             "ended_per_s": self._ended.rate(now),
             "longest_tokens": self.longest_tokens,
             "sized": self.sized,
+            "short_context": self.short_context,
             "gpu_utilization": self.gpu_utilization,
         }
 
@@ -125,22 +154,27 @@ class EngineLoad:
         self._prompt.add(now, prompt)
         self._generated.add(now, generated)
 
-    def _observe_queue(self, last: EngineStats, stats: EngineStats) -> None:
+    def _observe_queue(self, last: EngineStats, stats: EngineStats, now: float) -> None:
         ended = stats.completed + stats.failed - last.completed - last.failed
         waited = stats.queue_sum_s - last.queue_sum_s
         if stats.queue_sum_s <= 0 or ended <= 0 or waited < 0:
             return  # the engine measures none, none ended, or the counters began anew
-        self._queue.append((ended, waited))
-        while sum(n for n, _ in self._queue) - self._queue[0][0] >= QUEUE_REQUESTS:
+        self._queue.append((ended, waited, now))
+        while sum(n for n, _, _ in self._queue) - self._queue[0][0] >= QUEUE_REQUESTS:
             self._queue.popleft()
 
-    def _queue_s(self) -> float | None:
-        requests = sum(n for n, _ in self._queue)
-        return sum(s for _, s in self._queue) / requests if requests else self._queue_restored
+    def _queue_s(self, now: float) -> float | None:
+        if requests := sum(n for n, _, _ in self._queue):
+            return sum(_aged(waited, now - at) for _, waited, at in self._queue) / requests
+        past = self._queue_restored
+        return None if past is None else _aged(past, now - self._queue_restored_at)
 
     def _concurrent(self, now: float) -> float:
-        passed = max(0.0, now - self._concurrency_at)
-        return self._concurrency * math.pow(0.5, passed / CONCURRENCY_HALVES_S)
+        return _aged(self._concurrency, now - self._concurrency_at)
+
+
+def _aged(value: float, passed: float) -> float:
+    return value * math.pow(0.5, max(0.0, passed) / HALVES_S)
 
 
 def _tokens(stats: EngineStats) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,16 +29,22 @@ SECRETS = (
 )
 """In the home directory."""
 SYSTEM_SECRETS = (
-    *(Path("/etc/modelium"), Path("/root/.ssh")),
-    *(Path("/etc", name) for name in ("shadow", "shadow-", "gshadow", "gshadow-")),
+    *map(Path, ("/root/.ssh", "/run/secrets", "/run/credentials")),
+    *(Path("/etc", name) for name in ("modelium", "shadow", "shadow-", "gshadow", "gshadow-")),
+    *(
+        Path("/etc", name)
+        for name in ("ssh", "ssl/private", "kubernetes", "rancher", "krb5.keytab")
+    ),
+    *(Path("/sys/kernel", name) for name in ("debug", "tracing")),
 )
+"""Containers and systemd fill those in /run for the service; most others are root's alone."""
 CACHES = (
     *("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"),
     *("TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH", "TORCH_HOME"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE"),
 )
 """Variables that name folders in which engines keep what they compile."""
-DEVICES = ("/dev",)
+SHARED_MEMORY = ("/dev/shm",)  # noqa: S108 - where Linux keeps it
 LONGEST_SOCKET = 60
 """Bytes that engines add to TMPDIR for their sockets; vLLM's are UUIDs."""
 
@@ -61,7 +68,7 @@ class Sandbox:
     shown: tuple[Path, ...] = ()
     """What every engine may read although it is below a hidden folder."""
     writable: tuple[Path, ...] = ()
-    """What every engine may change, beside its own folder, caches, /dev and the GPUs."""
+    """What every engine may change, beside its own folder, caches, shared memory and the GPUs."""
 
     def wrapped(
         self,
@@ -108,7 +115,7 @@ class Sandbox:
         caches = [work / variables[name] for name in CACHES if variables.get(name)]
         places = writable_places(
             map(str, (work, temporary)),
-            (*map(str, (*caches, *self.writable, *writable)), *DEVICES),
+            (*map(str, (*caches, *self.writable, *writable)), *SHARED_MEMORY),
         )
         _prepare(work, temporary, places)
         for cache in caches:
@@ -117,7 +124,8 @@ class Sandbox:
             if str(cache) in places:
                 Path(places[str(cache)]).mkdir(parents=True, exist_ok=True)
         home = Path(variables.get("HOME") or Path.home())
-        hidden = [str(p) for p in (*self.hidden, *SYSTEM_SECRETS, *(home / s for s in SECRETS))]
+        secrets = (*SYSTEM_SECRETS, *(home / name for name in SECRETS), *_secrets_of_others())
+        hidden = [str(path) for path in (*self.hidden, *secrets)]
         readable = (*self.shown, *shown, *_program(executable), *_named(argv))
         rules = {
             "hidden": hidden,
@@ -128,6 +136,13 @@ class Sandbox:
         }
         variables[confine.VARIABLE] = json.dumps(rules)
         return (sys.executable, "-I", "-S", str(PROGRAM), *argv), variables, work
+
+
+def _secrets_of_others() -> Iterator[Path]:
+    """Yield the credentials of other users that there are, which root could read."""
+    if os.geteuid() == 0:
+        for home in sorted({user.pw_dir for user in pwd.getpwall()}):
+            yield from (path for name in SECRETS if (path := Path(home, name)).exists())
 
 
 def _named(argv: Sequence[str]) -> list[Path]:

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
         command, variables = prepare(options.environment.absolute(), work)
-    except PermissionError:  # confined: see `runtimes.process.sandbox`
+    except OSError:  # confined: see `runtimes.process.sandbox`
         work = Path(tempfile.gettempdir()) / "triton"
         work.mkdir(exist_ok=True)
         command, variables = prepare(options.environment.absolute(), work)

@@ -11,12 +11,15 @@ from modelium.models import (
     Departure,
     DepartureKind,
     EvictionCause,
+    Fleet,
     Load,
+    Model,
     Plan,
     Queue,
     Traffic,
     Unload,
 )
+from modelium.models.advice import Advice, Spot
 from modelium.policy import Policy
 from tests.agents.advising import (
     INGEST,
@@ -28,8 +31,10 @@ from tests.agents.advising import (
     short_contexts,
     waiting,
 )
-from tests.fakes.fleets import NOW, fleet, loaded, model
+from tests.fakes.fleets import NOW, loaded, model
+from tests.fakes.fleets import fleet as strangers
 from tests.fakes.llm import Body, calls
+from tests.fakes.trust import earned
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +44,11 @@ IDLED = Traffic(completed=3, first_request_at=NOW - 9000, last_request_at=NOW - 
 
 def may(*kinds: DepartureKind, load_seconds: float = 300.0, **given: Any) -> Policy:
     return short_contexts(departures=dict.fromkeys(kinds or K, load_seconds), **given)
+
+
+def fleet(*models: Model, **given: Any) -> Fleet:
+    """A fleet in which the LLM has earned trust, in every kind."""
+    return strangers(*models, **{"departures": earned(), **given})
 
 
 def departed(plan: Plan) -> list[tuple[str, str, float]]:
@@ -170,6 +180,60 @@ async def test_in_a_review_it_loads_a_queued_model_elsewhere(house: Build) -> No
     plan, _ = await home.answer(REVIEW, known, may())
     assert plan.loads[0].devices == ("n/g1",)
     assert departed(plan) == [("device", "a", 0.0)]
+
+
+async def test_what_is_not_trusted_is_offered_and_only_recorded(house: Build) -> None:
+    known = strangers(newcomer())
+    home = await house(answers(placement="queue"))
+    plan, _ = await home.answer(INGEST, known, may())
+    assert offered(home.endpoint.seen[0], "placement") == ["n/g0", "n/g1", "queue"]
+    assert plan.actions == RULES.plan(INGEST, known, may()).actions
+    assert departed(plan) == [("queue", "new", 10.0)] and plan.departures[0].shadow
+    assert (plan.author, plan.fallback) == ("llm", "")
+
+
+async def test_a_shadow_is_checked_as_a_departure_that_is_carried_out(house: Build) -> None:
+    known = strangers(waiting("a", 40), waiting("b", 30))
+    home = await house(answers(hold=["a", "b"]))
+    plan, _ = await home.answer(REVIEW, known, may(load_seconds=60.0))
+    assert plan.fallback.startswith("violations: a, b: queue gives up 70 load-seconds")
+    assert plan.departures == ()
+
+
+async def test_of_two_kinds_the_trusted_one_is_carried_out(house: Build) -> None:
+    known = strangers(
+        model("desk", 60, state=ModelState.UNLOADED),
+        waiting("later", 5),
+        loaded("batch", "n/g0", gib=60),
+        gpus=1,
+        departures=earned(K.QUEUE),
+    )
+    home = await house(answers(hold=["later"], make_room=["desk on n/g0 evicting batch"]))
+    plan, _ = await home.answer(REVIEW, known, may())
+    assert plan.actions == ()
+    assert [(d.kind, d.model, d.shadow) for d in plan.departures] == [
+        (K.QUEUE, "later", False),
+        (K.EVICT, "batch", True),
+    ]
+    assert plan.departures[1].right_if == ("desk",)
+    assert plan.departures[1].wrong_if == ("batch",)
+
+
+async def test_what_leans_on_a_shadow_is_not_carried_out_either(house: Build) -> None:
+    """`next` fits only after the eviction that is not made."""
+    known = strangers(
+        model("desk", 20, state=ModelState.UNLOADED),
+        model("next", 20, state=ModelState.UNLOADED),
+        loaded("batch", "n/g0", gib=60),
+        gpus=1,
+    )
+    home = await house(answers())
+    advice = Advice(
+        spots={"desk": Spot(devices=("n/g0",), evicts=("batch",))}, prewarm=("desk", "next")
+    )
+    plan = await home.brain.decide(REVIEW, known, may(), advice)
+    assert (plan.fallback, plan.actions) == ("", ())
+    assert [(d.kind, d.shadow) for d in plan.departures] == [(K.EVICT, True)]
 
 
 async def test_departures_that_are_dear_together_are_repaired(house: Build) -> None:

@@ -79,6 +79,15 @@ def test_alerts_and_panels_use_existing_series() -> None:
     assert {name for name in names if SUFFIX.sub("", name) not in shown} == set()
 
 
+def test_the_dashboard_has_a_row_of_teams() -> None:
+    at = [panel["title"] for panel in DASHBOARD["panels"]].index("Teams")
+    shown = [panel["targets"][0]["expr"] for panel in DASHBOARD["panels"][at + 1 : at + 4]]
+    assert shown == [
+        f'sum by (team) (modelium_team_{name}{{instance=~"$instance"}})'
+        for name in ("memory_booked_bytes", "gpu_seconds", "qps")
+    ]
+
+
 def test_the_dashboard_matches_grafanas_types() -> None:
     register_default_plugins()
     read = JSONEncoder().encode(Dashboard.from_json(DASHBOARD))

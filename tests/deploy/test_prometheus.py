@@ -60,6 +60,8 @@ class Fleet(Service):
             settings={
                 "vllm": vllm,
                 "prefect": {"enabled": False},
+                "teams": {"lab": {}},
+                "models": {"one": {"team": "lab"}},
                 # The engines are processes of the fake GPUs.
                 "sandbox": {"writable": [str(gpus.table)]},
             },

@@ -130,7 +130,7 @@ class Engine:
         try:
             with (self.folder / "starts.jsonl").open("a") as file:
                 file.write(json.dumps({"argv": self.arguments, "env": dict(os.environ)}) + "\n")
-        except PermissionError:
+        except OSError:
             return 1
         return len((self.folder / "starts.jsonl").read_text().splitlines())
 

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from typing import Any
 
 
@@ -13,7 +14,11 @@ class Landlock:
     """In place of `runtimes.process.confine.libc`."""
 
     def __init__(self, abi: int, *, refusing: str = "") -> None:
-        """``abi`` 0: the kernel has none. ``refusing``: "privileges", "rules" or "mounts"."""
+        """``abi`` 0: the kernel has none.
+
+        ``refusing``: "privileges", "rules", "capabilities", "reading" them, "mounts", "slave",
+        "proc", or an entry of `mounted`.
+        """
         self.abi = abi
         self.refusing = refusing
         self.handled: tuple[int, int, int, int] | None = None
@@ -26,6 +31,12 @@ class Landlock:
         self.descriptor = -1
         self.read_only: set[str] = set()
         """Folders that were mounted so."""
+        self.mounted: list[str] = []
+        """What else was done to mounts: copies, their attachment, attributes of a tree."""
+        self.copies: dict[int, str] = {}
+        """Descriptor → path, of what is not attached."""
+        self.capabilities = [0xFFFFFFFF] * 6
+        """Effective, permitted and inheritable ones up to 31, then those from 32 on."""
 
     def unshare(self, flags: int) -> int:
         assert flags == 0x20000
@@ -35,21 +46,43 @@ class Landlock:
     def mount(self, source: bytes | None, target: bytes, *given: Any) -> int:
         assert self.order == ["own mounts"], "they would be the machine's"
         kind, flags, data = given
-        assert (kind, data) == (None, None)
+        assert data is None
         if (source, target) == (b"none", b"/"):
-            assert flags == 1 << 14 | 1 << 19
-        elif source is None:
-            assert flags & ~0b1110 == 1 << 12 | 1 << 5 | 1
-            self.read_only.add(os.fsdecode(target))
-        else:
-            assert (source, flags) == (target, 1 << 12)
+            assert (kind, flags) == (None, 1 << 14 | 1 << 19)
+            return self._mounts("slave")
+        if kind is not None:
+            assert (source, target, kind, flags) == (b"proc", b"/proc", b"proc", 0b1110)
+            return self._mounts("proc")
+        assert (source, flags) == (target, 1 << 12)
+        self.mounted.append(os.fsdecode(target))
+        return 0
+
+    def capget(self, header: Any, sets: Any) -> int:
+        assert list(header) == [0x20080522, 0]
+        sets[:] = self.capabilities
+        return self._refused(errno.EINVAL) if self.refusing == "reading" else 0
+
+    def capset(self, header: Any, sets: Any) -> int:
+        assert list(header) == [0x20080522, 0]
+        if self.refusing == "capabilities":
+            return self._refused(errno.EPERM)
+        self.capabilities = list(sets)
+        self.order.append("few capabilities")
         return 0
 
     def syscall(self, number: int, *given: Any) -> int:
         if number == 444 and given[0] is None:
             assert (given[1].value, given[2]) == (0, 1)
             return self.abi or self._refused(errno.EOPNOTSUPP)
-        return {444: self._create, 445: self._add, 446: self._restrict}[number](*given)
+        known: dict[int, Callable[..., int]] = {
+            428: self._copy,
+            429: self._attach,
+            442: self._attributes,
+            444: self._create,
+            445: self._add,
+            446: self._restrict,
+        }
+        return known[number](*given)
 
     def prctl(self, option: int, *given: int) -> int:
         if option == 24:
@@ -82,6 +115,40 @@ class Landlock:
     def _restrict(self, ruleset: int, flags: int) -> int:
         assert (ruleset, flags) == (self.descriptor, 0)
         self.order.append("restricted")
+        return 0
+
+    def _copy(self, place: int, path: bytes, flags: int) -> int:
+        assert self.order == ["own mounts"]
+        assert (path, flags) == (b"", 0x1001 | 0x8000 | os.O_CLOEXEC)
+        name = os.readlink(f"/proc/self/fd/{place}")
+        if self._mounts(f"copy {name}"):
+            return -1
+        self.copies[copy := os.dup(place)] = name
+        return copy
+
+    def _attach(self, copy: int, source: bytes, place: int, path: bytes, flags: int) -> int:
+        assert (source, path, flags) == (b"", b"", 0x44)
+        name = os.readlink(f"/proc/self/fd/{place}")
+        assert self.copies.pop(copy) == name
+        return self._mounts(name)
+
+    def _attributes(self, at: int, path: bytes, flags: int, given: Any, size: Any) -> int:
+        assert self.order == ["own mounts"], "they would be the machine's"
+        assert (at, flags, size.value) == (-100, 0x8000, 32)
+        attributes, *others = given
+        assert others == [0, 0, 0]
+        place = os.fsdecode(path)
+        if place.startswith("/proc/"):
+            assert attributes == 1
+            self.mounted.remove(place)
+            self.read_only.add(place)
+            return 0
+        return self._mounts(f"{place} +{attributes}")
+
+    def _mounts(self, what: str) -> int:
+        if self.refusing == what:
+            return self._refused(errno.EPERM)
+        self.mounted.append(what)
         return 0
 
     def _refused(self, code: int) -> int:

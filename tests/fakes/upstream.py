@@ -4,6 +4,7 @@ The ``x-do`` header of a request selects the answer:
 
 - ``hold``: only after `Upstream.release` is set
 - ``error`` / ``refuse``: a 500 / 400 with the engine's own message
+- ``too-long``: a 400, as vLLM's for a request that exceeds its context
 - ``empty``: a 204
 - ``cut``: the connection is closed in the middle of the answer
 """
@@ -22,6 +23,13 @@ from tests.fakes.serving import served
 
 STREAMED = 20
 """Default number of chunks in a streamed chat answer; the header ``x-chunks`` overrides it."""
+
+CONTEXT = 8192
+TOO_LONG = {
+    "message": f"This model's maximum context length is {CONTEXT} tokens. However, your prompt …",
+    "type": "BadRequestError",
+    "code": 400,
+}
 
 ENGINE_ERROR = {"object": "error", "message": "the engine's own words", "code": 500}
 
@@ -102,6 +110,8 @@ class Upstream:
         path = seen.target.partition("?")[0]
         if do in ("error", "refuse"):
             await _json(send, 500 if do == "error" else 400, ENGINE_ERROR)
+        elif do == "too-long":
+            await _json(send, 400, {"error": TOO_LONG})
         elif do == "empty":
             await _start(send, 204, [])
             await send({"type": "http.response.body", "body": b""})

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from modelium.control.operations import Operations
 from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
-from modelium.intake import watcher
+from modelium.intake import file_events
 from tests.fakes.virtual_time import VirtualTimeLoop
 from tests.faults.house import House, Inline, Machine
 from tests.faults.scenarios import drop
@@ -63,7 +63,7 @@ class Lives(RuleBasedStateMachine):
         self.journal = Journal(within_s=120.0)
         self._numbers = itertools.count(1)
         self._clients: set[asyncio.Task[None]] = set()
-        self._events = mock.patch.object(watcher, "Observer", NoEvents)
+        self._events = mock.patch.object(file_events, "Observer", NoEvents)
         self._events.start()
         self._begin()
 

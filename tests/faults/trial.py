@@ -11,7 +11,7 @@ from unittest import mock
 
 from modelium.control.operations import Operations
 from modelium.errors import ModeliumError, UnknownModel
-from modelium.intake import watcher
+from modelium.intake import file_events
 from tests.fakes.virtual_time import VirtualTimeLoop
 from tests.faults.edges import watched_files
 from tests.faults.house import House, Inline, Machine
@@ -51,7 +51,7 @@ def trial(scenario: Scenario, folder: Path, *, fault: Fault, number: int) -> str
 def _run(machine: Machine, scenario: Scenario) -> str:
     with (
         watched_files(machine.folder, machine.points, apart=scenario.apart),
-        mock.patch.object(watcher, "Observer", NoEvents),
+        mock.patch.object(file_events, "Observer", NoEvents),
     ):
         try:
             return _live(machine, lambda: _act(machine, scenario))

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # Importing all plugins takes many times as long as these tests.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     for name in ("one", "two"):
         code = tmp_path / f"modelium/{name}.py"
         code.parent.mkdir(exist_ok=True)
@@ -54,7 +56,7 @@ def test_only_tests_that_changed_or_ran_changed_code_are_measured_again(project:
 
 def test_a_fork_imports_the_code_as_it_is_then(project: Path) -> None:
     test, code = str(project / "tests/modelium/test_one.py"), project / "modelium/one.py"
-    forks = Forks(project)
+    forks = Forks(project, libraries=())
     try:
         arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", test]
         assert forks.run(arguments) == 0

@@ -1,7 +1,7 @@
 """Runs pytest in forks of a process that has imported the libraries already.
 
-``python -m tools.mutants.forks`` reads lines of arguments, one JSON list each, and answers each
-with pytest's exit code. Nothing of Modelium is imported before the fork: it is what changes.
+``python -m tools.mutants.forks LIBRARY…`` reads lines of arguments, one JSON list each, and answers
+each with pytest's exit code. Nothing of Modelium is imported before the fork: it is what changes.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ HUNG = -1
 class Forks:
     """The process that forks, seen from outside."""
 
-    def __init__(self, place: Path) -> None:
-        """Start it in ``place``, whose packages its forks import."""
+    def __init__(self, place: Path, *, libraries: Sequence[str] = LIBRARIES) -> None:
+        """Start it in ``place``, whose packages its forks import; ``libraries``: imported once."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.mutants.forks"],
+            [sys.executable, "-m", "tools.mutants.forks", *libraries],
             cwd=place,
             env={**os.environ, "PYTHONPATH": str(place)},
             stdin=subprocess.PIPE,
@@ -76,7 +76,7 @@ class Forks:
 
 def main() -> None:
     """Answer each line of standard input."""
-    for name in LIBRARIES:
+    for name in sys.argv[1:]:
         with contextlib.suppress(ImportError):  # only slower without it
             importlib.import_module(name)
     gc.freeze()

@@ -78,7 +78,8 @@ def _wishes(found: dict[str, Any]) -> Wishes:
     if unknown:
         more = f" and {len(unknown) - MAX_UNKNOWN} more" if len(unknown) > MAX_UNKNOWN else ""
         problems.append(
-            f"unknown: {', '.join(unknown[:MAX_UNKNOWN])}{more}; known are {', '.join(_READ)}"
+            f"unknown keys: {', '.join(unknown[:MAX_UNKNOWN])}{more}; known keys are "
+            f"{', '.join(_READ)}"
         )
     return Wishes(**known, problems=tuple(problems))
 

@@ -54,8 +54,8 @@ class BrainSection(Section):
     authority: Authority = setting(
         Authority.ADVISE,
         "Whether the LLM may depart from the rules (`decide`) or chooses within them (`advise`).",
-        why="Advise: in the evaluation no LLM costs anything then, whatever it answers; in decide, "
-        "one without judgement spends what `may` allows before it is stopped (docs/brain.md).",
+        why="Advise: no request waits longer then, whatever the LLM answers; in decide, one that "
+        "has earned trust may spend what `may` allows before it loses it (docs/brain.md).",
     )
     may: dict[DepartureKind, LoadSeconds] = setting(
         {kind: 300.0 for kind in DepartureKind},

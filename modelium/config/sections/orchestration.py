@@ -108,8 +108,9 @@ class Policies(Section):
     avoid_runtime_after_failures: Annotated[Count, note(unit="failures")] = setting(
         3,
         "After this many loads in a row of one class of models (format, architecture and "
-        "quantization) that failed by a runtime's fault, at least two models among them, models of "
-        "this class are loaded in another runtime that can serve them. 0: never.",
+        "quantization) that failed by a runtime's fault, models of this class are loaded in "
+        "another runtime that can serve them. At least two models of their own team, or models of "
+        "two teams, must be among those that failed. 0: never.",
         why="3: two models with the same fault, one of them twice, are hardly a coincidence.",
     )
     avoid_runtime_seconds: Seconds = setting(

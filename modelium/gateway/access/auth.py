@@ -25,6 +25,10 @@ INFERENCE = ("/v1/", "/v2", "/models/")
 """Path prefixes of inference; `OPENAI_PATHS` are the others."""
 
 NOT_AUTHORIZED = "send the gateway's token or an API key: Authorization: Bearer TOKEN"
+MALFORMED = (
+    "the Authorization header has no form that is understood here: send it as "
+    "Authorization: Bearer TOKEN, or on GET as the password of HTTP Basic"
+)
 UNKNOWN = "this token or API key is not known here; check it, or ask for a new one"
 REVOKED = "this key was revoked; ask for a new one (`modelium keys create`)"
 EXPIRED = "this key has expired; ask for a new one (`modelium keys create`)"
@@ -51,8 +55,8 @@ class Refusal:
 def unauthorized(message: str, reason: str) -> Refusal:
     """Return a 401 with the challenges of RFC 6750 and, for browsers, of HTTP Basic.
 
-    Without credentials the challenge has no error. Only who shows a key's secret is told that the
-    key is there, expired or revoked.
+    Without credentials, or in another form, the challenge has no error. Only who shows a key's
+    secret is told that the key is there, expired or revoked.
     """
     bearer = REALM
     if reason in DESCRIPTIONS:
@@ -150,6 +154,8 @@ class AuthMiddleware:
                 return None
             if authorization is None:
                 return unauthorized(NOT_AUTHORIZED, MISSING)
+            if not presented:
+                return unauthorized(MALFORMED, "malformed")
             return unauthorized(UNKNOWN, "wrong")
         holder = self._keys.find(presented)
         if holder is None:

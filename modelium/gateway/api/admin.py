@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelium.control.operations import Operations
@@ -14,6 +15,7 @@ from modelium.control.reload import Reloaded
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder, Keyring, key_holder
 from modelium.gateway.api import versions
+from modelium.gateway.api.teams import bound, check_acts, check_replaces, team_of
 from modelium.gateway.api.views import (
     DeviceRow,
     ModelRow,
@@ -23,6 +25,7 @@ from modelium.gateway.api.views import (
     model_rows,
 )
 from modelium.gateway.problems import HttpProblem
+from modelium.intake.names import model_name
 from modelium.models import Drop, Event, Intent, Plan, Priority, Trigger
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.models.teams import TeamReport
@@ -54,6 +57,9 @@ class Approval(Body):
     """What to approve; empty: what the drop was refused for."""
 
     what: tuple[Literal["remote-code", "pickle"], ...] = ()
+    team: str | None = Field(
+        None, description="Whose drop, where several teams have one; empty: that of no team."
+    )
 
 
 class Ingest(Body):
@@ -72,13 +78,25 @@ class Ingest(Body):
         """
         if holder is None:
             return self
-        key = holder.key
-        if key.team is not None and self.team not in (None, key.team):
-            message = f"this key belongs to team {key.team} and cannot ingest for {self.team}"
-            raise HttpProblem(403, message, reason="team")
+        team = bound(holder, self.team, to="ingest for")
         classes = [c for c in (self.priority_ceiling, holder.priority) if c is not None]
         ceiling = max(classes, key=lambda p: p.rank, default=None)
-        return self.model_copy(update={"team": key.team or self.team, "priority_ceiling": ceiling})
+        return self.model_copy(update={"team": team, "priority_ceiling": ceiling})
+
+    async def permitted(
+        self, holder: KeyHolder | None, path: Path, operations: Operations
+    ) -> Ingest:
+        """Return this request where ``holder`` may replace the model that ``path`` becomes.
+
+        Raises:
+            HttpProblem: 403, the model is not the key's to replace.
+        """
+        if holder is None or (holder.has("admin") and holder.key.team is None):
+            return self
+        name = self.name or str(await asyncio.to_thread(model_name, path))
+        known = (await operations.fleet()).models_by_name.get(name)
+        check_replaces(holder.key, name, known)
+        return self.model_copy(update={"name": name})
 
 
 class Subject(Body):
@@ -98,7 +116,7 @@ After = Annotated[int, Query(ge=0, lt=2**63)]
 
 def router(*, operations: Operations, keys: Keyring, clock: Clock) -> APIRouter:
     """Return the routes under ``/api/v1``."""
-    api = APIRouter(prefix="/api/v1")
+    api = APIRouter(prefix="/api/v1", dependencies=[Depends(check_acts(operations))])
 
     async def wait_for(intent: Intent, wait: float) -> Intent:
         until = clock.monotonic() + wait
@@ -218,9 +236,10 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
     async def pin(model: str, body: Pin) -> dict[str, Any]:
         return model_detail(await operations.pin(model, body.pinned))
 
-    @api.post("/models/{model}/approve", status_code=202)
-    async def approve(model: str, body: Approval, wait: Wait = 0.0) -> Intent:
-        return await wait_for(await operations.approve(model, body.what), wait)
+    @api.post("/models/{drop}/approve", status_code=202)
+    async def approve(drop: str, body: Approval, request: Request, wait: Wait = 0.0) -> Intent:
+        team = bound(key_holder(request.scope), body.team, to="approve drops of")
+        return await wait_for(await operations.approve(drop, body.what, team=team), wait)
 
 
 def _add_intents(api: APIRouter, operations: Operations, wait_for: WaitFor) -> None:
@@ -230,7 +249,8 @@ def _add_intents(api: APIRouter, operations: Operations, wait_for: WaitFor) -> N
     async def ingest(body: Ingest, request: Request, wait: Wait = 0.0) -> Intent:
         if not Path(body.path).is_absolute():
             raise InputError(f"path: {body.path!r} is relative; use an absolute path")
-        body = body.on_behalf_of(key_holder(request.scope))
+        holder = key_holder(request.scope)
+        body = await body.on_behalf_of(holder).permitted(holder, Path(body.path), operations)
         intent = await operations.ingest(
             path=body.path,
             name=body.name,
@@ -256,15 +276,21 @@ def _add_keys(api: APIRouter, operations: Operations, ring: Keyring, clock: Cloc
         return sorted((await operations.keys()).values(), key=lambda key: key.created_at)
 
     @api.post("/keys", status_code=201)
-    async def issue(body: KeyTerms) -> IssuedKey:
+    async def issue(body: KeyTerms, request: Request) -> IssuedKey:
         if body.expires_at is not None and body.expires_at <= clock.time():
             raise InputError("expires_at: this time is past; give seconds since 1970")
-        issued = await operations.issue_key(body)
+        team = bound(key_holder(request.scope), body.team, to="issue keys of")
+        issued = await operations.issue_key(body.model_copy(update={"team": team}))
         await ring.refresh()
         return issued
 
     @api.delete("/keys/{key_id}")
-    async def revoke(key_id: str) -> ApiKey:
+    async def revoke(key_id: str, request: Request) -> ApiKey:
+        if team := team_of(key_holder(request.scope)):
+            known = {key.id: key for key in (await operations.keys()).values()}
+            if key_id in known and known[key_id].team != team:
+                message = f"this key belongs to team {team} and revokes no keys of others"
+                raise HttpProblem(403, message, reason="team")
         revoked = await operations.revoke_key(key_id)
         await ring.refresh()
         return revoked

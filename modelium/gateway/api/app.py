@@ -190,7 +190,13 @@ def _monitoring(operations: Operations, metrics: Metrics, links: Mapping[str, st
     @api.get("/")
     async def status() -> HTMLResponse:
         fleet, drops = await operations.fleet(), await operations.drops()
-        html = status_page.render(fleet, drops=drops, links=links, notices=operations.notices())
+        html = status_page.render(
+            fleet,
+            drops=drops,
+            teams=await operations.teams(),
+            links=links,
+            notices=operations.notices(),
+        )
         return HTMLResponse(html, headers=status_page.SECURITY_HEADERS)
 
     return api

@@ -7,6 +7,7 @@ from html import escape
 
 from modelium.gateway.api.views import DeviceRow, ModelRow, device_rows, model_rows
 from modelium.models import GIB, Drop, DropState, Fleet
+from modelium.models.teams import TeamReport
 
 REFRESH_S = 5
 
@@ -50,6 +51,7 @@ def render(
     *,
     links: Mapping[str, str],
     drops: Sequence[Drop] = (),
+    teams: Sequence[TeamReport] = (),
     notices: Sequence[str] = (),
 ) -> str:
     """Return the page; ``links``: text → URL; ``drops``: newest first. All values are escaped."""
@@ -76,7 +78,7 @@ def render(
 {warnings}
 <h2>Models</h2>
 {_table(_MODEL_COLUMNS, models, "No models yet. Put a model folder into the drop zone.")}
-{_drops(drops, now=fleet.at)}<h2>Devices</h2>
+{_drops(drops, now=fleet.at)}{_teams(teams)}<h2>Devices</h2>
 {_table(_DEVICE_COLUMNS, devices, "No devices found.")}
 </body></html>
 """
@@ -94,6 +96,14 @@ _MODEL_COLUMNS = (
     ("Reason", ""),
 )
 _DROP_COLUMNS = (("Drop", ""), ("State", ""), ("Since", "n"), ("Reason", ""))
+_TEAM_COLUMNS = (
+    ("Team", ""),
+    ("Loaded / models", "n"),
+    ("Queued", "n"),
+    ("Memory / quota", "n"),
+    ("GPU-seconds of 24 h / quota", "n"),
+    ("Weight", "n"),
+)
 _DEVICE_COLUMNS = (
     ("Device", ""),
     ("Memory", ""),
@@ -141,6 +151,27 @@ def _drop(drop: Drop, *, now: float) -> str:
         f'<td><span class="state {_e(drop.state)}">{_e(drop.state)}</span></td>'
         f'<td class="n">{_duration(max(0.0, now - drop.since))}</td>'
         f'<td class="reason">{_e(drop.reason)}</td></tr>'
+    )
+
+
+def _teams(teams: Sequence[TeamReport]) -> str:
+    """Return the section of the teams; none where there are none."""
+    rows = "".join(map(_team, teams))
+    return f"<h2>Teams</h2>\n{_table(_TEAM_COLUMNS, rows, '')}\n" if rows else ""
+
+
+def _team(team: TeamReport) -> str:
+    undeclared = "" if team.declared else ' <span class="soft">not declared</span>'
+    memory, seconds = _gib(team.held_bytes), f"{team.gpu_seconds:.0f}"
+    if team.memory_quota_bytes is not None:
+        memory += f" / {_gib(team.memory_quota_bytes)}"
+    if team.gpu_seconds_quota is not None:
+        seconds += f" / {team.gpu_seconds_quota:.0f}"
+    return (
+        f"<tr><td><strong>{_e(team.name)}</strong>{undeclared}</td>"
+        f'<td class="n">{team.loaded} / {team.models}</td><td class="n">{team.queued}</td>'
+        f'<td class="n">{memory}</td><td class="n">{seconds}</td>'
+        f'<td class="n">{team.weight:g}</td></tr>'
     )
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 
 from modelium.control.versions import VersionOperations
 from modelium.gateway.access.keyring import key_holder
+from modelium.gateway.api.teams import team_of
 from modelium.models import Intent
 
 WaitFor = Callable[[Intent, float], Awaitable[Intent]]
@@ -67,14 +68,16 @@ def add(api: APIRouter, versions: VersionOperations, wait_for: WaitFor) -> None:
                 "version": entry.version,
                 "at": entry.at,
                 "by": entry.by,
+                "team": entry.team,
                 "path": str(entry.folder),
             }
             for entry in await versions.trash()
         ]
 
     @api.post("/trash/{name}/restore", status_code=202)
-    async def restore(name: str, wait: Wait = 0.0) -> Intent:
-        return await wait_for(await versions.restore(name), wait)
+    async def restore(name: str, request: Request, wait: Wait = 0.0) -> Intent:
+        team = team_of(key_holder(request.scope))
+        return await wait_for(await versions.restore(name, team=team), wait)
 
 
 def _who(request: Request) -> str:

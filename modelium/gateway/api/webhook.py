@@ -17,9 +17,6 @@ from modelium.gateway.api.admin import Ingest
 from modelium.gateway.api.signatures import SIGNATURE, TIMESTAMP, Signatures
 from modelium.gateway.asgi import BodyTooLarge, ClientGone, peer, read_body
 from modelium.gateway.problems import HttpProblem
-from modelium.intake.names import model_name
-from modelium.models import Model
-from modelium.models.api_keys import ApiKey
 
 MAX_BODY_BYTES = 64 * 1024
 """A body has a path and three short fields."""
@@ -72,11 +69,7 @@ def router(
         holder = key_holder(request.scope)
         wanted = wanted.on_behalf_of(holder)
         path = await asyncio.to_thread(_within, incoming, wanted.path)
-        if holder is not None and not holder.has("admin"):
-            name = wanted.name or str(await asyncio.to_thread(model_name, path))
-            fleet = await operations.fleet()
-            _check_owner(holder.key, name, fleet.models_by_name.get(name))
-            wanted = wanted.model_copy(update={"name": name})
+        wanted = await wanted.permitted(holder, path, operations)
         intent = await operations.ingest(
             path=str(path),
             name=wanted.name,
@@ -88,24 +81,6 @@ def router(
     return api
 
 
-def _check_owner(key: ApiKey, name: str, known: Model | None) -> None:
-    """Raise `HttpProblem` (403) if ``key`` may not ingest the model ``name``.
-
-    It may ingest those that its terms name; without such terms, new ones and its team's.
-    """
-    if name in key.models:
-        return
-    if key.models:
-        raise HttpProblem(403, f"this key may not ingest {name}", reason="model-not-allowed")
-    if known is not None and (key.team is None or known.team != key.team):
-        raise HttpProblem(
-            403,
-            f"{name} belongs to {f'team {known.team}' if known.team else 'no team'}; this key may "
-            "replace models of its own team, or those it names (`modelium keys create --model`)",
-            reason="team",
-        )
-
-
 def problems(error: ValidationError) -> str:
     """Return all problems of a body in one line."""
     return "; ".join(
@@ -115,7 +90,10 @@ def problems(error: ValidationError) -> str:
 
 
 def _within(incoming: Path, given: str) -> Path:
-    """Return ``given`` (absolute, or relative to ``incoming``) with links resolved; blocks on disk.
+    """Return ``given`` (absolute, or relative to ``incoming``) as a path below ``incoming``.
+
+    Links inside are resolved. Where ``incoming`` is a link, its own name stays: by that name the
+    drop zone tells its drops and teams. Blocks on disk.
 
     Raises:
         InputError: it is outside of ``incoming``.
@@ -130,4 +108,4 @@ def _within(incoming: Path, given: str) -> Path:
             f"path: {given!r} is outside the drop zone; put it there, or ask an operator to "
             "ingest it with POST /api/v1/ingest"
         )
-    return path
+    return incoming / path.relative_to(root)

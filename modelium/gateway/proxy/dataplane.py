@@ -28,7 +28,7 @@ from modelium.gateway.proxy.held import MAX_HELD_BYTES, HeldBytes
 from modelium.gateway.proxy.names import ModelReference, Names
 from modelium.gateway.proxy.reply import CommentedAdmission, EngineFailed, Reply
 from modelium.gateway.proxy.upstream import UpstreamClient
-from modelium.gateway.proxy.usage import Usage
+from modelium.gateway.proxy.usage import Usage, estimated_tokens
 from modelium.gateway.routes import Outgoing, Route, fields_of, match, model_of, outgoing
 from modelium.models import Upstream
 from modelium.ports import Clock
@@ -241,14 +241,22 @@ class DataPlane:
                 try:
                     await reply.forward(answer, model)
                 finally:  # clients disconnect after the last event of a stream
-                    if answer.status < 400 and sent.body:
-                        self._log(model, reply, began)
+                    self._note(model, reply, sent.body, status=answer.status, began=began)
         except Unavailable:
             self._switchboard.judge(model, upstream, failed=True)
             self._switchboard.suspect(model)
             raise
 
-    def _log(self, model: str, reply: Reply, began: float) -> None:
-        if self._on_answered is not None and reply.usage is not None:
+    def _note(self, model: str, reply: Reply, body: bytes, *, status: int, began: float) -> None:
+        """Note what an answer tells of the request: its tokens, or that they were too many."""
+        usage, traffic = reply.usage, self._switchboard.traffic
+        if self._on_answered is None or usage is None or not body:
+            return
+        if status < 400:
             seconds = self._clock.monotonic() - began
-            self._on_answered(reply.usage.log_entry(model, latency_s=seconds))
+            answered = usage.log_entry(model, latency_s=seconds)
+            self._on_answered(answered)
+            if (tokens := estimated_tokens(answered, body)) is not None:
+                traffic.on_sized(model, tokens)
+        elif status == 400 and (context := usage.refused_context) is not None:
+            traffic.on_too_long(model, context)

@@ -68,7 +68,10 @@ class Reply:
         """
         try:
             if self._streaming and not (answer.status == 200 and answer.is_event_stream):
-                await self._last_event(await _head_of(answer))
+                head = await _head_of(answer)
+                if self.usage is not None:
+                    self.usage.feed(head)
+                await self._last_event(head)
             elif answer.is_complete and not self._streaming:
                 body, _ = await answer.chunk()
                 if self.usage is not None:

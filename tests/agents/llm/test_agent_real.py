@@ -8,8 +8,9 @@ import pytest
 
 from agents.brain import AdvisedBrain
 from agents.llm.agent import Agent, Budget
+from agents.llm.capabilities import Capabilities
 from agents.llm.choices import schema
-from agents.llm.endpoint import Capabilities, Endpoint
+from agents.llm.endpoint import Endpoint
 from agents.llm.ingest_choices import ingest_choices
 from modelium.clock import SystemClock
 from modelium.models import Load, Priority
@@ -40,7 +41,7 @@ def brain(base_url: str, budget: Budget) -> AdvisedBrain:
 
 
 async def test_what_it_can_do_is_found_out(base_url: str) -> None:
-    found = await Endpoint(base_url=base_url, model=GEMMA.model, api_key=None).capabilities()
+    found = await Endpoint(base_url=base_url, model=GEMMA.model, api_key=None).capabilities(now=0.0)
     assert found == ABLE
 
 

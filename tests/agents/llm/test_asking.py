@@ -10,10 +10,10 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langsmith.run_helpers import get_tracing_context
 
+from agents.llm.capabilities import FIRST_PAUSE_S, LONGEST_PAUSE_S, Capabilities, Findings
 from agents.llm.endpoint import (
     PROBE_SCHEMA,
     PROBE_TOKENS,
-    Capabilities,
     Endpoint,
     EndpointError,
     without_credentials,
@@ -116,7 +116,7 @@ async def test_an_error_is_short_and_without_secrets(
 async def test_what_it_can_do_is_found_out_once(schema: Any, tools: Any, able: Any) -> None:
     made, chat = endpoint(schema, *tools)
     for _ in range(2):
-        assert await made.capabilities() == Capabilities(
+        assert await made.capabilities(now=0.0) == Capabilities(
             schema=able[0], tools=able[1], strict=able[2]
         )
     assert [options["max_tokens"] for options in chat.options] == [PROBE_TOKENS] * (1 + len(tools))
@@ -154,6 +154,7 @@ async def test_tools_are_strict_where_the_endpoint_takes_that(
         (400, "This model's maximum context length is 2048 tokens. However, …", True),
         (400, "the request exceeds the available context size, try increasing it", True),
         (400, "Error code: context_length_exceeded", True),
+        (400, "max_tokens=2000 cannot be greater than max_model_len=1024.", True),
         (400, "no such context: 7", False),
         (500, "the request exceeds the available context size", False),
     ],
@@ -183,8 +184,62 @@ async def test_an_endpoint_that_is_down_is_probed_again() -> None:
     )
     for _ in range(2):
         with pytest.raises(EndpointError):
-            await made.capabilities()
-    assert await made.capabilities() == Capabilities(schema=True, tools=True, strict=True)
+            await made.capabilities(now=0.0)
+    assert await made.capabilities(now=0.0) == Capabilities(schema=True, tools=True, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "again", "able"),
+    [
+        # One bad reply, and the right ones.
+        (
+            [AIMessage("oh"), AIMessage("no")],
+            [AIMessage('"yes"'), called("ready")],
+            (True, True, True),
+        ),
+        ([AIMessage("oh"), called("ready")], [AIMessage('"yes"')], (True, True, True)),
+        ([AIMessage('"yes"'), AIMessage("no")], [called("ready")], (True, True, True)),
+        # What was shown stands, whatever comes then.
+        (
+            [AIMessage("oh"), refusal(400), called("ready")],
+            [AIMessage("oh"), AIMessage("no")],
+            (False, True, False),
+        ),
+        ([AIMessage('"yes"'), AIMessage("no")], [refusal(503)], (True, False, False)),
+        ([AIMessage("oh"), called("ready")], [refusal(401)], (False, True, True)),
+    ],
+)
+async def test_what_was_not_shown_is_probed_again_after_a_pause(
+    before: Any, again: Any, able: Any
+) -> None:
+    made, chat = endpoint(*before, *again)
+    first = await made.capabilities(now=100.0)
+    assert await made.capabilities(now=100.0 + FIRST_PAUSE_S - 1) == first
+    assert len(chat.outcomes) == len(again)
+    found = Capabilities(schema=able[0], tools=able[1], strict=able[2])
+    for later in (0.0, 2 * FIRST_PAUSE_S - 1):
+        assert await made.capabilities(now=100.0 + FIRST_PAUSE_S + later) == found
+    assert len(chat.options) == len(before) + len(again)
+
+
+async def test_what_is_told_of_an_endpoint_is_not_probed() -> None:
+    able = Capabilities(schema=False, tools=False)
+    made, _ = endpoint(capabilities=able)
+    assert await made.capabilities(now=1e9) == able
+
+
+def test_the_pause_between_probes_doubles_up_to_a_day() -> None:
+    found = Findings()
+    assert not found.are_due(0.0), "nothing is known that could be added to"
+    found.known = Capabilities(schema=True, tools=True)
+    now, pauses = 0.0, []
+    for _ in range(9):
+        found.postpone(now)
+        pauses.append(next(s for s in range(600, 90_000, 600) if found.are_due(now + s)))
+        now += pauses[-1]
+    assert pauses == [600, 1200, 2400, 4800, 9600, 19200, 38400, 76800, LONGEST_PAUSE_S]
+    found.known = Capabilities(schema=True, tools=True, strict=True)
+    assert not found.are_due(1e9)
 
 
 def test_credentials_in_the_address_are_secrets() -> None:

@@ -139,6 +139,14 @@ def test_what_is_no_object_is_no_answer(answer: Any) -> None:
     ]
 
 
+def test_few_of_many_wrong_fields_are_told() -> None:
+    found = parse_answer({"runtime": "ray", **{f"f{i}": i for i in range(10_000)}}, FORM)
+    assert found.chosen == {"reason": "", "runtime": "ray"}
+    assert [v.message for v in found.violations] == [
+        f"'f{i}' cannot be chosen; {CHOOSE_FROM}" for i in range(3)
+    ]
+
+
 def test_a_reason_is_shortened_and_few_allowed_values_are_named() -> None:
     found = parse_answer({"reason": "r" * 400}, FORM)
     assert found.chosen == {"reason": "r" * REASON_CHARACTERS + " …(cut)"}

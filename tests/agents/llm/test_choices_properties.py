@@ -8,13 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agents.brain import AdvisedBrain
 from agents.llm.choices import open_fields, parse_answer
 from agents.llm.departing import departures
 from agents.llm.ingest_choices import ingest_choices
 from agents.llm.review_choices import review_choices
 from agents.rules.planner import RulePlanner
 from bench.brain_harms import harms
-from bench.brain_scenarios import Scenario
+from bench.brain_players import DEPARTURES
+from bench.scenarios import Scenario
+from modelium.clock import SystemClock
 from modelium.models import (
     Departure,
     DepartureKind,
@@ -33,6 +36,7 @@ from tests.fakes.fleets import NOW, estimate
 from tests.fakes.fleets import fleet as fleet_of
 from tests.fakes.fleets import policy as policy_of
 from tests.fakes.random_fleets import fleets, policies
+from tests.fakes.trust import earned
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +103,10 @@ def test_a_plan_with_any_wishes_is_accepted(
 def test_only_what_is_declared_and_allowed_is_given_up() -> None:
     """The check of harm itself: a plan that departs in secret, or too dearly, is harm."""
     late = waiting("late", 20)
-    known, may = fleet_of(late), policy_of(departures={DepartureKind.QUEUE: 30.0})
+    known, may = (
+        fleet_of(late, departures=earned()),
+        policy_of(departures={DepartureKind.QUEUE: 30.0}),
+    )
     rules = RULES.plan(REVIEW, known, may)
     scenario = Scenario(
         name="", kind="", question=REVIEW, fleet=known, policy=may, best=lambda plan: True
@@ -132,6 +139,8 @@ def test_a_legal_choice_that_is_not_objected_to_does_no_harm(
         bounds = st.sampled_from([0.0, 60.0, 1e6])
         may = data.draw(st.dictionaries(st.sampled_from(DepartureKind), bounds, min_size=1))
         policy = policy.model_copy(update={"departures": may})
+        if data.draw(st.booleans()):
+            fleet = fleet.model_copy(update={"departures": earned()})
     rules = RULES.plan(question, fleet, policy)
     find: Any = ingest_choices if trigger is Trigger.INGEST else review_choices
     choices = find(question=question, fleet=fleet, policy=policy, rules=rules, planner=RULES.plan)
@@ -156,3 +165,30 @@ def test_a_legal_choice_that_is_not_objected_to_does_no_harm(
             best=lambda plan: True,
         )
         assert harms(scenario, plan, rules) == []
+
+
+@RELAXED
+@given(fleet=fleets(), policy=policies(), data=st.data())
+async def test_what_is_not_trusted_leaves_the_actions_of_the_rules(
+    fleet: Fleet, policy: Policy, data: st.DataObject
+) -> None:
+    trigger = data.draw(st.sampled_from([Trigger.INGEST, Trigger.REVIEW]))
+    subject = data.draw(st.sampled_from(fleet.models)).name if trigger is Trigger.INGEST else None
+    question = Question(trigger=trigger, model=subject, now=NOW)
+    may = {kind: 1e6 for kind in DepartureKind if kind is not DepartureKind.DEVICE}
+    policy = policy.model_copy(update={"departures": may})
+    rules = RULES.plan(question, fleet, policy)
+    find: Any = ingest_choices if trigger is Trigger.INGEST else review_choices
+    choices = find(question=question, fleet=fleet, policy=policy, rules=rules, planner=RULES.plan)
+    if choices is None:
+        return
+    fields = {f.name: f for f in open_fields(choices) if f.name in DEPARTURES}
+    advice = choices.advice(parse_answer(legal(fields, data), choices).chosen)
+    untold: Any = None  # nobody is asked: the advice is known
+    brain = AdvisedBrain(rules=RULES, agent=untold, clock=SystemClock())
+    plan = await brain.decide(question, fleet, policy, advice)
+    assert plan.actions == rules.actions
+    assert all(d.shadow for d in plan.departures)
+    if not plan.fallback and (advice.hold or advice.spots):
+        assert plan.departures
+    assert validate(plan, fleet, policy, now=NOW) == []

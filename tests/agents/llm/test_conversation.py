@@ -12,15 +12,23 @@ from agents.llm import prompt
 from agents.llm.agent import (
     CALLS_PER_ROUND,
     CUT,
+    REPEATED,
     REPLY_TOKENS,
     SHORT_REPLY_TOKENS,
     Agent,
     Budget,
     NoAdvice,
 )
-from agents.llm.endpoint import Capabilities, EndpointError, Reply, ToolCall, _reply
+from agents.llm.capabilities import Capabilities
+from agents.llm.endpoint import EndpointError, Reply, ToolCall, _reply
 from agents.llm.tools import Toolbox
-from agents.llm.transcript import KEPT_CHARACTERS, Transcript
+from agents.llm.transcript import (
+    KEPT_CHARACTERS,
+    VIOLATION_CHARACTERS,
+    VIOLATIONS,
+    Transcript,
+)
+from agents.llm.untrusted import CUT as CUT_OFF
 from agents.llm.untrusted import printable, word, wrapped
 from modelium.models import Violation
 from modelium.models.advice import Advice
@@ -37,7 +45,7 @@ class Scripted:
         self.options: list[dict[str, Any]] = []
         self.sent: list[list[str]] = []
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *, now: float) -> Capabilities:
         return self.able
 
     async def ask(self, messages: Any, **options: Any) -> Reply:
@@ -164,15 +172,52 @@ async def test_tools_are_called_until_the_decision() -> None:
 
 
 async def test_few_calls_of_one_reply_are_answered() -> None:
-    endpoint = Scripted([("policy", {})] * (CALLS_PER_ROUND + 1), RIGHT, able=TOOLS)
+    several = [("card", {"model": f"m{i}"}) for i in range(CALLS_PER_ROUND + 1)]
+    endpoint = Scripted(several, several[-1:], RIGHT, able=TOOLS)
     _, transcript = await talk(endpoint)
     answered = [m.text for m in transcript.messages if isinstance(m, ToolMessage)]
-    assert [text.startswith("{") for text in answered] == [True] * CALLS_PER_ROUND + [False]
-    assert answered[-1] == f"error: only {CALLS_PER_ROUND} calls at once are answered"
+    most = f"error: only {CALLS_PER_ROUND} calls at once are answered"
+    assert [text == most for text in answered] == [False] * CALLS_PER_ROUND + [True, False]
+    assert answered[-1].startswith("error: no model is called 'm8'")
+
+
+@pytest.mark.parametrize("arguments", [{}, "{bad"], ids=["object", "no object"])
+async def test_a_round_that_only_repeats_look_ups_is_the_last(arguments: Any) -> None:
+    first, again = [("policy", arguments)], [("policy", arguments), ("policy", arguments)]
+    endpoint = Scripted(first, again, [("decide", {"runtime": "ray"})], able=TOOLS)
+    advice, transcript = await talk(endpoint, rounds=6)
+    assert advice == Advice(reason="ray ")
+    assert [len(options["tools"]) for options in endpoint.options] == [8, 8, 1]
+    answered = [m.text for m in transcript.messages if isinstance(m, ToolMessage)]
+    assert answered[1:] == [REPEATED, REPEATED, "taken down"]
+    assert endpoint.sent[2][-1] == f"human: {prompt.LAST_ROUND}"
+    endless = Scripted(first, again, again, able=TOOLS)
+    refused, _ = await talk(endless, rounds=6)
+    assert str(refused) == "steps: no decision after 2 rounds of tool calls"
+
+
+async def test_other_arguments_that_are_no_object_are_no_repetition() -> None:
+    decided = [("decide", {"runtime": "ray"})]
+    endpoint = Scripted([("policy", "{bad")], [("policy", "{worse")], decided, able=TOOLS)
+    await talk(endpoint, rounds=6)
+    assert [len(options["tools"]) for options in endpoint.options] == [8, 8, 8]
+
+
+async def test_a_round_with_a_new_look_up_beside_a_repeated_one_is_not_the_last() -> None:
+    policy, card = ("policy", {}), ("card", {"model": "m"})
+    other = ("card", {"model": "n"})
+    decided = [("decide", {"runtime": "ray"})]
+    endpoint = Scripted([policy], [policy, card], [other], decided, able=TOOLS)
+    advice, transcript = await talk(endpoint, rounds=6)
+    assert advice == Advice(reason="ray ")
+    assert [len(options["tools"]) for options in endpoint.options] == [8, 8, 8, 8]
+    answered = [m.text for m in transcript.messages if isinstance(m, ToolMessage)]
+    assert [text == REPEATED for text in answered] == [False, True, False, False, False]
 
 
 async def test_after_the_last_round_it_must_decide() -> None:
-    endpoint = Scripted(*[[("policy", {})]] * 2, [("decide", {"runtime": "ray"})], able=TOOLS)
+    looks = [[("policy", {})], [("fleet", {})], [("candidates", {})]]
+    endpoint = Scripted(*looks[:2], [("decide", {"runtime": "ray"})], able=TOOLS)
     advice, _ = await talk(endpoint, rounds=2)
     assert isinstance(advice, Advice)
     assert endpoint.sent[2][-1] == f"human: {prompt.LAST_ROUND}"
@@ -180,7 +225,7 @@ async def test_after_the_last_round_it_must_decide() -> None:
     offered = [[t["function"]["name"] for t in o["tools"]] for o in endpoint.options]
     assert [len(names) for names in offered] == [8, 8, 1]
     assert offered[2] == ["decide"], "a server that binds the reply to the tools must decide"
-    endless = Scripted(*[[("policy", {})]] * 3, able=TOOLS)
+    endless = Scripted(*looks, able=TOOLS)
     refused, _ = await talk(endless, rounds=2)
     assert str(refused) == "steps: no decision after 2 rounds of tool calls"
     assert isinstance(refused, NoAdvice) and not refused.endpoint_failed
@@ -353,6 +398,21 @@ async def test_the_seconds_are_bounded_and_count_as_the_endpoints_failure() -> N
 
 
 # --- the record ----------------------------------------------------------------------------------
+
+
+def test_few_violations_are_recorded_cut_and_without_secrets() -> None:
+    transcript = Transcript(redacted=lambda text: text.replace("key", "***"))
+    long = "y" * VIOLATION_CHARACTERS
+    said = ["a key", long, long + "y", *("x" for _ in range(VIOLATIONS))]
+    transcript.add_violations([Violation(rule="r", subject="s", message=m) for m in said])
+    (recorded,) = transcript.record()["violations"]
+    assert recorded[:4] == [
+        {"rule": "r", "message": "a ***"},
+        {"rule": "r", "message": long},
+        {"rule": "r", "message": long + CUT_OFF},
+        {"rule": "r", "message": "x"},
+    ]
+    assert len(recorded) == VIOLATIONS
 
 
 def test_the_record_has_the_calls_and_cut_texts_without_secrets() -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from agents.llm.departing import NOT_NOW, affordable, budgets, departures, largest_hole, may_be_held
+from agents.llm.departing import affordable, budgets, departures, less, may_be_held
 from modelium.lifecycle import ModelState
-from modelium.models import GIB, Departure, DepartureKind, Fleet, Plan, Priority, Traffic
+from modelium.models import Departure, DepartureKind, Fleet, Priority, Traffic
 from modelium.models.advice import Advice, Spot
 from modelium.policy import Policy
 from tests.agents.advising import REVIEW, RULES, waiting
-from tests.fakes.fleets import NOW, fleet, loaded, model, policy
+from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
+from tests.fakes.trust import earned
 
 K = DepartureKind
 MAY = policy(departures=dict.fromkeys(K, 300.0))
@@ -24,6 +25,7 @@ def found(known: Fleet, advice: Advice, rules: Policy = MAY) -> list[tuple[str, 
     made = departures(theirs, mine, advice, fleet=known, policy=rules, now=NOW)
     lasts = {K.QUEUE: 600, K.SPARE: 900, K.EVICT: 1800, K.DEVICE: 0}
     assert all(d.until == NOW + lasts[d.kind] and d.at == 0.0 for d in made)
+    assert all(d.shadow is (d.kind is not K.DEVICE) for d in made)
     return [(d.kind.value, d.model, d.price_s) for d in made]
 
 
@@ -96,18 +98,15 @@ def test_other_devices_cost_what_they_keep_others_from() -> None:
     assert found(queue, Advice(spots=spots)) == [("device", "a", 70.0)]
 
 
-def test_the_largest_hole_is_what_a_plan_leaves_on_one_healthy_device() -> None:
-    known = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), loaded("c", "n/g1", gib=30))
-    plan = RULES.plan(REVIEW, known, policy())
-    assert largest_hole(Plan(author="", trigger=plan.trigger), known, policy()) == 42 * GIB
-    assert largest_hole(plan, known, policy()) == 42 * GIB
-    spots = Advice(spots={"a": Spot(devices=("n/g1",))})
-    assert largest_hole(RULES.plan(REVIEW, known, policy(), spots), known, policy()) == 32 * GIB
-    paid = Advice(spots={"a": Spot(devices=("n/g1",), evicts=("c",))})
-    sick = known.devices[1].model_copy(update={"healthy": False})
-    half = known.model_copy(update={"devices": (known.devices[0], sick)})
-    assert largest_hole(plan, half, policy()) == 22 * GIB
-    assert paid.spots and largest_hole(plan, fleet(gpus=0), policy()) == 0
+def test_other_devices_cost_a_split_model_that_they_keep_out() -> None:
+    spots = {"a": Spot(devices=("n/g1",))}
+    wide = profile(140, tensor_parallel_degrees=(1, 2))
+    split = model("split", profile=wide, state=ModelState.UNLOADED)
+    # 72 GiB on two devices hold its halves; one of them would have 62 left.
+    known = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), split, gpus=3)
+    assert found(known, Advice(spots=spots)) == [("device", "a", 140.0)]
+    more = fleet(waiting("a", 10), loaded("b", "n/g0", gib=40), split, gpus=4)
+    assert found(more, Advice(spots=spots)) == [("device", "a", 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -133,11 +132,78 @@ def test_budgets_bound_each_kind_by_itself() -> None:
         return Departure(kind=kind, model="a", price_s=price, until=NOW)
 
     assert affordable([cost(K.EVICT, 50.0), cost(K.SPARE, 300.0)], known, MAY, now=NOW)
+    assert affordable([cost(K.DEVICE, 0.0)], known, MAY, now=NOW)
+    assert not affordable([cost(K.DEVICE, 0.1)], known, MAY, now=NOW)
     assert not affordable([cost(K.EVICT, 50.1)], known, MAY, now=NOW)
     assert not affordable([cost(K.SPARE, 200.0), cost(K.SPARE, 101.0)], known, MAY, now=NOW)
     only = policy(departures={K.EVICT: 300.0})
     assert not affordable([cost(K.QUEUE, 0.0)], known, only, now=NOW)
-    assert budgets(known, MAY, now=NOW) == {"queue": 300, "device": 300, "evict": 50, "spare": 300}
-    wrong = tuple(past.model_copy(update={"asked_at": NOW, "at": NOW - i}) for i in range(3))
-    rests = budgets(fleet(departures=wrong), MAY, now=NOW)
-    assert rests["evict"] == NOT_NOW
+    assert budgets(known, MAY, now=NOW) == {"queue": 300, "device": 0, "evict": 50, "spare": 300}
+    assert budgets(known, only, now=NOW) == {"evict": 50}
+
+
+def judged_by(
+    known: Fleet, advice: Advice
+) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+    theirs, mine = (RULES.plan(REVIEW, known, MAY, a) for a in (Advice(), advice))
+    made = departures(theirs, mine, advice, fleet=known, policy=MAY, now=NOW)
+    return [(d.kind.value, d.model, d.right_if, d.wrong_if) for d in made]
+
+
+def test_to_wait_is_right_if_a_model_needed_the_room() -> None:
+    held = Advice(hold=("a",))
+    alone = fleet(waiting("a", 50), model("b", 20, state=ModelState.UNLOADED))
+    assert judged_by(alone, held) == [("queue", "a", (), ("a",))]
+    # Beside `a`, 22 GiB are free on the only device; without it, all 72.
+    others = [
+        model(n, g, state=ModelState.UNLOADED) for n, g in (("fits", 20), ("big", 60), ("vast", 90))
+    ]
+    known = fleet(waiting("a", 50), *others, gpus=1)
+    assert judged_by(known, held) == [("queue", "a", ("big",), ("a",))]
+    both = fleet(waiting("a", 50, priority=Priority.HIGH), waiting("c", 60), gpus=1)
+    assert judged_by(both, held) == [("queue", "a", ("c",), ("a",))]
+
+
+def test_to_pay_is_right_if_the_model_that_it_was_for_was_needed() -> None:
+    known = fleet(waiting("a", 60), loaded("b", "n/g0", gib=60), gpus=1)
+    paid = Advice(spots={"a": Spot(devices=("n/g0",), evicts=("b",))})
+    assert judged_by(known, paid) == [("evict", "b", ("a",), ("b",))]
+
+
+def test_to_spare_is_right_if_it_was_needed_and_no_other_model() -> None:
+    idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
+    spare = Advice(spare=("idle",))
+    assert judged_by(fleet(idle, gpus=1), spare) == [("spare", "idle", ("idle",), ())]
+    queued = fleet(idle, waiting("b", 60), waiting("a", 8), gpus=1)
+    assert judged_by(queued, spare) == [("spare", "idle", ("idle",), ("b",))]
+
+
+def test_what_leaves_instead_of_a_spared_model_is_judged_by_that() -> None:
+    busier = loaded("x", "n/g0").traffic.model_copy(update={"rates": (0.0, 0.1, 0.1, 0.1)})
+    known = fleet(
+        loaded("cheap", "n/g0", gib=60),
+        loaded("dear", "n/g1", gib=60, traffic=busier),
+        waiting("vip", 60, priority=Priority.HIGH),
+    )
+    assert judged_by(known, Advice(spare=("cheap",))) == [
+        ("evict", "dear", ("cheap",), ("dear",)),
+        ("spare", "cheap", ("cheap",), ()),
+    ]
+
+
+def test_trusted_kinds_are_no_shadows() -> None:
+    known = fleet(waiting("a", 50), departures=earned(K.QUEUE))
+    held = Advice(hold=("a",))
+    theirs, mine = (RULES.plan(REVIEW, known, MAY, a) for a in (Advice(), held))
+    (made,) = departures(theirs, mine, held, fleet=known, policy=MAY, now=NOW)
+    assert not made.shadow
+
+
+def test_advice_without_a_kind_keeps_the_rest() -> None:
+    spots = {"a": Spot(devices=("n/g0",), evicts=("b",))}
+    whole = Advice(hold=("h",), spare=("s",), spots=spots, prewarm=("a", "p"), order=("o",))
+    assert less(whole, {K.DEVICE}) == whole
+    assert less(whole, {K.QUEUE}) == whole.model_copy(update={"hold": ()})
+    assert less(whole, {K.SPARE}) == whole.model_copy(update={"spare": ()})
+    assert less(whole, {K.EVICT}) == whole.model_copy(update={"spots": {}, "prewarm": ("p",)})
+    assert less(whole, K) == Advice(prewarm=("p",), order=("o",))

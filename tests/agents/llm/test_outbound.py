@@ -29,4 +29,4 @@ async def test_a_name_that_resolves_to_a_metadata_service_is_refused_at_the_requ
 async def test_an_endpoint_sends_nothing_to_a_metadata_service() -> None:
     endpoint = Endpoint(base_url="http://169.254.169.254:9/v1", model="m", api_key="k")
     with pytest.raises(EndpointError):
-        await endpoint.capabilities()
+        await endpoint.capabilities(now=0.0)

@@ -24,7 +24,7 @@ from modelium.models import (
 from modelium.models.advice import RULES_ALONE, Advice
 from modelium.policy import Policy
 from modelium.ports import Question
-from modelium.traffic.book import INTERVAL_BOUNDS_S
+from modelium.traffic.tally import INTERVAL_BOUNDS_S
 from tests.agents.advising import REVIEW, waiting
 from tests.fakes.fleets import NOW, fleet, loaded, model, policy, profile
 

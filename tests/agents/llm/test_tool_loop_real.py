@@ -9,8 +9,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from agents.brain import AdvisedBrain
-from agents.llm.agent import REPLY_TOKENS, Agent, Budget
-from agents.llm.endpoint import Capabilities, Endpoint, EndpointError
+from agents.llm.agent import Agent, Budget
+from agents.llm.capabilities import Capabilities
+from agents.llm.endpoint import Endpoint, EndpointError
 from modelium.clock import SystemClock
 from modelium.models import Priority
 from modelium.policy import validate
@@ -67,7 +68,7 @@ def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 async def test_what_it_can_do_is_found_out(served: Served) -> None:
-    assert await served.endpoint(known=False).capabilities() == ABLE[served.llm.name]
+    assert await served.endpoint(known=False).capabilities(now=0.0) == ABLE[served.llm.name]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +112,7 @@ async def test_a_conversation_beyond_its_context_is_told_from_a_failure(served: 
         await endpoint.ask([HumanMessage("word " * 10_000)], max_tokens=1)
     assert refused.value.too_long
     if served.llm is VLLM:
-        # It counts the longest reply too; llama.cpp does not.
-        nearly = [HumanMessage("word " * (8192 - REPLY_TOKENS))]
+        # A longest reply beyond the context is refused, too; llama.cpp shortens it.
         with pytest.raises(EndpointError) as refused:
-            await endpoint.ask(nearly, max_tokens=REPLY_TOKENS)
+            await endpoint.ask([HumanMessage("word")], max_tokens=8193)
         assert refused.value.too_long

@@ -118,6 +118,22 @@ def test_contexts_that_suffice_are_at_least_twice_the_longest_request(
     assert [choice.settings for choice in found] == [{"max_model_len": n} for n in lengths]
 
 
+@pytest.mark.parametrize(
+    ("short", "lengths"),
+    [(4096, (16_384, 8192)), (8191, (16_384, 8192)), (8192, (16_384,)), (16_384, ()), (10**8, ())],
+)
+def test_a_context_that_refused_requests_is_not_chosen_again(
+    short: int, lengths: tuple[int, ...]
+) -> None:
+    large = profile(1, context_length=32_768)
+    known = Traffic(sized=100, longest_tokens=3000, short_context=short)
+    found = sufficient(large, known, V, ())
+    assert [choice.settings for choice in found] == [{"max_model_len": n} for n in lengths]
+    assert {choice.why.partition("tokens")[2] for choice in found} <= {
+        f", and {short} refused some"
+    }
+
+
 def test_a_context_is_shortened_on_evidence_alone() -> None:
     large, known = profile(1, context_length=16_384), Traffic(sized=100, longest_tokens=3000)
     assert sufficient(large, known, V, ()) == (

@@ -104,7 +104,8 @@ def test_a_spared_model_is_not_unloaded_for_idling_nor_for_the_queue() -> None:
     known = fleet(idle, queued, gpus=1)
     assert gone(planned(known)) == ["idle"]
     assert gone(planned(known, Advice(spare=("idle",)))) == []
-    stays = known.model_copy(update={"departures": standing(DepartureKind.SPARE, "idle")})
+    stays = fleet(idle, departures=standing(DepartureKind.SPARE, "idle"), gpus=1)
+    assert gone(planned(fleet(idle, gpus=1))) == ["idle"]
     assert planned(stays).actions == ()
     low = loaded("low", "n/g0", gib=60)
     assert gone(planned(fleet(low, queued, gpus=1))) == ["low"]
@@ -114,6 +115,77 @@ def test_a_spared_model_is_not_unloaded_for_idling_nor_for_the_queue() -> None:
     assert gone(planned(newcomer, trigger=Trigger.INGEST, subject="new")) == ["idle"]
     spared = planned(newcomer, Advice(spare=("idle",)), Trigger.INGEST, "new")
     assert [type(a) for a in spared.actions] == [Queue]
+
+
+SPARED_AT = NOW - 60
+
+
+@pytest.mark.parametrize(
+    ("queued_at", "price_s", "until", "makes_room"),
+    [
+        (SPARED_AT - 1, 1.0, NOW + 60, False),
+        (SPARED_AT, 1.0, NOW + 60, False),
+        (SPARED_AT + 1, 1.0, NOW + 60, True),
+        (SPARED_AT - 1, 0.0, NOW + 60, True),
+        (SPARED_AT - 1, 1.0, NOW, True),
+    ],
+    ids=["before", "then", "later", "for nothing", "over"],
+)
+def test_a_spared_model_makes_room_for_all_but_what_its_price_was_paid_for(
+    queued_at: float, price_s: float, until: float, makes_room: bool
+) -> None:
+    idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
+    (past,) = standing(DepartureKind.SPARE, "idle", until)
+    past = past.model_copy(update={"price_s": price_s})
+    known = fleet(idle, waiting("a", 60, queued_at=queued_at), departures=(past,), gpus=1)
+    assert gone(planned(known)) == (["idle"] if makes_room else [])
+    lower = loaded("idle", "n/g0", gib=60)
+    queued = waiting("a", 60, queued_at=queued_at, priority=Priority.HIGH)
+    known = fleet(lower, queued, departures=(past,), gpus=1)
+    assert gone(planned(known)) == (["idle"] if makes_room else [])
+
+
+def test_a_shadow_keeps_no_model_from_making_room() -> None:
+    idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
+    (paid,) = standing(DepartureKind.SPARE, "idle")
+    shadow = paid.model_copy(update={"shadow": True})
+    free = paid.model_copy(update={"at": SPARED_AT - 5, "price_s": 0.0})
+    known = fleet(idle, waiting("a", 60, queued_at=SPARED_AT), departures=(shadow, free), gpus=1)
+    assert gone(planned(known)) == ["idle"]
+
+
+def test_a_spared_model_makes_room_for_a_new_one() -> None:
+    idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
+    past = standing(DepartureKind.SPARE, "idle")
+    known = fleet(idle, model("new", 60), departures=past, gpus=1)
+    assert gone(planned(known, trigger=Trigger.INGEST, subject="new")) == ["idle"]
+
+
+def test_what_several_spares_of_one_plan_give_up_is_paid_for_all_of_them() -> None:
+    both = [loaded(f"idle{i}", f"n/g{i}", gib=60, traffic=IDLED) for i in range(2)]
+    queued = waiting("a", 60, queued_at=SPARED_AT)
+    (paid,) = standing(DepartureKind.SPARE, "idle0")
+    free = paid.model_copy(update={"model": "idle1", "price_s": 0.0})
+    assert gone(planned(fleet(*both, queued, departures=(paid, free)))) == []
+    # One of another plan, or of another kind, has been paid for itself alone.
+    later = free.model_copy(update={"at": SPARED_AT + 1})
+    assert gone(planned(fleet(*both, queued, departures=(later, paid)))) == ["idle1"]
+    held = paid.model_copy(update={"kind": DepartureKind.QUEUE, "model": "x"})
+    alone = free.model_copy(update={"model": "idle0"})
+    assert gone(planned(fleet(both[0], queued, departures=(held, alone), gpus=1))) == ["idle0"]
+
+
+def test_a_spare_that_is_renewed_for_nothing_keeps_what_was_paid_for() -> None:
+    idle = loaded("idle", "n/g0", gib=60, traffic=IDLED)
+    (paid,) = standing(DepartureKind.SPARE, "idle")
+    renewed = paid.model_copy(update={"at": NOW - 1, "price_s": 0.0})
+    known = fleet(idle, waiting("a", 60, queued_at=SPARED_AT), departures=(renewed, paid), gpus=1)
+    assert gone(planned(known)) == []
+    over = paid.model_copy(update={"until": NOW})
+    assert gone(planned(known.model_copy(update={"departures": (renewed, over)}))) == ["idle"]
+    again = paid.model_copy(update={"at": NOW - 200})
+    kept = known.model_copy(update={"departures": (paid, again)})
+    assert gone(planned(kept)) == [], "the latest counts"
 
 
 def test_a_spared_model_makes_room_for_requests_starving_and_always_loaded_models() -> None:

@@ -109,6 +109,28 @@ def test_no_share_lets_a_model_starve() -> None:
     assert order(world, teams(a=1, b=1)) == "a1 b1"
 
 
+def test_starving_models_go_by_their_wait_alone() -> None:
+    def starved(name: str, waited_s: float, **given: Any) -> Model:
+        return waiting(name, name[0], queued_at=NOW - waited_s, **given)
+
+    world = fleet(
+        starved("b1", 9000, priority="high", traffic=Traffic(pending=1)),
+        starved("b2", 2000, priority="high"),
+        starved("a1", 9001),
+        starved("a2", 1800),
+        waiting("b3", "b", priority="high", traffic=Traffic(pending=1)),
+        used={"a": 1e9},
+    )
+    expected = "a1 b1 b2 a2 b3"
+    assert order(world, teams(a=1, b=9), "a2", "b2", values={"a2": 9.0, "b2": 5.0}) == expected
+    assert order(world, policy(), "a2", "b2", values={"a2": 9.0, "b2": 5.0}) == expected
+
+
+def test_what_a_starving_model_gets_counts_for_its_team() -> None:
+    world = fleet(waiting("a1", "a", queued_at=NOW - 1800), waiting("a2", "a"), waiting("b1", "b"))
+    assert order(world, teams(a=1, b=1)) == "a1 b1 a2"
+
+
 def test_advice_orders_the_models_of_a_team() -> None:
     world = fleet(*(waiting(name, name[0]) for name in ("a1", "a2", "b1", "b2")))
     assert order(world, teams(a=1, b=1), "b2", "a2") == "b2 a2 a1 b1"

@@ -16,7 +16,7 @@ from agents.rules.keep_value import (
 )
 from modelium.models import GIB, MeasuredLoad, Priority, RuntimeName, Traffic
 from modelium.models.load_time import load_seconds
-from modelium.traffic.book import HORIZONS_S, INTERVAL_BOUNDS_S
+from modelium.traffic.tally import HORIZONS_S, INTERVAL_BOUNDS_S
 from tests.fakes.fleets import NOW, loaded, model, profile
 
 BUCKETS = len(INTERVAL_BOUNDS_S) + 1

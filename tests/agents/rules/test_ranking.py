@@ -74,9 +74,15 @@ def queued(waited_s: float, **given: Any) -> Model:
     return model("a", state=ModelState.QUEUED, queued_at=NOW - waited_s, **given)
 
 
+def since(waited_s: float, **given: Any) -> Model:
+    """Return a model that nobody has queued."""
+    return model("a", state=ModelState.UNLOADED, state_since=NOW - waited_s, **given)
+
+
 def test_half_an_hour_is_starving() -> None:
     assert is_starving(queued(1800), now=NOW)
     assert not is_starving(queued(1799), now=NOW)
+    assert not is_starving(since(1800), now=NOW), "unloaded is not waiting"
 
 
 @pytest.mark.parametrize(
@@ -104,9 +110,11 @@ def test_a_model_is_tried_once_it_is_analyzed_and_its_pause_is_over(
         (queued(600), (1, 1, -3.5, -600.0, "a")),
         (queued(1250, priority=Priority.MEDIUM), (1, -1, -3.5, -1250.0, "a")),
         (queued(1799, priority=Priority.HIGH), (1, -2, -3.5, -1799.0, "a")),
-        (queued(1800, priority=Priority.HIGH), (0, -3, -3.5, -1800.0, "a")),
-        (queued(2400, priority=Priority.HIGH), (0, -3, -3.5, -2400.0, "a")),
-        (queued(9000), (0, -3, -3.5, -9000.0, "a")),
+        (queued(1800, priority=Priority.HIGH), (0, -4, 0.0, -1800.0, "a")),
+        (queued(9000), (0, -4, 0.0, -9000.0, "a")),
+        (queued(9000, traffic=Traffic(pending=1)), (0, -4, 0.0, -9000.0, "a")),
+        (since(9000, traffic=Traffic(pending=1)), (0, -3, -3.5, -9000.0, "a")),
+        (since(1800, priority=Priority.HIGH), (1, -3, -3.5, -1800.0, "a")),
         (queued(5, traffic=Traffic(pending=1)), (0, 2, -3.5, -5.0, "a")),
     ],
 )

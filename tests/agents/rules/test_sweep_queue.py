@@ -210,6 +210,13 @@ def test_a_starving_model_displaces_its_own_class_and_only_one_does_per_plan() -
     assert tried(second, first, *held, gpus=2, by=LONG) == ["x", "y"]
 
 
+def test_a_starving_model_that_finds_no_room_does_not_keep_the_next_one_waiting() -> None:
+    kept = loaded("kept", "n/g0", gib=40, pinned=True)
+    idle = loaded("idle", "n/g0", gib=30)
+    large, small = queued("large", 60, waited_s=9000), queued("small", 20, waited_s=1800)
+    assert tried(large, small, kept, idle, by=LONG) == ["idle"]
+
+
 def test_one_that_finds_no_room_does_not_end_the_queue() -> None:
     plan = sweep(
         fleet(

@@ -154,14 +154,18 @@ def test_beyond_its_gpu_seconds_nothing_of_a_team_is_loaded() -> None:
     ]
 
 
-def test_a_version_that_replaces_another_needs_room_in_the_memory_quota_alone() -> None:
+def test_a_version_that_replaces_another_waits_for_the_quotas_of_its_team() -> None:
     served = old(traffic=Traffic(in_flight=1))
     twin = model("old@2", 30, team="lab", twin_of="old")
-    world = fleet(served, twin, used={"lab": 60.0})
-    assert shape(ask(world, Trigger.INGEST, "old@2", lab(None, 60))) == [("load", "old@2")]
-    (keep,) = ask(world, Trigger.INGEST, "old@2", lab(40, 60)).actions
-    assert keep.action == "keep"
-    assert keep.reason == f"does not fit beside the version that is loaded: {HELD}"
+    for used, by, why in ((60.0, lab(None, 60), USED), (59.0, lab(40, 60), HELD)):
+        world = fleet(served, twin, used={"lab": used})
+        (keep,) = ask(world, Trigger.INGEST, "old@2", by).actions
+        assert keep.action == "keep"
+        assert keep.reason == f"does not fit beside the version that is loaded: {why}"
+    world = fleet(served, twin, used={"lab": 59.0})
+    assert shape(ask(world, Trigger.INGEST, "old@2", lab(60, 60))) == [("load", "old@2")]
+    pinned = fleet(old(pinned=True), twin, used={"lab": 60.0})
+    assert shape(ask(pinned, Trigger.INGEST, "old@2", lab(40, 60))) == [("load", "old@2")]
 
 
 def test_a_team_beyond_its_gpu_seconds_makes_room_for_queued_models_of_others() -> None:

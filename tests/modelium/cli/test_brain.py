@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from modelium.models import Trigger
+from modelium.models import DepartureKind, Trigger
 from modelium.traffic.request_log import LoggedRequest
+from tests.fakes.trust import earn
 from tests.modelium.cli.conftest import Run
 from tests.modelium.conftest import World
 
@@ -63,6 +64,18 @@ async def test_the_report_may_be_of_one_trigger_and_of_a_shorter_time(
     assert text.splitlines()[3].split() == [
         "operator",
         *["1", "0", "0", "1", "0", "0", "0", "0", "0", "0"],
+    ]
+
+
+async def test_the_report_says_which_kinds_of_departure_are_trusted(world: World, run: Run) -> None:
+    world.services.policy = world.services.policy.model_copy(
+        update={"departures": {DepartureKind.QUEUE: 300.0, DepartureKind.EVICT: 300.0}}
+    )
+    earn(world.store, world.clock, DepartureKind.EVICT)
+    await world.load()
+    assert (await run("brain", "report")).output.splitlines()[-2:] == [
+        "departures: queue: 0 carried out, 0 only recorded; 0 right, 0 wrong; not trusted yet",
+        "departures: evict: 0 carried out, 3 only recorded; 3 right, 0 wrong; trusted",
     ]
 
 

@@ -36,6 +36,15 @@ def printed(*lines: RenderableType) -> str:
     return capture.get()
 
 
+def test_the_ids_of_the_llms_decisions_are_whole_in_a_narrow_terminal() -> None:
+    plan = {"trigger": "ingest", "subject": "m", "author": "rules", "fallback": "", "reason": "r"}
+    row = {"id": "0123456789ab", "at": 0.0, "plan": plan, "trace": TRACE}
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(tables.advised([row]))
+    assert capture.get().splitlines()[1].startswith("0123456789ab ")
+
+
 def test_advice_shows_cost_tool_calls_choice_violations_and_the_rules_plan() -> None:
     text = printed(*tables.advice(TRACE))
     assert "judge: 2 replies in 2.5 s, 900 + 40 tokens" in text

@@ -26,14 +26,14 @@ async def test_without_teams_there_is_nothing_to_show(world: World, run: Run) ->
 
 
 async def test_teams_are_shown_with_their_quotas(world: World, run: Run) -> None:
+    tiny_onnx(world.incoming / "other", weight=2.0)
+    await world.launcher.ingest(path=str(world.incoming / "other"), team="guest")
+    await world.settled("other", "ready")
     declare(world)
     tiny_onnx(world.incoming / "lab" / "tiny")
     (world.incoming / "lab" / "tiny" / "modelium.toml").write_text('priority = "high"\nx = 1\n')
     await world.launcher.ingest(path=str(world.incoming / "lab" / "tiny"))
     await world.settled("tiny", "ready")
-    tiny_onnx(world.incoming / "other", weight=2.0)
-    await world.launcher.ingest(path=str(world.incoming / "other"), team="guest")
-    await world.settled("other", "ready")
     world.store.team_usage.add({"lab": 12.4})
     lines = [line.split() for line in (await run("teams")).output.splitlines()]
     assert lines[0] == [
@@ -55,5 +55,5 @@ async def test_teams_are_shown_with_their_quotas(world: World, run: Run) -> None
     assert "lab" in listed and "guest" in listed
     explained = (await run("explain", "tiny")).output
     assert "team lab holds" in explained
-    assert "its note: priority high: not granted, its ceiling is medium" in explained
-    assert "its note: unknown: 'x'; known are team, priority" in explained
+    assert "its note: priority high: not granted: its ceiling is medium" in explained
+    assert "its note: unknown keys: 'x'; known keys are team, priority" in explained

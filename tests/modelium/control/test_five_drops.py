@@ -122,12 +122,12 @@ async def test_explain_says_what_became_of_each_wish(five: World) -> None:
         "team prod holds 0.00 GiB of device memory and has used 0 GPU-seconds in 24 h; its weight "
         "is 1",
         "its note: priority high: granted",
-        "its note: in words, which only people and an LLM read: Serves the shop.",
+        "its note: in words, read only by people and an LLM: Serves the shop.",
     )
     assert wishes["experiment-1"][1:] == (
-        "its note: team prod: not granted, it belongs to team lab; drop it into that team's "
-        "folder, or ask an operator for teams.prod.claimable",
-        "its note: priority high: not granted, its ceiling is low",
+        "its note: team prod: not granted: the model belongs to team lab; drop it into the folder "
+        "of prod, or ask an operator to set teams.prod.claimable",
+        "its note: priority high: not granted: its ceiling is low",
     )
 
 

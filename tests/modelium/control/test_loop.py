@@ -13,10 +13,11 @@ from sqlalchemy.exc import OperationalError
 from agents.rules.planner import RulePlanner
 from modelium.control.loop import MIN_PAUSE_S, PERSIST_S, Loop
 from modelium.errors import Unavailable
-from modelium.models import Fleet, Plan, Traffic, Trigger
+from modelium.models import Departure, DepartureKind, Fleet, Plan, Traffic, Trigger
 from modelium.models.advice import Advice
 from modelium.policy import Policy
 from modelium.policy.backoff import FIRST_PAUSE_S
+from modelium.policy.departures import was_wrong
 from modelium.ports import Question
 from modelium.stages.evict import evict
 from modelium.stages.monitor import monitor
@@ -364,3 +365,64 @@ async def test_an_orphan_is_settled_though_the_fleet_cannot_be_read(
         world.clock.advance(GRACE_S)
     await world.attempts()
     assert world.store.model("tiny").state == "queued"
+
+
+def depart(world: World, one: Departure) -> None:
+    plan = Plan(
+        author="llm", trigger=Trigger.REVIEW, departures=(one,), revision=world.store.revision()
+    )
+    world.store.accept(plan, snapshot_digest="", trace={})
+
+
+async def test_requests_are_noted_by_which_departures_are_judged(world: World) -> None:
+    await world.load()
+    world.rule(departures={DepartureKind.EVICT: 300.0})
+    loop = loop_of(world)
+    at = world.clock.time()
+    one = Departure(
+        kind=DepartureKind.EVICT, model="x", price_s=0.0, until=at + 60, right_if=("tiny",)
+    )
+    await loop.tick()
+    depart(world, one)
+    world.clock.advance(30.0)
+    world.services.switchboard.traffic.on_arrival("tiny")
+    await loop.tick()
+    (seen,) = world.store.departures.since(0)
+    assert seen.needed_at is not None and at + 30 < seen.needed_at < at + 31
+    assert was_wrong(seen) is None
+    world.clock.advance(60.0)
+    await loop.tick()
+    (over,) = world.store.departures.since(0)
+    assert (over.seen_until, was_wrong(over)) == (one.until, False)
+
+
+async def test_a_departure_is_void_whose_time_a_restart_has_cut(world: World) -> None:
+    world.rule(departures={DepartureKind.EVICT: 300.0})
+    one = Departure(kind=DepartureKind.EVICT, model="x", price_s=0.0, until=world.clock.time() + 60)
+    depart(world, one)
+    for seconds in (30.0, 60.0):
+        world.clock.advance(seconds)
+        await loop_of(world).tick()  # a loop of its own, as after a restart
+    (found,) = world.store.departures.since(0)
+    assert found.seen_until == found.at and was_wrong(found) is None
+
+
+async def test_time_in_which_nothing_was_watched_is_not_made_up_for(world: World) -> None:
+    world.rule(departures={DepartureKind.EVICT: 300.0})
+    loop = loop_of(world)
+    await loop.tick()
+    depart(
+        world,
+        Departure(kind=DepartureKind.EVICT, model="x", price_s=0.0, until=world.clock.time() + 60),
+    )
+    await loop.tick()
+    (seen,) = world.store.departures.since(0)
+    assert seen.seen_until > seen.at
+    deciding = world.services.policy
+    world.services.policy = deciding.model_copy(update={"departures": {}})
+    world.clock.advance(10.0)
+    await loop.tick()
+    world.services.policy = deciding
+    world.clock.advance(60.0)
+    await loop.tick()
+    assert world.store.departures.since(0) == (seen,)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from agents.rules.planner import RulePlanner
-from modelium.control.operations import Operations, _text
+from modelium.control.approval import _text
+from modelium.control.operations import Operations
 from modelium.errors import InputError, UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import Decision, Intent, Plan, Trigger

@@ -129,8 +129,8 @@ class MemoryOperations:
         self.at = self.at.model_copy(update={"models": (*others, changed)})
         return changed
 
-    async def approve(self, name: str, what: Sequence[str]) -> Intent:
-        return self._new("approve", name, what=list(what))
+    async def approve(self, name: str, what: Sequence[str], *, team: str | None = None) -> Intent:
+        return self._new("approve", name, what=list(what), team=team)
 
     async def intent(self, intent_id: str) -> Intent:
         try:

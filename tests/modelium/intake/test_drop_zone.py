@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from modelium.config import Orchestration
 from modelium.errors import DropRejected
-from modelium.intake.drop_zone import DropZone
+from modelium.intake.drop_zone import MARK, DropZone
 from modelium.intake.repository import ModelRepository
+from modelium.intake.watcher import arriving
 from modelium.models import DropState
 from tests.modelium.analysis.files import llama_folder
 from tests.modelium.intake.zone import QUIET_S, RESCAN_S, ManualClock, Zone
@@ -54,9 +55,20 @@ def test_a_drop_is_told_by_its_place(zone: DropZone) -> None:
     for nowhere in ("lab", "other/m", "lab/m/part", "lab/prod/m"):
         assert not zone.holds(zone.folder / nowhere), nowhere
     assert zone.team_of(zone.folder / "lab") is None
+    assert zone.team_of(zone.folder / "m" / "lab" / "x") is None
+    for outside in (Path("/elsewhere/lab/m"), zone.folder / "lab" / ".." / "m"):
+        assert not zone.contains(outside) and zone.team_of(outside) is None, outside
     assert zone.place(Path("/elsewhere/lab/m")) == zone.folder
     assert zone.is_part(zone.folder) and zone.is_part(zone.folder / "prod")
     assert not zone.is_part(zone.folder / "m")
+
+
+def test_what_lies_deep_in_a_teams_folder_is_the_teams(zone: DropZone) -> None:
+    upload = zone.folder / "lab" / ".upload" / "m"
+    assert zone.contains(upload) and not zone.holds(upload)
+    assert zone.team_of(upload) == "lab"
+    assert zone.place(upload) == zone.folder / "lab"
+    assert zone.team_of(zone.folder / "lab" / "prod" / "m") == "lab"
 
 
 def test_a_team_may_be_declared_and_removed_while_it_runs(zone: DropZone) -> None:
@@ -68,20 +80,113 @@ def test_a_team_may_be_declared_and_removed_while_it_runs(zone: DropZone) -> Non
 def test_missing_folders_are_made_and_others_stay(
     zone: DropZone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (zone.folder / "prod").rmdir()
+    shutil.rmtree(zone.folder / "prod")
     (zone.folder / "prod").write_text("a file")
-    (zone.folder / "lab").rmdir()
+    shutil.rmtree(zone.folder / "lab")
     zone.make()
     assert (zone.folder / "lab").is_dir() and (zone.folder / "prod").read_text() == "a file"
-    zone.declare(["a" * 128, "x"])
     (zone.folder / "x").symlink_to(zone.folder / "nowhere")
-    zone.folder.chmod(0o500)
-    try:
-        with caplog.at_level(logging.WARNING):
-            zone.make()
-    finally:
-        zone.folder.chmod(0o700)
-    assert (zone.folder / "x").is_symlink()
+    zone.declare(["x"])
+    zone.make()
+    assert (zone.folder / "x").is_symlink() and not (zone.folder / "nowhere").exists()
+    assert caplog.text == ""
+
+
+def test_a_folder_that_cannot_be_made_is_told_once_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    zone = DropZone(folder=tmp_path / "away", teams=TEAMS)
+    for made in (False, False, True, False):
+        if made:
+            zone.folder.mkdir()
+        elif zone.folder.exists():
+            shutil.rmtree(zone.folder)
+        zone.make()
+        assert (zone.folder / "lab" / MARK).exists() is made
+    assert caplog.text.count("the drop folder of team lab cannot be made: ") == 2
+    assert caplog.text.count("the drop folder of team prod cannot be made: ") == 2
+
+
+def test_a_teams_folder_is_marked_and_a_model_in_its_place_is_not(zone: DropZone) -> None:
+    (zone.folder / "prod" / MARK).unlink()
+    (zone.folder / "lab" / MARK).unlink()
+    (zone.folder / "prod" / "config.json").touch()
+    zone.make()
+    assert sorted(os.listdir(zone.folder / "prod")) == ["config.json"]
+    assert (zone.folder / "lab" / MARK).read_bytes() == b""
+    (zone.folder / "lab" / MARK).write_text("kept")
+    zone.make()
+    assert (zone.folder / "lab" / MARK).read_text() == "kept"
+
+
+def test_the_folder_of_a_team_that_is_gone_is_told_by_its_mark(zone: DropZone) -> None:
+    lab, prod = zone.folder / "lab", zone.folder / "prod"
+    zone.declare(["prod"])
+    why = (
+        "lab in the drop zone is marked as the folder of a team, and no such team is declared; "
+        "declare it, or move what lies there to where it belongs and delete the folder (if it is "
+        "a model, delete .modelium-team in it)"
+    )
+    for path in (lab, lab / "m", lab / "deep" / "m"):
+        assert zone.orphaned(path) == why
+    for path in (prod, prod / "m", zone.folder, zone.folder / "m", zone.folder.parent / "lab"):
+        assert zone.orphaned(path) == ""
+    lab.rename(prod / "lab")
+    assert zone.orphaned(prod / "lab") == zone.orphaned(prod / "lab" / "m")
+    assert zone.orphaned(prod / "lab").startswith("prod/lab in the drop zone is marked")
+    (prod / "lab" / MARK).unlink()
+    assert zone.orphaned(prod / "lab") == ""
+    odd = zone.folder / "a\nb"
+    odd.mkdir()
+    (odd / MARK).touch()
+    assert zone.orphaned(odd).startswith("a?b in the drop zone")
+
+
+async def test_the_folder_of_a_team_that_is_gone_is_reported_once_and_never_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    zone = Zone(tmp_path, clock=clock, teams=TEAMS)
+    zone.zone.make()
+    llama_folder(tmp_path / "lab" / "m")
+    await zone.watcher.poll()
+    zone.zone.declare(["prod"])
+    for _ in range(4):
+        clock.now += RESCAN_S
+        await zone.watcher.poll()
+    assert zone.reported == [] and zone.lacking == []
+    (note,) = zone.pending.all()
+    assert (note.path, note.name, note.state) == (str(tmp_path / "lab"), "lab", "incomplete")
+    assert (note.rule, note.reason) == ("team-folder", zone.zone.orphaned(tmp_path / "lab"))
+    assert caplog.text.count("lab in the drop zone is marked") == 1
+    (tmp_path / "lab" / MARK).unlink()
+    (tmp_path / "lab" / "m").rename(tmp_path / "m")
+    (tmp_path / "lab").rmdir()
+    clock.now += RESCAN_S
+    await zone.watcher.poll()
+    assert [drop.name for drop in zone.pending.all()] == ["m"]
+
+
+async def test_a_team_that_is_declared_again_has_its_drops(tmp_path: Path) -> None:
+    clock = ManualClock()
+    zone = Zone(tmp_path, clock=clock, teams=TEAMS)
+    zone.zone.make()
+    drop = llama_folder(tmp_path / "lab" / "m")
+    zone.zone.declare(["prod"])
+    await zone.watcher.poll()
+    assert zone.pending.at(tmp_path / "lab") is not None
+    zone.zone.declare(TEAMS)
+    own = Zone(tmp_path, clock=clock, teams=TEAMS, of="lab", pending=zone.pending)
+    await own.watcher.poll()
+    assert [note.path for note in zone.pending.all()] == [str(drop)]
+
+
+def test_a_drop_returns_to_the_folder_of_a_team_that_is_gone(repository: ModelRepository) -> None:
+    drop = model(repository.incoming / "lab" / "m")
+    repository.stage(drop, name=None)
+    repository.zone.declare(["prod"])
+    assert repository.recover() == [drop]
+    assert (drop / "weights").read_text() == "w"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +207,7 @@ def test_a_model_in_place_of_a_teams_folder_is_not_taken_apart(zone: DropZone, n
 
 def test_what_has_a_teams_name_and_is_no_folder_is_closed(zone: DropZone) -> None:
     folder = zone.folder / "lab"
-    folder.rmdir()
+    shutil.rmtree(folder)
     assert zone.closed(folder).startswith("the drop folder of team lab cannot be read: ")
     for made in (folder.touch, lambda: folder.symlink_to(zone.folder / "prod")):
         made()
@@ -120,7 +225,7 @@ def test_a_path_into_a_teams_folder_does_not_follow_a_swap(zone: DropZone, tmp_p
     with zone.entered(folder) as inside:
         os.rename(folder, tmp_path / "aside")
         folder.symlink_to(secret)
-        assert os.listdir(inside) == ["m"]
+        assert sorted(os.listdir(inside)) == [MARK, "m"]
     with pytest.raises(OSError), zone.entered(folder):
         pass
     with zone.entered(zone.folder) as own:
@@ -140,7 +245,7 @@ def test_a_teams_drop_is_moved_and_returns_to_its_folder(repository: ModelReposi
 def test_a_teams_drop_returns_though_its_folder_is_gone(repository: ModelRepository) -> None:
     drop = model(repository.incoming / "lab" / "m")
     repository.stage(drop, name=None)
-    drop.parent.rmdir()
+    shutil.rmtree(drop.parent)
     assert repository.recover() == [drop]
     assert (drop / "weights").read_text() == "w"
 
@@ -149,7 +254,7 @@ def test_nothing_is_returned_through_a_link(repository: ModelRepository, tmp_pat
     drop, secret = model(repository.incoming / "lab" / "m"), tmp_path / "secret"
     secret.mkdir()
     repository.stage(drop, name=None)
-    drop.parent.rmdir()
+    shutil.rmtree(drop.parent)
     drop.parent.symlink_to(secret)
     assert repository.recover() == []
     assert os.listdir(secret) == []
@@ -175,7 +280,7 @@ def test_parts_of_copies_are_deleted_in_teams_folders_and_not_through_links(
     part.mkdir()
     secret = tmp_path / "secret" / ".modelium-copying-1"
     secret.mkdir(parents=True)
-    (repository.incoming / "prod").rmdir()
+    shutil.rmtree(repository.incoming / "prod")
     (repository.incoming / "prod").symlink_to(secret.parent)
     repository.recover()
     assert not part.exists() and secret.exists()
@@ -198,12 +303,26 @@ async def test_what_becomes_a_teams_folder_is_no_drop_any_more(tmp_path: Path) -
     zone = Zone(tmp_path, clock=clock)
     llama_folder(tmp_path / "lab" / "m")
     await zone.watcher.poll()
+    assert [drop.name for drop in zone.pending.all()] == ["lab"]
     zone.zone.declare(TEAMS)
     zone.watcher.touch("lab")
     await zone.watcher.poll()
     clock.now += QUIET_S
     await zone.watcher.poll()
     assert zone.reported == [] and zone.lacking == []
+    assert zone.pending.all() == []
+
+
+async def test_what_a_teams_watcher_says_of_its_folder_stays(tmp_path: Path) -> None:
+    zone = Zone(tmp_path, clock=ManualClock())
+    llama_folder(tmp_path / "lab" / "m")
+    await zone.watcher.poll()
+    zone.zone.declare(TEAMS)
+    note = arriving(tmp_path / "lab", since=1.0).model_copy(update={"rule": "team-folder"})
+    zone.pending.note(note)
+    zone.watcher.touch("lab")
+    await zone.watcher.poll()
+    assert zone.pending.all() == [note]
 
 
 async def test_from_a_closed_folder_nothing_is_taken_until_it_is_put_right(tmp_path: Path) -> None:
@@ -224,3 +343,18 @@ async def test_from_a_closed_folder_nothing_is_taken_until_it_is_put_right(tmp_p
     await zone.watcher.poll()
     assert zone.reported == [drop]
     assert zone.pending.at(tmp_path / "lab") is None
+
+
+async def test_a_closed_folder_that_is_emptied_is_closed_no_more(tmp_path: Path) -> None:
+    clock = ManualClock()
+    zone = Zone(tmp_path, clock=clock, teams=TEAMS, of="lab")
+    llama_folder(tmp_path / "lab")
+    await zone.watcher.poll()
+    clock.now += QUIET_S
+    await zone.watcher.poll()
+    assert zone.pending.at(tmp_path / "lab") is not None
+    for file in (tmp_path / "lab").iterdir():
+        file.unlink()
+    clock.now += RESCAN_S
+    await zone.watcher.poll()
+    assert zone.pending.all() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from modelium.config import Ingest
 from modelium.intake.drop_zone import DropZone
 from modelium.intake.pending import PendingDrops
 from modelium.intake.team_watchers import LOOK_S, TeamWatchers
-from modelium.intake.watcher import Watcher
+from modelium.intake.watcher import Watcher, arriving
+from modelium.models import Drop
 from tests.fakes.clock import FakeClock
 
 
@@ -22,6 +24,7 @@ class Watchers:
     def __init__(self, folder: Path, *teams: str) -> None:
         self.clock = FakeClock(hurried=False)
         self.zone = DropZone(folder=folder, teams=teams)
+        self.pending = PendingDrops()
         self.begun: list[str] = []
         self.running: set[str] = set()
         self.fails = False
@@ -45,9 +48,15 @@ class Watchers:
             folder=folder,
             config=Ingest(),
             clock=self.clock,
-            pending=PendingDrops(),
+            pending=self.pending,
             on_drop=lambda path, missing: None,
         )
+
+    def note(self, path: Path) -> Drop:
+        """Note a drop at ``path``."""
+        drop = arriving(path, since=1.0)
+        self.pending.note(drop)
+        return drop
 
     async def look(self) -> None:
         """Wait until the watchers have looked at the declared teams once more."""
@@ -62,12 +71,16 @@ async def test_teams_are_watched_from_their_declaration_on(tmp_path: Path) -> No
     await it.look()
     assert it.begun == ["lab", "prod"] and it.running == {"lab", "prod"}
     assert sorted(os.listdir(tmp_path)) == ["lab", "prod"]
+    left = it.note(tmp_path / "prod"), it.note(tmp_path / "prod" / "m")
+    kept = it.note(tmp_path / "lab"), it.note(tmp_path / "lab" / "m"), it.note(tmp_path / "m")
+    assert set(it.pending.all()) == {*left, *kept}
     it.zone.declare(["lab", "new"])
-    (tmp_path / "lab").rmdir()
+    shutil.rmtree(tmp_path / "lab")
     await it.look()
     assert it.begun == ["lab", "prod", "new"] and it.running == {"lab", "new"}
     assert (tmp_path / "lab").is_dir(), "a folder that was removed is made again"
     assert (tmp_path / "prod").is_dir(), "one that is no longer a team's stays"
+    assert set(it.pending.all()) == set(kept), "nobody looks at what lies in it"
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -36,6 +36,7 @@ def removed(
         removed_at=at,
         removed_by="x",
         purge=purge,
+        team="lab",
     )
 
 
@@ -54,12 +55,14 @@ def test_an_entry_says_what_it_was(trash: Trash, monkeypatch: pytest.MonkeyPatch
     assert not Path(version.path).exists()
     note = json.loads((entry / NOTE).read_text())
     assert note == {
-        "model": "m", "version": 2, "digest": "sha256:0", "at": AT, "by": "x", "purge": False,
+        "model": "m", "version": 2, "digest": "sha256:0", "at": AT, "by": "x", "team": "lab",
+        "purge": False,
     }  # fmt: skip
     assert synced == [(entry / NOTE).stat().st_size], "before the files arrive"
     assert trash.entries() == [
-        TrashEntry(name=entry.name, model="m", version=2, at=AT, by="x", folder=place)
+        TrashEntry(name=entry.name, model="m", version=2, at=AT, by="x", team="lab", folder=place)
     ]
+    assert (trash.team_of(entry), trash.team_of(trash.folder / "none")) == ("lab", None)
 
 
 def test_a_version_without_a_time_was_removed_now(trash: Trash) -> None:

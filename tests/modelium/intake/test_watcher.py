@@ -12,7 +12,7 @@ from modelium.clock import SystemClock
 from modelium.config import Ingest
 from modelium.intake.fingerprint import fingerprint
 from modelium.intake.pending import PendingDrops
-from modelium.intake.watcher import Watcher
+from modelium.intake.watcher import Watcher, arriving
 from modelium.models import DropState
 from tests.modelium.analysis.files import llama_folder
 from tests.modelium.intake.zone import GIVE_UP_S, QUIET_S, RESCAN_S, ManualClock, Zone
@@ -228,6 +228,18 @@ async def test_a_changed_drop_is_pending_again_as_arriving(zone: Zone, clock: Ma
     assert [pending.state for pending in zone.pending.all()] == ["arriving"]
 
 
+async def test_what_an_ingest_notes_of_a_drop_that_is_gone_by_then_is_withdrawn(
+    zone: Zone, clock: ManualClock, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    await zone.watcher.poll()
+    elsewhere = arriving(tmp_path_factory.mktemp("repository") / "m", since=1.0)
+    zone.pending.note(elsewhere)
+    zone.pending.note(arriving(zone.folder / "m", since=1.0))
+    clock.now += RESCAN_S
+    await zone.watcher.poll()
+    assert zone.pending.all() == [elsewhere]
+
+
 async def test_an_incomplete_drop_is_reported_once_more_when_its_time_is_over(
     zone: Zone, clock: ManualClock
 ) -> None:
@@ -285,7 +297,7 @@ async def test_without_file_events_rescans_find_drops(
     def refused(*_args: object, **_given: object) -> None:
         raise OSError(28, "inotify watch limit reached")
 
-    monkeypatch.setattr("modelium.intake.watcher.Observer.schedule", refused)
+    monkeypatch.setattr("modelium.intake.file_events.Observer.schedule", refused)
     llama_folder(zone.folder / "m")
     watching = asyncio.create_task(zone.watcher.run())
     try:

@@ -13,6 +13,7 @@ import pytest
 from watchdog.events import DirModifiedEvent, FileMovedEvent, FileOpenedEvent, FileSystemEvent
 from watchdog.observers.api import BaseObserver
 
+from modelium.intake import file_events
 from modelium.intake import watcher as module
 from modelium.intake.fingerprint import fingerprint
 from modelium.models import DropState
@@ -248,15 +249,15 @@ def threads() -> list[threading.Thread]:
 
 
 @pytest.fixture
-def events(tmp_path: Path) -> Iterator[module._Events]:
-    made = module._Events(folder=tmp_path / "incoming", on_change=lambda _name: None)
+def events(tmp_path: Path) -> Iterator[file_events.FileEvents]:
+    made = file_events.FileEvents(folder=tmp_path / "incoming", on_change=lambda _name: None)
     (tmp_path / "incoming").mkdir()
     yield made
     made.stop()
 
 
 def test_one_folder_is_watched_as_long_as_it_is_there(
-    events: module._Events, tmp_path: Path
+    events: file_events.FileEvents, tmp_path: Path
 ) -> None:
     folder = tmp_path / "incoming"
     events.keep(0.0)
@@ -275,7 +276,9 @@ def test_one_folder_is_watched_as_long_as_it_is_there(
 
 
 def test_events_that_are_refused_are_asked_for_again_after_a_while(
-    events: module._Events, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    events: file_events.FileEvents,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked: list[float] = []
     now = 0.0
@@ -285,7 +288,7 @@ def test_events_that_are_refused_are_asked_for_again_after_a_while(
         raise OSError(28, "inotify watch limit reached")
 
     with monkeypatch.context() as patch:
-        patch.setattr("modelium.intake.watcher.Observer.schedule", refused)
+        patch.setattr("modelium.intake.file_events.Observer.schedule", refused)
         for now in (0.0, 1.0, 59.0, 60.0, 61.0, 120.0):
             events.keep(now)
     assert asked == [0.0, 60.0, 120.0]
@@ -356,5 +359,5 @@ async def test_a_problem_of_the_drop_zone_is_told_once_until_it_is_over(
 )
 def test_an_event_is_of_an_entry(event: FileSystemEvent, names: list[str]) -> None:
     found: list[str] = []
-    module._EventHandler(folder=Path("/in"), on_change=found.append).on_any_event(event)
+    file_events._EventHandler(folder=Path("/in"), on_change=found.append).on_any_event(event)
     assert found == names

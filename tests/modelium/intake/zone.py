@@ -50,6 +50,7 @@ class Zone:
         rescan_s: float = RESCAN_S,
         teams: Iterable[str] = (),
         of: str = "",
+        pending: PendingDrops | None = None,
     ) -> None:
         """``of``: the team whose folder is watched; empty: none, the drop zone itself is."""
         self.folder = folder
@@ -58,7 +59,7 @@ class Zone:
         """Complete ones."""
         self.lacking: list[tuple[str, str]] = []
         """Name and what is missing."""
-        self.pending = PendingDrops()
+        self.pending = pending or PendingDrops()
         self.watcher = Watcher(
             folder=folder / of,
             zone=self.zone,

@@ -73,10 +73,13 @@ def test_quotas_bind_all_but_an_operators_own_word(
     given: dict[str, Any], trigger: Trigger, subject: str | None, bound: bool
 ) -> None:
     by = policy(teams={"lab": LAB})
-    found = rules_for(model("m", **given), by, trigger=trigger, subject=subject)
-    assert found == (LAB if bound else None)
+    asked = {"trigger": trigger, "subject": subject}
+    subjects = model("m", **given), model("m@2", team=given.get("team"), twin_of="m")
+    world = fleet(*subjects)
     listed = policy(teams={"lab": LAB}, always_loaded=frozenset({"m"}))
-    assert rules_for(model("m", **given), listed, trigger=trigger, subject=subject) is None
+    for one in subjects if subject != "m" else subjects[:1]:
+        assert rules_for(one, world, by, **asked) == (LAB if bound else None)
+        assert rules_for(one, world, listed, **asked) is None
 
 
 def test_used_up_is_what_reaches_the_quota() -> None:
@@ -137,13 +140,13 @@ def test_the_validator_names_the_quota_and_the_figures() -> None:
     ]
 
 
-def test_a_version_may_replace_another_when_the_gpu_seconds_are_used_up() -> None:
+def test_a_version_that_is_to_replace_another_keeps_the_quotas() -> None:
     twin = model("a@2", 10, team="lab", twin_of="a")
     world = fleet(model("a", 10, team="lab"), twin, used={"lab": 50.0})
-    by = of_lab(10, 50)
-    assert broken(world, load("a@2", "n/g1"), by=by) == []
-    assert broken(world, load("a", "n/g1"), by=by) == ["team-quota"]
-    assert broken(world, load("a@2", "n/g1", gib=11), by=by) == ["team-quota"], "memory counts"
+    for name in ("a@2", "a"):
+        assert broken(world, load(name, "n/g1"), by=of_lab(10, 50)) == ["team-quota"]
+        assert broken(world, load(name, "n/g1"), by=of_lab(10, 51)) == []
+    assert broken(world, load("a@2", "n/g1", gib=11), by=of_lab(10, 51)) == ["team-quota"]
 
 
 def test_an_operators_load_is_free() -> None:

@@ -53,6 +53,28 @@ def test_the_evidence_has_bounds_in_count_and_time(
 
 
 @pytest.mark.parametrize(
+    ("teams", "own", "expected"),
+    [
+        (("", ""), None, True),
+        (("", ""), "t", False),
+        (("t", "t"), "t", True),
+        (("t", "t"), "u", False),
+        (("t", "t"), None, False),
+        (("t", "u"), "t", True),
+        (("t", "u"), "v", True),
+        (("t", "u"), None, True),
+        (("t", ""), "u", True),
+    ],
+)
+def test_what_one_team_drops_changes_nothing_for_the_others(
+    teams: tuple[str, str], own: str | None, expected: bool
+) -> None:
+    found = failing(teams=dict(zip("xy", teams, strict=True)))
+    world = fleet(class_failures=(found,))
+    assert (avoided(model("a", team=own), world, policy()) != {}) is expected
+
+
+@pytest.mark.parametrize(
     "other",
     [
         {"format": ModelFormat.GGUF},

@@ -52,72 +52,76 @@ def test_without_a_note_there_is_nothing_to_tell() -> None:
 
 
 def test_a_team() -> None:
-    assert told(model("m", team="lab"), team="lab") == ["team lab: granted"]
-    denied = "; drop it into that team's folder, or ask an operator for teams.prod.claimable"
-    assert told(model("m", team="lab"), team="prod") == [
-        f"team prod: not granted, it belongs to team lab{denied}"
+    by = policy(teams={"lab": TeamRules(), "prod": TeamRules()})
+    assert told(model("m", team="lab"), by, team="lab") == ["team lab: granted"]
+    denied = "; drop it into the folder of prod, or ask an operator to set teams.prod.claimable"
+    assert told(model("m", team="lab"), by, team="prod") == [
+        f"team prod: not granted: the model belongs to team lab{denied}"
     ]
-    assert told(team="prod") == [f"team prod: not granted, it belongs to no team{denied}"]
+    assert told(None, by, team="prod") == [f"team prod: not granted: the model has no team{denied}"]
+    assert told(None, by, team="x") == ["team x: not granted: no such team is declared"]
 
 
 def test_a_priority() -> None:
     high, medium, low = Priority.HIGH, Priority.MEDIUM, Priority.LOW
-    assert told(model("m", priority=high), priority=medium) == ["priority medium: granted"]
     assert told(model("m", priority=medium), priority=medium) == ["priority medium: granted"]
+    assert told(model("m", priority=high), priority=medium) == [
+        "priority medium: not used: the model has high, and a wish never lowers that"
+    ]
     capped = model("m", priority=medium, priority_ceiling=medium)
-    assert told(capped, priority=high) == ["priority high: not granted, its ceiling is medium"]
+    assert told(capped, priority=high) == ["priority high: not granted: its ceiling is medium"]
     by = policy(teams={"lab": TeamRules()})
     assert told(model("m", team="lab"), by, priority=high) == [
-        "priority high: not granted, an operator or a plan has given it low"
+        "priority high: not granted: an operator or a plan gave it low"
     ]
     assert told(model("m", priority=low), priority=high) == [
-        "priority high: not granted, it has low; a wish counts up to the ceiling of a declared "
-        "team, or one that an operator has set for the model"
+        "priority high: not granted: it has low; a wish counts only up to the ceiling of a "
+        "declared team, or up to one that an operator set for the model"
     ]
 
 
 def test_a_context() -> None:
     assert told(context=2048) == ["context 2048: used by llama_cpp and vllm"]
     assert told(context=16) == [
-        "context 16: used as 1024 (max_model_len_floor) by llama_cpp and vllm"
+        "context 16: raised to 1024 (max_model_len_floor), used by llama_cpp and vllm"
     ]
-    assert told(context=4096) == ["context 4096: not needed, without it there are 4096"]
+    assert told(context=4096) == ["context 4096: not needed: the context is 4096 anyway"]
     unknown = model("m", profile=profile(1, context_length=None))
     assert told(unknown, context=2048) == [
-        "context 2048: not used, the model has no context length"
+        "context 2048: not used: the context length of the model is not known"
     ]
     assert told(model("m", profile=None), context=2048) == [
-        "context 2048: not used, the model has no context length"
+        "context 2048: not used: the context length of the model is not known"
     ]
     own = policy(model_settings={"m": {"max_model_len": 3000}})
     assert told(by=own, context=2048) == [
-        "context 2048: not used, models.m.settings has max_model_len"
+        "context 2048: not used: models.m.settings sets max_model_len"
     ]
     small = policy(runtimes={V: RuntimeRules(default_settings={"max_model_len": 2000})})
     assert told(loaded("m", "n/g0"), small, context=2048) == [
-        "context 2048: not needed, without it there are 2000"
+        "context 2048: not needed: the context is 2000 anyway"
     ]
     assert told(by=small, context=2048, runtime=V)[0] == (
-        "context 2048: not needed, without it there are 2000"
+        "context 2048: not needed: the context is 2000 anyway"
     )
 
 
 def test_a_runtime() -> None:
-    assert told(runtime=V) == ["runtime vllm: tried first at its next load"]
+    assert told(runtime=V) == ["runtime vllm: tried first at the next load"]
     assert told(loaded("m", "n/g0"), runtime=V) == ["runtime vllm: used"]
     assert told(loaded("m", "n/g0"), runtime=S) == [
-        "runtime ray_serve: not used, it was loaded in vllm at less cost"
+        "runtime ray_serve: not used: loading the model in vllm cost less"
     ]
-    assert told(runtime=T) == ["runtime triton: not possible, not assessed"]
+    assert told(runtime=T) == ["runtime triton: not possible: not assessed"]
     disabled = policy(runtimes={V: RuntimeRules(enabled=False)})
-    assert told(by=disabled, runtime=V) == ["runtime vllm: not possible, it is not enabled"]
+    assert told(by=disabled, runtime=V) == ["runtime vllm: not possible: it is not enabled"]
     failing = model("m", setbacks=Setbacks(runtimes={V: 2}))
-    assert told(failing, runtime=V) == ["runtime vllm: not used, it failed 2 times there"]
+    assert told(failing, runtime=V) == ["runtime vllm: not used: 2 loads failed there"]
 
 
 def test_words_and_mistakes() -> None:
     assert told(text="Warm\n at nine.", problems=("unknown: 'x'", "no")) == [
-        "in words, which only people and an LLM read: Warm at nine.",
+        "in words, read only by people and an LLM: Warm at nine.",
         "unknown: 'x'",
         "no",
     ]

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from modelium import analysis
+from modelium.lifecycle import ModelState
 from modelium.models import (
     Deployment,
     Load,
@@ -120,6 +123,16 @@ def ready(
 ) -> Model:
     """Have a registered model loaded: in the store, in the runtime and, ``opened``, routed."""
     booked(world, name, **given)
+    record = became_ready(world, name, handle=handle)
+    if opened and record.twin_of is None and record.deployment is not None:
+        where, version = record.deployment.upstream, record.deployment.version
+        assert where is not None
+        world.services.switchboard.open(name, where, version=version)
+    return record
+
+
+def became_ready(world: World, name: str, *, handle: Mapping[str, Any] | None = None) -> Model:
+    """End a load that is booked: in the store and in the runtime."""
     deployment = deployment_of(world, name)
     where = upstream(deployment.name)
     world.runtime.held[deployment.name] = where
@@ -130,10 +143,27 @@ def ready(
         "load_s": 3.0,
     }
     deployment = deployment.model_copy(update=fields)
-    record = world.store.states.mark_ready(name, deployment)
-    if opened and record.twin_of is None:
-        world.services.switchboard.open(name, where, version=deployment.version)
-    return record
+    return world.store.states.mark_ready(name, deployment)
+
+
+def becomes_ready_when_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, times: int = 1
+) -> None:
+    """Have a load become ready right after it was read ``times`` from the store.
+
+    So it does when its run is cancelled while a thread writes that it is ready.
+    """
+    read, left = world.services.store.model, times
+
+    async def model(name: str) -> Model:
+        nonlocal left
+        record = await read(name)
+        left -= record.state is ModelState.LOADING
+        if record.state is ModelState.LOADING and left == 0:
+            became_ready(world, name)
+        return record
+
+    monkeypatch.setattr(world.services.store, "model", model)
 
 
 def deployment_of(world: World, name: str = "tiny") -> Deployment:

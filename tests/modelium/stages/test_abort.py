@@ -11,10 +11,11 @@ from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Report, Trigger
 from modelium.stages import unloading
-from modelium.stages.abort import REASON
+from modelium.stages.abort import REASON, abort
 from modelium.stages.evict import evict
 from modelium.stages.load import load
 from tests.modelium.conftest import World
+from tests.modelium.stages.rows import becomes_ready_when_read
 
 pytestmark = pytest.mark.slow
 
@@ -141,3 +142,29 @@ async def test_the_requests_to_load_fail_and_that_to_unload_is_done(world: World
         ("done", "the load of tiny was aborted"),
     ]
     await operations.aclose()
+
+
+async def test_a_load_that_becomes_ready_as_it_is_aborted_is_evicted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    await world.services.launcher.decide(model="tiny", trigger=Trigger.OPERATOR, carry_out=False)
+    becomes_ready_when_read(world, monkeypatch, times=2)
+    report = await evict(world.services, models=["tiny"])
+    assert (report.outcome, report.details) == ("unloaded", {"models": {"tiny": "unloaded"}})
+    assert world.store.model("tiny").state is ModelState.UNLOADED
+    assert not world.store.view()[2]
+    assert ends(world) == [], "no load was aborted"
+
+
+async def test_a_load_that_becomes_ready_as_it_is_aborted_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.load()
+    await evict(world.services, models=["tiny"])
+    await world.services.launcher.decide(model="tiny", trigger=Trigger.OPERATOR, carry_out=False)
+    becomes_ready_when_read(world, monkeypatch)
+    await abort(world.services, "tiny")
+    assert world.store.model("tiny").state is ModelState.READY
+    assert "tiny" in world.runtime.held and "tiny" not in world.services.owners

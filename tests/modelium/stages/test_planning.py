@@ -19,6 +19,7 @@ from modelium.stages.evict import evict
 from modelium.stages.planning import STALE_ATTEMPTS, effective, place
 from tests.fakes import fleets
 from tests.fakes.llm import calls
+from tests.fakes.trust import earn
 from tests.modelium.conftest import Advised, World
 
 pytestmark = pytest.mark.slow
@@ -150,10 +151,12 @@ async def test_a_departure_is_stored_stands_and_is_told(advised: Advised) -> Non
     await advised.played_by(lambda body: calls("decide", {"placement": "queue", "reason": "later"}))
     world = advised.world
     world.rule(departures={DepartureKind.QUEUE: 300.0})
+    earn(world.store, world.clock, DepartureKind.QUEUE)
     await advised.drop("tiny")
     await world.settled("tiny", "queued")
-    (kept,) = world.store.departures.since(0)
+    kept = world.store.departures.since(0)[0]
     assert (kept.kind, kept.model, kept.asked_at) == (DepartureKind.QUEUE, "tiny", None)
+    assert not kept.shadow
     assert "the LLM has it wait" in world.store.model("tiny").reason
     made = world.store.decisions.newest(advised=True)[0]
     assert [d.model for d in made.plan.departures] == ["tiny"] and "later" in made.plan.reason
@@ -170,12 +173,30 @@ async def test_an_operator_who_loads_what_waits_is_a_sign_against_the_departure(
     await advised.played_by(lambda body: calls("decide", {"placement": "queue"}))
     world = advised.world
     world.rule(departures={DepartureKind.QUEUE: 300.0})
+    earn(world.store, world.clock, DepartureKind.QUEUE)
     await advised.drop("tiny")
     await world.settled("tiny", "queued")
     await decide(world.services, model="tiny", trigger="operator")
     await world.settled("tiny", "ready")
-    (kept,) = world.store.departures.since(0)
+    kept = world.store.departures.since(0)[0]
     assert kept.asked_at is not None
+
+
+async def test_a_departure_that_is_not_trusted_is_recorded_and_the_rules_plan_carried_out(
+    advised: Advised,
+) -> None:
+    await advised.played_by(lambda body: calls("decide", {"placement": "queue", "reason": "later"}))
+    world = advised.world
+    world.rule(departures={DepartureKind.QUEUE: 300.0})
+    await advised.drop("tiny")
+    await world.settled("tiny", "ready")
+    (kept,) = world.store.departures.since(0)
+    assert (kept.kind, kept.model, kept.shadow) == (DepartureKind.QUEUE, "tiny", True)
+    assert (kept.right_if, kept.wrong_if) == ((), ("tiny",))
+    made = world.store.decisions.newest(advised=True)[0]
+    assert made.plan.author == "llm" and [a.model for a in made.plan.loads] == ["tiny"]
+    (line,) = [x for x in made.trace["page"] if x.startswith("shadow")]
+    assert line.startswith("shadow     queue tiny: ")
 
 
 def test_a_departure_that_leaves_all_as_it_is_has_an_effect() -> None:

@@ -272,6 +272,67 @@ async def test_a_fleet_that_keeps_changing_ends_after_so_many_plans(world: World
     assert states(world)["m"] == "ready"
 
 
+class Advised(Answers):
+    """A brain whose plan by advice is the first, and whose plan by rules alone is the second."""
+
+    def __init__(self, world: World, *plans: Plan, overtaken: bool) -> None:
+        super().__init__(*plans, advice=Advice(reason="x", trace={"rounds": 1}))
+        self._world = world
+        self._overtaken = overtaken
+
+    async def decide(
+        self, question: Question, fleet: Fleet, policy: Policy, advice: Advice | None = None
+    ) -> Plan:
+        self.asked.append((question, fleet, advice))
+        by_llm, by_rules = self.plans
+        if advice is not None and not advice.fallback:
+            if self._overtaken:
+                self._world.store.rules.set_pinned("x", len(self.asked) % 2 == 0)
+            return by_llm
+        return by_rules.model_copy(update={"fallback": advice.fallback if advice else ""})
+
+
+@pytest.mark.parametrize("overtaken", [False, True], ids=["forbidden", "overtaken"])
+async def test_after_two_plans_in_vain_the_advice_is_dropped(world: World, overtaken: bool) -> None:
+    for name in ("m", "x"):
+        registered(world, name)
+        ready(world, name)
+    world.store.rules.set_pinned("m", not overtaken)
+    by_llm = plan_of(UNLOAD, author="llm", trigger=Trigger.REVIEW)
+    by_rules = plan_of(KEEP, trigger=Trigger.REVIEW)
+    brain = Advised(world, by_llm, by_rules, overtaken=overtaken)
+    world.services = replace(world.services, brain=brain)
+    decision = await place(world.services, asked(world.services, Trigger.REVIEW))
+    why = (
+        "the fleet changed while the plan was made; planning again"
+        if overtaken
+        else "the plan is not allowed: m: it is pinned; run `modelium pin m --off` first"
+    )
+    given = [advice.fallback if advice else None for _question, _fleet, advice in brain.asked]
+    assert given == ["", "", f"stale-advice: {why}"]
+    assert len(brain.advised) == 1 and len(world.clock.slept) == 2
+    assert (decision.outcome, decision.plan.author, decision.plan.actions) == (
+        "done",
+        "rules",
+        (KEEP,),
+    )
+    assert decision.plan.fallback == f"stale-advice: {why}"
+    assert decision.trace["rounds"] == 1, "what the LLM was asked is recorded all the same"
+    assert events(world, "plan.refused") == []
+    assert states(world)["m"] == "ready"
+
+
+async def test_the_rules_own_plan_is_refused_at_once_where_advice_was_none(world: World) -> None:
+    registered(world, "m")
+    ready(world, "m")
+    world.store.rules.set_pinned("m", True)
+    plan = plan_of(UNLOAD, trigger=Trigger.REVIEW)
+    brain = answering(world, plan, advice=Advice(fallback="timeout: x"))
+    with pytest.raises(PlanRejected):
+        await place(world.services, asked(world.services, Trigger.REVIEW))
+    assert len(brain.asked) == 1 and len(events(world, "plan.refused")) == 1
+
+
 async def test_what_is_queued_or_rejected_is_told_once(world: World) -> None:
     for name in ("m", "x", "y", "z"):
         registered(world, name)

@@ -14,6 +14,7 @@ from tests.fakes.runtime import upstream
 from tests.modelium.conftest import World
 from tests.modelium.stages.rows import (
     background,
+    becomes_ready_when_read,
     booked,
     configured,
     deployment_of,
@@ -120,6 +121,17 @@ async def test_a_load_in_progress_is_ended_and_waited_for(world: World) -> None:
     world.clock.advance(removal.POLL_S)
     await background(world)
     assert states(world) == {}
+
+
+async def test_a_load_that_becomes_ready_as_it_is_removed_is_unloaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(world)
+    booked(world)
+    begun(world)
+    becomes_ready_when_read(world, monkeypatch)
+    await remove(world.services, model="tiny")
+    assert states(world) == {} and not world.runtime.held
 
 
 async def test_twins_go_with_their_model_alone(world: World) -> None:

@@ -13,8 +13,9 @@ from modelium.models import ModelFormat, RuntimeName, RuntimeStatus
 from modelium.models.outcomes import ClassFailures, ModelClass
 from modelium.stages.load import load
 from modelium.stages.monitor import monitor
-from modelium.stages.setups import class_failures, setups
+from modelium.stages.setups import class_failures, of_teams, setups
 from modelium.stages.snapshot import snapshot
+from tests.fakes.fleets import model
 from tests.modelium.conftest import World
 from tests.modelium.stages.rows import (
     booked,
@@ -55,12 +56,28 @@ async def test_failed_loads_are_evidence_in_the_next_snapshot(world: World) -> N
         runtime=RAY,
         failures=2,
         models=("a", "b"),
+        teams={"a": "", "b": ""},
         last_at=next(e.at for e in world.heard if e.kind == "model.failed" and e.model == "b"),
     )
     world.runtime.failure = None
     with_files(world, "c")
     await load(world.services, model="c", decision=booked(world, "c"))
     assert (await snapshot(world.services)).class_failures == ()
+
+
+def test_failures_are_told_with_the_teams_of_the_models_that_are_there() -> None:
+    given = {"model_class": LLAMA, "runtime": RAY, "failures": 3, "last_at": 1.0}
+    found = of_teams(
+        [
+            ClassFailures(models=("a", "b", "gone"), **given),
+            ClassFailures(models=("gone",), **given),
+        ],
+        [model("a", team="t"), model("b"), model("c", team="u")],
+    )
+    assert found == (
+        ClassFailures(models=("a", "b"), teams={"a": "t", "b": ""}, **given),
+        ClassFailures(models=(), **given),
+    )
 
 
 async def test_an_engine_that_is_lost_soon_is_evidence(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,33 @@ import pytest
 from modelium.config import Config
 from modelium.errors import InputError
 from modelium.intake.drop_zone import DropZone
-from modelium.models import Priority, Report, RuntimeName, Wishes
+from modelium.models import Priority, RuntimeName, Wishes
+from modelium.stages.ingest import ingest
+from modelium.stages.ownership import check_team
 from tests.modelium.conftest import World
+from tests.modelium.stages.rows import with_files
+from tests.modelium.teams import declare, drop
 from tests.samples import risky_onnx, tiny_onnx
 
 HIGH, MEDIUM, LOW = Priority.HIGH, Priority.MEDIUM, Priority.LOW
 
 
-def declare(world: World, **config: Any) -> None:
-    """Have the configuration declare the teams lab and prod, besides what ``config`` says."""
-    fields = world.services.config.model_dump(exclude_unset=True)
-    teams = {"lab": {}, "prod": {"priority_ceiling": "high"}} | config.pop("teams", {})
-    changed = Config.model_validate({**fields, "teams": teams, **config})
-    world.services = replace(world.services)
-    world.services.configure(changed)
-    world.services.repository.zone.make()
+class Noted:
+    """Runs steps, and notes their names; ``then``: what happens after the first."""
 
+    def __init__(self, world: World, then: Callable[[], object] = lambda: None) -> None:
+        self.names: list[str] = []
+        self._world = world
+        self._then = then
 
-async def drop(
-    world: World, where: str, *, note: str | None = None, weight: float = 1.0, **given: Any
-) -> Report:
-    """Put a model at ``where`` in the drop zone, with a ``note`` beside it, and ingest it."""
-    folder = world.incoming / where
-    tiny_onnx(folder, weight=weight)
-    if note is not None:
-        (folder / "modelium.toml").write_text(note)
-    return await world.launcher.ingest(path=str(folder), **given)
+    async def __call__(
+        self, name: str, step: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        done = await self._world.steps(name, step, *args, **kwargs)
+        self.names.append(name)
+        if len(self.names) == 1:
+            self._then()
+        return done
 
 
 async def test_a_drop_in_a_teams_folder_is_the_teams(world: World) -> None:
@@ -61,12 +62,41 @@ async def test_nobody_ingests_the_drop_of_a_team_for_another_one(world: World) -
     assert (model.team, model.priority_ceiling) == ("lab", LOW)
 
 
+async def test_an_upload_inside_a_teams_folder_is_the_teams(world: World) -> None:
+    declare(world)
+    with pytest.raises(InputError, match="belongs to team lab, and cannot be ingested for prod"):
+        await drop(world, "lab/.upload/tiny", team="prod")
+    assert (await drop(world, "lab/.upload/tiny")).outcome == "registered"
+    assert world.store.model("tiny").team == "lab"
+    await drop(world, "prod/theirs")
+    assert (await drop(world, "lab/.upload/theirs", weight=2.0)).outcome == "rejected"
+    assert (world.store.model("theirs").team, world.store.model("theirs").version) == ("prod", 1)
+
+
+async def test_an_upload_inside_the_drop_zone_takes_a_model_from_nobody(world: World) -> None:
+    declare(world)
+    await drop(world, "lab/tiny")
+    assert (await drop(world, ".upload/tiny", weight=2.0)).outcome == "registered"
+    assert (world.store.model("tiny").version, world.store.model("tiny").team) == (2, "lab")
+
+
 async def test_a_folder_of_a_team_is_no_drop(world: World) -> None:
     declare(world)
     tiny_onnx(world.incoming / "lab" / "tiny")
     with pytest.raises(InputError, match="lab is the folder for drops of a team"):
         await world.launcher.ingest(path=str(world.incoming / "lab"))
     assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+
+
+async def test_nothing_is_taken_from_the_folder_of_a_team_that_is_gone(world: World) -> None:
+    declare(world)
+    tiny_onnx(world.incoming / "lab" / "tiny")
+    world.services.repository.zone.declare(["prod"])
+    for path in ("lab", "lab/tiny"):
+        with pytest.raises(InputError, match="lab in the drop zone is marked as the folder of a"):
+            await world.launcher.ingest(path=str(world.incoming / path))
+    assert (world.incoming / "lab" / "tiny" / "model.onnx").exists()
+    assert world.store.view()[1] == ()
 
 
 async def test_from_a_closed_folder_nothing_is_taken(world: World) -> None:
@@ -122,6 +152,96 @@ async def test_a_later_drop_that_names_no_team_takes_a_model_from_nobody(world: 
     assert world.store.model("tiny").team == "prod", "an operator may give it to another team"
 
 
+async def test_a_later_drop_by_path_leaves_a_model_to_its_team(world: World) -> None:
+    declare(world)
+    await drop(world, "lab/tiny", priority_ceiling="low")
+    elsewhere = world.incoming.parent / "elsewhere" / "tiny"
+    tiny_onnx(elsewhere, weight=3.0)
+    await world.launcher.ingest(path=str(elsewhere))
+    model = world.store.model("tiny")
+    assert (model.version, model.team, model.priority_ceiling) == (2, "lab", LOW)
+
+
+async def test_a_version_that_is_put_into_the_repository_leaves_a_model_to_its_team(
+    world: World,
+) -> None:
+    declare(world)
+    await drop(world, "lab/tiny", priority_ceiling="low")
+    folder = world.services.repository.published / "tiny@2"
+    tiny_onnx(folder, weight=2.0)
+    await world.launcher.ingest(path=str(folder))
+    model = world.store.model("tiny")
+    assert (model.version, model.team, model.priority_ceiling) == (2, "lab", LOW)
+    assert world.store.rules.asked()["tiny"] == {"team": "lab", "priority_ceiling": "low"}
+
+
+async def test_a_later_drop_without_a_note_leaves_a_model_to_the_team_that_one_named(
+    world: World,
+) -> None:
+    declare(world, teams={"prod": {"claimable": True}, "lab": {"claimable": True}})
+    await drop(world, "tiny", note='team = "prod"')
+    await drop(world, "tiny", weight=2.0)
+    assert world.store.model("tiny").team == "prod"
+    await drop(world, "tiny", weight=3.0, note='team = "lab"')
+    model = world.store.model("tiny")
+    assert (model.version, model.team) == (3, "prod"), "nor does another note take it"
+
+
+async def test_a_drop_that_may_not_replace_a_model_is_not_staged(world: World) -> None:
+    declare(world)
+    await drop(world, "prod/tiny")
+    tiny_onnx(world.incoming / "lab" / "tiny", weight=2.0)
+    steps = Noted(world)
+    report = await ingest(world.services, path=str(world.incoming / "lab" / "tiny"), steps=steps)
+    assert (report.outcome, report.details["rule"]) == ("rejected", "team")
+    assert steps.names == [], "it is not copied either"
+
+
+async def test_whose_a_model_is_may_change_while_a_drop_is_staged(world: World) -> None:
+    declare(world)
+    tiny_onnx(world.incoming / "lab" / "tiny", weight=2.0)
+
+    steps = Noted(world, then=lambda: with_files(world, team="prod"))
+    report = await ingest(world.services, path=str(world.incoming / "lab" / "tiny"), steps=steps)
+    assert (report.outcome, report.details["rule"]) == ("rejected", "team")
+    assert steps.names == ["stage"]
+    model = world.store.model("tiny")
+    assert (model.version, model.team) == (1, "prod")
+
+
+@pytest.mark.parametrize(
+    ("team", "said"),
+    [
+        (
+            "other",
+            "team other is not declared; declared are lab, prod: name one of them, or add it",
+        ),
+        ("../prod", "'../prod' is no name of a team: use up to 128 letters, digits,"),
+        ("", "'' is no name of a team"),
+    ],
+)
+async def test_an_ingest_for_an_unknown_team_is_refused(world: World, team: str, said: str) -> None:
+    declare(world)
+    with pytest.raises(InputError) as told:
+        await drop(world, "tiny", team=team)
+    assert str(told.value).startswith(said)
+    assert (world.incoming / "tiny" / "model.onnx").exists()
+
+
+def test_a_team_is_known_by_any_part_of_the_configuration() -> None:
+    declared = {
+        "teams": {"lab": {}},
+        "models": {"m": {"team": "owner"}},
+        "orchestration": {"policies": {"high_priority_teams": ["vip"]}},
+    }
+    config = Config.model_validate(declared)
+    for team in ("lab", "owner", "vip", None):
+        check_team(config, team)
+    with pytest.raises(InputError, match="team other is not declared"):
+        check_team(config, "other")
+    check_team(Config(), "other")
+
+
 async def test_a_rejected_drop_that_is_approved_is_still_the_teams(world: World) -> None:
     declare(world)
     folder = world.incoming / "lab" / "tiny"
@@ -144,7 +264,9 @@ async def test_the_wishes_in_a_note_are_stored_with_the_version(world: World) ->
         context=2048,
         runtime=RuntimeName.RAY_SERVE,
         text="Now.",
-        problems=("unknown: 'colour'; known are team, priority, context, runtime, wishes",),
+        problems=(
+            "unknown keys: 'colour'; known keys are team, priority, context, runtime, wishes",
+        ),
     )
     assert (model.team, model.priority) == (None, LOW), "a note alone gives neither"
     await drop(world, "tiny", weight=2.0)

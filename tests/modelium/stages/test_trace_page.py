@@ -63,6 +63,15 @@ def test_a_decision_is_told_on_one_page() -> None:
     ]
 
 
+def test_what_is_only_recorded_is_told_apart() -> None:
+    kept = Departure(kind=DepartureKind.QUEUE, model="new", price_s=30.0, until=0.0, shadow=True)
+    plan = PLAN.model_copy(update={"departures": (kept, *PLAN.departures)})
+    assert page(plan, TRACE)[-2:] == [
+        "gives up   device new: 12 load-seconds at most",
+        "shadow     queue new: 30 load-seconds at most; not trusted yet, so only recorded",
+    ]
+
+
 def test_a_choice_that_was_not_used_is_told_with_the_reason() -> None:
     plan = Plan(
         author="rules",
@@ -93,6 +102,17 @@ def test_a_page_stays_a_page() -> None:
     assert "           and 2 more" in lines
     assert lines.count("           fleet() → no answer") == LOOKUPS - 1
     assert sum("f0: " in line for line in lines) == 1 and not any("f12:" in x for x in lines)
+
+
+def test_few_refusals_of_each_answer_are_told() -> None:
+    answers = [[{"rule": "choice", "message": f"m{i}"} for i in range(n)] for n in (4, 7)]
+    lines = page(PLAN, {**TRACE, "violations": answers})
+    told = [line[11:] for line in lines if "answer " in line]
+    assert told == [
+        *(f"answer 1: m{i}" for i in range(4)),
+        *(f"answer 2: m{i}" for i in range(4)),
+        "answer 2: and 3 more",
+    ]
 
 
 def test_a_decision_without_an_llm_has_no_page() -> None:

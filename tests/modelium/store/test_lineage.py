@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config as AlembicConfig
 
 from modelium.errors import IllegalTransition, InputError, Unavailable, UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import Priority
 from modelium.store import Store, new_id
+from modelium.store.connection import MIGRATIONS, connect
 from tests.modelium.store.test_rows import (
     BEFORE,
     NOW,
@@ -131,7 +135,7 @@ def test_a_removed_model_is_forgotten_with_what_was_measured_of_it(store: Store)
         ("measured", "idle", "vllm", "H100", "d"): None,
         ("traffic", "idle"): None,
         ("standings", "idle"): None,
-        **version("idle", 2, removed_at=NOW, removed_by="me", purge=True),
+        **version("idle", 2, removed_at=NOW, removed_by="me", purge=True, team="t"),
     }
     assert [(v.version, v.removed_by) for v in gone] == [(2, "me")]
     assert store.lineage.finish_removal("idle") == []
@@ -271,3 +275,34 @@ def test_what_is_not_there_is_unknown(store: Store, ask: Callable[[Store], objec
         ask(store)
     assert str(told.value) == "no model is called 'nobody'; `modelium ls` lists the models"
     assert store.find("nobody") is None
+
+
+def test_whose_a_removed_version_was_is_kept_with_it(store: Store) -> None:
+    terms = {"priority": Priority.LOW, "priority_ceiling": Priority.LOW, "pinned": False}
+    for number in (1, 2):
+        digest = f"sha256:{number}"
+        store.register("own", path=Path(f"/own{number}"), digest=digest, team="lab", **terms)  # type: ignore[arg-type]
+    store.lineage.retire("own", [1], by="me")
+    assert [v.team for v in store.lineage.versions("own", removed=True)] == ["lab"]
+    assert [v.team for v in store.lineage.versions("own")] == [None], "the model itself says it"
+    store.lineage.begin_removal("own", by="me", purge=False)
+    assert [v.team for v in store.lineage.finish_removal("own")] == ["lab"]
+
+
+def test_a_store_of_before_keeps_what_was_removed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = connect(url)
+    with engine.begin() as tx:
+        config.attributes["connection"] = tx
+        command.upgrade(config, "0011")
+        row = {"model": "m", "version": 3, "path": "/m", "digest": "d", "registered_at": 1.0}
+        removed = {"removed_at": 2.0, "removed_by": "me", "purge": False}
+        table = sa.table("versions", *(sa.column(name) for name in {**row, **removed}))
+        tx.execute(sa.insert(table).values(**row, **removed))
+    engine.dispose()
+    opened = Store.open(url, now=lambda: 5.0)
+    (old,) = opened.lineage.versions(removed=True)
+    assert (old.model, old.version, old.removed_by, old.team) == ("m", 3, "me", None)
+    opened.close()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from modelium.models import Habit, Traffic
 from modelium.ports import EngineStats
-from modelium.traffic.book import HORIZONS_S, INTERVAL_BOUNDS_S, LATENCIES_KEPT, TrafficBook
+from modelium.traffic.book import TrafficBook
 from modelium.traffic.daily_pattern import SLOT_S
+from modelium.traffic.tally import HORIZONS_S, INTERVAL_BOUNDS_S, LATENCIES_KEPT
 
 
 class HandClock:

@@ -16,7 +16,10 @@ from tests.fakes.landlock import Landlock
 
 READ = 0b1101
 """Execute, read files, list folders."""
-KEPT = {0, 1, 2, 3, 4, 14, 23, 24}
+KEPT = {1, 14}
+USE = 0b1110
+"""Write and read files, list folders."""
+CONFINED = ["few capabilities", "no new privileges", "restricted"]
 
 Kernel = Callable[..., Landlock]
 
@@ -76,8 +79,9 @@ def test_all_but_the_hidden_is_given_in_whole_trees(
     found = list(confine.readable(at(hidden), at(shown)))
     assert below(tree, found) == expected
     roots = {entry.path for entry in os.scandir("/") if not entry.is_symlink()}
-    inside = {f"/{tree.parts[1]}"}
+    inside = {f"/{tree.parts[1]}", "/dev"}
     assert {path for path in found if path.count("/") == 1} == roots - inside
+    assert not below(Path("/dev"), found)
 
 
 def test_a_link_is_never_opened_by_itself(tree: Path) -> None:
@@ -130,40 +134,104 @@ def test_each_kernel_is_asked_for_all_that_it_knows(
         "state/journal": of_files,
     }
     assert linux.allowed["/proc"] == READ
-    assert linux.order == ["no new privileges", "restricted"]
+    assert {path: r for path, r in linux.allowed.items() if path.startswith("/dev")} == {
+        "/dev": 0b1000,
+        **{path: USE & confine.FILE_RIGHTS for path in confine.devices()},
+    }
+    assert linux.order == CONFINED
     assert linux.dropped == [number for number in range(64) if number not in KEPT]
+    assert linux.capabilities == [1 << 1 | 1 << 14, 1 << 1 | 1 << 14, 0, 0, 0, 0]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(linux.descriptor)
 
 
+def test_engines_get_the_devices_that_they_use_and_no_disks_or_terminals(tmp_path: Path) -> None:
+    useful = {
+        *("null", "zero", "full", "random", "urandom", "tty", "kfd", "dri", "dxg", "infiniband"),
+        *("gdrdrv", "nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"),
+        *("nvidia-caps", "nvidia-caps-imex-channels"),
+    }
+    for name in (*useful, "sda", "mem", "kmsg", "kvm", "console", "tty1", "pts", "ptmx", "dm-0"):
+        (tmp_path / name).touch()
+    assert {Path(path).name for path in confine.devices(str(tmp_path))} == useful
+
+
+SETTINGS = {f"/proc/{name}" for name in ("sys", "irq", "bus", "fs", "sysrq-trigger")}
+CLOSED = {name for name in SETTINGS if Path(name).exists()}
+COPIES = ["slave", "copy /dev", "copy /usr"]
+ALL_MOUNTS = [*COPIES, "/ +5", "/dev", "/dev +1", "/usr", "proc"]
+"""Where /usr is writable: flag 1 is for read-only, 4 for no devices."""
+
+
 @pytest.mark.parametrize(
-    ("mounted", "refusing", "place"),
+    ("mounted", "refusing", "place", "closed", "mounts"),
     [
-        ("read-only", "mounts", "/proc"),
-        ("writable", "", "/proc"),
-        ("writable", "mounts", "/proc/1"),
+        ("read-only", "mounts", "/proc", set(), []),
+        ("writable", "", "/proc", CLOSED, ALL_MOUNTS),
+        ("writable", "mounts", "/proc/1", set(), []),
+        ("writable", "slave", "/proc/1", set(), []),
+        ("writable", "proc", "/proc/1", set(), ALL_MOUNTS[:-1]),
+        ("writable", "copy /dev", "/proc", CLOSED, ["slave", "copy /usr", "proc"]),
+        ("writable", "/ +5", "/proc", CLOSED, [*COPIES, "proc"]),
+        (
+            *("writable", "copy /usr", "/proc", CLOSED),
+            ["slave", "copy /dev", "/ +5", "/dev", "/dev +1", "proc"],
+        ),
+        ("elsewhere", "mounts", "/proc/1", set(), []),
     ],
 )
 def test_children_may_write_their_entries_where_the_kernels_settings_are_read_only(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, mounted: str, refusing: str, place: str
+    kernel: Kernel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    mounted: str,
+    refusing: str,
+    place: str,
+    closed: set[str],
+    mounts: list[str],
 ) -> None:
     linux = kernel(7, refusing=refusing)
     true = os.statvfs("/proc")
 
     def told(path: str | bytes) -> os.statvfs_result:
-        closed = mounted == "read-only" or os.fsdecode(path) in linux.read_only
-        flags = true.f_flag & ~1 | closed
+        ro = mounted != "writable" or os.fsdecode(path) in linux.read_only
+        flags = true.f_flag & ~1 | ro
         return os.statvfs_result((*true[:8], flags, *true[9:]))
 
+    device = os.stat("/proc").st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    lines = [
+        f"22 27 {number} / /proc rw - proc proc rw",
+        f"23 22 {number} /sys /chroot/proc/sys rw - proc proc rw",
+        "24 27 9999:0 / /chroot/other rw - proc proc rw",
+    ]
+    if mounted == "elsewhere":
+        lines.append(f"25 27 {number} / /chroot/proc rw - proc proc rw")
+    (tmp_path / "mounts").write_text("".join(f"{line}\n" for line in lines))
+    monkeypatch.setattr(confine, "MOUNTS", str(tmp_path / "mounts"))
     monkeypatch.setattr(os, "statvfs", told)
-    confine.confine(hidden=[], shown=[], writable=["/proc/self"], connects=True)
+    writable = iter(["/usr", "/proc/self", "/etc/passwd", "/nowhere/at/all"])
+    confine.confine(hidden=[], shown=[], writable=writable, connects=True)
     expected = place if place == "/proc" else os.path.realpath("/proc/self")
-    changes = linux.allowed[expected]
-    assert changes & 0b10
-    assert [path for path, rights in linux.allowed.items() if rights & 0b10] == [expected]
-    wanted = {"/proc/sys", "/proc/irq"} if (mounted, refusing) == ("writable", "") else set()
-    assert linux.read_only >= wanted
+    changed = [
+        path
+        for path, rights in linux.allowed.items()
+        if rights & 0b10 and not path.startswith("/dev/")
+    ]
+    assert sorted(changed) == sorted(["/usr", "/etc/passwd", expected])
+    assert linux.read_only & SETTINGS == closed
     assert not {path for path in linux.read_only if path.split("/")[2].isdigit()}
+    assert linux.mounted == mounts
+
+
+@pytest.mark.parametrize("refusing", ["/dev", "/usr"])
+def test_what_an_engine_needs_but_cannot_have_is_an_error(kernel: Kernel, refusing: str) -> None:
+    linux = kernel(7, refusing=refusing)
+    said = f"{refusing} cannot be mounted as it is"
+    with pytest.raises(OSError, match=said) as failure:
+        confine.confine(hidden=[], shown=[], writable=["/usr", "/proc/self"], connects=True)
+    assert failure.value.errno == errno.EPERM
+    assert linux.order == ["own mounts"]
 
 
 def confined(folder: Path) -> None:
@@ -183,6 +251,8 @@ def test_no_descriptor_of_a_path_stays_open(kernel: Kernel, tmp_path: Path) -> N
         (0, "", errno.EOPNOTSUPP, f"Landlock: {os.strerror(errno.EOPNOTSUPP)}"),
         (7, "rules", errno.EINVAL, f"Landlock: {os.strerror(errno.EINVAL)}"),
         (7, "privileges", errno.EINVAL, "no_new_privs is refused"),
+        (7, "reading", errno.EINVAL, "capabilities cannot be dropped"),
+        (7, "capabilities", errno.EPERM, "capabilities cannot be dropped"),
     ],
 )
 def test_what_the_kernel_refuses_is_raised(
@@ -209,7 +279,7 @@ def test_the_program_starts_confined_and_without_the_rules(
     started: list[tuple[str, list[str]]] = []
 
     def execvp(file: str, arguments: list[str]) -> None:
-        assert linux.order == ["no new privileges", "restricted"]
+        assert linux.order == CONFINED
         assert "MODELIUM_SANDBOX" not in os.environ
         started.append((file, arguments))
 
@@ -254,4 +324,4 @@ def test_missing_device_files_are_made_before(
     confine.main(["vllm"])
     made = tmp_path / "calls"
     assert (made.read_text().splitlines() if made.exists() else []) == calls
-    assert linux.order == ["no new privileges", "restricted"]
+    assert linux.order == CONFINED

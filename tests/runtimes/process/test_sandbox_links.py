@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ place, target = sys.argv[1:]
 shutil.rmtree(place, ignore_errors=True)
 os.symlink(target, place)
 """
+REFUSED = re.compile(r"PermissionError|Read-only file system")
 WRITE = """
 import os, sys, tempfile
 tempfile.TemporaryFile().close()
@@ -75,7 +77,7 @@ def machine() -> Iterator[Machine]:
 @pytest.mark.parametrize("place", ["work/modules", "hf/hub", "work/tmp"])
 def test_a_link_opens_nothing_at_the_next_start(machine: Machine, place: str) -> None:
     assert machine.run(LAY, machine.root / place, machine.outside) == ""
-    assert "PermissionError" in machine.run(WRITE, machine.outside / "new")
+    assert REFUSED.search(machine.run(WRITE, machine.outside / "new"))
     assert [path.name for path in machine.outside.iterdir()] == ["kept"]
     assert machine.run(WRITE, machine.work / "new") == ""
 
@@ -84,7 +86,7 @@ def test_another_name_of_a_folder_opens_nothing_either(machine: Machine) -> None
     (machine.root / "way").symlink_to(machine.root / "hf")
     machine.environment["HF_HUB_CACHE"] = str(machine.root / "way/hub")
     assert machine.run(LAY, machine.root / "hf/hub", machine.outside) == ""
-    assert "PermissionError" in machine.run(WRITE, machine.outside / "new")
+    assert REFUSED.search(machine.run(WRITE, machine.outside / "new"))
     assert machine.run(WRITE, machine.root / "hf/new") == ""
 
 
@@ -120,7 +122,7 @@ def test_a_link_that_is_laid_while_an_engine_starts_is_not_followed(machine: Mac
     prepared = machine.prepare(WRITE, machine.outside / "new")
     (machine.root / "hf").rmdir()
     (machine.root / "hf").symlink_to(machine.outside)
-    assert "PermissionError" in machine.start(*prepared)
+    assert REFUSED.search(machine.start(*prepared))
 
 
 def test_the_own_folder_may_lie_in_one_that_engines_change(machine: Machine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 import sys
 import tempfile
@@ -27,6 +28,14 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Landlock:
     monkeypatch.setattr(confine, "libc", linux)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return linux
+
+
+@pytest.fixture(autouse=True)
+def accounts(monkeypatch: pytest.MonkeyPatch) -> list[pwd.struct_passwd]:
+    """The machine's; none at first."""
+    found: list[pwd.struct_passwd] = []
+    monkeypatch.setattr(pwd, "getpwall", lambda: found)
+    return found
 
 
 @pytest.fixture
@@ -91,13 +100,41 @@ def test_an_engine_gets_what_it_needs_and_no_more(tmp_path: Path, command: Path)
     assert found == {
         "hidden": ["/state", *map(str, SYSTEM_SECRETS), *homes],
         "shown": ["/state/repository", "/shown", str(command), str(model)],
-        "writable": [*map(str, (cache, "/ipc", "/own", "/dev", work, temporary)), PROC],
+        "writable": [*map(str, (cache, "/ipc", "/own", "/dev/shm", work, temporary)), PROC],
         "connects": False,
     }
     assert cache.is_dir()
     assert not (work / "modules").exists(), "what lies in a writable folder is the engine's to make"
     for folder in (work, temporary):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("user", "sees"), [(0, True), (1000, False)])
+def test_root_is_kept_from_the_credentials_of_other_accounts(
+    tmp_path: Path,
+    command: Path,
+    accounts: list[pwd.struct_passwd],
+    monkeypatch: pytest.MonkeyPatch,
+    user: int,
+    *,
+    sees: bool,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    homes = [tmp_path / name for name in ("ann", "bob", "ann", "nobody")]
+    accounts.extend(
+        pwd.struct_passwd((home.name, "x", 1, 1, "", str(home), "/bin/sh")) for home in homes
+    )
+    secrets = [tmp_path / "ann/.aws", tmp_path / "ann/.ssh", tmp_path / "bob/.ssh"]
+    for folder in (*secrets, tmp_path / "ann/models"):
+        folder.mkdir(parents=True)
+    _, variables, _ = Sandbox(mode="auto", hidden=()).wrapped(
+        (str(command),), {"HOME": str(tmp_path / "home")}, work=tmp_path / "work"
+    )
+    own = [str(tmp_path / "home" / name) for name in SECRETS]
+    others = sorted(map(str, secrets)) if sees else []
+    hidden = rules(variables)["hidden"]
+    assert hidden[: -len(others) or None] == [*map(str, SYSTEM_SECRETS), *own]
+    assert sorted(hidden[len(hidden) - len(others) :]) == others
 
 
 def test_caches_that_the_operator_chose_stay_and_exist_already(

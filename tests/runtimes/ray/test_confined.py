@@ -35,7 +35,7 @@ SENT = '''
 try:
     open(OUTSIDE, "a").write("changed")
 except OSError as exc:
-    open(RAY + "/client/refused", "w").write(type(exc).__name__)
+    open(RAY + "/client/refused", "w").write(str(exc.errno))
 '''
 
 class Hostile(Exception):
@@ -75,7 +75,7 @@ async def test_code_on_the_cluster_changes_nothing_that_the_service_trusts(tmp_p
             assert not {"json.py", "child.log", "start.log", "cluster.json", "token"} & {*planted}
             assert outside.read_text() == "kept"
             # What its exception runs where it is unpickled, in the service's client:
-            assert (ray / "client" / "refused").read_text() == "PermissionError"
+            assert (ray / "client" / "refused").read_text() in {"13", "30"}
             assert (await driver.status()).healthy
     finally:
         await driver.end(grace_s=0)

@@ -11,7 +11,7 @@ from modelium.analysis import owner_note
 from modelium.analysis.readers.owner_note import MAX_BYTES, NOTE
 from modelium.models import Priority, RuntimeName, Wishes
 
-KNOWN = "known are team, priority, context, runtime, wishes"
+KNOWN = "known keys are team, priority, context, runtime, wishes"
 
 
 def read(folder: Path, text: str | bytes) -> Wishes:
@@ -69,12 +69,12 @@ def test_each_wish_is_read(tmp_path: Path) -> None:
             f'wishes = "{"w" * 501}"',
             "wishes is left out: wishes is a text of up to 500 characters",
         ),
-        ("pinned = true", f"unknown: 'pinned'; {KNOWN}"),
-        ("[models.a]\nb = 1\n[other]", f"unknown: 'models', 'other'; {KNOWN}"),
-        ('"a\\nb" = 1', f"unknown: 'a\\nb'; {KNOWN}"),
+        ("pinned = true", f"unknown keys: 'pinned'; {KNOWN}"),
+        ("[models.a]\nb = 1\n[other]", f"unknown keys: 'models', 'other'; {KNOWN}"),
+        ('"a\\nb" = 1', f"unknown keys: 'a\\nb'; {KNOWN}"),
         (
             "\n".join(f"k{i} = 1" for i in range(9)),
-            f"unknown: {', '.join(repr(f'k{i}') for i in range(8))} and 1 more; {KNOWN}",
+            f"unknown keys: {', '.join(repr(f'k{i}') for i in range(8))} and 1 more; {KNOWN}",
         ),
     ],
 )

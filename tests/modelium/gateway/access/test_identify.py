@@ -13,6 +13,7 @@ from modelium.errors import Unavailable
 from modelium.gateway.access import strangers
 from modelium.gateway.access.auth import (
     EXPIRED,
+    MALFORMED,
     NOT_AUTHORIZED,
     REVOKED,
     UNKNOWN,
@@ -111,6 +112,7 @@ def lacking(scope: str) -> Any:
 
 
 NOTHING_SHOWN = (401, NOT_AUTHORIZED, challenged())
+FORMLESS = (401, MALFORMED, challenged())
 STRANGE = (401, UNKNOWN, invalid("the token is not known"))
 
 
@@ -123,18 +125,21 @@ def basic(text: str) -> str:
     [
         ("GET", f"Bearer {TOKEN}", None),
         ("POST", f"bEARER   {TOKEN} ", None),
-        ("GET", f"Basic {TOKEN}", STRANGE),
-        ("GET", f"Token {TOKEN}", STRANGE),
-        ("GET", TOKEN, STRANGE),
+        ("GET", f"Basic {TOKEN}", FORMLESS),
+        ("GET", f"Token {TOKEN}", FORMLESS),
+        ("GET", TOKEN, FORMLESS),
+        ("GET", KEY, FORMLESS),
+        ("GET", f"bearer:{TOKEN}", FORMLESS),
+        ("GET", "", FORMLESS),
         ("GET", f"Bearer {TOKEN}x", STRANGE),
-        ("GET", "Bearer", STRANGE),
+        ("GET", "Bearer", FORMLESS),
         ("GET", basic(f"anybody:{TOKEN}"), None),
         ("HEAD", basic(f":{TOKEN}").replace("Basic", "bASIC"), None),
-        ("POST", basic(f"anybody:{TOKEN}"), STRANGE),
-        ("GET", basic(TOKEN), STRANGE),
+        ("POST", basic(f"anybody:{TOKEN}"), FORMLESS),
+        ("GET", basic(TOKEN), FORMLESS),
         ("GET", basic(f"{TOKEN}:anybody"), STRANGE),
-        ("GET", basic(f"anybody:{TOKEN}").replace("Basic ", "Basic !"), STRANGE),
-        ("GET", "Basic x", STRANGE),
+        ("GET", basic(f"anybody:{TOKEN}").replace("Basic ", "Basic !"), FORMLESS),
+        ("GET", "Basic x", FORMLESS),
     ],
 )
 async def test_the_token_is_taken_as_bearer_or_as_a_browsers_password(
@@ -142,7 +147,8 @@ async def test_the_token_is_taken_as_bearer_or_as_a_browsers_password(
 ) -> None:
     door = Door()
     assert await door.ask(method=method, authorization=authorization) == outcome
-    assert door.counts == ({} if outcome is None else {"wrong": 1})
+    reason = {UNKNOWN: "wrong", MALFORMED: "malformed"}.get(outcome[1] if outcome else "")
+    assert door.counts == ({reason: 1} if reason else {})
 
 
 async def test_who_shows_nothing_is_told_and_who_asks_for_life_is_answered() -> None:

@@ -97,7 +97,7 @@ async def test_pin_approve_plan_intents_events_status(setup: Setup) -> None:
     pinned = await setup.http.put("/api/v1/models/gpt2/pin", json={"pinned": True})
     assert pinned.json()["pinned"] is True
     approved = await setup.http.post("/api/v1/models/drop/approve", json={"what": ["pickle"]})
-    assert approved.json()["parameters"] == {"what": ["pickle"]}
+    assert approved.json()["parameters"] == {"what": ["pickle"], "team": None}
     plan = await setup.http.post("/api/v1/plan", json={"model": "gpt2"})
     assert plan.json()["subject"] == "gpt2"
     intents = (await setup.http.get("/api/v1/intents?limit=1")).json()
@@ -198,7 +198,7 @@ async def test_reload_reports_what_changed_and_what_needs_a_restart(setup: Setup
 async def test_authors_are_compared_over_a_week_unless_asked_otherwise(setup: Setup) -> None:
     answer = await setup.http.get("/api/v1/brain/report")
     week = {"since": 1000.0 - 7 * 86_400, "until": 1000.0, "oldest": None, "trigger": None}
-    assert answer.json() == {**week, "authors": []}
+    assert answer.json() == {**week, "authors": [], "departures": []}
     asked = {"seconds": "60", "trigger": "review"}
     found = (await setup.http.get("/api/v1/brain/report", params=asked)).json()
     assert (found["since"], found["trigger"]) == (940.0, "review")

@@ -13,7 +13,8 @@ from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder
 from modelium.gateway.api.admin import Ingest
 from modelium.gateway.api.app import MAX_BODY_BYTES, limit_body
-from modelium.gateway.api.webhook import _check_owner, _within
+from modelium.gateway.api.teams import check_replaces
+from modelium.gateway.api.webhook import _within
 from modelium.gateway.problems import HttpProblem
 from modelium.models import Event, Fleet, Priority, Removal
 from modelium.models.api_keys import ApiKey
@@ -33,7 +34,7 @@ def holder(priority: str | None = None, **terms: Any) -> KeyHolder:
     [
         ({"team": "a", "priority_ceiling": "high"}, None, "a", "high"),
         ({}, holder(), None, None),
-        ({"team": "a", "priority_ceiling": "low"}, holder(), "a", "low"),
+        ({"team": "a", "priority_ceiling": "low"}, holder(scopes=["admin"]), "a", "low"),
         ({}, holder("medium", team="b"), "b", "medium"),
         ({"priority_ceiling": "high"}, holder("medium"), None, "medium"),
         ({"priority_ceiling": "low"}, holder("medium"), None, "low"),
@@ -47,11 +48,22 @@ def test_an_ingest_is_made_as_its_key_may(
     assert (made.path, made.team, made.priority_ceiling) == ("/x", team, ceiling)
 
 
-def test_an_ingest_for_another_team_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (holder(team="b"), "this key belongs to team b and cannot ingest for a"),
+        (
+            holder(team="b", scopes=["admin"]),
+            "this key belongs to team b and cannot ingest for a",
+        ),
+        (holder(scopes=["ingest"]), "this key belongs to no team and cannot ingest for a"),
+    ],
+)
+def test_an_ingest_for_another_team_is_refused(key: KeyHolder, said: str) -> None:
     with pytest.raises(HttpProblem) as problem:
-        Ingest(path="/x", team="a").on_behalf_of(holder(team="b"))
+        Ingest(path="/x", team="a").on_behalf_of(key)
     assert (problem.value.status, problem.value.reason) == (403, "team")
-    assert str(problem.value) == "this key belongs to team b and cannot ingest for a"
+    assert str(problem.value) == said
 
 
 @pytest.mark.parametrize(
@@ -72,10 +84,10 @@ def test_a_key_replaces_its_own_models(
     known = None if team is None else model("m", team=team or None)
     key = holder(**terms).key
     if said is None:
-        _check_owner(key, "m", known)
+        check_replaces(key, "m", known)
     else:
         with pytest.raises(HttpProblem) as problem:
-            _check_owner(key, "m", known)
+            check_replaces(key, "m", known)
         assert problem.value.status == 403
         assert str(problem.value).startswith(said)
 
@@ -92,6 +104,20 @@ def test_a_path_lies_within_the_drop_zone(tmp_path: Path) -> None:
             _within(zone, given)
     with pytest.raises(InputError, match="is not a valid path"):
         _within(zone, "a\0b")
+
+
+@pytest.mark.parametrize("zone", ["link", "above/in"])
+def test_a_drop_zone_behind_a_link_keeps_its_own_name(tmp_path: Path, zone: str) -> None:
+    real = tmp_path / "real" / "in"
+    (real / "lab").mkdir(parents=True)
+    (real / "inner").symlink_to(real / "lab")
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "above").symlink_to(real.parent)
+    incoming = tmp_path / zone
+    for given in ("lab/m", "inner/m", str(incoming / "lab" / "m"), str(real / "lab" / "m")):
+        assert _within(incoming, given) == incoming / "lab" / "m", given
+    with pytest.raises(InputError, match="is outside the drop zone"):
+        _within(incoming, "..")
 
 
 async def test_a_body_is_limited_to_its_last_byte() -> None:

@@ -146,3 +146,25 @@ async def test_a_path_as_a_trash_entry_is_refused(world: World, http: httpx.Asyn
     for name in ("..", "..%2f..", ".", "%2e%2e"):
         answer = await http.post(f"/api/v1/trash/{name}/restore")
         assert answer.status_code in (400, 404, 405), name
+
+
+async def test_a_key_of_a_team_restores_what_was_its_teams(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    keys = {}
+    for team in ("lab", "prod"):
+        terms = {"name": "k", "team": team, "scopes": ["admin"]}
+        secret = (await http.post("/api/v1/keys", json=terms)).json()["secret"]
+        keys[team] = {"authorization": f"Bearer {secret}"}
+    tiny_onnx(world.incoming / "tiny")
+    body = {"path": str(world.incoming / "tiny"), "team": "lab"}
+    await http.post("/api/v1/ingest", json=body, params=WAIT)
+    await world.settled("tiny", "ready")
+    assert (await http.delete("/api/v1/models/tiny", params=WAIT)).json()["state"] == "done"
+    (entry,) = (await http.get("/api/v1/trash")).json()
+    assert entry["team"] == "lab"
+    refused = await http.post("/api/v1/trash/tiny/restore", headers=keys["prod"])
+    assert refused.status_code == 400
+    restored = await http.post("/api/v1/trash/tiny/restore", params=WAIT, headers=keys["lab"])
+    assert restored.json()["state"] == "done"
+    assert world.store.model("tiny").team == "lab"

@@ -30,6 +30,7 @@ from modelium.models import (
     RuntimeStatus,
     Trigger,
 )
+from modelium.models.teams import TeamReport
 from tests.modelium.gateway.api.fleets import GPU, drop, fleet
 
 
@@ -74,6 +75,32 @@ def test_a_models_memory_is_what_it_holds_or_what_is_booked(
 def test_a_duration_is_told_in_its_unit(seconds: float, shown: str) -> None:
     text = page(fleet(), drops=[drop(since=1000.0 - seconds)])
     assert cells(text, "half.gguf") == [shown]
+
+
+def test_a_teams_row_has_what_it_holds_and_may_hold() -> None:
+    lab = TeamReport(
+        name="lab",
+        declared=True,
+        weight=2.5,
+        models=3,
+        loaded=1,
+        queued=2,
+        held_bytes=20 * GIB,
+        memory_quota_bytes=40 * GIB,
+        gpu_seconds=1234.6,
+        gpu_seconds_quota=86400,
+    )
+    odd = TeamReport(name="<odd>", declared=False, models=1, gpu_seconds=0.4)
+    text = page(fleet(), teams=[lab, odd])
+    assert cells(text, "lab") == ["1 / 3", "2", "20.0 GiB / 40.0 GiB", "1235 / 86400", "2.5"]
+    assert cells(text, "&lt;odd&gt;") == ["0 / 1", "0", "0.0 GiB", "0", "1"]
+    assert "<strong>lab</strong></td>" in text
+    assert '<strong>&lt;odd&gt;</strong> <span class="soft">not declared</span></td>' in text
+
+
+def test_without_teams_the_page_has_no_section_for_them() -> None:
+    assert "<h2>Teams</h2>" in page(fleet(), teams=[TeamReport(name="a", declared=True)])
+    assert "Teams" not in page(fleet())
 
 
 def test_a_drop_of_the_future_is_of_now() -> None:

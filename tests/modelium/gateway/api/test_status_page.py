@@ -59,3 +59,8 @@ async def test_page_shows_drops_that_are_no_models(setup: Setup) -> None:
 
 async def test_page_of_an_empty_fleet_says_what_to_do(setup: Setup) -> None:
     assert "Put a model folder into the drop zone" in (await setup.http.get("/")).text
+
+
+async def test_the_page_has_the_teams_of_the_service(setup: Setup) -> None:
+    page = (await setup.http.get("/")).text
+    assert "<h2>Teams</h2>" in page and "<strong>research</strong></td>" in page

@@ -25,7 +25,7 @@ async def test_hook_takes_what_lies_in_the_drop_zone(setup: Setup) -> None:
     for given in ("gpt2", str(setup.incoming / "gpt2")):
         answer = await setup.http.post("/hooks/ingest", json={"path": given, "team": "prod"})
         assert answer.status_code == 202
-        assert answer.json()["parameters"]["path"] == str(setup.incoming.resolve() / "gpt2")
+        assert answer.json()["parameters"]["path"] == str(setup.incoming / "gpt2")
 
 
 @pytest.mark.parametrize("given", ["/etc", "../outside", "a/../..", ".", "", "link", "a\x00b"])

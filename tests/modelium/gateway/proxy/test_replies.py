@@ -15,7 +15,7 @@ from modelium.gateway.proxy.fast_response import respond_in_one_write
 from modelium.gateway.proxy.held import RETRY_AFTER_S, HeldBytes
 from modelium.gateway.proxy.names import ModelReference, Names
 from modelium.gateway.proxy.reply import ERROR_BYTES, CommentedAdmission, EngineFailed, Reply
-from modelium.gateway.proxy.usage import TAIL_BYTES, Usage
+from modelium.gateway.proxy.usage import MOST_TEXT, TAIL_BYTES, Usage, estimated_tokens
 from modelium.traffic.request_log import LoggedRequest
 from tests.modelium.gateway.conftest import until
 from tests.modelium.gateway.wire import Line
@@ -350,3 +350,43 @@ def test_the_tail_of_an_answer_has_its_usage() -> None:
     assert usage.log_entry("m", latency_s=2.5) == LoggedRequest(
         at=5.0, model="m", prompt_tokens=8, generated_tokens=0, latency_s=2.5
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "context"),
+    [
+        ("This model's maximum context length is 8192 tokens. However, your prompt …", 8192),
+        ("The decoder prompt (length 9000) is longer than the maximum model length of 512.", 512),
+        ("max_tokens must be at least 1", None),
+    ],
+)
+def test_a_refusal_names_the_context_that_was_too_short(said: str, context: int | None) -> None:
+    usage = Usage(at=5.0)
+    usage.feed(json.dumps({"error": {"message": said, "code": 400}}).encode())
+    assert usage.refused_context == context
+
+
+def answered(prompt: int | None, generated: int | None) -> LoggedRequest:
+    return LoggedRequest(0.0, "m", prompt, generated, 1.0)
+
+
+def test_a_stream_that_counts_no_prompt_has_an_estimated_length() -> None:
+    body = b'{"prompt":"%s"}' % (b"x" * 287)
+    assert len(body) == 300
+    assert estimated_tokens(answered(None, 7), body) == 107
+    assert estimated_tokens(answered(None, 7), body + b"  ") == 107
+    assert estimated_tokens(answered(90, 7), body) is None, "the engine has counted it"
+    assert estimated_tokens(answered(None, None), body) is None, "it has generated nothing"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"url":"data:image/png;base64,AAAA"}', b'{"type":"input_audio"}', b"--form"]
+)
+def test_what_is_not_text_has_no_estimated_length(body: bytes) -> None:
+    assert estimated_tokens(answered(None, 7), body) is None
+
+
+def test_a_body_that_no_context_holds_has_no_estimated_length() -> None:
+    most = b"{" + b" " * (MOST_TEXT - 1)
+    assert estimated_tokens(answered(None, 0), most) == MOST_TEXT // 3
+    assert estimated_tokens(answered(None, 0), most + b" ") is None

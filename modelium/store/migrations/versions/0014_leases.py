@@ -3,13 +3,13 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
 NAMES = {
-    "models": ("name", "team", "twin_of"), "versions": ("model",), "reservations": ("model",),
+    "models": ("name", "team", "twin_of"), "versions": ("model", "team"), "reservations": ("model",),
     "approvals": ("model",), "deployments": ("model",), "bookings": ("model",),
     "measured": ("model", "device_kind"), "decision_models": ("model",),
     "departures": ("model", "beneficiary"), "events": ("model",), "traffic": ("model",),

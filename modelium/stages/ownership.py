@@ -1,0 +1,62 @@
+"""Whose a model is, and who may replace it."""
+
+from __future__ import annotations
+
+from modelium.config import Config
+from modelium.errors import DropRejected, InputError
+from modelium.intake.names import is_name
+from modelium.stages.services import Services
+from modelium.stages.standing import Asked, claimed_team
+
+
+async def check_owner(services: Services, name: str, team: str | None) -> None:
+    """Raise `DropRejected` where a drop of ``team`` would replace a model that is not the team's.
+
+    ``team``: whose drop it is; ``None``: an operator's, which may replace any model.
+    """
+    if team is None:
+        return
+    known = await services.store.find(name)
+    entry = services.config.models.get(name)
+    owner = known.team if known is not None else entry.team if entry is not None else team
+    if owner is None and known is None:
+        return  # the configuration names it without a team
+    if owner != team:
+        whose = f"team {owner}" if owner else "no team"
+        raise DropRejected(
+            f"{name} belongs to {whose}, and team {team} cannot replace it; drop it under another "
+            "name, or ask an operator",
+            reason="team",
+        )
+
+
+async def kept(services: Services, name: str, asked: Asked) -> Asked:
+    """Return ``asked``, and what came with an earlier version where this one says nothing.
+
+    Whoever brings the next version of a model does not take it from its team.
+    """
+    before = (await services.store.rules.asked()).get(name, {})
+    team = before.get("team") or claimed_team(services.config, before)
+    had = {"team": team, "priority_ceiling": before.get("priority_ceiling")}
+    return {**asked, **{k: value for k, value in had.items() if value and not asked.get(k)}}
+
+
+def check_team(config: Config, team: str | None) -> None:
+    """Raise `InputError` where ``team`` is none that the configuration knows.
+
+    Where it declares no teams, a team is but a label, and any valid name is one.
+    """
+    if team is None:
+        return
+    if not is_name(team):
+        raise InputError(
+            f"{team[:128]!r} is no name of a team: use up to 128 letters, digits, '.', '_' and "
+            "'-', starting with a letter or digit"
+        )
+    named = {entry.team for entry in config.models.values()}
+    important = config.orchestration.policies.high_priority_teams
+    if config.teams and team not in {*config.teams, *important, *named}:
+        raise InputError(
+            f"team {team} is not declared; declared are {', '.join(sorted(config.teams))}: name "
+            "one of them, or add it to `teams` in the configuration"
+        )

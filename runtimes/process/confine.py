@@ -6,8 +6,8 @@ program does not inherit:
 - ``hidden``: files and folders that it may not open, nor files beside them (but in `FILES_OF`);
   everything else can be read, but for devices that no engine needs,
 - ``shown``: files and folders below hidden ones that it may read all the same,
-- ``writable``: files and folders that it may change; nothing else can be. ``/proc/self`` among them: the
-  entries of its own processes,
+- ``writable``: files and folders that it may change; nothing else can be. ``/proc/self`` among
+  them: the entries of its own processes,
 - ``connects``: whether it may open TCP connections (from Landlock's ABI 4 on).
 
 No path of a rule may pass through a link, since another engine may have laid it a moment ago; the
@@ -162,7 +162,8 @@ def own_processes(writable: Iterable[str]) -> str:
     (error 304). A rule for one process does not cover its children, and their numbers are not known
     yet: they are covered by a rule for /proc, where the kernel's settings are mounted read-only.
     """
-    _make_own_mounts(path for path in writable if path != OWN_PROCESS and os.path.exists(path))
+    files_or_folders = (p for p in writable if os.path.isdir(p) or os.path.isfile(p))
+    _make_own_mounts(path for path in files_or_folders if path != OWN_PROCESS)
     return "/proc" if _settings_are_closed() else os.path.realpath(OWN_PROCESS)
 
 

@@ -150,6 +150,7 @@ def registered(name: str, number: int, /, **fields: Any) -> dict[Key, dict[str, 
             "removed_at",
             "removed_by",
             "seal",
+            "team",
             "wishes",
         )
     )
@@ -240,11 +241,11 @@ CASES: dict[str, tuple[Callable[[Store], object], dict[Key, dict[str, Any] | Non
     ),
     "retire and purge": (
         lambda s: s.lineage.retire("ready", [1], by="me", purge=True),
-        version("ready", 1, removed_at=NOW, removed_by="me", purge=True),
+        version("ready", 1, removed_at=NOW, removed_by="me", purge=True, team="t"),
     ),
     "retire": (
         lambda s: s.lineage.retire("ready", [1], by="me"),
-        version("ready", 1, removed_at=NOW, removed_by="me", purge=False),
+        version("ready", 1, removed_at=NOW, removed_by="me", purge=False, team="t"),
     ),
     "prove": (lambda s: s.lineage.prove("ready", 1), version("ready", 1, proven_at=NOW)),
     "prove again": (lambda s: s.lineage.prove("ready", 2), {}),

@@ -18,6 +18,7 @@ async def ingest(
     priority_ceiling: Literal["high", "medium", "low"] | None = None,
     intent: str | None = None,
     missing: str | None = None,
+    bound: str | None = None,
 ) -> State[Any]:
     """Take a dropped model folder into the repository and register it.
 
@@ -28,6 +29,7 @@ async def ingest(
         priority_ceiling: Highest class a plan may give it: high, medium or low.
         intent: Id of the operator's intent that asked for it.
         missing: What an incomplete drop lacks; it stays where it is. Default: that is found out.
+        bound: Team of the key that asked for it; it takes nothing of others.
     """
     return await record(
         path=path,
@@ -36,4 +38,5 @@ async def ingest(
         priority_ceiling=priority_ceiling,
         intent=intent,
         missing=missing,
+        bound=bound,
     )

@@ -239,6 +239,7 @@ class Launcher(Protocol):
         priority_ceiling: str | None = None,
         intent: str | None = None,
         missing: str | None = None,
+        bound: str | None = None,
     ) -> Awaitable[Report]:
         """Take the drop at ``path`` into the model repository; see `modelium.stages.ingest`."""
 
@@ -255,7 +256,9 @@ class Launcher(Protocol):
     ) -> Awaitable[Report]:
         """Plan, book and carry out; see `modelium.stages.decide`."""
 
-    def load(self, *, model: str, decision: str | None = None) -> Awaitable[Report]:
+    def load(
+        self, *, model: str, decision: str | None = None, trigger: Trigger = Trigger.OPERATOR
+    ) -> Awaitable[Report]:
         """Load ``model`` as ``decision`` says; see `modelium.stages.load`."""
 
     def monitor(self) -> Awaitable[Report]:

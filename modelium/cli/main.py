@@ -219,7 +219,7 @@ def unload(model: Name, config: ConfigFile = None, json_: Json = False) -> None:
 
 @app.command()
 def approve(
-    name: Annotated[str, typer.Argument(help="Name of the rejected drop.")],
+    name: Annotated[str, typer.Argument(help="Rejected drop, as `modelium ls` names it.")],
     team: Annotated[
         str | None,
         typer.Option(help="Whose drop, where several teams have one; '': that of no team."),

@@ -93,7 +93,7 @@ def drops(rows: list[dict[str, Any]], *, now: float, width: int = WIDE) -> Rende
     reasons: list[Text] = []
     for row in rows:
         name = visible(row["name"])
-        accept = f" (`modelium approve {row['model']}` accepts it)" if row["approvable"] else ""
+        accept = f" (`modelium approve {name}` accepts it)" if row["approvable"] else ""
         why = visible(row["reason"]) + accept
         cells = [
             Text(name),
@@ -115,7 +115,9 @@ def drop(row: dict[str, Any]) -> list[Text]:
         Text(f"  in {visible(row['path'])}", style="dim"),
     ]
     if row["approvable"]:
-        lines.append(Text(f"  `modelium approve {row['model']}` accepts the risk {row['rule']}"))
+        lines.append(
+            Text(f"  `modelium approve {visible(row['name'])}` accepts the risk {row['rule']}")
+        )
     return lines
 
 

@@ -19,6 +19,8 @@ class Wanted(Frozen):
     name: str | None
     team: str | None
     priority_ceiling: str | None
+    bound: str | None = None
+    """The team of the key that asks."""
 
 
 async def admit(
@@ -28,7 +30,7 @@ async def admit(
 
     Args:
         services: the ports and the store.
-        name: of the refused drop.
+        name: of the refused drop's folder, or of its model.
         what: ``remote-code``, ``pickle``; empty: the reason of the refusal.
         team: whose drop; empty: one of no team; ``None``: that of the only one that has any.
 
@@ -48,7 +50,7 @@ async def admit(
     model, owner = str(reason["model"]), team_in(reason)
     await check_owner(services, model, owner)
     allowed = tuple(what) or (str(reason["reason"]),)
-    await rules.approve(name, digest=str(reason["digest"]), what=allowed)
+    await rules.approve(model, digest=str(reason["digest"]), what=allowed)
     return Wanted(
         path=str(await asyncio.to_thread(repository.readmit, folder)),
         name=model,

@@ -199,25 +199,37 @@ class Operations:
         name: str | None = None,
         team: str | None = None,
         priority_ceiling: str | None = None,
+        bound: str | None = None,
     ) -> Intent:
-        """Ingest what is at ``path``; raises `InputError` where ``team`` is not known."""
+        """Ingest what is at ``path``; raises `InputError` where ``team`` is not known.
+
+        ``bound``: the team of the key that asks, which takes nothing of others.
+        """
         check_team(self._services.config, team)
-        drop = Wanted(path=path, name=name, team=team, priority_ceiling=priority_ceiling)
+        drop = Wanted(
+            path=path, name=name, team=team, priority_ceiling=priority_ceiling, bound=bound
+        )
         return await self._ingest("ingest", name, drop)
 
-    async def load(self, model: str, /) -> Intent:
-        """Load ``model``."""
+    async def load(self, model: str, /, *, trigger: Trigger = Trigger.OPERATOR) -> Intent:
+        """Load ``model``; with `Trigger.TEAM`, within the quotas of its team."""
         await self._registered(model)
         intent = await self._intents.new("load", model, {})
-        return self._intents.follow(intent, self._services.launcher.load(model=model))
+        run = self._services.launcher.load(model=model, trigger=trigger)
+        return self._intents.follow(intent, run)
 
-    async def retry(self, model: str, /) -> Intent:
-        """Forget the failures of ``model``, which ends its quarantine, and load it."""
+    async def retry(self, model: str, /, *, trigger: Trigger = Trigger.OPERATOR) -> Intent:
+        """Forget the failures of ``model``, which ends its quarantine, and load it as `load`."""
         await self._registered(model)
         intent = await self._intents.new("retry", model, {})
         with self._intents.held(intent):
-            await forgive(self._services, model, why="an operator asked")
-        return self._intents.follow(intent, self._services.launcher.load(model=model))
+            await forgive(
+                self._services,
+                model,
+                why=f"{'its team' if trigger is Trigger.TEAM else 'an operator'} asked",
+            )
+        run = self._services.launcher.load(model=model, trigger=trigger)
+        return self._intents.follow(intent, run)
 
     async def unload(self, model: str, /) -> Intent:
         """Unload ``model``."""
@@ -302,6 +314,7 @@ class Operations:
             team=drop.team,
             priority_ceiling=drop.priority_ceiling,
             intent=intent.id,
+            bound=drop.bound,
         )
         return self._intents.follow(intent, run)
 

@@ -68,14 +68,15 @@ class Rejects:
                 continue
 
     def find(self, name: str, *, team: str | None = None) -> tuple[Path, dict[str, object]]:
-        """Return the newest rejected drop of ``name``: its folder, and `REASON` as a dict.
+        """Return the rejected drop ``name``: its folder, and `REASON` as a dict.
 
         Args:
-            name: of the model, or of the folder.
+            name: of the folder; else of the model, whose newest drop it is.
             team: whose drop; empty: one of no team; ``None``: that of the only one that has any.
 
         Raises:
-            InputError: there is none, or ``team`` is needed to tell whose is meant.
+            InputError: there is none, ``team`` is needed to tell whose is meant, or the folder,
+                since drops of the model with different content were rejected.
         """
         found = [
             (folder, reason)
@@ -95,7 +96,14 @@ class Rejects:
                 f"drops called {name!r} of {whose} were rejected; say whose is meant: `--team TEAM`"
                 ", or `--team ''` for that of no team"
             )
-        return found[0]
+        exact = [each for each in found if each[0].name == name]
+        if not exact and len({reason.get("digest") for _folder, reason in found}) > 1:
+            folders = ", ".join(sorted(folder.name for folder, _reason in found))
+            raise InputError(
+                f"several drops called {name!r} were rejected; name the folder of the one that is "
+                f"meant: {folders}"
+            )
+        return (exact or found)[0]
 
     def team_of(self, folder: Path) -> str | None:
         """Return the team of the rejected drop in ``folder``."""

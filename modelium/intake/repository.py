@@ -66,6 +66,20 @@ class ModelRepository:
             return self.trash.team_of(path.parent)
         return self.zone.team_of(path)
 
+    def located(self, path: Path) -> tuple[Path, Path | None]:
+        """Return ``path`` without links, and which of Modelium's folders it is in or holds.
+
+        In one of them, it begins with the name by which Modelium knows that folder.
+        """
+        real = path.resolve()
+        for folder in (self.incoming, self.rejected, self.published):
+            root = folder.resolve()
+            if real.is_relative_to(root):
+                return folder / real.relative_to(root), folder
+            if root.is_relative_to(real):
+                return real, folder
+        return real, None
+
     def publish(self, staged: Staged, *, version: int) -> Path:
         """Move a staged drop into the repository, synced to disk; return its path there.
 

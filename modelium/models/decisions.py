@@ -21,6 +21,8 @@ class Trigger(StrEnum):
     """A request for a model that is not loaded. Such a decision never waits for an LLM."""
     OPERATOR = "operator"
     """An operator's load or unload."""
+    TEAM = "team"
+    """A load that a key of the model's team asks for: like a request's, it keeps the quotas."""
     SWEEP = "sweep"
     """The whole fleet: idle models, memory pressure, queued models, always_loaded."""
     UPKEEP = "upkeep"

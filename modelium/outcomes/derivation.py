@@ -25,7 +25,7 @@ REPLACED = "replaced"
 
 DETAIL_CHARACTERS = 300
 
-CHOICES = frozenset({Trigger.INGEST, Trigger.REVIEW, Trigger.OPERATOR})
+CHOICES = frozenset({Trigger.INGEST, Trigger.REVIEW, Trigger.OPERATOR, Trigger.TEAM})
 """Triggers at which queueing a model is a choice; at the others it has waited before, or there is
 no room."""
 

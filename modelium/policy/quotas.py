@@ -56,8 +56,8 @@ def rules_for(
 ) -> TeamRules | None:
     """Return the quotas that a load of ``model`` has to keep; ``None``: it has to keep none.
 
-    An operator's own load is free, and so are models that the operator pinned or listed in
-    ``always_loaded``, in every version; what they hold counts.
+    An operator's own load is free (one that a team's key asks for is not), and so are models that
+    the operator pinned or listed in ``always_loaded``, in every version; what they hold counts.
     """
     base = fleet.models_by_name.get(model.twin_of or model.name, model)
     if model.team is None or base.pinned or base.name in policy.always_loaded:

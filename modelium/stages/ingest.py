@@ -17,7 +17,7 @@ from modelium.ports import Steps
 from modelium.stages.adopt import adopt, settle_reserved
 from modelium.stages.drop_outcomes import incomplete, refuse, rejected
 from modelium.stages.inline import inline_steps
-from modelium.stages.ownership import check_owner, check_team, kept
+from modelium.stages.ownership import check_owner, check_team, kept, own_source
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, standing, with_wishes
@@ -39,6 +39,7 @@ async def ingest(
     priority_ceiling: str | None = None,
     intent: str | None = None,
     missing: str | None = None,
+    bound: str | None = None,
     steps: Steps = inline_steps,
 ) -> Report:
     """Ingest ``path``: stage, check, publish, register; then start its analysis.
@@ -53,6 +54,8 @@ async def ingest(
         priority_ceiling: highest priority class that a plan may give it.
         intent: id of the operator's request, for the record.
         missing: what a drop in the drop zone lacks; default: that is found out.
+        bound: the team of the key that asks. The model is this team's, and neither the drop nor a
+            model that it replaces may be another's.
         steps: how steps are run.
 
     A refused drop is the outcome ``rejected``, not an error; it is kept with the reason. One in
@@ -62,10 +65,13 @@ async def ingest(
     Raises:
         InputError: ``name`` is none that a model can have, nothing is at ``path``, ``team`` is
             not known, or ``path`` is the folder of a team, belongs to another one than ``team``,
-            or lies in the folder of one that is gone.
+            is not ``bound``'s to take, or lies in the folder of one that is gone.
     """
     source, zone = Path(path), services.repository.zone
+    team = bound or team
     check_team(services.config, team)
+    if bound is not None:
+        source = await own_source(services, source, bound)
     owner = await asyncio.to_thread(services.repository.team_of, source)
     asked = {"team": owner or team, "priority_ceiling": priority_ceiling}
     if source.parent == zone.folder and zone.is_part(source):
@@ -81,7 +87,7 @@ async def ingest(
         return await adopt(services, source, missing=missing, steps=steps)
     own = await asyncio.to_thread(model_name, source)
     async with services.turns.of(name or own):
-        return await _ingest(services, source, name, missing, owner, asked, steps)
+        return await _ingest(services, source, name, missing, owner or bound, asked, steps)
 
 
 async def _ingest(
@@ -93,7 +99,7 @@ async def _ingest(
     asked: Asked,
     steps: Steps,
 ) -> Report:
-    """``owner``: the team whose drop it is; see `ownership.check_owner`."""
+    """``owner``: the team that drops it; see `ownership.check_owner`."""
     repository = services.repository
     dropped = repository.zone.holds(source)
     if dropped and missing is None:

@@ -65,6 +65,7 @@ class StageLauncher:
         priority_ceiling: str | None = None,
         intent: str | None = None,
         missing: str | None = None,
+        bound: str | None = None,
     ) -> StageRun:
         """See `modelium.stages.ingest`."""
         parameters = {
@@ -74,6 +75,7 @@ class StageLauncher:
             "priority_ceiling": priority_ceiling,
             "intent": intent,
             **({"missing": missing} if missing else {}),
+            **({"bound": bound} if bound else {}),
         }
         return StageRun(self._runner, "ingest", parameters)
 
@@ -96,9 +98,12 @@ class StageLauncher:
         parameters = {"model": model, "trigger": trigger.value, **handed}
         return StageRun(self._runner, "decide", parameters)
 
-    def load(self, *, model: str, decision: str | None = None) -> StageRun:
+    def load(
+        self, *, model: str, decision: str | None = None, trigger: Trigger = Trigger.OPERATOR
+    ) -> StageRun:
         """See `modelium.stages.load`."""
-        return StageRun(self._runner, "load", {"model": model, "decision": decision})
+        asked = {} if trigger is Trigger.OPERATOR else {"trigger": trigger.value}
+        return StageRun(self._runner, "load", {"model": model, "decision": decision, **asked})
 
     def monitor(self) -> StageRun:
         """See `modelium.stages.monitor`."""

@@ -47,15 +47,21 @@ OVERTIME_S = 60.0
 
 
 async def load(
-    services: Services, *, model: str, decision: str | None = None, steps: Steps = inline_steps
+    services: Services,
+    *,
+    model: str,
+    decision: str | None = None,
+    trigger: str = "operator",
+    steps: Steps = inline_steps,
 ) -> Report:
     """Load ``model``; joins a load in progress, confirms one that is done.
 
     Args:
         services: the ports and the store.
         model: its name.
-        decision: id of the accepted plan that books its memory; ``None``: an operator asks, so
-            it is decided first.
+        decision: id of the accepted plan that books its memory; ``None``: somebody asks for
+            it, so it is decided first.
+        trigger: who asks, where it is decided first: ``operator``, or ``team``, whose quotas bind.
         steps: how steps are run.
 
     Raises:
@@ -68,7 +74,7 @@ async def load(
         if record.state is ModelState.LOADING:
             return await steps("join the load in progress", _join, services, model)
         decided = await services.launcher.decide(
-            model=model, trigger=Trigger.OPERATOR, carry_out=False
+            model=model, trigger=Trigger(trigger), carry_out=False
         )
         if decided.outcome != "load" or decided.decision is None:
             return decided.model_copy(update={"stage": "load"})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 from modelium.config import Config
 from modelium.errors import DropRejected, InputError
 from modelium.intake.names import is_name
@@ -18,9 +21,9 @@ async def check_owner(services: Services, name: str, team: str | None) -> None:
         return
     known = await services.store.find(name)
     entry = services.config.models.get(name)
-    owner = known.team if known is not None else entry.team if entry is not None else team
-    if owner is None and known is None:
-        return  # the configuration names it without a team
+    owner = known.team if known is not None else entry.team if entry is not None else None
+    if owner is None and known is None and not _prepared(services.config, name):
+        return  # it is new, and the configuration neither gives nor allows it anything
     if owner != team:
         whose = f"team {owner}" if owner else "no team"
         raise DropRejected(
@@ -28,6 +31,43 @@ async def check_owner(services: Services, name: str, team: str | None) -> None:
             "name, or ask an operator",
             reason="team",
         )
+
+
+def _prepared(config: Config, name: str) -> bool:
+    """Whether the configuration allows or gives the model ``name`` what a team cannot."""
+    entry = config.models.get(name)
+    return name in config.orchestration.policies.always_loaded or (
+        entry is not None and (bool(entry.approvals) or entry.pinned or entry.priority is not None)
+    )
+
+
+async def own_source(services: Services, path: Path, team: str) -> Path:
+    """Return ``path`` without links, where a key of ``team`` may have it ingested.
+
+    What lies in Modelium's own folders has to be the team's; where no teams are declared, the drop
+    zone is anybody's.
+
+    Raises:
+        InputError: it is another's.
+    """
+    repository = services.repository
+    source, folder = await asyncio.to_thread(repository.located, path)
+    if folder is None or (folder == repository.incoming and not repository.zone.teams):
+        return source
+    in_trash = source.parent.parent == repository.trash.folder
+    if folder == repository.published and not in_trash:
+        entry = source.relative_to(folder).parts[:1] if source.is_relative_to(folder) else ()
+        known = await services.store.find(entry[0].partition("@")[0]) if entry else None
+        owner = known.team if known is not None else None
+    else:
+        owner = await asyncio.to_thread(repository.team_of, source)
+    if owner != team:
+        whose = f"team {owner}" if owner else "no team"
+        raise InputError(
+            f"{path} belongs to {whose}, and a key of team {team} cannot have it ingested; drop it "
+            "into the team's folder, or ask an operator"
+        )
+    return source
 
 
 async def kept(services: Services, name: str, asked: Asked) -> Asked:

@@ -16,7 +16,7 @@ from modelium.store.upsert import put_missing
 READ = 500
 """Departures of a kind read at once, the newest: those without a price have no budget."""
 
-REQUESTED = frozenset({Trigger.DEMAND, Trigger.OPERATOR})
+REQUESTED = frozenset({Trigger.DEMAND, Trigger.OPERATOR, Trigger.TEAM})
 """Triggers of loads that somebody asked for."""
 
 KEPT_S = 30 * 86_400.0

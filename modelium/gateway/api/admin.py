@@ -15,7 +15,16 @@ from modelium.control.reload import Reloaded
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder, Keyring, key_holder
 from modelium.gateway.api import versions
-from modelium.gateway.api.teams import bound, check_acts, check_replaces, team_of
+from modelium.gateway.api.teams import (
+    asker,
+    bound,
+    check_acts,
+    check_replaces,
+    check_revokes,
+    issuable,
+    only_operators,
+    team_of,
+)
 from modelium.gateway.api.views import (
     DeviceRow,
     ModelRow,
@@ -24,7 +33,6 @@ from modelium.gateway.api.views import (
     model_detail,
     model_rows,
 )
-from modelium.gateway.problems import HttpProblem
 from modelium.intake.names import model_name
 from modelium.models import Drop, Event, Intent, Plan, Priority, Trigger
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
@@ -164,7 +172,7 @@ def _add_queries(api: APIRouter, operations: Operations) -> None:
     async def status() -> dict[str, Any]:
         return await operations.status()
 
-    @api.post("/reload")
+    @api.post("/reload", dependencies=[only_operators("reload the configuration")])
     async def reload() -> Reloaded:
         return await operations.reload()
 
@@ -189,7 +197,7 @@ def _add_decisions(api: APIRouter, operations: Operations) -> None:
     async def decision(decision_id: str) -> dict[str, Any]:
         return decision_detail(await operations.decision(decision_id))
 
-    @api.post("/decisions/{decision_id}/replay")
+    @api.post("/decisions/{decision_id}/replay", dependencies=[only_operators("ask the LLM again")])
     async def replay(decision_id: str) -> dict[str, Any]:
         found = await operations.rethink(decision_id)
         return {
@@ -221,18 +229,18 @@ def _add_models(api: APIRouter, operations: Operations, wait_for: WaitFor) -> No
         }
 
     @api.post("/models/{model}/load", status_code=202)
-    async def load(model: str, wait: Wait = 0.0) -> Intent:
-        return await wait_for(await operations.load(model), wait)
+    async def load(model: str, request: Request, wait: Wait = 0.0) -> Intent:
+        return await wait_for(await operations.load(model, trigger=asker(request)), wait)
 
     @api.post("/models/{model}/retry", status_code=202)
-    async def retry(model: str, wait: Wait = 0.0) -> Intent:
-        return await wait_for(await operations.retry(model), wait)
+    async def retry(model: str, request: Request, wait: Wait = 0.0) -> Intent:
+        return await wait_for(await operations.retry(model, trigger=asker(request)), wait)
 
     @api.post("/models/{model}/unload", status_code=202)
     async def unload(model: str, wait: Wait = 0.0) -> Intent:
         return await wait_for(await operations.unload(model), wait)
 
-    @api.put("/models/{model}/pin")
+    @api.put("/models/{model}/pin", dependencies=[only_operators("pin models")])
     async def pin(model: str, body: Pin) -> dict[str, Any]:
         return model_detail(await operations.pin(model, body.pinned))
 
@@ -256,6 +264,7 @@ def _add_intents(api: APIRouter, operations: Operations, wait_for: WaitFor) -> N
             name=body.name,
             team=body.team,
             priority_ceiling=body.priority_ceiling,
+            bound=team_of(holder),
         )
         return await wait_for(intent, wait)
 
@@ -279,18 +288,13 @@ def _add_keys(api: APIRouter, operations: Operations, ring: Keyring, clock: Cloc
     async def issue(body: KeyTerms, request: Request) -> IssuedKey:
         if body.expires_at is not None and body.expires_at <= clock.time():
             raise InputError("expires_at: this time is past; give seconds since 1970")
-        team = bound(key_holder(request.scope), body.team, to="issue keys of")
-        issued = await operations.issue_key(body.model_copy(update={"team": team}))
+        issued = await operations.issue_key(issuable(body, key_holder(request.scope)))
         await ring.refresh()
         return issued
 
     @api.delete("/keys/{key_id}")
     async def revoke(key_id: str, request: Request) -> ApiKey:
-        if team := team_of(key_holder(request.scope)):
-            known = {key.id: key for key in (await operations.keys()).values()}
-            if key_id in known and known[key_id].team != team:
-                message = f"this key belongs to team {team} and revokes no keys of others"
-                raise HttpProblem(403, message, reason="team")
+        check_revokes(key_holder(request.scope), key_id, (await operations.keys()).values())
         revoked = await operations.revoke_key(key_id)
         await ring.refresh()
         return revoked

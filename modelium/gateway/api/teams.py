@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from modelium.control.operations import Operations
 from modelium.gateway.access.keyring import KeyHolder, key_holder
 from modelium.gateway.problems import HttpProblem
-from modelium.models import Model
-from modelium.models.api_keys import ApiKey
+from modelium.models import Model, Priority, Trigger
+from modelium.models.api_keys import ApiKey, KeyTerms
 
 
 def team_of(holder: KeyHolder | None) -> str | None:
@@ -39,19 +40,77 @@ def bound(holder: KeyHolder | None, team: str | None, *, to: str) -> str | None:
 def check_replaces(key: ApiKey, name: str, known: Model | None) -> None:
     """Raise `HttpProblem` (403) if ``key`` may not ingest the model ``name``.
 
-    It may ingest those that its terms name; without such terms, new ones and its team's.
+    It may ingest those that its terms name; without such terms, new ones. A key of a team replaces
+    that team's models alone, whatever it names.
     """
-    if name in key.models:
-        return
-    if key.models:
+    if key.models and name not in key.models:
         raise HttpProblem(403, f"this key may not ingest {name}", reason="model-not-allowed")
-    if known is not None and (key.team is None or known.team != key.team):
-        raise HttpProblem(
-            403,
-            f"{name} belongs to {f'team {known.team}' if known.team else 'no team'}; this key may "
-            "replace models of its own team, or those it names (`modelium keys create --model`)",
-            reason="team",
-        )
+    if known is None or (key.models if key.team is None else known.team == key.team):
+        return
+    may = f"models of team {key.team}" if key.team else "those it names (`keys create --model`)"
+    raise HttpProblem(
+        403,
+        f"{name} belongs to {f'team {known.team}' if known.team else 'no team'}; this key may "
+        f"replace {may}",
+        reason="team",
+    )
+
+
+def check_revokes(holder: KeyHolder | None, key_id: str, keys: Iterable[ApiKey]) -> None:
+    """Raise `HttpProblem` (403) if ``holder`` has a team and the key ``key_id`` is another's."""
+    team = team_of(holder)
+    if team and any(key.id == key_id and key.team != team for key in keys):
+        message = f"this key belongs to team {team} and revokes no keys of others"
+        raise HttpProblem(403, message, reason="team")
+
+
+def asker(request: Request) -> Trigger:
+    """Return the trigger of a load that ``request`` asks for: a team's keeps the team's quotas."""
+    return Trigger.OPERATOR if team_of(key_holder(request.scope)) is None else Trigger.TEAM
+
+
+def only_operators(to: str) -> Any:
+    """Return a dependency of a route to do ``to``, which concerns all teams: no team's key may."""
+
+    async def check(request: Request) -> None:
+        if team := team_of(key_holder(request.scope)):
+            message = f"this key belongs to team {team}, and only an operator may {to}"
+            raise HttpProblem(403, message, reason="team")
+
+    return Depends(check)
+
+
+def issuable(terms: KeyTerms, holder: KeyHolder | None) -> KeyTerms:
+    """Return ``terms`` as ``holder`` may issue them: a team's key issues no more than its own.
+
+    Where they leave out a limit of that key, they have it.
+
+    Raises:
+        HttpProblem: 403, they name another team, or more than the key has.
+    """
+    team = bound(holder, terms.team, to="issue keys of")
+    if holder is None or holder.key.team is None:
+        return terms.model_copy(update={"team": team})
+    own, update = holder.key, {"team": team}
+    for term in ("expires_at", "models", "requests_per_minute", "max_concurrent", "priority"):
+        most, wanted = getattr(own, term), getattr(terms, term)
+        if most and not wanted:
+            update[term] = most
+        elif wanted and _exceeds(term, wanted, holder):
+            message = f"this key issues no key with more than its own {term}"
+            raise HttpProblem(403, message, reason="team")
+    return terms.model_copy(update=update)
+
+
+def _exceeds(term: str, wanted: Any, holder: KeyHolder) -> bool:
+    """Whether ``wanted`` is more than ``holder`` has of ``term``."""
+    most = getattr(holder.key, term)
+    if term == "priority":
+        # Requests without a class wait as those of the lowest.
+        return bool(wanted.rank < (holder.priority or Priority.LOW).rank)
+    if not most:
+        return False
+    return not wanted <= most  # a number, or a set of models
 
 
 def check_acts(operations: Operations) -> Callable[[Request], Awaitable[None]]:

@@ -15,6 +15,7 @@ from modelium.gateway.access.keyring import key_holder
 from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.admin import Ingest
 from modelium.gateway.api.signatures import SIGNATURE, TIMESTAMP, Signatures
+from modelium.gateway.api.teams import team_of
 from modelium.gateway.asgi import BodyTooLarge, ClientGone, peer, read_body
 from modelium.gateway.problems import HttpProblem
 
@@ -75,6 +76,7 @@ def router(
             name=wanted.name,
             team=wanted.team,
             priority_ceiling=wanted.priority_ceiling,
+            bound=team_of(holder),
         )
         return JSONResponse(intent.model_dump(mode="json"), status_code=202)
 

@@ -99,14 +99,16 @@ async def test_whose_drop_is_meant_is_said_where_several_have_one(
     assert (model.team, model.version) == ("prod", 2), "an operator's drop leaves it to its team"
 
 
-async def test_of_one_teams_drops_the_newest_is_approved(
-    world: World, operations: Operations
+@pytest.mark.parametrize("folder", ["tiny", "tiny-2"])
+async def test_the_drop_that_was_read_is_approved_and_none_that_came_later(
+    world: World, operations: Operations, folder: str
 ) -> None:
     await refused(world, "lab/tiny")
     await refused(world, "lab/tiny", weight=2.0)
-    newest = reason(world.rejected / "tiny-2")["digest"]
-    await ended(world, await operations.approve("tiny"))
-    assert world.store.model("tiny").digest == newest
+    read = str(reason(world.rejected / folder)["digest"])
+    await ended(world, await operations.approve(folder))
+    model = world.store.model("tiny")
+    assert (model.digest, model.approvals) == (read, {"pickle"})
 
 
 async def test_a_team_approves_nothing_in_the_repository(

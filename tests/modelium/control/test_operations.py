@@ -17,6 +17,7 @@ from modelium.models.api_keys import KeyTerms
 from modelium.stages.evict import evict
 from tests.fakes.llm import Answer, calls
 from tests.modelium.conftest import Advised, World
+from tests.modelium.teams import declare, drop
 from tests.samples import risky_onnx, tiny_onnx
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,23 @@ async def refused(world: World, name: str = "tiny", *extra: str, **given: Any) -
 
 
 # --- load and unload ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["load", "retry"])
+async def test_a_teams_load_keeps_its_quota_and_an_operators_does_not(
+    world: World, operations: Operations, verb: str
+) -> None:
+    declare(world, teams={"lab": {"memory_quota_gib": 0.01}})
+    await drop(world, "lab/tiny")
+    await world.settled("tiny", "queued")
+    ask = getattr(operations, verb)
+    ended = await outcome(world, await ask("tiny", trigger=Trigger.TEAM))
+    assert "its memory_quota_gib is 0.01 GiB" in ended.detail
+    assert world.store.model("tiny").state is ModelState.QUEUED
+    newest = world.store.decisions.newest(model="tiny")[0]
+    assert newest.plan.trigger is Trigger.TEAM
+    await outcome(world, await ask("tiny"))
+    assert world.store.model("tiny").state is ModelState.READY
 
 
 async def test_a_retry_ends_a_quarantine_and_loads(world: World, operations: Operations) -> None:

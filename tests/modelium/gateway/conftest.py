@@ -111,14 +111,16 @@ class MemoryOperations:
         name: str | None = None,
         team: str | None = None,
         priority_ceiling: str | None = None,
+        bound: str | None = None,
     ) -> Intent:
-        return self._new("ingest", name, path=path, team=team, priority_ceiling=priority_ceiling)
+        given = {"path": path, "team": team, "priority_ceiling": priority_ceiling}
+        return self._new("ingest", name, **given, **({"bound": bound} if bound else {}))
 
-    async def load(self, model: str) -> Intent:
-        return self._new("load", self._model(model).name)
+    async def load(self, model: str, *, trigger: Trigger) -> Intent:
+        return self._new("load", self._model(model).name, trigger=trigger)
 
-    async def retry(self, model: str) -> Intent:
-        return self._new("retry", self._model(model).name)
+    async def retry(self, model: str, *, trigger: Trigger) -> Intent:
+        return self._new("retry", self._model(model).name, trigger=trigger)
 
     async def unload(self, model: str) -> Intent:
         return self._new("unload", self._model(model).name)

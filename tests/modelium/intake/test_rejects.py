@@ -79,6 +79,26 @@ def test_only_folders_with_a_reason_and_a_drop_are_listed(rejects: Rejects) -> N
     assert list(rejects.all()) == [(whole, {"model": "m"})]
 
 
+def test_a_folder_is_meant_before_a_model_and_different_drops_are_told_apart(
+    rejects: Rejects,
+) -> None:
+    for name, digest, at in (("m", "1", 1), ("m-2", "2", 2), ("m-3", "2", 3)):
+        reason = {"model": "m", "digest": digest}
+        (put(rejects, name) / REASON).write_text(json.dumps(reason))
+        os.utime(rejects.folder / name, (at, at))
+    for name in ("m", "m-2", "m-3"):
+        assert rejects.find(name)[0] == rejects.folder / name
+    (rejects.folder / "m").rename(rejects.folder / "x")
+    with pytest.raises(InputError) as caught:
+        rejects.find("m")
+    assert str(caught.value) == (
+        "several drops called 'm' were rejected; name the folder of the one that is meant: "
+        "m-2, m-3, x"
+    )
+    (rejects.folder / "x" / "drop").unlink()
+    assert rejects.find("m")[0] == rejects.folder / "m-3", "both hold the same"
+
+
 def test_the_newest_of_a_name_is_found(rejects: Rejects) -> None:
     for name, model, at in (("a", "m", 2), ("b", "m", 3), ("c", "m", 1), ("d", "n", 9)):
         put(rejects, name, model=model, at=at)

@@ -61,6 +61,7 @@ def test_a_team_holds_what_is_booked_for_its_models() -> None:
     ("given", "trigger", "subject", "bound"),
     [
         ({"team": "lab"}, Trigger.DEMAND, "m", True),
+        ({"team": "lab"}, Trigger.TEAM, "m", True),
         ({"team": "lab"}, Trigger.OPERATOR, "m", False),
         ({"team": "lab"}, Trigger.OPERATOR, "other", True),
         ({"team": "lab"}, Trigger.SWEEP, None, True),

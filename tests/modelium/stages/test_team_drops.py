@@ -17,7 +17,7 @@ from modelium.stages.ingest import ingest
 from modelium.stages.ownership import check_team
 from tests.modelium.conftest import World
 from tests.modelium.stages.rows import with_files
-from tests.modelium.teams import declare, drop
+from tests.modelium.teams import declare, drop, refused
 from tests.samples import risky_onnx, tiny_onnx
 
 HIGH, MEDIUM, LOW = Priority.HIGH, Priority.MEDIUM, Priority.LOW
@@ -127,10 +127,137 @@ async def test_a_team_cannot_replace_the_models_of_others(world: World, owner: s
 
 
 async def test_a_team_cannot_take_a_name_that_is_meant_for_others(world: World) -> None:
-    declare(world, models={"tiny": {"team": "prod"}, "open": {"pinned": True}})
+    declare(world, models={"tiny": {"team": "prod"}, "open": {"max_tokens": 7}})
     assert (await drop(world, "lab/tiny")).outcome == "rejected"
     assert (await drop(world, "lab/open")).outcome == "registered"
     assert world.store.model("open").team == "lab"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"models": {"tiny": {"approvals": ["pickle"]}}},
+        {"models": {"tiny": {"pinned": True}}},
+        {"models": {"tiny": {"priority": "low"}}},
+        {"always_loaded": ["tiny"]},
+    ],
+)
+async def test_a_team_cannot_take_a_name_that_was_given_something(
+    world: World, config: dict[str, Any]
+) -> None:
+    if "always_loaded" in config:
+        own = world.services.config.orchestration.model_dump(exclude_unset=True)
+        config = {"orchestration": {**own, "policies": config}}
+    declare(world, **config)
+    report = await drop(world, "lab/tiny")
+    assert (report.outcome, report.reason) == (
+        "rejected",
+        "tiny belongs to no team, and team lab cannot replace it; drop it under another name, or "
+        "ask an operator",
+    )
+    assert (await drop(world, "tiny")).outcome == "registered"
+
+
+async def test_what_a_key_of_a_team_has_ingested_is_the_teams(world: World) -> None:
+    declare(world)
+    elsewhere = world.incoming.parent / "elsewhere" / "tiny"
+    tiny_onnx(elsewhere)
+    for path in (elsewhere, world.incoming / "lab" / "mine"):
+        tiny_onnx(path)
+        report = await world.launcher.ingest(path=str(path), bound="lab")
+        assert report.outcome == "registered"
+        assert world.store.model(path.name).team == "lab"
+    assert (elsewhere / "model.onnx").exists() and not (world.incoming / "lab" / "mine").exists()
+
+
+async def test_a_key_of_a_team_takes_a_name_from_nobody_who_was_first(world: World) -> None:
+    declare(world)
+    elsewhere = world.incoming.parent / "elsewhere" / "tiny"
+    tiny_onnx(elsewhere, weight=2.0)
+    steps = Noted(world, then=lambda: with_files(world, team="prod"))
+    report = await ingest(
+        world.services, path=str(elsewhere), name="tiny", bound="lab", steps=steps
+    )
+    assert (report.outcome, report.details["rule"], steps.names) == ("rejected", "team", ["stage"])
+    report = await ingest(
+        world.services, path=str(elsewhere), name="tiny", bound="lab", steps=Noted(world)
+    )
+    assert (report.outcome, report.details["rule"]) == ("rejected", "team")
+    model = world.store.model("tiny")
+    assert (model.version, model.team) == (1, "prod")
+
+
+@pytest.mark.parametrize(
+    ("path", "whose"),
+    [
+        ("incoming/prod/secret", "team prod"),
+        ("incoming/lab/../prod/secret", "team prod"),
+        ("incoming/lab/link", "team prod"),
+        ("elsewhere/link", "team prod"),
+        ("incoming/ops", "no team"),
+        ("incoming", "no team"),
+        (".", "no team"),
+        ("published/theirs", "team prod"),
+        ("published/theirs/model.onnx", "team prod"),
+        ("published/../repository/theirs", "team prod"),
+        ("published/unknown", "no team"),
+        ("published", "no team"),
+        ("rejected/risky/risky", "team prod"),
+        ("rejected/risky", "no team"),
+        ("trash/risky", "team prod"),
+        ("trash", "no team"),
+    ],
+)
+async def test_a_key_of_a_team_takes_no_drop_and_no_files_of_others(
+    world: World, path: str, whose: str
+) -> None:
+    declare(world)
+    await drop(world, "prod/theirs")
+    await refused(world, "prod/risky")
+    repository = world.services.repository
+    entry = repository.trash.folder / "risky@1-x"
+    tiny_onnx(entry / "risky")
+    note = {"model": "risky", "version": 1, "at": 1.0, "by": "x", "team": "prod", "purge": False}
+    (entry / "removed.json").write_text(json.dumps(note))
+    for place in ("prod/secret", "ops"):
+        tiny_onnx(world.incoming / place)
+    tiny_onnx(repository.published / "unknown")
+    (world.incoming.parent / "elsewhere").mkdir()
+    for link in (world.incoming / "lab", world.incoming.parent / "elsewhere"):
+        (link / "link").symlink_to(world.incoming / "prod" / "secret")
+    root, _, rest = path.partition("/")
+    roots = {
+        "incoming": world.incoming,
+        "published": repository.published,
+        "rejected": world.rejected,
+        "trash": entry,
+    }
+    source = f"{roots.get(root, world.incoming.parent / root)}/{rest}".rstrip("/")
+    before = sorted(world.incoming.parent.rglob("*"))
+    with pytest.raises(InputError) as told:
+        await world.launcher.ingest(path=source, name="mine", bound="lab")
+    assert str(told.value) == (
+        f"{source} belongs to {whose}, and a key of team lab cannot have it ingested; drop it into "
+        "the team's folder, or ask an operator"
+    )
+    assert sorted(world.incoming.parent.rglob("*")) == before
+
+
+async def test_a_key_of_a_team_takes_what_was_refused_or_removed_of_its_own(world: World) -> None:
+    declare(world)
+    await refused(world, "lab/risky")
+    kept = world.rejected / "risky" / "risky"
+    (kept / "weights.pkl").unlink()
+    report = await world.launcher.ingest(path=str(kept), bound="lab")
+    assert report.outcome == "registered"
+    again = world.services.repository.published / "risky"
+    report = await world.launcher.ingest(path=str(again), bound="lab")
+    assert report.outcome == "unchanged"
+
+
+async def test_where_no_teams_are_declared_a_key_with_a_team_takes_any_drop(world: World) -> None:
+    report = await drop(world, "tiny", bound="prod")
+    assert (report.outcome, world.store.model("tiny").team) == ("registered", "prod")
 
 
 async def test_a_team_replaces_its_own_models(world: World) -> None:

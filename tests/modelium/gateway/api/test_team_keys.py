@@ -38,14 +38,35 @@ async def test_it_changes_the_models_of_its_team_alone(setup: Setup, prod: Any) 
             answer = await prod.post(f"/api/v1/models/{name}/{verb}")
             assert told(answer) == (403, f"this key belongs to team prod, and {name} to {whose}")
         assert (await prod.delete(f"/api/v1/models/{name}")).status_code == 403
-        pin = await prod.put(f"/api/v1/models/{name}/pin", json={"pinned": True})
-        assert pin.status_code == 403
         assert (await prod.get(f"/api/v1/models/{name}")).status_code == 200
     assert setup.operations.kept == {}
-    for verb in ("load", "retry", "unload"):
-        assert (await prod.post(f"/api/v1/models/gpt2/{verb}")).status_code == 202
+    assert (await prod.post("/api/v1/models/gpt2/unload")).status_code == 202
     assert (await prod.post("/api/v1/models/none/load")).status_code == 404
     assert (await setup.http.post("/api/v1/models/lab/load")).status_code == 202
+
+
+async def test_its_loads_keep_the_quotas_of_its_team(setup: Setup, prod: Any) -> None:
+    for verb in ("load", "retry"):
+        for client, trigger in ((prod, "team"), (setup.http, "operator")):
+            answer = await client.post(f"/api/v1/models/gpt2/{verb}")
+            assert answer.status_code == 202
+            assert answer.json()["parameters"] == {"trigger": trigger}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "what"),
+    [
+        ("PUT", "models/gpt2/pin", "pin models"),
+        ("POST", "reload", "reload the configuration"),
+        ("POST", "decisions/d/replay", "ask the LLM again"),
+    ],
+)
+async def test_what_concerns_all_teams_is_an_operators(
+    setup: Setup, prod: Any, method: str, path: str, what: str
+) -> None:
+    answer = await prod.request(method, f"/api/v1/{path}", json={"pinned": True})
+    assert told(answer) == (403, f"this key belongs to team prod, and only an operator may {what}")
+    assert not setup.operations.at.models_by_name["gpt2"].pinned
 
 
 async def test_it_approves_drops_of_its_team_alone(setup: Setup, prod: Any) -> None:
@@ -78,9 +99,11 @@ async def test_it_replaces_models_of_its_team_alone(setup: Setup, prod: Any, pat
         assert answer.status_code == status, (drop, name)
         if status == 202:
             assert answer.json()["parameters"]["team"] == "prod"
+            assert answer.json()["parameters"]["bound"] == "prod"
             assert answer.json()["model"] == drop
     answer = await setup.http.post(path, json={"path": str(setup.incoming / "lab")})
     assert answer.status_code == 202
+    assert "bound" not in answer.json()["parameters"]
 
 
 async def test_it_issues_and_revokes_keys_of_its_team_alone(setup: Setup, prod: Any) -> None:
@@ -95,6 +118,56 @@ async def test_it_issues_and_revokes_keys_of_its_team_alone(setup: Setup, prod: 
     assert (await prod.delete("/api/v1/keys/k2")).status_code == 200
     assert (await prod.delete("/api/v1/keys/none")).status_code == 400
     assert (await setup.http.delete(f"/api/v1/keys/{others}")).status_code == 200
+
+
+OWN = {
+    "expires_at": 4e9,
+    "models": ["a", "b"],
+    "requests_per_minute": 60.0,
+    "max_concurrent": 4,
+    "priority": "medium",
+}
+
+
+@pytest.mark.parametrize(
+    ("term", "less", "more"),
+    [
+        ("expires_at", 3.9e9, 4.1e9),
+        ("models", ["b"], ["b", "c"]),
+        ("requests_per_minute", 59.0, 61.0),
+        ("max_concurrent", 3, 5),
+        ("priority", "low", "high"),
+    ],
+)
+async def test_it_issues_no_key_with_more_than_its_own_terms(
+    setup: Setup, term: str, less: Any, more: Any
+) -> None:
+    terms = {"name": "k", "team": "prod", "scopes": ["admin"], **OWN}
+    secret = (await setup.http.post("/api/v1/keys", json=terms)).json()["secret"]
+    headers = {"authorization": f"Bearer {secret}"}
+
+    async def issue(**given: Any) -> httpx.Response:
+        body = {"name": "n", **given}
+        return await setup.http.post("/api/v1/keys", json=body, headers=headers)
+
+    key = (await issue()).json()["key"]
+    assert {**{own: key[own] for own in OWN}, "models": sorted(key["models"])} == OWN
+    for allowed in (less, OWN[term]):
+        given = (await issue(**{term: allowed})).json()["key"][term]
+        assert (sorted(given) if term == "models" else given) == allowed
+    answer = await issue(**{term: more})
+    assert told(answer) == (403, f"this key issues no key with more than its own {term}")
+    assert (await setup.http.post("/api/v1/keys", json={"name": "n", term: more})).is_success
+
+
+async def test_a_key_without_limits_issues_any_but_those_of_a_higher_class(
+    setup: Setup, prod: Any
+) -> None:
+    terms = {**OWN, "priority": "low"}
+    key = (await prod.post("/api/v1/keys", json={"name": "n", **terms})).json()["key"]
+    assert {**{own: key[own] for own in OWN}, "models": sorted(key["models"])} == terms
+    answer = await prod.post("/api/v1/keys", json={"name": "n", "priority": "medium"})
+    assert told(answer) == (403, "this key issues no key with more than its own priority")
 
 
 @pytest.mark.parametrize(("scope", "status"), [("ingest", 403), ("admin", 202)])

@@ -148,6 +148,8 @@ async def test_hook_refuses_bad_and_oversized_bodies(
         ({"team": "prod"}, "gpt2", None, 202),
         ({"team": "other"}, "new", None, 202),
         ({"models": ["gpt2"]}, "gpt2", None, 202),
+        ({"models": ["gpt2"], "team": "other"}, "gpt2", None, 403),
+        ({"models": ["gpt2"], "team": "prod"}, "gpt2", None, 202),
         ({"models": ["other"]}, "new", None, 403),
         ({"scopes": ["admin"]}, "gpt2", None, 202),
     ],

@@ -20,6 +20,7 @@ from langchain_openai import ChatOpenAI
 from langsmith import tracing_context
 from pydantic import SecretStr
 
+from agents.llm.bounded_client import REPLY_CHARACTERS, BoundedClient
 from agents.llm.capabilities import NONE_SHOWN, Capabilities, Findings
 from agents.llm.outbound import refuse_metadata
 
@@ -30,11 +31,12 @@ PROBE_TOKENS = 200
 """Enough for a model that reasons before it answers; others stop earlier."""
 
 ERROR_CHARACTERS = 300
-REPLY_CHARACTERS = 20_000
-"""Longest text kept of one reply, in case the endpoint ignores ``max_tokens``."""
 
 CHARACTERS_PER_TOKEN = 3
 """For endpoints that report no usage: fewer than in prose, so that budgets are kept."""
+
+MOST_CHARACTERS_PER_TOKEN = 16
+"""An endpoint that reports fewer tokens is not believed: the budget would never be spent."""
 
 REFUSED = frozenset({400, 404, 405, 415, 422, 500, 501})
 """Statuses that servers return for an unknown parameter; llama.cpp returns 500."""
@@ -121,7 +123,7 @@ class Endpoint:
             # The decision's deadline bounds each call.
             timeout=None,
             # Its own client: the library's default is shared by all event loops of the process.
-            http_async_client=openai.DefaultAsyncHttpxClient(
+            http_async_client=BoundedClient(
                 event_hooks={"request": [partial(refuse_metadata, allowed=allowed_link_local)]}
             ),
             openai_proxy=None,  # else OPENAI_PROXY is read, which cannot be combined with a client
@@ -198,7 +200,11 @@ class Endpoint:
             ) from exc
         except Exception as exc:
             # The client raises TypeError and the like where a body is not a chat completion.
-            raise EndpointError(self._clean(f"{type(exc).__name__}: {exc}")) from exc
+            # It hides what happened to a connection behind an error of its own.
+            cause: BaseException = exc
+            while isinstance(cause, openai.APIConnectionError) and cause.__cause__:
+                cause = cause.__cause__
+            raise EndpointError(self._clean(f"{type(cause).__name__}: {cause}")) from exc
 
     def redacted(self, text: str) -> str:
         """Return ``text`` without the endpoint's secrets."""
@@ -260,7 +266,6 @@ def _refusal(error: EndpointError) -> bool:
 
 
 def _reply(message: AIMessage, asked: Sequence[BaseMessage]) -> Reply:
-    text = message.text[:REPLY_CHARACTERS]
     calls = [
         ToolCall(id=call["id"] or f"call-{i}", name=call["name"], arguments=call["args"])
         for i, call in enumerate(message.tool_calls)
@@ -277,13 +282,23 @@ def _reply(message: AIMessage, asked: Sequence[BaseMessage]) -> Reply:
     usage = message.usage_metadata
     return Reply(
         message=message,
-        text=text,
+        text=message.text[:REPLY_CHARACTERS],
         calls=tuple(calls),
-        prompt_tokens=usage["input_tokens"] if usage else _tokens(asked),
-        completion_tokens=usage["output_tokens"] if usage else _tokens([message]),
+        prompt_tokens=_tokens(asked, usage["input_tokens"] if usage else None),
+        completion_tokens=_tokens([message], usage["output_tokens"] if usage else None),
         cut=message.response_metadata.get("finish_reason") == "length",
     )
 
 
-def _tokens(messages: Sequence[BaseMessage]) -> int:
-    return sum(len(m.text) for m in messages) // CHARACTERS_PER_TOKEN
+def _tokens(messages: Sequence[BaseMessage], reported: int | None) -> int:
+    characters = sum(map(_characters, messages))
+    if reported is None:
+        return characters // CHARACTERS_PER_TOKEN
+    return max(reported, characters // MOST_CHARACTERS_PER_TOKEN)
+
+
+def _characters(message: BaseMessage) -> int:
+    if not isinstance(message, AIMessage):
+        return len(message.text)
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    return len(message.text) + sum(len(str(call["args"] or "")) for call in calls)

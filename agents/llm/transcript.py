@@ -95,7 +95,7 @@ class Transcript:
                     for name, args in calls
                 ]
         if isinstance(message, ToolMessage):
-            found["tool"] = message.name
+            found["tool"] = self._text(message.name or "")
         return found
 
     def _text(self, text: str) -> str:

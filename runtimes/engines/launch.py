@@ -94,7 +94,8 @@ class EngineLaunch:
         try:
             command = self._recipe.command(request, host=self._host, port=port, key=key)
             if self._caches:
-                command = self._caches.added(command, request.devices[0])
+                own = request.model if request.allow_remote_code else None
+                command = self._caches.added(command, request.devices[0], own=own)
             process = self._supervisor.start(request.model, command, details)
             instance = EngineInstance.restore(
                 self._recipe.name, process, {**details, **process.to_record()}

@@ -28,6 +28,8 @@ class Answer:
     cut: bool = False
     """Close the connection in the middle of the body."""
     content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """More of them."""
 
 
 Player = Callable[[Body], Mapping[str, Any] | Answer]
@@ -125,6 +127,7 @@ async def _send(send: Any, answer: Answer) -> None:
     await asyncio.sleep(answer.after_s)
     length = len(answer.body) * (2 if answer.cut else 1)
     headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % length)]
+    headers += answer.headers
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": answer.cut})
 

@@ -481,10 +481,10 @@ def test_the_calls_and_tokens_of_a_reply_are_read() -> None:
         ToolCall(id="bad-0", name="", arguments=None, raw=""),
         ToolCall(id="8", name="c", arguments=None, raw="y" * 300),
     )
-    assert (reply.prompt_tokens, reply.completion_tokens) == (2, 6667)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (2, 6770)
     usage = {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11}
     counted = _reply(message.model_copy(update={"usage_metadata": usage}), [])
-    assert (counted.prompt_tokens, counted.completion_tokens) == (5, 6)
+    assert (counted.prompt_tokens, counted.completion_tokens) == (5, 1269)
 
 
 # --- text of strangers ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,16 @@ async def test_kernels_are_kept_by_the_first_device(small: Small, tmp_path: Path
         small.request(small.model(), GPU, CPU), no_progress
     )
     folders = caches.folders(GPU)
+    assert proc.variables(loaded.handle["pid"], folders) == folders
+
+
+async def test_an_engine_that_runs_code_of_its_model_has_caches_of_its_own(
+    small: Small, tmp_path: Path
+) -> None:
+    caches = CompileCaches(root=tmp_path, build="b")
+    approved = replace(small.request(small.model(), GPU), allow_remote_code=True)
+    loaded = await small.host(caches=caches).load(approved, no_progress)
+    folders = caches.folders(GPU, own="m")
     assert proc.variables(loaded.handle["pid"], folders) == folders
 
 

@@ -108,3 +108,13 @@ def test_folders_that_the_operator_chose_are_used(
     assert added.keys() == {*CACHES, "A"} - {"TRITON_CACHE_DIR"}, "that one is inherited"
     assert added["VLLM_CACHE_ROOT"] == "/fast/vllm"
     assert added["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
+
+
+def test_a_model_of_its_own_shares_compiled_kernels_with_no_other(tmp_path: Path) -> None:
+    caches = CompileCaches(root=tmp_path, build="vllm 0.32")
+    shared, own = caches.folders(GPU), caches.folders(GPU, own="m")
+    assert own == {
+        name: folder.replace(str(tmp_path), f"{tmp_path}/own/m") for name, folder in shared.items()
+    }
+    command = Command(argv=("vllm",), environment={})
+    assert caches.added(command, GPU, own="m").environment == own

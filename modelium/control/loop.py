@@ -30,6 +30,9 @@ SETTLE_S = 20.0
 PRUNE_S = 3600.0
 """Between two prunings of the logs."""
 
+GAP_S = 60.0
+"""Between two notings of requests, at most, or three intervals: longer is a time not watched."""
+
 MIN_PAUSE_S = 1.0
 """Between two ticks, at least: a dead engine fails many requests, and one tick is enough."""
 
@@ -149,7 +152,10 @@ class Loop:
         if not self._services.policy.departures:
             self._watched_until = None
             return
-        since = fleet.at if self._watched_until is None else self._watched_until
+        since, interval = self._watched_until, self._services.config.orchestration.metrics
+        longest = max(GAP_S, 3 * interval.collection_interval_seconds)
+        if since is None or fleet.at - since > longest:
+            since = fleet.at  # a model's last request hides those before it
         last = {m.name: m.traffic.last_request_at for m in fleet.models}
         asked = {name: at for name, at in last.items() if at is not None}
         await self._services.store.departures.note_requests(asked, since=since, at=fleet.at)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,9 @@ it, a link whose target is replaced (Kubernetes' ``..data``), and file systems w
 
 SETTLE_S = 1.0
 """A file that was changed is read once it has not changed for this long: it may be half written."""
+
+RETRY_S = 10.0
+"""Between two tries to store what a new configuration says of models."""
 
 Stamp = tuple[int, int, int, int]
 
@@ -73,6 +76,9 @@ class Reloader:
         self._failed_at = 0.0
         self._restart: tuple[str, ...] = ()
         self._unstored = False
+        self._untold = False
+        self._changed: tuple[str, ...] = ()
+        self._tried_at = 0.0
 
     def listen(self, listener: Callable[[Config], None]) -> None:
         """Have ``listener`` called with each new configuration, on the event loop."""
@@ -80,13 +86,22 @@ class Reloader:
 
     def notices(self) -> list[str]:
         """Return in which ways the file is not what is in force."""
+        unstored = (
+            [
+                "the configuration is in force but for what it says of registered models: the "
+                f"store could not be written; it is tried again every {RETRY_S:g} s"
+            ]
+            if self._unstored
+            else []
+        )
         if not self._problem:
-            return list(self._restart)
+            return [*unstored, *self._restart]
         at = time.strftime("%F %T", time.localtime(self._failed_at))
         first, *more = self._problem.splitlines()
         rest = f" (and {len(more)} more)" if more else ""
         return [
             f"the configuration of {at} is invalid, the one before stays in force: {first}{rest}",
+            *unstored,
             *self._restart,
         ]
 
@@ -127,12 +142,20 @@ class Reloader:
             if wanted.is_set() or (seen != read and now - changed_at >= SETTLE_S):
                 wanted.clear()
                 read = seen
-                await self._attempt()
+                await self._attempt(self.reload())
+            elif self._untold and now - self._tried_at >= RETRY_S:
+                await self._attempt(self._again())
 
-    async def _attempt(self) -> None:
+    async def _again(self) -> None:
+        """Store what an earlier reload could not."""
+        async with self._lock:
+            if self._untold:
+                await self._settle()
+
+    async def _attempt(self, what: Awaitable[object]) -> None:
         """Reload; a failure has been reported already."""
         try:
-            await self.reload()
+            await what
         except InputError as exc:
             logger.debug("the configuration was not reloaded: %s", exc)
         except Exception:
@@ -151,27 +174,34 @@ class Reloader:
         found = changes(services.config, wanted)
         live = tuple(str(change) for change in found if change.live)
         restart = tuple(str(change) for change in found if not change.live)
-        mended = bool(self._problem)
-        self._problem = ""
-        models: list[str] = []
+        self._untold = bool(self._untold or live or self._problem or restart != self._restart)
+        self._problem, self._restart = "", restart
         if live:
+            self._unstored, self._changed = True, (*self._changed, *live)
             services.configure(merged(services.config, wanted))
             for listener in self._listeners:
                 listener(services.config)
-        if live or self._unstored:
+        return await self._settle()
+
+    async def _settle(self) -> Reloaded:
+        """Store what the configuration in force says of models, and that it is in force."""
+        services, models = self._services, list[str]()
+        self._tried_at = services.clock.monotonic()
+        if self._unstored:
             # This makes the plans stale that were made under the old rules.
-            self._unstored = True
             models = await apply_standings(services)
             models = sorted({*models, *await forgive_reconfigured(services)})
-            self._unstored = False
             self._signals.tick_wanted.set()
-        if live or models or mended or restart != self._restart:
-            self._restart = restart
-            logger.info("configuration reloaded: %s", "; ".join([*live, *restart]) or "unchanged")
+        changed, restart = self._changed, self._restart
+        if self._untold or models:
+            told = "; ".join([*changed, *restart]) or "unchanged"
+            logger.info("configuration reloaded: %s", told)
             await services.store.events.append(
-                "config.reloaded", changed=list(live), restart=list(restart), models=models
+                "config.reloaded", changed=list(changed), restart=list(restart), models=models
             )
-        return Reloaded(changed=live, restart=restart, models=tuple(models))
+        self._untold = self._unstored = False
+        self._changed = ()
+        return Reloaded(changed=changed, restart=restart, models=tuple(models))
 
     async def _stamp(self) -> Stamp | None:
         """Return what changes with the file; ``None``: there is none."""

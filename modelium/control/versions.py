@@ -146,10 +146,14 @@ class VersionOperations:
                 f"no version of {model} before {record.version} is kept; "
                 f"`modelium versions {model}` lists all"
             )
-        await services.store.lineage.choose(model, target)
         intent = await self._intents.new("rollback", model, {"version": target, "by": by})
         reason = f"version {target} replaces version {record.version}: {by} rolled it back"
         with self._intents.held(intent):
+            try:
+                await services.store.lineage.choose(model, target)
+            except InputError as exc:
+                await self._intents.end(intent, str(exc), ok=False)
+                raise
             await self._record(model, reason)
             await services.store.events.append(
                 "model.rolled-back", model=model, version=target, was=record.version, by=by
@@ -159,7 +163,8 @@ class VersionOperations:
 
     async def _rolled_back(self, model: str, target: int, *, was: int) -> Report:
         """Analyze the version that is the current one again; the report says so."""
-        report = await self._services.launcher.analyze(model=model)
+        run = self._services.launcher.analyze(model=model)
+        report = await self._services.examiners.during(run, model)
         if report.outcome in FAILED:
             return report
         reason = f"version {target} is the current one again, in place of version {was}"

@@ -257,6 +257,10 @@ class Staging:
         if keep is not None:
             name = with_ending(origin.name, keep) if origin.name else keep.name
             place = self._zone.place(Path(origin.path), team=origin.team)
+            if origin.team and place == self._zone.folder:
+                self._keep_apart(keep, name, _teamless(origin.team), team=origin.team)
+                self._discard(own)
+                return []
             self._zone.make()
             with self._zone.entered(place) as folder:
                 target = folder / name
@@ -299,6 +303,14 @@ class Staging:
 
     def _own(self, staged: Staged) -> Path:
         return self.folder / staged.folder.relative_to(self.folder).parts[0]
+
+
+def _teamless(team: str) -> DropRejected:
+    return DropRejected(
+        f"taking it in was interrupted, and its team {team} is declared no more; declare the team, "
+        "or move this drop into the drop zone to take it in as an operator's",
+        reason="interrupted",
+    )
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -12,20 +12,31 @@ from modelium.intake.names import version_of
 from modelium.models import Model, ModelProfile, Report, Reservation, Wishes
 from modelium.ports import Steps
 from modelium.stages.drop_outcomes import note_incomplete, refuse_in_place
-from modelium.stages.ownership import kept
+from modelium.stages.ownership import check_heeded, kept
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
-from modelium.stages.standing import Standing, standing, with_wishes
+from modelium.stages.standing import Asked, Standing, standing, with_wishes
 
 
-async def adopt(services: Services, source: Path, *, missing: str | None, steps: Steps) -> Report:
+async def adopt(
+    services: Services,
+    source: Path,
+    given: Asked | None = None,
+    *,
+    missing: str | None,
+    steps: Steps,
+) -> Report:
     """Register the entry ``source`` of the repository; what is refused stays there.
 
     ``NAME`` is version 1 and ``NAME@2`` version 2 of a model. The highest version becomes the
-    current one; a version that the store knows at another path has been moved here.
+    current one; a version that the store knows at another path has been moved here. ``given``: as
+    with a drop.
+
+    Raises:
+        InputError: it is registered, and what is ``given`` differs from what it has.
     """
     async with services.turns.of(_name(source)):
-        return await _adopt(services, source, missing, steps)
+        return await _adopt(services, source, missing, steps, given)
 
 
 async def settle_reserved(services: Services, name: str, *, steps: Steps) -> None:
@@ -41,8 +52,17 @@ async def settle_reserved(services: Services, name: str, *, steps: Steps) -> Non
             await services.store.reservations.drop(held)
 
 
-async def _adopt(services: Services, source: Path, missing: str | None, steps: Steps) -> Report:
-    if (await services.store.lineage.paths()).get(str(source)):
+async def _adopt(
+    services: Services,
+    source: Path,
+    missing: str | None,
+    steps: Steps,
+    given: Asked | None = None,
+) -> Report:
+    if found := (await services.store.lineage.paths()).get(str(source)):
+        known = await services.store.find(found[0])
+        if known is not None:
+            await check_heeded(services, known, given or {})
         return Report(stage="ingest", outcome="unchanged", reason=f"{source.name} is registered")
     if missing or (missing := await asyncio.to_thread(analysis.is_complete, source)):
         return await note_incomplete(services, source, missing, name=_name(source))
@@ -56,14 +76,14 @@ async def _adopt(services: Services, source: Path, missing: str | None, steps: S
         return await refuse_in_place(services, source, exc, name=_name(source), digest=digest)
     reserved = await _reservation(services, source)
     wishes = await asyncio.to_thread(analysis.owner_note, source)
-    asked = with_wishes(await kept(services, name, reserved.asked if reserved else {}), wishes)
+    spoken = {key: value for key, value in (given or {}).items() if value}
+    came_with = reserved.asked if reserved else spoken
+    asked = with_wishes(await kept(services, name, came_with), wishes)
     own = standing(services.config, name, asked)
     record = await steps(
-        "register", _register, services, source, version, profile, own, seal, wishes
+        "register", _register, services, source, version, profile, own, asked, seal, wishes
     )
     services.pending.withdraw(source)
-    if asked:
-        await services.store.rules.note_standing(name, asked=asked, declared=own.columns())
     if reserved is not None:
         await services.store.events.append("drop.recovered", model=name, version=version)
     if Path(record.path) == source:
@@ -113,6 +133,7 @@ async def _register(
     version: int,
     profile: ModelProfile,
     own: Standing,
+    asked: Asked,
     seal: str,
     wishes: Wishes | None,
 ) -> Model:
@@ -131,6 +152,7 @@ async def _register(
             version=version,
             profile=profile,
             own=own,
+            asked=asked,
             seal=seal,
             wishes=wishes,
         )

@@ -17,10 +17,11 @@ from modelium.ports import Steps
 from modelium.stages.adopt import adopt, settle_reserved
 from modelium.stages.drop_outcomes import incomplete, refuse, rejected
 from modelium.stages.inline import inline_steps
-from modelium.stages.ownership import check_owner, check_team, kept, own_source
+from modelium.stages.ownership import check_heeded, check_owner, check_team, kept, own_source
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, standing, with_wishes
+from modelium.stages.verification import is_whole
 from modelium.store import Store
 from modelium.tasks import on_thread
 
@@ -65,7 +66,8 @@ async def ingest(
     Raises:
         InputError: ``name`` is none that a model can have, nothing is at ``path``, ``team`` is
             not known, or ``path`` is the folder of a team, belongs to another one than ``team``,
-            is not ``bound``'s to take, or lies in the folder of one that is gone.
+            is not ``bound``'s to take, or lies in the folder of one that is gone. Or the content
+            is registered already, with another ``team`` or ``priority_ceiling``.
     """
     source, zone = Path(path), services.repository.zone
     team = bound or team
@@ -84,7 +86,7 @@ async def ingest(
     if name is not None and not is_name(name):
         raise InputError(f"{refused_name(name)}; nothing was moved")
     if source.parent == services.repository.published:
-        return await adopt(services, source, missing=missing, steps=steps)
+        return await adopt(services, source, asked, missing=missing, steps=steps)
     own = await asyncio.to_thread(model_name, source)
     async with services.turns.of(name or own):
         return await _ingest(services, source, name, missing, owner or bound, asked, steps)
@@ -134,7 +136,7 @@ async def _take_in(
 ) -> Report:
     """Check, publish and register a staged drop, or reject it."""
     repository, digest = services.repository, ""
-    asked = await kept(services, staged.name, asked)
+    given, asked = asked, await kept(services, staged.name, asked)
     try:
         await check_owner(services, staged.name, owner)  # it may have changed meanwhile
         # The seal is first: one taken after the digest would hide what changed meanwhile.
@@ -147,7 +149,8 @@ async def _take_in(
     await _removed(services, staged.name)
     await settle_reserved(services, staged.name, steps=steps)
     known = await services.store.find(staged.name)
-    if known and known.digest == digest and await asyncio.to_thread(Path(known.path).exists):
+    if known and known.digest == digest and await is_whole(services, known):
+        await check_heeded(services, known, given)
         await on_thread(repository.discard, staged)
         return Report(
             stage="ingest",
@@ -196,18 +199,17 @@ async def _publish(
                 raise
         # The configuration may have changed since the drop was noticed.
         own, path = standing(services.config, staged.name, asked), Path(held.path)
-        record = enter(
+        return enter(
             store,
             staged.name,
             path=path,
             version=held.version,
             profile=profile,
             own=own,
+            asked=asked,
             seal=seal,
             wishes=wishes,
         )
-        store.rules.note_standing(staged.name, asked=asked, declared=own.columns())
-        return record
 
     return await on_thread(publish)
 

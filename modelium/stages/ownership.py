@@ -8,6 +8,7 @@ from pathlib import Path
 from modelium.config import Config
 from modelium.errors import DropRejected, InputError
 from modelium.intake.names import is_name
+from modelium.models import Model
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, claimed_team
 
@@ -79,6 +80,21 @@ async def kept(services: Services, name: str, asked: Asked) -> Asked:
     team = before.get("team") or claimed_team(services.config, before)
     had = {"team": team, "priority_ceiling": before.get("priority_ceiling")}
     return {**asked, **{k: value for k, value in had.items() if value and not asked.get(k)}}
+
+
+async def check_heeded(services: Services, known: Model, given: Asked) -> None:
+    """Raise `InputError` where ``given`` would change the standing of a model that stays as it is.
+
+    Only new content brings a team and a ceiling.
+    """
+    before = (await services.store.rules.asked()).get(known.name, {})
+    has = {"team": known.team, "priority_ceiling": known.priority_ceiling.value}
+    for key, value in given.items():
+        if value and value not in (before.get(key), has[key]):
+            raise InputError(
+                f"{known.name} is registered with this content, and its {key} stays "
+                f"{has[key] or 'unset'}; set models.{known.name}.{key} in the configuration"
+            )
 
 
 def check_team(config: Config, team: str | None) -> None:

@@ -12,7 +12,7 @@ from modelium.models import Model, ModelProfile, Report, Wishes
 from modelium.stages.engine_catalog import engines
 from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
-from modelium.stages.standing import Standing
+from modelium.stages.standing import Asked, Standing
 from modelium.store import Store
 
 
@@ -46,6 +46,7 @@ def enter(
     version: int,
     profile: ModelProfile,
     own: Standing,
+    asked: Asked,
     seal: str,
     wishes: Wishes | None,
 ) -> Model:
@@ -58,6 +59,7 @@ def enter(
         priority=own.priority,
         priority_ceiling=own.ceiling,
         pinned=own.pinned,
+        asked=asked,
         profile=profile,
         version=version,
         seal=seal,

@@ -36,13 +36,10 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     else:
         (revision, models, bookings), failures = await asyncio.gather(*reading)
     now = services.clock.time()
-    # Read after the revision: a departure that is missing would leave its budget unspent. Without
-    # a budget, none counts.
-    departures = (
-        await services.store.departures.since(now - REMEMBERED_S)
-        if services.policy.departures
-        else ()
-    )
+    # Read after the revision: a departure that is missing would leave its budget unspent. Those of
+    # a kind without a budget do not count.
+    allowed = services.policy.departures
+    found = await services.store.departures.since(now - REMEMBERED_S) if allowed else ()
     return Fleet(
         at=now,
         revision=revision,
@@ -52,7 +49,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         runtimes=services.runtime_monitor.statuses(),
         used=used,
         class_failures=of_teams(failures, models),
-        departures=departures,
+        departures=tuple(one for one in found if one.kind in allowed),
     )
 
 

@@ -29,6 +29,9 @@ LONGEST_NAME = 128
 ORPHAN_S = 300.0
 """After this time a twin that nothing is loaded of has been forgotten: by a run that failed."""
 
+LEFT_S = 600.0
+"""Between two tries to replace a loaded version: each may drain it."""
+
 RETRY_S = 30.0
 """Before a switch that failed is continued."""
 
@@ -173,7 +176,10 @@ async def conclude(services: Services, fleet: Fleet, *, at_start: bool = False) 
         if model.twin_of is not None or model.removal is not None:
             continue
         ready, alone = model.state is ModelState.READY, model.name not in fleet.twins
-        if alone and ready and model.outdated and at_start:
+        left = alone and ready and model.outdated and model.name not in services.awaiting
+        now = services.clock.monotonic()
+        if left and (at_start or _nobody_is_at(services, model.name, now)):
+            services.switching.postpone(model.name, now + LEFT_S)
             examine(services, model.name)
         elif (
             not alone
@@ -181,6 +187,12 @@ async def conclude(services: Services, fleet: Fleet, *, at_start: bool = False) 
             or (ready and not model.outdated and not model.proven)
         ) and services.switching.is_due(model.name, services.clock.monotonic()):
             services.launcher.start(_guarded(services, model.name, at_start=at_start))
+
+
+def _nobody_is_at(services: Services, name: str, now: float) -> bool:
+    """Whether what was to replace a loaded version has failed: a full disk, a locked store."""
+    free = name not in services.examiners and services.turns.is_free(name)
+    return free and services.switching.is_due(name, now)
 
 
 async def _guarded(services: Services, name: str, *, at_start: bool) -> Report:

@@ -24,8 +24,21 @@ async def verify(services: Services, record: Model) -> None:
     Raises:
         LoadFailed: they are not.
     """
-    if not services.config.ingest.verify_at_load:
-        return
+    if services.config.ingest.verify_at_load:
+        await _read_again(services, record)
+
+
+async def is_whole(services: Services, record: Model) -> bool:
+    """Whether the files of ``record`` are there, and still those of its digest."""
+    try:
+        await _read_again(services, record)
+    except (LoadFailed, OSError):
+        return False
+    return True
+
+
+async def _read_again(services: Services, record: Model) -> None:
+    """Read the files of ``record`` where they may have changed; raise `LoadFailed` if they did."""
     lineage, name, folder = services.store.lineage, base_name(record.name), Path(record.path)
     known = await lineage.seal(name, record.version)
     try:

@@ -192,7 +192,6 @@ class AsyncRules(Face[OperatorRules]):
 
     idle_pause = reads(OperatorRules.idle_pause)
     set_idle_pause = off_loop(OperatorRules.set_idle_pause)
-    note_standing = off_loop(OperatorRules.note_standing)
     asked = reads(OperatorRules.asked)
     apply_standings = off_loop(OperatorRules.apply_standings)
     set_pinned = off_loop(OperatorRules.set_pinned)

@@ -39,12 +39,6 @@ class OperatorRules:
         with self._engine.begin() as tx:
             put(tx, schema.meta, [{"key": IDLE_PAUSE, "value": int(since or 0)}])
 
-    def note_standing(self, model: str, *, asked: Columns, declared: Columns) -> None:
-        """Store what came with a drop, and what it and the configuration made of it."""
-        row = {"model": model, "asked": dict(asked), "declared": dict(declared)}
-        with self._engine.begin() as tx:
-            put(tx, schema.standings, [row])
-
     def asked(self) -> dict[str, Columns]:
         """Return what came with the last drop of each registered model; empty where unknown."""
         m, s = schema.models, schema.standings

@@ -40,6 +40,7 @@ from modelium.store.stamps import clamp
 from modelium.store.states import States
 from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
+from modelium.store.upsert import put
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
 """Revision, all models, all bookings."""
@@ -187,6 +188,7 @@ class Store:
         priority: Priority,
         priority_ceiling: Priority,
         pinned: bool,
+        asked: Mapping[str, str | None] | None = None,
         profile: ModelProfile | None = None,
         version: int | None = None,
         seal: str | None = None,
@@ -198,7 +200,8 @@ class Store:
         Registering the current content again changes nothing. ``version``: the number that its
         folder's name says, used where it is free; one below the current version does not become
         the current one. ``seal``: of the files while their digest was read. ``wishes``: what
-        its note says. A reservation of ``path`` is fulfilled.
+        its note says. ``asked``: what came with it, kept with what the configuration makes of
+        it. A reservation of ``path`` is fulfilled.
 
         Raises:
             Unavailable: the model is being removed.
@@ -233,6 +236,7 @@ class Store:
                 "priority_ceiling": priority_ceiling.value,
                 "pinned": pinned,
             }
+            row = {"model": name, "asked": dict(asked or {}), "declared": dict(operator)}
             if found:
                 known = found[0]
                 # A pin is the operator's, whatever the drop came with.
@@ -254,6 +258,8 @@ class Store:
                         **operator,
                     )
                 )
+            if asked is not None:
+                put(tx, schema.standings, [row])
             return queries.models(tx, name)[0]
 
     # --- plans ----------------------------------------------------------------------------

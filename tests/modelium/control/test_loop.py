@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from agents.rules.planner import RulePlanner
+from modelium.config import Config
 from modelium.control.loop import MIN_PAUSE_S, PERSIST_S, Loop
 from modelium.errors import Unavailable
 from modelium.models import Departure, DepartureKind, Fleet, Plan, Traffic, Trigger
@@ -390,7 +391,7 @@ async def test_requests_are_noted_by_which_departures_are_judged(world: World) -
     (seen,) = world.store.departures.since(0)
     assert seen.needed_at is not None and at + 30 < seen.needed_at < at + 31
     assert was_wrong(seen) is None
-    world.clock.advance(60.0)
+    world.clock.advance(50.0)
     await loop.tick()
     (over,) = world.store.departures.since(0)
     assert (over.seen_until, was_wrong(over)) == (one.until, False)
@@ -405,6 +406,28 @@ async def test_a_departure_is_void_whose_time_a_restart_has_cut(world: World) ->
         await loop_of(world).tick()  # a loop of its own, as after a restart
     (found,) = world.store.departures.since(0)
     assert found.seen_until == found.at and was_wrong(found) is None
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "gap_s", "void"),
+    [(10.0, 61.0, True), (10.0, 59.0, False), (30.0, 91.0, True), (30.0, 89.0, False)],
+)
+async def test_a_departure_is_void_in_whose_time_the_loop_stood_still(
+    world: World, interval_s: float, gap_s: float, void: bool
+) -> None:
+    fields = world.services.config.model_dump(exclude_unset=True)
+    fields["orchestration"]["metrics"] = {"collection_interval_seconds": interval_s}
+    world.services.configure(Config.model_validate(fields))
+    world.rule(departures={DepartureKind.EVICT: 300.0})
+    loop = loop_of(world)
+    await loop.tick()
+    until = world.clock.time() + 50.0
+    depart(world, Departure(kind=DepartureKind.EVICT, model="x", price_s=0.0, until=until))
+    world.clock.advance(gap_s)
+    await loop.tick()
+    (found,) = world.store.departures.since(0)
+    assert found.seen_until == (found.at if void else found.until)
+    assert was_wrong(found) is (None if void else True)
 
 
 async def test_time_in_which_nothing_was_watched_is_not_made_up_for(world: World) -> None:

@@ -17,8 +17,8 @@ import yaml
 from agents.rules.planner import RulePlanner
 from modelium.config import Config
 from modelium.config.loading import load
-from modelium.control.reload import POLL_S, SETTLE_S, ConfigSource, Reloaded, Reloader
-from modelium.errors import ConfigError, LoadFailed
+from modelium.control.reload import POLL_S, RETRY_S, SETTLE_S, ConfigSource, Reloaded, Reloader
+from modelium.errors import ConfigError, LoadFailed, StoreUnavailable
 from modelium.models import Fleet, Plan, Priority, Trigger
 from modelium.models.advice import Advice
 from modelium.policy import Policy
@@ -349,3 +349,24 @@ async def test_what_is_wanted_is_read_at_once_and_once(edited: Edited) -> None:
         assert not edited.source.wanted.is_set()
         await edited.looks(2 * SETTLED)
         assert len(edited.seen) == 1
+
+
+async def test_what_a_locked_store_could_not_take_is_stored_later(edited: Edited) -> None:
+    world = edited.world
+    await world.load()
+    with world.locked(), pytest.raises(StoreUnavailable):
+        await edited.reload(models={"tiny": {"team": "a", "priority": "high"}})
+    (notice,) = edited.reloader.notices()
+    assert notice.endswith("the store could not be written; it is tried again every 10 s")
+    async with edited.watched():
+        await edited.looks(round(RETRY_S / POLL_S) - 1)
+        assert edited.reloader.notices() == [notice]
+        await edited.looks(1)
+        event = await world.event("config.reloaded")
+        await world.eventually(lambda: edited.reloader.notices() == [])
+        await edited.looks(2 * round(RETRY_S / POLL_S))
+    assert event.detail["models"] == ["tiny"]
+    changed = [change.partition(":")[0] for change in event.detail["changed"]]
+    assert changed == ["models.tiny.team", "models.tiny.priority"]
+    assert world.store.model("tiny").team == "a"
+    assert world.kinds().count(("config.reloaded", None)) == 1

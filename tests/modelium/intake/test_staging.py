@@ -353,6 +353,16 @@ def test_a_drop_that_was_being_rejected(left: Left, arrived: bool) -> None:
         assert left.recovered() == (["n"], ["n/a"], [])
 
 
+def test_a_drop_of_a_team_that_is_declared_no_more_is_kept_apart(left: Left) -> None:
+    put(left.own / "n")
+    left.note(team="gone")
+    assert left.recovered() == ([], [], ["n/n/a", "n/reason.json"])
+    reason = json.loads((left.repository.rejected / "n" / REASON).read_text())
+    assert (reason["reason"], reason["team"]) == ("interrupted", "gone")
+    assert "its team gone is declared no more; declare the team, or move" in reason["message"]
+    assert list(left.repository.staging.iterdir()) == []
+
+
 def test_a_drop_as_it_came_returns_with_its_ending(left: Left) -> None:
     put(left.own / ORIGINAL, "m.tar.gz")
     put(left.own / "n", "unpacked")

@@ -341,3 +341,39 @@ async def test_a_drop_that_is_refused_after_a_newer_one_came_is_kept_and_that_on
     assert (kept / "tiny" / "pipe").is_fifo()
     assert list(world.services.repository.staging.iterdir()) == []
     assert (await world.launcher.ingest(path=str(drop))).outcome == "registered"
+
+
+@pytest.mark.unfinished("its files were changed")
+@pytest.mark.parametrize("missing", [False, True])
+async def test_a_drop_replaces_the_same_content_that_was_damaged(
+    world: World, missing: bool
+) -> None:
+    file = Path((await world.load()).path) / "model.onnx"
+    good = file.read_bytes()
+    file.unlink() if missing else file.write_bytes(good[:-3] + b"xyz")
+    report = await world.drop()
+    assert (report.outcome, report.details["version"]) == ("registered", 2)
+    assert (Path(world.store.model("tiny").path) / "model.onnx").read_bytes() == good
+    assert (await world.drop()).outcome == "unchanged"
+
+
+async def test_a_model_that_is_registered_is_its_teams_whatever_comes_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = world.store.register
+
+    def killed(*args: object, **given: object) -> None:
+        register(*args, **given)  # type: ignore[arg-type]
+        raise Killed
+
+    tiny_onnx(world.incoming / "tiny")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "register", killed)
+        with pytest.raises(Killed):
+            await world.launcher.ingest(
+                path=str(world.incoming / "tiny"), team="lab", priority_ceiling="low"
+            )
+    assert world.store.rules.asked() == {"tiny": {"team": "lab", "priority_ceiling": "low"}}
+    await world.drop(weight=2.0)
+    model = world.store.model("tiny")
+    assert (model.version, model.team, model.priority_ceiling) == (2, "lab", "low")

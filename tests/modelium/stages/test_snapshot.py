@@ -41,7 +41,9 @@ async def test_departures_of_late_are_read_where_an_llm_may_make_them(
     )
     world.store.accept(plan, snapshot_digest="", trace={})
     assert (await snapshot(world.services)).departures == ()
-    world.rule(departures={DepartureKind.QUEUE: 1.0})
+    world.rule(departures={DepartureKind.EVICT: 1.0})
+    assert (await snapshot(world.services)).departures == ()
+    world.rule(departures={DepartureKind.EVICT: 1.0, DepartureKind.QUEUE: 1.0})
     (found,) = (await snapshot(world.services)).departures
     assert found.model_copy(update={"at": 0.0, "seen_until": 0.0}) == DEPARTURE
     world.clock.advance(REMEMBERED_S)

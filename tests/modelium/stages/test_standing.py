@@ -11,6 +11,7 @@ from modelium.models import Priority, Wishes
 from modelium.stages.standing import Standing, apply_standings, standing, with_wishes
 from tests.modelium.conftest import World
 from tests.modelium.stages.rows import registered
+from tests.samples import tiny_onnx
 
 HIGH, MEDIUM, LOW = Priority.HIGH, Priority.MEDIUM, Priority.LOW
 
@@ -55,9 +56,7 @@ def test_what_a_model_is_given(
 @pytest.mark.unfinished("models without files")
 async def test_only_what_is_configured_differently_changes(world: World) -> None:
     for name in ("a", "b"):
-        registered(world, name)
-        own = standing(world.services.config, name, {})
-        world.store.rules.note_standing(name, asked={}, declared=own.columns())
+        registered(world, name, asked={})
     assert await apply_standings(world.services) == []
     config = world.services.config
     changed = Config.model_validate(
@@ -160,3 +159,17 @@ def test_what_a_note_says_is_kept_beside_what_was_asked() -> None:
         "wished_team": None,
         "wished_priority": "high",
     }
+
+
+async def test_an_adopted_model_loses_what_the_configuration_says_no_more(world: World) -> None:
+    fields = world.services.config.model_dump(exclude_unset=True)
+    entry = {"team": "a", "priority": "high", "pinned": True}
+    world.services.configure(Config.model_validate({**fields, "models": {"tiny": entry}}))
+    folder = world.services.repository.published / "tiny"
+    tiny_onnx(folder)
+    await world.launcher.ingest(path=str(folder))
+    assert world.store.model("tiny").pinned
+    world.services.configure(Config.model_validate(fields))
+    assert await apply_standings(world.services) == ["tiny"]
+    model = world.store.model("tiny")
+    assert (model.team, model.priority, model.pinned) == (None, "low", False)

@@ -10,13 +10,14 @@ import sqlalchemy as sa
 
 from modelium.control.operations import Operations
 from modelium.control.recovery import recover
-from modelium.errors import InputError, LoadFailed
+from modelium.errors import InputError, LoadFailed, StoreUnavailable
 from modelium.lifecycle import ModelState
 from modelium.models import EvictionCause, Model
 from modelium.stages.evict import evict, unload_plan
 from modelium.stages.snapshot import snapshot
-from modelium.stages.switching import conclude
+from modelium.stages.switching import LEFT_S, conclude
 from modelium.store import queries, schema
+from modelium.store.faults import Fault
 from tests.fakes.runtime import upstream
 from tests.modelium.conftest import World
 from tests.modelium.stages.test_analyze import only_one_fits
@@ -336,3 +337,50 @@ def _drain(world: World) -> None:
     plan = unload_plan(["tiny@1"], cause=EvictionCause.REPLACED, reason="replaced")
     plan = plan.model_copy(update={"revision": world.store.revision()})
     world.store.accept(plan, snapshot_digest="", trace={})
+
+
+# --- begun again ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failures", [1, 4])
+async def test_a_switch_whose_begin_failed_is_begun_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    await world.load()
+    real, left = world.store.twins.stand_by, [True] * failures
+
+    def stand_by(name: str) -> Model:
+        if left:
+            left.pop()
+            raise StoreUnavailable("database or disk is full", reason=Fault.FULL)
+        return real(name)
+
+    monkeypatch.setattr(world.store.twins, "stand_by", stand_by)
+    await world.drop(weight=2.0)
+    await world.launcher._background.wait(timeout_s=60)
+    deployed = world.store.model("tiny").deployment
+    assert deployed is not None and deployed.version == 1
+    await step(world)
+    await step(world)
+    world.clock.advance(LEFT_S)
+    await step(world)
+    await serves(world, 2)
+
+
+async def test_a_switch_that_is_being_begun_is_not_begun_twice(world: World) -> None:
+    await world.load()
+    world.launcher.start = lambda run: None  # type: ignore[method-assign]
+    await world.drop(weight=2.0)
+    world.ran.clear()
+    fleet = await snapshot(world.services)
+    begun: list[object] = []
+    world.launcher.start = begun.append  # type: ignore[method-assign, assignment]
+    with world.services.examiners.of("tiny"):
+        await conclude(world.services, fleet)
+    async with world.services.turns.of("tiny"):
+        await conclude(world.services, fleet)
+    assert begun == []
+    for seconds, times in ((0.0, 1), (LEFT_S - 1.0, 1), (1.0, 2)):
+        world.clock.advance(seconds)
+        await conclude(world.services, fleet)
+        assert len(begun) == times

@@ -438,3 +438,37 @@ async def test_a_reload_declares_teams_in_the_drop_zone(world: World) -> None:
     assert zone.teams == frozenset()
     declare(world)
     assert zone.teams == {"lab", "prod"}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"team": "prod"}, "its team stays lab; set models.tiny.team in the configuration"),
+        ({"priority_ceiling": "low"}, "its priority_ceiling stays medium; set models.tiny."),
+    ],
+)
+async def test_what_is_asked_for_content_that_is_registered_already_is_refused(
+    world: World, tmp_path: Path, given: dict[str, str], why: str
+) -> None:
+    declare(world)
+    await drop(world, "lab/tiny")
+    published = Path(world.store.model("tiny").path)
+    tiny_onnx(tmp_path / "elsewhere" / "tiny")
+    for path in (tmp_path / "elsewhere" / "tiny", published):
+        with pytest.raises(InputError, match=f"tiny is registered with this content, and {why}"):
+            await world.launcher.ingest(path=str(path), **given)
+        assert (path / "model.onnx").exists()
+        has = {"team": "lab", "priority_ceiling": "medium"}
+        same = await world.launcher.ingest(path=str(path), **{key: has[key] for key in given})
+        assert same.outcome == "unchanged"
+    model = world.store.model("tiny")
+    assert (model.version, model.team, model.priority_ceiling) == (1, "lab", MEDIUM)
+
+
+async def test_a_folder_of_the_repository_is_registered_as_asked(world: World) -> None:
+    declare(world)
+    folder = world.services.repository.published / "tiny"
+    tiny_onnx(folder)
+    await world.launcher.ingest(path=str(folder), team="prod", priority_ceiling="low")
+    model = world.store.model("tiny")
+    assert (model.team, model.priority_ceiling) == ("prod", LOW)

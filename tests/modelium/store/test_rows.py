@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 BEFORE, NOW = 1000.0, 2000.0
 SETBACKS = Setbacks(kind=FailureKind.KILLED, runtimes={RuntimeName.VLLM: 2}, configuration="c")
+TERMS = {"team": "t", "priority": "low", "priority_ceiling": "high", "pinned": False}
 RELOADED = {"failures": 0, "retry_at": None, "setbacks": None}
 
 Key = tuple[object, ...]
@@ -84,7 +85,9 @@ def store(url: str) -> Iterator[Store]:
         ready(opened, name)
     accept(opened, Unload(model="going", reason="idle"))
     for name in ("idle", "ready"):
-        opened.rules.note_standing(name, asked={"team": "t"}, declared={"team": "t"})
+        standing = {"model": name, "asked": {"team": "t"}, "declared": {"team": "t"}}
+        with opened._engine.begin() as tx:
+            tx.execute(sa.insert(schema.standings).values(standing))
         opened.reservations.add(
             Reservation(model=name, version=3, path=f"/repository/{name}@3", digest="x")
         )
@@ -294,10 +297,6 @@ CASES: dict[str, tuple[Callable[[Store], object], dict[Key, dict[str, Any] | Non
         lambda s: s.rules.set_idle_pause(7.9),
         {("meta", "idle_paused_since"): {"key": "idle_paused_since", "value": 7}},
     ),
-    "note a standing": (
-        lambda s: s.rules.note_standing("ready", asked={"team": "u"}, declared={"team": "v"}),
-        {("standings", "ready"): {"asked": {"team": "u"}, "declared": {"team": "v"}}},
-    ),
     "drop a reservation": (
         lambda s: s.reservations.drop(s.reservations.all("ready")[0]),
         {("reservations", "ready", 3): None},
@@ -353,7 +352,7 @@ CASES: dict[str, tuple[Callable[[Store], object], dict[Key, dict[str, Any] | Non
         },
     ),
     "register a new one": (
-        lambda s: register(s, "new", 1),
+        lambda s: register(s, "new", 1, asked={"team": "u"}),
         {
             **model(
                 "new",
@@ -363,6 +362,7 @@ CASES: dict[str, tuple[Callable[[Store], object], dict[Key, dict[str, Any] | Non
                 version=1,
             ),
             **registered("new", 1),
+            ("standings", "new"): {"model": "new", "asked": {"team": "u"}, "declared": TERMS},
         },
     ),
     "register the current content": (lambda s: register(s, "ready", 2), {}),

@@ -47,7 +47,11 @@ def check_replaces(key: ApiKey, name: str, known: Model | None) -> None:
         raise HttpProblem(403, f"this key may not ingest {name}", reason="model-not-allowed")
     if known is None or (key.models if key.team is None else known.team == key.team):
         return
-    may = f"models of team {key.team}" if key.team else "those it names (`keys create --model`)"
+    may = (
+        f"models of team {key.team}"
+        if key.team
+        else "those it names (`modelium keys create --model`)"
+    )
     raise HttpProblem(
         403,
         f"{name} belongs to {f'team {known.team}' if known.team else 'no team'}; this key may "

@@ -116,10 +116,10 @@ class MemoryOperations:
         given = {"path": path, "team": team, "priority_ceiling": priority_ceiling}
         return self._new("ingest", name, **given, **({"bound": bound} if bound else {}))
 
-    async def load(self, model: str, *, trigger: Trigger) -> Intent:
+    async def load(self, model: str, *, trigger: Trigger = Trigger.OPERATOR) -> Intent:
         return self._new("load", self._model(model).name, trigger=trigger)
 
-    async def retry(self, model: str, *, trigger: Trigger) -> Intent:
+    async def retry(self, model: str, *, trigger: Trigger = Trigger.OPERATOR) -> Intent:
         return self._new("retry", self._model(model).name, trigger=trigger)
 
     async def unload(self, model: str) -> Intent:

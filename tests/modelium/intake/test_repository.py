@@ -243,8 +243,9 @@ def test_rejected_drops_of_one_name_do_not_replace_each_other(repository: ModelR
         os.utime(folders[-1], (number, number))
     assert [folder.name for folder in folders] == ["m", "m-2"]
     assert {folder for folder, _ in repository.rejected_drops()} == set(folders)
-    newest, reason = repository.find_rejected("m")
-    assert (newest, reason["digest"]) == (folders[1], "sha256:2")
+    for number, folder in enumerate(folders, 1):
+        found, reason = repository.find_rejected(folder.name)
+        assert (found, reason["digest"]) == (folder, f"sha256:{number}")
 
 
 def test_drop_that_could_not_be_staged_is_kept_under_a_safe_name(

@@ -134,6 +134,7 @@ async def test_one_of_several_folders_is_approved_for_what_was_named(
     asked = await operations.approve("b", ["remote-code"])
     assert asked.parameters == {
         "path": str(repository / "b"), "name": None, "team": None, "priority_ceiling": None,
+        "bound": None,
     }  # fmt: skip
     assert (asked.kind, asked.model) == ("approve", "b")
     await world.eventually(lambda: world.store.intents.get(asked.id).state == "failed")

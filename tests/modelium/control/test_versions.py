@@ -14,7 +14,7 @@ import pytest
 
 from modelium.control.operations import Operations
 from modelium.control.recovery import recover
-from modelium.errors import InputError, Unavailable, UnknownModel
+from modelium.errors import InputError, StoreUnavailable, Unavailable, UnknownModel
 from modelium.lifecycle import ModelState
 from modelium.models import Intent, Priority, Report
 from modelium.stages.evict import evict
@@ -400,6 +400,25 @@ async def test_there_must_be_a_version_to_return_to(world: World, operations: Op
         await operations.versions.rollback("tiny", by="x")
     with pytest.raises(InputError, match="version 7 of tiny is not kept; kept: 1"):
         await operations.versions.rollback("tiny", 7, by="x")
+    (intent,) = world.store.intents.newest(limit=1)
+    assert (intent.kind, intent.state) == ("rollback", "failed")
+    assert intent.detail == "version 7 of tiny is not kept; kept: 1"
+
+
+async def test_a_rollback_that_cannot_be_recorded_changes_nothing(
+    world: World, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.load()
+    await second_version(world)
+
+    async def full(intent: Intent) -> Intent:
+        raise StoreUnavailable("database or disk is full", reason="full")
+
+    monkeypatch.setattr(world.services.store.intents, "save", full)
+    with pytest.raises(StoreUnavailable):
+        await operations.versions.rollback("tiny", by="x")
+    record = world.store.model("tiny")
+    assert (record.version, record.outdated) == (2, False)
 
 
 # --- the trash ------------------------------------------------------------------------------------

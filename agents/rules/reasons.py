@@ -9,12 +9,16 @@ from agents.rules.device_groups import device_groups
 from agents.rules.device_memory import DeviceMemory
 from agents.rules.placement import Placement
 from modelium.lifecycle import TRANSITIONS, ModelState
-from modelium.models import GIB, Fleet, Model, ModelProfile, Trigger
+from modelium.models import GIB, Fleet, Model, ModelProfile, RuntimeStatus, Trigger
 from modelium.policy import Policy
 from modelium.policy.eligibility import needed_approvals
 
 S = ModelState
 PRESENT = frozenset({S.LOADING, S.READY})
+DETAIL = 300
+"""Characters of a runtime's own words in a reason."""
+STARTING = " is starting"
+"""In the reason of a model that waits for a runtime's start."""
 
 DISABLED = "orchestration.enabled is off: Modelium observes and takes no action"
 
@@ -96,9 +100,7 @@ def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
     if not any(d.healthy for d in fleet.devices):
         return "no device is healthy; run `modelium doctor`"
     silent = [
-        f"{status.name} is starting"
-        if status.starting
-        else f"{status.name} does not answer ({status.detail or 'no detail'})"
+        _silent(status)
         for status in fleet.runtimes
         if status.enabled
         and not status.healthy
@@ -114,6 +116,15 @@ def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
     )
     held = ", ".join(f"{count} {why}" for why, count in sorted(loaded.items()))
     return f"no device has room now; models in memory: {held or 'none'}"
+
+
+def _silent(status: RuntimeStatus) -> str:
+    detail = status.detail
+    if len(detail) > DETAIL:
+        detail = f"{detail[:DETAIL]}…"
+    if status.starting:
+        return f"{status.name}{STARTING}" + (f" ({detail})" if detail else "")
+    return f"{status.name} does not answer ({detail or 'no detail'})"
 
 
 def placed(place: Placement, why: str, *, avoided: Sequence[str], busy: str) -> str:

@@ -138,8 +138,22 @@ def _dequeue(builder: PlanBuilder) -> None:
         else:
             own = priority_class(model, builder.policy).rank
             outcome = builder.load(model, may_evict=builder.shields.around(yielding[own], by=model))
-        if outcome is Outcome.NO_ROOM and model.state in (S.ANALYZED, S.UNLOADED, S.FAILED):
+        if outcome is Outcome.NO_ROOM and (
+            model.state in (S.ANALYZED, S.UNLOADED, S.FAILED) or _outdated(builder, model)
+        ):
             builder.queue(model)
+
+
+def _outdated(builder: PlanBuilder, model: Model) -> bool:
+    """Whether the queued ``model`` is said to wait for a start that is over.
+
+    Other reasons are not kept up to date: each would be a decision of its own.
+    """
+    return (
+        model.state is S.QUEUED
+        and reasons.STARTING in model.reason
+        and reasons.no_room(model, builder.fleet, builder.memory) != model.reason
+    )
 
 
 def _yielding(builder: PlanBuilder, rank: int) -> MayEvict:

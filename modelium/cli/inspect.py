@@ -44,6 +44,9 @@ _DEVICE = re.compile(
 )
 """`cpu`, `gpu`, or what a GPU's product name has in it."""
 
+_DEVICES = {"cpu": "CPU", "gpu": "a large GPU"}
+ASSUMED = " (assumed; --device names another)"
+
 
 def register(app: typer.Typer) -> None:
     """Add both commands to ``app``."""
@@ -196,7 +199,11 @@ def estimate_command(
         typer.Option(help="Quantization that the engine applies while loading: fp8, bitsandbytes."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="`cpu` or the product name of a GPU. Default: a large GPU.")
+        str | None,
+        typer.Option(
+            help="`cpu` or the product name of a GPU. Default: a large GPU, or `cpu` on a machine "
+            "without one, but for vLLM."
+        ),
     ] = None,
     as_json: Json = False,
     approve: ApproveOption = None,
@@ -211,6 +218,7 @@ def estimate_command(
         )
     profile = _profile(path, approve, as_json=as_json)
     runtime = runtime or _USUAL.get(profile.format, RuntimeName.VLLM)
+    assumed = device or ("gpu" if runtime is RuntimeName.VLLM or _has_gpus() else "cpu")
     found = estimate(
         profile,
         runtime=runtime,
@@ -220,7 +228,7 @@ def estimate_command(
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         engine_version=engine_version,
-        device_kind=device,
+        device_kind=assumed,
         quantization=quantization,
     )
     per_thousand = kv_bytes(
@@ -230,6 +238,7 @@ def estimate_command(
     if as_json:
         print_json(values)
         return
+    typer.echo(f"{'device':24} {_DEVICES.get(assumed, assumed)}{'' if device else ASSUMED}")
     for name, value in values.items():
         typer.echo(f"{name:24} {value:10.3f}")
     typer.echo(
@@ -239,6 +248,18 @@ def estimate_command(
     if tp not in profile.tensor_parallel_degrees:
         degrees = ", ".join(map(str, profile.tensor_parallel_degrees))
         typer.echo(f"--tp {tp} is not supported by this model; it supports {degrees}.", err=True)
+
+
+def _has_gpus() -> bool:
+    """Whether this machine has NVIDIA GPUs; a driver that does not answer speaks for them."""
+    from modelium.devices.bounded import answered
+    from modelium.devices.nvml import find_gpus
+    from modelium.errors import Unavailable
+
+    try:
+        return answered(lambda: find_gpus("")) is not None
+    except Unavailable:
+        return True
 
 
 def parts(found: Footprint, kv_per_thousand: int) -> dict[str, float]:

@@ -161,9 +161,9 @@ def list_models(
         show(found, shown if found else "no drops beside the models", as_json=json_)
         return
     rows = client.get("/models")
-    show(
-        rows, tables.models(rows, width=Console().width) if rows else "no models yet", as_json=json_
-    )
+    incoming = load_config(config, os.environ).orchestration.incoming_directory
+    none = f"no models yet: drop a folder into {incoming}"
+    show(rows, tables.models(rows, width=Console().width) if rows else Text(none), as_json=json_)
     if json_:
         return
     found = client.get("/drops")

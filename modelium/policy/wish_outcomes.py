@@ -46,7 +46,7 @@ def _outcomes(model: Model, wishes: Wishes, policy: Policy) -> Iterator[str]:
     if wishes.runtime is not None:
         yield f"runtime {wishes.runtime}: {_runtime(model, wishes.runtime, policy)}"
     if wishes.text:
-        yield f"in words, read only by people and an LLM: {' '.join(wishes.text.split())}"
+        yield f"words (read by people and the LLM only): {' '.join(wishes.text.split())}"
     yield from wishes.problems
 
 

@@ -170,7 +170,7 @@ def main() -> None:
         try:
             response["result"] = OPERATIONS[request.pop("op")](**request)
         except Exception as exc:
-            response |= {"error": str(exc), "type": type(exc).__name__}
+            response |= {"error": str(exc) or type(exc).__name__, "type": type(exc).__name__}
         responses.write(json.dumps(response, default=str) + "\n")
         responses.flush()
     os._exit(0)  # Ray's own exit handlers may wait for a cluster that is gone

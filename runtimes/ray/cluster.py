@@ -29,6 +29,7 @@ from runtimes.process.ports import free_port
 from runtimes.process.sandbox import Sandbox
 from runtimes.process.socket_folder import make_private, socket_folder
 from runtimes.ray.cluster_record import MARK, ClusterRecord, marked
+from runtimes.ray.failure_message import start_failure
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +78,19 @@ def free_ports(count: int, *, taken: int = 0) -> list[int]:
 class LocalCluster:
     """One head node on this machine. It and its applications outlive Modelium."""
 
-    def __init__(self, *, directory: Path, clock: Clock, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        clock: Clock,
+        sandbox: Sandbox | None = None,
+        start_s: float = START_S,
+    ) -> None:
         """``directory`` keeps the record, the token and the logs, and nothing else.
 
-        ``sandbox`` confines the cluster, and so all models on it together.
+        ``sandbox`` confines the cluster with all its models; ``start_s`` bounds `ray start`.
         """
+        self._start_s = start_s
         self._sandbox = sandbox
         self._directory = directory
         self._clock = clock
@@ -241,8 +250,7 @@ class LocalCluster:
         # SPT_NOENV: when Ray renames its workers it would otherwise overwrite the mark.
         environment = self.environment() | {MARK: mark, "SPT_NOENV": "1"}
         argv, variables = self.confined(command, environment, work=self._work)
-        output = self._directory / "start.log"
-        with fresh_file(output) as file:
+        with fresh_file(output := self._directory / "start.log") as file:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -253,19 +261,17 @@ class LocalCluster:
                 start_new_session=True,
             )
             try:
-                async with asyncio.timeout(START_S):
+                async with asyncio.timeout(self._start_s):
                     code = await process.wait()
             except TimeoutError as exc:
-                raise Unavailable(
-                    f"ray start took more than {START_S:.0f} s: see {output}"
-                ) from exc
+                late = f"took more than {self._start_s:.0f} s"
+                raise Unavailable(start_failure(late, output)) from exc
             finally:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
         if code:
-            excerpt = " ".join(output.read_text(errors="replace").split()[-60:])
-            raise Unavailable(f"ray start failed ({code}): {excerpt}")
+            raise Unavailable(start_failure(f"failed ({code})", output))
 
     def _essential_processes(self, mark: str) -> dict[int, int]:
         """Return the GCS and the raylet; the cluster needs both."""

@@ -15,15 +15,14 @@ from runtimes.ray import running_serve, serve_status
 from runtimes.ray.client import CONNECT_S, RayClient, RayError, unconfined
 from runtimes.ray.cluster import LocalCluster
 from runtimes.ray.cluster_record import ClusterRecord
-from runtimes.ray.failure_message import shorten
+from runtimes.ray.failure_message import described
 
 log = logging.getLogger(__name__)
 
 BACKOFF_S = (2.0, 60.0)
 """First and longest pause after a failed attempt to connect; a start takes 10-20 s of CPU."""
 ATTEMPTS = 3
-"""Failed attempts in a row after which a local cluster that is alive but does not answer is ended,
-as its models cannot be managed any more."""
+"""Failed attempts in a row after which a silent local cluster is ended."""
 REACH_S = 5.0
 """Deadline of connecting to the head of an existing cluster."""
 PROXY_S = 30.0
@@ -57,7 +56,7 @@ class Session:
         try:
             return serve_status.parse(await self.client.call("status"), owner=self.owner)
         except RayError as exc:
-            raise Unavailable(f"Serve's controller does not answer: {shorten(str(exc))}") from exc
+            raise Unavailable(f"Serve's controller does not answer: {described(exc)}") from exc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +110,8 @@ class RayConnection:
         self.session: Session | None = None
         """The last working one; it may be lost by now."""
         self.problem = "not connected yet"
+        """Why there is none: why the last attempt failed, also during the next."""
+        self._warned = ""
 
     @property
     def starting(self) -> bool:
@@ -127,7 +128,7 @@ class RayConnection:
         """Connect in the background, unless an attempt is in progress."""
         if self._background is None or self._background.done():
             self._background = asyncio.create_task(self.ready(), name="ray-connect")
-            self._background.add_done_callback(_log_failure)
+            self._background.add_done_callback(self._log_failure)
 
     async def ready(self) -> Session:
         """Return the session; connect, and start the local cluster, if there is none.
@@ -145,11 +146,12 @@ class RayConnection:
             wait = self._not_before - self._clock.monotonic()
             if wait > 0:
                 raise Unavailable(f"Ray Serve is down: {self.problem}", retry_after_s=wait)
-            self.problem = "starting"
+            if not self._failures:
+                self.problem = "starting"
             try:
                 self.session = await self._connect()
             except (ModeliumError, OSError) as exc:
-                self.problem = shorten(str(exc)) or type(exc).__name__
+                self.problem = described(exc)
                 pause = min(BACKOFF_S[0] * 2 ** min(self._failures, 8), BACKOFF_S[1])
                 self._failures += 1
                 self._not_before = self._clock.monotonic() + pause
@@ -158,7 +160,7 @@ class RayConnection:
                 raise Unavailable(
                     f"Ray Serve cannot be reached: {self.problem}", retry_after_s=pause
                 ) from exc
-            self._failures, self.problem = 0, ""
+            self._failures, self.problem, self._warned = 0, "", ""
             return self.session
 
     async def close(self) -> None:
@@ -237,9 +239,7 @@ class RayConnection:
             return _Target(address=address, port=self._port, environment=environment, own=False)
         record = self._adopted(self._cluster)
         if record is None:
-            await (
-                self._cluster.end()
-            )  # before the probe: its proxy may outlive its head for a while
+            await self._cluster.end()  # before the probe: its proxy may outlive its head
             users = await running_serve.find(self._host, self._port) if self._port else None
             if users is not None:
                 log.info("using the Ray Serve that runs at %s:%d", self._host, self._port)
@@ -297,8 +297,10 @@ class RayConnection:
                 )
             await self._clock.sleep(0.2)
 
-
-def _log_failure(task: asyncio.Task[Session]) -> None:
-    """Log a failed background attempt; `RayConnection.problem` holds the reason."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("%s", error)
+    def _log_failure(self, task: asyncio.Task[Session]) -> None:
+        """Log a failed background attempt, once while its reason is the same."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            reason = self.problem if isinstance(error, Unavailable) else str(error)
+            if reason != self._warned:
+                log.warning("%s", error)
+            self._warned = reason

@@ -39,7 +39,7 @@ from runtimes.ray.application import build_application, upstream
 from runtimes.ray.cluster import LocalCluster
 from runtimes.ray.connection import RayConnection
 from runtimes.ray.deployer import SOUND, Deployer
-from runtimes.ray.failure_message import shorten
+from runtimes.ray.failure_message import described, shorten
 from runtimes.ray.serve_status import Node
 
 log = logging.getLogger(__name__)
@@ -271,7 +271,7 @@ class RayServeDriver:
         try:
             return (await self._http.get(f"http://{node.ip}:{node.metrics_port}/metrics")).text
         except httpx.HTTPError as exc:
-            log.warning("cannot read the metrics of Ray node %s: %s", node.ip, exc)
+            log.warning("cannot read the metrics of Ray node %s: %s", node.ip, described(exc))
             return ""
 
 

@@ -1,8 +1,9 @@
-"""Classifies and shortens the messages of failed deployments (no I/O here)."""
+"""Classifies and shortens the messages of failed deployments and starts."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from modelium.errors import FailureKind
 from runtimes.loading.failure_kind import Rules, classify
@@ -40,6 +41,8 @@ FAILURES: Rules = (
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LINES = 6
 """Lines of a message that are kept."""
+WORDS = 60
+"""Words of the output of `ray start` that are kept."""
 LONGEST = 1500
 """Characters of a shortened message."""
 
@@ -47,6 +50,22 @@ LONGEST = 1500
 def failure_kind(message: str) -> FailureKind:
     """Return the kind of the failure that a traceback reports."""
     return classify([message], None, FAILURES)
+
+
+def start_failure(what: str, output: Path) -> str:
+    """Return ``what`` became of `ray start`, with the end of its ``output``.
+
+    It is quoted, not named: the next attempt writes the file afresh.
+    """
+    words = output.read_text(errors="replace").split()[-WORDS:]
+    if not words:
+        return f"ray start {what} and printed nothing; it is tried again"
+    return f"ray start {what}: {' '.join(words)}"
+
+
+def described(error: BaseException) -> str:
+    """Return the text of ``error``, or its type where it has none, as many timeouts."""
+    return shorten(str(error)) or type(error).__name__
 
 
 def shorten(message: str) -> str:

@@ -60,7 +60,8 @@ class HttpApi:
         except BadRequest as exc:
             return error_response(400, str(exc), openai=openai)
         except MemoryError as exc:
-            return error_response(507, f"not enough memory for this request: {exc}", openai=openai)
+            why = str(exc) or type(exc).__name__
+            return error_response(507, f"not enough memory for this request: {why}", openai=openai)
         except Exception as exc:
             print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
             return error_response(500, f"{type(exc).__name__}: {exc}", openai=openai)

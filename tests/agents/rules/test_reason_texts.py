@@ -204,6 +204,10 @@ def test_a_model_waits_for_those_of_its_runtimes_that_are_silent() -> None:
     assert room(runtimes=statuses) == waits + silent
     bare = (statuses[1].model_copy(update={"detail": ""}),)
     assert room(runtimes=bare) == waits + "ray_serve does not answer (no detail)"
+    known = (statuses[0].model_copy(update={"detail": "x" * 300}),)
+    assert room(runtimes=known) == f"{waits}vllm is starting ({'x' * 300})"
+    long = (statuses[1].model_copy(update={"detail": "x" * 301}),)
+    assert room(runtimes=long) == f"{waits}ray_serve does not answer ({'x' * 300}…)"
     none = "no device has room now; models in memory: none"
     off = statuses[1].model_copy(update={"enabled": False})
     assert room(runtimes=(off,)) == none

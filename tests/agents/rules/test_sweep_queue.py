@@ -15,6 +15,8 @@ from modelium.models import (
     Priority,
     Queue,
     Removal,
+    RuntimeName,
+    RuntimeStatus,
     Setbacks,
     Traffic,
     Trigger,
@@ -234,3 +236,36 @@ def test_what_an_earlier_step_decided_is_not_decided_again() -> None:
     by = policy(always_loaded=frozenset({"a"}))
     plan = sweep(fleet(model("a", **ASKED), FULL, gpus=1), by)
     assert [type(action) for action in plan.actions] == [Queue]
+
+
+STARTS = RuntimeStatus(
+    name=RuntimeName.VLLM, enabled=True, healthy=False, starting=True, detail="as usual"
+)
+STARTING = "waits for its runtime: vllm is starting (as usual)"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "expected"),
+    [
+        ({}, STARTING, None),
+        (
+            {"starting": False, "detail": "it hangs"},
+            STARTING,
+            "waits for its runtime: vllm does not answer (it hangs)",
+        ),
+        (
+            {"starting": False, "healthy": True},
+            STARTING,
+            "no device has room now; models in memory: 1 pinned",
+        ),
+        ({"starting": False}, "waits for its runtime: vllm does not answer (else)", None),
+    ],
+)
+def test_a_queued_model_waits_for_no_start_that_is_over(
+    status: dict[str, Any], reason: str, expected: str | None
+) -> None:
+    world = fleet(
+        queued("a", reason=reason), FULL, gpus=1, runtimes=(STARTS.model_copy(update=status),)
+    )
+    found = [(action.model, action.reason) for action in sweep(world).actions]
+    assert found == ([("a", expected)] if expected else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,9 @@ async def test_explain_tells_why_a_drop_was_rejected_and_what_to_do(world: World
     assert "modelium approve tiny" in shown
     assert "drop.rejected" in shown
     assert (await run("explain", "no such/drop")).exception is not None
+
+
+async def test_ls_without_models_says_where_to_drop_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("orchestration: {incoming_directory: '/srv/[new]'}")
+    assert (await run("ls")).output == "no models yet: drop a folder into /srv/[new]\n"
+    assert (await run("ls", "--json")).output == "[]\n"

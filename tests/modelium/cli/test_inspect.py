@@ -11,7 +11,11 @@ from typer.testing import CliRunner
 
 from modelium.cli.inspect import register
 from modelium.errors import ConfigError
+from tests import samples
+from tests.fakes.nvml import FakeGpu, FakeNvml, fake_nvml, nvml_library
 from tests.modelium.analysis.files import LLAMA, gguf_folder, llama_folder, write_json
+
+__all__ = ["fake_nvml", "nvml_library"]
 
 app = typer.Typer()
 register(app)
@@ -29,6 +33,12 @@ ESTIMATE_KEYS = {
 def run(*arguments: str | Path) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     return result.exit_code, result.stdout, result.stderr
+
+
+def onnx_file(folder: Path) -> Path:
+    """Return a folder with an ONNX model."""
+    samples.tiny_onnx(folder / "x")
+    return folder / "x"
 
 
 def test_analyze_prints_the_documented_keys(tmp_path: Path) -> None:
@@ -136,6 +146,41 @@ def test_an_estimate_is_for_the_usual_runtime_of_the_format(tmp_path: Path) -> N
 )  # fmt: skip
 def test_an_estimate_wants_a_device_that_can_be(tmp_path: Path, device: str, code: int) -> None:
     assert run("estimate", llama_folder(tmp_path / "m"), "--device", device)[0] == code
+
+
+@pytest.mark.parametrize(
+    ("gpus", "runtime", "device", "shown"),
+    [
+        (0, "ray_serve", "cpu", "CPU"),
+        (0, "vllm", "gpu", "a large GPU"),
+        (1, "ray_serve", "gpu", "a large GPU"),
+    ],
+)
+def test_an_estimate_names_the_device_that_it_assumes(
+    tmp_path: Path, fake_nvml: FakeNvml, gpus: int, runtime: str, device: str, shown: str
+) -> None:
+    for number in range(gpus):
+        fake_nvml.add(FakeGpu(uuid=f"GPU-{number}"))
+    wanted = ("estimate", onnx_file(tmp_path), "--runtime", runtime)
+    if runtime == "vllm":
+        wanted = ("estimate", llama_folder(tmp_path / "m"))
+    found, named = run(*wanted), run(*wanted, "--device", device)
+    assert (found[0], named[0]) == (0, 0)
+    line, values = found[1].split("\n", 1)
+    assert line == f"device                   {shown} (assumed; --device names another)"
+    assert named[1] == f"device                   {shown}\n{values}"
+
+
+def test_an_estimate_where_the_driver_is_broken_is_for_a_gpu(
+    tmp_path: Path, fake_nvml: FakeNvml
+) -> None:
+    fake_nvml.fail_init(18)
+    _, out, _ = run("estimate", onnx_file(tmp_path), "--runtime", "ray_serve")
+    assert out.startswith(
+        "device                   a large GPU (assumed; --device names another)\n"
+    )
+    _, out, _ = run("estimate", onnx_file(tmp_path), "--device", "NVIDIA L4")
+    assert out.startswith("device                   NVIDIA L4\n")
 
 
 def test_no_heavy_library_is_imported_to_look_at_a_model(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ async def test_explain_says_what_became_of_each_wish(five: World) -> None:
         "team prod holds 0.00 GiB of device memory and has used 0 GPU-seconds in 24 h; its weight "
         "is 1",
         "its note: priority high: granted",
-        "its note: in words, read only by people and an LLM: Serves the shop.",
+        "its note: words (read by people and the LLM only): Serves the shop.",
     )
     assert wishes["experiment-1"][1:] == (
         "its note: team prod: not granted: the model belongs to team lab; drop it into the folder "

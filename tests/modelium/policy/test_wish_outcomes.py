@@ -121,7 +121,7 @@ def test_a_runtime() -> None:
 
 def test_words_and_mistakes() -> None:
     assert told(text="Warm\n at nine.", problems=("unknown: 'x'", "no")) == [
-        "in words, read only by people and an LLM: Warm at nine.",
+        "words (read by people and the LLM only): Warm at nine.",
         "unknown: 'x'",
         "no",
     ]

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import httpx
 import pytest
 
 from modelium.errors import FailureKind
-from runtimes.ray.failure_message import LONGEST, failure_kind, shorten
+from runtimes.ray.failure_message import (
+    LONGEST,
+    described,
+    failure_kind,
+    shorten,
+    start_failure,
+)
 
 TRACE = """The deployment failed to start 1 times in a row. Error:
 \x1b[36mray::ServeReplica:m:model.initialize_and_get_metadata()\x1b[39m (pid=7, ip=192.0.2.2)
@@ -56,3 +65,19 @@ def test_other_messages_keep_their_end() -> None:
     assert shorten("waiting for\n\nresources") == "waiting for resources"
     assert shorten("") == ""
     assert len(shorten("x" * 10_000)) == LONGEST
+
+
+def test_an_error_without_words_is_its_type() -> None:
+    assert described(httpx.ReadTimeout("")) == "ReadTimeout"
+    assert described(OSError("refused")) == "refused"
+    assert described(RuntimeError(TRACE + "pkg.Bad: it is")) == "Bad: it is"
+
+
+def test_a_failed_start_quotes_the_end_of_its_output(tmp_path: Path) -> None:
+    output = tmp_path / "start.log"
+    output.write_bytes(b" \n")
+    assert start_failure("failed (1)", output) == (
+        "ray start failed (1) and printed nothing; it is tried again"
+    )
+    output.write_bytes(b"no\n" + b"word\n" * 59 + b"\xff\n")
+    assert start_failure("hung", output) == f"ray start hung: {'word ' * 59}\ufffd"

@@ -182,3 +182,14 @@ def test_string_tensors_reach_the_graph_as_text(tmp_path: Path) -> None:
     assert model.infer({"t": given}, {})["u"].tolist() == ["a", "ö"]
     with pytest.raises(BadRequest, match="UTF-8"):
         model.infer({"t": np.array([b"\xff"], dtype=np.object_)}, {})
+
+
+async def test_a_lack_of_memory_without_words_is_named(tmp_path: Path) -> None:
+    model = onnx_model(tmp_path)
+
+    def infer(tensors: dict[str, Array], parameters: dict[str, Any]) -> dict[str, Array]:
+        raise MemoryError
+
+    model.infer = infer  # type: ignore[method-assign]  # the machine's lack of memory
+    status, answer = await ask(face(model), "POST", "/v2/models/m/infer", tensor([1, 2, 3, 4]))
+    assert (status, answer["error"]) == (507, "not enough memory for this request: MemoryError")

@@ -26,7 +26,7 @@ from modelium.models.runtimes import RUNTIMES
 from modelium.policy import Policy
 from modelium.policy.backoff import other_runtimes, worn_out
 from modelium.policy.track_record import avoided
-from modelium.policy.wish_outcomes import WITH_CONTEXT, wished_context
+from modelium.policy.wish_outcomes import WITH_CONTEXT, longest_wished, wished_context
 
 R = RuntimeName
 
@@ -231,7 +231,8 @@ class Sizer:
     ) -> Iterator[LoadOption]:
         """Yield the options that follow ``preference``, best first.
 
-        What the preference leaves open is taken from the operator's defaults.
+        What the preference leaves open is taken from the operator's defaults. A context ends at
+        the owner's wish, which costs the owner's quota.
         """
         profile = model.profile
         if profile is None:
@@ -245,6 +246,9 @@ class Sizer:
             preferred = preference.settings.model_dump(exclude_none=True, exclude={"extra"})
             if preferred["tensor_parallel_size"] == 1:
                 del preferred["tensor_parallel_size"]
+            most = longest_wished(model, policy)
+            if most is not None and preferred.get("max_model_len", 0) > most:
+                preferred["max_model_len"] = most
             requested = _requested(model, profile, policy, runtime)
             requested = requested.model_copy(update=preferred)
             for group in suitable_groups(groups, profile, status, fleet):

@@ -18,6 +18,8 @@ from modelium.models import Trigger
 REPLAY_S = 120.0
 """Time for the LLM to answer: a few times the usual `brain.time_budget_seconds`."""
 
+NEVER = "the LLM has not taken part in any decision yet"
+
 app = typer.Typer(no_args_is_help=True, help="Inspect and replay decisions of the LLM.")
 
 Id = Annotated[str, typer.Argument(help="Decision id, as shown by `brain ls` and `explain`.")]
@@ -39,7 +41,7 @@ def list_decisions(
 ) -> None:
     """List decisions that the LLM took part in, newest first."""
     found = client(config).get("/decisions", limit=limit, advised=True)
-    shown = tables.advised(found) if found else "the LLM has not taken part in any decision yet"
+    shown = tables.advised(found, width=Console().width) if found else NEVER
     show(found, shown, as_json=json_)
 
 

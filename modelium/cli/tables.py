@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelium.cli.visible import visible
+from modelium.stages.trace_page import own_settings
 
 GIB = 1024**3
 
@@ -81,7 +82,8 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
             "reason": Text(visible(row["reason"])),
         }
         table.add_row(*(cells[column] for column in columns))
-        reasons.append(Text.assemble((name, "bold"), f": {visible(row['reason'])}"))
+        if row["reason"]:
+            reasons.append(Text.assemble((name, "bold"), f": {visible(row['reason'])}"))
     return table if wide else Group(table, "", *reasons)
 
 
@@ -102,7 +104,8 @@ def drops(rows: list[dict[str, Any]], *, now: float, width: int = WIDE) -> Rende
             Text(why),
         ]
         table.add_row(*cells[: len(columns)])
-        reasons.append(Text.assemble((name, "bold"), f": {why}"))
+        if why:
+            reasons.append(Text.assemble((name, "bold"), f": {why}"))
     return table if wide else Group(table, "", *reasons)
 
 
@@ -123,9 +126,16 @@ def drop(row: dict[str, Any]) -> list[Text]:
 
 def teams(rows: list[dict[str, Any]]) -> Table:
     """Return the table of `modelium teams`."""
-    right = {"weight", "models", "loaded", "queued", "memory", "GPU-seconds in 24 h"}
+    right = {"weight", "models", "loaded", "queued", "memory", "GPU-seconds\nin 24 h"}
     table = _table(
-        "team", "weight", "models", "loaded", "queued", "memory", "GPU-seconds in 24 h", right=right
+        "team",
+        "weight",
+        "models",
+        "loaded",
+        "queued",
+        "memory",
+        "GPU-seconds\nin 24 h",
+        right=right,
     )
     for row in rows:
         quota, seconds = row["memory_quota_bytes"], row["gpu_seconds_quota"]
@@ -150,12 +160,12 @@ def keys(rows: list[dict[str, Any]]) -> Table:
         "team",
         "priority",
         "models",
-        "per minute",
-        "concurrent",
+        "per\nminute",
+        "at\nonce",
         "scopes",
         "expires",
     ):
-        table.add_column(column)
+        table.add_column(column, overflow="fold", no_wrap=column in ("id", "team", "expires"))
     for row in rows:
         table.add_row(
             row["id"],
@@ -221,7 +231,7 @@ def decision(document: dict[str, Any]) -> list[Text | Table]:
     ]
     if made["fallback"]:
         lines.append(Text(f"  decided without the LLM: {made['fallback']}", style="yellow"))
-    lines += advice(document["trace"])
+    lines += advice(document["trace"], made["actions"])
     lines += [
         Text(f"  ✗ {violation['rule']}: {violation['message']}", style="red")
         for violation in document["violations"]
@@ -229,8 +239,8 @@ def decision(document: dict[str, Any]) -> list[Text | Table]:
     return lines
 
 
-def advice(trace: dict[str, Any]) -> list[Text]:
-    """Summarize the LLM's part in a decision; empty if it had none."""
+def advice(trace: dict[str, Any], done: Sequence[dict[str, Any]] = ()) -> list[Text]:
+    """Summarize the LLM's part in a decision; empty if it had none. ``done``: its actions."""
     if "endpoint" not in trace:
         return []
     called = [c["tool"] for m in trace["messages"] for c in m.get("calls", ())]
@@ -251,13 +261,14 @@ def advice(trace: dict[str, Any]) -> list[Text]:
             Text(f"  answer {turn} ✗ {v['rule']}: {visible(v['message'])}", style="red")
             for v in violations
         ]
-    without = ", ".join(_short(action) for action in trace["rules"]) or "nothing"
+    without = ", ".join(_short(action, done) for action in trace["rules"]) or "nothing"
     lines.append(Text(f"  without the LLM: {without}", style="dim"))
     return lines
 
 
-def _short(action: dict[str, Any]) -> str:
-    where = f" ({action['runtime']})" if "runtime" in action else ""
+def _short(action: dict[str, Any], done: Sequence[dict[str, Any]]) -> str:
+    how = ", ".join([action.get("runtime", ""), *own_settings(action, done)])
+    where = f" ({how})" if "runtime" in action else ""
     return f"{action['action']} {action['model']}{where}"
 
 
@@ -288,28 +299,28 @@ def conversation(trace: dict[str, Any]) -> list[Text]:
     return lines
 
 
-def advised(rows: list[dict[str, Any]]) -> Table:
-    """Return the table of `modelium brain ls`."""
-    table = _table(
-        *("id", "time", "trigger", "subject", "decided by"),
-        *("replies", "seconds", "tokens", "reason"),
-        right={"replies", "seconds", "tokens"},
-        unwrapped=True,
-    )
+def advised(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
+    """Return the table of `modelium brain ls`; a narrow one is without what the LLM cost."""
+    wide, cost = width >= WIDE, ("replies", "seconds", "tokens")
+    columns = ["id", "time", "trigger", "subject", "decided by", *((*cost, "reason") * wide)]
+    table = _table(*columns, right=cost, unwrapped=True)
+    reasons: list[Text] = []
     for row in rows:
         made, trace = row["plan"], row["trace"]
-        table.add_row(
-            row["id"],
-            time.strftime("%F %T", time.localtime(row["at"])),
-            made["trigger"],
-            made["subject"] or "whole fleet",
-            made["author"],
-            str(len(trace["replies"])),
-            f"{trace['seconds']:.1f}",
-            str(trace["prompt_tokens"] + trace["completion_tokens"]),
-            Text(made["fallback"] or made["reason"]),
-        )
-    return table
+        cells: dict[str, str | Text] = {
+            "id": row["id"],
+            "time": time.strftime("%F %T" if wide else "%m-%d %H:%M", time.localtime(row["at"])),
+            "trigger": made["trigger"],
+            "subject": made["subject"] or "whole fleet",
+            "decided by": made["author"],
+            "replies": str(len(trace["replies"])),
+            "seconds": f"{trace['seconds']:.1f}",
+            "tokens": str(trace["prompt_tokens"] + trace["completion_tokens"]),
+            "reason": Text(made["fallback"] or made["reason"]),
+        }
+        table.add_row(*(cells[column] for column in columns))
+        reasons.append(Text.assemble((row["id"], "bold"), ": ", cells["reason"]))
+    return table if wide else Group(table, "", *reasons)
 
 
 def event(document: dict[str, Any]) -> Text:

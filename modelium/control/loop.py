@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from modelium.control.abandoned import Abandoned
+from modelium.control.request_lines import store_lines
 from modelium.control.signals import Signals
 from modelium.control.team_accounts import TeamAccounts
 from modelium.errors import ModeliumError
@@ -94,12 +95,7 @@ class Loop:
         self._count_lost_lines()
         traffic = await asyncio.to_thread(services.switchboard.traffic.snapshot)
         await history.record_traffic(traffic)
-        lines = services.requests.take()
-        try:
-            await history.log(lines)
-        except BaseException:
-            services.requests.restore(lines)
-            raise
+        await store_lines(services)
 
     def _count_lost_lines(self) -> None:
         requests = self._services.requests

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from modelium.control import notices
 from modelium.control.approval import Wanted, admit
 from modelium.control.intents import Intents
 from modelium.control.reload import ConfigSource, Reloaded, Reloader
+from modelium.control.request_lines import store_lines
 from modelium.control.signals import Signals
 from modelium.control.supervision import current_troubles
 from modelium.control.versions import VersionOperations, registered
-from modelium.errors import InputError
+from modelium.errors import InputError, StoreUnavailable
 from modelium.intake.rejected import rejected
 from modelium.models import (
     Decision,
@@ -108,6 +110,7 @@ class Operations:
         fleet = await snapshot(self._services)
         known = fleet.models_by_name.get(name)
         drops = [drop for drop in await self.drops() if drop.answers_to(name)]
+        await self._count_requests()
         subject = name if known or not drops else drops[0].model
         decisions, events, outcomes = await asyncio.gather(
             store.decisions.newest(model=subject),
@@ -152,6 +155,7 @@ class Operations:
         store, now = self._services.store, self._services.clock.time()
         # Older decisions are needed, too: they may have left a model unloaded that is missed now.
         since = now - seconds
+        await self._count_requests()
         outcomes, oldest, departures = await asyncio.gather(
             store.outcomes.all(),
             store.outcomes.oldest(),
@@ -295,6 +299,11 @@ class Operations:
             "revision": await services.store.revision(),
             "notices": self.notices(),
         }
+
+    async def _count_requests(self) -> None:
+        """Have outcomes count requests up to now, as far as the store can be written."""
+        with suppress(StoreUnavailable):
+            await store_lines(self._services)
 
     async def _registered(self, name: str) -> Model:
         """Return a model that an operator may act on; raises `UnknownModel`, `InputError`."""

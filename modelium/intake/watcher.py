@@ -181,7 +181,9 @@ class Watcher:
             due = self._clock.monotonic() + self._config.quiet_period_seconds
             due = max(due, self._not_before.pop(name, due))
             self._drops[name] = _Drop(fingerprint=found, due=due)
-            self._pending.note(arriving(path, since=found.changed_at))
+            quiet_s = self._config.quiet_period_seconds
+            why = f"examined when none of its files has changed for {quiet_s:g} s"
+            self._pending.note(arriving(path, since=found.changed_at, reason=why))
 
     async def _report(self, name: str, drop: _Drop) -> None:
         now, path = self._clock.monotonic(), self._folder / name
@@ -245,12 +247,13 @@ class Watcher:
         return [drop for drop in self._pending.all() if Path(drop.path).parent == self._folder]
 
 
-def arriving(path: Path, *, since: float) -> Drop:
-    """Return the entry at ``path`` as a drop that is still being written."""
+def arriving(path: Path, *, since: float, reason: str = "") -> Drop:
+    """Return the entry at ``path`` as a drop that is still being written, with why it waits."""
     return Drop(
         name=path.name,
         model=model_name(path),
         state=DropState.ARRIVING,
         path=str(path),
         since=since,
+        reason=reason,
     )

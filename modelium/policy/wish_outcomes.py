@@ -29,6 +29,18 @@ def wished_context(
     return wanted if wanted < most else None
 
 
+def longest_wished(model: Model, policy: Policy) -> int | None:
+    """Return the longest context in tokens that the owner of ``model`` wishes.
+
+    ``None``: there is no such wish, or the operator has set the context of this model.
+    """
+    if model.wishes is None or model.wishes.context is None:
+        return None
+    if "max_model_len" in policy.model_settings.get(model.name, {}):
+        return None
+    return max(model.wishes.context, policy.max_model_len_floor)
+
+
 def wish_outcomes(model: Model, policy: Policy) -> tuple[str, ...]:
     """Return a sentence for each wish in the note of ``model``, and for each of its mistakes."""
     if model.wishes is None:
@@ -87,6 +99,10 @@ def _context(model: Model, wishes: Wishes, policy: Policy) -> str:
     default = given.get("max_model_len")
     requested = default if isinstance(default, int) else None
     found = wished_context(wishes, model.profile, requested, policy)
+    loaded = model.deployment.settings.max_model_len if model.deployment else None
+    most = longest_wished(model, policy)
+    if loaded is not None and most is not None and loaded > most:
+        return f"not used yet: it is loaded with {loaded}; the next load has {most} at most"
     if found is None:
         return f"not needed: the context is {requested or model.profile.context_length} anyway"
     raised = "" if found == wishes.context else f"raised to {found} (max_model_len_floor), "

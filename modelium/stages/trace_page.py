@@ -25,6 +25,8 @@ ANSWER_CHARACTERS = 70
 
 SHORT_CHARACTERS = 300
 
+DERIVED = {"kv_cache_bytes", "extra_kv_bytes"}
+
 Trace = Mapping[str, Any]
 
 
@@ -50,13 +52,32 @@ def page(plan: Plan, trace: Trace) -> list[str]:
     lines += _section("chose", _chosen(chosen))
     lines += _section("because", [because] if because else [])
     lines += _section("not used", [plan.fallback] if plan.fallback else [])
-    lines += _section("rules", [_action(a) for a in trace["rules"]] or ["nothing"])
-    done = [_action(a.model_dump(mode="json")) for a in plan.actions]
-    lines += _section("done", done or ["nothing"])
+    rules, done = trace["rules"], [a.model_dump(mode="json") for a in plan.actions]
+    lines += _section("rules", [_action(a, done) for a in rules] or ["nothing"])
+    lines += _section("done", [_action(a, rules) for a in done] or ["nothing"])
     for name, shadow in (("gives up", False), ("shadow", True)):
         given_up = [d for d in plan.departures if d.shadow is shadow]
         lines += _section(name, [_departure(d) for d in given_up])
     return [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
+
+
+def own_settings(action: Trace, others: Sequence[Trace]) -> list[str]:
+    """Return the settings of a load, such as ``max_model_len 4096``, that another one has not.
+
+    Empty where none of ``others`` loads the same model, or all is equal. What of the KV pool
+    follows from the rest is left out.
+    """
+    load = ("load", action["model"])
+    other = next((o for o in others if (o["action"], o["model"]) == load), None)
+    if other is None or action["action"] != "load":
+        return []
+    mine, theirs = (dict(each.get("settings") or {}) for each in (action, other))
+    names = sorted({*mine, *theirs} - DERIVED)
+    return [
+        f"{name} {'default' if mine.get(name) is None else mine[name]}"
+        for name in names
+        if mine.get(name) != theirs.get(name)
+    ]
 
 
 def _section(name: str, rows: Sequence[str]) -> Iterator[str]:
@@ -107,10 +128,9 @@ def _chosen(chosen: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {json.dumps(value)}" for name, value in chosen.items()]
 
 
-def _action(action: Trace) -> str:
-    where = (
-        f" on {', '.join(action['devices'])} ({action['runtime']})" if "devices" in action else ""
-    )
+def _action(action: Trace, others: Sequence[Trace]) -> str:
+    how = ", ".join([action.get("runtime", ""), *own_settings(action, others)])
+    where = f" on {', '.join(action['devices'])} ({how})" if "devices" in action else ""
     return f"{action['action']} {action['model']}{where}"
 
 

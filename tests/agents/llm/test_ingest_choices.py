@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from modelium.models import (
     Priority,
+    Wishes,
 )
 from tests.agents.advising import (
     INGEST,
@@ -26,6 +27,19 @@ async def test_the_schema_allows_only_what_is_legal_now(house: Build) -> None:
     await home.answer(INGEST, fleet(newcomer(), gib=16))
     schema = home.endpoint.seen[1]["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["max_model_len"]["enum"] == [2048, 4096, 8192, 16384]
+
+
+async def test_contexts_end_at_the_owners_wish(house: Build) -> None:
+    home = await house(lambda body: says({}), tools=False)
+    for context in (16_384, 2048):
+        new = newcomer().model_copy(update={"wishes": Wishes(context=context)})
+        await home.answer(INGEST, fleet(new, gib=20))
+    wide, exact = (
+        seen["response_format"]["json_schema"]["schema"]["properties"]
+        for seen in home.endpoint.seen
+    )
+    assert wide["max_model_len"]["enum"] == [2048, 4096, 8192, 16384]
+    assert "max_model_len" not in exact
 
 
 async def test_a_choice_that_does_not_fit_is_refused(house: Build) -> None:

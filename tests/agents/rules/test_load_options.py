@@ -30,6 +30,7 @@ from modelium.models import (
     RuntimeSupport,
     Setbacks,
     Task,
+    Wishes,
 )
 from modelium.policy import Policy, RuntimeRules
 from tests.fakes.fleets import NOW, estimate, fleet, loaded, model, policy, profile
@@ -416,6 +417,33 @@ def test_a_preference_is_completed_by_the_operators_defaults() -> None:
         (name, LoadSettings(dtype="float16", max_num_seqs=3, extra={"seed": 1})) for name in (V, S)
     ]
     assert [o.shortfall for o in found] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("preferred_length", "wished", "expected"),
+    [
+        (4096, 2048, 2048),
+        (2049, 2048, 2048),
+        (2048, 2048, 2048),
+        (1500, 2048, 1500),
+        (4096, 16, 1024),
+        (4096, None, 4096),
+        (None, 2048, 2048),
+    ],
+)
+def test_a_preferred_context_ends_at_the_owners_wish(
+    preferred_length: int | None, wished: int | None, expected: int
+) -> None:
+    subject = model("a").model_copy(update={"wishes": Wishes(context=wished)})
+    like = Preference(runtime=V, settings=LoadSettings(max_model_len=preferred_length))
+    assert [o.settings.max_model_len for o in preferred(like, subject)] == [expected]
+
+
+def test_a_preferred_context_may_exceed_the_wish_where_the_operator_set_one() -> None:
+    subject = model("a").model_copy(update={"wishes": Wishes(context=2048)})
+    own = policy(model_settings={"a": {"max_model_len": 3000}})
+    like = Preference(runtime=V, settings=LoadSettings(max_model_len=4000))
+    assert [o.settings.max_model_len for o in preferred(like, subject, own)] == [4000]
 
 
 def test_a_preference_for_one_device_leaves_the_degree_to_the_rules() -> None:

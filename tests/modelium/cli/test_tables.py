@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -36,13 +37,52 @@ def printed(*lines: RenderableType) -> str:
     return capture.get()
 
 
+def narrow(shown: RenderableType) -> list[str]:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(shown)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
 def test_the_ids_of_the_llms_decisions_are_whole_in_a_narrow_terminal() -> None:
     plan = {"trigger": "ingest", "subject": "m", "author": "rules", "fallback": "", "reason": "r"}
     row = {"id": "0123456789ab", "at": 0.0, "plan": plan, "trace": TRACE}
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(tables.advised([row]))
-    assert capture.get().splitlines()[1].startswith("0123456789ab ")
+    assert narrow(tables.advised([row], width=80))[1].startswith("0123456789ab ")
+
+
+def test_the_llms_decisions_are_whole_in_a_narrow_terminal() -> None:
+    plan = {"trigger": "ingest", "subject": "gemma-3-27b-it", "author": "rules"}
+    plan |= {"fallback": "", "reason": "it fits"}
+    row = {"id": "0123456789ab", "at": 0.0, "plan": plan, "trace": TRACE}
+    minute = time.strftime("%m-%d %H:%M", time.localtime(0.0))
+    head, first, empty, reason = narrow(tables.advised([row], width=80))
+    assert head.split() == ["id", "time", "trigger", "subject", "decided", "by"]
+    assert first.split() == ["0123456789ab", *minute.split(), "ingest", "gemma-3-27b-it", "rules"]
+    assert (empty, reason) == ("", "0123456789ab: it fits")
+    head, first = printed(tables.advised([row], width=tables.WIDE)).splitlines()
+    assert head.split()[-4:] == ["replies", "seconds", "tokens", "reason"]
+    assert first.split()[-5:] == ["2", "2.5", "940", "it", "fits"]
+    assert time.strftime("%F %T", time.localtime(0.0)) in first
+
+
+def test_keys_are_whole_in_a_narrow_terminal() -> None:
+    row = {"id": "0123456789ab", "name": "notebook-of-alice", "revoked_at": 1.0}
+    row |= {"team": "research", "priority": "medium", "models": ["gemma", "iris"]}
+    row |= {"requests_per_minute": 120, "max_concurrent": 4, "scopes": ["infer", "ingest"]}
+    _, head, first, *_ = shown = narrow(tables.keys([{**row, "expires_at": None}]))
+    assert "…" not in "".join(shown)
+    assert head.split()[-4:] == ["minute", "once", "scopes", "expires"]
+    assert first.startswith("0123456789ab ")
+
+
+def test_a_row_without_a_reason_has_none_below_the_narrow_table() -> None:
+    silent = {"version": 1, "state": "loading", "runtime": None, "devices": [], "pinned": False}
+    silent |= {"resident_bytes": 0, "booked_bytes": 0, "idle_s": None, "qps": 0.0, "reason": ""}
+    rows = [{**silent, "name": "iris"}, {**silent, "name": "gemma", "reason": "too large"}]
+    assert narrow(tables.models(rows, width=80))[3:] == ["", "gemma: too large"]
+    drop = {"state": "arriving", "since": 0.0, "model": "m", "approvable": False, "reason": ""}
+    drops = [{**drop, "name": "a"}, {**drop, "name": "b", "reason": "unfinished"}]
+    assert narrow(tables.drops(drops, now=1.0, width=80))[3:] == ["", "b: unfinished"]
 
 
 def test_advice_shows_cost_tool_calls_choice_violations_and_the_rules_plan() -> None:
@@ -52,6 +92,10 @@ def test_advice_shows_cost_tool_calls_choice_violations_and_the_rules_plan() -> 
     assert '{"priorities": {"m": "high"}}' in text
     assert "answer 1 ✗ choice: runtime: 'x' is not allowed" in text
     assert "without the LLM: load m (vllm)" in text
+    rules = {**TRACE["rules"][0], "settings": {"max_model_len": 2048, "max_num_seqs": 4}}
+    done = {**rules, "settings": {"max_model_len": 32768, "max_num_seqs": 4}}
+    text = printed(*tables.advice({**TRACE, "rules": [rules]}, [done]))
+    assert "without the LLM: load m (vllm, max_model_len 2048)\n" in text
 
 
 def test_a_decision_without_an_llm_has_no_advice() -> None:

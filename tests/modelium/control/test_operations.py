@@ -15,6 +15,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Intent, Priority, Trigger
 from modelium.models.api_keys import KeyTerms
 from modelium.stages.evict import evict
+from modelium.traffic.request_log import LoggedRequest
 from tests.fakes.llm import Answer, calls
 from tests.modelium.conftest import Advised, World
 from tests.modelium.teams import declare, drop
@@ -323,6 +324,32 @@ async def test_a_model_is_explained_with_its_decisions_and_events(
     assert [d.plan.trigger for d in explained.decisions] == [Trigger.INGEST]
     kinds = ["model.ready", "model.loading", "model.registered"]
     assert [e.kind for e in explained.events] == kinds
+
+
+async def test_requests_that_are_not_stored_yet_count_in_outcomes(
+    world: World, operations: Operations
+) -> None:
+    await world.load()
+    ready = await world.event("model.ready")
+    world.clock.advance(130)
+    world.services.requests.add(LoggedRequest(ready.at + 4, "tiny", 3, 4, 0.5))
+    with world.locked():
+        (outcome,) = (await operations.explain("tiny")).outcomes
+        assert outcome.asked_after_s is None, "nothing is lost where the store is locked"
+    (outcome,) = (await operations.explain("tiny")).outcomes
+    assert outcome.asked_after_s == pytest.approx(4, abs=0.01)
+    assert len(world.store.history.requests(since=0.0)) == 1
+
+
+async def test_the_report_counts_requests_that_are_not_stored_yet(
+    world: World, operations: Operations
+) -> None:
+    await world.load()
+    ready = await world.event("model.ready")
+    world.clock.advance(3600)
+    world.services.requests.add(LoggedRequest(ready.at + 4, "tiny", 3, 4, 0.5))
+    (row,) = (await operations.report(seconds=7200)).authors
+    assert row.never_asked == 0
 
 
 async def test_drops_that_are_no_models_are_listed_and_explained(

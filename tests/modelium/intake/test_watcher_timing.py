@@ -238,6 +238,7 @@ async def test_an_arriving_drop_is_noted_as_it_is(zone: Zone) -> None:
     (found,) = zone.pending.all()
     assert (found.name, found.model, found.path) == ("m.gguf", "m", str(drop))
     assert (found.state, found.since) == (DropState.ARRIVING, drop.stat().st_ctime_ns / 1e9)
+    assert found.reason == f"examined when none of its files has changed for {QUIET_S:g} s"
 
 
 # --- events of the file system --------------------------------------------------------------------

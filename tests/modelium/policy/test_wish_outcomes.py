@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from modelium.models import Model, Priority, RuntimeName, Setbacks, Wishes
+from modelium.models import LoadSettings, Model, Priority, RuntimeName, Setbacks, Wishes
 from modelium.policy import Policy, RuntimeRules, TeamRules
-from modelium.policy.wish_outcomes import wish_outcomes, wished_context
+from modelium.policy.wish_outcomes import longest_wished, wish_outcomes, wished_context
 from tests.fakes.fleets import loaded, model, policy, profile
 
 V, S, T = RuntimeName.VLLM, RuntimeName.RAY_SERVE, RuntimeName.TRITON
@@ -104,6 +104,37 @@ def test_a_context() -> None:
     assert told(by=small, context=2048, runtime=V)[0] == (
         "context 2048: not needed: the context is 2000 anyway"
     )
+
+
+@pytest.mark.parametrize(
+    ("length", "wished", "expected"),
+    [
+        (2049, 2048, "not used yet: it is loaded with 2049; the next load has 2048 at most"),
+        (2048, 2048, "used by llama_cpp and vllm"),
+        (1024, 2048, "used by llama_cpp and vllm"),
+        (None, 2048, "used by llama_cpp and vllm"),
+        (1025, 16, "not used yet: it is loaded with 1025; the next load has 1024 at most"),
+        (1024, 16, "raised to 1024 (max_model_len_floor), used by llama_cpp and vllm"),
+    ],
+)
+def test_a_context_that_is_loaded_longer_is_told(
+    length: int | None, wished: int, expected: str
+) -> None:
+    running = loaded("m", "n/g0")
+    assert running.deployment is not None
+    how = running.deployment.model_copy(update={"settings": LoadSettings(max_model_len=length)})
+    running = running.model_copy(update={"deployment": how})
+    assert told(running, context=wished) == [f"context {wished}: {expected}"]
+
+
+def test_the_operators_context_of_a_model_ends_no_sooner() -> None:
+    subject = model("m").model_copy(update={"wishes": Wishes(context=2048)})
+    assert longest_wished(subject, policy()) == 2048
+    own = policy(model_settings={"m": {"max_model_len": 3000}})
+    assert longest_wished(subject, own) is None
+    assert longest_wished(model("m"), policy()) is None
+    wordy = model("m").model_copy(update={"wishes": Wishes(text="Warm.")})
+    assert longest_wished(wordy, policy()) is None
 
 
 def test_a_runtime() -> None:

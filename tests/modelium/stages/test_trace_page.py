@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelium.models import Departure, DepartureKind, Load, Plan, Queue, RuntimeName, Trigger
+from modelium.models import (
+    Departure,
+    DepartureKind,
+    Load,
+    LoadSettings,
+    Plan,
+    Queue,
+    RuntimeName,
+    Trigger,
+)
 from modelium.stages.trace_page import CHOICES, LOOKUPS, WIDTH, page
 
 LOAD = Load(
@@ -61,6 +70,28 @@ def test_a_decision_is_told_on_one_page() -> None:
         "done       load new on n/g1 (vllm)",
         "gives up   device new: 12 load-seconds at most",
     ]
+
+
+def test_settings_that_differ_are_told() -> None:
+    chosen = LoadSettings(max_model_len=32768, dtype="auto", max_num_seqs=4, kv_cache_bytes=9)
+    rules = LoadSettings(max_model_len=2048, max_num_seqs=4, extra_kv_bytes=1)
+    done = LOAD.model_copy(update={"settings": chosen})
+    planned = LOAD.model_copy(update={"settings": rules}).model_dump(mode="json")
+    other = {**planned, "model": "other", "settings": {}}
+    queued = {"action": "queue", "model": "new"}
+    plan = PLAN.model_copy(update={"actions": (done,), "departures": ()})
+    assert page(plan, {**TRACE, "rules": [queued, other, planned]})[-4:] == [
+        "rules      queue new",
+        "           load other on n/g1 (vllm)",
+        "           load new on n/g1 (vllm, dtype default, max_model_len 2048)",
+        "done       load new on n/g1 (vllm, dtype auto, max_model_len 32768)",
+    ]
+
+
+def test_a_load_that_the_rules_queued_has_no_settings_to_compare() -> None:
+    plan = PLAN.model_copy(update={"departures": ()})
+    for rules in ({"action": "queue", "model": "new"}, {**TRACE["rules"][0], "model": "x"}):
+        assert page(plan, {**TRACE, "rules": [rules]})[-1] == "done       load new on n/g1 (vllm)"
 
 
 def test_what_is_only_recorded_is_told_apart() -> None:

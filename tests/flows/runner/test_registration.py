@@ -61,4 +61,6 @@ async def test_a_shell_starts_a_run(
     run = await only_run(client, "load from-a-shell")
     assert run.state is not None
     assert run.state.is_completed()
-    assert scenes.seen("load") == [{"model": "from-a-shell", "decision": None}]
+    assert scenes.seen("load") == [
+        {"model": "from-a-shell", "decision": None, "trigger": "operator"}
+    ]

@@ -70,7 +70,8 @@ async def test_a_run_asked_for_elsewhere_is_executed_here(
         assert run.name == f"load asked-{number}"
         assert f"model:asked-{number}" in run.tags
     assert scenes.seen("load") == [
-        {"model": f"asked-{number}", "decision": None} for number in range(ROUNDS)
+        {"model": f"asked-{number}", "decision": None, "trigger": "operator"}
+        for number in range(ROUNDS)
     ]
     with capsys.disabled():
         print(

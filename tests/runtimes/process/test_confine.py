@@ -158,9 +158,9 @@ def test_engines_get_the_devices_that_they_use_and_no_disks_or_terminals(tmp_pat
 
 SETTINGS = {f"/proc/{name}" for name in ("sys", "irq", "bus", "fs", "sysrq-trigger")}
 CLOSED = {name for name in SETTINGS if Path(name).exists()}
-COPIES = ["slave", "copy /dev", "copy /usr"]
-ALL_MOUNTS = [*COPIES, "/ +5", "/dev", "/dev +1", "/usr", "proc"]
-"""Where /usr is writable: flag 1 is for read-only, 4 for no devices."""
+COPIES = ["slave", "copy /dev", "copy /usr", "copy /etc/passwd"]
+ALL_MOUNTS = [*COPIES, "/ +5", "/dev", "/dev +1", "/usr", "/etc/passwd", "proc"]
+"""Where /usr and a file are writable: flag 1 is for read-only, 4 for no devices."""
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ ALL_MOUNTS = [*COPIES, "/ +5", "/dev", "/dev +1", "/usr", "proc"]
         ("writable", "mounts", "/proc/1", set(), []),
         ("writable", "slave", "/proc/1", set(), []),
         ("writable", "proc", "/proc/1", set(), ALL_MOUNTS[:-1]),
-        ("writable", "copy /dev", "/proc", CLOSED, ["slave", "copy /usr", "proc"]),
+        ("writable", "copy /dev", "/proc", CLOSED, ["slave", *COPIES[2:], "proc"]),
         ("writable", "/ +5", "/proc", CLOSED, [*COPIES, "proc"]),
         (
             *("writable", "copy /usr", "/proc", CLOSED),
-            ["slave", "copy /dev", "/ +5", "/dev", "/dev +1", "proc"],
+            [n for n in ALL_MOUNTS if not n.endswith("/usr")],
         ),
         ("elsewhere", "mounts", "/proc/1", set(), []),
     ],

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelium.cli.visible import visible
-from modelium.stages.trace_page import own_settings
+from modelium.models.action_differences import own_settings
 
 GIB = 1024**3
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelium.models import Departure, Plan
+from modelium.models.action_differences import own_settings
 
 WIDTH = 100
 """Longest line."""
@@ -24,8 +25,6 @@ ANSWER_CHARACTERS = 70
 """Of the answer of each lookup."""
 
 SHORT_CHARACTERS = 300
-
-DERIVED = {"kv_cache_bytes", "extra_kv_bytes"}
 
 Trace = Mapping[str, Any]
 
@@ -59,25 +58,6 @@ def page(plan: Plan, trace: Trace) -> list[str]:
         given_up = [d for d in plan.departures if d.shadow is shadow]
         lines += _section(name, [_departure(d) for d in given_up])
     return [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
-
-
-def own_settings(action: Trace, others: Sequence[Trace]) -> list[str]:
-    """Return the settings of a load, such as ``max_model_len 4096``, that another one has not.
-
-    Empty where none of ``others`` loads the same model, or all is equal. What of the KV pool
-    follows from the rest is left out.
-    """
-    load = ("load", action["model"])
-    other = next((o for o in others if (o["action"], o["model"]) == load), None)
-    if other is None or action["action"] != "load":
-        return []
-    mine, theirs = (dict(each.get("settings") or {}) for each in (action, other))
-    names = sorted({*mine, *theirs} - DERIVED)
-    return [
-        f"{name} {'default' if mine.get(name) is None else mine[name]}"
-        for name in names
-        if mine.get(name) != theirs.get(name)
-    ]
 
 
 def _section(name: str, rows: Sequence[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from bench.scenarios.scenario import (
     BUSY,
     MONDAY_0858,
     Scenario,
+    away,
     gone,
     loads,
     newcomer,
@@ -18,9 +19,8 @@ from bench.scenarios.scenario import (
     review,
     single,
 )
-from modelium.lifecycle import ModelState
 from modelium.models import Load, Model, Plan, Queue, Traffic, Untrusted
-from tests.fakes.fleets import NOW, estimate, loaded, model, profile
+from tests.fakes.fleets import NOW, estimate, loaded, profile
 
 RULES = RulePlanner(estimate=estimate)
 IDLED = Traffic(completed=9, first_request_at=NOW - 90_000, last_request_at=NOW - 5000)
@@ -162,17 +162,6 @@ def _paid() -> Iterator[Scenario]:
         )
 
 
-def _away(name: str, card: str, gib: float = 60) -> Model:
-    return model(
-        name,
-        gib,
-        state=ModelState.UNLOADED,
-        state_since=MONDAY_0858 - 50_000,
-        evicted_at=MONDAY_0858 - 50_000,
-        profile=profile(gib, card=Untrusted(text=card)),
-    )
-
-
 def _at_work(name: str, card: str, idle_s: float, **given: Any) -> Model:
     """Return a model that is loaded at 8:58 on Monday, requested ``idle_s`` before."""
     traffic = Traffic(
@@ -200,7 +189,7 @@ def _made_room() -> Iterator[Scenario]:
             "room",
             lambda plan: loads(plan) == ["desk"] and gone(plan) == ["done"],
             {"make_room": ["desk on n/g0 evicting done"]},
-            _away("desk", card),
+            away("desk", card, gib=60),
             _at_work("done", done, 2500),
             now=MONDAY_0858,
             gpus=1,
@@ -255,7 +244,7 @@ def _not_worth_it() -> Iterator[Scenario]:
     for i, card in enumerate(("Weekly report, Saturdays.", "Retired; kept for audits.")):
         yield review(
             f"stay-{i}", "not worth it", lambda plan: not plan.actions, {"make_room": []},
-            _away("x", card), _at_work("chat", "Customer chat, all day.", 60),
+            away("x", card, gib=60), _at_work("chat", "Customer chat, all day.", 60),
             now=MONDAY_0858, gpus=1,
         )  # fmt: skip
 

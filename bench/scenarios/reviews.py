@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.scenarios.scenario import MONDAY_0858, Scenario, gone, loads, queued, review
-from modelium.lifecycle import ModelState
-from modelium.models import Model, Priority, Traffic, Untrusted
-from tests.fakes.fleets import NOW, loaded, model, profile
+from bench.scenarios.scenario import MONDAY_0858, Scenario, away, gone, loads, queued, review
+from modelium.models import Priority, Traffic, Untrusted
+from tests.fakes.fleets import NOW, loaded, profile
 
 
 def reviews() -> list[Scenario]:
@@ -53,17 +52,6 @@ def _orders() -> Iterator[Scenario]:
 
 def _prewarms() -> Iterator[Scenario]:
     """Yield fleets on Monday at 8:58 with models that are used from nine on, or not."""
-
-    def away(name: str, card: str, gib: float = 20) -> Model:
-        return model(
-            name,
-            gib,
-            state=ModelState.UNLOADED,
-            state_since=MONDAY_0858 - 50_000,
-            evicted_at=MONDAY_0858 - 50_000,
-            profile=profile(gib, card=Untrusted(text=card)),
-        )
-
     decoys = [
         ("Runs the weekly report on Saturdays.", "Used in the winter term only, from October on."),
         ("Nightly batch, 02:00.", "Retired; kept for audits."),

@@ -87,6 +87,18 @@ def queued(name: str, card: str, gib: float = 60, **given: Any) -> Model:
     )
 
 
+def away(name: str, card: str, *, gib: float = 20) -> Model:
+    """Return a model that was evicted long before 8:58 on Monday."""
+    return model(
+        name,
+        gib,
+        state=ModelState.UNLOADED,
+        state_since=MONDAY_0858 - 50_000,
+        evicted_at=MONDAY_0858 - 50_000,
+        profile=profile(gib, card=Untrusted(text=card)),
+    )
+
+
 def ingest(
     name: str,
     kind: str,

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from modelium.cli.findings import Finding
+from modelium.cli.visible import visible
 from modelium.config import Config
 
 WHAT = "LLM"
@@ -78,5 +79,4 @@ def _is_completion(answer: httpx.Response) -> bool:
 
 def _shown(text: str) -> str:
     """Return ``text`` as one line of plain characters: it is a stranger's."""
-    line = " ".join(text.split())
-    return "".join(c for c in line if c.isprintable())[:SHOWN_CHARACTERS]
+    return visible(" ".join(text.split()))[:SHOWN_CHARACTERS]

@@ -152,9 +152,10 @@ class Loop:
         longest = max(GAP_S, 3 * interval.collection_interval_seconds)
         if since is None or fleet.at - since > longest:
             since = fleet.at  # a model's last request hides those before it
-        last = {m.name: m.traffic.last_request_at for m in fleet.models}
-        asked = {name: at for name, at in last.items() if at is not None}
-        await self._services.store.departures.note_requests(asked, since=since, at=fleet.at)
+        if any(since <= one.seen_until < one.until for one in fleet.departures):
+            last = {m.name: m.traffic.last_request_at for m in fleet.models}
+            asked = {name: at for name, at in last.items() if at is not None}
+            await self._services.store.departures.note_requests(asked, since=since, at=fleet.at)
         self._watched_until = fleet.at
 
     async def _remember_pause(self) -> None:

@@ -13,6 +13,7 @@ from modelium.errors import DropRejected, InputError
 from modelium.intake.moving import COPYING, TAKEN, clear
 from modelium.intake.names import REASON
 from modelium.intake.removal import remove_quietly
+from modelium.models.teams import named
 
 MAX_ALIKE = 100_000
 """Rejected drops of one name."""
@@ -61,7 +62,7 @@ class Rejects:
         """Yield the folder and reason of every rejected drop."""
         for folder in self.folder.iterdir():
             try:
-                reason = json.loads((folder / REASON).read_text())
+                reason = _reason_in(folder)
                 if _drops_in(folder):
                     yield folder, reason
             except (OSError, ValueError):
@@ -91,7 +92,7 @@ class Rejects:
             )
         teams = {team_in(reason) or "" for _folder, reason in found}
         if len(teams) > 1:
-            whose = " and ".join(f"team {each}" if each else "no team" for each in sorted(teams))
+            whose = " and ".join(map(named, sorted(teams)))
             raise InputError(
                 f"drops called {name!r} of {whose} were rejected; say whose is meant: `--team TEAM`"
                 ", or `--team ''` for that of no team"
@@ -108,10 +109,9 @@ class Rejects:
     def team_of(self, folder: Path) -> str | None:
         """Return the team of the rejected drop in ``folder``."""
         try:
-            reason = json.loads((folder / REASON).read_text())
+            return team_in(_reason_in(folder))
         except (OSError, ValueError):
             return None
-        return team_in(reason) if isinstance(reason, dict) else None
 
     def recover(self) -> None:
         """Delete what a crash has left: parts of copies, and reasons whose drop never came."""
@@ -120,6 +120,14 @@ class Rejects:
             if folder.is_dir() and (folder / REASON).is_file():
                 clear(folder)
                 drop_empty(folder)
+
+
+def _reason_in(folder: Path) -> dict[str, object]:
+    """Return what `REASON` says in ``folder``; raises `OSError` or `ValueError` if it cannot."""
+    reason = json.loads((folder / REASON).read_text())
+    if not isinstance(reason, dict):
+        raise ValueError(f"{REASON} is no object")
+    return reason
 
 
 def team_in(reason: Mapping[str, object]) -> str | None:

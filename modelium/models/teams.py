@@ -5,6 +5,11 @@ from __future__ import annotations
 from modelium.models.base import Frozen
 
 
+def named(team: str | None) -> str:
+    """Return how a sentence names ``team``; empty or ``None``: that there is none."""
+    return f"team {team}" if team else "no team"
+
+
 class TeamReport(Frozen):
     """One team: its models, what they hold and have used, and its quotas."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelium.models import GIB, Fleet, Load, Model, Queue, RuntimeName
+from modelium.models.teams import named
 from modelium.policy.policy import Policy
 
 Fault = tuple[str, str]
@@ -37,9 +38,8 @@ def runtime_faults(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> Iterat
 def priority_faults(action: Load | Queue, model: Model) -> Iterator[Fault]:
     """Yield a fault where ``action`` ranks the model above the operator's ceiling."""
     if action.priority.rank < model.priority_ceiling.rank:
-        team = f"team {model.team}" if model.team else "no team"
         yield (
             "priority",
             f"priority {action.priority} is above its priority_ceiling {model.priority_ceiling} "
-            f"({team}), which only the operator can raise",
+            f"({named(model.team)}), which only the operator can raise",
         )

@@ -9,6 +9,7 @@ from modelium.config import Config
 from modelium.errors import DropRejected, InputError
 from modelium.intake.names import is_name
 from modelium.models import Model
+from modelium.models.teams import named
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, claimed_team
 
@@ -26,10 +27,9 @@ async def check_owner(services: Services, name: str, team: str | None) -> None:
     if owner is None and known is None and not _prepared(services.config, name):
         return  # it is new, and the configuration neither gives nor allows it anything
     if owner != team:
-        whose = f"team {owner}" if owner else "no team"
         raise DropRejected(
-            f"{name} belongs to {whose}, and team {team} cannot replace it; drop it under another "
-            "name, or ask an operator",
+            f"{name} belongs to {named(owner)}, and team {team} cannot replace it; drop it under "
+            "another name, or ask an operator",
             reason="team",
         )
 
@@ -63,10 +63,9 @@ async def own_source(services: Services, path: Path, team: str) -> Path:
     else:
         owner = await asyncio.to_thread(repository.team_of, source)
     if owner != team:
-        whose = f"team {owner}" if owner else "no team"
         raise InputError(
-            f"{path} belongs to {whose}, and a key of team {team} cannot have it ingested; drop it "
-            "into the team's folder, or ask an operator"
+            f"{path} belongs to {named(owner)}, and a key of team {team} cannot have it ingested; "
+            "drop it into the team's folder, or ask an operator"
         )
     return source
 

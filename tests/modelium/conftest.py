@@ -22,7 +22,7 @@ from modelium.config import BrainSection, Config, Triton
 from modelium.control.signals import Signals
 from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
-from modelium.models import Event, Model, Report, RuntimeName
+from modelium.models import Event, Intent, Model, Report, RuntimeName
 from modelium.ports import Stage
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineSteps
@@ -163,6 +163,11 @@ class World:
         """Wait until ``holds`` of ``model``."""
         await self.eventually(lambda: holds(self.store.model(model)))
         return self.store.model(model)
+
+    async def ended(self, intent: Intent) -> Intent:
+        """Wait until ``intent`` has ended, and return it as it is then."""
+        await self.eventually(lambda: self.store.intents.get(intent.id).state != "pending")
+        return self.store.intents.get(intent.id)
 
     async def event(self, kind: str) -> Event:
         """Wait for the first event of ``kind``."""

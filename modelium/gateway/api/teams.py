@@ -12,6 +12,7 @@ from modelium.gateway.access.keyring import KeyHolder, key_holder
 from modelium.gateway.problems import HttpProblem
 from modelium.models import Model, Priority, Trigger
 from modelium.models.api_keys import ApiKey, KeyTerms
+from modelium.models.teams import named
 
 
 def team_of(holder: KeyHolder | None) -> str | None:
@@ -32,8 +33,7 @@ def bound(holder: KeyHolder | None, team: str | None, *, to: str) -> str | None:
     own = holder.key.team
     if team is None or team == own:
         return own
-    whose = f"team {own}" if own else "no team"
-    message = f"this key belongs to {whose} and cannot {to} {team or 'no team'}"
+    message = f"this key belongs to {named(own)} and cannot {to} {team or 'no team'}"
     raise HttpProblem(403, message, reason="team")
 
 
@@ -54,8 +54,7 @@ def check_replaces(key: ApiKey, name: str, known: Model | None) -> None:
     )
     raise HttpProblem(
         403,
-        f"{name} belongs to {f'team {known.team}' if known.team else 'no team'}; this key may "
-        f"replace {may}",
+        f"{name} belongs to {named(known.team)}; this key may replace {may}",
         reason="team",
     )
 
@@ -127,8 +126,7 @@ def check_acts(operations: Operations) -> Callable[[Request], Awaitable[None]]:
             return
         model = await operations.model(name)
         if model.team != team:
-            whose = f"team {model.team}" if model.team else "no team"
-            message = f"this key belongs to team {team}, and {name} to {whose}"
+            message = f"this key belongs to team {team}, and {name} to {named(model.team)}"
             raise HttpProblem(403, message, reason="team")
 
     return check

@@ -11,7 +11,7 @@ import pytest
 from modelium.control.approval import Wanted, admit
 from modelium.control.operations import Operations
 from modelium.errors import DropRejected, InputError
-from modelium.models import Intent, Priority
+from modelium.models import Priority
 from tests.modelium.conftest import World
 from tests.modelium.teams import declare, drop, refused
 from tests.samples import risky_onnx
@@ -27,11 +27,6 @@ async def operations(world: World) -> AsyncIterator[Operations]:
     await opened.aclose()
 
 
-async def ended(world: World, intent: Intent) -> Intent:
-    await world.eventually(lambda: world.store.intents.get(intent.id).state != "pending")
-    return world.store.intents.get(intent.id)
-
-
 def reason(folder: Path) -> dict[str, object]:
     found: dict[str, object] = json.loads((folder / "reason.json").read_text())
     return found
@@ -41,7 +36,7 @@ async def test_an_approved_drop_is_its_teams(world: World, operations: Operation
     await refused(world, "lab/tiny", priority_ceiling="low")
     (listed,) = await operations.drops()
     assert listed.team == "lab"
-    intent = await ended(world, await operations.approve("tiny"))
+    intent = await world.ended(await operations.approve("tiny"))
     assert intent.state == "done"
     model = world.store.model("tiny")
     assert (model.team, model.priority_ceiling) == ("lab", Priority.LOW)
@@ -90,10 +85,10 @@ async def test_whose_drop_is_meant_is_said_where_several_have_one(
     with pytest.raises(InputError, match="no rejected drop of team other is called 'tiny'"):
         await operations.approve("tiny", team="other")
     assert await operations.intents() == []
-    intent = await ended(world, await operations.approve("tiny", team="prod"))
+    intent = await world.ended(await operations.approve("tiny", team="prod"))
     assert (intent.state, intent.parameters["team"]) == ("done", "prod")
     assert world.store.model("tiny").team == "prod"
-    intent = await ended(world, await operations.approve("tiny", team=""))
+    intent = await world.ended(await operations.approve("tiny", team=""))
     assert (intent.state, intent.parameters["team"]) == ("done", None)
     model = world.store.model("tiny")
     assert (model.team, model.version) == ("prod", 2), "an operator's drop leaves it to its team"
@@ -106,7 +101,7 @@ async def test_the_drop_that_was_read_is_approved_and_none_that_came_later(
     await refused(world, "lab/tiny")
     await refused(world, "lab/tiny", weight=2.0)
     read = str(reason(world.rejected / folder)["digest"])
-    await ended(world, await operations.approve(folder))
+    await world.ended(await operations.approve(folder))
     model = world.store.model("tiny")
     assert (model.digest, model.approvals) == (read, {"pickle"})
 

@@ -8,7 +8,6 @@ import pytest
 
 from modelium.control.operations import Operations
 from modelium.errors import InputError
-from modelium.models import Intent
 from tests.modelium.conftest import World
 from tests.modelium.teams import declare, drop
 
@@ -23,17 +22,12 @@ async def operations(world: World) -> AsyncIterator[Operations]:
     await opened.aclose()
 
 
-async def ended(world: World, intent: Intent) -> Intent:
-    await world.eventually(lambda: world.store.intents.get(intent.id).state != "pending")
-    return world.store.intents.get(intent.id)
-
-
 async def removed(world: World, operations: Operations) -> None:
     """Drop a model of team lab, and remove it."""
     await drop(world, "lab/tiny")
     await world.settled("tiny", "ready")
     asked = operations.versions.remove("tiny", by="me", purge=False, force=False)
-    assert (await ended(world, await asked)).state == "done"
+    assert (await world.ended(await asked)).state == "done"
 
 
 async def test_a_restored_model_is_its_teams(world: World, operations: Operations) -> None:
@@ -44,7 +38,7 @@ async def test_a_restored_model_is_its_teams(world: World, operations: Operation
     assert version.team == "lab"
     with pytest.raises(InputError, match="the trash holds no 'tiny' of team prod; `modelium trash"):
         await operations.versions.restore("tiny", team="prod")
-    restored = await ended(world, await operations.versions.restore("tiny", team="lab"))
+    restored = await world.ended(await operations.versions.restore("tiny", team="lab"))
     assert restored.state == "done"
     assert world.store.model("tiny").team == "lab"
 
@@ -55,7 +49,7 @@ async def test_a_restored_model_does_not_replace_that_of_another_team(
     await removed(world, operations)
     await drop(world, "prod/tiny", weight=2.0)
     (entry,) = await operations.versions.trash()
-    intent = await ended(world, await operations.versions.restore("tiny"))
+    intent = await world.ended(await operations.versions.restore("tiny"))
     assert intent.state == "failed"
     assert intent.detail.startswith("tiny belongs to team prod, and team lab cannot replace it")
     assert world.store.model("tiny").team == "prod"

@@ -36,14 +36,9 @@ async def operations(world: World) -> AsyncIterator[Operations]:
     await opened.aclose()
 
 
-async def ended(world: World, intent: Intent) -> Intent:
-    await world.eventually(lambda: world.store.intents.get(intent.id).state != "pending")
-    return world.store.intents.get(intent.id)
-
-
 async def removed(world: World, operations: Operations, name: str = "tiny", **given: Any) -> Intent:
     asked = {"by": "the operator", "purge": False, "force": False, **given}
-    return await ended(world, await operations.versions.remove(name, **asked))
+    return await world.ended(await operations.versions.remove(name, **asked))
 
 
 async def removal_of(world: World, name: str) -> Report:
@@ -136,7 +131,7 @@ async def test_a_drop_of_a_name_that_is_being_removed_waits(
     world.runtime.unload_gate.set()
     world.clock.advance(1.0)
     assert (await dropping).outcome == "registered"
-    assert (await ended(world, intent)).state == "done"
+    assert (await world.ended(intent)).state == "done"
     await world.settled("tiny", "ready")
 
 
@@ -348,7 +343,7 @@ async def test_the_current_version_is_not_removed_alone(
 async def test_the_only_version_is_the_model(world: World, operations: Operations) -> None:
     await world.load()
     intent = await operations.versions.remove_version("tiny", 1, by="x", purge=False, force=False)
-    assert (await ended(world, intent)).state == "done"
+    assert (await world.ended(intent)).state == "done"
     assert world.store.find("tiny") is None
 
 
@@ -380,7 +375,7 @@ async def test_a_rollback_serves_the_version_before(world: World, operations: Op
     await world.load()
     await second_version(world)
     intent = await operations.versions.rollback("tiny", by="the key ci")
-    done = await ended(world, intent)
+    done = await world.ended(intent)
     assert done.state == "done"
     assert done.detail == "version 1 is the current one again, in place of version 2"
     record = await world.until(
@@ -390,7 +385,7 @@ async def test_a_rollback_serves_the_version_before(world: World, operations: Op
     explained = await operations.explain("tiny")
     assert any("the key ci rolled it back" in d.plan.reason for d in explained.decisions)
     # Forward again, by its number.
-    await ended(world, await operations.versions.rollback("tiny", 2, by="x"))
+    await world.ended(await operations.versions.rollback("tiny", 2, by="x"))
     await world.until("tiny", lambda m: m.version == 2 and not m.outdated and m.state == "ready")
 
 
@@ -427,7 +422,7 @@ async def test_a_rollback_that_cannot_be_recorded_changes_nothing(
 async def test_a_removed_model_is_restored(world: World, operations: Operations) -> None:
     await world.load()
     await removed(world, operations)
-    intent = await ended(world, await operations.versions.restore("tiny"))
+    intent = await world.ended(await operations.versions.restore("tiny"))
     assert (intent.state, intent.model) == ("done", "tiny")
     await world.settled("tiny", "ready")
     assert not await operations.versions.trash()
@@ -575,7 +570,7 @@ async def test_a_rollback_returns_to_the_version_right_before(
     assert (made.outcome, made.plan.author, made.plan.trigger) == ("done", "operator", "operator")
     assert made.plan.reason == "version 1 replaces version 3: me rolled it back"
     assert made.finished_at == made.at
-    await ended(world, intent)
+    await world.ended(intent)
     lineage.retire("tiny", [3, 4], by="x")
     for number in (2, 3, 4):
         lineage.note_moved("tiny", number, "")

@@ -48,6 +48,12 @@ class StalePlan(TransientError):
     reason = "stale-plan"
 
 
+class NotPlanner(TransientError):
+    """Another node plans, and this one cannot accept a plan."""
+
+    reason = "not-planner"
+
+
 class Unavailable(TransientError):
     """A runtime, device or server is not responding."""
 

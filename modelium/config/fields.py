@@ -123,6 +123,11 @@ ModelName = Annotated[
     Field(pattern=MODEL_NAME),
     note(allowed="model name (up to 128 letters, digits, `.`, `_`, `-`)"),
 ]
+NodeName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"),
+    note(allowed="name of a machine (up to 63 letters, digits, `.`, `_`, `-`)"),
+]
 TeamName = Annotated[
     str,
     Field(pattern=MODEL_NAME),

@@ -99,6 +99,8 @@ class Config(Sections):
             allow_pickle=p.allow_pickle,
             departures=self.departures(),
             time_zone=self.brain.time_zone,
+            placement=p.placement,
+            model_nodes={name: entry.nodes for name, entry in self.models.items() if entry.nodes},
             model_settings={
                 name: entry.settings for name, entry in self.models.items() if entry.settings
             },

@@ -43,6 +43,7 @@ from modelium.models.fleet import (
     Upstream,
     Version,
 )
+from modelium.models.nodes import Node, NodeReport, NodeState
 from modelium.models.profile import (
     Footprint,
     KVLayout,
@@ -89,6 +90,9 @@ __all__ = [
     "Model",
     "ModelFormat",
     "ModelProfile",
+    "Node",
+    "NodeReport",
+    "NodeState",
     "Plan",
     "Preference",
     "Priority",

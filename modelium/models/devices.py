@@ -96,9 +96,11 @@ class Booking(Frozen):
 
 
 class RuntimeStatus(Frozen):
-    """The state of one runtime at the control loop's last check."""
+    """The state of one runtime of one node at its control loop's last check."""
 
     name: RuntimeName
+    node: str = ""
+    """Empty: of the only node."""
     enabled: bool
     """False: nothing is loaded or unloaded with it."""
     healthy: bool

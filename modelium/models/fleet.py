@@ -13,6 +13,7 @@ from modelium.lifecycle import ModelState
 from modelium.models.base import ROW_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.departures import Departure
 from modelium.models.devices import Booking, Device, RuntimeStatus
+from modelium.models.nodes import Node
 from modelium.models.outcomes import ClassFailures, ModelClass
 from modelium.models.profile import LoadSettings, MeasuredLoad, ModelProfile, Preference
 from modelium.models.wishes import Wishes
@@ -56,8 +57,20 @@ class Deployment(Frozen):
     handle: dict[str, Any] = Field(default_factory=dict)
     """Driver-specific data to find it again after a restart (pid, start time, application …)."""
     started_at: float
+    begun: bool = True
+    """Whether its node has begun to load it: until then nothing of it can be there."""
     ready_at: float | None = None
     load_s: float | None = None
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes of its devices, each once; the first one starts it and answers for it."""
+        return tuple(dict.fromkeys(device.partition("/")[0] for device in self.devices))
+
+    @property
+    def node(self) -> str:
+        """The first of `nodes`."""
+        return self.nodes[0]
 
     @property
     def name(self) -> str:
@@ -252,6 +265,11 @@ class Fleet(Frozen):
     models: tuple[Model, ...] = ()
     bookings: tuple[Booking, ...] = ()
     runtimes: tuple[RuntimeStatus, ...] = ()
+    """Of all nodes that are not silent."""
+    nodes: tuple[Node, ...] = ()
+    """All nodes, this one included; empty: there is one, which is as placeable as its devices."""
+    files: dict[str, frozenset[str]] = Field(default_factory=dict)
+    """Model → nodes that have the files of its current version; one that is missing is on all."""
     used: dict[str, float] = Field(default_factory=dict)
     """Team → GPU-seconds that its models used in the last 24 hours; empty where no team is
     declared."""
@@ -300,5 +318,24 @@ class Fleet(Frozen):
 
     @cached_property
     def runtimes_by_name(self) -> dict[RuntimeName, RuntimeStatus]:
-        """Runtime → its status."""
-        return {r.name: r for r in self.runtimes}
+        """Runtime → its status, on several nodes the best one."""
+        return {r.name: r for r in sorted(self.runtimes, key=_worst_first)}
+
+    @cached_property
+    def nodes_by_name(self) -> dict[str, Node]:
+        """Name → node."""
+        return {node.name: node for node in self.nodes}
+
+    def runtime_on(self, runtime: RuntimeName, node: str) -> RuntimeStatus | None:
+        """Return the status of ``runtime`` on ``node``; ``None``: it does not have it."""
+        return self._runtimes_by_node.get((runtime, node)) or self._runtimes_by_node.get(
+            (runtime, "")
+        )
+
+    @cached_property
+    def _runtimes_by_node(self) -> dict[tuple[RuntimeName, str], RuntimeStatus]:
+        return {(r.name, r.node): r for r in self.runtimes}
+
+
+def _worst_first(status: RuntimeStatus) -> tuple[bool, bool, bool]:
+    return status.enabled and status.healthy, status.enabled, status.starting

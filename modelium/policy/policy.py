@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from modelium.models import DepartureKind, Frozen, RuntimeName
@@ -68,6 +70,10 @@ class Policy(Frozen):
     departures: dict[DepartureKind, float] = Field(default_factory=dict)
     """Kind → load-seconds per hour that departures of an LLM may give up; a kind that is missing is
     not allowed. Empty: it advises only."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Over several nodes: as few as can hold the models, or those with the most free memory."""
+    model_nodes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Model → names of nodes, or ``label=value``, of which one must hold for a node to load it."""
     time_zone: str = "UTC"
     """IANA name of the zone in which an LLM is told the time."""
     runtimes: dict[RuntimeName, RuntimeRules] = Field(default_factory=dict)

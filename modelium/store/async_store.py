@@ -20,8 +20,10 @@ from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
+from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.outcomes import OutcomeLog
+from modelium.store.questions import QuestionLog
 from modelium.store.reservations import Reservations
 from modelium.store.states import States
 from modelium.store.store import Store
@@ -125,6 +127,8 @@ class AsyncHistory(Face[History]):
     record_memory = off_loop(History.record_memory)
     record_traffic = off_loop(History.record_traffic)
     traffic = reads(History.traffic)
+    elsewhere = reads(History.elsewhere)
+    adopt_traffic = off_loop(History.adopt_traffic)
     log = off_loop(History.log)
     by_hour = reads(History.by_hour)
     prune = off_loop(History.prune)
@@ -215,6 +219,34 @@ class AsyncOutcomes(Face[OutcomeLog]):
     oldest = reads(OutcomeLog.oldest)
 
 
+class AsyncNodes(Face[NodeTable]):
+    """`NodeTable`."""
+
+    join = off_loop(NodeTable.join)
+    beat = off_loop(NodeTable.beat)
+    all = reads(NodeTable.all)
+    identities = reads(NodeTable.identities)
+    set_state = off_loop(NodeTable.set_state)
+    remove = off_loop(NodeTable.remove)
+    issue_token = off_loop(NodeTable.issue_token)
+    relieve = off_loop(NodeTable.relieve)
+    strays = reads(NodeTable.strays)
+    cleared = off_loop(NodeTable.cleared)
+    note_copies = off_loop(NodeTable.note_copies)
+    copies = reads(NodeTable.copies)
+
+
+class AsyncQuestions(Face[QuestionLog]):
+    """`QuestionLog`."""
+
+    ask = off_loop(QuestionLog.ask)
+    open = reads(QuestionLog.open)
+    answer = off_loop(QuestionLog.answer)
+    answered = reads(QuestionLog.answered)
+    forget = off_loop(QuestionLog.forget)
+    prune = off_loop(QuestionLog.prune)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -235,6 +267,18 @@ class AsyncStore(Face[Store]):
         self.team_usage = AsyncTeamUsage(blocking.team_usage, threads)
         self.outcomes = AsyncOutcomes(blocking.outcomes, threads)
         self.departures = AsyncDepartures(blocking.departures, threads)
+        self.nodes = AsyncNodes(blocking.nodes, threads)
+        self.questions = AsyncQuestions(blocking.questions, threads)
+
+    @property
+    def shared(self) -> bool:
+        """Whether several nodes may use the store."""
+        return self.blocking.shared
+
+    @property
+    def plans(self) -> bool:
+        """Whether this node plans, as far as it knows."""
+        return self.blocking.planner.epoch is not None
 
     revision = reads(Store.revision)
     view = reads(Store.view)

@@ -1,4 +1,4 @@
-"""One service per store: two would take each other's models for lost."""
+"""One service per store, or per node of a shared one: two would lose each other's models."""
 
 from __future__ import annotations
 
@@ -29,16 +29,21 @@ LOOK_S = 1.0
 
 
 @contextmanager
-def exclusive(engine: Engine) -> Iterator[None]:
+def exclusive(engine: Engine, node: str = "", *, heir_of: str | None = None) -> Iterator[None]:
     """Be the store's one service while the body runs; a process that dies lets go of it.
 
-    With PostgreSQL it does after `TTL_S`, for which the next one waits here. A service that
-    could not renew its lease, and whose place another one took, can write no more.
+    With PostgreSQL it is that of ``node``, and lets go after `TTL_S`, for which the next one waits
+    here unless it is the heir. A service that could not renew its lease, and whose place another
+    one took, can write no more.
 
     Raises:
         InputError: another service is.
     """
-    held = _postgresql(engine) if engine.dialect.name == "postgresql" else _sqlite(engine)
+    held = (
+        _postgresql(engine, node, heir_of)
+        if engine.dialect.name == "postgresql"
+        else _sqlite(engine)
+    )
     with held:
         yield
 
@@ -54,9 +59,12 @@ def _sqlite(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def _postgresql(engine: Engine) -> Iterator[None]:
-    holder = f"{socket.gethostname()}, process {os.getpid()}, {secrets.token_hex(4)}"
-    lease, ended = Lease(engine=engine, name="service", holder=holder), threading.Event()
+def _postgresql(engine: Engine, node: str, heir_of: str | None) -> Iterator[None]:
+    who = heir_of or socket.gethostname()
+    holder = f"{who}, process {os.getpid()}, {secrets.token_hex(4)}"
+    name = f"node {node}" if node else "service"
+    lease = Lease(engine=engine, name=name, holder=holder, heir_of=heir_of)
+    ended = threading.Event()
     _take(engine, lease, ended)
 
     def refuse(connection: Connection) -> None:
@@ -98,6 +106,6 @@ def _renew(lease: Lease, ended: threading.Event) -> None:
 
 def _taken(engine: Engine, who: str = "") -> InputError:
     return InputError(
-        f"store.url: another Modelium service{who} uses {shown(engine.url)}; stop it, or give this "
-        "one a store of its own"
+        f"store.url: another Modelium service{who} uses {shown(engine.url)} as this node; stop it, "
+        "give this machine another orchestration.node, or a store of its own"
     )

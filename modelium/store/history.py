@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from modelium.models import MeasuredLoad, Traffic
+from modelium.models.nodes import SILENT_S
 from modelium.store import schema
 from modelium.store.connection import reading
+from modelium.store.lease import database_time
 from modelium.store.upsert import add, put
 from modelium.traffic.request_log import LoggedRequest
 
@@ -50,6 +52,8 @@ class History:
         """``now``: seconds since the epoch."""
         self._engine = engine
         self._now = now
+        self.node = ""
+        """Whose traffic this process counts."""
         self._stored: dict[str, Traffic] | None = None
         self._storing = threading.Lock()
 
@@ -84,11 +88,38 @@ class History:
                     self._write_traffic(tx, fresh, stored)
             self._stored = {**stored, **fresh}
 
+    def adopt_traffic(self) -> None:
+        """Take over what was counted before nodes had names, unless another node has."""
+        table = schema.traffic
+        with self._engine.begin() as tx:
+            own = sa.select(table.c.model).where(table.c.node == self.node)
+            nobodys = table.c.node == ""
+            tx.execute(
+                sa.update(table)
+                .where(nobodys, table.c.model.not_in(own.scalar_subquery()))
+                .values(node=self.node)
+            )
+            if self.node:
+                tx.execute(sa.delete(table).where(nobodys))
+
     def traffic(self) -> dict[str, Traffic]:
-        """Return each model's traffic as it was stored last."""
+        """Return each model's traffic at this node, as it was stored last."""
+        table = schema.traffic
+        query = sa.select(table.c.model, table.c.document).where(table.c.node == self.node)
         with reading(self._engine) as tx:
-            found = tx.execute(sa.select(schema.traffic.c.model, schema.traffic.c.document))
+            found = tx.execute(query)
             return {row.model: Traffic.model_validate(row.document) for row in found}
+
+    def elsewhere(self) -> dict[str, tuple[Traffic, ...]]:
+        """Return each model's traffic at the other nodes that are not silent."""
+        table, nodes = schema.traffic, schema.nodes
+        query = sa.select(table.c.model, table.c.document).join(nodes, nodes.c.name == table.c.node)
+        found: dict[str, list[Traffic]] = {}
+        with reading(self._engine) as tx:
+            heard = nodes.c.seen_at > database_time(tx) - SILENT_S
+            for row in tx.execute(query.where(table.c.node != self.node, heard)):
+                found.setdefault(row.model, []).append(Traffic.model_validate(row.document))
+        return {model: tuple(seen) for model, seen in found.items()}
 
     def log(self, lines: Sequence[LoggedRequest]) -> None:
         """Append to the request log, and add the tokens to the rollups."""
@@ -164,7 +195,12 @@ class History:
             tx,
             table,
             [
-                {"model": model, "at": now, "document": seen.model_dump(mode="json")}
+                {
+                    "node": self.node,
+                    "model": model,
+                    "at": now,
+                    "document": seen.model_dump(mode="json"),
+                }
                 for model, seen in fresh.items()
             ],
         )

@@ -6,6 +6,7 @@ where its holder does.
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -29,30 +30,56 @@ class Held(NamedTuple):
 class Lease:
     """The lease called ``name``, for one process. Every method is one transaction and blocks."""
 
-    def __init__(self, *, engine: Engine, name: str, holder: str) -> None:
-        """``holder``: tells this process from all others, and people which one it is."""
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        name: str,
+        holder: str,
+        ttl_s: float = TTL_S,
+        heir_of: str | None = None,
+    ) -> None:
+        """Take nothing yet.
+
+        Args:
+            engine: of PostgreSQL.
+            name: of the lease.
+            holder: tells this process from all others, and people which one it is.
+            ttl_s: for which it is held unless it is renewed.
+            heir_of: how the holders begin that this one takes it from at once, because none of
+                them can be alive.
+        """
         self._engine = engine
         self._name = name
         self._holder = holder
+        self._ttl_s = ttl_s
+        self._heir_of = heir_of
+        self.epoch = 0
+        """Of the last `take` that succeeded."""
 
     def take(self) -> Held | None:
         """Take the lease unless another process holds it: who does is returned."""
         with self._engine.begin() as tx:
-            now, row = _now(tx), self._row(tx)
-            if row is not None and row.holder != self._holder and row.until > now:
+            now, row = database_time(tx), self._row(tx)
+            if row is not None and row.until > now and not self._inherits(row.holder):
                 return Held(row.holder, row.until)
             epoch = 1 if row is None else row.epoch + 1
-            fresh = {"holder": self._holder, "epoch": epoch, "until": now + TTL_S}
+            fresh = {"holder": self._holder, "epoch": epoch, "until": now + self._ttl_s}
             put(tx, schema.leases, [{"name": self._name, **fresh}])
+        self.epoch = epoch
         return None
 
+    def _inherits(self, holder: str) -> bool:
+        dead = self._heir_of is not None and holder.startswith(self._heir_of)
+        return dead or holder == self._holder
+
     def renew(self) -> bool:
-        """Hold it for `TTL_S` from now on; False: another process has taken it.
+        """Hold it for its time from now on; False: another process has taken it.
 
         One that has run out is renewed, too, as long as nobody has taken it.
         """
         with self._engine.begin() as tx:
-            return self._set(tx, _now(tx) + TTL_S)
+            return self._set(tx, database_time(tx) + self._ttl_s)
 
     def release(self) -> None:
         """Let others take it at once; one that was lost stays theirs."""
@@ -64,6 +91,11 @@ class Lease:
         row = self._row(tx)
         return None if row is None or row.holder == self._holder else row.holder
 
+    def is_held(self, tx: Connection) -> bool:
+        """Whether nobody has taken it since the last `take`, whatever time has passed."""
+        row = self._row(tx)
+        return row is not None and (row.holder, row.epoch) == (self._holder, self.epoch)
+
     def _set(self, tx: Connection, until: float) -> bool:
         table = schema.leases
         mine = sa.and_(table.c.name == self._name, table.c.holder == self._holder)
@@ -74,6 +106,8 @@ class Lease:
         return tx.execute(sa.select(table).where(table.c.name == self._name)).one_or_none()
 
 
-def _now(tx: Connection) -> float:
-    """Return the time of PostgreSQL, the only clock that all holders share."""
+def database_time(tx: Connection) -> float:
+    """Return the time of the database, the only clock that all nodes share (epoch seconds)."""
+    if tx.dialect.name == "sqlite":
+        return time.time()
     return float(tx.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")))

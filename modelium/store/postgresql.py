@@ -48,8 +48,8 @@ WRITE = (
 between processes; READ COMMITTED then shows it all that was committed before. SERIALIZABLE would
 have every caller try again, and more often the busier the store is."""
 
-READ = f"SET LOCAL statement_timeout = '{STATEMENT_S}s'"
-"""Begins a reading transaction."""
+BOUNDED = f"SET LOCAL statement_timeout = '{STATEMENT_S}s'"
+"""Begins a transaction that reads, or writes only rows of its own node."""
 
 MIGRATE = "SET LOCAL statement_timeout = 0"
 """Tables of millions of rows take longer."""

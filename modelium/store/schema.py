@@ -11,6 +11,8 @@ metadata = sa.MetaData()
 NAME = string(128)
 """Of models, their twins, teams and kinds of devices."""
 
+NODE = string(64)
+
 SERIAL = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """SQLite counts to 2^63 in any integer key; PostgreSQL's own end at 2^31, two years of requests."""
 
@@ -178,11 +180,13 @@ intents = sa.Table(
 traffic = sa.Table(
     "traffic",
     metadata,
+    sa.Column("node", NODE, primary_key=True),
     sa.Column("model", NAME, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
 )
-"""Last known traffic of each model, taken up again after a restart."""
+"""Last known traffic of each model, as the gateways of each node counted it; taken up again after a
+restart. Requests that one node forwards to another count once, see `modelium.traffic`."""
 
 api_keys = sa.Table(
     "api_keys",
@@ -248,3 +252,58 @@ leases = sa.Table(
 )
 """Who may do what one process at a time does, ``until`` a time of the database's own clock (epoch
 seconds). ``epoch`` grows each time that it changes hands."""
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("name", NODE, primary_key=True),
+    sa.Column("identity", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("joined_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+"""The machines that share the store. ``identity``: SHA-256 of a secret that the machine keeps, in
+hex; ``seen_at``: its last heartbeat, a time of the database's own clock; ``document``: what it
+said of itself then."""
+
+join_tokens = sa.Table(
+    "join_tokens",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("until", sa.Float, nullable=False),
+)
+"""SHA-256 of the tokens with which a machine may join, each once; ``until``: database time."""
+
+questions = sa.Table(
+    "questions",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("node", NODE, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+    sa.Column("answered_at", sa.Float, index=True),
+    sa.Column("answer", sa.JSON),
+)
+"""What nodes ask of the one that plans. Times are the database's own."""
+
+strays = sa.Table(
+    "strays",
+    metadata,
+    sa.Column("node", NODE, primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+"""Deployments on silent nodes whose models were given up there: each node clears its own when it
+returns, and nothing is loaded on it before."""
+
+copies = sa.Table(
+    "copies",
+    metadata,
+    sa.Column("node", NODE, primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""Which nodes have the files of which version."""

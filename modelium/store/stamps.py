@@ -31,7 +31,8 @@ def clamp(tx: Connection, now: float, *, longest_pause_s: float) -> None:
         if late:
             queries.save_deployment(tx, deployment.model_copy(update=late))
     seen = schema.traffic
-    for row in tx.execute(sa.select(seen.c.model, seen.c.document)).all():
+    for row in tx.execute(sa.select(seen)).all():
         if (row.document.get("last_request_at") or 0.0) > now:
+            this = sa.and_(seen.c.node == row.node, seen.c.model == row.model)
             document = {**row.document, "last_request_at": now}
-            tx.execute(sa.update(seen).where(seen.c.model == row.model).values(document=document))
+            tx.execute(sa.update(seen).where(this).values(document=document))

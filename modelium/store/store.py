@@ -31,9 +31,12 @@ from modelium.store.faults import THEN, Fault, shown
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
 from modelium.store.lineage import Lineage
+from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.outcomes import OutcomeLog
+from modelium.store.planner_lease import PlannerLease
 from modelium.store.pruning import prune
+from modelium.store.questions import QuestionLog
 from modelium.store.reservations import Reservations
 from modelium.store.row_cache import RowCache
 from modelium.store.stamps import clamp
@@ -70,6 +73,9 @@ class Store:
         self.decisions = DecisionLog(engine=engine, now=now)
         self.events = EventLog(engine=engine, now=now, on_event=on_event)
         self.intents = IntentLog(engine=engine, now=now)
+        self.planner = PlannerLease(engine=engine)
+        self.nodes = NodeTable(engine=engine, planner=self.planner)
+        self.questions = QuestionLog(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
@@ -117,9 +123,22 @@ class Store:
             raise InputError(f"store.url: {shown(engine.url)} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Be the store's one service while inside; raises `InputError` where another one is."""
-        return exclusive(self._engine)
+    @property
+    def shared(self) -> bool:
+        """Whether several nodes may use the store."""
+        return self._engine.dialect.name == "postgresql"
+
+    def exclusive(
+        self, node: str = "", *, heir_of: str | None = None
+    ) -> AbstractContextManager[None]:
+        """Be the store's one service, or that of ``node``, while inside.
+
+        ``heir_of``: see `modelium.store.lease`.
+
+        Raises:
+            InputError: another one is.
+        """
+        return exclusive(self._engine, node, heir_of=heir_of)
 
     def close(self) -> None:
         """Close all connections."""
@@ -273,12 +292,15 @@ class Store:
 
         Raises:
             StalePlan: the store changed since `Plan.revision`.
+            NotPlanner: another node plans by now.
         """
         now = self._now()
         decision = Decision(
             id=new_id(), at=now, plan=plan, snapshot_digest=snapshot_digest, trace=dict(trace)
         )
         with self._change() as tx:
+            epoch = self.planner.check(tx)
+            decision = decision.model_copy(update={"epoch": epoch})
             if queries.revision(tx) != plan.revision + 1:
                 raise StalePlan("the fleet changed while the plan was made; planning again")
             for action in plan.actions:

@@ -13,6 +13,7 @@ from modelium.config.sections.logging import Logging
 from modelium.config.sections.models import ModelEntry
 from modelium.config.sections.orchestration import Orchestration
 from modelium.config.sections.prefect import Prefect
+from modelium.config.sections.repository import RepositorySection
 from modelium.config.sections.runtimes import LlamaCpp, RayServe, Triton, Vllm
 from modelium.config.sections.sandbox import SandboxSection
 from modelium.config.sections.store import StoreSection
@@ -25,6 +26,7 @@ class Sections(Section):
     orchestration: Orchestration = Field(default_factory=Orchestration)
     devices: Devices = Field(default_factory=Devices)
     ingest: Ingest = Field(default_factory=Ingest)
+    repository: RepositorySection = Field(default_factory=RepositorySection)
     triton: Triton = Field(default_factory=Triton)
     vllm: Vllm = Field(default_factory=Vllm)
     ray_serve: RayServe = Field(default_factory=RayServe)

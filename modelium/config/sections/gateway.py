@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
 from modelium.config.fields import (
     Count,
+    HttpUrl,
     Interval,
     Port,
     PositiveCount,
@@ -59,6 +61,32 @@ class Gateway(Section):
         8000,
         "TCP port of the gateway.",
         why="vLLM's own server uses 8000, so its clients need no new address.",
+    )
+    advertise: HttpUrl | None = setting(
+        None,
+        "URL of this gateway for the other machines of a shared store: they forward requests for "
+        "models that are loaded here, and fetch files. Needs a `host` that they can reach.",
+        why="Null: this machine serves its own models to its own clients only.",
+    )
+    tls_certificate: Path | None = setting(
+        None,
+        "PEM file with the certificate of this gateway and its chain; it then speaks HTTPS.",
+        why="Null: plain HTTP. Off loopback use this, or a network that nobody listens in.",
+    )
+    tls_key: Path | None = setting(
+        None,
+        "PEM file with the key of `tls_certificate`.",
+        why="Null: the key is in the certificate's file.",
+    )
+    tls_ca: Path | None = setting(
+        None,
+        "PEM file with the certificates by which other machines' gateways are checked.",
+        why="Null: the system's.",
+    )
+    workers: Annotated[PositiveCount, note(unit="processes")] = setting(
+        1,
+        "Processes that answer clients on this machine, all on the same port.",
+        why="1: one process serves about a thousand requests a second; more need a core each.",
     )
     token: Token | None = setting(
         None,

@@ -66,6 +66,11 @@ class ModelEntry(Section):
         "Whether the model is exempt from eviction.",
         why="False: a pinned model occupies memory even when idle.",
     )
+    nodes: tuple[Text, ...] = setting(
+        (),
+        "Machines that may load the model: names, or `label=value` of which one must hold.",
+        why="Empty: any machine.",
+    )
     max_tokens: Annotated[PositiveCount, note(unit="tokens")] | None = setting(
         None,
         "Longest answer of this model for a request that sets no limit of its own.",

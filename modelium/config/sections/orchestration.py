@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
@@ -14,9 +14,11 @@ from modelium.config.fields import (
     Directory,
     Interval,
     ModelName,
+    NodeName,
     Port,
     PositiveCount,
     Seconds,
+    Secret,
     Section,
     Share,
     Switch,
@@ -120,6 +122,12 @@ class Policies(Section):
         "the models that failed ends it sooner.",
         why="A day: then the runtime is tried again.",
     )
+    placement: Literal["pack", "spread"] = setting(
+        "pack",
+        "Over several machines: whether models are placed on as few as can hold them (`pack`), "
+        "or on the ones with the most free memory (`spread`).",
+        why="Pack: a machine that stays empty has room for the next large model.",
+    )
     allow_remote_code: Switch = setting(
         False,
         "Whether Python code in model folders may run.",
@@ -204,10 +212,21 @@ class Orchestration(Section):
         "Directory of the store, the logs and the Prefect database.",
         why="Null: `state` next to the repository, so that a single volume holds everything.",
     )
-    node: Annotated[Text, note(default="the host name")] = setting(
+    node: Annotated[NodeName, note(default="the host name")] = setting(
         what="Name of this machine in device ids.",
         why="The host name distinguishes machines that share a store.",
         factory=socket.gethostname,
+    )
+    node_labels: dict[Text, Text] = setting(
+        {},
+        "Labels of this machine, which `models.NAME.nodes` selects machines by.",
+        why="Empty: models are placed by memory, runtimes and files alone.",
+    )
+    join_token: Secret | None = setting(
+        None,
+        "Token of `modelium nodes token`, with which this machine joins the machines of a shared "
+        "store. Needed once; the variable MODELIUM_JOIN_TOKEN sets it, too.",
+        why="Null: the first machine of a store, and one that has joined, need none.",
     )
     cpu_memory_gib: Annotated[float, Strict(), Field(gt=0), note(unit="GiB")] | None = setting(
         None,

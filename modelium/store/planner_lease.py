@@ -1,0 +1,101 @@
+"""Which node plans: one at a time, by a lease whose epoch every accepted plan checks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from sqlalchemy.engine import Connection, Engine
+
+from modelium.errors import NotPlanner, StoreUnavailable
+from modelium.store.lease import Lease
+
+logger = logging.getLogger(__name__)
+
+NAME = "planner"
+
+TTL_S = 10.0
+"""For which a node plans on without a word: with `LOOK_S`, another one plans 15 s later at most."""
+
+LOOK_S = 2.5
+"""Between two renewals, or two looks whether the lease has run out."""
+
+
+class PlannerLease:
+    """Says whether this node plans. Safe to use from several threads.
+
+    With SQLite there is one node, which always does.
+    """
+
+    def __init__(self, *, engine: Engine) -> None:
+        """Hold nothing yet."""
+        self._engine = engine
+        self._shared = engine.dialect.name == "postgresql"
+        self._lease: Lease | None = None
+        self._epoch: int | None = None if self._shared else 0
+
+    @property
+    def epoch(self) -> int | None:
+        """Of this node's time as the planner, as far as it knows; ``None``: another node plans."""
+        return self._epoch
+
+    @contextmanager
+    def sought(self, holder: str, on_change: Callable[[], None]) -> Iterator[None]:
+        """Take the lease whenever nobody holds it while the body runs.
+
+        Args:
+            holder: tells this process from all others.
+            on_change: called on a thread of its own when this node begins or ends to plan.
+        """
+        if not self._shared:
+            yield
+            return
+        self._lease = lease = Lease(engine=self._engine, name=NAME, holder=holder, ttl_s=TTL_S)
+        ended = threading.Event()
+        with suppress(StoreUnavailable):
+            self._step(lease, on_change)
+        seeking = threading.Thread(
+            target=self._seek, args=(lease, ended, on_change), name="planner", daemon=True
+        )
+        seeking.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            seeking.join()
+            if self._epoch is not None:
+                self._epoch = None
+                with suppress(StoreUnavailable):  # it runs out by itself
+                    lease.release()
+
+    def check(self, tx: Connection) -> int:
+        """Return the epoch that a plan is accepted in; ``tx``: the plan's own transaction.
+
+        Raises:
+            NotPlanner: another node plans by now.
+        """
+        if self._lease is None:
+            return self._epoch or 0  # a store that no service has opened, or that one node uses
+        if self._epoch is None or not self._lease.is_held(tx):
+            self._epoch = None
+            raise NotPlanner("another node plans by now; it decides this, too")
+        return self._epoch
+
+    def _seek(self, lease: Lease, ended: threading.Event, on_change: Callable[[], None]) -> None:
+        while not ended.wait(LOOK_S):
+            try:
+                self._step(lease, on_change)
+            except StoreUnavailable as exc:
+                logger.warning("the planner's lease is neither taken nor renewed: %s", exc)
+
+    def _step(self, lease: Lease, on_change: Callable[[], None]) -> None:
+        before = self._epoch
+        if before is None or not lease.renew():
+            self._epoch = lease.epoch if lease.take() is None else None
+        if self._epoch != before:
+            logger.info(
+                "this node plans from now on" if self._epoch is not None else "another node plans"
+            )
+            on_change()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 
@@ -32,13 +33,15 @@ class DeviceMemory:
         self._policy = policy
         self._now = now
         self._value = value
+        self.changes: list[str] = []
+        """Devices whose memory the plan has changed, in order, each as often as it was."""
         self._added: dict[str, list[Booking]] = {}
         self._rooms: dict[str, int] = {}
         self._values: dict[str, float] = {}
         self._evictable: dict[str, list[Model]] = {}
-        self._usable = dict.fromkeys(RuntimeName, False) | {
-            r.name: r.enabled and r.healthy and policy.rules(r.name).enabled for r in fleet.runtimes
-        }
+        self._usable: dict[tuple[RuntimeName, str], bool] = {}
+        self._silent = {node.name for node in fleet.nodes if node.silent}
+        self._why_held: Counter[str] | None = None
 
     def value(self, model: Model) -> float:
         """Return the value of keeping ``model``."""
@@ -65,6 +68,8 @@ class DeviceMemory:
         other.leaving = set(self.leaving)
         other._added = {device: list(added) for device, added in self._added.items()}
         other._rooms, other._evictable = dict(self._rooms), dict(self._evictable)
+        other.changes = list(self.changes)
+        other._why_held = None if self._why_held is None else self._why_held.copy()
         for model in models:
             other.unload(model)
         return other
@@ -93,8 +98,13 @@ class DeviceMemory:
 
     def unload(self, model: Model) -> None:
         """Count ``model`` as gone."""
+        if self._why_held is not None and model.deployment is not None:
+            self._why_held[self._why_is_held(model)] -= 1
         self.leaving.add(model.name)
+        if self._why_held is not None and model.deployment is not None:
+            self._why_held[self._why_is_held(model)] += 1
         for device in model.deployment.devices if model.deployment else ():
+            self.changes.append(device)
             self._rooms.pop(device, None)
             self._evictable.pop(device, None)
 
@@ -103,6 +113,7 @@ class DeviceMemory:
         for device in devices:
             added = self._added.setdefault(device, [])
             added.append(Booking(model=model.name, device=device, bytes=size))
+            self.changes.append(device)
             self._rooms.pop(device, None)
 
     def evictable(self, device: str) -> list[Model]:
@@ -128,7 +139,9 @@ class DeviceMemory:
         if is_pinned(model, self._policy):
             return "pinned"
         held = model.deployment
-        if held is None or not self._usable[held.runtime]:
+        if held is not None and self._silent and not self._silent.isdisjoint(held.nodes):
+            return "on a node that is silent"
+        if held is None or not self._answers(held.runtime, held.node):
             return "on a runtime that is disabled or unhealthy"
         swapping = self._policy.enable_model_swapping
         if swapping and not too_young(model, self._policy, now=self._now):
@@ -138,3 +151,34 @@ class DeviceMemory:
         if swapping:
             return f"ready for less than {self._policy.min_residency_s:g} s (min_residency_seconds)"
         return "kept because enable_model_swapping is off"
+
+    def why_held(self, but: Model) -> Counter[str]:
+        """Return how many models other than ``but`` are in memory, by what keeps them there."""
+        if self._why_held is None:
+            self._why_held = Counter(
+                self._why_is_held(model)
+                for model in self._fleet.models
+                if model.deployment is not None
+            )
+        found = self._why_held
+        own = self._fleet.models_by_name.get(but.name)
+        if own is not None and own.deployment is not None:
+            found = found - Counter([self._why_is_held(own)])
+        return +found
+
+    def _why_is_held(self, model: Model) -> str:
+        return self.unevictable_because(model) or "idle, but not to be evicted for this load"
+
+    def _answers(self, runtime: RuntimeName, node: str) -> bool:
+        """Whether ``runtime`` is enabled on ``node``, and healthy."""
+        key = runtime, node
+        found = self._usable.get(key)
+        if found is None:
+            status = self._fleet.runtime_on(runtime, node)
+            found = self._usable[key] = (
+                status is not None
+                and status.enabled
+                and status.healthy
+                and self._policy.rules(runtime).enabled
+            )
+        return found

@@ -140,6 +140,11 @@ class Store:
         """
         return exclusive(self._engine, node, heir_of=heir_of)
 
+    def act_as(self, node: str) -> None:
+        """Be ``node``: its traffic is counted, and the models of others are not touched."""
+        self.history.act_as(node)
+        self.states.node = node
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -325,6 +330,7 @@ class Store:
         self.decisions.prune()
         self.events.prune()
         self.intents.prune()
+        self.questions.prune()
         with self._engine.begin() as tx:
             prune(tx, self._now())
             forget(tx, self._now())

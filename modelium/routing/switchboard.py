@@ -26,6 +26,9 @@ from modelium.traffic import TrafficBook
 SHOWN = 256
 """Characters of an unknown name that its error repeats."""
 
+REOPEN_S = 1.0
+"""Pause until a node is tried again that did not take a request."""
+
 FAILURES_TOLD = 10
 """Failed answers of an upstream that the listener is told of: they decide whether it stays."""
 
@@ -124,7 +127,7 @@ class Switchboard:
             self._metrics.on_cold_start(model)
         if queue.upstream != upstream:
             queue.count_anew()
-        queue.upstream = upstream
+        queue.set_upstream(upstream)
         queue.reason = ""
         self._suspects.discard(model)
         queue.release(None)
@@ -172,7 +175,34 @@ class Switchboard:
         """Make new requests for ``model`` wait from now on."""
         self._suspects.discard(model)
         if model in self._queues:
-            self._queues[model].upstream = None
+            self._queues[model].set_upstream(None)
+
+    def lost(self, model: str, upstream: Upstream) -> bool:
+        """Close ``model`` at ``upstream``, another node's gateway that did not take a request.
+
+        Requests wait as for any closed model. Where it is neither opened nor closed until then, it
+        is opened there again after `REOPEN_S`.
+
+        Args:
+            model: its name.
+            upstream: as `admit` returned it.
+
+        Returns:
+            False: it was closed, or opened anew, before.
+        """
+        queue = self._queues.get(model)
+        if queue is None or queue.upstream is not upstream:
+            return False
+        queue.set_upstream(None)
+        loop = asyncio.get_running_loop()
+        queue.reopening = loop.call_later(REOPEN_S, self._reopen, queue, upstream)
+        self._listener.on_unreachable(model)
+        return True
+
+    def _reopen(self, queue: ModelQueue, upstream: Upstream) -> None:
+        if self._queues.get(queue.model) is queue:
+            queue.set_upstream(upstream)
+            queue.release(None)
 
     def suspect(self, model: str) -> None:
         """Mark the upstream of ``model`` as unreachable and report it to the listener."""
@@ -223,7 +253,13 @@ class Switchboard:
         return bool(done)
 
     def admit(
-        self, model: str, *, version: int | None = None, priority: Priority | None = None
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        priority: Priority | None = None,
+        arrives: bool = True,
+        since: float | None = None,
     ) -> Admission:
         """Return the admission of one request; entering it waits.
 
@@ -231,6 +267,8 @@ class Switchboard:
             model: its name.
             version: the only acceptable one; ``None``: any.
             priority: the request's class; planners rank a model by its best waiting request.
+            arrives: whether its arrival counts; not where another gateway has counted it.
+            since: when its wait began, by the loop's time; ``None``: it has not waited yet.
         """
         return Admission(
             control=self._control,
@@ -238,6 +276,8 @@ class Switchboard:
             model=model,
             version=version,
             priority=priority,
+            arrives=arrives,
+            since=since,
         )
 
     def _find(self, model: str) -> ModelQueue:

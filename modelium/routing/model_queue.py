@@ -27,7 +27,6 @@ class ModelQueue:
         "model",
         "reason",
         "registered",
-        "reopening",
         "retry_after_s",
         "upstream",
         "version",
@@ -49,8 +48,6 @@ class ModelQueue:
         self.reason = ""
         """Why the load takes as long as it does."""
         self.demand_timer: asyncio.TimerHandle | None = None
-        self.reopening: asyncio.TimerHandle | None = None
-        """Opens it again at a node that did not take a request."""
         self._drained: asyncio.Future[None] | None = None
         self._gate: Gate | None = None
 
@@ -61,13 +58,6 @@ class ModelQueue:
         self.errors = 0
         self.failing = 0
         """Failed answers since the last good one."""
-
-    def set_upstream(self, upstream: Upstream | None) -> None:
-        """Have the model answer at ``upstream`` from now on; ``None``: close it."""
-        if self.reopening is not None:
-            self.reopening.cancel()
-            self.reopening = None
-        self.upstream = upstream
 
     def gate(self) -> Gate:
         """Return the future that releases all requests that wait now."""

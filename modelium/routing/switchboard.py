@@ -26,9 +26,6 @@ from modelium.traffic import TrafficBook
 SHOWN = 256
 """Characters of an unknown name that its error repeats."""
 
-REOPEN_S = 1.0
-"""Pause until a node is tried again that did not take a request."""
-
 FAILURES_TOLD = 10
 """Failed answers of an upstream that the listener is told of: they decide whether it stays."""
 
@@ -127,7 +124,7 @@ class Switchboard:
             self._metrics.on_cold_start(model)
         if queue.upstream != upstream:
             queue.count_anew()
-        queue.set_upstream(upstream)
+        queue.upstream = upstream
         queue.reason = ""
         self._suspects.discard(model)
         queue.release(None)
@@ -175,13 +172,13 @@ class Switchboard:
         """Make new requests for ``model`` wait from now on."""
         self._suspects.discard(model)
         if model in self._queues:
-            self._queues[model].set_upstream(None)
+            self._queues[model].upstream = None
 
     def lost(self, model: str, upstream: Upstream) -> bool:
         """Close ``model`` at ``upstream``, another node's gateway that did not take a request.
 
-        Requests wait as for any closed model. Where it is neither opened nor closed until then, it
-        is opened there again after `REOPEN_S`.
+        Requests wait, as for any closed model, until it is opened there again or elsewhere; until
+        then it is suspect.
 
         Args:
             model: its name.
@@ -193,16 +190,9 @@ class Switchboard:
         queue = self._queues.get(model)
         if queue is None or queue.upstream is not upstream:
             return False
-        queue.set_upstream(None)
-        loop = asyncio.get_running_loop()
-        queue.reopening = loop.call_later(REOPEN_S, self._reopen, queue, upstream)
-        self._listener.on_unreachable(model)
+        self.suspect(model)
+        queue.upstream = None
         return True
-
-    def _reopen(self, queue: ModelQueue, upstream: Upstream) -> None:
-        if self._queues.get(queue.model) is queue:
-            queue.set_upstream(upstream)
-            queue.release(None)
 
     def suspect(self, model: str) -> None:
         """Mark the upstream of ``model`` as unreachable and report it to the listener."""

@@ -230,17 +230,20 @@ async def test_a_node_that_does_not_know_the_model_yet_makes_the_request_wait(pa
     assert pair.a.board.traffic.snapshot()["m"].qps * 60 == pytest.approx(1), "it arrived once"
 
 
-async def test_a_node_that_is_not_there_is_tried_again_until_it_is(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("modelium.routing.switchboard.REOPEN_S", 0.01)
+async def test_a_node_that_is_not_there_is_tried_again_whenever_it_is_opened(pair: Pair) -> None:
     server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()
-    pair.a.board.open("m", route(port), version=3)
     asking = asyncio.create_task(pair.a.http.post("/v1/completions", json=CHAT))
-    await until(lambda: len(pair.a.listener.unreached) >= 3)
+    pair.a.board.close("m")
+    unreached = pair.a.listener.unreached
+    for _ in range(3):
+        await until(lambda: pair.a.board.traffic.pending("m") == 1)
+        pair.a.board.open("m", route(port), version=3)
+        unreached.clear()
+        await until(lambda: unreached == ["m"])
+    assert pair.a.board.is_suspect("m")
     assert pair.engine.seen == []
     pair.a.board.open("m", route(pair.b.port), version=3)
     assert (await asking).status_code == 200

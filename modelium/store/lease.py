@@ -113,7 +113,8 @@ class Lease:
 
     def _set(self, tx: Connection, until: float) -> bool:
         table = schema.leases
-        mine = sa.and_(table.c.name == self._name, table.c.holder == self._holder)
+        own = table.c.holder == self._holder, table.c.epoch == self.epoch
+        mine = sa.and_(table.c.name == self._name, *own)
         return bool(tx.execute(sa.update(table).where(mine).values(until=until)).rowcount)
 
     def _row(

@@ -34,6 +34,7 @@ class PlannerLease:
         self._engine = engine
         self._shared = engine.dialect.name == "postgresql"
         self._lease: Lease | None = None
+        self._resigned = False
         self._epoch: int | None = None if self._shared else 0
         self._told: int | None = None
         self._changing = threading.Lock()
@@ -72,6 +73,13 @@ class PlannerLease:
                 with suppress(StoreUnavailable):  # it runs out by itself
                     lease.release()
 
+    def resign(self) -> None:
+        """Plan no more, and let another node do it at once: this one was removed."""
+        self._resigned = True
+        held, self._epoch = self._epoch, None
+        if held is not None and self._lease is not None:
+            self._lease.release()
+
     def check(self, tx: Connection) -> int:
         """Return the epoch that a plan is accepted in; ``tx``: the plan's own transaction.
 
@@ -95,11 +103,13 @@ class PlannerLease:
                 logger.warning("the planner's lease is neither taken nor renewed: %s", exc)
 
     def _step(self, lease: Lease, on_change: Callable[[], None]) -> None:
+        if self._resigned:
+            return
         if self._epoch is None or not lease.renew():
             # Nodes that stand by look all the time: they wait for no writer, and none for them.
             taken = lease.others() is None and lease.take() is None
             with self._changing:
-                self._epoch = lease.epoch if taken else None
+                self._epoch = lease.epoch if taken and not self._resigned else None
         # It may have become clear to a plan, too, that another node plans.
         if self._epoch != self._told:
             self._told = self._epoch

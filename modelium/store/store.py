@@ -30,6 +30,7 @@ from modelium.store.exclusive import exclusive
 from modelium.store.faults import THEN, Fault, shown
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.lease import database_time
 from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
@@ -123,6 +124,11 @@ class Store:
             raise InputError(f"store.url: {shown(engine.url)} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
 
+    def time(self) -> float:
+        """Return the time of the database, in seconds since the epoch."""
+        with reading(self._engine) as tx:
+            return database_time(tx)
+
     @property
     def shared(self) -> bool:
         """Whether several nodes may use the store."""
@@ -141,9 +147,9 @@ class Store:
         return exclusive(self._engine, node, heir_of=heir_of)
 
     def act_as(self, node: str) -> None:
-        """Be ``node``: its traffic is counted, and the models of others are not touched."""
+        """Be ``node``: its traffic is counted, and on a shared store no model of others touched."""
         self.history.act_as(node)
-        self.states.node = node
+        self.states.node = node if self.shared else ""
 
     def close(self) -> None:
         """Close all connections."""

@@ -24,6 +24,7 @@ from modelium.models import (
 from modelium.models.nodes import SILENT_S
 from modelium.store import Store, schema
 from modelium.store.nodes import TOKEN_PREFIX, TOKEN_S, digest
+from tests.modelium.store.conftest import ON_POSTGRESQL
 from tests.modelium.store.test_store import register
 
 REPORT = NodeReport(address="https://a:8080", version="1", labels={"zone": "x"})
@@ -257,6 +258,7 @@ WRITES: dict[str, Callable[[Store, Deployment], Any]] = {
 }
 
 
+@pytest.mark.parametrize("url", [ON_POSTGRESQL], indirect=True)
 @pytest.mark.parametrize("write", list(WRITES))
 def test_what_a_relieved_node_still_does_changes_nothing(store: Store, write: str) -> None:
     """As a load that ends on it after the model was queued again, or placed elsewhere."""

@@ -55,7 +55,9 @@ def assembled(
         config=config,
         policy=policy,
         store=AsyncStore(store),
-        repository=ModelRepository(config=config.orchestration, teams=config.teams),
+        repository=ModelRepository(
+            config=config.orchestration, teams=config.teams, shared=config.shares_files()
+        ),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             listener=signals,

@@ -11,6 +11,7 @@ from pathlib import Path
 from modelium.control.adoption import Adoption
 from modelium.control.demand import Demand
 from modelium.control.drops import DropRun
+from modelium.control.housekeeping import housekeeping
 from modelium.control.leftovers import Leftovers
 from modelium.control.loop import Loop
 from modelium.control.reload import Reloader
@@ -30,9 +31,9 @@ async def background(
     runs = {
         "loop": loop.run,
         "demand": demand.run,
-        "watcher": _watcher(services, zone.folder).run,
-        "teams": teams.run,
-        "adoption": Adoption(services=services).run,
+        "watcher": housekeeping(services, _watcher(services, zone.folder).run),
+        "teams": housekeeping(services, teams.run),
+        "adoption": housekeeping(services, Adoption(services=services).run),
         "leftovers": Leftovers(services=services).run,
         "configuration": reloader.run,
     }

@@ -108,7 +108,7 @@ async def running(
         stack.enter_context(service_lock.hold(state))
         for field, folder in folders(config).items():
             make(field, folder)
-            if field in service_lock.MANAGED:
+            if field in service_lock.MANAGED and not config.shares_files():
                 stack.enter_context(service_lock.claim(folder, field=field))
         sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
         home, launcher = flow_home(config, clock, environ, sweeps)

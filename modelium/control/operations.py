@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from modelium.control import notices
 from modelium.control.approval import Wanted, admit
+from modelium.control.file_share import FileShare
 from modelium.control.intents import Intents
 from modelium.control.reload import ConfigSource, Reloaded, Reloader
 from modelium.control.request_lines import store_lines
@@ -84,6 +85,7 @@ class Operations:
         )
         self._intents = Intents(services=services)
         self.versions = VersionOperations(services=services, intents=self._intents)
+        self.files = FileShare(services=services)
 
     async def fleet(self) -> Fleet:
         """Return the current snapshot of the fleet."""

@@ -18,15 +18,18 @@ from modelium.ports import (
     DeviceInventory,
     FileSources,
     Launcher,
+    Peers,
     Runtime,
     Telemetry,
 )
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.bandwidth import Bandwidth, FetchRate
+from modelium.stages.heartbeat import Heartbeat
 from modelium.stages.loads import Loads
 from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.ongoing import Ongoing
 from modelium.stages.owners import NEW, Orphans, Owners
+from modelium.stages.pulse import Pulse
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.stages.turns import Turns
@@ -63,6 +66,10 @@ class Services:
     """This node's name where several may share the store; empty: everything is here."""
     files: FileSources | None = None
     """How files are fetched from other nodes; ``None``: they are not."""
+    peers: Peers | None = None
+    """How requests reach other nodes; ``None``: they do not."""
+    pulse: Pulse = field(default_factory=Pulse)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
 

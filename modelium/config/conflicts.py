@@ -96,6 +96,7 @@ def metadata_names(config: Sections) -> Iterator[str]:
 def outbound(config: Sections) -> dict[FieldPath, str]:
     """Return the hosts that the service itself connects to, by field."""
     targets = {
+        ("ingest", "s3_endpoint"): config.ingest.s3_endpoint if config.ingest.sources else None,
         ("brain", "base_url"): config.brain.base_url,
         ("prefect", "api_url"): config.prefect.api_url if config.prefect.enabled else None,
         ("triton", "endpoint"): config.triton.endpoint if config.triton.enabled else None,

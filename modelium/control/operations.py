@@ -17,6 +17,7 @@ from modelium.control.signals import Signals
 from modelium.control.supervision import current_troubles
 from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError, StoreUnavailable
+from modelium.intake.object_storage import is_url
 from modelium.intake.rejected import rejected
 from modelium.models import (
     Decision,
@@ -40,6 +41,7 @@ from modelium.policy.team_reports import described, team_reports
 from modelium.policy.wish_outcomes import wish_outcomes
 from modelium.ports import Question
 from modelium.stages import decision_record
+from modelium.stages.downloads import check_source
 from modelium.stages.failures import forgive
 from modelium.stages.ownership import check_team
 from modelium.stages.services import Services
@@ -207,11 +209,15 @@ class Operations:
         priority_ceiling: str | None = None,
         bound: str | None = None,
     ) -> Intent:
-        """Ingest what is at ``path``; raises `InputError` where ``team`` is not known.
+        """Ingest what is at ``path``, or at a URL of object storage.
+
+        Raises `InputError` where ``team`` is not known, or the URL is not allowed.
 
         ``bound``: the team of the key that asks, which takes nothing of others.
         """
         check_team(self._services.config, team)
+        if is_url(path):
+            check_source(self._services, path, bound=bound)
         drop = Wanted(
             path=path, name=name, team=team, priority_ceiling=priority_ceiling, bound=bound
         )

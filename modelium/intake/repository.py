@@ -53,11 +53,14 @@ class ModelRepository:
         self.zone.make()
         self.trash = Trash(folder=self.published / TRASH)
         self._rejects = Rejects(folder=self.rejected)
+        own = f"-{config.node}" if shared else ""
+        self.downloads = self.published / f".downloads{own}"
         self._staging = Staging(
-            folder=self.published / (f".staging-{config.node}" if shared else ".staging"),
+            folder=self.published / f".staging{own}",
             zone=self.zone,
             rejects=self._rejects,
             trash=self.trash.folder,
+            downloads=self.downloads,
         )
         self.staging = self._staging.folder
 

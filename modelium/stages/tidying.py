@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelium.errors import InputError
 from modelium.intake.fetched import FetchedCopies
+from modelium.intake.object_storage import clear_old
 from modelium.intake.repository import TRASH
 from modelium.models import GIB, Model, Version
 from modelium.stages.fetching import drop_removed, make_room
@@ -37,6 +38,11 @@ async def tidy(services: Services) -> None:
             await _retire(services, version, by=BY_COUNT, purge=False)
     await move_removed(services)
     await drop_removed(services)
+    await asyncio.to_thread(
+        clear_old,
+        services.repository.downloads,
+        before=services.clock.system_time() - services.config.ingest.incomplete_after_seconds,
+    )
     if not keeps_house(services):
         return
     retention = services.config.ingest.trash_retention_days * DAY_S

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from modelium.errors import (
     DeadlineExceeded,
     FailureKind,
-    FolderMissing,
     LoadFailed,
     ModeliumError,
     TransientError,
@@ -25,6 +23,7 @@ from modelium.policy.memory_budget import available_bytes
 from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
 from modelium.stages import abort, switching
 from modelium.stages.failures import record_failure
+from modelium.stages.fetching import provide
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.locality import has_devices
@@ -183,15 +182,16 @@ async def _load(services: Services, model: str) -> Loaded:
     if deployment is None or profile is None:
         raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
-    if not await asyncio.to_thread(Path(record.path).exists):
-        raise FolderMissing(record.path)
+    path = await provide(services, record, _told(model))
     await verify(services, record)
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
     )
 
+    tell = _told(model)
+
     def progress(phase: str, share: float | None) -> None:
-        logger.info("%s: %s%s", model, phase, "" if share is None else f" {share:.0%}")
+        tell(phase, share)
         phases.begin(phase)
 
     runtime = services.runtimes.get(deployment.runtime)
@@ -200,7 +200,7 @@ async def _load(services: Services, model: str) -> Loaded:
     request = LoadRequest(
         model=deployment.name,
         version=record.version,
-        path=record.path,
+        path=str(path),
         profile=profile,
         settings=deployment.settings,
         devices=tuple(fleet.devices_by_id[d] for d in deployment.devices),
@@ -224,6 +224,19 @@ async def _load(services: Services, model: str) -> Loaded:
     if activity.alone and (held := taken(deployment, request.reserve, before, after)):
         await services.store.history.record_memory(held, {})
     return loaded
+
+
+def _told(model: str) -> Progress:
+    """Return what logs the progress of a load, each percent of a phase once."""
+    last: list[str] = [""]
+
+    def tell(phase: str, share: float | None) -> None:
+        line = phase if share is None else f"{phase} {share:.0%}"
+        if line != last[0]:
+            logger.info("%s: %s", model, line)
+        last[0] = line
+
+    return tell
 
 
 async def _within_bound(runtime: Runtime, request: LoadRequest, progress: Progress) -> Loaded:

@@ -90,6 +90,8 @@ class EngineLaunch:
             "configuration": dict(self._configuration),
             "probe": list(self._recipe.probe(request) or ()),
         }
+        if request.span:
+            details |= {"rank": request.span.rank, "meeting": list(request.span.meeting)}
         process: EngineProcess | None = None
         try:
             command = self._recipe.command(request, host=self._host, port=port, key=key)

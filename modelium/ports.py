@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from modelium.models import (
+    Deployment,
     Device,
     Fleet,
     LoadSettings,
+    Model,
     ModelProfile,
+    Node,
     Plan,
     Report,
     RuntimeName,
@@ -250,6 +253,13 @@ class Steps(Protocol):
 
 
 Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
+
+
+class Peers(Protocol):
+    """How this node's gateway reaches the gateways of other nodes."""
+
+    def upstream(self, model: Model, deployment: Deployment, node: Node) -> Upstream | None:
+        """Where requests for ``model`` go that ``node`` answers; ``None``: not from here."""
 
 
 class Launcher(Protocol):

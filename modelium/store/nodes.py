@@ -161,7 +161,7 @@ class NodeTable:
             )
         with queries.change(self._engine) as tx:
             gone = self._give_up(tx, name, None, reason=f"{name} was removed")
-            for table in (schema.strays, schema.copies):
+            for table in (schema.strays, schema.copies, schema.parts):
                 tx.execute(sa.delete(table).where(table.c.node == name))
             tx.execute(sa.delete(schema.nodes).where(schema.nodes.c.name == name))
         return gone
@@ -205,7 +205,7 @@ class NodeTable:
                 continue
             row = {"model": name, "at": now, "document": deployment.model_dump(mode="json")}
             put(tx, schema.strays, [{"node": each, **row} for each in deployment.nodes])
-            for table in (schema.bookings, schema.deployments):
+            for table in (schema.bookings, schema.deployments, schema.parts):
                 tx.execute(sa.delete(table).where(table.c.model == name))
             if queries.state(tx, name) is ModelState.DRAINING:
                 queries.transition(tx, name, ModelState.UNLOADING, now)

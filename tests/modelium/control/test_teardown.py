@@ -88,13 +88,14 @@ async def test_an_unload_in_progress_is_recorded_as_ended(world: World, going: b
     ("devices", "here"),
     [
         (("here/GPU-1",), True),
-        (("elsewhere/GPU-1", "here/GPU-2"), True),
+        (("here/GPU-2", "elsewhere/GPU-1"), True),
+        (("elsewhere/GPU-1", "here/GPU-2"), False),
         (("elsewhere/GPU-1",), False),
         (("here-2/GPU-1",), False),
         ((), False),
     ],
 )
-def test_a_deployment_is_on_a_node_with_any_of_its_devices(
+def test_a_deployment_is_on_the_node_of_its_first_device(
     devices: tuple[str, ...], here: bool
 ) -> None:
     deployment = loaded("a", "n/GPU-1").deployment

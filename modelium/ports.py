@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from modelium.models import (
+    Deployment,
     Device,
     Fleet,
     LoadSettings,
+    Model,
     ModelProfile,
+    Node,
     Plan,
     Report,
     RuntimeName,
@@ -49,6 +52,32 @@ class DeviceInventory(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Which part of a model over several nodes a node loads.
+
+    Rank 0 answers for the whole model; the others serve it and have no upstream.
+    """
+
+    rank: int
+    addresses: tuple[str, ...]
+    """Of the nodes for one another, by rank: host names or IP addresses without a port."""
+    port: int
+    """Where the parts meet, on the node of rank 0."""
+    interface: str = ""
+    """The network interface of this node's address; empty: the driver looks it up."""
+
+    @property
+    def own(self) -> str:
+        """The address of this node."""
+        return self.addresses[self.rank]
+
+    @property
+    def meeting(self) -> tuple[str, int]:
+        """Address and port at which the parts meet."""
+        return self.addresses[0], self.port
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadRequest:
     """All that a driver needs to load one model; memory is already booked for it."""
 
@@ -66,13 +95,16 @@ class LoadRequest:
     allow_remote_code: bool = False
     deadline_s: float = 3600.0
     """Hard bound on the whole load; drivers fail earlier on a lack of progress."""
+    span: Span | None = None
+    """Set where the model is loaded over several nodes; ``devices`` are those of this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A loaded model that answers."""
+    """A loaded model that answers, or a part of one that runs."""
 
-    upstream: Upstream
+    upstream: Upstream | None
+    """``None``: a part of a `Span` other than the first, which answers for it."""
     handle: dict[str, Any] = field(default_factory=dict)
     """JSON notes that let `Runtime.discover` and `Runtime.unload` find it after a restart."""
     settings: LoadSettings | None = None
@@ -221,6 +253,42 @@ class Steps(Protocol):
 
 
 Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
+
+
+class FileSource(Protocol):
+    """The files of models on one other node. Every call is bounded in time and in bytes."""
+
+    node: str
+    """Its name."""
+
+    async def manifest(self, model: str, version: int) -> bytes:
+        """Return the list of a version's files: JSON of `modelium.intake.manifest.Manifest`.
+
+        Raises:
+            TransientError: the node does not give it now.
+        """
+
+    async def chunk(self, model: str, version: int, name: str, index: int, size: int) -> bytes:
+        """Return chunk ``index``, of ``size`` bytes, of the file ``name``, checked by its hash.
+
+        Raises:
+            TransientError: the node does not give it now.
+            BadManifest: what came is not what the node said.
+        """
+
+
+class FileSources(Protocol):
+    """How this node reaches the files of others."""
+
+    def of(self, node: Node) -> FileSource | None:
+        """Return the files of ``node``; ``None``: it has no address for other nodes."""
+
+
+class Peers(Protocol):
+    """How this node's gateway reaches the gateways of other nodes."""
+
+    def upstream(self, model: Model, deployment: Deployment, node: Node) -> Upstream | None:
+        """Where requests for ``model`` go that ``node`` answers; ``None``: not from here."""
 
 
 class Launcher(Protocol):

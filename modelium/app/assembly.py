@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from modelium.app.drivers import build_drivers
 from modelium.app.late import LatePrefect
+from modelium.app.node import NodeIdentity
 from modelium.config import Config
 from modelium.control.signals import Signals
 from modelium.devices import find_devices
 from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
-from modelium.ports import Brain, Clock, Launcher
+from modelium.ports import Brain, Clock, FileSources, Launcher
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
 from modelium.stages.instrumented import instrumented
@@ -40,6 +41,8 @@ def assembled(
     metrics: Metrics,
     brain: Brain,
     sweeps: Sweeps,
+    node: NodeIdentity,
+    files: FileSources | None = None,
 ) -> Services:
     """Return what stages are given.
 
@@ -55,7 +58,9 @@ def assembled(
         config=config,
         policy=policy,
         store=AsyncStore(store),
-        repository=ModelRepository(config=config.orchestration, teams=config.teams),
+        repository=ModelRepository(
+            config=config.orchestration, teams=config.teams, shared=config.shares_files()
+        ),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             listener=signals,
@@ -72,6 +77,9 @@ def assembled(
         telemetry=metrics,
         clock=clock,
         sweeps=sweeps,
+        node=node.name,
+        peers=node.peers(),
+        files=files,
         began=clock.time(),
     )
 

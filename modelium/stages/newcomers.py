@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from modelium.intake.fetched import FetchedCopies
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
+from modelium.stages.local_files import local_path
 from modelium.stages.owners import GRACE_S
 from modelium.stages.services import Services
 
@@ -35,7 +37,11 @@ def resume(services: Services, models: Iterable[Model], *, grace_s: float = GRAC
         models: all of them, as the store has them.
         grace_s: for so long a newcomer that nobody is at is left alone.
     """
-    waiting = {model.name: model for model in models if _waits(services, model)}
+    waiting = {
+        model.name: model
+        for model in models
+        if _waits(services, model) and is_examined_here(services, model)
+    }
     now = services.clock.monotonic()
     for name in services.newcomers.due(
         waiting.values(), services.examiners, now=now, grace_s=grace_s
@@ -44,6 +50,19 @@ def resume(services: Services, models: Iterable[Model], *, grace_s: float = GRAC
             examine(services, name)
         else:
             introduce(services, name)
+
+
+def is_examined_here(services: Services, model: Model) -> bool:
+    """Whether this node is the one that examines ``model``: its files are here, and no copy.
+
+    Of a repository that several nodes share, the node that plans examines the models.
+    """
+    if not services.node:
+        return True
+    if services.config.shares_files():
+        return services.store.plans
+    path = local_path(services, model)
+    return path.exists() and not FetchedCopies(repository=path.parent).is_copy(path.name)
 
 
 def _waits(services: Services, model: Model) -> bool:

@@ -15,6 +15,9 @@ from contextlib import suppress
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model, Report, Version
 from modelium.policy import PlanRejected
+from modelium.stages.fetching import drop_removed
+from modelium.stages.local_files import local_path
+from modelium.stages.locality import is_here
 from modelium.stages.services import Services
 from modelium.stages.tidying import move_removed
 from modelium.stages.unloading import call_unload
@@ -40,6 +43,10 @@ async def remove(services: Services, *, model: str) -> Report:
 async def _remove(services: Services, name: str) -> Report:
     store = services.store
     record = await store.find(name)
+    while record is not None and record.removal is not None and not store.plans:
+        services.switchboard.close(name)
+        await services.pulse.wait(services.clock)  # the node that plans removes it
+        record = await store.find(name)
     if record is None or record.removal is None:
         return Report(stage="evict", outcome="nothing", model=name, reason="it is not registered")
     removal = record.removal
@@ -55,12 +62,13 @@ async def _remove(services: Services, name: str) -> Report:
     services.switchboard.know(await store.versions())
     services.switchboard.traffic.forget(name)
     await move_removed(services)
+    await drop_removed(services)
     versions = [version.version for version in gone]
     await store.events.append(
         "model.removed", model=name, by=removal.by, versions=versions, purge=removal.purge
     )
     where = "deleted" if removal.purge else f"moved to {services.repository.trash.folder}"
-    if await asyncio.to_thread(_are_left, gone):
+    if await asyncio.to_thread(_are_left, services, gone):
         where = f"not {where.split()[0]} yet: see the log; that is tried again every hour"
     return Report(
         stage="evict",
@@ -71,8 +79,8 @@ async def _remove(services: Services, name: str) -> Report:
     )
 
 
-def _are_left(gone: Iterable[Version]) -> bool:
-    return any(os.path.lexists(version.path) for version in gone)
+def _are_left(services: Services, gone: Iterable[Version]) -> bool:
+    return any(os.path.lexists(local_path(services, version)) for version in gone)
 
 
 async def _unload(services: Services, name: str) -> None:
@@ -83,7 +91,12 @@ async def _unload(services: Services, name: str) -> None:
         if record.state in SETTLED:
             if deployment is None:
                 return
+            if not is_here(services, deployment):
+                await services.store.states.start_unloading(name, reason=record.reason)
+                continue
             await _halt(services, record, deployment)
+        elif record.state is ModelState.LOADING and not is_here(services, deployment):
+            await services.store.states.start_unloading(name, reason=record.reason)
         elif record.state is ModelState.LOADING and deployment is not None:
             # The driver cancels a load in progress; the run that waits for it gives up.
             with suppress(PlanRejected):  # it became ready a moment ago: that is evicted next
@@ -104,6 +117,8 @@ async def _halt(services: Services, record: Model, deployment: Deployment) -> No
 
 async def remove_pending(services: Services) -> None:
     """Start the removals that the store holds and nobody is at."""
+    if not services.store.plans:
+        return
     _revision, models, _bookings = await services.store.view()
     for model in models:
         if (

@@ -30,10 +30,12 @@ from modelium.store.exclusive import exclusive
 from modelium.store.faults import THEN, Fault, shown
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.lease import database_time
 from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.outcomes import OutcomeLog
+from modelium.store.parts import PartTable
 from modelium.store.planner_lease import PlannerLease
 from modelium.store.pruning import prune
 from modelium.store.questions import QuestionLog
@@ -76,6 +78,7 @@ class Store:
         self.planner = PlannerLease(engine=engine)
         self.nodes = NodeTable(engine=engine, planner=self.planner)
         self.questions = QuestionLog(engine=engine)
+        self.parts = PartTable(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
@@ -123,6 +126,11 @@ class Store:
             raise InputError(f"store.url: {shown(engine.url)} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
 
+    def time(self) -> float:
+        """Return the time of the database, in seconds since the epoch."""
+        with reading(self._engine) as tx:
+            return database_time(tx)
+
     @property
     def shared(self) -> bool:
         """Whether several nodes may use the store."""
@@ -139,6 +147,11 @@ class Store:
             InputError: another one is.
         """
         return exclusive(self._engine, node, heir_of=heir_of)
+
+    def act_as(self, node: str) -> None:
+        """Be ``node``: its traffic is counted, and on a shared store no model of others touched."""
+        self.history.act_as(node)
+        self.states.node = node if self.shared else ""
 
     def close(self) -> None:
         """Close all connections."""
@@ -300,7 +313,7 @@ class Store:
         )
         with self._change() as tx:
             epoch = self.planner.check(tx)
-            decision = decision.model_copy(update={"epoch": epoch})
+            decision = decision.model_copy(update={"epoch": epoch, "node": self.history.node})
             if queries.revision(tx) != plan.revision + 1:
                 raise StalePlan("the fleet changed while the plan was made; planning again")
             for action in plan.actions:
@@ -325,6 +338,7 @@ class Store:
         self.decisions.prune()
         self.events.prune()
         self.intents.prune()
+        self.questions.prune()
         with self._engine.begin() as tx:
             prune(tx, self._now())
             forget(tx, self._now())

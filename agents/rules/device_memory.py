@@ -5,12 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from dataclasses import dataclass
 
 from modelium.lifecycle import ModelState
 from modelium.models import Booking, Fleet, Model, RuntimeName
 from modelium.policy import Policy
 from modelium.policy.eligibility import is_pinned, should_unload, too_young
-from modelium.policy.memory_budget import available_bytes
+from modelium.policy.memory_budget import Budget
+
+Share = tuple[int, int, int]
+"""Bytes of one model on one device: booked, held, and booked but not held yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """One device after the plan so far."""
+
+    budget: Budget
+    staying: Mapping[str, Share]
+    """By model."""
+
+    def room(self, gone: Iterable[str]) -> int:
+        """Return the bytes that can be booked once the models ``gone`` left too."""
+        booked = held = unfilled = 0
+        for name in gone:
+            share = self.staying.get(name)
+            if share is not None:
+                booked += share[0]
+                held += share[1]
+                unfilled += share[2]
+        return self.budget.room(booked, held, unfilled)
 
 
 class DeviceMemory:
@@ -37,6 +61,7 @@ class DeviceMemory:
         """Devices whose memory the plan has changed, in order, each as often as it was."""
         self._added: dict[str, list[Booking]] = {}
         self._rooms: dict[str, int] = {}
+        self._ledgers: dict[str, Ledger] = {}
         self._values: dict[str, float] = {}
         self._evictable: dict[str, list[Model]] = {}
         self._usable: dict[tuple[RuntimeName, str], bool] = {}
@@ -68,6 +93,7 @@ class DeviceMemory:
         other.leaving = set(self.leaving)
         other._added = {device: list(added) for device, added in self._added.items()}
         other._rooms, other._evictable = dict(self._rooms), dict(self._evictable)
+        other._ledgers = dict(self._ledgers)
         other.changes = list(self.changes)
         other._why_held = None if self._why_held is None else self._why_held.copy()
         for model in models:
@@ -76,17 +102,33 @@ class DeviceMemory:
 
     def room(self, device: str, extra: frozenset[str] = frozenset()) -> int:
         """Return the bytes that can be booked on ``device`` once the models ``extra`` left too."""
-        if not extra and device in self._rooms:
-            return self._rooms[device]
-        room = available_bytes(
-            self._fleet.devices_by_id[device],
-            self.bookings(device),
-            cap=self._policy.max_gpu_memory_utilization,
-            after=self.leaving | extra,
-        )
-        if not extra:
-            self._rooms[device] = room
+        if extra:
+            return self.ledger(device).room(extra)
+        room = self._rooms.get(device)
+        if room is None:
+            room = self._rooms[device] = self.ledger(device).budget.room()
         return room
+
+    def ledger(self, device: str) -> Ledger:
+        """Return what each model that stays on ``device`` has there."""
+        found = self._ledgers.get(device)
+        if found is None:
+            staying: dict[str, Share] = {}
+            bookings = self.bookings(device)
+            for one in bookings:
+                if one.model not in self.leaving:
+                    held = one.held_bytes
+                    own = (one.bytes, held, max(0, one.bytes - held))
+                    had = staying.get(one.model, (0, 0, 0))
+                    staying[one.model] = (had[0] + own[0], had[1] + own[1], had[2] + own[2])
+            budget = Budget.of(
+                self._fleet.devices_by_id[device],
+                bookings,
+                cap=self._policy.max_gpu_memory_utilization,
+                after=self.leaving,
+            )
+            found = self._ledgers[device] = Ledger(budget=budget, staying=staying)
+        return found
 
     def held(self, device: str) -> Mapping[str, int]:
         """Return the most bytes that each model on ``device`` can give back.
@@ -106,6 +148,7 @@ class DeviceMemory:
         for device in model.deployment.devices if model.deployment else ():
             self.changes.append(device)
             self._rooms.pop(device, None)
+            self._ledgers.pop(device, None)
             self._evictable.pop(device, None)
 
     def load(self, model: Model, devices: tuple[str, ...], size: int) -> None:
@@ -115,6 +158,7 @@ class DeviceMemory:
             added.append(Booking(model=model.name, device=device, bytes=size))
             self.changes.append(device)
             self._rooms.pop(device, None)
+            self._ledgers.pop(device, None)
 
     def evictable(self, device: str) -> list[Model]:
         """Return the models on ``device`` that may be evicted."""

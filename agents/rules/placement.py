@@ -181,7 +181,7 @@ class Placer:
         room = memory.room(device, gone)
         if room >= need:
             return ()
-        held = memory.held(device)
+        held, ledger = memory.held(device), memory.ledger(device)
         by_loss = sorted(
             (loss_per_byte(memory.value(model), held[model.name]), model.name, model)
             for model in memory.evictable(device)
@@ -190,7 +190,7 @@ class Placer:
         able = [model for _, _, model in by_loss]
 
         def spare(*models: Model) -> int:
-            return memory.room(device, gone.union(m.name for m in models)) - need
+            return ledger.room([*gone, *(m.name for m in models)]) - need
 
         if spare(*able) < 0:
             return None

@@ -29,8 +29,8 @@ class Victims:
         """``may_evict``: whether an evictable model may go for these loads."""
         self._memory = memory
         self._may_evict = may_evict
-        self._group = group
-        self._devices = {device.id: device for device in group.devices}
+        self._nodes = [[(d.id, d) for d in held] for held in group.nodes.values()]
+        self._devices = {name: device for held in self._nodes for name, device in held}
         self._rates: dict[str, float] = {}
         self._most: dict[str, int] = {}
         """Device → upper bound of the bytes that evictions leave free."""
@@ -58,11 +58,12 @@ class Victims:
         if self._peak < need:
             return []
         found: list[tuple[float, int, list[Device]]] = []
-        for place, held in enumerate(self._group.nodes.values()):
-            able = [device for device in held if self._most[device.id] >= need]
+        most, rates = self._most, self._rates
+        for place, held in enumerate(self._nodes):
+            able = [(name, device) for name, device in held if most[name] >= need]
             if len(able) >= count:
-                rates = sorted(self._rates[device.id] for device in able)
-                found.append((sum(rates[:count]), place, able))
+                least = sorted([rates[name] for name, _ in able])[:count]
+                found.append((sum(least), place, [device for _, device in able]))
         if len(found) > NODES_COMPARED:
             found = sorted(found, key=lambda each: each[:2])[:NODES_COMPARED]
         return [able for _, _, able in found]

@@ -6,12 +6,10 @@ import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from modelium.errors import (
     DeadlineExceeded,
-    FolderMissing,
     LoadFailed,
     ModeliumError,
     TransientError,
@@ -22,9 +20,10 @@ from modelium.models import Report, Trigger
 from modelium.models.load_time import load_bound_s
 from modelium.policy.backoff import FIRST_PAUSE_S
 from modelium.policy.memory_budget import available_bytes
-from modelium.ports import Loaded, Steps
+from modelium.ports import Loaded, Progress, Steps
 from modelium.stages import abort, parts, switching
 from modelium.stages.failures import record_failure
+from modelium.stages.fetching import provide
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
 from modelium.stages.load_request import load_request
@@ -182,21 +181,22 @@ async def _load(services: Services, model: str) -> Loaded:
     if deployment is None or record.profile is None:
         raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
-    if not await asyncio.to_thread(Path(record.path).exists):
-        raise FolderMissing(record.path)
+    path = await provide(services, record, _told(model))
     await verify(services, record)
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
     )
 
+    tell = _told(model)
+
     def progress(phase: str, share: float | None) -> None:
-        logger.info("%s: %s%s", model, phase, "" if share is None else f" {share:.0%}")
+        tell(phase, share)
         phases.begin(phase)
 
     runtime = services.runtimes.get(deployment.runtime)
     if runtime is None:
         raise Unavailable(f"{deployment.runtime.value} is switched off in the configuration")
-    request = load_request(services, fleet, record, deployment)
+    request = load_request(services, fleet, record, deployment, path)
     await services.store.events.append(
         "model.loading",
         model=model,
@@ -219,6 +219,19 @@ async def _load(services: Services, model: str) -> Loaded:
     if activity.alone and (held := taken(deployment, request.reserve, before, after)):
         await services.store.history.record_memory(held, {})
     return loaded
+
+
+def _told(model: str) -> Progress:
+    """Return what logs the progress of a load, each percent of a phase once."""
+    last: list[str] = [""]
+
+    def tell(phase: str, share: float | None) -> None:
+        line = phase if share is None else f"{phase} {share:.0%}"
+        if line != last[0]:
+            logger.info("%s: %s", model, line)
+        last[0] = line
+
+    return tell
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:

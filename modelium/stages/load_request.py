@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from modelium.errors import ModeliumError
 from modelium.models import Deployment, Fleet, Model
 from modelium.models.load_time import load_bound_s
@@ -15,6 +17,7 @@ def load_request(
     fleet: Fleet,
     record: Model,
     deployment: Deployment,
+    path: Path,
     *,
     span: Span | None = None,
 ) -> LoadRequest:
@@ -25,6 +28,7 @@ def load_request(
         fleet: with the devices and the bookings.
         record: the model.
         deployment: where and how it is loaded.
+        path: of its files on this node.
         span: which part of it, where it is over several nodes.
 
     Raises:
@@ -37,7 +41,7 @@ def load_request(
     return LoadRequest(
         model=deployment.name,
         version=record.version,
-        path=record.path,
+        path=str(path),
         profile=record.profile,
         settings=deployment.settings,
         devices=tuple(fleet.devices_by_id[device] for device in here),

@@ -12,6 +12,7 @@ from modelium.models import Model, Report
 from modelium.models.parts import Part
 from modelium.policy.cleanup_check import Cleanup
 from modelium.ports import Running, Span
+from modelium.stages.fetching import provide
 from modelium.stages.load_request import load_request
 from modelium.stages.loading import within_bound
 from modelium.stages.services import Services
@@ -100,14 +101,15 @@ class PartWork:
         runtime = services.runtimes.get(deployment.runtime)
         if runtime is None:
             raise Unavailable(f"{deployment.runtime.value} is switched off in the configuration")
-        await verify(services, record)
-        services.heartbeat.check(services.clock.monotonic())
-        span = Span(rank=part.rank, addresses=part.addresses, port=part.port)
-        request = load_request(services, fleet, record, deployment, span=span)
 
         def progress(phase: str, share: float | None) -> None:
             logger.info("part of %s: %s%s", part.model, phase, f" {share:.0%}" if share else "")
 
+        path = await provide(services, record, progress)
+        await verify(services, record)
+        services.heartbeat.check(services.clock.monotonic())
+        span = Span(rank=part.rank, addresses=part.addresses, port=part.port)
+        request = load_request(services, fleet, record, deployment, path, span=span)
         with services.activity.on(device.id for device in request.devices):
             return (await within_bound(runtime, request, progress)).handle
 

@@ -29,7 +29,7 @@ READS = "modelium_reads"
 
 
 OWN_ROWS = "modelium_own_rows"
-"""Execution option of connections that write only rows of their own node."""
+"""Execution option of connections that write only rows of their own node, or add to sums."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def reads(connection: Connection) -> bool:
 
 @contextmanager
 def own_rows(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that writes only rows that no other node writes.
+    """Open a transaction that writes only rows that no other node writes, or adds to sums.
 
     With PostgreSQL it waits for no other writer: heartbeats of many nodes do not delay plans.
     """

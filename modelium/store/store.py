@@ -148,6 +148,11 @@ class Store:
         """
         return exclusive(self._engine, node, heir_of=heir_of)
 
+    def act_as(self, node: str) -> None:
+        """Be ``node``: its traffic is counted, and on a shared store no model of others touched."""
+        self.history.act_as(node)
+        self.states.node = node if self.shared else ""
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -333,6 +338,7 @@ class Store:
         self.decisions.prune()
         self.events.prune()
         self.intents.prune()
+        self.questions.prune()
         with self._engine.begin() as tx:
             prune(tx, self._now())
             forget(tx, self._now())

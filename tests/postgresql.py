@@ -44,6 +44,8 @@ class Server:
     """A PostgreSQL server; `start` and `kill` it as often as you like."""
 
     folder: Path
+    settings: tuple[str, ...] = SPEED
+    """Of the server, each NAME=VALUE."""
     password: str = field(default_factory=lambda: secrets.token_hex(8))
     process: subprocess.Popen[bytes] | None = None
     databases: int = 0
@@ -65,7 +67,7 @@ class Server:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        settings = ("listen_addresses=", f"unix_socket_directories={self.folder}", *SPEED)
+        settings = ("listen_addresses=", f"unix_socket_directories={self.folder}", *self.settings)
         self.process = subprocess.Popen(
             [_binary("postgres"), "-D", self.folder / "data", *(a for s in settings for a in ("-c", s))],
             user=account(), cwd=self.folder,
@@ -124,10 +126,10 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """Yield a running server with a migrated database to copy."""
+def server(*settings: str) -> Iterator[Server]:
+    """Yield a running server with a migrated database to copy; ``settings``: beside `SPEED`."""
     with folder() as place:
-        found = Server(folder=place)
+        found = Server(folder=place, settings=(*SPEED, *settings))
         found.initialize()
         found.start()
         try:

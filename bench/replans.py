@@ -77,7 +77,7 @@ async def replan(name: str, fleet: Fleet, *, rounds: int) -> Replan:
     actions = 0
     try:
         # The process starts with the first question, which is a small one.
-        await planner.decide(question, wide_fleet(nodes=4, models=200, loaded=True), policy)
+        await planner.decide(question, wide_fleet(nodes=4, models=200, loaded=1.0), policy)
         for _ in range(rounds):
             whole = Fleet.model_construct(**dict(fleet))
             process = offload._process
@@ -105,8 +105,8 @@ async def replan(name: str, fleet: Fleet, *, rounds: int) -> Replan:
 
 async def replans(*, nodes: int, models: int, rounds: int = 3) -> list[Replan]:
     """Measure a full fleet, and one whose models all wait."""
-    full = wide_fleet(nodes=nodes, models=models, loaded=True)
-    empty = wide_fleet(nodes=nodes, models=models, loaded=False)
+    full = wide_fleet(nodes=nodes, models=models, loaded=1.0)
+    empty = wide_fleet(nodes=nodes, models=models, loaded=0.0)
     return [
         await replan("full", full, rounds=rounds),
         await replan("empty", empty, rounds=rounds),

@@ -31,6 +31,9 @@ BUSY = 0.1
 """The share of loaded models that have requests."""
 WIDE = 0.05
 """The share of models that take two to eight GPUs of one machine."""
+WIDTHS = (2, 4, 8)
+WIDTH = 1 - WIDE + WIDE * sum(WIDTHS) / len(WIDTHS)
+"""Mean number of GPUs of a model."""
 
 
 def node_name(index: int) -> str:
@@ -67,29 +70,32 @@ def vllm(node: str) -> RuntimeStatus:
     return RuntimeStatus(name=RuntimeName.VLLM, node=node, enabled=True, healthy=True)
 
 
-def wide_fleet(*, nodes: int, models: int, loaded: bool, seed: int = 1) -> Fleet:
+def wide_fleet(
+    *, nodes: int, models: int, loaded: float, need: float = 1.1, seed: int = 1
+) -> Fleet:
     """Return ``models`` on ``nodes`` machines.
 
     Args:
         nodes: machines of 8 GPUs.
-        models: their sizes are such that they need a tenth more than there is.
-        loaded: as many as fit are ready, a tenth of them busy; ``False``: all wait, as after a
-            loss of power.
+        models: how many.
+        loaded: which share of them is ready where it fits, a tenth of those busy; the others wait.
+            0: all wait, as after a loss of power.
+        need: what all models together need, as a share of the memory that there is.
         seed: of all random values.
     """
     rng = random.Random(seed)
     names = [node_name(i) for i in range(nodes)]
     free = {f"{name}/g{i}": USABLE_GIB for name in names for i in range(GPUS)}
-    mean = 1.1 * USABLE_GIB * len(free) / models
+    mean = need * USABLE_GIB * len(free) / models
     made: list[Model] = []
     bookings: list[Booking] = []
     emptiest = sorted(free, key=lambda id: rng.random())
     for i in range(models):
         name, width = f"m{i}", 1
         if rng.random() < WIDE:
-            width = rng.choice((2, 4, 8))
-        share = min(rng.uniform(0.3, 1.7) * mean, USABLE_GIB)
-        places = _places(free, emptiest, width, share) if loaded else ()
+            width = rng.choice(WIDTHS)
+        share = min(rng.uniform(0.3, 1.7) * mean / WIDTH, USABLE_GIB)
+        places = _places(free, emptiest, width, share) if i < loaded * models else ()
         for place in places:
             free[place] -= share
             size = int(share * GIB)
@@ -113,9 +119,7 @@ def wide_fleet(*, nodes: int, models: int, loaded: bool, seed: int = 1) -> Fleet
     )
 
 
-def _places(
-    free: dict[str, float], order: list[str], width: int, share: float
-) -> tuple[str, ...]:
+def _places(free: dict[str, float], order: list[str], width: int, share: float) -> tuple[str, ...]:
     """Return ``width`` GPUs of one machine with ``share`` GiB free each; none: there are none."""
     able: dict[str, list[str]] = {}
     for device in order:

@@ -36,6 +36,8 @@ class Machine:
     ) -> None:
         """Nothing is loaded; ``port``: of every engine, which nobody connects to."""
         self.node = node
+        self.secret = f"secret of {node}"
+        """What its disk keeps of its membership."""
         self.load_s = load_s
         self.ids = tuple(f"{node}/g{i}" for i in range(gpus))
         self.held: dict[str, Mapping[str, int]] = {}

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from agents.rules.planner import RulePlanner
+from modelium.app.node import PeerRoutes
 from modelium.config import Config
+from modelium.control.acting import Acting
+from modelium.control.answering import Answering
 from modelium.control.demand import Demand
+from modelium.control.forwarding import Forwarding
 from modelium.control.loop import Loop
+from modelium.control.membership import Membership
+from modelium.control.recovery import recover
 from modelium.control.signals import Signals
+from modelium.control.supervision import supervise
+from modelium.errors import StoreUnavailable
 from modelium.intake.repository import ModelRepository
-from modelium.lifecycle import ModelState
 from modelium.metrics import Metrics
 from modelium.models import Booking, Model
 from modelium.ports import Brain, Clock
@@ -43,6 +51,7 @@ class SimulatedNode:
         clock: Clock,
         brain: Brain | None = None,
         max_wait_s: float = 60.0,
+        advertise: str | None = None,
         **orchestration: Any,
     ) -> None:
         """Open the store, which has the present schema; start nothing.
@@ -54,13 +63,14 @@ class SimulatedNode:
             clock: this node's own.
             brain: default: the rules in a thread.
             max_wait_s: for which a request waits.
+            advertise: its gateway's URL for other nodes.
             orchestration: further fields of that section.
         """
         self.name = machine.node
         self.machine, self.clock = machine, clock
         self.signals, metrics = Signals(), Metrics()
         self.store = Store(engine=connect(url), now=clock.time, on_event=lambda _event: None)
-        settings = config(folder, self.name, **orchestration)
+        settings = config(folder, self.name, advertise=advertise, **orchestration)
         runtimes: Any = {machine.name: machine}
         policy = settings.policy()
         self.launcher = StageLauncher(
@@ -86,24 +96,91 @@ class SimulatedNode:
             telemetry=metrics,
             clock=clock,
             node=self.name,
+            peers=PeerRoutes(secret=machine.secret),
+            began=clock.time(),
         )
         self.store.history.node = self.name
         self.loop = Loop(services=self.services, signals=self.signals)
         self.demand = Demand(services=self.services, signals=self.signals)
+        self.membership = Membership(services=self.services, secret=machine.secret)
+        self.answering = Answering(services=self.services)
+        self.acting = Acting(services=self.services)
+        self.forwarding = Forwarding(services=self.services)
+        self._stack = AsyncExitStack()
         provide(self.services)
 
+    # --- as the service does, in real time --------------------------------------------------
+
+    async def start(self, *, token: str | None = None) -> None:
+        """Join, recover, and run everything that the service runs beside the gateway."""
+        loop = asyncio.get_running_loop()
+        await self.membership.join(token)
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self.services.pulse.beat)
+
+        self._stack.enter_context(self.store.planner.sought(self.name, wake))
+        await recover(self.services)
+        self.membership.settled = True
+        runs: dict[str, Callable[[], Awaitable[None]]] = {
+            "loop": self.loop.run,
+            "demand": self.demand.run,
+            "heartbeat": self.membership.run,
+            "published traffic": self.membership.publish,
+            "answers": self.answering.run,
+            "orders": self.acting.run,
+            "routes": self.forwarding.run,
+        }
+        tasks = [
+            asyncio.create_task(supervise(self.services, name, run), name=f"{self.name} {name}")
+            for name, run in runs.items()
+        ]
+        self._stack.push_async_callback(_cancelled, tasks)
+
+    def lose_store(self) -> None:
+        """Have every transaction of this node fail from now on, as in a partition."""
+        sa.event.listen(self.store._engine, "begin", _refuse)
+
+    def regain_store(self) -> None:
+        """Have transactions work again."""
+        sa.event.remove(self.store._engine, "begin", _refuse)
+
+    @property
+    def has_store(self) -> bool:
+        """Whether its transactions work."""
+        return not sa.event.contains(self.store._engine, "begin", _refuse)
+
+    async def pause(self) -> None:
+        """End what runs here, and let another node plan unless this one cannot say so."""
+        plans = self.store.planner.epoch
+        await self._stack.aclose()
+        self.store.planner._epoch = plans
+
     async def aclose(self) -> None:
-        """End what stages run in the background, and close the store; the machine goes on."""
+        """End what runs here, and close the store; the machine and its engines go on."""
+        await self._stack.aclose()
         await self.launcher.aclose()
         self.store.close()
 
 
-def config(folder: Path, node: str, **orchestration: Any) -> Config:
+def _refuse(_connection: object) -> None:
+    raise StoreUnavailable("the database cannot be reached")
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def config(
+    folder: Path, node: str, *, advertise: str | None = None, **orchestration: Any
+) -> Config:
     """Return the configuration of one of several nodes."""
     return Config.model_validate(
         {
             "vllm": {"enabled": True},
-            "gateway": {"drain_grace_seconds": 0.0},
+            "gateway": {"drain_grace_seconds": 0.0, "advertise": advertise},
             "ingest": {"verify_at_load": False},
             "orchestration": {
                 "node": node,
@@ -118,7 +195,10 @@ def config(folder: Path, node: str, **orchestration: Any) -> Config:
 def registered(url: str, models: Iterable[Model], bookings: Iterable[Booking] = ()) -> None:
     """Write ``models`` with their deployments and ``bookings`` into the tables of ``url``."""
     named = [m.model_dump(mode="json") for m in models]
-    columns = [c.name for c in schema.models.columns]
+    # A column that is always None is left out: JSON would have a null of its own there.
+    columns = [
+        c.name for c in schema.models.columns if any(m.get(c.name) is not None for m in named)
+    ]
     loaded = [m for m in named if m["deployment"]]
     versions = [
         {"model": m["name"], **{k: m[k] for k in ("path", "registered_at", "profile")}}
@@ -150,6 +230,3 @@ async def until(reached: Any, *, every_s: float = 0.005) -> None:
     """Wait until ``reached()``; a test that fails waits for pytest's own limit."""
     while not reached():  # noqa: ASYNC110 - the store and its threads tell nobody
         await asyncio.sleep(every_s)
-
-
-SETTLED = (ModelState.UNLOADED, ModelState.READY)

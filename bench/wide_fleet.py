@@ -13,16 +13,13 @@ from modelium.models import (
     Fleet,
     LoadSettings,
     Model,
-    ModelFormat,
-    ModelProfile,
     Node,
     NodeReport,
     RuntimeName,
     RuntimeStatus,
-    RuntimeSupport,
-    Task,
     Traffic,
 )
+from tests.nodes import text_model
 
 NOW = 1_800_000_000.0
 GPUS = 8
@@ -51,17 +48,6 @@ def gpu(node: str, index: int, free_gib: float) -> Device:
         name="H100",
         total_bytes=int(TOTAL_GIB * GIB),
         free_bytes=int(free_gib * GIB),
-    )
-
-
-def text_model(gib: float) -> ModelProfile:
-    """Return the profile of a model of ``gib`` GiB that vLLM can serve."""
-    return ModelProfile(
-        format=ModelFormat.TRANSFORMERS,
-        architecture="LlamaForCausalLM",
-        task=Task.TEXT_GENERATION,
-        weight_bytes=int(gib * GIB),
-        runtimes=(RuntimeSupport(runtime=RuntimeName.VLLM, supported=True),),
     )
 
 

@@ -48,7 +48,7 @@ class Machine:
         self.gate = asyncio.Event()
         """Loads wait until it is set."""
         self.gate.set()
-        self._clock = clock
+        self.clock = clock
         self._port = port
         self._pids: dict[str, int] = {}
         self._numbers = itertools.count(FIRST_PID)
@@ -84,10 +84,10 @@ class Machine:
 
     async def load(self, request: LoadRequest, *, progress: Progress) -> Loaded:
         """Load a model."""
-        self.begun.append((self._clock.monotonic(), request.model))
+        self.begun.append((self.clock.monotonic(), request.model))
         await self.gate.wait()
         if self.load_s:
-            await self._clock.sleep(self.load_s)
+            await self.clock.sleep(self.load_s)
         self._hold(request.model, request.reserve)
         return Loaded(upstream=self.upstream(request.model), handle={"name": request.model})
 

@@ -25,7 +25,16 @@ from modelium.control.supervision import supervise
 from modelium.errors import StoreUnavailable
 from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
-from modelium.models import Booking, Model
+from modelium.models import (
+    GIB,
+    Booking,
+    Model,
+    ModelFormat,
+    ModelProfile,
+    RuntimeName,
+    RuntimeSupport,
+    Task,
+)
 from modelium.ports import Brain, Clock
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
@@ -33,7 +42,7 @@ from modelium.stages.launcher import StageLauncher
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.services import Services, provide
 from modelium.stages.table import STAGES
-from modelium.store import AsyncStore, Store, schema
+from modelium.store import AsyncStore, Store, queries, schema
 from modelium.store.connection import connect
 from modelium.traffic import TrafficBook
 from tests.nodes.machine import Machine
@@ -70,6 +79,8 @@ class SimulatedNode:
         self.machine, self.clock = machine, clock
         self.signals, metrics = Signals(), Metrics()
         self.store = Store(engine=connect(url), now=clock.time, on_event=lambda _event: None)
+        self.has_store = True
+        sa.event.listen(self.store._engine, "begin", self._on_begin)
         settings = config(folder, self.name, advertise=advertise, **orchestration)
         runtimes: Any = {machine.name: machine}
         policy = settings.policy()
@@ -120,8 +131,7 @@ class SimulatedNode:
             loop.call_soon_threadsafe(self.services.pulse.beat)
 
         self._stack.enter_context(self.store.planner.sought(self.name, wake))
-        await recover(self.services)
-        self.membership.settled = True
+        await self.recover()
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "loop": self.loop.run,
             "demand": self.demand.run,
@@ -137,18 +147,22 @@ class SimulatedNode:
         ]
         self._stack.push_async_callback(_cancelled, tasks)
 
+    async def recover(self) -> None:
+        """Adopt what still runs on the machine, as at the start of the service."""
+        await recover(self.services)
+        self.membership.settled = True
+
     def lose_store(self) -> None:
         """Have every transaction of this node fail from now on, as in a partition."""
-        sa.event.listen(self.store._engine, "begin", _refuse)
+        self.has_store = False
 
     def regain_store(self) -> None:
         """Have transactions work again."""
-        sa.event.remove(self.store._engine, "begin", _refuse)
+        self.has_store = True
 
-    @property
-    def has_store(self) -> bool:
-        """Whether its transactions work."""
-        return not sa.event.contains(self.store._engine, "begin", _refuse)
+    def _on_begin(self, _connection: object) -> None:
+        if not self.has_store:
+            raise StoreUnavailable("the database cannot be reached")
 
     async def pause(self) -> None:
         """End what runs here, and let another node plan unless this one cannot say so."""
@@ -161,10 +175,6 @@ class SimulatedNode:
         await self._stack.aclose()
         await self.launcher.aclose()
         self.store.close()
-
-
-def _refuse(_connection: object) -> None:
-    raise StoreUnavailable("the database cannot be reached")
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -189,6 +199,17 @@ def config(
                 **orchestration,
             },
         }
+    )
+
+
+def text_model(gib: float) -> ModelProfile:
+    """Return the profile of a model of ``gib`` GiB that vLLM can serve."""
+    return ModelProfile(
+        format=ModelFormat.TRANSFORMERS,
+        architecture="LlamaForCausalLM",
+        task=Task.TEXT_GENERATION,
+        weight_bytes=int(gib * GIB),
+        runtimes=(RuntimeSupport(runtime=RuntimeName.VLLM, supported=True),),
     )
 
 
@@ -218,15 +239,9 @@ def registered(url: str, models: Iterable[Model], bookings: Iterable[Booking] = 
     ]
     engine = connect(url)
     try:
-        with engine.begin() as tx:
+        with queries.change(engine) as tx:
             for table, new in tables:
                 if new:
                     tx.execute(sa.insert(table), new)
     finally:
         engine.dispose()
-
-
-async def until(reached: Any, *, every_s: float = 0.005) -> None:
-    """Wait until ``reached()``; a test that fails waits for pytest's own limit."""
-    while not reached():  # noqa: ASYNC110 - the store and its threads tell nobody
-        await asyncio.sleep(every_s)

@@ -84,6 +84,7 @@ class Cluster:
             folder=self._folder,
             clock=clock,
             advertise=f"http://{name}:8000",
+            max_wait_s=600.0,  # of the event loop's time, which is real
             policies={"min_residency_seconds": 0.0},
         )
         clock.follow(node.store.time())

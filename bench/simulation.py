@@ -34,7 +34,7 @@ may."""
 THREADS = 2
 """For reads of one node's store, and as many for writes: all nodes share this process."""
 
-STARTS = 8
+STARTS = 2
 """Nodes that start at once."""
 
 TICK_S = 10.0

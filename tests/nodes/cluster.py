@@ -25,6 +25,9 @@ ROUND_S = 0.25
 """Time that passes for the nodes in a round: what waits for another's step looks again."""
 
 
+INTERVAL_S = 10.0
+"""Between two ticks of a control loop."""
+
 PATIENCE_S = 0.1
 """For a step, in real time: one that takes longer waits for time to pass, or goes on beside."""
 
@@ -140,13 +143,16 @@ class Cluster:
 
     async def live(self, seconds: float) -> None:
         """Have time pass in which each node that is there does what it does."""
-        left = seconds
-        while left > 0:
-            self.advance(min(left, LOOK_S))
-            left -= LOOK_S
+        passed = 0.0
+        while passed < seconds:
+            self.advance(min(seconds - passed, LOOK_S))
+            passed += LOOK_S
             for name in self.acting():
                 self.look(name)
-            await self.round()
+                await self._make(name, self.nodes[name].membership.beat)
+            if passed % INTERVAL_S < LOOK_S:
+                await self.round()
+        await self.round()
 
     def stop(self, name: str) -> None:
         """Have a node do nothing, as after SIGSTOP."""

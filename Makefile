@@ -63,9 +63,10 @@ demo-runtimes: setup ## a real model each on vLLM, Triton and Ray Serve, dropped
 	@for name in vllm triton replica; do tools/env.sh "$$name"; done
 	$(BIN)/python -m tests.demo_runtimes $(if $(CI),--ci) $(ARGS)
 
-BENCHES := planner loop replay drops drivers estimator inspection brain_eval
+BENCHES := planner loop replay drops drivers estimator inspection brain_eval machines
 
 bench: setup ## all benchmarks except the gateway's, or BENCH=name for one of bench/
+	@$(if $(filter machines,$(or $(BENCH),$(BENCHES))),tools/apt.sh postgresql)
 	@for file in $(if $(BENCH),bench/$(BENCH).py,$(BENCHES:%=bench/%.py)); do \
 		echo "== $$file"; \
 		$(BIN)/python -m "bench.$$(basename "$$file" .py)" $(ARGS); \

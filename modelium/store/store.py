@@ -300,7 +300,7 @@ class Store:
         )
         with self._change() as tx:
             epoch = self.planner.check(tx)
-            decision = decision.model_copy(update={"epoch": epoch})
+            decision = decision.model_copy(update={"epoch": epoch, "node": self.history.node})
             if queries.revision(tx) != plan.revision + 1:
                 raise StalePlan("the fleet changed while the plan was made; planning again")
             for action in plan.actions:

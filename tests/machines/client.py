@@ -109,9 +109,9 @@ class Account:
         if request.status == 200 and not request.said:
             return "answered"
         for away in self.away:
-            if away.machine == request.gateway and request.status is None:
-                if request.sent <= away.until and ended >= away.since:
-                    return "gone"
+            during = request.sent <= away.until and ended >= away.since
+            if away.machine == request.gateway and request.status is None and during:
+                return "gone"
             on_its_way = request.sent <= away.since <= ended
             if on_its_way and request.model in away.models and request.status != 200:
                 return "lost"

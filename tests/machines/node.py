@@ -129,6 +129,11 @@ class Machine:
         """Whether its service's process is there."""
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def pid(self) -> int | None:
+        """Of its service; ``None`` without one."""
+        return self.process.pid if self.process is not None and self.alive else None
+
     def stop(self) -> None:
         """Stop the service as systemd does; its models go on."""
         if self.process is not None and self.alive:

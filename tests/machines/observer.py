@@ -212,15 +212,11 @@ class Observer:
                 why = tables.models.get(name, {}).get("reason", "")
                 yield f"{name} is {state} after it has answered ({why})"
         wanted = {(place, name) for name, found in tables.places().items() for place in found}
-        for machine, model in wanted - running.keys():
-            yield f"{model} is deployed on {machine}, where nothing runs it"
-        for machine, model in running.keys() - wanted:
-            yield f"{machine} runs {model}, which is not deployed there"
-        yield from (
-            f"{machine} runs {model} {count} times"
-            for (machine, model), count in running.items()
-            if count > 1
-        )
+        for place, name in wanted - running.keys():
+            yield f"{name} is deployed on {place}, where nothing runs it"
+        for place, name in running.keys() - wanted:
+            yield f"{place} runs {name}, which is not deployed there"
+        yield from self._lasting(tables, running)
         yield from (f"{model} is still a stray of {node}" for node, model in tables.strays)
         if tables.questions:
             yield f"{tables.questions} questions are not answered"

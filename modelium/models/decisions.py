@@ -210,6 +210,8 @@ class Intent(Frozen):
     detail: str = ""
     """Outcome or error, in one line."""
     finished_at: float | None = None
+    node: str = ""
+    """The node that was asked; empty: the only one."""
 
 
 class Report(Frozen):

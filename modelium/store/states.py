@@ -30,7 +30,9 @@ class States:
         """Return the models in transition that have memory of ``node`` booked."""
         m, b = schema.models, schema.bookings
         moving = [state.value for state in IN_TRANSITION]
-        booked = sa.exists().where(b.c.model == m.c.name, b.c.device.startswith(f"{node}/", autoescape=True))
+        booked = sa.exists().where(
+            b.c.model == m.c.name, b.c.device.startswith(f"{node}/", autoescape=True)
+        )
         with reading(self._engine) as tx:
             query = sa.select(m.c.name).where(m.c.state.in_(moving), booked).order_by(m.c.name)
             return tuple(tx.scalars(query))

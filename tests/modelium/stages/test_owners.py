@@ -13,7 +13,6 @@ from modelium.lifecycle import IN_TRANSITION, SETTLED, ModelState
 from modelium.models import Model, Report
 from modelium.stages.owners import (
     GRACE_S,
-
     NEW,
     RETRY_LIMIT_S,
     RETRY_S,

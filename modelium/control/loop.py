@@ -8,7 +8,7 @@ import logging
 from modelium.control.abandoned import Abandoned
 from modelium.control.request_lines import store_lines
 from modelium.control.signals import Signals
-from modelium.control.silence import clear_strays, relieve
+from modelium.control.strays import clear_strays
 from modelium.control.team_accounts import TeamAccounts
 from modelium.errors import ModeliumError
 from modelium.models import Fleet, Trigger
@@ -18,6 +18,7 @@ from modelium.stages.planning import sweep
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.settling import converge
+from modelium.stages.silence import relieve
 from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
@@ -145,7 +146,7 @@ class Loop:
         # Read again: a model may have been registered meanwhile.
         services.switchboard.know(await services.store.versions())
         if services.store.plans:
-            await relieve(services, fleet)
+            await relieve(services, fleet, fleet.models)
             await sweep(services, fleet, services.sweeps.trigger(services.clock.monotonic()))
             self._review()
 

@@ -83,9 +83,10 @@ class Membership:
         if taken:
             services.heartbeat.note(sent)
         else:
+            await asyncio.to_thread(services.store.blocking.planner.resign)
             logger.error(
-                "%s was removed from the nodes of this store, and loads nothing any more; stop it, "
-                "or let it join again with a token",
+                "%s was removed from the nodes of this store: it plans and begins nothing any "
+                "more; stop it, or let it join again with a token",
                 services.node,
             )
 

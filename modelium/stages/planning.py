@@ -28,6 +28,7 @@ from modelium.ports import Question
 from modelium.stages import decision_record
 from modelium.stages.asking import ask
 from modelium.stages.services import Services
+from modelium.stages.silence import relieve
 from modelium.stages.snapshot import digest, snapshot, with_history
 from modelium.stages.trace_page import page
 from modelium.store import new_id
@@ -93,6 +94,10 @@ async def place_here(services: Services, question: Question, plan: Plan | None =
     handed = plan if plan is not None and plan.author != OPERATOR else None
     for attempt in range(STALE_ATTEMPTS):
         fleet = await snapshot(services)
+        if question.trigger is Trigger.DEMAND and question.model in fleet.models_by_name:
+            wanted = fleet.models_by_name[question.model]
+            if await relieve(services, fleet, (wanted,)):
+                fleet = await snapshot(services)
         # A reload replaces it, and makes the store's revision that of a later snapshot.
         policy = services.policy
         if plan is None or _is_stale(plan, fleet):

@@ -1,39 +1,10 @@
-"""What is done about silent nodes: as little as possible. What they hold is unknown, not gone."""
+"""Ends what a node still runs of models that were loaded elsewhere while it was silent."""
 
 from __future__ import annotations
 
-import logging
-
-from modelium.models import Fleet
 from modelium.policy.cleanup_check import Cleanup
 from modelium.stages.services import Services
 from modelium.stages.unloading import CLEAR_S, call_unload_of
-
-logger = logging.getLogger(__name__)
-
-
-async def relieve(services: Services, fleet: Fleet) -> None:
-    """Have models of silent nodes loaded elsewhere that requests wait for.
-
-    While a silent node's gateway answers, nothing waits.
-    """
-    for node in fleet.nodes:
-        if not node.silent:
-            continue
-        waiting = [
-            model.name
-            for model in fleet.models
-            if model.traffic.pending
-            and model.deployment is not None
-            and node.name in model.deployment.nodes
-        ]
-        if not waiting:
-            continue
-        reason = f"node {node.name} is silent for {node.silent_s:.0f} s, and requests wait for it"
-        for name in await services.store.nodes.relieve(node.name, waiting, reason=reason):
-            await services.store.events.append(
-                "model.relieved", model=name, node=node.name, reason=reason
-            )
 
 
 async def clear_strays(services: Services) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import secrets
 import shutil
 import tempfile
 import time
@@ -21,9 +23,12 @@ from tests.machines.observer import Observer
 from tests.samples import tiny_onnx
 
 NAMES = ("one", "two", "three")
-TOKEN = "of-all-gateways"
+TOKEN = "the-token-of-all-gateways-here"
 UP_S = 90.0
 """For a service to answer, on a machine that is not idle."""
+
+HEARD_S = 10.0
+"""Since its last heartbeat, a machine that is there is heard of."""
 
 LOADED_S = 90.0
 """For a drop to serve."""
@@ -81,17 +86,20 @@ class Fleet:
 
     def join_token(self) -> str:
         """Return a new token, as a person makes it on a machine that has joined."""
-        return str(next(iter(self.machines.values())).cli("nodes", "token")["token"])
+        token = f"mdj_{secrets.token_urlsafe(32)}"
+        hash = hashlib.sha256(token.encode()).hexdigest()
+        until = "extract(epoch FROM clock_timestamp()) + 3600"
+        self.store.sql(f"INSERT INTO join_tokens VALUES ('{hash}', {until})", database="modelium")
+        return token
 
     def up(self, machine: Machine) -> None:
         """Wait until a machine answers and its heartbeat is in the store."""
 
         def answers() -> bool:
             assert machine.alive, f"{machine.name} ended:\n{machine.log()}"
-            silent = self.observer.tables().nodes.get(machine.name)
-            if silent is None or silent > 10.0:
+            if self.clients.get(machine.name, "/api/v1/status")[0] != 200:
                 return False
-            return self.clients.get(machine.name, "/api/v1/status")[0] == 200
+            return self.observer.tables().nodes.get(machine.name, 60.0) < HEARD_S
 
         self.until(answers, what=f"{machine.name} is up", within_s=UP_S)
 

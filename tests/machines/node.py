@@ -27,6 +27,9 @@ LLAMA_PORT = 9000
 MEMORY_GIB = 1.0
 """Of each machine: for three models of llama.cpp, so that two machines hold what the tests drop."""
 
+FETCH = False
+
+JOIN_TOKEN = "MODELIUM_ORCHESTRATION__JOIN_TOKEN"
 STOP_S = 120.0
 
 
@@ -57,6 +60,9 @@ class Machine:
         """
         folder.mkdir()
         self.name, self.folder = name, folder
+        self.seen = folder.parent / "machine"
+        """Where each machine sees its own folder, so that none sees another one's files."""
+        self.seen.mkdir(exist_ok=True)
         self.incoming = folder / "incoming"
         self.repository = folder / "repository"
         self.state = folder / "state"
@@ -70,8 +76,8 @@ class Machine:
         given: dict[str, Any] = {
             "orchestration": {
                 "node": name,
-                "model_repository": str(self.repository),
-                "incoming_directory": str(self.incoming),
+                "model_repository": str(self.seen / "repository"),
+                "incoming_directory": str(self.seen / "incoming"),
                 "cpu_memory_gib": MEMORY_GIB,
                 "policies": {
                     "min_residency_seconds": 0.0,
@@ -89,28 +95,31 @@ class Machine:
                 "max_wait_seconds": 80.0,
                 "drain_grace_seconds": 5.0,
             },
-            "repository": {"fetch": True},
+            "repository": {"fetch": FETCH},
             "llama_cpp": {**engines.llama_cpp(), "base_port": LLAMA_PORT},
             "prefect": {"enabled": False},
         }
         if triton:
             endpoint = f"http://127.0.0.1:{TRITON_PORT}"
-            given["triton"] = {**engines.triton(folder / "triton-work"), "endpoint": endpoint}
+            given["triton"] = {**engines.triton(self.seen / "triton-work"), "endpoint": endpoint}
         self.config = folder / "modelium.yaml"
         self.config.touch(mode=0o600)
         self.config.write_text(yaml.safe_dump(laid_over(given, settings)))
 
     def start(self, *, join_token: str | None = None) -> None:
         """Start the service; it is not waited for."""
-        environ = {**self._environ, **({"MODELIUM_JOIN_TOKEN": join_token} if join_token else {})}
+        environ = {**self._environ, **({JOIN_TOKEN: join_token} if join_token else {})}
         with (self.folder / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command("up"), env=environ, stdout=log, stderr=log, start_new_session=True
             )
 
     def _command(self, *words: str) -> list[str]:
+        mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        own = ["unshare", "--mount", "sh", "-c", mount, str(self.folder), str(self.seen)]
         nice = ["nice", "-n", "5", sys.executable, "-m", "modelium"]
-        return [*self._network.within(self.name), *nice, *words, "--config", str(self.config)]
+        config = ["--config", str(self.seen / self.config.name)]
+        return [*self._network.within(self.name), *own, *nice, *words, *config]
 
     def cli(self, *words: str, timeout_s: float = 120.0) -> Any:
         """Run a command on the machine, and return the JSON that it prints."""

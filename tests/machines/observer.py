@@ -30,6 +30,9 @@ GRACE_S = 20.0
 """For which an engine and the store may disagree: starts and stops are no instants, a killed
 service is away for its lease, and a silent node is relieved at once."""
 
+KEPT = ("README.md", ".modelium.lock", ".staging", ".trash")
+"""What lies in drop zones and repositories at rest, beside models."""
+
 HELD = ("loading", "ready", "sleeping", "draining", "unloading")
 ON_THE_WAY = ("ingested", "analyzed", "loading", "draining", "unloading")
 
@@ -233,13 +236,10 @@ class Observer:
         for folder in (machine.repository / ".staging", machine.incoming):
             if folder.is_dir():
                 yield from (
-                    f"{entry} is left" for entry in folder.iterdir() if entry.name != "README.md"
+                    f"{entry} is left" for entry in folder.iterdir() if entry.name not in KEPT
                 )
         for entry in _partial(machine.repository):
             yield f"{entry} is left of a transfer"
-        listening = set(_listening(machine.repository, self._network.processes(machine.name)))
-        if machine.alive and not listening:
-            yield f"nobody listens on {machine.name}"
 
     # --- engines --------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Observer:
             for process in self._network.processes(name):
                 with suppress(psutil.Error):
                     token = process.environ().get("MODELIUM_ENGINE")
-                    model = _model(process.cmdline(), machine.repository)
+                    model = _model(process.cmdline(), machine.seen / "repository")
                     if token and model:
                         tokens[token] = model
             found += [(name, model) for model in tokens.values()]
@@ -293,13 +293,5 @@ def _model(words: Sequence[str], repository: Path) -> str:
 def _partial(repository: Path) -> Iterator[Path]:
     if repository.is_dir():
         for entry in repository.iterdir():
-            if entry.name.startswith(".") and entry.name not in (".trash", ".staging"):
+            if entry.name.startswith(".") and entry.name not in KEPT:
                 yield from entry.iterdir() if entry.is_dir() else [entry]
-
-
-def _listening(_repository: Path, processes: Sequence[psutil.Process]) -> Iterator[int]:
-    for process in processes:
-        with suppress(psutil.Error):
-            for connection in process.net_connections("inet"):
-                if connection.status == psutil.CONN_LISTEN:
-                    yield connection.laddr.port

@@ -67,12 +67,11 @@ class Postgres(postgresql.Server):
     @contextmanager
     def snapshot(self, database: str) -> Iterator[psycopg.Cursor[dict[str, Any]]]:
         """Yield a cursor over one state of the database, beside the network."""
-        with (
-            psycopg.connect(self.url(database), row_factory=dict_row) as session,
-            session.cursor() as cursor,
-        ):
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            yield cursor
+        with psycopg.connect(self.url(database), row_factory=dict_row) as session:
+            session.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            session.read_only = True
+            with session.cursor() as cursor:
+                yield cursor
 
 
 @contextmanager

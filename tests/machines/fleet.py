@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -147,6 +149,14 @@ class Fleet:
 
     def served(self, *models: Model) -> None:
         """Wait until ``models`` are ready, and ask them from now on."""
+        if os.environ.get("COPIES"):  # TEMPORARY
+            for model in models:
+                self.until(partial(self.state, model.name), what="registered", within_s=60)
+                have = [m for m in self.machines.values() if (m.repository / model.name).is_dir()]
+                for m in self.machines.values():
+                    if m not in have:
+                        shutil.copytree(have[0].repository / model.name, m.folder / "tmpcopy")
+                        (m.folder / "tmpcopy").rename(m.repository / model.name)
         for model in models:
             ready = partial(self._is_ready, model.name)
             self.until(ready, what=f"{model.name} is ready", within_s=LOADED_S)
@@ -194,12 +204,16 @@ class Fleet:
 
     def remains(self) -> list[str]:
         """Stop everything; return which processes, records and ports are left."""
-        left = []
-        for machine in self.machines.values():
+        left: list[str] = []
+
+        def down(machine: Machine) -> None:
             try:
                 machine.down()
             except (AssertionError, OSError, ValueError) as error:
                 left.append(f"modelium down on {machine.name}: {error}")
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(down, self.machines.values()))
         for name in self.machines:
             for process in self.network.processes(name):
                 left.append(f"process {process.pid} is left on {name}: {process.cmdline()[:8]}")

@@ -174,7 +174,11 @@ async def running(
                 services.switchboard.traffic,
                 services.requests if config.orchestration.metrics.request_log else None,
             ),
+            on_forwarded=services.requests.add
+            if config.orchestration.metrics.request_log
+            else None,
             is_ready=ready.is_set,
+            identities=services.store.nodes.identities if services.store.shared else None,
         )
         await stack.enter_async_context(gateway)
         late = asyncio.create_task(_start_late(brain, home, on_imports), name="late")

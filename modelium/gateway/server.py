@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from modelium.config.hosts import authority, bind
 from modelium.control.operations import Operations
 from modelium.errors import ConfigError, Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
+from modelium.gateway.access.identities import Identities
 from modelium.gateway.access.keyring import Keyring
 from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
@@ -31,8 +32,10 @@ from modelium.gateway.connections import (
     raise_open_files,
 )
 from modelium.gateway.protocol import GuardedProtocol
-from modelium.gateway.proxy.dataplane import DataPlane, OnAnswered
+from modelium.gateway.proxy.dataplane import DataPlane
 from modelium.gateway.proxy.names import Names
+from modelium.gateway.proxy.noting import OnAnswered
+from modelium.gateway.proxy.reply import SHUTTING_DOWN
 from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.metrics import Metrics
 from modelium.ports import Clock
@@ -65,10 +68,12 @@ class Gateway:
         links: Mapping[str, str],
         important_teams: frozenset[str] = frozenset(),
         on_answered: OnAnswered | None = None,
+        on_forwarded: OnAnswered | None = None,
         max_tokens: Mapping[str, int] = MappingProxyType({}),
         max_body_bytes: int = MAX_BODY_BYTES,
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
         is_ready: Callable[[], bool] = lambda: True,
+        identities: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         """Build the routes; listens only once entered.
 
@@ -82,17 +87,21 @@ class Gateway:
             incoming: the drop zone, from which alone the webhook ingests.
             links: text → URL on the status page, e.g. the Prefect UI.
             important_teams: teams whose waiting requests have high priority.
-            on_answered: called for each answered request, for the request log.
+            on_answered: called for each request that an engine here answered.
+            on_forwarded: called for each one of a client here that another node answered.
             max_tokens: model → bound for answers whose requests set none.
             max_body_bytes: larger bodies get a 413.
             shutdown_grace_s: how long leaving waits for requests in flight.
             is_ready: whether the service has started; requests are held from the beginning.
+            identities: returns the digest of each node's secret → the node; ``None``: the store is
+                not shared.
         """
         self._config = config
         self._switchboard = switchboard
         self._client = UpstreamClient()
         self._grace_s = shutdown_grace_s
         self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
+        self._nodes = Identities(read=identities, clock=clock) if identities else None
         self._strangers = strangers = Strangers(clock=clock, count=metrics.on_unauthorized)
         self._names = names = Names(aliases=config.aliases)
         self._data = DataPlane(
@@ -102,6 +111,7 @@ class Gateway:
             refusals=metrics,
             clock=clock,
             on_answered=on_answered,
+            on_forwarded=on_forwarded,
             max_body_bytes=max_body_bytes,
             comment_every_s=config.stream_comment_seconds,
             default_max_tokens=config.default_max_tokens,
@@ -145,11 +155,14 @@ class Gateway:
             Unavailable: the HTTP server stopped during startup.
         """
         await self._keys.refresh()
+        if self._nodes is not None:
+            await self._nodes.refresh()
         token = self._config.token
         app = AuthMiddleware(
             app=self._dispatch,
             token=token.get_secret_value() if token else None,
             keys=self._keys,
+            nodes=self._nodes,
             host=self._config.host,
             strangers=self._strangers,
         )
@@ -179,8 +192,12 @@ class Gateway:
             )
         )
         await self._client.__aenter__()
-        self._refreshing = asyncio.create_task(self._keys.run(), name="api keys")
-        self._watching = asyncio.create_task(guard.watch(), name="slow clients")
+        self._tasks = [
+            asyncio.create_task(self._keys.run(), name="api keys"),
+            asyncio.create_task(guard.watch(), name="slow clients"),
+        ]
+        if self._nodes is not None:
+            self._tasks.append(asyncio.create_task(self._nodes.run(), name="nodes"))
         self._serving = asyncio.create_task(
             self._server.serve(sockets=[self._socket]), name="gateway"
         )
@@ -188,8 +205,8 @@ class Gateway:
         await asyncio.wait({up, self._serving}, return_when=asyncio.FIRST_COMPLETED)
         if not up.done():
             up.cancel()
-            self._refreshing.cancel()
-            self._watching.cancel()
+            for task in self._tasks:
+                task.cancel()
             await self._client.__aexit__(None, None, None)
             self._socket.close()
             self._serving.result()
@@ -201,15 +218,15 @@ class Gateway:
         """Stop listening, refuse waiting requests, finish those in flight within the grace."""
         if self._server is None or self._serving is None:
             return
-        self._switchboard.refuse_all(
-            Unavailable("Modelium is shutting down; retry later"), retry_after_s=10.0
-        )
+        ending = Unavailable("Modelium is shutting down; retry later")
+        ending.reason = SHUTTING_DOWN
+        self._switchboard.refuse_all(ending, retry_after_s=10.0)
         self._server.should_exit = True
         try:
             await self._serving
         finally:
-            self._refreshing.cancel()
-            self._watching.cancel()
+            for task in self._tasks:
+                task.cancel()
             self._data.close()
             await self._client.__aexit__(None, None, None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import secrets
 import shutil
@@ -149,14 +148,6 @@ class Fleet:
 
     def served(self, *models: Model) -> None:
         """Wait until ``models`` are ready, and ask them from now on."""
-        if os.environ.get("COPIES"):  # TEMPORARY
-            for model in models:
-                self.until(partial(self.state, model.name), what="registered", within_s=60)
-                have = [m for m in self.machines.values() if (m.repository / model.name).is_dir()]
-                for m in self.machines.values():
-                    if m not in have:
-                        shutil.copytree(have[0].repository / model.name, m.folder / "tmpcopy")
-                        (m.folder / "tmpcopy").rename(m.repository / model.name)
         for model in models:
             ready = partial(self._is_ready, model.name)
             self.until(ready, what=f"{model.name} is ready", within_s=LOADED_S)
@@ -220,7 +211,6 @@ class Fleet:
         for machine in self.machines.values():
             records = [machine.state / "endpoints.json", *machine.state.glob("*/*.json")]
             left += [f"{record} is left" for record in records if record.exists()]
-            left += [f"{p} is left" for p in machine.state.rglob("*") if p.is_socket()]
         left += [
             f"{row['bytes']} bytes of {row['model']} are booked on {row['device']}"
             for row in self.observer.tables().bookings

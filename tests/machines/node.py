@@ -27,7 +27,7 @@ LLAMA_PORT = 9000
 MEMORY_GIB = 1.0
 """Of each machine: for three models of llama.cpp, so that two machines hold what the tests drop."""
 
-FETCH = False
+FETCH = True
 
 JOIN_TOKEN = "MODELIUM_JOIN_TOKEN"
 STOP_S = 120.0

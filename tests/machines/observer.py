@@ -6,20 +6,19 @@ a thread, and once more at rest.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 
 from tests.machines.judge import Engine, Judge, Row, Tables
 from tests.machines.network import Network
-from tests.machines.node import TRITON_PORT, Machine
+from tests.machines.node import Machine
 from tests.machines.servers import Postgres
 
 LOOK_S = 1.0
@@ -29,7 +28,10 @@ GRACE_S = 20.0
 """For which an engine and the store may disagree: starts and stops are no instants, a killed
 service is away for its lease, and a silent node is relieved at once."""
 
-KEPT = ("README.md", ".modelium.lock", ".staging", ".trash")
+TRITON = "triton-server/run/http"
+"""Where Triton answers, in the state folder of its machine."""
+
+KEPT = ("README.md", ".modelium.lock", ".staging", ".trash", ".fetched")
 """What lies in drop zones and repositories at rest, beside models."""
 
 SILENT_S = 15.0
@@ -160,24 +162,11 @@ class Observer:
 
     def _in_triton(self, machine: str) -> list[str]:
         """Return which models the Triton of ``machine`` has loaded."""
-        found: list[str] = []
-
-        def ask() -> None:
-            self._network.enter(machine)
-            url = f"http://127.0.0.1:{TRITON_PORT}/v2/repository/index"
-            request = urllib.request.Request(url, data=b"{}", method="POST")
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with suppress(OSError, ValueError), opener.open(request, timeout=2) as answer:
-                found.extend(
-                    row["name"].partition("@")[0]
-                    for row in json.load(answer)
-                    if row.get("state") == "READY"
-                )
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        thread.join()
-        return found
+        transport = httpx.HTTPTransport(uds=str(self._machines[machine].state / TRITON))
+        with suppress(httpx.TransportError, ValueError), httpx.Client(transport=transport) as http:
+            rows = http.post("http://triton/v2/repository/index", json={}, timeout=2).json()
+            return [r["name"].partition("@")[0] for r in rows if r.get("state") == "READY"]
+        return []
 
 
 def _left(machine: Machine) -> Iterator[str]:

@@ -11,9 +11,9 @@ from modelium.models.base import Frozen
 from modelium.models.fleet import Deployment
 
 PartState = Literal["wanted", "prepared", "running", "failed", "ending"]
-"""``wanted`` and ``ending`` are orders of the node that answers for the model. The part's own node
-reports ``prepared`` (the files are there, the engine is started), ``running`` and ``failed``. A part
-that has ended has no row."""
+"""The node that answers for the model orders ``wanted`` and ``ending``. The part's own node reports
+``prepared`` (the files are there, the engine is started), ``running`` and ``failed``. A part that
+has ended has no row."""
 
 
 class Part(Frozen):

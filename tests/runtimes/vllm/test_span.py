@@ -153,7 +153,6 @@ async def test_a_part_that_met_others_elsewhere_is_started_again(
     path = model(tmp_path)
     _, second = await pair.load(path)
     try:
-        await pair.first.unload("m", handle={}, grace_s=0)
         pair.port = free_port(HOST) or 0
         _, again = await pair.load(path)
         assert again.handle["pid"] != second.handle["pid"]

@@ -19,6 +19,7 @@ from modelium.store.departures import Departures
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.key_pools import KeyPools
 from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
@@ -249,6 +250,12 @@ class AsyncQuestions(Face[QuestionLog]):
     prune = off_loop(QuestionLog.prune)
 
 
+class AsyncKeyPools(Face[KeyPools]):
+    """`KeyPools`."""
+
+    settle = off_loop(KeyPools.settle)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -271,6 +278,7 @@ class AsyncStore(Face[Store]):
         self.departures = AsyncDepartures(blocking.departures, threads)
         self.nodes = AsyncNodes(blocking.nodes, threads)
         self.questions = AsyncQuestions(blocking.questions, threads)
+        self.key_pools = AsyncKeyPools(blocking.key_pools, threads)
 
     @property
     def shared(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -68,7 +69,7 @@ def test_a_second_service_on_a_store_is_refused_until_the_first_ends(url: str) -
             assert f"({socket.gethostname()}, process {os.getpid()}, " in str(told.value)
             assert ":***@/" in str(told.value)
         else:
-            assert f"service uses {url}; stop it" in str(told.value)
+            assert f"service uses {url} as this node; stop it" in str(told.value)
         with second.exclusive():
             assert first.names() == set()  # reading is free
 
@@ -114,7 +115,7 @@ def test_a_service_whose_place_was_taken_writes_no_more_and_reads(
 def test_a_lease_is_one_holders_until_it_ends_by_the_databases_clock(engine: sa.Engine) -> None:
     mine, other = (Lease(engine=engine, name="x", holder=h) for h in ("mine", "other"))
     with engine.begin() as tx:
-        before = lease._now(tx)
+        before = lease.database_time(tx)
     assert mine.take() is None
     held = other.take()
     assert isinstance(held, Held) and held.holder == "mine"
@@ -148,3 +149,55 @@ def test_a_service_goes_on_renewing_its_lease(url: str, engine: sa.Engine) -> No
                 until = tx.scalar(sa.select(schema.leases.c.until)) or 0.0
                 tx.rollback()
         assert other.take() is not None
+
+
+class Impatient:
+    """Waits for nobody."""
+
+    def wait(self, _seconds: float) -> None:
+        raise TimeoutError
+
+
+@on_postgresql
+def test_a_machine_succeeds_its_own_killed_service_at_once_and_others_wait(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "Event", Impatient)
+    dead = Lease(engine=engine, name="node n", holder="machine-1, process 7, 0a1b")
+    assert dead.take() is None
+    for other in ("machine", "machine-10", None):  # a name that begins alike is another machine's
+        with pytest.raises(TimeoutError), exclusive._postgresql(engine, "n", other):
+            raise AssertionError("not its heir")
+    monkeypatch.undo()
+    with exclusive._postgresql(engine, "n", "machine-1"):
+        ((name, holder, epoch),) = rows(engine)
+        assert (name, epoch) == ("node n", 2)
+        assert holder.startswith(f"machine-1, process {os.getpid()}, ")
+        assert not dead.renew()
+
+
+@on_postgresql
+def test_nodes_have_a_service_each(url: str, engine: sa.Engine) -> None:
+    with (
+        closing(opened(url)) as one,
+        closing(opened(url)) as two,
+        one.exclusive("a"),
+        two.exclusive("b"),
+    ):
+        assert sorted(name for name, *_ in rows(engine)) == ["node a", "node b"]
+        one.events.append("x")
+        two.events.append("y")
+
+
+@on_postgresql
+def test_a_lease_is_renewed_and_looked_at_while_somebody_writes(engine: sa.Engine) -> None:
+    mine, other = (Lease(engine=engine, name="x", holder=h) for h in ("mine", "other"))
+    assert mine.take() is None
+    with engine.begin() as tx:
+        tx.exec_driver_sql("UPDATE meta SET value = 7")
+        assert mine.renew()
+        held = other.others()
+        assert held is not None and held.holder == "mine"
+        assert mine.others() is None
+    mine.release()
+    assert other.others() is None

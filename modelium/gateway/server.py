@@ -22,6 +22,7 @@ from modelium.errors import ConfigError, Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
 from modelium.gateway.access.identities import Identities
 from modelium.gateway.access.keyring import Keyring
+from modelium.gateway.access.limits import AskPools, SharedLimits
 from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.api.signatures import Signatures
@@ -79,6 +80,7 @@ class Gateway:
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
         is_ready: Callable[[], bool] = lambda: True,
         identities: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+        pools: AskPools | None = None,
     ) -> None:
         """Build the routes; listens only once entered.
 
@@ -100,6 +102,7 @@ class Gateway:
             is_ready: whether the service has started; requests are held from the beginning.
             identities: returns the digest of each node's secret → the node; ``None``: the store is
                 not shared.
+            pools: asks for shares of keys' limits; ``None``: they hold for this gateway alone.
 
         Raises:
             ConfigError: a certificate, a key or the trusted ones cannot be used.
@@ -109,8 +112,18 @@ class Gateway:
         self._certificate = certificate_of(config)
         self._client = UpstreamClient(trust=trust_of(config))
         self._grace_s = shutdown_grace_s
-        self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
-        self._nodes = Identities(read=identities, clock=clock) if identities else None
+        self._nodes = nodes = Identities(read=identities, clock=clock) if identities else None
+        self._limits = (
+            SharedLimits(ask=pools, gateways=lambda: nodes.count if nodes else 1, clock=clock)
+            if pools
+            else None
+        )
+        self._keys = Keyring(
+            read=operations.keys,
+            clock=clock,
+            important_teams=important_teams,
+            limits=self._limits,
+        )
         self._strangers = strangers = Strangers(clock=clock, count=metrics.on_unauthorized)
         self._names = names = Names(aliases=config.aliases)
         self._data = DataPlane(
@@ -208,6 +221,8 @@ class Gateway:
         ]
         if self._nodes is not None:
             self._tasks.append(asyncio.create_task(self._nodes.run(), name="nodes"))
+        if self._limits is not None:
+            self._tasks.append(asyncio.create_task(self._limits.run(), name="limits of keys"))
         if self._certificate is not None:
             self._tasks.append(asyncio.create_task(self._certificate.watch(), name="certificate"))
         self._serving = asyncio.create_task(

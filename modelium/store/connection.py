@@ -76,6 +76,11 @@ def file_of(url: str) -> Path | None:
     return Path(parsed.database)
 
 
+def is_shared(url: str) -> bool:
+    """Whether several nodes may use the store at ``url``."""
+    return sa.make_url(url).get_backend_name() == "postgresql"
+
+
 def secret_files(url: str, environ: Mapping[str, str]) -> list[Path]:
     """Return the files with the store at ``url``, or that open it: passwords and keys."""
     if file := file_of(url):

@@ -164,7 +164,13 @@ class NodeTable:
                     "moves its models before)"
                 )
             gone = self._give_up(tx, name, None, reason=f"{name} was removed")
-            for table in (schema.strays, schema.copies, schema.traffic, schema.questions):
+            for table in (
+                schema.strays,
+                schema.copies,
+                schema.parts,
+                schema.traffic,
+                schema.questions,
+            ):
                 tx.execute(sa.delete(table).where(table.c.node == name))
             tx.execute(sa.delete(schema.nodes).where(schema.nodes.c.name == name))
         return gone
@@ -214,7 +220,7 @@ class NodeTable:
                 continue
             row = {"model": name, "at": now, "document": deployment.model_dump(mode="json")}
             put(tx, schema.strays, [{"node": each, **row} for each in deployment.nodes])
-            for table in (schema.bookings, schema.deployments):
+            for table in (schema.bookings, schema.deployments, schema.parts):
                 tx.execute(sa.delete(table).where(table.c.model == name))
             state = queries.state(tx, name)
             if state in (ModelState.DRAINING, ModelState.SLEEPING):

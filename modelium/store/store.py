@@ -35,6 +35,7 @@ from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.outcomes import OutcomeLog
+from modelium.store.parts import PartTable
 from modelium.store.planner_lease import PlannerLease
 from modelium.store.pruning import prune
 from modelium.store.questions import QuestionLog
@@ -78,6 +79,7 @@ class Store:
         self.planner = PlannerLease(engine=engine)
         self.nodes = NodeTable(engine=engine, planner=self.planner)
         self.questions = QuestionLog(engine=engine)
+        self.parts = PartTable(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)

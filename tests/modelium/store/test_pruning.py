@@ -19,6 +19,9 @@ Fill = Callable[[Store, int], None]
 REGISTERED = {"models", "versions", "deployments", "bookings", "standings", "approvals", "measured"}
 """Bounded by the models that are registered; see also `OUTLIVED`."""
 
+REGISTERED |= {"parts"}
+"""Of one that is not registered any more, each node ends its own, and then the row."""
+
 FIXED = {"leases", "meta", "reservations", "nodes", "strays", "copies"}
 """A reservation ends with its ingest; what a crash leaves, the scan of the repository ends. A lease has
 a row for each of the few names there are. A node is there until it is removed, with its strays, its

@@ -63,6 +63,18 @@ class Span:
     """Of the nodes for one another, by rank: host names or IP addresses without a port."""
     port: int
     """Where the parts meet, on the node of rank 0."""
+    interface: str = ""
+    """The network interface of this node's address; empty: the driver looks it up."""
+
+    @property
+    def own(self) -> str:
+        """The address of this node."""
+        return self.addresses[self.rank]
+
+    @property
+    def meeting(self) -> tuple[str, int]:
+        """Address and port at which the parts meet."""
+        return self.addresses[0], self.port
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -125,7 +125,7 @@ async def running(
         stack.callback(store.close)
         node = NodeIdentity.of(config, shared=store.shared)
         stack.enter_context(store.exclusive(node.name, heir_of=node.holder))
-        store.history.node = node.name
+        store.act_as(node.name)
         if store.shared:
             _follow(steady, store)
         planner_subprocess = PlannerSubprocess(clock=clock)

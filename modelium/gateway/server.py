@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.asgi import Receive, Scope, Send
+from modelium.gateway.certificates import certificate_of, trust_of
 from modelium.gateway.connections import (
     KEEP_ALIVE_S,
     Connections,
@@ -50,6 +52,9 @@ SHUTDOWN_GRACE_S = 30.0
 """Default for how long shutdown waits for requests in flight."""
 
 BACKLOG = 2048
+
+HANDSHAKE_S = 10.0
+"""How long a client may take to agree on TLS; until then it counts to no limit."""
 
 
 class Gateway:
@@ -95,10 +100,14 @@ class Gateway:
             is_ready: whether the service has started; requests are held from the beginning.
             identities: returns the digest of each node's secret → the node; ``None``: the store is
                 not shared.
+
+        Raises:
+            ConfigError: a certificate, a key or the trusted ones cannot be used.
         """
         self._config = config
         self._switchboard = switchboard
-        self._client = UpstreamClient()
+        self._certificate = certificate_of(config)
+        self._client = UpstreamClient(trust=trust_of(config))
         self._grace_s = shutdown_grace_s
         self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
         self._nodes = Identities(read=identities, clock=clock) if identities else None
@@ -189,7 +198,8 @@ class Gateway:
                 proxy_headers=False,
                 timeout_keep_alive=round(KEEP_ALIVE_S),
                 timeout_graceful_shutdown=max(1, round(self._grace_s)),
-            )
+            ),
+            tls=self._certificate.context if self._certificate else None,
         )
         await self._client.__aenter__()
         self._tasks = [
@@ -198,6 +208,8 @@ class Gateway:
         ]
         if self._nodes is not None:
             self._tasks.append(asyncio.create_task(self._nodes.run(), name="nodes"))
+        if self._certificate is not None:
+            self._tasks.append(asyncio.create_task(self._certificate.watch(), name="certificate"))
         self._serving = asyncio.create_task(
             self._server.serve(sockets=[self._socket]), name="gateway"
         )
@@ -232,10 +244,11 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """``http://host:port``, with the actual port."""
+        """``http://host:port``, or ``https``, with the actual port."""
         if self._socket is None or self._server is None:
             raise RuntimeError("enter the gateway before asking for its URL")
-        return f"http://{authority(self._config.host, self._port)}"
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://{authority(self._config.host, self._port)}"
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._data.route(scope)
@@ -248,8 +261,9 @@ class Gateway:
 class _Server(uvicorn.Server):
     """uvicorn inside a process that it does not own."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, *, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
+        self._tls = tls
         self.up = asyncio.Event()
 
     @contextlib.contextmanager
@@ -258,7 +272,27 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            loop, config = asyncio.get_running_loop(), self.config
+            protocol = partial(
+                cast("Callable[..., asyncio.Protocol]", config.http_protocol_class),
+                config=config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            for one in sockets or ():
+                server = await loop.create_server(
+                    protocol,
+                    sock=one,
+                    ssl=self._tls,
+                    backlog=config.backlog,
+                    # uvicorn leaves it at a minute.
+                    ssl_handshake_timeout=HANDSHAKE_S,
+                )
+                self.servers.append(server)
         self.up.set()
 
 

@@ -164,6 +164,7 @@ async def running(
                 services.requests if config.orchestration.metrics.request_log else None,
             ),
             is_ready=ready.is_set,
+            folder=state,
         )
         await stack.enter_async_context(gateway)
         late = asyncio.create_task(_start_late(brain, home, on_imports), name="late")

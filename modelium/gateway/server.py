@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import Any
 
-import uvicorn
+from pydantic import SecretStr
 
 from modelium import config
-from modelium.config.hosts import authority, bind
+from modelium.config.hosts import authority
 from modelium.control.operations import Operations
-from modelium.errors import ConfigError, Unavailable
+from modelium.errors import Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
 from modelium.gateway.access.keyring import Keyring
 from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.api.signatures import Signatures
-from modelium.gateway.asgi import Receive, Scope, Send
-from modelium.gateway.connections import (
-    KEEP_ALIVE_S,
-    Connections,
-    bounds_for,
-    raise_open_files,
-)
-from modelium.gateway.protocol import GuardedProtocol
+from modelium.gateway.asgi import App, Receive, Scope, Send
+from modelium.gateway.connections import Connections, bounds_for, raise_open_files
+from modelium.gateway.http_server import HttpServer, listen, listen_shared, short_path
 from modelium.gateway.proxy.dataplane import DataPlane, OnAnswered
 from modelium.gateway.proxy.names import Names
 from modelium.gateway.proxy.upstream import UpstreamClient
+from modelium.gateway.workers.inward import SOCKET, from_workers
+from modelium.gateway.workers.ledger import Ledger
+from modelium.gateway.workers.pool import WorkerPool
 from modelium.metrics import Metrics
 from modelium.ports import Clock
 from modelium.routing.switchboard import Switchboard
@@ -45,8 +44,6 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 SHUTDOWN_GRACE_S = 30.0
 """Default for how long shutdown waits for requests in flight."""
-
-BACKLOG = 2048
 
 
 class Gateway:
@@ -69,6 +66,7 @@ class Gateway:
         max_body_bytes: int = MAX_BODY_BYTES,
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
         is_ready: Callable[[], bool] = lambda: True,
+        folder: Path | None = None,
     ) -> None:
         """Build the routes; listens only once entered.
 
@@ -87,8 +85,18 @@ class Gateway:
             max_body_bytes: larger bodies get a 413.
             shutdown_grace_s: how long leaving waits for requests in flight.
             is_ready: whether the service has started; requests are held from the beginning.
+            folder: of the socket by which workers reach the service; only the service's user may
+                enter it. ``None``: one for temporary files.
         """
         self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._on_answered = on_answered
+        self._important_teams = important_teams
+        self._max_tokens = max_tokens
+        self._max_body_bytes = max_body_bytes
+        self._folder = folder
+        self._pool: WorkerPool | None = None
         self._switchboard = switchboard
         self._client = UpstreamClient()
         self._grace_s = shutdown_grace_s
@@ -127,15 +135,24 @@ class Gateway:
             links=links,
             is_ready=is_ready,
         )
-        self._socket: socket.socket | None = None
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._port: int | None = None
+        self._stack: AsyncExitStack | None = None
 
     def apply(self, whole: config.Config) -> None:
         """Have what a reload may change apply to further requests: aliases, teams, bounds."""
         self._names.replace(whole.gateway.aliases)
         self._keys.rank(whole.orchestration.policies.high_priority_teams)
         self._data.bound(whole.gateway.default_max_tokens, whole.max_tokens())
+        self._config, self._max_tokens = whole.gateway, whole.max_tokens()
+        self._important_teams = whole.orchestration.policies.high_priority_teams
+        if self._pool is not None:
+            self._pool.tell(
+                "apply",
+                whole.gateway.aliases,
+                sorted(self._important_teams),
+                whole.gateway.default_max_tokens,
+                dict(self._max_tokens),
+            )
 
     async def __aenter__(self) -> Gateway:
         """Listen and serve.
@@ -145,9 +162,34 @@ class Gateway:
             Unavailable: the HTTP server stopped during startup.
         """
         await self._keys.refresh()
+        async with AsyncExitStack() as stack:
+            sockets = self._listen()
+            for held in sockets:
+                stack.callback(held.close)
+            await stack.enter_async_context(self._client)
+            stack.callback(self._data.close)
+            if len(sockets) == 1:
+                await self._serve(self._dispatch, sockets[0], stack)
+            else:
+                await self._serve_by_workers(sockets, stack)
+            refreshing = asyncio.create_task(self._keys.run(), name="api keys")
+            stack.callback(refreshing.cancel)
+            self._stack = stack.pop_all()
+        logger.info("gateway listening on %s", self.url)
+        return self
+
+    def _listen(self) -> list[socket.socket]:
+        host, port, workers = self._config.host, self._config.port, self._config.workers
+        shared = workers > 1
+        sockets = listen_shared(host, port, workers) if shared else [listen(host, port)]
+        self._port = sockets[0].getsockname()[1]
+        return sockets
+
+    async def _serve(self, app: App, listener: socket.socket, stack: AsyncExitStack) -> None:
+        """Answer on ``listener``; leaving ``stack`` finishes the requests in flight."""
         token = self._config.token
-        app = AuthMiddleware(
-            app=self._dispatch,
+        auth = AuthMiddleware(
+            app=app,
             token=token.get_secret_value() if token else None,
             keys=self._keys,
             host=self._config.host,
@@ -161,64 +203,90 @@ class Gateway:
                 open_files=raise_open_files(),
             )
         )
-        self._socket = _listen(self._config.host, self._config.port)
-        self._port = self._socket.getsockname()[1]
-        self._server = _Server(
-            uvicorn.Config(
-                app=app,
-                # A class is expected, but only called.
-                http=cast("type[asyncio.Protocol]", partial(GuardedProtocol, guard=guard)),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=round(KEEP_ALIVE_S),
-                timeout_graceful_shutdown=max(1, round(self._grace_s)),
-            )
+        inside = listener.family == socket.AF_UNIX
+        server = HttpServer(
+            from_workers(auth) if inside else auth, guard=guard, grace_s=self._grace_s
         )
-        await self._client.__aenter__()
-        self._refreshing = asyncio.create_task(self._keys.run(), name="api keys")
-        self._watching = asyncio.create_task(guard.watch(), name="slow clients")
-        self._serving = asyncio.create_task(
-            self._server.serve(sockets=[self._socket]), name="gateway"
-        )
-        up = asyncio.create_task(self._server.up.wait())
-        await asyncio.wait({up, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        watching = asyncio.create_task(guard.watch(), name="slow clients")
+        stack.callback(watching.cancel)
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="gateway")
+        up = asyncio.create_task(server.up.wait())
+        await asyncio.wait({up, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not up.done():
             up.cancel()
-            self._refreshing.cancel()
-            self._watching.cancel()
-            await self._client.__aexit__(None, None, None)
-            self._socket.close()
-            self._serving.result()
+            serving.result()
             raise Unavailable("the gateway's HTTP server stopped during startup; see the log")
-        logger.info("gateway listening on %s", self.url)
-        return self
+        stack.push_async_callback(_finished, server, serving)
+
+    async def _serve_by_workers(self, sockets: list[socket.socket], stack: AsyncExitStack) -> None:
+        """Have workers answer clients, and answer theirs here."""
+        folder = self._folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        place = folder / SOCKET
+        place.unlink(missing_ok=True)  # of a service that was killed
+        inner = socket.socket(socket.AF_UNIX)
+        stack.callback(inner.close)
+        inner.bind(f"{stack.enter_context(short_path(folder))}/{SOCKET}")
+        stack.callback(place.unlink, missing_ok=True)
+        place.chmod(0o600)
+        inner.setblocking(False)
+        inner.listen()
+        await self._serve(self._dispatch, inner, stack)
+        self._pool = WorkerPool(
+            host=self._config.host,
+            sockets=sockets,
+            switchboard=self._switchboard,
+            keys=self._keys,
+            ledger=lambda openings: Ledger(
+                openings=openings,
+                switchboard=self._switchboard,
+                metrics=self._metrics,
+                on_answered=self._on_answered,
+            ),
+            start=partial(self._start_of_worker, folder),
+            failed=self._metrics.on_task_failed,
+            clock=self._clock,
+            grace_s=self._grace_s,
+        )
+        await stack.enter_async_context(self._pool)
+
+    def _start_of_worker(self, folder: Path) -> dict[str, Any]:
+        """Return what a worker has to know; see `workers.process`."""
+        shown = {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in self._config.model_dump().items()
+        }
+        return {
+            "gateway": {n: str(v) if isinstance(v, Path) else v for n, v in shown.items()},
+            "folder": str(folder),
+            "important_teams": sorted(self._important_teams),
+            "max_tokens": dict(self._max_tokens),
+            "max_body_bytes": self._max_body_bytes,
+            "grace_s": self._grace_s,
+            "answered": self._on_answered is not None,
+            "level": logging.getLogger().getEffectiveLevel(),
+        }
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop listening, refuse waiting requests, finish those in flight within the grace."""
-        if self._server is None or self._serving is None:
+        if self._stack is None:
             return
         self._switchboard.refuse_all(
             Unavailable("Modelium is shutting down; retry later"), retry_after_s=10.0
         )
-        self._server.should_exit = True
-        try:
-            await self._serving
-        finally:
-            self._refreshing.cancel()
-            self._watching.cancel()
-            self._data.close()
-            await self._client.__aexit__(None, None, None)
+        stack, self._stack = self._stack, None
+        await stack.aclose()
 
     @property
     def url(self) -> str:
         """``http://host:port``, with the actual port."""
-        if self._socket is None or self._server is None:
+        if self._port is None:
             raise RuntimeError("enter the gateway before asking for its URL")
         return f"http://{authority(self._config.host, self._port)}"
+
+    @property
+    def workers(self) -> Mapping[int, int]:
+        """Worker → its process; empty where the service answers clients itself."""
+        return self._pool.pids if self._pool is not None else {}
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._data.route(scope)
@@ -228,36 +296,6 @@ class Gateway:
             await self._control(scope, limit_body(receive), send)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn inside a process that it does not own."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # The process handles signals itself and leaves the gateway during its shutdown.
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, so that a taken port fails before anything is started."""
-    try:
-        listener = bind(host, port)
-        try:
-            listener.setblocking(False)
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as exc:
-        raise ConfigError(
-            f"gateway.host, gateway.port: cannot listen on {authority(host, port)} "
-            f"({exc.strerror or exc}); use an address of this machine and a free port"
-        ) from exc
-    return listener
+async def _finished(server: HttpServer, serving: asyncio.Task[None]) -> None:
+    server.should_exit = True
+    await serving

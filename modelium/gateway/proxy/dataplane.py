@@ -30,10 +30,9 @@ from modelium.gateway.proxy.reply import CommentedAdmission, EngineFailed, Reply
 from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.gateway.proxy.usage import Usage, estimated_tokens
 from modelium.gateway.routes import Outgoing, Route, fields_of, match, model_of, outgoing
-from modelium.models import Upstream
+from modelium.models import Priority, Upstream
 from modelium.ports import Clock
 from modelium.routing.admission import Admission
-from modelium.routing.switchboard import Switchboard
 from modelium.traffic.request_log import LoggedRequest
 
 _P = ParamSpec("_P")
@@ -48,6 +47,38 @@ class RefusalMetrics(Protocol):
 
     def on_request_refused(self, model: str, reason: str) -> None:
         """Count a request for ``model`` that got a 429 or 503; ``reason`` is the error's slug."""
+
+
+class AnswerCounts(Protocol):
+    """Counts what answers tell; see `TrafficBook`."""
+
+    def on_sized(self, model: str, tokens: int) -> None:
+        """A request had about so many tokens."""
+
+    def on_too_long(self, model: str, context: int) -> None:
+        """The engine refused a request as too long for its context."""
+
+
+class Board(Protocol):
+    """Admits requests; see `Switchboard`."""
+
+    @property
+    def traffic(self) -> AnswerCounts:
+        """Counts them."""
+
+    def admit(
+        self, model: str, *, version: int | None = None, priority: Priority | None = None
+    ) -> Admission:
+        """Return the admission of one request."""
+
+    def upstream(self, model: str) -> Upstream | None:
+        """Where ``model`` answers, if it is open."""
+
+    def judge(self, model: str, upstream: Upstream, *, failed: bool) -> None:
+        """Count an answer of ``upstream``."""
+
+    def suspect(self, model: str) -> None:
+        """Its upstream was unreachable."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,7 +101,7 @@ class DataPlane:
     def __init__(
         self,
         *,
-        switchboard: Switchboard,
+        switchboard: Board,
         client: UpstreamClient,
         names: Names,
         refusals: RefusalMetrics,

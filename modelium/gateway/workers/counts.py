@@ -1,0 +1,123 @@
+"""What a worker counts, for the service, which alone keeps the counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from modelium.gateway.workers.channel import Frame
+from modelium.models import Priority
+from modelium.traffic.request_log import LoggedRequest
+
+FLUSH_S = 0.05
+"""Longest time that a count stays here: short against every rate and interval that it is used for,
+long enough for a frame to carry those of many requests."""
+
+
+class Counts:
+    """Takes the calls that `TrafficBook`, `Metrics` and `Signals` take; sends them in batches.
+
+    Demand and what does not answer is sent at once, with all counted before it.
+    """
+
+    def __init__(self, *, send: Callable[[list[Frame]], None]) -> None:
+        """``send``: sends a batch."""
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._batch: list[Frame] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def flush(self) -> None:
+        """Send what was counted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._send(batch)
+
+    def _add(self, *call: object) -> None:
+        self._batch.append(list(call))
+        if self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_S, self.flush)
+
+    # --- traffic --------------------------------------------------------------------------
+
+    def on_arrival(self, model: str) -> None:
+        """See `TrafficBook.on_arrival`, as for the next ones."""
+        self._add("arrival", model)
+
+    def on_waiting(self, model: str, change: int, priority: Priority | None = None) -> None:
+        """A request began (+1) or ceased (-1) to wait."""
+        self._add("waiting", model, change, priority)
+
+    def on_started(self, model: str) -> None:
+        """A request is forwarded to the engine."""
+        self._add("started", model)
+
+    def on_finished(self, model: str, *, latency_s: float, failed: bool) -> None:
+        """A request that was forwarded has ended."""
+        self._add("finished", model, latency_s, failed)
+
+    def on_sized(self, model: str, tokens: int) -> None:
+        """The estimated length of a request."""
+        self._add("sized", model, tokens)
+
+    def on_too_long(self, model: str, context: int) -> None:
+        """The engine refused a request as too long for its context."""
+        self._add("too_long", model, context)
+
+    def on_answered(self, entry: LoggedRequest) -> None:
+        """A request was answered: for its tokens and the request log."""
+        self._add("answered", *entry)
+
+    # --- metrics --------------------------------------------------------------------------
+
+    def on_request_held(self, model: str, waited_s: float) -> None:
+        """A request stopped waiting."""
+        self._add("held", model, waited_s)
+
+    def on_cold_start(self, model: str) -> None:
+        """The service counts these, once for all workers."""
+
+    def on_request_refused(self, model: str, reason: str) -> None:
+        """A request got a 429 or 503."""
+        self._add("refused", model, reason)
+
+    def on_unauthorized(self, reason: str) -> None:
+        """A request had no valid credentials."""
+        self._add("unauthorized", reason)
+
+    # --- routing --------------------------------------------------------------------------
+
+    def on_demand(self, model: str) -> None:
+        """Requests wait for ``model``."""
+        self._add("demand", model)
+        self.flush()
+
+    def on_failed_answer(self, model: str) -> None:
+        """The service counts these: see `on_judged`."""
+
+    def on_unreachable(self, model: str) -> None:
+        """The service is told of these by `on_suspect`, which says of which upstream."""
+
+    def on_judged(self, model: str, opening: int, failed: bool) -> None:
+        """The upstream of the service's ``opening`` of ``model`` gave an answer."""
+        self._add("judged", model, opening, failed)
+
+    def on_suspect(self, model: str, opening: int) -> None:
+        """It refused a connection or broke it off."""
+        self._add("suspect", model, opening)
+        self.flush()
+
+    # --- keys and log ---------------------------------------------------------------------
+
+    def on_left(self, key: str) -> None:
+        """A request of a limited key has ended; ``key``: the hash of its secret."""
+        self._add("left", key)
+        self.flush()
+
+    def on_line(self, level: int, logger: str, message: str) -> None:
+        """A line for the service's log."""
+        self._add("line", level, logger, message)
+        self.flush()

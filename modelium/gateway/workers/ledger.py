@@ -1,0 +1,130 @@
+"""What one worker has counted, as the service's own counters take it (no I/O here)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from modelium.gateway.access.keyring import KeyHolder
+from modelium.gateway.workers.channel import Frame
+from modelium.models import Priority
+from modelium.routing.admission import RoutingMetrics
+from modelium.routing.switchboard import Switchboard
+from modelium.traffic.request_log import LoggedRequest
+
+
+class GatewayMetrics(RoutingMetrics, Protocol):
+    """What a gateway counts of requests."""
+
+    def on_request_refused(self, model: str, reason: str) -> None:
+        """A request for ``model`` got a 429 or 503."""
+
+    def on_unauthorized(self, reason: str) -> None:
+        """A request had no valid credentials."""
+
+
+class Ledger:
+    """Applies a worker's counts, and takes back what it had begun when it has ended."""
+
+    def __init__(
+        self,
+        *,
+        switchboard: Switchboard,
+        metrics: GatewayMetrics,
+        on_answered: Callable[[LoggedRequest], None] | None,
+        openings: Mapping[str, int],
+    ) -> None:
+        """``openings``: model → the number of its opening that the worker was told of last."""
+        self._board = switchboard
+        self._metrics = metrics
+        self._on_answered = on_answered
+        self._openings = openings
+        self._in_flight: Counter[str] = Counter()
+        self._waiting: Counter[tuple[str, Priority | None]] = Counter()
+        self._entered: dict[str, list[KeyHolder]] = {}
+        traffic = switchboard.traffic
+        self._calls: dict[str, Callable[..., None]] = {
+            "arrival": traffic.on_arrival,
+            "waiting": self._wait,
+            "started": self._start,
+            "finished": self._finish,
+            "sized": traffic.on_sized,
+            "too_long": traffic.on_too_long,
+            "answered": self._answer,
+            "held": metrics.on_request_held,
+            "refused": metrics.on_request_refused,
+            "unauthorized": metrics.on_unauthorized,
+            "demand": switchboard.demand,
+            "judged": self._judge,
+            "suspect": self._suspect,
+            "left": self.leave,
+            "line": _log,
+        }
+
+    @property
+    def in_flight(self) -> int:
+        """How many of its requests are at engines."""
+        return self._in_flight.total()
+
+    def apply(self, batch: Sequence[Frame]) -> None:
+        """Count what the worker has counted."""
+        calls = self._calls
+        for kind, *rest in batch:
+            calls[kind](*rest)
+
+    def enter(self, key: str, holder: KeyHolder) -> None:
+        """Count a request of a limited key, hashed ``key``; raises as `KeyHolder.enter`."""
+        holder.enter()
+        self._entered.setdefault(key, []).append(holder)
+
+    def leave(self, key: str) -> None:
+        """Count its end."""
+        self._entered[key].pop().leave()
+
+    def settle(self) -> None:
+        """The worker has ended: what was in flight has failed, and nothing of it waits."""
+        traffic = self._board.traffic
+        for (model, priority), waiting in self._waiting.items():
+            if waiting:
+                traffic.on_waiting(model, -waiting, priority)
+        for model, in_flight in self._in_flight.items():
+            for _ in range(in_flight):
+                traffic.on_finished(model, latency_s=0.0, failed=True)
+        for holders in self._entered.values():
+            for holder in holders:
+                holder.leave()
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._entered.clear()
+
+    def _wait(self, model: str, change: int, named: str | None) -> None:
+        priority = Priority(named) if named is not None else None
+        self._waiting[model, priority] += change
+        self._board.traffic.on_waiting(model, change, priority)
+
+    def _start(self, model: str) -> None:
+        self._in_flight[model] += 1
+        self._board.traffic.on_started(model)
+
+    def _finish(self, model: str, latency_s: float, failed: bool) -> None:
+        self._in_flight[model] -= 1
+        self._board.traffic.on_finished(model, latency_s=latency_s, failed=failed)
+
+    def _answer(self, *entry: Any) -> None:
+        if self._on_answered is not None:
+            self._on_answered(LoggedRequest(*entry))
+
+    def _judge(self, model: str, opening: int, failed: bool) -> None:
+        upstream = self._board.upstream(model)
+        if upstream is not None and self._openings.get(model) == opening:
+            self._board.judge(model, upstream, failed=failed)
+
+    def _suspect(self, model: str, opening: int) -> None:
+        if self._openings.get(model) == opening:
+            self._board.suspect(model)
+
+
+def _log(level: int, logger: str, message: str) -> None:
+    logging.getLogger(logger).log(level, "%s", message)

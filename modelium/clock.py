@@ -56,6 +56,17 @@ class SteadyClock(SystemClock):
         self._elapsed = elapsed
         self._base = wall() - elapsed()
         self._told = 0.0
+        self._ahead = 0.0
+
+    def follow(self, now: float) -> float:
+        """Show ``now`` (epoch) from here on: the time of the database that nodes share.
+
+        Files are still stamped by the system's clock. Returns how far that one is ahead of it, in
+        seconds.
+        """
+        self._base, self._told = now - self._elapsed(), 0.0
+        self._ahead = self._wall() - now
+        return self._ahead
 
     def system_time(self) -> float:
         """Seconds since the epoch by the clock that files are stamped with."""
@@ -64,7 +75,7 @@ class SteadyClock(SystemClock):
     def time(self) -> float:
         """Seconds since the epoch, UTC, as of the creation."""
         now = self._base + self._elapsed()
-        off = self._wall() - now
+        off = self._wall() - self._ahead - now
         if abs(off - self._told) > STEP_S:
             logger.warning(
                 "the system's clock was set %s by %.0f s; this service keeps its own time, "

@@ -5,6 +5,7 @@
     ModeliumError
     ├── TransientError            try again later
     │   ├── StalePlan             the store changed since the plan's snapshot: plan again
+    │   ├── NotPlanner            another node plans: ask it
     │   ├── Unavailable           a runtime, device or server is not responding
     │   │   └── Quarantined       the model failed too often
     │   ├── StoreUnavailable      the database is locked, full, or cannot be reached

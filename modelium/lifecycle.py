@@ -50,6 +50,9 @@ TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = MappingProxyType(
 SETTLED = frozenset({S.INGESTED, S.ANALYZED, S.QUEUED, S.UNLOADED, S.FAILED})
 """States in which a model holds no memory and no process."""
 
+IN_TRANSITION = frozenset({S.LOADING, S.DRAINING, S.UNLOADING})
+"""States that a model is in only while a task is at it."""
+
 
 def check(current: ModelState, target: ModelState) -> None:
     """Raise `IllegalTransition` unless `TRANSITIONS` allows ``current`` → ``target``."""

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from modelium.models import (
+    Deployment,
     Device,
     Fleet,
     LoadSettings,
+    Model,
     ModelProfile,
+    Node,
     Plan,
     Report,
     RuntimeName,
@@ -49,6 +52,20 @@ class DeviceInventory(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Which part of a model over several nodes a node loads.
+
+    Rank 0 answers for the whole model; the others serve it and have no upstream.
+    """
+
+    rank: int
+    addresses: tuple[str, ...]
+    """Of the nodes for one another, by rank: host names or IP addresses without a port."""
+    port: int
+    """Where the parts meet, on the node of rank 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadRequest:
     """All that a driver needs to load one model; memory is already booked for it."""
 
@@ -66,13 +83,16 @@ class LoadRequest:
     allow_remote_code: bool = False
     deadline_s: float = 3600.0
     """Hard bound on the whole load; drivers fail earlier on a lack of progress."""
+    span: Span | None = None
+    """Set where the model is loaded over several nodes; ``devices`` are those of this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A loaded model that answers."""
+    """A loaded model that answers, or a part of one that runs."""
 
-    upstream: Upstream
+    upstream: Upstream | None
+    """``None``: a part of a `Span` other than the first, which answers for it."""
     handle: dict[str, Any] = field(default_factory=dict)
     """JSON notes that let `Runtime.discover` and `Runtime.unload` find it after a restart."""
     settings: LoadSettings | None = None
@@ -221,6 +241,13 @@ class Steps(Protocol):
 
 
 Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
+
+
+class Peers(Protocol):
+    """How this node's gateway reaches the gateways of other nodes."""
+
+    def upstream(self, model: Model, deployment: Deployment, node: Node) -> Upstream | None:
+        """Where requests for ``model`` go that ``node`` answers; ``None``: not from here."""
 
 
 class Launcher(Protocol):

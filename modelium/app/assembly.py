@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from modelium.app.drivers import build_drivers
 from modelium.app.late import LatePrefect
+from modelium.app.node import NodeIdentity
 from modelium.config import Config
 from modelium.control.signals import Signals
 from modelium.devices import find_devices
@@ -40,6 +41,7 @@ def assembled(
     metrics: Metrics,
     brain: Brain,
     sweeps: Sweeps,
+    node: NodeIdentity,
 ) -> Services:
     """Return what stages are given.
 
@@ -72,6 +74,8 @@ def assembled(
         telemetry=metrics,
         clock=clock,
         sweeps=sweeps,
+        node=node.name,
+        peers=node.peers(),
         began=clock.time(),
     )
 

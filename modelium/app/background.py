@@ -8,11 +8,15 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from modelium.control.acting import Acting
 from modelium.control.adoption import Adoption
+from modelium.control.answering import Answering
 from modelium.control.demand import Demand
 from modelium.control.drops import DropRun
+from modelium.control.forwarding import Forwarding
 from modelium.control.leftovers import Leftovers
 from modelium.control.loop import Loop
+from modelium.control.membership import Membership
 from modelium.control.reload import Reloader
 from modelium.control.supervision import supervise
 from modelium.intake.team_watchers import TeamWatchers
@@ -22,9 +26,12 @@ from modelium.stages.services import Services
 
 @asynccontextmanager
 async def background(
-    services: Services, loop: Loop, demand: Demand, reloader: Reloader
+    services: Services, loop: Loop, demand: Demand, reloader: Reloader, member: Membership | None
 ) -> AsyncIterator[None]:
-    """Run the loop, decisions on demand, and the watchers of folders and configuration."""
+    """Run the loop, decisions on demand, and the watchers of folders and configuration.
+
+    ``member``: of the nodes of a shared store; ``None``: there is one node.
+    """
     zone = services.repository.zone
     teams = TeamWatchers(zone=zone, clock=services.clock, build=partial(_watcher, services))
     runs = {
@@ -36,6 +43,14 @@ async def background(
         "leftovers": Leftovers(services=services).run,
         "configuration": reloader.run,
     }
+    if member is not None:
+        runs |= {
+            "heartbeat": member.run,
+            "published traffic": member.publish,
+            "answers": Answering(services=services).run,
+            "orders": Acting(services=services).run,
+            "routes": Forwarding(services=services).run,
+        }
     tasks = [
         asyncio.create_task(supervise(services, name, run), name=name) for name, run in runs.items()
     ]

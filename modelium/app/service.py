@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from modelium.app.background import background
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, connected
 from modelium.app.late import LateBrain, LatePrefect
+from modelium.app.node import NodeIdentity, joined
 from modelium.clock import SteadyClock, SystemClock
 from modelium.config import Config
 from modelium.config.folders import close_to_others, folders, make
@@ -57,6 +58,10 @@ logger = logging.getLogger(__name__)
 GIL_INTERVAL_S = 0.0001
 """How long another thread may hold the GIL while the gateway's event loop waits for it. Python's
 default of 5 ms would be added to each request, several times, while a thread works."""
+
+
+CLOCK_OFF_S = 2.0
+"""A machine's clock that is further off is told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +123,11 @@ async def running(
             on_event=partial(_tell, home.announce if home else ignore, on_event),
         )
         stack.callback(store.close)
-        stack.enter_context(store.exclusive())
+        node = NodeIdentity.of(config, shared=store.shared)
+        stack.enter_context(store.exclusive(node.name, heir_of=node.holder))
+        store.history.node = node.name
+        if store.shared:
+            _follow(steady, store)
         planner_subprocess = PlannerSubprocess(clock=clock)
         stack.push_async_callback(planner_subprocess.aclose)
         brain = build_brain(config, clock, store, environ, RulePlanner(offload=planner_subprocess))
@@ -133,8 +142,10 @@ async def running(
             metrics=metrics,
             brain=brain,
             sweeps=sweeps,
+            node=node,
         )
         provide(services)
+        member = await stack.enter_async_context(joined(services, node)) if node.name else None
         if home:
             metrics.show_prefect(lambda: home.connected)
             await stack.enter_async_context(home)
@@ -163,8 +174,12 @@ async def running(
                 services.switchboard.traffic,
                 services.requests if config.orchestration.metrics.request_log else None,
             ),
+            on_forwarded=services.requests.add
+            if config.orchestration.metrics.request_log
+            else None,
             is_ready=ready.is_set,
             folder=state,
+            identities=services.store.nodes.identities if services.store.shared else None,
         )
         await stack.enter_async_context(gateway)
         late = asyncio.create_task(_start_late(brain, home, on_imports), name="late")
@@ -172,10 +187,12 @@ async def running(
         await stack.enter_async_context(connected(services.runtimes.values()))
         await recover(services, left)
         ready.set()
+        if member:
+            member.settled = True
         reloader.listen(gateway.apply)
         reloader.listen(partial(_limit, services.switchboard))
         await stack.enter_async_context(
-            background(services, loop, Demand(services=services, signals=signals), reloader)
+            background(services, loop, Demand(services=services, signals=signals), reloader, member)
         )
         prefect = await late
         if prefect:
@@ -190,6 +207,18 @@ async def running(
         gc.collect()
         gc.freeze()
         yield up
+
+
+def _follow(clock: SteadyClock, store: Store) -> None:
+    """Have ``clock`` show the time of the database, which all nodes share."""
+    ahead = clock.follow(store.time())
+    if abs(ahead) > CLOCK_OFF_S:
+        logger.warning(
+            "this machine's clock is %.0f s %s that of the database, which Modelium goes by; "
+            "set it, e.g. with chrony",
+            abs(ahead),
+            "ahead of" if ahead > 0 else "behind",
+        )
 
 
 def _tell(first: Callable[[Event], None], second: Callable[[Event], None], event: Event) -> None:
@@ -214,14 +243,16 @@ async def end(config: Config) -> list[str]:
         InputError: Modelium is running.
         ModeliumError: something could not be stopped.
     """
-    clock, state, node = SystemClock(), config.orchestration.state, config.orchestration.node
+    clock, state, name = SystemClock(), config.orchestration.state, config.orchestration.node
     if not state.exists():
         return []  # the service never ran here
     with (
         service_lock.hold(state),
         closing(Store.open(config.store_url(), now=clock.time)) as store,
-        store.exclusive(),
+        ExitStack() as held,
     ):
+        node = NodeIdentity.of(config, shared=store.shared)
+        held.enter_context(store.exclusive(node.name, heir_of=node.holder))
         async with AsyncExitStack() as stack:
             runtimes = build_drivers(config, clock, find_devices(config)).values()
             for runtime in runtimes:
@@ -229,7 +260,7 @@ async def end(config: Config) -> list[str]:
             return await teardown.end(
                 store=AsyncStore(store),
                 runtimes=runtimes,
-                node=node,
+                node=name,
                 grace_s=config.gateway.drain_grace_seconds,
             )
 

@@ -38,8 +38,10 @@ class Abandoned:
     async def _settle(self, why: str, *, before: float | None) -> None:
         store, now = self._services.store, self._services.clock.time()
         # In this order: what is accepted after the models were read is not looked at.
-        intents = await store.intents.pending()
-        decisions = await store.decisions.accepted(since=self._since)
+        here = self._services.node
+        intents = [one for one in await store.intents.pending() if one.node in ("", here)]
+        # The states of models say what is under way of each, whoever has decided it.
+        decisions = await store.decisions.accepted(since=self._since) if store.plans else []
         _revision, models, _bookings = await store.view()
         known = {model.name: model for model in models}
         idle = {i.id: i.at for i in intents if i.id not in self._services.attended}

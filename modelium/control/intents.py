@@ -33,6 +33,7 @@ class Intents:
             kind=kind,
             model=model,
             parameters=parameters,
+            node=self._services.node,
         )
         self._services.attended.add(intent.id)
         with self.held(intent):

@@ -8,6 +8,7 @@ import logging
 from modelium.control.abandoned import Abandoned
 from modelium.control.request_lines import store_lines
 from modelium.control.signals import Signals
+from modelium.control.strays import clear_strays
 from modelium.control.team_accounts import TeamAccounts
 from modelium.errors import ModeliumError
 from modelium.models import Fleet, Trigger
@@ -17,6 +18,7 @@ from modelium.stages.planning import sweep
 from modelium.stages.removal import remove_pending
 from modelium.stages.services import Services
 from modelium.stages.settling import converge
+from modelium.stages.silence import relieve
 from modelium.stages.switching import conclude
 from modelium.stages.tidying import tidy
 
@@ -113,12 +115,14 @@ class Loop:
             await self.persist()
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
-            await self._prune()
+            if self._services.store.plans:
+                await self._prune()
             await tidy(self._services)
 
     async def _prune(self) -> None:
         store, terms = self._services.store, self._services.config.orchestration.metrics
         await store.prune()
+        await store.questions.prune()
         await store.history.prune(
             rollup_days=terms.history_retention_days,
             request_days=terms.request_log_retention_days,
@@ -131,17 +135,26 @@ class Loop:
         await converge(services, models)
         resume(services, models)
         fleet, _changed = await reconcile(services)
-        await self._accounts.count(fleet)
-        await self._note_requests(fleet)
+        if services.node:
+            await clear_strays(services)
+        if services.store.plans:
+            await self._keep_books(fleet)
         await remove_pending(services)
-        await self._remember_pause()
         if not services.policy.enabled:
             return
         await conclude(services, fleet)
         # Read again: a model may have been registered meanwhile.
         services.switchboard.know(await services.store.versions())
-        await sweep(services, fleet, services.sweeps.trigger(services.clock.monotonic()))
-        self._review()
+        if services.store.plans:
+            await relieve(services, fleet, fleet.models)
+            await sweep(services, fleet, services.sweeps.trigger(services.clock.monotonic()))
+            self._review()
+
+    async def _keep_books(self, fleet: Fleet) -> None:
+        """Count and store what one node does for all."""
+        await self._accounts.count(fleet)
+        await self._note_requests(fleet)
+        await self._remember_pause()
 
     async def _note_requests(self, fleet: Fleet) -> None:
         """Note what was asked for, by which departures of an LLM are judged."""

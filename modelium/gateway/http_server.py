@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -21,12 +22,25 @@ from modelium.gateway.protocol import GuardedProtocol
 
 BACKLOG = 2048
 
+HANDSHAKE_S = 10.0
+"""How long a client may take to agree on TLS; until then it counts to no limit."""
+
 
 class HttpServer(uvicorn.Server):
     """Serves an application on sockets that are listening."""
 
-    def __init__(self, app: App, *, guard: Connections, grace_s: float) -> None:
-        """Create it; `serve` runs until ``should_exit``, and then ends requests in ``grace_s``."""
+    def __init__(
+        self,
+        app: App,
+        *,
+        guard: Connections,
+        grace_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Create it; `serve` runs until ``should_exit``, and then ends requests in ``grace_s``.
+
+        ``tls``: has the certificate; ``None``: it speaks plain HTTP.
+        """
         super().__init__(
             uvicorn.Config(
                 app=app,
@@ -43,6 +57,7 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(grace_s)),
             )
         )
+        self._tls = tls
         self.up = asyncio.Event()
         """Set once it answers."""
 
@@ -54,7 +69,27 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            loop, config = asyncio.get_running_loop(), self.config
+            protocol = partial(
+                cast("Callable[..., asyncio.Protocol]", config.http_protocol_class),
+                config=config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            for one in sockets or ():
+                server = await loop.create_server(
+                    protocol,
+                    sock=one,
+                    ssl=self._tls,
+                    backlog=config.backlog,
+                    # uvicorn leaves it at a minute.
+                    ssl_handshake_timeout=HANDSHAKE_S,
+                )
+                self.servers.append(server)
         self.up.set()
 
 

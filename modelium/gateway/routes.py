@@ -147,6 +147,8 @@ def outgoing(
             body = with_field(body, "model", name, present="model" in content)
     if max_tokens is not None and content is not None:
         body = _bounded(route, body, content, max_tokens)
+    if upstream.peer and route.api == "generic":
+        return Outgoing(path=f"/models/{upstream.served_name}{route.rest}", body=body)
     return Outgoing(path=route.rest, body=body)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,19 @@ from modelium.config.hosts import authority
 from modelium.control.operations import Operations
 from modelium.errors import Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
+from modelium.gateway.access.identities import Identities
 from modelium.gateway.access.keyring import Keyring
 from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.asgi import App, Receive, Scope, Send
+from modelium.gateway.certificates import certificate_of, trust_of
 from modelium.gateway.connections import Connections, bounds_for, raise_open_files
 from modelium.gateway.http_server import HttpServer, listen, listen_shared, short_path
-from modelium.gateway.proxy.dataplane import DataPlane, OnAnswered
+from modelium.gateway.proxy.dataplane import DataPlane
 from modelium.gateway.proxy.names import Names
+from modelium.gateway.proxy.noting import OnAnswered
+from modelium.gateway.proxy.reply import SHUTTING_DOWN
 from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.gateway.workers.inward import SOCKET, from_workers
 from modelium.gateway.workers.ledger import Ledger
@@ -62,11 +66,13 @@ class Gateway:
         links: Mapping[str, str],
         important_teams: frozenset[str] = frozenset(),
         on_answered: OnAnswered | None = None,
+        on_forwarded: OnAnswered | None = None,
         max_tokens: Mapping[str, int] = MappingProxyType({}),
         max_body_bytes: int = MAX_BODY_BYTES,
         shutdown_grace_s: float = SHUTDOWN_GRACE_S,
         is_ready: Callable[[], bool] = lambda: True,
         folder: Path | None = None,
+        identities: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         """Build the routes; listens only once entered.
 
@@ -80,27 +86,37 @@ class Gateway:
             incoming: the drop zone, from which alone the webhook ingests.
             links: text → URL on the status page, e.g. the Prefect UI.
             important_teams: teams whose waiting requests have high priority.
-            on_answered: called for each answered request, for the request log.
+            on_answered: called for each request that an engine here answered.
+            on_forwarded: called for each one of a client here that another node answered.
             max_tokens: model → bound for answers whose requests set none.
             max_body_bytes: larger bodies get a 413.
             shutdown_grace_s: how long leaving waits for requests in flight.
             is_ready: whether the service has started; requests are held from the beginning.
             folder: of the socket by which workers reach the service; only the service's user may
                 enter it. ``None``: one for temporary files.
+            identities: returns the digest of each node's secret → the node; ``None``: the store is
+                not shared.
+
+        Raises:
+            ConfigError: a certificate, a key or the trusted ones cannot be used.
         """
         self._config = config
         self._metrics = metrics
         self._clock = clock
         self._on_answered = on_answered
+        self._on_forwarded = on_forwarded
         self._important_teams = important_teams
         self._max_tokens = max_tokens
         self._max_body_bytes = max_body_bytes
         self._folder = folder
+        self._identities = identities
         self._pool: WorkerPool | None = None
         self._switchboard = switchboard
-        self._client = UpstreamClient()
+        self._certificate = certificate_of(config)
+        self._client = UpstreamClient(trust=trust_of(config))
         self._grace_s = shutdown_grace_s
         self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
+        self._nodes = Identities(read=identities, clock=clock) if identities else None
         self._strangers = strangers = Strangers(clock=clock, count=metrics.on_unauthorized)
         self._names = names = Names(aliases=config.aliases)
         self._data = DataPlane(
@@ -110,6 +126,7 @@ class Gateway:
             refusals=metrics,
             clock=clock,
             on_answered=on_answered,
+            on_forwarded=on_forwarded,
             max_body_bytes=max_body_bytes,
             comment_every_s=config.stream_comment_seconds,
             default_max_tokens=config.default_max_tokens,
@@ -162,6 +179,8 @@ class Gateway:
             Unavailable: the HTTP server stopped during startup.
         """
         await self._keys.refresh()
+        if self._nodes is not None:
+            await self._nodes.refresh()
         async with AsyncExitStack() as stack:
             sockets = self._listen()
             for held in sockets:
@@ -174,6 +193,12 @@ class Gateway:
                 await self._serve_by_workers(sockets, stack)
             refreshing = asyncio.create_task(self._keys.run(), name="api keys")
             stack.callback(refreshing.cancel)
+            if self._nodes is not None:
+                knowing = asyncio.create_task(self._nodes.run(), name="nodes")
+                stack.callback(knowing.cancel)
+            if self._certificate is not None:
+                watching = asyncio.create_task(self._certificate.watch(), name="certificate")
+                stack.callback(watching.cancel)
             self._stack = stack.pop_all()
         logger.info("gateway listening on %s", self.url)
         return self
@@ -192,6 +217,7 @@ class Gateway:
             app=app,
             token=token.get_secret_value() if token else None,
             keys=self._keys,
+            nodes=self._nodes,
             host=self._config.host,
             strangers=self._strangers,
         )
@@ -204,8 +230,12 @@ class Gateway:
             )
         )
         inside = listener.family == socket.AF_UNIX
+        certificate = None if inside else self._certificate
         server = HttpServer(
-            from_workers(auth) if inside else auth, guard=guard, grace_s=self._grace_s
+            from_workers(auth) if inside else auth,
+            guard=guard,
+            grace_s=self._grace_s,
+            tls=certificate.context if certificate else None,
         )
         watching = asyncio.create_task(guard.watch(), name="slow clients")
         stack.callback(watching.cancel)
@@ -241,11 +271,13 @@ class Gateway:
                 switchboard=self._switchboard,
                 metrics=self._metrics,
                 on_answered=self._on_answered,
+                on_forwarded=self._on_forwarded,
             ),
             start=partial(self._start_of_worker, folder),
             failed=self._metrics.on_task_failed,
             clock=self._clock,
             grace_s=self._grace_s,
+            nodes=self._identities,
         )
         await stack.enter_async_context(self._pool)
 
@@ -263,6 +295,8 @@ class Gateway:
             "max_body_bytes": self._max_body_bytes,
             "grace_s": self._grace_s,
             "answered": self._on_answered is not None,
+            "forwarded": self._on_forwarded is not None,
+            "shared": self._nodes is not None,
             "level": logging.getLogger().getEffectiveLevel(),
         }
 
@@ -270,18 +304,19 @@ class Gateway:
         """Stop listening, refuse waiting requests, finish those in flight within the grace."""
         if self._stack is None:
             return
-        self._switchboard.refuse_all(
-            Unavailable("Modelium is shutting down; retry later"), retry_after_s=10.0
-        )
+        ending = Unavailable("Modelium is shutting down; retry later")
+        ending.reason = SHUTTING_DOWN
+        self._switchboard.refuse_all(ending, retry_after_s=10.0)
         stack, self._stack = self._stack, None
         await stack.aclose()
 
     @property
     def url(self) -> str:
-        """``http://host:port``, with the actual port."""
+        """``http://host:port``, or ``https``, with the actual port."""
         if self._port is None:
             raise RuntimeError("enter the gateway before asking for its URL")
-        return f"http://{authority(self._config.host, self._port)}"
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://{authority(self._config.host, self._port)}"
 
     @property
     def workers(self) -> Mapping[int, int]:

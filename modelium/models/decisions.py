@@ -174,6 +174,8 @@ class Decision(Frozen):
     outcome: Literal["accepted", "refused", "stale", "done", "failed"] = "accepted"
     detail: str = ""
     finished_at: float | None = None
+    node: str = ""
+    """The node that planned; empty: the only one."""
     epoch: int = 0
     """Of the node that planned; grows each time that another one does."""
     trace: dict[str, Any] = Field(default_factory=dict)
@@ -208,6 +210,8 @@ class Intent(Frozen):
     detail: str = ""
     """Outcome or error, in one line."""
     finished_at: float | None = None
+    node: str = ""
+    """The node that was asked; empty: the only one."""
 
 
 class Report(Frozen):

@@ -109,5 +109,7 @@ class RuntimeStatus(Frozen):
     detail: str = ""
     version: str = ""
     can_sleep: bool = False
+    spans_nodes: bool = False
+    """Whether it can load one model over the devices of several nodes, each with one part."""
     device_kinds: frozenset[DeviceKind] = frozenset({"gpu", "cpu"})
     """Devices that this installation can use; a build without CUDA has the CPU only."""

@@ -36,11 +36,15 @@ class Upstream(Frozen):
     user: int | None = None
     """Id of the user whose process has to listen there; ``None``: it is not known (a server of
     others), and the address is trusted."""
+    tls: bool = False
+    """Whether it speaks HTTPS."""
+    peer: str = ""
+    """The node whose gateway it is, which forwards to the engine; empty: the engine itself."""
 
     @property
     def base_url(self) -> str:
         """``http://host:port/prefix`` without a trailing slash."""
-        return f"http://{self.host}:{self.port}{self.prefix}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.prefix}"
 
 
 class Deployment(Frozen):

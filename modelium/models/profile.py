@@ -178,6 +178,9 @@ class LoadSettings(Frozen):
     kv_dtype: str | None = None
     quantization: str | None = None
     tensor_parallel_size: int = Field(default=1, ge=1)
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    """Stages that the layers are split into; each has as many devices as ``tensor_parallel_size``.
+    """
     max_model_len: int | None = Field(default=None, ge=1)
     max_num_seqs: int | None = Field(default=None, ge=1)
     """The seed's ``max_batch_size``: vLLM's max_num_seqs, Triton's and Serve's batch size."""

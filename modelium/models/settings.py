@@ -16,7 +16,9 @@ RESERVED = frozenset(
         *("model", "host", "port", "uds", "api_key", "served_model_name", "trust_remote_code"),
         *("middleware", "allowed_media_domains", "allowed_local_media_path"),
         *("device_ids", "gpu_memory_utilization", "kv_cache_memory_bytes", "root_path"),
-        *("tensor_parallel_size", "middleware", "config"),
+        *("tensor_parallel_size", "pipeline_parallel_size", "config"),
+        *("nnodes", "node_rank", "master_addr", "master_port", "headless"),
+        *("distributed_executor_backend",),
     }
 )
 """Arguments of vLLM that its driver sets itself: nobody else may."""

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from modelium.lifecycle import ModelState
+from modelium.lifecycle import IN_TRANSITION, ModelState
 from modelium.models import Frozen, Model, RuntimeName, Violation
 from modelium.policy.policy import Policy
-
-IN_TRANSITION = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
-
 
 Cause = Literal["begun", "lost", "leftover"]
 

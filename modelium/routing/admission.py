@@ -95,8 +95,13 @@ class AdmissionControl:
             "max_wait_s": self._max_wait_s,
         }
 
-    async def wait(self, queue: ModelQueue, priority: Priority | None) -> Upstream:
-        """Wait until the model of ``queue`` opens; raises as `Admission`."""
+    async def wait(
+        self, queue: ModelQueue, priority: Priority | None, since: float | None = None
+    ) -> Upstream:
+        """Wait until the model of ``queue`` opens; raises as `Admission`.
+
+        ``since``: when the request began to wait, by the loop's time; ``None``: now.
+        """
         model = queue.model
         if queue.waiting >= self._max_waiting_per_model or self._waiting >= self._max_waiting:
             if not queue.waiting:
@@ -106,7 +111,8 @@ class AdmissionControl:
                 self.traffic.on_waiting(model, -1, priority)
             raise queue.unavailable(f"{model} is not loaded and too many requests already wait")
         loop = asyncio.get_running_loop()
-        arrived = loop.time()
+        now = loop.time()
+        arrived = now if since is None else since
         queue.waiting += 1
         self._waiting += 1
         self.traffic.on_waiting(model, +1, priority)
@@ -130,7 +136,7 @@ class AdmissionControl:
             queue.waiting -= 1
             self._waiting -= 1
             self.traffic.on_waiting(model, -1, priority)
-            self._metrics.on_request_held(model, loop.time() - arrived)
+            self._metrics.on_request_held(model, loop.time() - now)
             if not queue.waiting and queue.demand_timer is not None:
                 queue.demand_timer.cancel()
                 queue.demand_timer = None
@@ -157,7 +163,18 @@ class Admission:
             (the message says why); ``retry_after_s`` is set.
     """
 
-    __slots__ = ("_control", "_find", "_model", "_priority", "_queue", "_started", "_version")
+    __slots__ = (
+        "_arrives",
+        "_control",
+        "_elsewhere",
+        "_find",
+        "_model",
+        "_priority",
+        "_queue",
+        "_since",
+        "_started",
+        "_version",
+    )
 
     def __init__(
         self,
@@ -167,27 +184,35 @@ class Admission:
         model: str,
         version: int | None,
         priority: Priority | None,
+        arrives: bool = True,
+        since: float | None = None,
     ) -> None:
-        """``find``: returns a model's queue, or raises `UnknownModel`."""
+        """``find``: returns a model's queue, or raises `UnknownModel`; else as `admit`."""
         self._control = control
         self._find = find
         self._model = model
         self._version = version
         self._priority = priority
+        self._arrives = arrives
+        self._since = since
 
     async def __aenter__(self) -> Upstream:
         control, version = self._control, self._version
         queue = self._find(self._model)
-        control.traffic.on_arrival(self._model)
+        if self._arrives:
+            control.traffic.on_arrival(self._model)
         if version is not None:
             check_version(queue, version)
         # There is no await between the check that the model is open and the count: an unload
         # that closes it after the check finds the request in flight.
-        upstream = queue.upstream or await control.wait(queue, self._priority)
+        upstream = queue.upstream or await control.wait(queue, self._priority, self._since)
         if version is not None:
             check_version(queue, version)
         queue.in_flight += 1
-        control.traffic.on_started(self._model)
+        # The gateway beside the engine counts what it is given.
+        self._elsewhere = bool(upstream.peer)
+        if not self._elsewhere:
+            control.traffic.on_started(self._model)
         self._queue = queue
         self._started = asyncio.get_running_loop().time()
         return upstream
@@ -195,11 +220,12 @@ class Admission:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
-        self._control.traffic.on_finished(
-            self._model,
-            latency_s=asyncio.get_running_loop().time() - self._started,
-            failed=isinstance(error, Exception),
-        )
+        if not self._elsewhere:
+            self._control.traffic.on_finished(
+                self._model,
+                latency_s=asyncio.get_running_loop().time() - self._started,
+                failed=isinstance(error, Exception),
+            )
         self._queue.on_finished()
 
 

@@ -210,6 +210,27 @@ class Switchboard:
             self._queues[model].upstream = None
         self._mirrors.close(model)
 
+    def lost(self, model: str, upstream: Upstream) -> bool:
+        """Close ``model`` at ``upstream``, another node's gateway that did not take a request.
+
+        Requests wait, as for any closed model, until it is opened there again or elsewhere; until
+        then it is suspect.
+
+        Args:
+            model: its name.
+            upstream: as `admit` returned it.
+
+        Returns:
+            False: it was closed, or opened anew, before.
+        """
+        queue = self._queues.get(model)
+        if queue is None or queue.upstream is not upstream:
+            return False
+        self.suspect(model)
+        queue.upstream = None
+        self._mirrors.close(model)
+        return True
+
     def suspect(self, model: str) -> None:
         """Mark the upstream of ``model`` as unreachable and report it to the listener."""
         if self.upstream(model) is not None:
@@ -265,7 +286,13 @@ class Switchboard:
         return bool(done)
 
     def admit(
-        self, model: str, *, version: int | None = None, priority: Priority | None = None
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        priority: Priority | None = None,
+        arrives: bool = True,
+        since: float | None = None,
     ) -> Admission:
         """Return the admission of one request; entering it waits.
 
@@ -273,6 +300,8 @@ class Switchboard:
             model: its name.
             version: the only acceptable one; ``None``: any.
             priority: the request's class; planners rank a model by its best waiting request.
+            arrives: whether its arrival counts; not where another gateway has counted it.
+            since: when its wait began, by the loop's time; ``None``: it has not waited yet.
         """
         return Admission(
             control=self._control,
@@ -280,6 +309,8 @@ class Switchboard:
             model=model,
             version=version,
             priority=priority,
+            arrives=arrives,
+            since=since,
         )
 
     def _find(self, model: str) -> ModelQueue:

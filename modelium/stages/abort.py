@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelium.errors import Unavailable
 from modelium.lifecycle import ModelState
 from modelium.policy import PlanRejected
+from modelium.stages.locality import is_here
 from modelium.stages.services import Services
 from modelium.stages.unloading import call_unload
 
@@ -22,7 +23,10 @@ async def abort(services: Services, model: str) -> None:
     """
     await services.loads.abort(model)
     record = await services.store.model(model)
-    if record.state is ModelState.LOADING:  # its evictions are under way, or nobody is at it
+    if record.state is ModelState.LOADING and not is_here(services, record.deployment):
+        # Its node ends the load when it sees this.
+        await services.store.states.start_unloading(model, reason=REASON)
+    elif record.state is ModelState.LOADING:  # its evictions are under way, or nobody is at it
         with services.owners.of(model):
             try:
                 await cancelled(services, model, reason=REASON)

@@ -17,6 +17,7 @@ from modelium.models import (
 )
 from modelium.ports import Steps
 from modelium.stages.inline import inline_steps
+from modelium.stages.locality import is_carried_out_here, is_placed_here, unloads_here
 from modelium.stages.planning import asked, place
 from modelium.stages.services import Services
 
@@ -55,25 +56,27 @@ async def decide(
     if decision.outcome == "accepted":
         if not decision.plan.loads and not decision.plan.unloads:
             await services.store.decisions.finish(decision.id, outcome="done")
-        elif carry_out:
-            await steps("start", _carry_out, services, decision)
+        elif carry_out and is_carried_out_here(services, decision):
+            await steps("start", begin, services, decision)
     return report(decision, model)
 
 
-async def _carry_out(services: Services, decision: Decision) -> None:
-    """Run the evictions, then start each load in a run of its own.
+async def begin(services: Services, decision: Decision) -> None:
+    """Run the evictions on this node, then start each of its loads in a run of its own.
 
-    A load waits itself for the memory that it was promised, so an eviction that does not happen
-    fails that load and never overbooks the device.
+    What ``decision`` says for other nodes is begun by their loops. A load waits itself for the
+    memory that it was promised, so an eviction that does not happen fails that load and never
+    overbooks the device.
     """
     launcher, owners, plan = services.launcher, services.owners, decision.plan
-    leaving = [action.model for action in plan.unloads]
-    with owners.of(*leaving, *(action.model for action in plan.loads)):
+    loads = [action for action in plan.loads if is_placed_here(services, action)]
+    leaving = await unloads_here(services, plan)
+    with owners.of(*leaving, *(action.model for action in loads)):
         try:
             if leaving:
                 await launcher.evict(models=leaving, decision=decision.id)
         finally:
-            for action in plan.loads:
+            for action in loads:
                 run = launcher.load(model=action.model, decision=decision.id)
                 launcher.start(owners.during(run, action.model))
 
@@ -107,6 +110,7 @@ def report(decision: Decision, model: str | None) -> Report:
         reason=own.reason if own else plan.reason,
         decision=decision.id,
         details={
+            "node": decision.node,
             "author": plan.author,
             "fallback": plan.fallback,
             "trigger": plan.trigger.value,

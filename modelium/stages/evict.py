@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from modelium.errors import InputError, ModeliumError
 from modelium.lifecycle import SETTLED, ModelState
@@ -12,6 +12,7 @@ from modelium.ports import Steps
 from modelium.stages import memory_deltas
 from modelium.stages.abort import abort
 from modelium.stages.inline import inline_steps
+from modelium.stages.locality import is_here, unloads_here
 from modelium.stages.opening import open_model
 from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
@@ -55,9 +56,11 @@ async def evict(
     aborted = await _abort(services, models)
     joined = await _joined(services, models, steps)
     leaving = await _loaded(services, models)
-    decision = await _decide(services, leaving, reason) if leaving else None
-    if decision is not None:
-        return await _carry_out(services, decision, reason, steps)
+    # Theirs before the plan is booked: the loop would take them for another node's orders.
+    with services.owners.of(*leaving):
+        decision = await _decide(services, leaving, reason) if leaving else None
+        if decision is not None:
+            return await _carry_out(services, decision, reason, steps)
     if ended := dict.fromkeys(aborted, "aborted") | joined:
         return _report_ended(ended, reason)
     return Report(stage="evict", outcome="nothing", reason=reason, details={"models": {}})
@@ -66,8 +69,9 @@ async def evict(
 async def _carry_out(services: Services, decision: str, reason: str, steps: Steps) -> Report:
     plan = (await services.store.decisions.get(decision)).plan
     leaving = plan.unloads
-    with services.owners.of(*(action.model for action in leaving)):
-        outcomes = await _all(services, leaving, steps)
+    here = await unloads_here(services, plan)
+    with services.owners.of(*here):
+        outcomes = await _all(services, leaving, here, steps)
     by_model = {a.model: outcome for a, outcome in zip(leaving, outcomes, strict=True)}
     busy = [model for model, outcome in by_model.items() if outcome != "unloaded"]
     if busy:
@@ -98,6 +102,9 @@ async def _abort(services: Services, names: Sequence[str]) -> list[str]:
         name for name in names if (await services.store.model(name)).state is ModelState.LOADING
     ]
     await asyncio.gather(*(abort(services, name) for name in loading))
+    for name in loading:
+        if not is_here(services, (await services.store.model(name)).deployment):
+            await _left(services, name)
     return loading
 
 
@@ -114,18 +121,27 @@ async def _joined(services: Services, names: Sequence[str], steps: Steps) -> dic
         record = await services.store.model(name)
         if record.state not in LEAVING:
             continue
-        if name not in services.owners:
+        if name not in services.owners and is_here(services, record.deployment):
             action = Unload(model=name, reason=record.reason)
             with services.owners.of(name):
                 ended[name] = await steps(f"unload {name}", unload, services, action)
             continue
-        bound = services.clock.monotonic() + services.config.gateway.drain_grace_seconds + UNLOAD_S
-        while (record := await services.store.model(name)).state in LEAVING:
-            if services.clock.monotonic() > bound:
-                raise ModeliumError(f"{name} is still {record.state}: {record.reason}")
-            await services.clock.sleep(POLL_S)
-        ended[name] = "unloaded" if record.state in SETTLED else "busy"
+        ended[name] = await _left(services, name)
     return ended
+
+
+async def _left(services: Services, name: str) -> str:
+    """Wait for an eviction that another run, or another node, is at: ``unloaded`` or ``busy``.
+
+    Raises:
+        ModeliumError: it takes too long; the control loop of its node goes on with it.
+    """
+    bound = services.clock.monotonic() + services.config.gateway.drain_grace_seconds + UNLOAD_S
+    while (record := await services.store.model(name)).state in LEAVING:
+        if services.clock.monotonic() > bound:
+            raise ModeliumError(f"{name} is still {record.state}: {record.reason}")
+        await services.pulse.wait(services.clock, limit_s=POLL_S)
+    return "unloaded" if record.state in SETTLED else "busy"
 
 
 def _report_ended(ended: Mapping[str, str], reason: str) -> Report:
@@ -188,13 +204,20 @@ def unload_plan(
     )
 
 
-async def _all(services: Services, leaving: Sequence[Unload], steps: Steps) -> list[str]:
-    """Unload each; one that fails delays no other, and is raised at the end.
+async def _all(
+    services: Services, leaving: Sequence[Unload], here: Collection[str], steps: Steps
+) -> list[str]:
+    """Unload each, and wait for those of other nodes; one that fails delays no other.
 
-    What is left of it is settled by the control loop.
+    It is raised at the end. What is left of it is settled by the control loop of its node.
     """
     ended = await asyncio.gather(
-        *(steps(f"unload {action.model}", unload, services, action) for action in leaving),
+        *(
+            steps(f"unload {action.model}", unload, services, action)
+            if action.model in here
+            else _left(services, action.model)
+            for action in leaving
+        ),
         return_exceptions=True,
     )
     for outcome in ended:

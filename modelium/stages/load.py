@@ -27,6 +27,7 @@ from modelium.stages import abort, switching
 from modelium.stages.failures import record_failure
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
+from modelium.stages.locality import has_devices
 from modelium.stages.memory_deltas import free_bytes, taken
 from modelium.stages.ready import finish, load_report
 from modelium.stages.services import Services
@@ -79,7 +80,9 @@ async def load(
         if decided.outcome != "load" or decided.decision is None:
             return decided.model_copy(update={"stage": "load"})
         decision = decided.decision
-        return await _abortable(services, model, decision, steps, evict=True)
+        if decided.details["node"] == services.node and has_devices(services, decided.devices):
+            return await _abortable(services, model, decision, steps, evict=True)
+        return await steps("wait for the node that loads it", _join, services, model)
     if record.state is not ModelState.LOADING:
         why = "the decision is no longer in force"
         await services.store.decisions.abandon(decision, detail=why)
@@ -212,6 +215,8 @@ async def _load(services: Services, model: str) -> Loaded:
         runtime=deployment.runtime.value,
         devices=[device.label for device in request.devices],
     )
+    await services.store.states.mark_moved(deployment.model_copy(update={"begun": True}))
+    services.heartbeat.check(services.clock.monotonic())
     with phases, services.activity.on(deployment.devices) as activity:
         before = await free_bytes(services.devices, deployment.devices)
         loaded = await _within_bound(runtime, request, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,14 @@ class Loads:
     def __init__(self) -> None:
         """Start with none."""
         self._loads: dict[str, _Load] = {}
+
+    def __contains__(self, model: str) -> bool:
+        """Whether this process loads ``model``."""
+        return model in self._loads
+
+    def __iter__(self) -> Iterator[str]:
+        """The models that this process loads."""
+        return iter(tuple(self._loads))
 
     def is_aborted(self, model: str) -> bool:
         """Whether its load is being aborted, rather than cancelled with its run."""

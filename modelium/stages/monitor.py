@@ -22,6 +22,7 @@ from modelium.stages.failing import failure
 from modelium.stages.failures import record_failure
 from modelium.stages.gpu_shares import gpu_shares
 from modelium.stages.inline import inline_steps
+from modelium.stages.locality import own
 from modelium.stages.opening import open_model
 from modelium.stages.runtime_monitor import Observation, handles
 from modelium.stages.services import Services
@@ -78,8 +79,9 @@ async def reconcile(services: Services, *, steps: Steps = inline_steps) -> tuple
 
 
 async def _observe(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Observation]:
-    observations = await services.runtime_monitor.observe(handles(fleet.models))
-    await asyncio.to_thread(_count, services.switchboard.traffic, fleet, observations)
+    observations = await services.runtime_monitor.observe(handles(own(services, fleet).models))
+    here = own(services, fleet)
+    await asyncio.to_thread(_count, services.switchboard.traffic, here, observations)
     return observations
 
 
@@ -110,7 +112,8 @@ async def _correct(
     }
     corrections: list[tuple[str, Coroutine[Any, Any, str]]] = []
     lost: list[tuple[Model, Deployment, str]] = []
-    for model in fleet.models:
+    here = own(services, fleet).models
+    for model in here:
         deployment = model.deployment
         if deployment is None or model.state is not ModelState.READY:
             continue
@@ -127,7 +130,7 @@ async def _correct(
     for model, deployment, why in lost:
         work = _lost(services, model, deployment, why, alone=model.name not in innocent)
         corrections.append((model.name, work))
-    wanted = {(m.deployment.runtime, m.deployment.name) for m in fleet.models if m.deployment}
+    wanted = {(m.deployment.runtime, m.deployment.name) for m in here if m.deployment}
     for (name, instance), running in held.items():
         # The store lacks what was loaded after the backup that it was restored from.
         ours = running.own or base_name(instance) in fleet.models_by_name
@@ -295,7 +298,8 @@ async def _unwanted(services: Services, runtime: RuntimeName, running: Running) 
 async def _measure(
     services: Services, fleet: Fleet, observations: Mapping[RuntimeName, Observation]
 ) -> None:
-    moved, loads = await asyncio.to_thread(_measurements, fleet, observations)
+    here = own(services, fleet)
+    moved, loads = await asyncio.to_thread(_measurements, here, observations)
     if moved or loads:
         await services.store.history.record_memory(moved, loads)
 

@@ -8,6 +8,7 @@ loop starts again from where it stands.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
@@ -35,7 +36,11 @@ def resume(services: Services, models: Iterable[Model], *, grace_s: float = GRAC
         models: all of them, as the store has them.
         grace_s: for so long a newcomer that nobody is at is left alone.
     """
-    waiting = {model.name: model for model in models if _waits(services, model)}
+    waiting = {
+        model.name: model
+        for model in models
+        if _waits(services, model) and is_examined_here(services, model)
+    }
     now = services.clock.monotonic()
     for name in services.newcomers.due(
         waiting.values(), services.examiners, now=now, grace_s=grace_s
@@ -44,6 +49,18 @@ def resume(services: Services, models: Iterable[Model], *, grace_s: float = GRAC
             examine(services, name)
         else:
             introduce(services, name)
+
+
+def is_examined_here(services: Services, model: Model) -> bool:
+    """Whether this node is the one that examines ``model``: its files are here.
+
+    Of a repository that several nodes share, the node that plans examines the models.
+    """
+    if not services.node:
+        return True
+    if services.config.repository.shared:
+        return services.store.plans
+    return Path(model.path).exists()
 
 
 def _waits(services: Services, model: Model) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelium.models import Deployment, Model, Upstream
 from modelium.models.openai_paths import served_paths
+from modelium.stages.locality import answers_here
 from modelium.stages.services import Services
 
 
@@ -12,6 +13,8 @@ def open_model(services: Services, model: Model, deployment: Deployment) -> None
 
     Nor for a twin, which serves only once it has taken over, and for a model being removed.
     """
+    if not answers_here(services, deployment):
+        return
     upstream = routed(model, deployment)
     if upstream is not None and model.twin_of is None and model.removal is None:
         services.switchboard.open(model.name, upstream, version=deployment.version)

@@ -12,14 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from modelium.lifecycle import ModelState
+from modelium.lifecycle import IN_TRANSITION, ModelState
 from modelium.models import Model, Report
 
 NEW = frozenset({ModelState.INGESTED, ModelState.ANALYZED})
 """States that a task takes a model out of: analysis, then a decision."""
-
-IN_TRANSITION = frozenset({ModelState.LOADING, ModelState.DRAINING, ModelState.UNLOADING})
-"""States that a model is in only while a task is at it."""
 
 GRACE_S = 5.0
 """A model is handed from one task to the next within this time: no orphan yet."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from modelium.errors import StalePlan
+from modelium.errors import NotPlanner, StalePlan
 from modelium.lifecycle import ModelState
 from modelium.models import (
     Decision,
@@ -25,10 +26,14 @@ from modelium.models.advice import ADVISED, Advice
 from modelium.policy import PlanRejected, Policy, validate
 from modelium.ports import Question
 from modelium.stages import decision_record
+from modelium.stages.asking import ask
 from modelium.stages.services import Services
+from modelium.stages.silence import relieve
 from modelium.stages.snapshot import digest, snapshot, with_history
 from modelium.stages.trace_page import page
 from modelium.store import new_id
+
+logger = logging.getLogger(__name__)
 
 STALE_ATTEMPTS = 12
 """Plans in a row that others may overtake; a plan takes milliseconds, so this is a busy second."""
@@ -59,6 +64,19 @@ def asked(services: Services, trigger: Trigger, model: str | None = None) -> Que
 
 
 async def place(services: Services, question: Question, plan: Plan | None = None) -> Decision:
+    """Have the brain of the node that plans answer ``question``, and book its plan.
+
+    Raises: see `place_here`, `modelium.stages.asking`.
+    """
+    if services.store.plans:
+        try:
+            return await place_here(services, question, plan)
+        except NotPlanner as exc:
+            logger.info("%s", exc)
+    return await ask(services, question, plan)
+
+
+async def place_here(services: Services, question: Question, plan: Plan | None = None) -> Decision:
     """Have the brain answer ``question``, and book its plan.
 
     ``plan``: the answer, where it is known already. An operator's own plan stands whatever
@@ -69,12 +87,17 @@ async def place(services: Services, question: Question, plan: Plan | None = None
     Raises:
         PlanRejected: the policy forbids the plan; the refusal is recorded.
         StalePlan: others kept changing the fleet.
+        NotPlanner: another node plans by now.
     """
     began = services.clock.monotonic()
     advice, trace = (None, {}) if plan is not None else await _advice(services, question)
     handed = plan if plan is not None and plan.author != OPERATOR else None
     for attempt in range(STALE_ATTEMPTS):
         fleet = await snapshot(services)
+        if question.trigger is Trigger.DEMAND and question.model in fleet.models_by_name:
+            wanted = fleet.models_by_name[question.model]
+            if await relieve(services, fleet, (wanted,)):
+                fleet = await snapshot(services)
         # A reload replaces it, and makes the store's revision that of a later snapshot.
         policy = services.policy
         if plan is None or _is_stale(plan, fleet):
@@ -208,6 +231,7 @@ def _ended(
     return Decision(
         id=new_id(),
         at=now,
+        node=services.node,
         plan=plan,
         snapshot_digest=fleet_digest,
         violations=violations,

@@ -10,6 +10,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Model, Preference, Report
 from modelium.ports import Loaded
 from modelium.stages import switching
+from modelium.stages.locality import is_here
 from modelium.stages.newcomers import examine
 from modelium.stages.opening import open_model
 from modelium.stages.services import Services
@@ -29,9 +30,9 @@ async def finish(
         seconds: that the load took.
     """
     record = await services.store.model(model)
-    if record.deployment is None:
+    if record.deployment is None or not is_here(services, record.deployment):
         raise ModeliumError(
-            f"{model} has no deployment any more; it was changed while it was loading"
+            f"{model} has no deployment here any more; it was changed while it was loading"
         )
     if record.state is ModelState.READY:
         return load_report(record, "ready", record.reason)

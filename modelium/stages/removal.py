@@ -15,6 +15,7 @@ from contextlib import suppress
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model, Report, Version
 from modelium.policy import PlanRejected
+from modelium.stages.locality import is_here
 from modelium.stages.services import Services
 from modelium.stages.tidying import move_removed
 from modelium.stages.unloading import call_unload
@@ -40,6 +41,10 @@ async def remove(services: Services, *, model: str) -> Report:
 async def _remove(services: Services, name: str) -> Report:
     store = services.store
     record = await store.find(name)
+    while record is not None and record.removal is not None and not store.plans:
+        services.switchboard.close(name)
+        await services.pulse.wait(services.clock)  # the node that plans removes it
+        record = await store.find(name)
     if record is None or record.removal is None:
         return Report(stage="evict", outcome="nothing", model=name, reason="it is not registered")
     removal = record.removal
@@ -83,7 +88,12 @@ async def _unload(services: Services, name: str) -> None:
         if record.state in SETTLED:
             if deployment is None:
                 return
+            if not is_here(services, deployment):
+                await services.store.states.start_unloading(name, reason=record.reason)
+                continue
             await _halt(services, record, deployment)
+        elif record.state is ModelState.LOADING and not is_here(services, deployment):
+            await services.store.states.start_unloading(name, reason=record.reason)
         elif record.state is ModelState.LOADING and deployment is not None:
             # The driver cancels a load in progress; the run that waits for it gives up.
             with suppress(PlanRejected):  # it became ready a moment ago: that is evicted next
@@ -104,6 +114,8 @@ async def _halt(services: Services, record: Model, deployment: Deployment) -> No
 
 async def remove_pending(services: Services) -> None:
     """Start the removals that the store holds and nobody is at."""
+    if not services.store.plans:
+        return
     _revision, models, _bookings = await services.store.view()
     for model in models:
         if (

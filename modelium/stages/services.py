@@ -11,12 +11,14 @@ from modelium.intake.pending import PendingDrops
 from modelium.intake.repository import ModelRepository
 from modelium.models import RuntimeName
 from modelium.policy import Policy
-from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Runtime, Telemetry
+from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Peers, Runtime, Telemetry
 from modelium.routing.switchboard import Switchboard
+from modelium.stages.heartbeat import Heartbeat
 from modelium.stages.loads import Loads
 from modelium.stages.memory_deltas import DeviceActivity
 from modelium.stages.ongoing import Ongoing
 from modelium.stages.owners import NEW, Orphans, Owners
+from modelium.stages.pulse import Pulse
 from modelium.stages.runtime_monitor import RuntimeMonitor
 from modelium.stages.sweeps import Sweeps
 from modelium.stages.turns import Turns
@@ -49,6 +51,12 @@ class Services:
     launcher: Launcher
     telemetry: Telemetry
     clock: Clock
+    node: str = ""
+    """This node's name where several may share the store; empty: everything is here."""
+    peers: Peers | None = None
+    """How requests reach other nodes; ``None``: they do not."""
+    pulse: Pulse = field(default_factory=Pulse)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     requests: RequestLog = field(default_factory=RequestLog)
     sweeps: Sweeps = field(default_factory=Sweeps)
 

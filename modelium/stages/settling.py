@@ -12,11 +12,12 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 from modelium.errors import Unavailable
-from modelium.lifecycle import ModelState
+from modelium.lifecycle import IN_TRANSITION, ModelState
 from modelium.models import Decision, Deployment, Model, Report, Unload
 from modelium.ports import Loaded, Running
 from modelium.stages.evict import released, unload
-from modelium.stages.owners import GRACE_S, IN_TRANSITION
+from modelium.stages.locality import is_here
+from modelium.stages.owners import GRACE_S
 from modelium.stages.ready import finish
 from modelium.stages.runtime_monitor import handles
 from modelium.stages.services import Services
@@ -47,6 +48,7 @@ async def converge(
         grace_s: for so long a new orphan is left alone.
     """
     now = services.clock.monotonic()
+    models = [model for model in models if is_here(services, model.deployment)]
     for name in services.orphans.due(models, services.owners, now=now, grace_s=grace_s):
         services.launcher.start(services.owners.during(_Settling(services, name, why), name))
 
@@ -90,6 +92,8 @@ async def settle(services: Services, name: str, *, why: str, insist: bool = Fals
         if model is None or model.state not in IN_TRANSITION:
             return
         deployment = model.deployment
+        if not is_here(services, deployment):
+            return
         if deployment is None or deployment.runtime not in services.runtimes:
             await _leave(services, model, reason=_unmanaged(deployment))
         elif model.state is ModelState.LOADING:
@@ -108,7 +112,7 @@ def _unmanaged(deployment: Deployment | None) -> str:
 async def _settle_load(
     services: Services, model: Model, deployment: Deployment, why: str, *, insist: bool
 ) -> None:
-    found, decision = None, await _decision(services, model)
+    found, decision = None, await transition_of(services, model)
     try:
         found = await _look(services, deployment)
     except Unavailable as exc:
@@ -136,7 +140,7 @@ async def _settle_load(
 async def _settle_unload(
     services: Services, model: Model, deployment: Deployment, *, insist: bool
 ) -> None:
-    decision = await _decision(services, model)
+    decision = await transition_of(services, model)
     unloads = decision.plan.unloads if decision else ()
     action = next((one for one in unloads if one.model == model.name), None)
     action = action or Unload(model=model.name, reason=model.reason)
@@ -194,7 +198,7 @@ async def _leave(
     await released(services, record.model_copy(update={"reason": reason}), action)
 
 
-async def _decision(services: Services, model: Model) -> Decision | None:
+async def transition_of(services: Services, model: Model) -> Decision | None:
     """Return the decision that has taken ``model`` into its transition, where it is found."""
     name = model.name
     for decision in await services.store.decisions.newest(model=name, limit=DECISIONS_READ):

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 from modelium.models import Device, Fleet, Traffic
 from modelium.policy.departures import REMEMBERED_S
+from modelium.stages.reported import all_devices, all_runtimes, held_files
 from modelium.stages.services import Services
 from modelium.stages.setups import class_failures, of_teams
+from modelium.traffic.merged import merged
 
 HISTORY_HOURS = 24
 """A day shows at which hours a model is used."""
@@ -36,6 +38,8 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     else:
         (revision, models, bookings), failures = await asyncio.gather(*reading)
     now = services.clock.time()
+    nodes = await services.store.nodes.all() if services.node else ()
+    copies = await services.store.nodes.copies() if services.node else {}
     # Read after the revision: a departure that is missing would leave its budget unspent. Those of
     # a kind without a budget do not count.
     allowed = services.policy.departures
@@ -43,10 +47,12 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     return Fleet(
         at=now,
         revision=revision,
-        devices=devices,
+        devices=all_devices(devices or (), nodes, here=services.node),
         models=models,
         bookings=bookings,
-        runtimes=services.runtime_monitor.statuses(),
+        runtimes=all_runtimes(services.runtime_monitor.statuses(), nodes, here=services.node),
+        nodes=nodes,
+        files=held_files(models, copies),
         used=used,
         class_failures=of_teams(failures, models),
         departures=tuple(one for one in found if one.kind in allowed),
@@ -54,8 +60,16 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
 
 
 async def with_traffic(services: Services, fleet: Fleet) -> Fleet:
-    """Return ``fleet`` with the current traffic."""
-    return await asyncio.to_thread(lambda: _with(fleet, services.switchboard.traffic.snapshot()))
+    """Return ``fleet`` with the current traffic, of other nodes as they stored it last."""
+    elsewhere = await services.store.history.elsewhere() if services.node else {}
+
+    def seen() -> Fleet:
+        here = services.switchboard.traffic.snapshot()
+        both = {name: merged((here[name], *elsewhere.get(name, ()))) for name in here}
+        others = {name: merged(parts) for name, parts in elsewhere.items() if name not in here}
+        return _with(fleet, {**both, **others})
+
+    return await asyncio.to_thread(seen)
 
 
 async def with_history(services: Services, fleet: Fleet) -> Fleet:

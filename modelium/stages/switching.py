@@ -15,6 +15,7 @@ from modelium.models import Decision, EvictionCause, Fleet, Model, Plan, Report,
 from modelium.models.base import twin_name
 from modelium.policy.trial import Answers, TrialTerms, Verdict, verdict
 from modelium.stages.evict import unload_plan
+from modelium.stages.locality import answers_here
 from modelium.stages.newcomers import examine
 from modelium.stages.opening import routed
 from modelium.stages.replacement import resume
@@ -90,8 +91,10 @@ async def complete(services: Services, twin: Model) -> None:
 def _route(services: Services, model: Model, before: int | None) -> None:
     """Send new requests to what ``model`` is served by now."""
     deployment = model.deployment
-    upstream = routed(model, deployment) if deployment is not None else None
-    if deployment is not None and upstream is not None:
+    if deployment is None or not answers_here(services, deployment):
+        return  # `control.forwarding` does
+    upstream = routed(model, deployment)
+    if upstream is not None:
         aside = twin_name(model.name, before or 0)
         services.switchboard.switch(model.name, upstream, version=deployment.version, aside=aside)
 
@@ -175,6 +178,8 @@ async def conclude(services: Services, fleet: Fleet, *, at_start: bool = False) 
     for model in fleet.models:
         if model.twin_of is not None or model.removal is not None:
             continue
+        if not _is_concluded_here(services, model):
+            continue
         ready, alone = model.state is ModelState.READY, model.name not in fleet.twins
         left = alone and ready and model.outdated and model.name not in services.awaiting
         now = services.clock.monotonic()
@@ -187,6 +192,13 @@ async def conclude(services: Services, fleet: Fleet, *, at_start: bool = False) 
             or (ready and not model.outdated and not model.proven)
         ) and services.switching.is_due(model.name, services.clock.monotonic()):
             services.launcher.start(_guarded(services, model.name, at_start=at_start))
+
+
+def _is_concluded_here(services: Services, model: Model) -> bool:
+    """Whether this node's gateway has seen the answers of ``model``; else the planner's does it."""
+    if model.deployment is None:
+        return services.store.plans
+    return answers_here(services, model.deployment)
 
 
 def _nobody_is_at(services: Services, name: str, now: float) -> bool:

@@ -11,6 +11,7 @@ from modelium.models import Deployment, Violation
 from modelium.models.base import base_name
 from modelium.policy import PlanRejected
 from modelium.policy.cleanup_check import Cause, Cleanup, validate_cleanup
+from modelium.stages.locality import is_here
 from modelium.stages.services import Services
 
 UNLOAD_S = 120.0
@@ -76,9 +77,10 @@ async def call_unload_of(
 
 
 async def violations(services: Services, cleanup: Cleanup) -> list[Violation]:
-    """Return what forbids ``cleanup`` now, by the store as it is."""
+    """Return what forbids ``cleanup`` on this node now, by the store as it is."""
     _revision, models, _bookings = await services.store.view()
-    return validate_cleanup(cleanup, models, services.policy)
+    here = [model for model in models if is_here(services, model.deployment)]
+    return validate_cleanup(cleanup, here, services.policy)
 
 
 async def _record(services: Services, cleanup: Cleanup, refused: list[Violation]) -> None:

@@ -127,6 +127,7 @@ class AsyncHistory(Face[History]):
     record_memory = off_loop(History.record_memory)
     record_traffic = off_loop(History.record_traffic)
     traffic = reads(History.traffic)
+    publish = off_loop(History.publish)
     elsewhere = reads(History.elsewhere)
     adopt_traffic = off_loop(History.adopt_traffic)
     log = off_loop(History.log)
@@ -153,6 +154,7 @@ class AsyncLineage(Face[Lineage]):
 class AsyncStates(Face[States]):
     """`States`."""
 
+    due_on = reads(States.due_on)
     mark_analyzed = off_loop(States.mark_analyzed)
     mark_unservable = off_loop(States.mark_unservable)
     leave_queue = off_loop(States.leave_queue)

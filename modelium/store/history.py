@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from modelium.models import MeasuredLoad, Traffic
 from modelium.models.nodes import SILENT_S
 from modelium.store import schema
-from modelium.store.connection import reading
+from modelium.store.connection import own_rows, reading
 from modelium.store.lease import database_time
 from modelium.store.upsert import add, put
 from modelium.traffic.request_log import LoggedRequest
@@ -109,6 +109,20 @@ class History:
         with reading(self._engine) as tx:
             found = tx.execute(query)
             return {row.model: Traffic.model_validate(row.document) for row in found}
+
+    def publish(self, traffic: Mapping[str, Traffic]) -> None:
+        """Store what waits and is in flight at this node, for the one that plans."""
+        rows = [
+            {
+                "node": self.node,
+                "model": model,
+                "at": self._now(),
+                "document": seen.model_dump(mode="json"),
+            }
+            for model, seen in traffic.items()
+        ]
+        with own_rows(self._engine) as tx:
+            put(tx, schema.traffic, rows)
 
     def elsewhere(self) -> dict[str, tuple[Traffic, ...]]:
         """Return each model's traffic at the other nodes that are not silent."""

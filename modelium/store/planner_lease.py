@@ -34,6 +34,7 @@ class PlannerLease:
         self._engine = engine
         self._shared = engine.dialect.name == "postgresql"
         self._lease: Lease | None = None
+        self._resigned = False
         self._epoch: int | None = None if self._shared else 0
 
     @property
@@ -70,6 +71,13 @@ class PlannerLease:
                 with suppress(StoreUnavailable):  # it runs out by itself
                     lease.release()
 
+    def resign(self) -> None:
+        """Plan no more, and let another node do it at once: this one was removed."""
+        self._resigned = True
+        held, self._epoch = self._epoch, None
+        if held is not None and self._lease is not None:
+            self._lease.release()
+
     def check(self, tx: Connection) -> int:
         """Return the epoch that a plan is accepted in; ``tx``: the plan's own transaction.
 
@@ -92,6 +100,8 @@ class PlannerLease:
 
     def _step(self, lease: Lease, on_change: Callable[[], None]) -> None:
         before = self._epoch
+        if self._resigned:
+            return
         if before is None or not lease.renew():
             self._epoch = lease.epoch if lease.take() is None else None
         if self._epoch != before:

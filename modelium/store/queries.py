@@ -168,6 +168,7 @@ def book(tx: Connection, action: object, now: float) -> None:
                     devices=action.devices,
                     settings=action.settings,
                     started_at=now,
+                    begun=False,
                 ),
             )
         case Unload():

@@ -11,10 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from modelium.lifecycle import SETTLED, ModelState
+from modelium.lifecycle import IN_TRANSITION, SETTLED, ModelState
 from modelium.models import Deployment, Model, Preference, Setbacks
 from modelium.models.base import base_name
 from modelium.store import queries, schema
+from modelium.store.connection import reading
 
 
 class States:
@@ -24,6 +25,17 @@ class States:
         """Read and write with ``engine``; ``now``: seconds since the epoch."""
         self._engine = engine
         self._now = now
+
+    def due_on(self, node: str) -> tuple[str, ...]:
+        """Return the models in transition that have memory of ``node`` booked."""
+        m, b = schema.models, schema.bookings
+        moving = [state.value for state in IN_TRANSITION]
+        booked = sa.exists().where(
+            b.c.model == m.c.name, b.c.device.startswith(f"{node}/", autoescape=True)
+        )
+        with reading(self._engine) as tx:
+            query = sa.select(m.c.name).where(m.c.state.in_(moving), booked).order_by(m.c.name)
+            return tuple(tx.scalars(query))
 
     def mark_analyzed(self, name: str) -> Model:
         """Note that the profile of a model that holds no memory is known.

@@ -30,6 +30,7 @@ from modelium.store.exclusive import exclusive
 from modelium.store.faults import THEN, Fault, shown
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.lease import database_time
 from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
@@ -122,6 +123,11 @@ class Store:
             why = " ".join(str(original).split())
             raise InputError(f"store.url: {shown(engine.url)} cannot be opened: {why}") from exc
         return cls(engine=engine, now=now, on_event=on_event)
+
+    def time(self) -> float:
+        """Return the time of the database, in seconds since the epoch."""
+        with reading(self._engine) as tx:
+            return database_time(tx)
 
     @property
     def shared(self) -> bool:
@@ -300,7 +306,7 @@ class Store:
         )
         with self._change() as tx:
             epoch = self.planner.check(tx)
-            decision = decision.model_copy(update={"epoch": epoch})
+            decision = decision.model_copy(update={"epoch": epoch, "node": self.history.node})
             if queries.revision(tx) != plan.revision + 1:
                 raise StalePlan("the fleet changed while the plan was made; planning again")
             for action in plan.actions:

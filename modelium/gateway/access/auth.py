@@ -11,9 +11,11 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from modelium.config.hosts import is_loopback
+from modelium.gateway.access.identities import Identities, looks_like_node
 from modelium.gateway.access.keyring import KEY_HOLDER, Keyring, looks_like_key
 from modelium.gateway.access.strangers import MISSING, Strangers
 from modelium.gateway.asgi import App, Headers, Receive, Scope, Send, peer, respond_json
+from modelium.gateway.forwarding import SENDER, sent_by
 from modelium.gateway.problems import HttpProblem, body_of, headers_of
 from modelium.models.api_keys import Scope as KeyScope
 from modelium.models.openai_paths import OPENAI_PATHS
@@ -23,6 +25,9 @@ OPEN_PATHS = frozenset({"/healthz", "/v2/health/live"})
 
 INFERENCE = ("/v1/", "/v2", "/models/")
 """Path prefixes of inference; `OPENAI_PATHS` are the others."""
+
+PEERS = "/peer/"
+"""Path prefix of what nodes fetch from each other."""
 
 NOT_AUTHORIZED = "send the gateway's token or an API key: Authorization: Bearer TOKEN"
 MALFORMED = (
@@ -87,18 +92,36 @@ class AuthMiddleware:
     With a token configured, every request must carry the token or an API key: as a bearer token
     or, so that a browser can open the status page, as the password of HTTP Basic on GET. The
     token grants everything, a key what its scopes say; the key's `KeyHolder` is stored in the
-    request's ASGI scope. Without a token (loopback only) the Host header must name loopback,
-    which defeats DNS rebinding; a key that is sent is checked nevertheless. In both cases a
-    browser's cross-site request is refused, except for the status page.
+    request's ASGI scope. The secret of a node grants inference and what nodes fetch from each
+    other; its `Sender` is stored in the scope. Without a token (loopback only) the Host header must
+    name loopback, which defeats DNS rebinding; a key that is sent is checked nevertheless. In both
+    cases a browser's cross-site request is refused, except for the status page.
     """
 
     def __init__(
-        self, *, app: App, token: str | None, keys: Keyring, host: str, strangers: Strangers
+        self,
+        *,
+        app: App,
+        token: str | None,
+        keys: Keyring,
+        nodes: Identities | None = None,
+        host: str,
+        strangers: Strangers,
     ) -> None:
-        """``host``: the address on which the gateway listens; ``strangers``: hear of each 401."""
+        """Create it.
+
+        Args:
+            app: what authorized requests are passed to.
+            token: the operator's.
+            keys: the API keys.
+            nodes: those that share the store; ``None``: it is not shared.
+            host: the address on which the gateway listens.
+            strangers: hear of each 401.
+        """
         self._app = app
         self._token = token.encode() if token else None
         self._keys = keys
+        self._nodes = nodes
         self._host = host
         self._strangers = strangers
 
@@ -149,6 +172,8 @@ class AuthMiddleware:
         presented = _presented(authorization, scope["method"])
         if self._token is not None and hmac.compare_digest(presented, self._token):
             return None
+        if self._nodes is not None and looks_like_node(presented):
+            return self._identify_node(self._nodes.find(presented), scope)
         if not looks_like_key(presented):
             if self._token is None:
                 return None
@@ -167,6 +192,15 @@ class AuthMiddleware:
         if not holder.has(needed := needed_scope(scope["path"])):
             return _lacks(needed)
         scope[KEY_HOLDER] = holder
+        return None
+
+    def _identify_node(self, node: str | None, scope: Scope) -> Refusal | None:
+        if node is None:
+            return unauthorized(UNKNOWN, "wrong")
+        path = scope["path"]
+        if not path.startswith(PEERS) and needed_scope(path) != "infer":
+            return _lacks(needed_scope(path))
+        scope[SENDER] = sent_by(node, scope["headers"])
         return None
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import ParamSpec, Protocol, TypeVar
 
 from modelium.errors import ModeliumError, Unavailable
-from modelium.gateway.access.keyring import KeyHolder, key_holder
+from modelium.gateway.access.keyring import key_holder
 from modelium.gateway.asgi import (
     BodyTooLarge,
     CancelOnDisconnect,
@@ -22,24 +22,25 @@ from modelium.gateway.asgi import (
     peer,
     read_body,
 )
+from modelium.gateway.forwarding import sender
 from modelium.gateway.json_fields import SMALL_BYTES
 from modelium.gateway.problems import HttpProblem, status_of
+from modelium.gateway.proxy.forward import NotTaken, forward, refuse_loop
 from modelium.gateway.proxy.held import MAX_HELD_BYTES, HeldBytes
 from modelium.gateway.proxy.names import ModelReference, Names
+from modelium.gateway.proxy.noting import AnswerCounts, Noting, OnAnswered
 from modelium.gateway.proxy.reply import CommentedAdmission, EngineFailed, Reply
+from modelium.gateway.proxy.request import Request
 from modelium.gateway.proxy.upstream import UpstreamClient
-from modelium.gateway.proxy.usage import Usage, estimated_tokens
 from modelium.gateway.routes import Outgoing, Route, fields_of, match, model_of, outgoing
 from modelium.models import Priority, Upstream
 from modelium.ports import Clock
 from modelium.routing.admission import Admission
-from modelium.traffic.request_log import LoggedRequest
+
+logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-OnAnswered = Callable[[LoggedRequest], None]
-"""Called for each answered request; must return at once."""
 
 
 class RefusalMetrics(Protocol):
@@ -47,16 +48,6 @@ class RefusalMetrics(Protocol):
 
     def on_request_refused(self, model: str, reason: str) -> None:
         """Count a request for ``model`` that got a 429 or 503; ``reason`` is the error's slug."""
-
-
-class AnswerCounts(Protocol):
-    """Counts what answers tell; see `TrafficBook`."""
-
-    def on_sized(self, model: str, tokens: int) -> None:
-        """A request had about so many tokens."""
-
-    def on_too_long(self, model: str, context: int) -> None:
-        """The engine refused a request as too long for its context."""
 
 
 class Board(Protocol):
@@ -67,7 +58,13 @@ class Board(Protocol):
         """Counts them."""
 
     def admit(
-        self, model: str, *, version: int | None = None, priority: Priority | None = None
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        priority: Priority | None = None,
+        arrives: bool = True,
+        since: float | None = None,
     ) -> Admission:
         """Return the admission of one request."""
 
@@ -80,19 +77,8 @@ class Board(Protocol):
     def suspect(self, model: str) -> None:
         """Its upstream was unreachable."""
 
-
-@dataclass(kw_only=True, slots=True)
-class _Request:
-    """A request whose body has arrived."""
-
-    route: Route
-    named: ModelReference
-    content: dict[str, object] | None
-    """The fields of the body that the gateway reads, for the OpenAI API."""
-    body: bytes
-    """Emptied once the engine's request is made of it, so that it is not held twice."""
-    scope: Scope
-    holder: KeyHolder | None
+    def lost(self, model: str, upstream: Upstream) -> bool:
+        """Another node's gateway did not take a request; whether ``model`` was closed for that."""
 
 
 class DataPlane:
@@ -107,6 +93,7 @@ class DataPlane:
         refusals: RefusalMetrics,
         clock: Clock,
         on_answered: OnAnswered | None = None,
+        on_forwarded: OnAnswered | None = None,
         max_body_bytes: int,
         max_held_bytes: int = MAX_HELD_BYTES,
         comment_every_s: float | None = None,
@@ -121,7 +108,8 @@ class DataPlane:
             names: resolves aliases and versions.
             refusals: counts each 429 and 503.
             clock: for the request log.
-            on_answered: called for each answered request.
+            on_answered: called for each request of a client here that an engine here answered.
+            on_forwarded: called for each one that another node answered.
             max_body_bytes: larger bodies get a 413.
             max_held_bytes: limit for all bodies together, those that still arrive included; past
                 it requests get a 503, and past half of it one client's get a 429.
@@ -135,7 +123,12 @@ class DataPlane:
         self._names = names
         self._refusals = refusals
         self._clock = clock
-        self._on_answered = on_answered
+        self._noting = Noting(
+            traffic=switchboard.traffic,
+            clock=clock,
+            on_answered=on_answered,
+            on_forwarded=on_forwarded,
+        )
         self._max_body_bytes = max_body_bytes
         self._held = HeldBytes(most=max_held_bytes)
         # One thread: large bodies are read in turn.
@@ -158,12 +151,15 @@ class DataPlane:
 
     async def answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; errors of the engine are forwarded unchanged."""
-        usage = Usage(at=self._clock.time()) if self._on_answered is not None else None
-        reply = Reply(path=scope["path"], send=send, usage=usage)
-        named = self._names.resolve(route.model or "")
+        usage = self._noting.usage()
+        node = sender(scope)
+        reply = Reply(path=scope["path"], send=send, usage=usage, forwarded=node is not None)
+        resolve = self._names.resolve if node is None else _as_named
+        named = resolve(route.model or "")
         holder = key_holder(scope)
         client = holder.key.id if holder is not None else peer(scope)
         try:
+            refuse_loop(node)
             if holder is not None:
                 if route.model:
                     holder.check(named.model)
@@ -175,16 +171,17 @@ class DataPlane:
                     )
                     content = await self._aside(body, fields_of, route, body)
                     if content is not None and not route.model:
-                        named = self._names.resolve(model_of(content))
+                        named = resolve(model_of(content))
                         if holder is not None:
                             holder.check(named.model)
-                    request = _Request(
+                    request = Request(
                         route=route,
                         named=named,
                         content=content,
                         body=body,
                         scope=scope,
                         holder=holder,
+                        sender=node,
                     )
                     del body
                     async with CancelOnDisconnect(receive):
@@ -212,13 +209,27 @@ class DataPlane:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
 
-    async def _exchange(self, request: _Request, reply: Reply) -> None:
+    async def _exchange(self, request: Request, reply: Reply) -> None:
+        """Have the request answered; one that another node did not take waits like any other."""
+        since: float | None = None
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                return await self._attempt(request, reply, since)
+            except NotTaken as exc:
+                if self._switchboard.lost(request.named.model, exc.upstream):
+                    logger.warning(
+                        "%s: node %s did not take a request (%s); requests wait",
+                        request.named.model,
+                        exc.upstream.peer,
+                        exc,
+                    )
+                since = began if since is None else since
+
+    async def _attempt(self, request: Request, reply: Reply, since: float | None) -> None:
         problem: HttpProblem | None = None
         model, content = request.named.model, request.content
-        streams = content is not None and content.get("stream") is True
-        async with self._admission(
-            request.named, request.holder, reply, streams=streams
-        ) as upstream:
+        async with self._admission(request, reply, since) as upstream:
             try:
                 sent = await self._aside(
                     request.body,
@@ -234,17 +245,26 @@ class DataPlane:
                 # Raised outside: a client's mistake must not count as the model's failure.
                 problem = exc
             else:
-                request.body = b""
-                await self._forward(model, upstream, sent, request.scope, reply)
+                if upstream.peer:
+                    await self._pass_on(request, upstream, sent, reply)
+                else:
+                    request.body = b""
+                    await self._forward(request, upstream, sent, reply)
         if problem is not None:
             raise problem
 
     def _admission(
-        self, named: ModelReference, holder: KeyHolder | None, reply: Reply, *, streams: bool
+        self, request: Request, reply: Reply, since: float | None
     ) -> Admission | CommentedAdmission:
-        board, model = self._switchboard, named.model
-        priority = holder.priority if holder is not None else None
-        admission = board.admit(model, version=named.version, priority=priority)
+        board, model, content = self._switchboard, request.named.model, request.content
+        admission = board.admit(
+            model,
+            version=request.named.version,
+            priority=request.priority,
+            arrives=request.sender is None and since is None,
+            since=since,
+        )
+        streams = content is not None and content.get("stream") is True
         if not streams or self._comment_every_s is None or board.upstream(model) is not None:
             return admission
         return CommentedAdmission(
@@ -254,9 +274,28 @@ class DataPlane:
             text=f"waiting for {model} to be loaded",
         )
 
-    async def _forward(
-        self, model: str, upstream: Upstream, sent: Outgoing, scope: Scope, reply: Reply
+    async def _pass_on(
+        self, request: Request, upstream: Upstream, sent: Outgoing, reply: Reply
     ) -> None:
+        """Forward to another node, whose gateway judges the engine and counts its tokens."""
+        began = self._clock.monotonic()
+        await forward(
+            self._client,
+            upstream,
+            sent,
+            scope=request.scope,
+            sender=request.sender,
+            priority=request.priority,
+            reply=reply,
+            on_end=lambda status: self._noting.passed_on(
+                request, reply.usage, sent.body, status=status, began=began
+            ),
+        )
+
+    async def _forward(
+        self, request: Request, upstream: Upstream, sent: Outgoing, reply: Reply
+    ) -> None:
+        model, scope = request.named.model, request.scope
         query = scope["query_string"]
         target = f"{sent.path}?{query.decode('latin-1')}" if query else sent.path
         began = self._clock.monotonic()
@@ -272,22 +311,15 @@ class DataPlane:
                 try:
                     await reply.forward(answer, model)
                 finally:  # clients disconnect after the last event of a stream
-                    self._note(model, reply, sent.body, status=answer.status, began=began)
+                    self._noting.answered(
+                        request, reply.usage, sent.body, status=answer.status, began=began
+                    )
         except Unavailable:
             self._switchboard.judge(model, upstream, failed=True)
             self._switchboard.suspect(model)
             raise
 
-    def _note(self, model: str, reply: Reply, body: bytes, *, status: int, began: float) -> None:
-        """Note what an answer tells of the request: its tokens, or that they were too many."""
-        usage, traffic = reply.usage, self._switchboard.traffic
-        if self._on_answered is None or usage is None or not body:
-            return
-        if status < 400:
-            seconds = self._clock.monotonic() - began
-            answered = usage.log_entry(model, latency_s=seconds)
-            self._on_answered(answered)
-            if (tokens := estimated_tokens(answered, body)) is not None:
-                traffic.on_sized(model, tokens)
-        elif status == 400 and (context := usage.refused_context) is not None:
-            traffic.on_too_long(model, context)
+
+def _as_named(name: str) -> ModelReference:
+    """Take a model's name from a gateway that has resolved aliases and checked the version."""
+    return ModelReference(model=name)

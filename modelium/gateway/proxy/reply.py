@@ -8,7 +8,8 @@ import logging
 from http import HTTPStatus
 
 from modelium.errors import ModeliumError
-from modelium.gateway.asgi import Send, respond_json
+from modelium.gateway.asgi import Headers, Send, respond_json
+from modelium.gateway.forwarding import ANSWERED
 from modelium.gateway.problems import body_of, for_clients, headers_of, status_of
 from modelium.gateway.proxy.fast_response import respond_in_one_write
 from modelium.gateway.proxy.upstream import Answer, Interrupted
@@ -22,6 +23,14 @@ ERROR_BYTES = 64 * 1024
 """Limit for an engine's error that is sent inside a stream; the rest is cut off."""
 
 
+NOT_TAKEN = frozenset({404, 429, 508})
+"""Refusals that say nothing of a forwarded request: the gateway that its client reached tries again
+until it knows where the model is."""
+
+SHUTTING_DOWN = "shutting-down"
+"""Reason of another one."""
+
+
 class EngineFailed(Exception):
     """Leaves the admission, so that a request whose 5xx was forwarded counts as failed."""
 
@@ -29,10 +38,20 @@ class EngineFailed(Exception):
 class Reply:
     """The answer to one request; sent once."""
 
-    __slots__ = ("_path", "_send", "_streaming", "usage")
+    __slots__ = ("_marks", "_path", "_send", "_streaming", "usage")
 
-    def __init__(self, *, path: str, send: Send, usage: Usage | None = None) -> None:
-        """``path``: of the request; selects the format of errors. ``usage`` counts tokens."""
+    def __init__(
+        self, *, path: str, send: Send, usage: Usage | None = None, forwarded: bool = False
+    ) -> None:
+        """Send nothing yet.
+
+        Args:
+            path: of the request; selects the format of errors.
+            send: of the server.
+            usage: counts tokens.
+            forwarded: whether another gateway receives it, which is told what is for the client.
+        """
+        self._marks: Headers = [(ANSWERED, b"1")] if forwarded else []
         self.usage = usage
         self._path = path
         self._send = send
@@ -45,6 +64,7 @@ class Reply:
             headers = [
                 (b"content-type", b"text/event-stream; charset=utf-8"),
                 (b"cache-control", b"no-cache"),
+                *self._marks,
             ]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._body(f": {text}\n\n".encode(), more=True)
@@ -58,7 +78,9 @@ class Reply:
         if self._streaming:
             await self._last_event(json.dumps(content).encode())
         else:
-            await respond_json(self._send, status, content, headers_of(error))
+            taken = status not in NOT_TAKEN and error.reason != SHUTTING_DOWN
+            marks = self._marks if taken else []
+            await respond_json(self._send, status, content, [*headers_of(error), *marks])
 
     async def forward(self, answer: Answer, model: str) -> None:
         """Send the engine's answer as it arrives.
@@ -77,6 +99,7 @@ class Reply:
                 if self.usage is not None:
                     self.usage.feed(body)
                 headers = [pair for pair in answer.headers if pair[0] != b"content-length"]
+                headers += self._marks
                 await respond_in_one_write(self._send, answer.status, body, headers)
             else:
                 await self._stream(answer)
@@ -98,7 +121,7 @@ class Reply:
                 {
                     "type": "http.response.start",
                     "status": answer.status,
-                    "headers": answer.headers,
+                    "headers": [*answer.headers, *self._marks] if self._marks else answer.headers,
                 }
             )
         more, usage, events = True, self.usage, answer.is_event_stream

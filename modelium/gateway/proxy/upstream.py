@@ -1,21 +1,24 @@
-"""The data plane's HTTP client: a pool of keep-alive connections to all engines.
+"""The data plane's HTTP client: a pool of keep-alive connections to all engines and other gateways.
 
 Built on httptools rather than a general client: a request costs about a quarter of what it costs
-with aiohttp (figures in docs/gateway.md). It supports what engines need: HTTP/1.1 without TLS,
-complete request bodies, one request at a time per connection.
+with aiohttp (figures in docs/gateway.md). It supports what engines need: HTTP/1.1, complete request
+bodies, one request at a time per connection; to gateways of other nodes also TLS.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
+from collections.abc import Callable
 from itertools import chain
 from typing import cast
 
-from modelium.config.hosts import authority
 from modelium.devices.listeners import listening_user
 from modelium.errors import DeadlineExceeded, ModeliumError, Unavailable
 from modelium.gateway.asgi import Headers
+from modelium.gateway.forwarding import ANSWERED
 from modelium.gateway.proxy.connection import Connection, Interrupted
+from modelium.gateway.proxy.message import NOT_RETURNED, end_to_end, request_of
 from modelium.models import Upstream
 
 CONNECT_TIMEOUT_S = 5.0
@@ -31,35 +34,19 @@ llama.cpp: 5 s), so that no request is sent on a connection that is being closed
 SWEEP_S = 1.0
 """Interval of the search for idle and silent connections; timers per request would cost more."""
 
-COPIED_BYTES = 64 * 1024
-"""Up to this size, one write of head and body costs less than two."""
-
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-CREDENTIALS = frozenset({b"authorization", b"cookie", b"api-key", b"x-api-key"})
-"""What a client shows to the gateway is no business of the engines."""
-
-NOT_SENT = HOP_BY_HOP | CREDENTIALS | {b"host", b"content-length", b"expect"}
-NOT_RETURNED = HOP_BY_HOP | {b"date", b"server", b"set-cookie"}
-
 BODILESS = frozenset({204, 304})
 """Statuses whose answers have no body and no length."""
 
-__all__ = ["Answer", "Interrupted", "UpstreamClient"]
+__all__ = ["Answer", "Interrupted", "NotConnected", "UpstreamClient"]
 
-Address = tuple[str, int, str]
-"""Host and port, and the Unix socket that takes their place."""
+Address = tuple[str, int, str, bool]
+"""Host and port, the Unix socket that takes their place, and whether TLS is spoken."""
+
+
+class NotConnected(Unavailable):
+    """No connection: the request was not sent, and may be sent elsewhere."""
+
+    reason = "engine-unreachable"
 
 
 class Answer:
@@ -69,7 +56,16 @@ class Answer:
     it.
     """
 
-    __slots__ = ("_client", "_connection", "_has_body", "_parts", "_upstream", "headers", "status")
+    __slots__ = (
+        "_client",
+        "_connection",
+        "_has_body",
+        "_parts",
+        "_upstream",
+        "headers",
+        "is_taken",
+        "status",
+    )
 
     def __init__(
         self,
@@ -87,12 +83,15 @@ class Answer:
         self._connection: Connection | None = None
         self.status = 0
         self.headers: Headers = []
+        self.is_taken = True
+        """Whether it is for the client; else another node's gateway did not take the request."""
 
     async def __aenter__(self) -> Answer:
         """Send the request and wait for the answer's head.
 
         Raises:
-            Unavailable: no connection, or it ended before the answer began.
+            NotConnected: nothing was sent.
+            Unavailable: the connection ended before the answer began.
             DeadlineExceeded: the answer did not begin within ``silence_timeout_s``.
         """
         connection = await self._client.connection(self._upstream)
@@ -104,7 +103,7 @@ class Answer:
         except TimeoutError as exc:
             self._client.release(self._upstream, connection)
             raise DeadlineExceeded(
-                f"{self._upstream.served_name}: the engine did not answer within "
+                f"{self._upstream.served_name}: {_who(self._upstream)} did not answer within "
                 f"{self._client.silence_timeout_s:g} s"
             ) from exc
         except Interrupted as exc:
@@ -114,6 +113,8 @@ class Answer:
             self._client.release(self._upstream, connection)
             raise
         self.status = connection.status
+        if self._upstream.peer:
+            self.is_taken = any(name == ANSWERED for name, _ in connection.headers)
         self.headers = end_to_end(connection.headers, NOT_RETURNED)
         return self
 
@@ -158,9 +159,21 @@ class Answer:
 class UpstreamClient:
     """The pool, as an async context manager. Lives on one event loop."""
 
-    def __init__(self, *, silence_timeout_s: float = SILENCE_TIMEOUT_S) -> None:
-        """Start without connections."""
+    def __init__(
+        self,
+        *,
+        silence_timeout_s: float = SILENCE_TIMEOUT_S,
+        trust: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        """Start without connections.
+
+        Args:
+            silence_timeout_s: longest pause within an answer.
+            trust: returns by what certificates of other nodes are checked; called when needed.
+        """
         self.silence_timeout_s = silence_timeout_s
+        self._trust = trust
+        self._context: ssl.SSLContext | None = None
         self._idle: dict[Address, list[Connection]] = {}
         self._busy: set[Connection] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -180,15 +193,25 @@ class UpstreamClient:
         self._idle.clear()
 
     def send(
-        self, upstream: Upstream, *, method: str, target: str, headers: Headers, body: bytes
+        self,
+        upstream: Upstream,
+        *,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        marks: Headers | None = None,
     ) -> Answer:
-        """Return the exchange of a request for ``target`` (encoded path and query); enter it."""
+        """Return the exchange of a request for ``target`` (encoded path and query); enter it.
+
+        ``marks``: what the gateway itself tells another one.
+        """
         if self._sweeping is None:
             raise RuntimeError("enter the client before sending")
         return Answer(
             client=self,
             upstream=upstream,
-            parts=_request(upstream, method, target, headers, body),
+            parts=request_of(upstream, method, target, headers, body, marks),
             has_body=method != "HEAD",
         )
 
@@ -196,7 +219,8 @@ class UpstreamClient:
         """Return a connection to ``upstream`` for exclusive use until `release`.
 
         Raises:
-            Unavailable: ``upstream`` did not accept a connection within `CONNECT_TIMEOUT_S`.
+            NotConnected: ``upstream`` did not accept a connection within `CONNECT_TIMEOUT_S`, or
+                its certificate is not trusted.
         """
         idle = self._idle.get(_address(upstream))
         oldest = self._loop.time() - KEEP_ALIVE_S
@@ -213,13 +237,21 @@ class UpstreamClient:
                     _, fresh = await self._loop.create_unix_connection(Connection, upstream.socket)
                 else:
                     transport, fresh = await self._loop.create_connection(
-                        Connection, upstream.host, upstream.port
+                        Connection,
+                        upstream.host,
+                        upstream.port,
+                        ssl=self._tls() if upstream.tls else None,
                     )
                     _check_listener(upstream, transport)
         except (OSError, TimeoutError) as exc:
-            raise unreachable(upstream, exc) from exc
+            raise NotConnected(str(unreachable(upstream, exc))) from exc
         self._busy.add(fresh)
         return fresh
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = self._trust()
+        return self._context
 
     @property
     def connections(self) -> int:
@@ -266,49 +298,17 @@ def _check_listener(upstream: Upstream, transport: asyncio.Transport) -> None:
 
 
 def _address(upstream: Upstream) -> Address:
-    return (upstream.host, upstream.port, upstream.socket)
+    return (upstream.host, upstream.port, upstream.socket, upstream.tls)
+
+
+def _who(upstream: Upstream) -> str:
+    return f"node {upstream.peer}" if upstream.peer else "the engine"
 
 
 def unreachable(upstream: Upstream, cause: Exception) -> ModeliumError:
     """Return the error for an engine that does not answer."""
     error = Unavailable(
-        f"{upstream.served_name}: the engine does not answer ({type(cause).__name__}); retry"
+        f"{upstream.served_name}: {_who(upstream)} does not answer ({type(cause).__name__}); retry"
     )
     error.reason = "engine-unreachable"
     return error
-
-
-def _request(
-    upstream: Upstream, method: str, target: str, headers: Headers, body: bytes
-) -> tuple[bytes, ...]:
-    """Return a request in wire format; a large body is a part of its own and not copied."""
-    host = authority(upstream.host, upstream.port)
-    parts = [f"{method} {upstream.prefix}{target} HTTP/1.1\r\nhost: {host}\r\n".encode("latin-1")]
-    encodes = False
-    for name, value in end_to_end(headers, NOT_SENT):
-        encodes = encodes or name == b"accept-encoding"
-        parts += (name, b": ", value, b"\r\n")
-    if upstream.api_key is not None:
-        parts.append(f"authorization: Bearer {upstream.api_key}\r\n".encode("latin-1"))
-    if not encodes:
-        # Some engines compress unless told otherwise; this client did not ask for it.
-        parts.append(b"accept-encoding: identity\r\n")
-    if body or method in ("POST", "PUT", "PATCH"):
-        parts.append(b"content-length: %d\r\n" % len(body))
-    if len(body) > COPIED_BYTES:
-        return b"".join((*parts, b"\r\n")), body
-    parts += (b"\r\n", body)
-    return (b"".join(parts),)
-
-
-def end_to_end(headers: Headers, dropped: frozenset[bytes]) -> Headers:
-    """Return ``headers`` (lower case) without ``dropped`` and without what Connection names."""
-    named: list[bytes] = []
-    found = []
-    for pair in headers:
-        name = pair[0]
-        if name not in dropped:
-            found.append(pair)
-        elif name == b"connection":
-            named += (part.strip() for part in pair[1].lower().split(b","))
-    return [pair for pair in found if pair[0] not in named] if named else found

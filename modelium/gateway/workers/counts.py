@@ -67,9 +67,19 @@ class Counts:
         """The engine refused a request as too long for its context."""
         self._add("too_long", model, context)
 
-    def on_answered(self, entry: LoggedRequest) -> None:
-        """A request was answered: for its tokens and the request log."""
+    def on_answered(
+        self, model: str, *, prompt_tokens: int | None, generated_tokens: int | None
+    ) -> None:
+        """The answer to another node's request reports these tokens."""
+        self._add("tokens", model, prompt_tokens, generated_tokens)
+
+    def on_logged(self, entry: LoggedRequest) -> None:
+        """An engine here answered a client's request: for its tokens and the request log."""
         self._add("answered", *entry)
+
+    def on_forwarded(self, entry: LoggedRequest) -> None:
+        """Another node did."""
+        self._add("forwarded", *entry)
 
     # --- metrics --------------------------------------------------------------------------
 
@@ -108,6 +118,11 @@ class Counts:
     def on_suspect(self, model: str, opening: int) -> None:
         """It refused a connection or broke it off."""
         self._add("suspect", model, opening)
+        self.flush()
+
+    def on_lost(self, model: str, opening: int) -> None:
+        """It is another node's gateway, which did not take a request."""
+        self._add("lost", model, opening)
         self.flush()
 
     # --- keys and log ---------------------------------------------------------------------

@@ -16,7 +16,8 @@ from modelium.gateway.asgi import (
     respond_json,
 )
 from modelium.gateway.problems import HttpProblem, body_of, headers_of, status_of
-from modelium.gateway.proxy.upstream import HOP_BY_HOP, Answer, Interrupted, UpstreamClient
+from modelium.gateway.proxy.message import HOP_BY_HOP
+from modelium.gateway.proxy.upstream import Answer, Interrupted, UpstreamClient
 from modelium.models import Upstream
 
 SOCKET = "gateway.sock"

@@ -34,12 +34,17 @@ class Ledger:
         switchboard: Switchboard,
         metrics: GatewayMetrics,
         on_answered: Callable[[LoggedRequest], None] | None,
+        on_forwarded: Callable[[LoggedRequest], None] | None,
         openings: Mapping[str, int],
     ) -> None:
-        """``openings``: model → the number of its opening that the worker was told of last."""
+        """As the arguments of `Gateway` of the same names.
+
+        ``openings``: model → the number of its opening that the worker was told of last.
+        """
         self._board = switchboard
         self._metrics = metrics
         self._on_answered = on_answered
+        self._on_forwarded = on_forwarded
         self._openings = openings
         self._in_flight: Counter[str] = Counter()
         self._waiting: Counter[tuple[str, Priority | None]] = Counter()
@@ -52,13 +57,16 @@ class Ledger:
             "finished": self._finish,
             "sized": traffic.on_sized,
             "too_long": traffic.on_too_long,
+            "tokens": self._tokens,
             "answered": self._answer,
+            "forwarded": self._forward,
             "held": metrics.on_request_held,
             "refused": metrics.on_request_refused,
             "unauthorized": metrics.on_unauthorized,
             "demand": switchboard.demand,
             "judged": self._judge,
             "suspect": self._suspect,
+            "lost": self._lose,
             "left": self.leave,
             "line": _log,
         }
@@ -116,6 +124,13 @@ class Ledger:
         if self._on_answered is not None:
             self._on_answered(LoggedRequest(*entry))
 
+    def _forward(self, *entry: Any) -> None:
+        if self._on_forwarded is not None:
+            self._on_forwarded(LoggedRequest(*entry))
+
+    def _tokens(self, model: str, prompt: int | None, generated: int | None) -> None:
+        self._board.traffic.on_answered(model, prompt_tokens=prompt, generated_tokens=generated)
+
     def _judge(self, model: str, opening: int, failed: bool) -> None:
         upstream = self._board.upstream(model)
         if upstream is not None and self._openings.get(model) == opening:
@@ -124,6 +139,11 @@ class Ledger:
     def _suspect(self, model: str, opening: int) -> None:
         if self._openings.get(model) == opening:
             self._board.suspect(model)
+
+    def _lose(self, model: str, opening: int) -> None:
+        upstream = self._board.upstream(model)
+        if upstream is not None and self._openings.get(model) == opening:
+            self._board.lost(model, upstream)
 
 
 def _log(level: int, logger: str, message: str) -> None:

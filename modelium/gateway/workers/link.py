@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from modelium.errors import ModeliumError
@@ -18,6 +18,8 @@ from modelium.models.api_keys import ApiKey
 
 ACK_S = 10.0
 """How long a worker may take to do what it was told before; its event loop stands still then."""
+
+Nodes = Callable[[], Awaitable[Mapping[str, str]]]
 
 PLACE_S = 0.05
 """How long a request waits for a place that another worker may be giving back: a client that has
@@ -34,6 +36,7 @@ class Link:
         keys: Keyring,
         ledger: Callable[[Mapping[str, int]], Ledger],
         kill: Callable[[str], None],
+        nodes: Nodes | None = None,
     ) -> None:
         """Create it; `channel` is to be connected.
 
@@ -42,6 +45,7 @@ class Link:
             keys: hold the limits of keys.
             ledger: takes the counts; it is given the openings.
             kill: ends the process, for the reason that it is given.
+            nodes: returns the digest of each node's secret → the node; ``None``: there are none.
         """
         self.channel = Channel(on_frame=self._on_frame, on_end=self._on_end)
         self.up = asyncio.Event()
@@ -49,6 +53,8 @@ class Link:
         self._share = share
         self._keys = keys
         self._kill = kill
+        self._nodes = nodes
+        self._telling: set[asyncio.Task[None]] = set()
         self._openings: dict[str, int] = {}
         self._upstreams: dict[str, Upstream] = {}
         self._ledger = ledger(self._openings)
@@ -133,6 +139,10 @@ class Link:
                     waiting.set_result(answer)
             case ["enter", number, key]:
                 self._enter(number, key)
+            case ["nodes"]:
+                telling = asyncio.ensure_future(self._tell_nodes())
+                self._telling.add(telling)
+                telling.add_done_callback(self._telling.discard)
             case ["up"]:
                 self.up.set()
 
@@ -142,6 +152,14 @@ class Link:
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_result(True)
+
+    async def _tell_nodes(self) -> None:
+        """Say which nodes there are; where they cannot be read, the earlier ones stay."""
+        if self._nodes is not None:
+            try:
+                self.channel.send("nodes", dict(await self._nodes()))
+            except ModeliumError as exc:
+                self.channel.send("nodes", str(exc))
 
     def _enter(self, number: int, key: str, *, again: bool = False) -> None:
         """Answer whether a request of a limited key may start."""

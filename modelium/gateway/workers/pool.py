@@ -17,7 +17,7 @@ from modelium.errors import Unavailable
 from modelium.gateway.access.keyring import Keyring
 from modelium.gateway.http_server import listen
 from modelium.gateway.workers.ledger import Ledger
-from modelium.gateway.workers.link import ACK_S, Link
+from modelium.gateway.workers.link import ACK_S, Link, Nodes
 from modelium.models.api_keys import ApiKey
 from modelium.ports import Clock
 from modelium.routing.switchboard import Switchboard
@@ -58,6 +58,7 @@ class WorkerPool:
         failed: Callable[[str], None],
         clock: Clock,
         grace_s: float,
+        nodes: Nodes | None = None,
         command: Sequence[str] = COMMAND,
     ) -> None:
         """Start none yet.
@@ -72,6 +73,7 @@ class WorkerPool:
             failed: called with the name of a worker that has ended.
             clock: for pauses.
             grace_s: how long leaving waits for requests in flight.
+            nodes: of the `Link`.
             command: starts a worker.
         """
         self._host = host
@@ -84,6 +86,7 @@ class WorkerPool:
         self._failed = failed
         self._clock = clock
         self._grace_s = grace_s
+        self._nodes = nodes
         self._command = tuple(command)
         self._links: dict[int, Link] = {}
         self._processes: dict[int, Process] = {}
@@ -187,7 +190,13 @@ class WorkerPool:
             reasons.append(reason)
             _kill(process)
 
-        link = Link(share=len(self._sockets), keys=self._keys, ledger=self._ledger, kill=kill)
+        link = Link(
+            share=len(self._sockets),
+            keys=self._keys,
+            ledger=self._ledger,
+            kill=kill,
+            nodes=self._nodes,
+        )
         ours, theirs = socket.socketpair()
         with ours, theirs:
             process = await asyncio.create_subprocess_exec(

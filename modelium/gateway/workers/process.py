@@ -13,10 +13,13 @@ from typing import Any
 
 from modelium import config
 from modelium.clock import SystemClock
+from modelium.errors import Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
+from modelium.gateway.access.identities import Identities
 from modelium.gateway.access.keyring import Keyring, key_holder
 from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.asgi import Receive, Scope, Send, respond_json
+from modelium.gateway.certificates import certificate_of, trust_of
 from modelium.gateway.connections import Connections, bounds_for, raise_open_files
 from modelium.gateway.http_server import HttpServer, short_path
 from modelium.gateway.problems import HttpProblem, body_of, headers_of
@@ -65,7 +68,7 @@ class Worker:
             ask=lambda number, key: self.channel.send("enter", number, key),
             left=self._counts.on_left,
         )
-        self._waits: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Do what the service says, until it says stop or has ended."""
@@ -85,15 +88,19 @@ class Worker:
                 "expect": table.expect,
                 "keys": self._take_keys,
                 "apply": self._apply,
+                "nodes": self._take_nodes,
                 "entered": self._turnstile.answered,
                 "sync": lambda number: self.channel.send("answer", number, True),
                 "drain": self._drain,
-                "serve": lambda: self._later(self._serve(server)),
+                "serve": lambda: serving.append(asyncio.create_task(self._serve(server))),
             }
+            serving: list[asyncio.Task[None]] = []
             while (frame := await self._next())[0] != "stop":
                 calls[frame[0]](*frame[1:])
             server.should_exit = True
-            await asyncio.gather(*self._waits)
+            await asyncio.gather(*serving)
+            for task in self._tasks:
+                task.cancel()
             self._counts.flush()
             self.channel.close()
 
@@ -112,7 +119,7 @@ class Worker:
         )
         settings, workers = config.Gateway.model_validate(start["gateway"]), settings_share(start)
         clock, counts = SystemClock(), self._counts
-        client = await stack.enter_async_context(UpstreamClient())
+        client = await stack.enter_async_context(UpstreamClient(trust=trust_of(settings)))
         inner = stack.enter_context(short_path(Path(start["folder"])))
         self._inward = Inward(client=client, socket=f"{inner}/{SOCKET}")
         self._keys = Keyring(
@@ -125,7 +132,8 @@ class Worker:
             names=self._names,
             refusals=counts,
             clock=clock,
-            on_answered=counts.on_answered if start["answered"] else None,
+            on_answered=counts.on_logged if start["answered"] else None,
+            on_forwarded=counts.on_forwarded if start["forwarded"] else None,
             max_body_bytes=start["max_body_bytes"],
             max_held_bytes=MAX_HELD_BYTES // workers,
             comment_every_s=settings.stream_comment_seconds,
@@ -133,11 +141,18 @@ class Worker:
             max_tokens=start["max_tokens"],
         )
         stack.callback(self._data.close)
+        nodes = Identities(read=self._read_nodes, clock=clock) if start["shared"] else None
+        if nodes is not None:
+            self._later(self._know(nodes))
+        certificate = certificate_of(settings)
+        if certificate is not None:
+            self._later(certificate.watch())
         token = settings.token
         self._inference = AuthMiddleware(
             app=self._infer,
             token=token.get_secret_value() if token else None,
             keys=self._keys,
+            nodes=nodes,
             host=settings.host,
             strangers=Strangers(clock=clock, count=counts.on_unauthorized),
         )
@@ -150,9 +165,29 @@ class Worker:
                 open_files=raise_open_files(),
             )
         )
-        watching = asyncio.create_task(guard.watch(), name="slow clients")
-        stack.callback(watching.cancel)
-        return HttpServer(self._dispatch, guard=guard, grace_s=start["grace_s"])
+        self._later(guard.watch())
+        return HttpServer(
+            self._dispatch,
+            guard=guard,
+            grace_s=start["grace_s"],
+            tls=certificate.context if certificate else None,
+        )
+
+    async def _know(self, nodes: Identities) -> None:
+        await nodes.refresh()
+        await nodes.run()
+
+    async def _read_nodes(self) -> Mapping[str, str]:
+        said: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
+        self._nodes_said = said
+        self.channel.send("nodes")
+        return await said
+
+    def _take_nodes(self, nodes: Mapping[str, str] | str) -> None:
+        if isinstance(nodes, str):
+            self._nodes_said.set_exception(Unavailable(nodes))
+        else:
+            self._nodes_said.set_result(nodes)
 
     async def _serve(self, server: HttpServer) -> None:
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
@@ -211,8 +246,8 @@ class Worker:
 
     def _later(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
-        self._waits.add(task)
-        task.add_done_callback(self._waits.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def settings_share(start: Mapping[str, Any]) -> int:

@@ -78,10 +78,18 @@ class Table:
     # --- for the data plane ---------------------------------------------------------------
 
     def admit(
-        self, model: str, *, version: int | None = None, priority: Priority | None = None
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        priority: Priority | None = None,
+        arrives: bool = True,
+        since: float | None = None,
     ) -> Admission:
         """See `Switchboard.admit`."""
-        return self._board.admit(model, version=version, priority=priority)
+        return self._board.admit(
+            model, version=version, priority=priority, arrives=arrives, since=since
+        )
 
     def upstream(self, model: str) -> Upstream | None:
         """Where ``model`` answers, if it is open."""
@@ -96,3 +104,10 @@ class Table:
         """Have the service examine the upstream."""
         if self._board.upstream(model) is not None:
             self.traffic.on_suspect(model, self._openings[model])
+
+    def lost(self, model: str, upstream: Upstream) -> bool:
+        """See `Switchboard.lost`; the service has the other workers close it, too."""
+        lost = self._board.lost(model, upstream)
+        if lost:
+            self.traffic.on_lost(model, self._openings[model])
+        return lost

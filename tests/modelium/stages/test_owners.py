@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from modelium.lifecycle import SETTLED, ModelState
+from modelium.lifecycle import IN_TRANSITION, SETTLED, ModelState
 from modelium.models import Model, Report
 from modelium.stages.owners import (
     GRACE_S,
-    IN_TRANSITION,
     NEW,
     RETRY_LIMIT_S,
     RETRY_S,

@@ -77,7 +77,7 @@ async def test_a_model_that_was_changed_while_it_was_loading_is_no_end_of_a_load
     world: World,
 ) -> None:
     registered(world)
-    with pytest.raises(ModeliumError, match="tiny has no deployment any more"):
+    with pytest.raises(ModeliumError, match="tiny has no deployment here any more"):
         await finish(world.services, "tiny", None, HERE, seconds=9.0)
 
 

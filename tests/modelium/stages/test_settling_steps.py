@@ -248,7 +248,7 @@ def test_what_has_no_deployment_has_nothing_loaded() -> None:
 
 async def found(world: World) -> str | None:
     model: Model = world.store.model("tiny")
-    decision = await settling._decision(world.services, model)
+    decision = await settling.transition_of(world.services, model)
     return decision.id if decision else None
 
 

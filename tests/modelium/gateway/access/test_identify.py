@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections import Counter
@@ -20,6 +21,7 @@ from modelium.gateway.access.auth import (
     AuthMiddleware,
     needed_scope,
 )
+from modelium.gateway.access.identities import SOONEST_S, Identities
 from modelium.gateway.access.keyring import (
     CONCURRENCY_RETRY_S,
     REFRESH_S,
@@ -28,6 +30,7 @@ from modelium.gateway.access.keyring import (
     key_holder,
 )
 from modelium.gateway.access.strangers import Strangers
+from modelium.gateway.forwarding import MOST_HOPS, Sender, sender
 from modelium.gateway.problems import HttpProblem
 from modelium.models import Priority
 from modelium.models.api_keys import ApiKey, digest
@@ -46,8 +49,16 @@ def key(**terms: Any) -> ApiKey:
 class Door:
     """The middleware in front of an application that notes what reaches it."""
 
-    def __init__(self, token: str | None = TOKEN, host: str = "127.0.0.1", **keys: ApiKey) -> None:
+    def __init__(
+        self,
+        token: str | None = TOKEN,
+        host: str = "127.0.0.1",
+        nodes: dict[str, str] | None = None,
+        **keys: ApiKey,
+    ) -> None:
         self.clock = FakeClock()
+        self.known = {digest(secret.encode()): node for secret, node in (nodes or {}).items()}
+        self.nodes = None if nodes is None else Identities(read=self._known, clock=self.clock)
         self.stored = {digest(secret.encode()): one for secret, one in keys.items()}
         self.keys = Keyring(read=self._read, clock=self.clock, important_teams=frozenset())
         self.counts: Counter[str] = Counter()
@@ -57,6 +68,7 @@ class Door:
             app=self._app,
             token=token,
             keys=self.keys,
+            nodes=self.nodes,
             host=host,
             strangers=Strangers(clock=self.clock, count=lambda why: self.counts.update([why])),
         )
@@ -64,12 +76,17 @@ class Door:
     async def _read(self) -> dict[str, ApiKey]:
         return self.stored
 
+    async def _known(self) -> dict[str, str]:
+        return self.known
+
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.passed.append(scope)
 
     async def ask(self, path: str = "/v1/models", method: str = "GET", **headers: str) -> Any:
         """What the client is told: status, message, other headers; ``None``: it is let through."""
         await self.keys.refresh()
+        if self.nodes is not None:
+            await self.nodes.refresh()
         self.sent.clear()
         count = len(self.passed)
         named = {"host": "localhost", **headers}
@@ -373,3 +390,76 @@ async def test_keys_are_read_again_and_again_and_kept_while_that_fails() -> None
         await ring.run()
     assert clock.slept == [REFRESH_S] * 4
     assert known == [False, True, True, True, True]
+
+
+NODE = "mdn_secret-of-b"
+
+
+@pytest.mark.parametrize("token", [TOKEN, None])
+async def test_a_node_may_infer_and_fetch_and_nothing_else(token: str | None) -> None:
+    door = Door(token, nodes={NODE: "b"})
+    shown = {"authorization": f"Bearer {NODE}"}
+    for path in ("/v1/chat/completions", "/v2/models/m/infer", "/models/m/x", "/peer/files"):
+        assert await door.ask(path, "POST", **shown) is None
+        assert sender(door.passed[-1]) == Sender(node="b", hops=MOST_HOPS + 1)
+        assert key_holder(door.passed[-1]) is None
+    for path in ("/", "/metrics", "/api/v1/models", "/api/v1/keys", "/hooks/ingest", "/peerless"):
+        status, *_ = await door.ask(path, "POST", **shown)
+        assert status == 403, path
+
+
+@pytest.mark.parametrize("token", [TOKEN, None])
+async def test_the_secret_of_no_node_is_an_unknown_key(token: str | None) -> None:
+    for nodes in ({NODE: "b"}, {}):
+        door = Door(token, nodes=nodes)
+        status, told, _ = await door.ask(authorization="Bearer mdn_other")
+        assert (status, told) == (401, UNKNOWN)
+    assert door.counts == {"wrong": 1}
+
+
+async def test_a_store_that_is_not_shared_knows_no_nodes() -> None:
+    status, told, _ = await Door().ask(authorization=f"Bearer {NODE}")
+    assert (status, told) == (401, UNKNOWN)
+
+
+async def test_clients_cannot_call_themselves_nodes() -> None:
+    door = Door(nodes={NODE: "b"}, **{KEY: key()})
+    marks = {"x-modelium-forwarded": "1", "x-modelium-priority": "high"}
+    for bearer in (TOKEN, KEY):
+        assert await door.ask(authorization=f"Bearer {bearer}", **marks) is None
+        assert sender(door.passed[-1]) is None
+    assert await door.ask(authorization=f"Bearer {NODE}", **marks) is None
+    assert sender(door.passed[-1]) == Sender(node="b", hops=1, priority=Priority.HIGH)
+
+
+async def test_a_node_that_has_just_joined_is_known_soon_and_one_that_was_removed_is_not() -> None:
+    clock, known = FakeClock(hurried=False), {digest(b"mdn_a"): "a"}
+    reads = 0
+
+    async def read() -> dict[str, str]:
+        nonlocal reads
+        reads += 1
+        return dict(known)
+
+    async def passes(seconds: float) -> None:
+        await clock.asleep()
+        clock.advance(seconds)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    nodes = Identities(read=read, clock=clock)
+    await nodes.refresh()
+    running = asyncio.create_task(nodes.run())
+    known[digest(b"mdn_b")] = "b"
+    assert nodes.find(b"mdn_b") is None
+    await passes(SOONEST_S)
+    assert (nodes.find(b"mdn_b"), reads) == ("b", 2)
+    for _ in range(100):  # guesses cannot have them read more often
+        assert nodes.find(b"mdn_x") is None
+    await passes(SOONEST_S * 0.9)
+    assert reads == 2
+    known.clear()
+    await passes(SOONEST_S)
+    await passes(REFRESH_S)
+    assert nodes.find(b"mdn_a") is None
+    running.cancel()

@@ -10,13 +10,8 @@ import pytest
 from modelium.errors import DeadlineExceeded, ModeliumError, Unavailable
 from modelium.gateway.proxy import upstream as pool
 from modelium.gateway.proxy.connection import BUFFER_BYTES, HEAD_BYTES, Connection, Interrupted
-from modelium.gateway.proxy.upstream import (
-    COPIED_BYTES,
-    KEEP_ALIVE_S,
-    Answer,
-    UpstreamClient,
-    end_to_end,
-)
+from modelium.gateway.proxy.message import COPIED_BYTES, end_to_end, request_of
+from modelium.gateway.proxy.upstream import KEEP_ALIVE_S, Answer, UpstreamClient
 from modelium.models import Upstream
 from tests.modelium.gateway.wire import Wire
 
@@ -225,7 +220,7 @@ async def test_only_a_client_that_waits_is_given_up() -> None:
 
 
 def parts(method: str = "GET", body: bytes = b"", *headers: tuple[bytes, bytes], **at: Any) -> Any:
-    return pool._request(AT.model_copy(update=at), method, "/t", list(headers), body)
+    return request_of(AT.model_copy(update=at), method, "/t", list(headers), body)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +293,7 @@ class Pool(UpstreamClient):
         self._loop = stand
         return self
 
-    async def _refused(self, *_: object) -> None:
+    async def _refused(self, *_: object, **__: object) -> None:
         raise ConnectionRefusedError
 
     def used(self, *, ago: float = 0.0, answer: bytes = OK) -> tuple[Connection, Pipe]:

@@ -1,0 +1,138 @@
+"""A node among the others: its heartbeat, and what waits at its gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from importlib.metadata import version
+from pathlib import Path
+
+from modelium import private
+from modelium.errors import ModeliumError
+from modelium.models import NodeReport, RuntimeStatus, Traffic
+from modelium.stages.services import Services
+from modelium.store.nodes import digest
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+"""Between two heartbeats: three may be lost before a node counts as silent."""
+
+PUBLISH_S = 2.0
+"""Between two writes of what waits here, for the node that plans."""
+
+SECRET = "mdn_"  # noqa: S105 - what secrets begin with
+FILE = "node.key"
+MIB = 2**20
+
+
+def node_secret(state: Path) -> str:
+    """Return the secret by which the store and other nodes know this machine; made at first."""
+    file = state / FILE
+    if not file.exists():
+        with open(file, "w", opener=private.opener) as fresh:
+            fresh.write(f"{SECRET}{secrets.token_urlsafe(32)}\n")
+    return file.read_text().strip()
+
+
+class Membership:
+    """Says that this node is there, and how it is, until cancelled."""
+
+    def __init__(self, *, services: Services, secret: str) -> None:
+        """``secret``: of `node_secret`."""
+        self._services = services
+        self._identity = digest(secret)
+        self._published: dict[str, Traffic] = {}
+        self.settled = False
+        """Whether this node has compared the store with its engines since it started."""
+
+    async def join(self, token: str | None) -> None:
+        """Join the nodes of the store, or come back.
+
+        Raises:
+            InputError: another machine has the name, or a token is missing or not valid.
+        """
+        services = self._services
+        sent = services.clock.monotonic()
+        new = await services.store.nodes.join(
+            services.node, identity=self._identity, token=token, report=await self._report()
+        )
+        services.heartbeat.note(sent)
+        await services.store.history.adopt_traffic()
+        if new:
+            await services.store.events.append("node.joined", node=services.node)
+
+    async def run(self) -> None:
+        """Send heartbeats until cancelled."""
+        while True:
+            try:
+                await self.beat()
+            except ModeliumError as exc:
+                logger.warning("the store did not take this node's heartbeat: %s", exc)
+            await self._services.clock.sleep(BEAT_S)
+
+    async def beat(self) -> None:
+        """Send one heartbeat."""
+        services = self._services
+        report = await self._report()
+        sent = services.clock.monotonic()
+        taken = await services.store.nodes.beat(
+            services.node, identity=self._identity, report=report
+        )
+        if taken:
+            services.heartbeat.note(sent)
+        else:
+            await asyncio.to_thread(services.store.blocking.planner.resign)
+            logger.error(
+                "%s was removed from the nodes of this store: it plans and begins nothing any "
+                "more; stop it, or let it join again with a token",
+                services.node,
+            )
+
+    async def publish(self) -> None:
+        """Store what waits at this node's gateway, in intervals until cancelled."""
+        services = self._services
+        while True:
+            await services.clock.sleep(PUBLISH_S)
+            seen = await asyncio.to_thread(services.switchboard.traffic.snapshot)
+            fresh = {name: one for name, one in seen.items() if self._is_news(name, one)}
+            if not fresh:
+                continue
+            try:
+                await services.store.history.publish(fresh)
+            except ModeliumError as exc:
+                logger.warning("what waits at this gateway could not be stored: %s", exc)
+            else:
+                self._published.update(fresh)
+
+    def _is_news(self, name: str, seen: Traffic) -> bool:
+        last = self._published.get(name, Traffic())
+        return any(
+            getattr(seen, field) != getattr(last, field)
+            for field in ("in_flight", "pending", "completed", "failed", "last_request_at")
+        )
+
+    async def _report(self) -> NodeReport:
+        services, config = self._services, self._services.config
+        devices = await asyncio.to_thread(services.devices.snapshot)
+        rate = config.repository.fetch_mib_per_s
+        return NodeReport(
+            address=config.gateway.advertise,
+            version=version("modelium"),
+            labels=config.orchestration.node_labels,
+            devices=devices,
+            runtimes=tuple(map(self._named, services.runtime_monitor.statuses())),
+            fetches=config.repository.fetch,
+            shares=config.repository.shared,
+            fetch_bytes_per_s=None if rate is None else rate * MIB,
+            activity=self._activity(),
+            settled=self.settled,
+        )
+
+    def _named(self, status: RuntimeStatus) -> RuntimeStatus:
+        return status.model_copy(update={"node": self._services.node})
+
+    def _activity(self) -> str:
+        loading = sorted(self._services.loads)
+        return f"loads {', '.join(loading)}" if loading else ""

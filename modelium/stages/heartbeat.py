@@ -1,0 +1,29 @@
+"""Whether the other nodes can still know of this one (no I/O here)."""
+
+from __future__ import annotations
+
+from modelium.errors import Unavailable
+
+FENCED_S = 10.0
+"""Without a heartbeat for this long nothing new is begun here: a third less than the time after
+which others may take its models over."""
+
+
+class Heartbeat:
+    """When the store last took this node's heartbeat. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        """One that is alone needs none."""
+        self._at: float | None = None
+
+    def note(self, now: float) -> None:
+        """The store took one that was sent at ``now``."""
+        self._at = now
+
+    def check(self, now: float) -> None:
+        """Raise `Unavailable` where a load must not begin any more."""
+        if self._at is not None and now - self._at > FENCED_S:
+            raise Unavailable(
+                f"this node has not reached the store for {now - self._at:.0f} s, and others may "
+                "take its models over; nothing is begun before it is back"
+            )

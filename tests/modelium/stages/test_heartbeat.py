@@ -1,0 +1,32 @@
+"""A node that the store has not heard of for a while begins nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelium.errors import Unavailable
+from modelium.models.nodes import SILENT_S
+from modelium.stages.heartbeat import FENCED_S, Heartbeat
+
+
+def test_a_node_that_is_alone_needs_no_heartbeat() -> None:
+    Heartbeat().check(1e9)
+
+
+def test_a_load_may_begin_until_the_fence_falls() -> None:
+    heartbeat = Heartbeat()
+    heartbeat.note(100.0)
+    heartbeat.check(100.0 + FENCED_S)
+    with pytest.raises(Unavailable, match="has not reached the store for 11 s"):
+        heartbeat.check(111.0)
+
+
+def test_the_fence_falls_before_others_may_take_over() -> None:
+    assert FENCED_S < SILENT_S
+
+
+def test_a_heartbeat_lifts_the_fence() -> None:
+    heartbeat = Heartbeat()
+    heartbeat.note(0.0)
+    heartbeat.note(500.0)
+    heartbeat.check(505.0)

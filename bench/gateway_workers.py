@@ -217,13 +217,13 @@ async def load(port: int, *, rate: float, seconds: float) -> int:
 
     async def one(number: int, client: Client) -> int:
         answered = 0
-        due = began + number / rate
-        while due < began + seconds:
+        due = began + (number / rate if rate else 0.0)
+        while max(due, loop.time()) < began + seconds:
             await asyncio.sleep(due - loop.time())
             if await client.send(KEY) != 200:
                 raise SystemExit("a request failed")
             answered += 1
-            due += CONNECTIONS / rate
+            due += CONNECTIONS / rate if rate else 0.0
         return answered
 
     done = await asyncio.gather(*(one(number, client) for number, client in enumerate(clients)))

@@ -11,9 +11,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-from pydantic import SecretStr
 
 from modelium import config
 from modelium.config.hosts import authority
@@ -28,15 +25,16 @@ from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.asgi import App, Receive, Scope, Send
 from modelium.gateway.certificates import certificate_of, trust_of
 from modelium.gateway.connections import Connections, bounds_for, raise_open_files
-from modelium.gateway.http_server import HttpServer, listen, listen_shared, short_path
+from modelium.gateway.http_server import HttpServer, listen, listen_shared
 from modelium.gateway.proxy.dataplane import DataPlane
 from modelium.gateway.proxy.names import Names
 from modelium.gateway.proxy.noting import OnAnswered
 from modelium.gateway.proxy.reply import SHUTTING_DOWN
 from modelium.gateway.proxy.upstream import UpstreamClient
-from modelium.gateway.workers.inward import SOCKET, from_workers
+from modelium.gateway.workers.inward import from_workers, service_socket
 from modelium.gateway.workers.ledger import Ledger
 from modelium.gateway.workers.pool import WorkerPool
+from modelium.gateway.workers.start import Start, section_of
 from modelium.metrics import Metrics
 from modelium.ports import Clock
 from modelium.routing.switchboard import Switchboard
@@ -251,15 +249,7 @@ class Gateway:
     async def _serve_by_workers(self, sockets: list[socket.socket], stack: AsyncExitStack) -> None:
         """Have workers answer clients, and answer theirs here."""
         folder = self._folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        place = folder / SOCKET
-        place.unlink(missing_ok=True)  # of a service that was killed
-        inner = socket.socket(socket.AF_UNIX)
-        stack.callback(inner.close)
-        inner.bind(f"{stack.enter_context(short_path(folder))}/{SOCKET}")
-        stack.callback(place.unlink, missing_ok=True)
-        place.chmod(0o600)
-        inner.setblocking(False)
-        inner.listen()
+        inner = stack.enter_context(service_socket(folder))
         await self._serve(self._dispatch, inner, stack)
         self._pool = WorkerPool(
             host=self._config.host,
@@ -281,24 +271,19 @@ class Gateway:
         )
         await stack.enter_async_context(self._pool)
 
-    def _start_of_worker(self, folder: Path) -> dict[str, Any]:
-        """Return what a worker has to know; see `workers.process`."""
-        shown = {
-            name: value.get_secret_value() if isinstance(value, SecretStr) else value
-            for name, value in self._config.model_dump().items()
-        }
-        return {
-            "gateway": {n: str(v) if isinstance(v, Path) else v for n, v in shown.items()},
-            "folder": str(folder),
-            "important_teams": sorted(self._important_teams),
-            "max_tokens": dict(self._max_tokens),
-            "max_body_bytes": self._max_body_bytes,
-            "grace_s": self._grace_s,
-            "answered": self._on_answered is not None,
-            "forwarded": self._on_forwarded is not None,
-            "shared": self._nodes is not None,
-            "level": logging.getLogger().getEffectiveLevel(),
-        }
+    def _start_of_worker(self, folder: Path) -> Start:
+        return Start(
+            gateway=section_of(self._config),
+            folder=str(folder),
+            important_teams=sorted(self._important_teams),
+            max_tokens=dict(self._max_tokens),
+            max_body_bytes=self._max_body_bytes,
+            grace_s=self._grace_s,
+            logs=self._on_answered is not None,
+            logs_forwarded=self._on_forwarded is not None,
+            shared=self._nodes is not None,
+            level=logging.getLogger().getEffectiveLevel(),
+        )
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop listening, refuse waiting requests, finish those in flight within the grace."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
 from modelium.errors import ModeliumError, Unavailable
 from modelium.gateway.asgi import (
     App,
@@ -15,6 +20,7 @@ from modelium.gateway.asgi import (
     read_body,
     respond_json,
 )
+from modelium.gateway.http_server import BACKLOG, short_path
 from modelium.gateway.problems import HttpProblem, body_of, headers_of, status_of
 from modelium.gateway.proxy.message import HOP_BY_HOP
 from modelium.gateway.proxy.upstream import Answer, Interrupted, UpstreamClient
@@ -35,11 +41,11 @@ NOT_PASSED = HOP_BY_HOP | {PEER, b"content-length", b"expect"}
 class Inward:
     """Sends requests to the service, which checks their credentials."""
 
-    def __init__(self, *, client: UpstreamClient, socket: str) -> None:
-        """``socket``: path of the service's."""
+    def __init__(self, *, client: UpstreamClient, path: str) -> None:
+        """``path``: of the service's socket."""
         self._client = client
         self._service = Upstream(
-            host="modelium", port=80, socket=socket, served_name="Modelium", apis=frozenset()
+            host="modelium", port=80, socket=path, served_name="Modelium", apis=frozenset()
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +97,22 @@ async def _refuse(error: ModeliumError, scope: Scope, send: Send) -> None:
     status = status_of(error)
     content = body_of(scope["path"], status, str(error), error.reason)
     await respond_json(send, status, content, headers_of(error))
+
+
+@contextlib.contextmanager
+def service_socket(folder: Path) -> Iterator[socket.socket]:
+    """Yield the service's listening socket in ``folder``, which only this user can open."""
+    place = folder / SOCKET
+    place.unlink(missing_ok=True)  # of a service that was killed
+    with short_path(folder) as short, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{short}/{SOCKET}")
+        try:
+            place.chmod(0o600)
+            listener.setblocking(False)
+            listener.listen(BACKLOG)
+            yield listener
+        finally:
+            place.unlink(missing_ok=True)
 
 
 def from_workers(app: App) -> App:

@@ -18,6 +18,7 @@ from modelium.gateway.access.keyring import Keyring
 from modelium.gateway.http_server import listen
 from modelium.gateway.workers.ledger import Ledger
 from modelium.gateway.workers.link import ACK_S, Link, Nodes
+from modelium.gateway.workers.start import Start
 from modelium.models.api_keys import ApiKey
 from modelium.ports import Clock
 from modelium.routing.switchboard import Switchboard
@@ -54,7 +55,7 @@ class WorkerPool:
         switchboard: Switchboard,
         keys: Keyring,
         ledger: Callable[[Mapping[str, int]], Ledger],
-        start: Callable[[], Mapping[str, Any]],
+        start: Callable[[], Start],
         failed: Callable[[str], None],
         clock: Clock,
         grace_s: float,
@@ -215,7 +216,7 @@ class WorkerPool:
             try:
                 loop = asyncio.get_running_loop()
                 await loop.create_unix_connection(lambda: link.channel, sock=ours)
-                link.channel.send("start", self._start())
+                link.channel.send("start", self._start().frame())
                 link.give(self._given)
                 self._links[number] = link
                 self._switchboard.attach(link)

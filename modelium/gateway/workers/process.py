@@ -31,6 +31,7 @@ from modelium.gateway.routes import Route
 from modelium.gateway.workers.channel import Channel, Frame
 from modelium.gateway.workers.counts import Counts
 from modelium.gateway.workers.inward import SOCKET, Inward
+from modelium.gateway.workers.start import Start
 from modelium.gateway.workers.table import Table
 from modelium.gateway.workers.turnstile import Turnstile
 from modelium.models.api_keys import ApiKey
@@ -76,7 +77,7 @@ class Worker:
             word, start = await self._next()
             if word != "start":
                 raise RuntimeError(f"the service began with {word!r}")
-            server = await self._build(start, stack)
+            server = await self._build(Start(**start), stack)
             table = self._table
             calls: dict[str, Callable[..., None]] = {
                 "limit": table.limit,
@@ -111,19 +112,17 @@ class Worker:
             raise SystemExit("the service has ended")
         return frame
 
-    async def _build(self, start: Mapping[str, Any], stack: AsyncExitStack) -> HttpServer:
-        """Build what answers clients; see `pool` for ``start``."""
+    async def _build(self, start: Start, stack: AsyncExitStack) -> HttpServer:
+        """Build what answers clients."""
         lines = Lines(self._counts)
-        logging.basicConfig(
-            level=start["level"], handlers=[lines], format="%(message)s", force=True
-        )
-        settings, workers = config.Gateway.model_validate(start["gateway"]), settings_share(start)
-        clock, counts = SystemClock(), self._counts
+        logging.basicConfig(level=start.level, handlers=[lines], format="%(message)s", force=True)
+        settings = config.Gateway.model_validate(start.gateway)
+        clock, counts, workers = SystemClock(), self._counts, settings.workers
         client = await stack.enter_async_context(UpstreamClient(trust=trust_of(settings)))
-        inner = stack.enter_context(short_path(Path(start["folder"])))
-        self._inward = Inward(client=client, socket=f"{inner}/{SOCKET}")
+        inner = stack.enter_context(short_path(Path(start.folder)))
+        self._inward = Inward(client=client, path=f"{inner}/{SOCKET}")
         self._keys = Keyring(
-            read=_none, clock=clock, important_teams=frozenset(start["important_teams"])
+            read=_none, clock=clock, important_teams=frozenset(start.important_teams)
         )
         self._names = Names(aliases=settings.aliases)
         self._data = DataPlane(
@@ -132,16 +131,16 @@ class Worker:
             names=self._names,
             refusals=counts,
             clock=clock,
-            on_answered=counts.on_logged if start["answered"] else None,
-            on_forwarded=counts.on_forwarded if start["forwarded"] else None,
-            max_body_bytes=start["max_body_bytes"],
+            on_answered=counts.on_logged if start.logs else None,
+            on_forwarded=counts.on_forwarded if start.logs_forwarded else None,
+            max_body_bytes=start.max_body_bytes,
             max_held_bytes=MAX_HELD_BYTES // workers,
             comment_every_s=settings.stream_comment_seconds,
             default_max_tokens=settings.default_max_tokens,
-            max_tokens=start["max_tokens"],
+            max_tokens=start.max_tokens,
         )
         stack.callback(self._data.close)
-        nodes = Identities(read=self._read_nodes, clock=clock) if start["shared"] else None
+        nodes = Identities(read=self._read_nodes, clock=clock) if start.shared else None
         if nodes is not None:
             self._later(self._know(nodes))
         certificate = certificate_of(settings)
@@ -169,7 +168,7 @@ class Worker:
         return HttpServer(
             self._dispatch,
             guard=guard,
-            grace_s=start["grace_s"],
+            grace_s=start.grace_s,
             tls=certificate.context if certificate else None,
         )
 
@@ -248,11 +247,6 @@ class Worker:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def settings_share(start: Mapping[str, Any]) -> int:
-    """Return among how many workers limits are divided."""
-    return int(start["gateway"]["workers"])
 
 
 async def _none() -> Mapping[str, ApiKey]:

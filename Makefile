@@ -104,9 +104,9 @@ docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	mv $(VENV)/config.schema.json docs/config.schema.json
 
 lock: setup ## resolve the lock files; UPGRADE=--upgrade takes newer releases
-	$(BIN)/uv pip compile -q pyproject.toml --extra postgres --universal --python-version 3.11 --no-annotate \
+	$(BIN)/uv pip compile -q pyproject.toml --extra postgres --extra s3 --universal --python-version 3.11 --no-annotate \
 		--no-header --generate-hashes $(UPGRADE) -o requirements/modelium.lock
-	$(BIN)/uv pip compile -q pyproject.toml --extra postgres --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile -q pyproject.toml --extra postgres --extra s3 --group dev --universal --python-version 3.11 \
 		--no-annotate --no-header --generate-hashes -c requirements/modelium.lock $(UPGRADE) -o requirements/dev.lock
 
 lock-%: ## resolve requirements/%.in into its lock file, e.g. lock-replica

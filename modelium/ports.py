@@ -63,6 +63,18 @@ class Span:
     """Of the nodes for one another, by rank: host names or IP addresses without a port."""
     port: int
     """Where the parts meet, on the node of rank 0."""
+    interface: str = ""
+    """The network interface of this node's address; empty: the driver looks it up."""
+
+    @property
+    def own(self) -> str:
+        """The address of this node."""
+        return self.addresses[self.rank]
+
+    @property
+    def meeting(self) -> tuple[str, int]:
+        """Address and port at which the parts meet."""
+        return self.addresses[0], self.port
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,6 +253,35 @@ class Steps(Protocol):
 
 
 Stage = Literal["ingest", "analyze", "decide", "load", "monitor", "evict"]
+
+
+class FileSource(Protocol):
+    """The files of models on one other node. Every call is bounded in time and in bytes."""
+
+    node: str
+    """Its name."""
+
+    async def manifest(self, model: str, version: int) -> bytes:
+        """Return the list of a version's files: JSON of `modelium.intake.manifest.Manifest`.
+
+        Raises:
+            TransientError: the node does not give it now.
+        """
+
+    async def chunk(self, model: str, version: int, name: str, index: int, size: int) -> bytes:
+        """Return chunk ``index``, of ``size`` bytes, of the file ``name``, checked by its hash.
+
+        Raises:
+            TransientError: the node does not give it now.
+            BadManifest: what came is not what the node said.
+        """
+
+
+class FileSources(Protocol):
+    """How this node reaches the files of others."""
+
+    def of(self, node: Node) -> FileSource | None:
+        """Return the files of ``node``; ``None``: it has no address for other nodes."""
 
 
 class Peers(Protocol):

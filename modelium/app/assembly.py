@@ -14,7 +14,7 @@ from modelium.control.signals import Signals
 from modelium.devices import find_devices
 from modelium.intake.repository import ModelRepository
 from modelium.metrics import Metrics
-from modelium.ports import Brain, Clock, Launcher
+from modelium.ports import Brain, Clock, FileSources, Launcher
 from modelium.routing.switchboard import Switchboard
 from modelium.stages.inline import InlineRunner
 from modelium.stages.instrumented import instrumented
@@ -42,6 +42,7 @@ def assembled(
     brain: Brain,
     sweeps: Sweeps,
     node: NodeIdentity,
+    files: FileSources | None = None,
 ) -> Services:
     """Return what stages are given.
 
@@ -57,7 +58,9 @@ def assembled(
         config=config,
         policy=policy,
         store=AsyncStore(store),
-        repository=ModelRepository(config=config.orchestration, teams=config.teams),
+        repository=ModelRepository(
+            config=config.orchestration, teams=config.teams, shared=config.shares_files()
+        ),
         switchboard=Switchboard(
             traffic=TrafficBook(clock=clock),
             listener=signals,
@@ -76,6 +79,7 @@ def assembled(
         sweeps=sweeps,
         node=node.name,
         peers=node.peers(),
+        files=files,
         began=clock.time(),
     )
 

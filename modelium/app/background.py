@@ -14,6 +14,7 @@ from modelium.control.answering import Answering
 from modelium.control.demand import Demand
 from modelium.control.drops import DropRun
 from modelium.control.forwarding import Forwarding
+from modelium.control.housekeeping import housekeeping
 from modelium.control.leftovers import Leftovers
 from modelium.control.loop import Loop
 from modelium.control.membership import Membership
@@ -37,9 +38,9 @@ async def background(
     runs = {
         "loop": loop.run,
         "demand": demand.run,
-        "watcher": _watcher(services, zone.folder).run,
-        "teams": teams.run,
-        "adoption": Adoption(services=services).run,
+        "watcher": housekeeping(services, _watcher(services, zone.folder).run),
+        "teams": housekeeping(services, teams.run),
+        "adoption": housekeeping(services, Adoption(services=services).run),
         "leftovers": Leftovers(services=services).run,
         "configuration": reloader.run,
     }

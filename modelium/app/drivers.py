@@ -12,7 +12,7 @@ from pathlib import Path
 from modelium.config import Config
 from modelium.models import RuntimeName
 from modelium.ports import Clock, DeviceInventory, Runtime
-from modelium.store.connection import secret_files
+from modelium.store.connection import is_shared, secret_files
 from runtimes.llama_cpp.driver import llama_cpp_driver
 from runtimes.loading.device_locks import DeviceLocks
 from runtimes.process.sandbox import Sandbox, unavailable
@@ -53,7 +53,11 @@ def build_drivers(
         from runtimes.ray.driver import RayServeDriver
 
         found[RuntimeName.RAY_SERVE] = RayServeDriver(
-            config=config.ray_serve, state_directory=state, clock=clock, sandbox=sandbox
+            config=config.ray_serve,
+            state_directory=state,
+            clock=clock,
+            sandbox=sandbox,
+            node=config.orchestration.node if is_shared(config.store_url()) else "",
         )
     if config.triton.enabled:
         from runtimes.triton.driver import TritonDriver

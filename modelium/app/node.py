@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import httpx
+
 from modelium.config import Config
 from modelium.control.membership import Membership, node_secret
 from modelium.models import Deployment, Model, Node, Upstream
+from modelium.ports import FileSources
 from modelium.routing.peers import upstream_of
+from modelium.stages.http_files import HttpFiles
 from modelium.stages.services import Services
 from modelium.store.nodes import digest
+
+CONNECT_S = 5.0
+
+READ_S = 30.0
+"""Without a byte of what another node sends; it waits here when many fetch."""
 
 SHOWN = 12
 """Characters of the identity in the names of lease holders."""
@@ -52,6 +62,23 @@ class NodeIdentity:
     def peers(self) -> PeerRoutes | None:
         """Return how other nodes are reached."""
         return PeerRoutes(secret=self.secret) if self.name else None
+
+
+@asynccontextmanager
+async def file_sources(config: Config, node: NodeIdentity) -> AsyncIterator[FileSources | None]:
+    """Yield how files are fetched from other nodes; ``None``: they are not."""
+    if not node.name:
+        yield None
+        return
+    authority = config.gateway.tls_ca
+    client = httpx.AsyncClient(
+        headers={"authorization": f"Bearer {node.secret}"},
+        verify=ssl.create_default_context(cafile=authority) if authority else True,
+        timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+        trust_env=False,
+    )
+    async with client:
+        yield HttpFiles(client=client)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from modelium.app.background import background
 from modelium.app.brain import build_brain
 from modelium.app.drivers import build_drivers, connected
 from modelium.app.late import LateBrain, LatePrefect
-from modelium.app.node import NodeIdentity, joined
+from modelium.app.node import NodeIdentity, file_sources, joined
 from modelium.clock import SteadyClock, SystemClock
 from modelium.config import Config
 from modelium.config.folders import close_to_others, folders, make
@@ -113,7 +113,7 @@ async def running(
         stack.enter_context(service_lock.hold(state))
         for field, folder in folders(config).items():
             make(field, folder)
-            if field in service_lock.MANAGED:
+            if field in service_lock.MANAGED and not config.shares_files():
                 stack.enter_context(service_lock.claim(folder, field=field))
         sweeps = Sweeps(scheduled=config.prefect.enabled, now=clock.monotonic())
         home, launcher = flow_home(config, clock, environ, sweeps)
@@ -125,7 +125,7 @@ async def running(
         stack.callback(store.close)
         node = NodeIdentity.of(config, shared=store.shared)
         stack.enter_context(store.exclusive(node.name, heir_of=node.holder))
-        store.history.node = node.name
+        store.act_as(node.name)
         if store.shared:
             _follow(steady, store)
         planner_subprocess = PlannerSubprocess(clock=clock)
@@ -143,6 +143,7 @@ async def running(
             brain=brain,
             sweeps=sweeps,
             node=node,
+            files=await stack.enter_async_context(file_sources(config, node)),
         )
         provide(services)
         member = await stack.enter_async_context(joined(services, node)) if node.name else None

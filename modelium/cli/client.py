@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import ssl
 from typing import Any
 
 import httpx
 
-from modelium.config import Config
+from modelium.config import Config, Gateway
+from modelium.config.hosts import authority
 from modelium.control import addresses
-from modelium.errors import InputError, ModeliumError, Unavailable
+from modelium.errors import ConfigError, InputError, ModeliumError, Unavailable
 
 TIMEOUT_S = 30.0
 """For requests that the service answers immediately."""
@@ -21,18 +23,20 @@ class Client:
     def __init__(self, *, config: Config) -> None:
         """Determine the address; sends nothing."""
         gateway = config.gateway
-        default = f"http://{gateway.host}:{gateway.port}"
-        self.url = (
-            os.environ.get("MODELIUM_URL")
-            or addresses.read(config.orchestration.state).get("gateway")
-            or default
+        scheme = "https" if gateway.tls_certificate else "http"
+        own = (
+            addresses.read(config.orchestration.state).get("gateway")
+            or f"{scheme}://{authority(gateway.host, gateway.port)}"
         )
+        given = os.environ.get("MODELIUM_URL")
+        self.url = given or own
         token = gateway.token.get_secret_value() if gateway.token else None
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT_S,
             trust_env=False,
+            verify=trust(self.url, gateway, own=not given),
         )
 
     def get(self, path: str, **query: Any) -> Any:
@@ -86,3 +90,30 @@ class Client:
             message = answer.text[:500]
         kind = InputError if answer.status_code < 500 else ModeliumError
         raise kind(f"{message} (HTTP {answer.status_code})")
+
+
+def trust(url: str, gateway: Gateway, *, own: bool) -> ssl.SSLContext | bool:
+    """Return by what the certificate of the gateway at ``url`` is checked.
+
+    Args:
+        url: ``http`` or ``https``.
+        gateway: the configuration.
+        own: whether it is that of this machine, whose certificate is `gateway.tls_certificate` and
+            may be made out to a name that only others use. Else `gateway.tls_ca` applies.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    if not url.startswith("https://"):
+        return True
+    file = gateway.tls_certificate if own else gateway.tls_ca
+    try:
+        context = ssl.create_default_context(cafile=file)
+    except (OSError, ValueError) as exc:
+        field = "tls_certificate" if own else "tls_ca"
+        raise ConfigError(f"gateway.{field}: cannot read certificates of {file} ({exc})") from exc
+    if own and file is not None:
+        context.check_hostname = False
+        # The gateway's own certificate is enough, whoever has signed it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import httpx
 
+from modelium.cli.client import trust
 from modelium.cli.findings import Finding
 from modelium.config import Config
 from modelium.config.fields import FieldPath
 from modelium.config.hosts import bind
 from modelium.control import addresses, service_lock
+from modelium.errors import ConfigError
 
 PROBE_S = 10.0
 """Timeout of one request to the running service."""
@@ -28,8 +30,9 @@ def service(config: Config) -> Iterator[Finding]:
         yield Finding(what="service", ok=True, detail=f"is starting on {state}")
         return
     try:
-        httpx.get(f"{gateway}/health", timeout=PROBE_S, trust_env=False)
-    except httpx.HTTPError as exc:
+        checked = trust(gateway, config.gateway, own=True)
+        httpx.get(f"{gateway}/health", timeout=PROBE_S, trust_env=False, verify=checked)
+    except (httpx.HTTPError, ConfigError) as exc:
         detail = f"runs on {state}, but its gateway at {gateway} does not answer: {exc}"
         yield Finding(what="service", ok=False, detail=detail)
     else:

@@ -178,7 +178,9 @@ def list_models(
 
 @app.command()
 def ingest(
-    path: Annotated[Path, typer.Argument(help="Model folder, file or archive.")],
+    path: Annotated[
+        str, typer.Argument(help="Model folder, file or archive, or a URL s3://BUCKET/PREFIX.")
+    ],
     name: Annotated[
         str | None, typer.Option(help="Name of the model. Default: derived from the path.")
     ] = None,
@@ -189,9 +191,12 @@ def ingest(
     config: ConfigFile = None,
     json_: Json = False,
 ) -> None:
-    """Ingest a model. It is copied, or moved if it is in the drop zone."""
+    """Ingest a model. It is copied, or moved if it is in the drop zone.
+
+    URLs have to be among `ingest.sources`.
+    """
     body = {
-        "path": str(path.absolute()),
+        "path": path if "://" in path else str(Path(path).absolute()),
         "name": name,
         "team": team,
         "priority_ceiling": priority_ceiling.value if priority_ceiling else None,

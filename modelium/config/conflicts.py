@@ -40,6 +40,7 @@ def conflicts(config: Sections) -> Iterator[Problem]:
     yield from _overlapping_directories(config)
     yield from _shared_ports(config)
     yield from _alias_chains(config)
+    yield from _shared_files(config)
 
 
 def _missing_token(config: Sections) -> Iterator[Problem]:
@@ -59,6 +60,15 @@ def _missing_token(config: Sections) -> Iterator[Problem]:
             ("gateway", "token"),
             f"shorter than {MIN_TOKEN} characters, but gateway.host {gateway.host} is not "
             f"loopback; {GOOD_TOKEN}",
+        )
+
+
+def _shared_files(config: Sections) -> Iterator[Problem]:
+    url = config.store.url.get_secret_value() if config.store.url else ""
+    if config.repository.shared and not url.startswith("postgresql"):
+        yield (
+            ("repository", "shared"),
+            "needs a store that the machines share, too: set store.url to PostgreSQL's",
         )
 
 
@@ -86,6 +96,7 @@ def metadata_names(config: Sections) -> Iterator[str]:
 def outbound(config: Sections) -> dict[FieldPath, str]:
     """Return the hosts that the service itself connects to, by field."""
     targets = {
+        ("ingest", "s3_endpoint"): config.ingest.s3_endpoint if config.ingest.sources else None,
         ("brain", "base_url"): config.brain.base_url,
         ("prefect", "api_url"): config.prefect.api_url if config.prefect.enabled else None,
         ("triton", "endpoint"): config.triton.endpoint if config.triton.enabled else None,

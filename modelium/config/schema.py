@@ -48,6 +48,10 @@ class Config(Sections):
             return self.store.url.get_secret_value()
         return f"sqlite:///{self.orchestration.state / 'modelium.db'}"
 
+    def shares_files(self) -> bool:
+        """Whether services on other machines manage the same folders, with the same store."""
+        return self.repository.shared and self.store_url().startswith("postgresql")
+
     def prefect_credentials(self) -> Path:
         """Return the file with ``USER:PASSWORD`` of the embedded Prefect server."""
         return self.orchestration.state / "prefect" / "credentials"

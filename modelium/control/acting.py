@@ -8,6 +8,7 @@ from modelium.errors import ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Model
 from modelium.stages.locality import is_carried_out_here, is_here
+from modelium.stages.part_work import PartWork
 from modelium.stages.services import Services
 from modelium.stages.settling import transition_of
 
@@ -20,6 +21,7 @@ class Acting:
     def __init__(self, *, services: Services) -> None:
         """Act with ``services``."""
         self._services = services
+        self._parts = PartWork(services=services)
 
     async def run(self) -> None:
         """Act until cancelled."""
@@ -33,6 +35,7 @@ class Acting:
     async def act(self) -> None:
         """Begin what is due now and nobody here is at."""
         services = self._services
+        await self._parts.act()
         for name in await services.store.states.due_on(services.node):
             model = await services.store.find(name)
             if model is None or model.deployment is None:

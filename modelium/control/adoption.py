@@ -12,6 +12,8 @@ from modelium.intake.fingerprint import Fingerprint, fingerprint
 from modelium.intake.names import version_of
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model
+from modelium.models.base import base_name
+from modelium.stages.local_files import known_folders, local_path, note_copies, of_path
 from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
 
@@ -59,26 +61,32 @@ class Adoption:
             self._unlistable = str(exc)
             return
         self._unlistable = ""
-        known = await services.store.lineage.paths()
+        known = await known_folders(services)
         entries = [folder / name for name in names if _may_be_model(folder / name)]
         await self._find_missing()
         reserved = await self._reserved()
         for path in sorted(entries, key=_newest_first):
-            if str(path) not in known:
-                await self._adopt(path, reserved=str(path) in reserved)
+            if path not in known:
+                await self._adopt(path, reserved=path in reserved)
         for drop in services.pending.all():
             path = Path(drop.path)
             if path.parent == folder and path not in entries:
                 services.pending.withdraw(path)
 
-    async def _reserved(self) -> frozenset[str]:
-        """Return the paths of drops that were published, and not registered; forget others."""
+    async def _reserved(self) -> frozenset[Path]:
+        """Return the paths of drops that were published, and not registered; forget others.
+
+        Where nodes share the store, others may be another node's: they cost a number each.
+        """
         services, found = self._services, set()
         for held in await services.store.reservations.all():
             if not services.turns.is_free(held.model):
                 continue  # it is being taken in
-            if await asyncio.to_thread(os.path.lexists, held.path):
-                found.add(held.path)
+            path = of_path(services, held.path)
+            if await asyncio.to_thread(os.path.lexists, path):
+                found.add(path)
+                continue
+            if services.node:
                 continue
             async with services.turns.of(held.model):
                 if not await asyncio.to_thread(os.path.lexists, held.path):
@@ -114,7 +122,8 @@ class Adoption:
     async def _find_missing(self) -> None:
         """Mark models whose folder is gone as failed, and analyze those whose folder is back."""
         _revision, models, _bookings = await self._services.store.view()
-        gone = await asyncio.to_thread(_gone, models)
+        models = await self._own(models)
+        gone = await asyncio.to_thread(_gone, self._services, models)
         for model in models:
             failed = model.state is ModelState.FAILED and model.reason.startswith(
                 FolderMissing.BEGINS
@@ -124,6 +133,25 @@ class Adoption:
             elif failed:
                 examine(self._services, model.name)
         self._missing = gone
+
+    async def _own(self, models: tuple[Model, ...]) -> tuple[Model, ...]:
+        """Return those of ``models`` whose folder should be here, or nowhere else.
+
+        A folder that has gone from here is missing where no other node has it.
+        """
+        services = self._services
+        if not services.node:
+            return models
+        await note_copies(services)
+        copies = await services.store.nodes.copies()
+        others = {version for version, nodes in copies.items() if nodes - {services.node}}
+        here = {version for version, nodes in copies.items() if services.node in nodes}
+        return tuple(
+            model
+            for model in models
+            if (base_name(model.name), model.version) in here
+            or (services.store.plans and (base_name(model.name), model.version) not in others)
+        )
 
     async def _report(self, model: Model, *, failed: bool) -> None:
         store = self._services.store
@@ -146,6 +174,6 @@ def _newest_first(path: Path) -> tuple[str, int]:
     return name, -version
 
 
-def _gone(models: tuple[Model, ...]) -> frozenset[str]:
+def _gone(services: Services, models: tuple[Model, ...]) -> frozenset[str]:
     # No error, such as a stale mount's, is raised by this one: such a folder is missing, too.
-    return frozenset(model.name for model in models if not os.path.exists(model.path))
+    return frozenset(m.name for m in models if not os.path.exists(local_path(services, m)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
+from modelium.stages.local_files import keeps_house
 from modelium.stages.services import Services
 from modelium.tasks import on_thread
 
@@ -32,11 +34,14 @@ class Leftovers:
 
     async def look(self) -> None:
         """Look once, unless a drop is being taken in."""
-        async with self._services.turns.alone() as alone:
+        services = self._services
+        async with services.turns.alone() as alone:
             if not alone:
                 return
             try:
-                back = await on_thread(self._services.repository.recover)
+                back = await on_thread(
+                    partial(services.repository.recover, everywhere=keeps_house(services))
+                )
             except OSError as exc:
                 if str(exc) != self._problem:
                     logger.warning("what ingests have left cannot be cleared away: %s", exc)

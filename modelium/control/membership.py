@@ -125,7 +125,7 @@ class Membership:
             runtimes=tuple(map(self._named, services.runtime_monitor.statuses())),
             fetches=config.repository.fetch,
             shares=config.repository.shared,
-            fetch_bytes_per_s=None if rate is None else rate * MIB,
+            fetch_bytes_per_s=services.fetched.bytes_per_s or (rate and rate * MIB),
             activity=self._activity(),
             settled=self.settled,
         )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from modelium.control import notices
 from modelium.control.approval import Wanted, admit
+from modelium.control.file_share import FileShare
 from modelium.control.intents import Intents
 from modelium.control.reload import ConfigSource, Reloaded, Reloader
 from modelium.control.request_lines import store_lines
@@ -16,6 +17,7 @@ from modelium.control.signals import Signals
 from modelium.control.supervision import current_troubles
 from modelium.control.versions import VersionOperations, registered
 from modelium.errors import InputError, StoreUnavailable
+from modelium.intake.object_storage import is_url
 from modelium.intake.rejected import rejected
 from modelium.models import (
     Decision,
@@ -39,6 +41,7 @@ from modelium.policy.team_reports import described, team_reports
 from modelium.policy.wish_outcomes import wish_outcomes
 from modelium.ports import Question
 from modelium.stages import decision_record
+from modelium.stages.downloads import check_source
 from modelium.stages.failures import forgive
 from modelium.stages.ownership import check_team
 from modelium.stages.services import Services
@@ -84,6 +87,7 @@ class Operations:
         )
         self._intents = Intents(services=services)
         self.versions = VersionOperations(services=services, intents=self._intents)
+        self.files = FileShare(services=services)
 
     async def fleet(self) -> Fleet:
         """Return the current snapshot of the fleet."""
@@ -205,11 +209,15 @@ class Operations:
         priority_ceiling: str | None = None,
         bound: str | None = None,
     ) -> Intent:
-        """Ingest what is at ``path``; raises `InputError` where ``team`` is not known.
+        """Ingest what is at ``path``, or at a URL of object storage.
+
+        Raises `InputError` where ``team`` is not known, or the URL is not allowed.
 
         ``bound``: the team of the key that asks, which takes nothing of others.
         """
         check_team(self._services.config, team)
+        if is_url(path):
+            check_source(self._services, path, bound=bound)
         drop = Wanted(
             path=path, name=name, team=team, priority_ceiling=priority_ceiling, bound=bound
         )

@@ -12,6 +12,7 @@ from modelium.errors import InputError, ModeliumError
 from modelium.models import Model
 from modelium.policy.backoff import LONGEST_PAUSE_S
 from modelium.stages.failures import forgive_reconfigured
+from modelium.stages.local_files import keeps_house
 from modelium.stages.monitor import monitor
 from modelium.stages.newcomers import resume
 from modelium.stages.removal import remove_pending
@@ -64,6 +65,8 @@ async def recover(services: Services, left: Iterable[Model] | None = None) -> No
     await remove_pending(services)
     await Abandoned(services=services).settle_earlier(before=began)
     await _tidy(services)
+    if not keeps_house(services):
+        return
     for path in await asyncio.to_thread(lambda: list(_readmit(services))):
         logger.info("ingesting again, since policy allows it now: %s", path)
         services.launcher.start(services.launcher.ingest(path=str(path)))
@@ -79,7 +82,7 @@ async def _tidy(services: Services) -> None:
 
 def _clear(services: Services) -> None:
     try:
-        services.repository.recover()
+        services.repository.recover(everywhere=keeps_house(services))
     except OSError as exc:
         logger.warning("what ingests have left cannot be cleared away: %s", exc)
 

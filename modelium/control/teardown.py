@@ -42,13 +42,16 @@ async def end(
         and model.deployment.runtime in ended
         and _is_on(node, model.deployment)
     ]
+    for part in await store.parts.on(node):
+        await store.parts.ended(part)  # the node that answers for it sees that
     for model in held:
         await _release(store, model)
     return [model.name for model in held]
 
 
 def _is_on(node: str, deployment: Deployment) -> bool:
-    return any(device.startswith(f"{node}/") for device in deployment.devices)
+    """Whether ``node`` answers for ``deployment``."""
+    return any(device.startswith(f"{node}/") for device in deployment.devices[:1])
 
 
 async def _release(store: AsyncStore, model: Model) -> None:

@@ -25,6 +25,10 @@ class PendingDrops:
         """Forget what was known of ``path``: it has become a model, or is gone."""
         self._by_path.pop(str(path), None)
 
+    def forget(self, path: str) -> None:
+        """`withdraw` by the path as it was noted, which may be a URL."""
+        self._by_path.pop(path, None)
+
     def at(self, path: Path) -> Drop | None:
         """Return what is known of ``path``."""
         return self._by_path.get(str(path))

@@ -23,12 +23,22 @@ from modelium.intake.rejects import Rejects, drop_empty, only_drop
 from modelium.intake.staging import Staged, Staging
 from modelium.intake.trash import Trash
 
+TRASH = ".trash"
+"""In the repository: files of what was removed."""
+
 
 class ModelRepository:
     """The published models of this machine, with staging and the rejected drops."""
 
-    def __init__(self, *, config: Orchestration, teams: Iterable[str] = ()) -> None:
-        """Create the folders that are missing. ``teams``: those with a folder in the drop zone.
+    def __init__(
+        self, *, config: Orchestration, teams: Iterable[str] = (), shared: bool = False
+    ) -> None:
+        """Create the folders that are missing.
+
+        Args:
+            config: which folders.
+            teams: those with a folder in the drop zone.
+            shared: whether other machines have the same folders. Staging is then this one's own.
 
         Raises:
             ConfigError: one cannot be created or written to.
@@ -41,13 +51,16 @@ class ModelRepository:
         make("orchestration.rejected_directory", self.rejected)
         self.zone = DropZone(folder=self.incoming, teams=teams)
         self.zone.make()
-        self.trash = Trash(folder=self.published / ".trash")
+        self.trash = Trash(folder=self.published / TRASH)
         self._rejects = Rejects(folder=self.rejected)
+        own = f"-{config.node}" if shared else ""
+        self.downloads = self.published / f".downloads{own}"
         self._staging = Staging(
-            folder=self.published / ".staging",
+            folder=self.published / f".staging{own}",
             zone=self.zone,
             rejects=self._rejects,
             trash=self.trash.folder,
+            downloads=self.downloads,
         )
         self.staging = self._staging.folder
 
@@ -167,9 +180,14 @@ class ModelRepository:
         """
         return only_drop(folder)
 
-    def recover(self) -> list[Path]:
-        """See `Staging.recover`; delete what a crash has left elsewhere, too."""
+    def recover(self, *, everywhere: bool = True) -> list[Path]:
+        """See `Staging.recover`; ``everywhere``: delete what a crash has left elsewhere, too.
+
+        Not where another machine may be copying there now.
+        """
         back = self._staging.recover()
+        if not everywhere:
+            return back
         clear(self.incoming)
         for team in sorted(self.zone.teams):
             with suppress(OSError), self.zone.entered(self.zone.team_folder(team)) as folder:

@@ -53,7 +53,9 @@ class Staged:
 class Staging:
     """Takes drops in, and gives them back. Every call blocks."""
 
-    def __init__(self, *, folder: Path, zone: DropZone, rejects: Rejects, trash: Path) -> None:
+    def __init__(
+        self, *, folder: Path, zone: DropZone, rejects: Rejects, trash: Path, downloads: Path
+    ) -> None:
         """Create ``folder`` where it is missing.
 
         Args:
@@ -61,12 +63,14 @@ class Staging:
             zone: the drop zone.
             rejects: the rejected drops.
             trash: the folder of the trash.
+            downloads: the folder of what was copied from object storage.
         """
         self.folder = folder
         self._zone = zone
         self._incoming = zone.folder
         self._rejects = rejects
         self._trash = trash
+        self._downloads = downloads
         folder.mkdir(exist_ok=True)
 
     def stage(self, path: Path, *, name: str | None, team: str | None = None) -> Staged:
@@ -156,10 +160,11 @@ class Staging:
         self._discard(own)
 
     def owns(self, path: Path) -> bool:
-        """Whether ``path`` is Modelium's to move: a drop, a refused one, or a part of the trash."""
+        """Whether ``path`` is Modelium's to move: a drop, a refused, removed or downloaded one."""
         return self._zone.holds(path) or path.parent.parent in (
             self._rejects.folder,
             self._trash,
+            self._downloads,
         )
 
     def _unpack(self, path: Path, at: Path, own: Path, origin: Origin, parent: int | None) -> bool:

@@ -12,6 +12,7 @@ from modelium.intake.names import version_of
 from modelium.models import Model, ModelProfile, Report, Reservation, Wishes
 from modelium.ports import Steps
 from modelium.stages.drop_outcomes import note_incomplete, refuse_in_place
+from modelium.stages.local_files import known_folders, local_path, of_path
 from modelium.stages.ownership import check_heeded, kept
 from modelium.stages.registration import announce, check, digest_of, enter
 from modelium.stages.services import Services
@@ -45,10 +46,10 @@ async def settle_reserved(services: Services, name: str, *, steps: Steps) -> Non
     The caller has the turn of that name, so nobody else is at it.
     """
     for held in await services.store.reservations.all(name):
-        path = Path(held.path)
+        path = of_path(services, held.path)
         if await asyncio.to_thread(os.path.lexists, path):
             await _adopt(services, path, None, steps)
-        else:
+        elif not services.node:
             await services.store.reservations.drop(held)
 
 
@@ -59,7 +60,7 @@ async def _adopt(
     steps: Steps,
     given: Asked | None = None,
 ) -> Report:
-    if found := (await services.store.lineage.paths()).get(str(source)):
+    if found := (await known_folders(services)).get(source):
         known = await services.store.find(found[0])
         if known is not None:
             await check_heeded(services, known, given or {})
@@ -86,7 +87,7 @@ async def _adopt(
     services.pending.withdraw(source)
     if reserved is not None:
         await services.store.events.append("drop.recovered", model=name, version=version)
-    if Path(record.path) == source:
+    if local_path(services, record) == source:
         return await announce(services, record, source)
     return Report(
         stage="ingest",
@@ -100,7 +101,7 @@ async def _adopt(
 async def _reservation(services: Services, source: Path) -> Reservation | None:
     """Return what is known of ``source`` where a crash kept it from being registered."""
     for held in await services.store.reservations.all(_name(source)):
-        if held.path == str(source):
+        if of_path(services, held.path) == source:
             return held
     return None
 

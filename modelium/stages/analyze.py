@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected, Unavailable
@@ -14,6 +13,7 @@ from modelium.stages import switching
 from modelium.stages.engine_catalog import engines
 from modelium.stages.evict import unload_plan
 from modelium.stages.inline import inline_steps
+from modelium.stages.local_files import local_path
 from modelium.stages.newcomers import introduce
 from modelium.stages.replacement import waits
 from modelium.stages.services import Services
@@ -74,12 +74,12 @@ async def _profile(services: Services, model: str) -> ModelProfile:
     if fresh and record.profile is not None and record.profile.digest == record.digest:
         # The profile is ingest's; the files may have been changed since.
         await asyncio.to_thread(
-            analysis.inspect_files, Path(record.path), approvals=record.approvals
+            analysis.inspect_files, local_path(services, record), approvals=record.approvals
         )
         return record.profile
     profile = await asyncio.to_thread(
         analysis.analyze,
-        Path(record.path),
+        local_path(services, record),
         approvals=record.approvals,
         engines=await asyncio.to_thread(engines, services.config),
     )

@@ -9,12 +9,14 @@ from pathlib import Path
 from modelium import analysis
 from modelium.errors import DropRejected, InputError, Unavailable
 from modelium.intake.names import is_name, model_name, refused_name
+from modelium.intake.object_storage import is_url
 from modelium.intake.rejects import KeptApart
 from modelium.intake.repository import ModelRepository
 from modelium.intake.staging import Staged
 from modelium.models import Model, ModelProfile, Report, Reservation, Wishes
 from modelium.ports import Steps
 from modelium.stages.adopt import adopt, settle_reserved
+from modelium.stages.downloads import check_source, download, forget
 from modelium.stages.drop_outcomes import incomplete, refuse, rejected
 from modelium.stages.inline import inline_steps
 from modelium.stages.ownership import check_heeded, check_owner, check_team, kept, own_source
@@ -48,7 +50,7 @@ async def ingest(
     Args:
         services: the ports and the store.
         path: a folder, a file or an archive; moved when it is in the drop zone, else copied. A
-            folder in the repository is registered where it is.
+            folder in the repository is registered where it is. Or a URL of object storage.
         name: the model's name; default: that of the file or folder.
         team: owning team, where neither the configuration nor the drop itself has one: a drop
             in a team's folder is that team's, and so is a refused or removed one of the team.
@@ -69,6 +71,15 @@ async def ingest(
             is not ``bound``'s to take, or lies in the folder of one that is gone. Or the content
             is registered already, with another ``team`` or ``priority_ceiling``.
     """
+    if is_url(path):
+        check_source(services, path, bound=bound)
+        check_team(services.config, team)
+        async with services.fetching.of(path):
+            copied = await steps("copy from object storage", download, services, path, name)
+            given = {"name": name, "team": team, "priority_ceiling": priority_ceiling}
+            report = await ingest(services, path=str(copied), intent=intent, steps=steps, **given)
+            await forget(services, copied)
+        return report
     source, zone = Path(path), services.repository.zone
     team = bound or team
     check_team(services.config, team)

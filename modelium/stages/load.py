@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from modelium.errors import (
     DeadlineExceeded,
-    FailureKind,
-    FolderMissing,
     LoadFailed,
     ModeliumError,
     TransientError,
@@ -22,11 +20,14 @@ from modelium.models import Report, Trigger
 from modelium.models.load_time import load_bound_s
 from modelium.policy.backoff import FIRST_PAUSE_S
 from modelium.policy.memory_budget import available_bytes
-from modelium.ports import Loaded, LoadRequest, Progress, Runtime, Steps
-from modelium.stages import abort, switching
+from modelium.ports import Loaded, Progress, Steps
+from modelium.stages import abort, parts, switching
 from modelium.stages.failures import record_failure
+from modelium.stages.fetching import provide
 from modelium.stages.inline import inline_steps
 from modelium.stages.load_phases import Phases
+from modelium.stages.load_request import load_request
+from modelium.stages.loading import within_bound
 from modelium.stages.locality import has_devices
 from modelium.stages.memory_deltas import free_bytes, taken
 from modelium.stages.ready import finish, load_report
@@ -42,9 +43,6 @@ MEMORY_WAIT_S = 60.0
 
 POLL_S = 0.25
 """Between two checks of a model that another run loads, or of memory to be released."""
-
-OVERTIME_S = 60.0
-"""Beside the deadline of a load, for its driver to end it."""
 
 
 async def load(
@@ -80,7 +78,7 @@ async def load(
         if decided.outcome != "load" or decided.decision is None:
             return decided.model_copy(update={"stage": "load"})
         decision = decided.decision
-        if decided.details["node"] == services.node and has_devices(services, decided.devices):
+        if decided.details["node"] == services.node and has_devices(services, decided.devices[:1]):
             return await _abortable(services, model, decision, steps, evict=True)
         return await steps("wait for the node that loads it", _join, services, model)
     if record.state is not ModelState.LOADING:
@@ -179,36 +177,26 @@ async def _memory(services: Services, model: str, decision: str) -> bool:
 async def _load(services: Services, model: str) -> Loaded:
     fleet = await snapshot(services)
     record = fleet.models_by_name[model]
-    deployment, profile = record.deployment, record.profile
-    if deployment is None or profile is None:
+    deployment = record.deployment
+    if deployment is None or record.profile is None:
         raise ModeliumError(f"{model} has no deployment or profile; load it again")
 
-    if not await asyncio.to_thread(Path(record.path).exists):
-        raise FolderMissing(record.path)
+    path = await provide(services, record, _told(model))
     await verify(services, record)
     phases = Phases(
         clock=services.clock, on_end=partial(services.telemetry.on_load_phase, deployment.runtime)
     )
 
+    tell = _told(model)
+
     def progress(phase: str, share: float | None) -> None:
-        logger.info("%s: %s%s", model, phase, "" if share is None else f" {share:.0%}")
+        tell(phase, share)
         phases.begin(phase)
 
     runtime = services.runtimes.get(deployment.runtime)
     if runtime is None:
         raise Unavailable(f"{deployment.runtime.value} is switched off in the configuration")
-    request = LoadRequest(
-        model=deployment.name,
-        version=record.version,
-        path=record.path,
-        profile=profile,
-        settings=deployment.settings,
-        devices=tuple(fleet.devices_by_id[d] for d in deployment.devices),
-        reserve={b.device: b.bytes for b in fleet.bookings if b.model == model},
-        operator_settings=services.policy.model_settings.get(model, {}),
-        deadline_s=load_bound_s(record, deployment.runtime),
-        allow_remote_code=services.policy.allow_remote_code or "remote-code" in record.approvals,
-    )
+    request = load_request(services, fleet, record, deployment, path)
     await services.store.events.append(
         "model.loading",
         model=model,
@@ -219,24 +207,31 @@ async def _load(services: Services, model: str) -> Loaded:
     services.heartbeat.check(services.clock.monotonic())
     with phases, services.activity.on(deployment.devices) as activity:
         before = await free_bytes(services.devices, deployment.devices)
-        loaded = await _within_bound(runtime, request, progress)
+        if parts.is_split(deployment):
+            loaded = await parts.load(
+                services,
+                deployment,
+                lambda span: within_bound(runtime, replace(request, span=span), progress),
+            )
+        else:
+            loaded = await within_bound(runtime, request, progress)
         after = await free_bytes(services.devices, deployment.devices) if before else {}
     if activity.alone and (held := taken(deployment, request.reserve, before, after)):
         await services.store.history.record_memory(held, {})
     return loaded
 
 
-async def _within_bound(runtime: Runtime, request: LoadRequest, progress: Progress) -> Loaded:
-    """Load, within a bound even where the driver keeps none."""
-    bound = request.deadline_s + OVERTIME_S
-    try:
-        async with asyncio.timeout(bound):
-            return await runtime.load(request, progress=progress)
-    except TimeoutError as exc:
-        raise LoadFailed(
-            f"{runtime.name.value} neither loaded {request.model} nor gave up within {bound:.0f} s",
-            kind=FailureKind.STUCK,
-        ) from exc
+def _told(model: str) -> Progress:
+    """Return what logs the progress of a load, each percent of a phase once."""
+    last: list[str] = [""]
+
+    def tell(phase: str, share: float | None) -> None:
+        line = phase if share is None else f"{phase} {share:.0%}"
+        if line != last[0]:
+            logger.info("%s: %s", model, line)
+        last[0] = line
+
+    return tell
 
 
 async def _requeue(services: Services, model: str, decision: str, reason: str) -> Report:
@@ -266,6 +261,8 @@ async def _give_up(
     record = await store.model(model)
     if record.state is not ModelState.LOADING or record.deployment is None:
         return
+    if parts.is_split(record.deployment):
+        await parts.end(services, record.deployment, limit_s=parts.END_S)
     aborted = services.loads.is_aborted(model)
     cancelled = aborted or isinstance(exc, asyncio.CancelledError)
     reason, pause = str(exc) or type(exc).__name__, FIRST_PAUSE_S

@@ -9,8 +9,11 @@ from modelium.stages.services import Services
 
 
 def is_here(services: Services, deployment: Deployment | None) -> bool:
-    """Whether ``deployment`` is in runtimes of this node; nothing is everywhere."""
-    return deployment is None or not services.node or services.node in deployment.nodes
+    """Whether this node loads, watches and ends ``deployment``; nothing is everywhere's.
+
+    Of one over several nodes, that is the first one: see `modelium.stages.parts`.
+    """
+    return deployment is None or answers_here(services, deployment)
 
 
 def answers_here(services: Services, deployment: Deployment) -> bool:
@@ -28,8 +31,8 @@ def own(services: Services, fleet: Fleet) -> Fleet:
 
 
 def is_placed_here(services: Services, load: Load) -> bool:
-    """Whether this node has a part in ``load``."""
-    return has_devices(services, load.devices)
+    """Whether this node is the one that carries ``load`` out."""
+    return has_devices(services, load.devices[:1])
 
 
 def has_devices(services: Services, devices: Iterable[str]) -> bool:

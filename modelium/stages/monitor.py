@@ -16,7 +16,7 @@ from modelium.policy import PlanRejected
 from modelium.policy.backoff import is_healthy, lost_engine
 from modelium.policy.cleanup_check import Cleanup
 from modelium.ports import Running, Steps
-from modelium.stages import measurement
+from modelium.stages import measurement, parts
 from modelium.stages.device_health import note_devices
 from modelium.stages.failing import failure
 from modelium.stages.failures import record_failure
@@ -122,6 +122,8 @@ async def _correct(
         running = held.get((deployment.runtime, deployment.name))
         observation = observations.get(deployment.runtime)
         why = _loss(services, fleet, model, deployment.runtime, observation, running)
+        if not why and parts.is_split(deployment):
+            why = parts.trouble(await services.store.parts.of(model.name), deployment)
         if why:
             lost.append((model, deployment, why))
         elif running is not None and model.removal is None and model.twin_of is None:
@@ -131,6 +133,9 @@ async def _correct(
         work = _lost(services, model, deployment, why, alone=model.name not in innocent)
         corrections.append((model.name, work))
     wanted = {(m.deployment.runtime, m.deployment.name) for m in here if m.deployment}
+    if services.node:
+        elsewhere = [part.deployment for part in await services.store.parts.on(services.node)]
+        wanted |= {(deployment.runtime, deployment.name) for deployment in elsewhere}
     for (name, instance), running in held.items():
         # The store lacks what was loaded after the backup that it was restored from.
         ours = running.own or base_name(instance) in fleet.models_by_name

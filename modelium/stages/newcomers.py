@@ -8,10 +8,11 @@ loop starts again from where it stands.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
+from modelium.intake.fetched import FetchedCopies
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Trigger
+from modelium.stages.local_files import local_path
 from modelium.stages.owners import GRACE_S
 from modelium.stages.services import Services
 
@@ -52,15 +53,16 @@ def resume(services: Services, models: Iterable[Model], *, grace_s: float = GRAC
 
 
 def is_examined_here(services: Services, model: Model) -> bool:
-    """Whether this node is the one that examines ``model``: its files are here.
+    """Whether this node is the one that examines ``model``: its files are here, and no copy.
 
     Of a repository that several nodes share, the node that plans examines the models.
     """
     if not services.node:
         return True
-    if services.config.repository.shared:
+    if services.config.shares_files():
         return services.store.plans
-    return Path(model.path).exists()
+    path = local_path(services, model)
+    return path.exists() and not FetchedCopies(repository=path.parent).is_copy(path.name)
 
 
 def _waits(services: Services, model: Model) -> bool:

@@ -10,6 +10,7 @@ from modelium.config import ModelEntry
 from modelium.errors import DropRejected
 from modelium.models import Model, ModelProfile, Report, Wishes
 from modelium.stages.engine_catalog import engines
+from modelium.stages.local_files import note_copies
 from modelium.stages.newcomers import examine
 from modelium.stages.services import Services
 from modelium.stages.standing import Asked, Standing
@@ -69,6 +70,7 @@ def enter(
 
 async def announce(services: Services, record: Model, source: Path) -> Report:
     """Make a registered model known, and start its analysis."""
+    await note_copies(services)
     services.switchboard.know(await services.store.versions())
     await services.store.events.append(
         "model.registered", model=record.name, version=record.version

@@ -15,6 +15,8 @@ from contextlib import suppress
 from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Deployment, Model, Report, Version
 from modelium.policy import PlanRejected
+from modelium.stages.fetching import drop_removed
+from modelium.stages.local_files import local_path
 from modelium.stages.locality import is_here
 from modelium.stages.services import Services
 from modelium.stages.tidying import move_removed
@@ -60,12 +62,13 @@ async def _remove(services: Services, name: str) -> Report:
     services.switchboard.know(await store.versions())
     services.switchboard.traffic.forget(name)
     await move_removed(services)
+    await drop_removed(services)
     versions = [version.version for version in gone]
     await store.events.append(
         "model.removed", model=name, by=removal.by, versions=versions, purge=removal.purge
     )
     where = "deleted" if removal.purge else f"moved to {services.repository.trash.folder}"
-    if await asyncio.to_thread(_are_left, gone):
+    if await asyncio.to_thread(_are_left, services, gone):
         where = f"not {where.split()[0]} yet: see the log; that is tried again every hour"
     return Report(
         stage="evict",
@@ -76,8 +79,8 @@ async def _remove(services: Services, name: str) -> Report:
     )
 
 
-def _are_left(gone: Iterable[Version]) -> bool:
-    return any(os.path.lexists(version.path) for version in gone)
+def _are_left(services: Services, gone: Iterable[Version]) -> bool:
+    return any(os.path.lexists(local_path(services, version)) for version in gone)
 
 
 async def _unload(services: Services, name: str) -> None:

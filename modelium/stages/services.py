@@ -9,10 +9,21 @@ from dataclasses import dataclass, field
 from modelium.config import Config
 from modelium.intake.pending import PendingDrops
 from modelium.intake.repository import ModelRepository
+from modelium.intake.seals import Seals
 from modelium.models import RuntimeName
 from modelium.policy import Policy
-from modelium.ports import Brain, Clock, DeviceInventory, Launcher, Peers, Runtime, Telemetry
+from modelium.ports import (
+    Brain,
+    Clock,
+    DeviceInventory,
+    FileSources,
+    Launcher,
+    Peers,
+    Runtime,
+    Telemetry,
+)
 from modelium.routing.switchboard import Switchboard
+from modelium.stages.bandwidth import Bandwidth, FetchRate
 from modelium.stages.heartbeat import Heartbeat
 from modelium.stages.loads import Loads
 from modelium.stages.memory_deltas import DeviceActivity
@@ -53,6 +64,8 @@ class Services:
     clock: Clock
     node: str = ""
     """This node's name where several may share the store; empty: everything is here."""
+    files: FileSources | None = None
+    """How files are fetched from other nodes; ``None``: they are not."""
     peers: Peers | None = None
     """How requests reach other nodes; ``None``: they do not."""
     pulse: Pulse = field(default_factory=Pulse)
@@ -76,10 +89,22 @@ class Services:
     newcomers: Orphans = field(default_factory=lambda: Orphans(NEW))
     turns: Turns = field(default_factory=Turns)
     """Of ingests, by model."""
+    fetching: Turns = field(default_factory=Turns)
+    """Of fetches, by folder."""
+    fetched: FetchRate = field(default_factory=FetchRate)
     troubles: dict[str, Trouble] = field(default_factory=dict)
     """The last failure of each background task, and of each unhealthy device, by its name."""
     began: float = 0.0
     """When this life of the service began, in seconds since the epoch."""
+    bandwidth: Bandwidth = field(init=False)
+    """Of all fetches together."""
+    seals: Seals = field(init=False)
+    """Of the files on this node."""
+
+    def __post_init__(self) -> None:
+        """Make what depends on the clock and on the configuration's folders."""
+        self.bandwidth = Bandwidth(clock=self.clock)
+        self.seals = Seals(file=self.config.orchestration.state / "seals.json")
 
     def configure(self, config: Config) -> None:
         """Put ``config`` in force. Whoever keeps no copy of its own acts on it at once."""

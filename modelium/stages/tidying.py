@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 
 from modelium.errors import InputError
+from modelium.intake.fetched import FetchedCopies
+from modelium.intake.object_storage import clear_old
+from modelium.intake.repository import TRASH
 from modelium.models import GIB, Model, Version
+from modelium.stages.fetching import drop_removed, make_room
+from modelium.stages.local_files import keeps_house, local_path
 from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
@@ -27,19 +33,32 @@ async def tidy(services: Services) -> None:
     The store says which versions are removed; a folder of one of them that is still in the
     repository is moved, so that an interrupted removal is always continued.
     """
-    for version in await _surplus(services, keep=services.config.ingest.keep_versions):
-        await _retire(services, version, by=BY_COUNT, purge=False)
+    if keeps_house(services):
+        for version in await _surplus(services, keep=services.config.ingest.keep_versions):
+            await _retire(services, version, by=BY_COUNT, purge=False)
     await move_removed(services)
+    await drop_removed(services)
+    await asyncio.to_thread(
+        clear_old,
+        services.repository.downloads,
+        before=services.clock.system_time() - services.config.ingest.incomplete_after_seconds,
+    )
+    if not keeps_house(services):
+        return
     retention = services.config.ingest.trash_retention_days * DAY_S
     await asyncio.to_thread(
         services.repository.trash.expire, before=services.clock.time() - retention
     )
     if services.config.ingest.min_free_gib is not None:
-        await _make_space(services, int(services.config.ingest.min_free_gib * GIB))
+        wanted = int(services.config.ingest.min_free_gib * GIB)
+        if not services.node or not await make_room(services, wanted):
+            await _make_space(services, wanted)
 
 
 async def move_removed(services: Services) -> None:
     """Move the folders of removed versions out of the repository."""
+    if not keeps_house(services):
+        return
     removed = await services.store.lineage.versions(removed=True)
     for version, path in await asyncio.to_thread(_move, services, removed):
         # A folder that somebody puts there later is another model's.
@@ -104,9 +123,16 @@ async def _retire(services: Services, version: Version, *, by: str, purge: bool)
 def _move(services: Services, removed: Iterable[Version]) -> list[tuple[Version, str]]:
     """Move what can be moved; return those versions, each with its new path."""
     repository, moved = services.repository, []
+    copies = FetchedCopies(repository=repository.published)
     for version in removed:
-        if Path(version.path).parent != repository.published:
+        path = local_path(services, version)
+        if path.parent != repository.published:
             continue  # never anything outside of the repository
+        if services.node:
+            # What another node has, or has moved already, is not this one's to note.
+            if _is_moved(version) or copies.is_copy(path.name) or not os.path.lexists(path):
+                continue
+            version = version.model_copy(update={"path": str(path)})
         try:
             place = repository.trash.put(version)
         except OSError as exc:
@@ -119,6 +145,11 @@ def _move(services: Services, removed: Iterable[Version]) -> list[tuple[Version,
         else:
             moved.append((version, str(place or "")))
     return moved
+
+
+def _is_moved(version: Version) -> bool:
+    """Whether the files of a removed version are in a trash, or deleted."""
+    return not version.path or Path(version.path).parent.parent.name == TRASH
 
 
 async def _make_space(services: Services, wanted: int) -> None:

@@ -11,6 +11,7 @@ from modelium.models import Deployment, Violation
 from modelium.models.base import base_name
 from modelium.policy import PlanRejected
 from modelium.policy.cleanup_check import Cause, Cleanup, validate_cleanup
+from modelium.stages import parts
 from modelium.stages.locality import is_here
 from modelium.stages.services import Services
 
@@ -33,13 +34,16 @@ async def call_unload(
 
     ``limit_s``: default: `UNLOAD_S`.
     """
+    limit_s = UNLOAD_S if limit_s is None else limit_s
     await call_unload_of(
         services,
         Cleanup(runtime=deployment.runtime, instance=deployment.name, cause=cause),
         deployment.handle,
         grace_s=grace_s,
-        limit_s=UNLOAD_S if limit_s is None else limit_s,
+        limit_s=limit_s,
     )
+    if parts.is_split(deployment):
+        await parts.end(services, deployment, limit_s=limit_s)
 
 
 async def call_unload_of(

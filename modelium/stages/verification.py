@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 
 from modelium import analysis
 from modelium.errors import DropRejected, FailureKind, LoadFailed
 from modelium.models import Model
 from modelium.models.base import base_name
+from modelium.stages.local_files import local_path
 from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ async def is_whole(services: Services, record: Model) -> bool:
 
 async def _read_again(services: Services, record: Model) -> None:
     """Read the files of ``record`` where they may have changed; raise `LoadFailed` if they did."""
-    lineage, name, folder = services.store.lineage, base_name(record.name), Path(record.path)
-    known = await lineage.seal(name, record.version)
+    name, folder = base_name(record.name), local_path(services, record)
+    known = await _seals(services, name, record.version)
     try:
         seal = await asyncio.to_thread(analysis.seal, folder)
-        if seal == known:
+        if seal in known:
             return
         logger.info("%s version %d: its files are read again", name, record.version)
         digest = await asyncio.to_thread(analysis.digest, folder)
@@ -56,7 +56,23 @@ async def _read_again(services: Services, record: Model) -> None:
         raise _changed(record, str(exc)) from exc
     if digest != record.digest:
         raise _changed(record, "a file was changed, added or removed")
-    await lineage.set_seal(name, record.version, seal)
+    if services.node:
+        await asyncio.to_thread(services.seals.note, name, record.version, seal)
+    else:
+        await services.store.lineage.set_seal(name, record.version, seal)
+
+
+async def _seals(services: Services, name: str, version: int) -> frozenset[str]:
+    """Return the seals that the files of a version may have here.
+
+    Where the nodes have one mount, each reads them itself once: what it is shown may be old.
+    """
+    found: set[str | None] = set()
+    if services.node:
+        found.add(await asyncio.to_thread(services.seals.of, name, version))
+    if not services.node or not services.config.repository.shared:
+        found.add(await services.store.lineage.seal(name, version))
+    return frozenset(seal for seal in found if seal)
 
 
 def _changed(record: Model, what: str) -> LoadFailed:

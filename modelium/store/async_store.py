@@ -23,6 +23,7 @@ from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.outcomes import OutcomeLog
+from modelium.store.parts import PartTable
 from modelium.store.questions import QuestionLog
 from modelium.store.reservations import Reservations
 from modelium.store.states import States
@@ -249,6 +250,18 @@ class AsyncQuestions(Face[QuestionLog]):
     prune = off_loop(QuestionLog.prune)
 
 
+class AsyncParts(Face[PartTable]):
+    """`PartTable`."""
+
+    want = off_loop(PartTable.want)
+    report = off_loop(PartTable.report)
+    end = off_loop(PartTable.end)
+    ended = off_loop(PartTable.ended)
+    stray = off_loop(PartTable.stray)
+    of = reads(PartTable.of)
+    on = reads(PartTable.on)
+
+
 class AsyncStore(Face[Store]):
     """`Store` with its logs."""
 
@@ -271,6 +284,7 @@ class AsyncStore(Face[Store]):
         self.departures = AsyncDepartures(blocking.departures, threads)
         self.nodes = AsyncNodes(blocking.nodes, threads)
         self.questions = AsyncQuestions(blocking.questions, threads)
+        self.parts = AsyncParts(blocking.parts, threads)
 
     @property
     def shared(self) -> bool:

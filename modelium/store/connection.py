@@ -29,7 +29,7 @@ READS = "modelium_reads"
 
 
 OWN_ROWS = "modelium_own_rows"
-"""Execution option of connections that write only rows of their own node."""
+"""Execution option of connections that write only rows of their own node, or add to sums."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def reads(connection: Connection) -> bool:
 
 @contextmanager
 def own_rows(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that writes only rows that no other node writes.
+    """Open a transaction that writes only rows that no other node writes, or adds to sums.
 
     With PostgreSQL it waits for no other writer: heartbeats of many nodes do not delay plans.
     """
@@ -74,6 +74,11 @@ def file_of(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
     return Path(parsed.database)
+
+
+def is_shared(url: str) -> bool:
+    """Whether several nodes may use the store at ``url``."""
+    return sa.make_url(url).get_backend_name() == "postgresql"
 
 
 def secret_files(url: str, environ: Mapping[str, str]) -> list[Path]:

@@ -18,7 +18,7 @@ from modelium import private
 from modelium.errors import InputError, StoreUnavailable
 from modelium.store.connection import reads
 from modelium.store.faults import Fault, shown, unavailable
-from modelium.store.lease import TTL_S, Lease
+from modelium.store.lease import NODE_LEASE, TTL_S, Lease
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ def _sqlite(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def _postgresql(engine: Engine, node: str, heir_of: str | None) -> Iterator[None]:
-    who = heir_of or socket.gethostname()
-    holder = f"{who}, process {os.getpid()}, {secrets.token_hex(4)}"
-    name = f"node {node}" if node else "service"
-    lease = Lease(engine=engine, name=name, holder=holder, heir_of=heir_of)
+    begins = f"{heir_of or socket.gethostname()}, process "  # ends one name, of which others go on
+    holder = f"{begins}{os.getpid()}, {secrets.token_hex(4)}"
+    name = f"{NODE_LEASE}{node}" if node else "service"
+    lease = Lease(engine=engine, name=name, holder=holder, heir_of=heir_of and begins)
     ended = threading.Event()
     _take(engine, lease, ended)
 

@@ -57,6 +57,11 @@ class History:
         self._stored: dict[str, Traffic] | None = None
         self._storing = threading.Lock()
 
+    def act_as(self, node: str) -> None:
+        """Count the traffic of ``node`` from now on."""
+        with self._storing:
+            self.node, self._stored = node, None
+
     def record_memory(
         self, resident: Mapping[tuple[str, str], int], loads: Mapping[str, MeasuredLoad]
     ) -> None:
@@ -84,7 +89,7 @@ class History:
                 if model not in stored or _mark(seen) != _mark(stored[model])
             }
             if fresh:
-                with self._engine.begin() as tx:
+                with own_rows(self._engine) as tx:
                     self._write_traffic(tx, fresh, stored)
             self._stored = {**stored, **fresh}
 
@@ -144,7 +149,7 @@ class History:
             sums = tokens.setdefault((line.model, int(line.at // HOUR_S)), [0, 0])
             sums[0] += line.prompt_tokens or 0
             sums[1] += line.generated_tokens or 0
-        with self._engine.begin() as tx:
+        with own_rows(self._engine) as tx:
             tx.execute(sa.insert(schema.requests), [line._asdict() for line in lines])
             _roll(
                 tx,
@@ -254,8 +259,9 @@ def _growth(hour: int, pairs: Iterable[tuple[str, Traffic, Traffic]]) -> list[di
 
 
 def _roll(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add ``rows`` to their hours."""
-    add(tx, schema.rollups, [dict.fromkeys(_COUNTS, 0) | dict(row) for row in rows])
+    """Add ``rows`` to their hours, as other nodes do at the same time: all in one order."""
+    ordered = sorted(rows, key=lambda row: (row["model"], row["hour"]))
+    add(tx, schema.rollups, [dict.fromkeys(_COUNTS, 0) | dict(row) for row in ordered])
 
 
 def _store_resident(tx: Connection, resident: Mapping[tuple[str, str], int]) -> None:

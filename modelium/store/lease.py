@@ -13,10 +13,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from modelium.store import schema
+from modelium.store.connection import own_rows, reading
 from modelium.store.upsert import put
 
 TTL_S = 15.0
 """For which a lease is held unless it is renewed, which is tried three times as often."""
+
+NODE_LEASE = "node "
+"""What the names of leases begin with that the services of nodes hold."""
 
 
 class Held(NamedTuple):
@@ -47,7 +51,7 @@ class Lease:
             holder: tells this process from all others, and people which one it is.
             ttl_s: for which it is held unless it is renewed.
             heir_of: how the holders begin that this one takes it from at once, because none of
-                them can be alive.
+                them can be alive; no other holder may begin like that.
         """
         self._engine = engine
         self._name = name
@@ -60,7 +64,9 @@ class Lease:
     def take(self) -> Held | None:
         """Take the lease unless another process holds it: who does is returned."""
         with self._engine.begin() as tx:
-            now, row = database_time(tx), self._row(tx)
+            # Its holder may be renewing it, which waits for no writer: whoever locks the row first.
+            row = self._row(tx, lock=True)
+            now = database_time(tx)
             if row is not None and row.until > now and not self._inherits(row.holder):
                 return Held(row.holder, row.until)
             epoch = 1 if row is None else row.epoch + 1
@@ -73,17 +79,26 @@ class Lease:
         dead = self._heir_of is not None and holder.startswith(self._heir_of)
         return dead or holder == self._holder
 
+    def others(self) -> Held | None:
+        """Return who else holds the lease, without taking it; waits for no writer."""
+        with reading(self._engine) as tx:
+            now, row = database_time(tx), self._row(tx)
+            if row is None or row.until <= now or self._inherits(row.holder):
+                return None
+            return Held(row.holder, row.until)
+
     def renew(self) -> bool:
         """Hold it for its time from now on; False: another process has taken it.
 
-        One that has run out is renewed, too, as long as nobody has taken it.
+        One that has run out is renewed, too, as long as nobody has taken it. It waits for no
+        writer: a lease is not lost to plans that take long.
         """
-        with self._engine.begin() as tx:
+        with own_rows(self._engine) as tx:
             return self._set(tx, database_time(tx) + self._ttl_s)
 
     def release(self) -> None:
         """Let others take it at once; one that was lost stays theirs."""
-        with self._engine.begin() as tx:
+        with own_rows(self._engine) as tx:
             self._set(tx, 0.0)
 
     def lost_to(self, tx: Connection) -> str | None:
@@ -98,12 +113,16 @@ class Lease:
 
     def _set(self, tx: Connection, until: float) -> bool:
         table = schema.leases
-        mine = sa.and_(table.c.name == self._name, table.c.holder == self._holder)
+        own = table.c.holder == self._holder, table.c.epoch == self.epoch
+        mine = sa.and_(table.c.name == self._name, *own)
         return bool(tx.execute(sa.update(table).where(mine).values(until=until)).rowcount)
 
-    def _row(self, tx: Connection) -> sa.Row[tuple[str, str, int, float]] | None:
+    def _row(
+        self, tx: Connection, *, lock: bool = False
+    ) -> sa.Row[tuple[str, str, int, float]] | None:
         table = schema.leases
-        return tx.execute(sa.select(table).where(table.c.name == self._name)).one_or_none()
+        query = sa.select(table).where(table.c.name == self._name)
+        return tx.execute(query.with_for_update() if lock else query).one_or_none()
 
 
 def database_time(tx: Connection) -> float:

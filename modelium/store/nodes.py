@@ -25,6 +25,9 @@ from modelium.store.upsert import put, put_missing
 TOKEN_S = 24 * 3600.0
 """For which a join token is valid."""
 
+LEAVING = frozenset({ModelState.DRAINING, ModelState.UNLOADING})
+"""States of models that nobody wants loaded, unless requests wait for them."""
+
 TOKEN_PREFIX = "mdj_"  # noqa: S105 - what tokens begin with
 
 
@@ -151,20 +154,34 @@ class NodeTable:
         Raises:
             InputError: no node has that name, or it is not silent.
         """
-        node = next((node for node in self.all() if node.name == name), None)
-        if node is None:
-            raise InputError(unknown(name))
-        if not node.silent:
-            raise InputError(
-                f"{name} is there: stop Modelium on it first (`modelium nodes drain {name}` moves "
-                "its models before)"
-            )
         with queries.change(self._engine) as tx:
+            silent = self._is_silent(tx, name)
+            if silent is None:
+                raise InputError(unknown(name))
+            if not silent:
+                raise InputError(
+                    f"{name} is there: stop Modelium on it first (`modelium nodes drain {name}` "
+                    "moves its models before)"
+                )
             gone = self._give_up(tx, name, None, reason=f"{name} was removed")
-            for table in (schema.strays, schema.copies):
+            for table in (
+                schema.strays,
+                schema.copies,
+                schema.parts,
+                schema.traffic,
+                schema.questions,
+            ):
                 tx.execute(sa.delete(table).where(table.c.node == name))
             tx.execute(sa.delete(schema.nodes).where(schema.nodes.c.name == name))
         return gone
+
+    def _is_silent(self, tx: Connection, name: str) -> bool | None:
+        """Return whether a node is silent, and stays so until ``tx`` ends; ``None``: no node."""
+        table = schema.nodes
+        # Heartbeats wait for no writer, but for this row.
+        seen = sa.select(table.c.seen_at).where(table.c.name == name).with_for_update()
+        at = tx.scalar(seen)
+        return None if at is None else Node(name=name, silent_s=database_time(tx) - at).silent
 
     def issue_token(self) -> str:
         """Return a new join token; it is valid for a day, once."""
@@ -187,9 +204,7 @@ class NodeTable:
         """
         with queries.change(self._engine) as tx:
             self._planner.check(tx)
-            seen = sa.select(schema.nodes.c.seen_at).where(schema.nodes.c.name == node)
-            at = tx.scalar(seen)
-            if at is None or not Node(name=node, silent_s=database_time(tx) - at).silent:
+            if not self._is_silent(tx, node):
                 return ()
             return self._give_up(tx, node, frozenset(models), reason=reason)
 
@@ -205,10 +220,14 @@ class NodeTable:
                 continue
             row = {"model": name, "at": now, "document": deployment.model_dump(mode="json")}
             put(tx, schema.strays, [{"node": each, **row} for each in deployment.nodes])
-            for table in (schema.bookings, schema.deployments):
+            for table in (schema.bookings, schema.deployments, schema.parts):
                 tx.execute(sa.delete(table).where(table.c.model == name))
-            if queries.state(tx, name) is ModelState.DRAINING:
+            state = queries.state(tx, name)
+            if state in (ModelState.DRAINING, ModelState.SLEEPING):
                 queries.transition(tx, name, ModelState.UNLOADING, now)
+            if names is None and state in LEAVING:
+                queries.transition(tx, name, ModelState.UNLOADED, now, reason=reason)
+                continue
             queries.transition(tx, name, ModelState.QUEUED, now, reason=reason, queued_at=now)
             gone.append(name)
         return tuple(gone)

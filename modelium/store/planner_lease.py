@@ -36,6 +36,8 @@ class PlannerLease:
         self._lease: Lease | None = None
         self._resigned = False
         self._epoch: int | None = None if self._shared else 0
+        self._told: int | None = None
+        self._changing = threading.Lock()
 
     @property
     def epoch(self) -> int | None:
@@ -67,7 +69,7 @@ class PlannerLease:
             ended.set()
             seeking.join()
             if self._epoch is not None:
-                self._epoch = None
+                self._epoch = self._told = None
                 with suppress(StoreUnavailable):  # it runs out by itself
                     lease.release()
 
@@ -86,10 +88,12 @@ class PlannerLease:
         """
         if self._lease is None:
             return self._epoch or 0  # a store that no service has opened, or that one node uses
-        if self._epoch is None or not self._lease.is_held(tx):
-            self._epoch = None
+        epoch = self._epoch
+        if epoch is None or not self._lease.is_held(tx):
+            with self._changing:  # unless the lease was taken again meanwhile
+                self._epoch = None if self._epoch == epoch else self._epoch
             raise NotPlanner("another node plans by now; it decides this, too")
-        return self._epoch
+        return epoch
 
     def _seek(self, lease: Lease, ended: threading.Event, on_change: Callable[[], None]) -> None:
         while not ended.wait(LOOK_S):
@@ -99,13 +103,17 @@ class PlannerLease:
                 logger.warning("the planner's lease is neither taken nor renewed: %s", exc)
 
     def _step(self, lease: Lease, on_change: Callable[[], None]) -> None:
-        before = self._epoch
         if self._resigned:
             return
-        if before is None or not lease.renew():
-            self._epoch = lease.epoch if lease.take() is None else None
-        if self._epoch != before:
+        if self._epoch is None or not lease.renew():
+            # Nodes that stand by look all the time: they wait for no writer, and none for them.
+            taken = lease.others() is None and lease.take() is None
+            with self._changing:
+                self._epoch = lease.epoch if taken and not self._resigned else None
+        # It may have become clear to a plan, too, that another node plans.
+        if self._epoch != self._told:
+            self._told = self._epoch
             logger.info(
-                "this node plans from now on" if self._epoch is not None else "another node plans"
+                "another node plans" if self._told is None else "this node plans from now on"
             )
             on_change()

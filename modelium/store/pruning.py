@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from modelium.store import schema
+from modelium.store.lease import NODE_LEASE, database_time
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
@@ -41,9 +42,21 @@ def prune(tx: Connection, now: float) -> None:
     approvals, keys = schema.approvals, schema.api_keys
     old = approvals.c.at < now - APPROVALS_S
     tx.execute(sa.delete(approvals).where(approvals.c.digest.not_in(known), old))
+    _leases(tx)
+    tokens = schema.join_tokens
+    tx.execute(sa.delete(tokens).where(tokens.c.until < database_time(tx)))
     for field in ("revoked_at", "expires_at"):
         ended = keys.c.document[field].as_float()
         tx.execute(sa.delete(keys).where(ended.is_not(None), ended < now - KEYS_S))
+
+
+def _leases(tx: Connection) -> None:
+    """Forget the leases of nodes that were removed, and of their services that are gone."""
+    table, nodes = schema.leases, schema.nodes
+    known = sa.select(sa.literal(NODE_LEASE) + nodes.c.name)
+    over = table.c.until < database_time(tx) - DAY_S
+    named = table.c.name.startswith(NODE_LEASE)
+    tx.execute(sa.delete(table).where(named, over, table.c.name.not_in(known)))
 
 
 def _measured(tx: Connection) -> None:

@@ -42,7 +42,7 @@ class QuestionLog:
         table = schema.questions
         query = sa.select(table.c.id, table.c.node, table.c.document)
         with reading(self._engine) as tx:
-            waiting = query.where(table.c.answered_at.is_(None)).order_by(table.c.at)
+            waiting = query.where(table.c.answered_at.is_(None)).order_by(table.c.at, table.c.id)
             return tuple(Asked(row.id, row.node, row.document) for row in tx.execute(waiting))
 
     def answer(self, id: str, document: Mapping[str, Any]) -> None:

@@ -307,3 +307,15 @@ copies = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
 )
 """Which nodes have the files of which version."""
+
+parts = sa.Table(
+    "parts",
+    metadata,
+    sa.Column("node", NODE, primary_key=True),
+    sa.Column("model", NAME, primary_key=True),
+    sa.Column("id", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+"""What each node runs of a model over several nodes, the first of them aside; see
+`modelium.models.parts`. ``id``: of the attempt. A row ends with the part."""

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from modelium.errors import StalePlan
 from modelium.lifecycle import IN_TRANSITION, SETTLED, ModelState
 from modelium.models import Deployment, Model, Preference, Setbacks
 from modelium.models.base import base_name
@@ -25,14 +26,15 @@ class States:
         """Read and write with ``engine``; ``now``: seconds since the epoch."""
         self._engine = engine
         self._now = now
+        self.node = ""
+        """The node that this process is; empty: there is one. See `_own`."""
 
     def due_on(self, node: str) -> tuple[str, ...]:
         """Return the models in transition that have memory of ``node`` booked."""
         m, b = schema.models, schema.bookings
         moving = [state.value for state in IN_TRANSITION]
-        booked = sa.exists().where(
-            b.c.model == m.c.name, b.c.device.startswith(f"{node}/", autoescape=True)
-        )
+        here = b.c.device.startswith(f"{node}/", autoescape=True)
+        booked = sa.exists().where(b.c.model == m.c.name, here)
         with reading(self._engine) as tx:
             query = sa.select(m.c.name).where(m.c.state.in_(moving), booked).order_by(m.c.name)
             return tuple(tx.scalars(query))
@@ -79,6 +81,7 @@ class States:
         reason = f"loaded on {deployment.runtime.value} in {deployment.load_s or 0:.1f} s"
         reason = f"{reason} {note}".rstrip()
         with queries.change(self._engine) as tx:
+            self._own(tx, name)
             if preference is not None:
                 queries.prefer(tx, name, preference)
             queries.save_deployment(tx, deployment)
@@ -109,16 +112,19 @@ class States:
     def mark_moved(self, deployment: Deployment) -> None:
         """Store a new handle or upstream of a model that stays in its state."""
         with queries.change(self._engine) as tx:
+            self._own(tx, deployment.model)
             queries.save_deployment(tx, deployment)
 
     def start_unloading(self, name: str, *, reason: str) -> Model:
         """→ UNLOADING: no request is in flight any more; its memory is still booked."""
         with queries.change(self._engine) as tx:
+            self._own(tx, name)
             return self._move(tx, name, ModelState.UNLOADING, reason=reason)
 
     def cancel_eviction(self, name: str, *, reason: str) -> Model:
         """DRAINING → READY: the model stays, and its memory is no longer promised to others."""
         with queries.change(self._engine) as tx:
+            self._own(tx, name)
             tx.execute(
                 sa.update(schema.bookings)
                 .where(schema.bookings.c.model == name)
@@ -163,6 +169,7 @@ class States:
             setbacks: what is known of them.
         """
         with queries.change(self._engine) as tx:
+            self._own(tx, name)
             queries.prefer(tx, name, None)  # whoever advised it, the next load is the rules' own
             return self._release(
                 tx,
@@ -183,9 +190,26 @@ class States:
         self, tx: Connection, name: str, target: ModelState, *, reason: str, **columns: Any
     ) -> Model:
         """Move to a state without device memory; bookings and deployment go in the same step."""
+        self._own(tx, name)
         for table in (schema.bookings, schema.deployments):
             tx.execute(sa.delete(table).where(table.c.model == name))
         return self._move(tx, name, target, reason=reason, **columns)
+
+    def _own(self, tx: Connection, name: str) -> None:
+        """Refuse to touch a model that was taken from this node while it was silent.
+
+        What it still does for the model may end after the model was queued again, or loaded
+        elsewhere; the rows are then about that.
+
+        Raises:
+            StalePlan: the model is no longer on this node.
+        """
+        if not self.node:
+            return
+        found = queries.deployment(tx, name)
+        idle = found is None and queries.state(tx, name) in SETTLED
+        if idle or (found is not None and found.node != self.node):
+            raise StalePlan(f"{name} was taken from {self.node}, which was silent")
 
     def _move(
         self, tx: Connection, name: str, target: ModelState, *, reason: str = "", **columns: Any

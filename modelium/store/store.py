@@ -35,6 +35,7 @@ from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
 from modelium.store.outcomes import OutcomeLog
+from modelium.store.parts import PartTable
 from modelium.store.planner_lease import PlannerLease
 from modelium.store.pruning import prune
 from modelium.store.questions import QuestionLog
@@ -77,6 +78,7 @@ class Store:
         self.planner = PlannerLease(engine=engine)
         self.nodes = NodeTable(engine=engine, planner=self.planner)
         self.questions = QuestionLog(engine=engine)
+        self.parts = PartTable(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
@@ -145,6 +147,11 @@ class Store:
             InputError: another one is.
         """
         return exclusive(self._engine, node, heir_of=heir_of)
+
+    def act_as(self, node: str) -> None:
+        """Be ``node``: its traffic is counted, and on a shared store no model of others touched."""
+        self.history.act_as(node)
+        self.states.node = node if self.shared else ""
 
     def close(self) -> None:
         """Close all connections."""
@@ -331,6 +338,7 @@ class Store:
         self.decisions.prune()
         self.events.prune()
         self.intents.prune()
+        self.questions.prune()
         with self._engine.begin() as tx:
             prune(tx, self._now())
             forget(tx, self._now())

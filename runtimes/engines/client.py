@@ -13,6 +13,7 @@ from modelium.devices.listeners import listening_user
 from modelium.models import Upstream
 from modelium.ports import Clock, EngineStats
 from runtimes.engines.bounded_http import BoundedHttp
+from runtimes.engines.instance import EngineInstance
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.process import proc
 
@@ -44,6 +45,19 @@ class EngineClient:
     async def close(self) -> None:
         """Close all connections."""
         await self._http.close()
+
+    async def problem(self, instance: EngineInstance, pids: Iterable[int]) -> str:
+        """Return what is wrong with ``instance``, whose processes are ``pids``; empty: nothing.
+
+        A part that does not answer itself is judged by its connection to the one that does: it
+        stays alive when that one is gone.
+        """
+        if not instance.rank:
+            return await self.health_problem(instance.upstream, pids)
+        address, port = instance.meeting or ("", 0)
+        if proc.connected(port, pids):
+            return ""
+        return f"it is not connected to the part that answers, at {address}:{port}"
 
     async def health_problem(self, upstream: Upstream, pids: Iterable[int]) -> str:
         """Return what is wrong with the engine at ``upstream``; empty if it is healthy.

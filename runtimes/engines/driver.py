@@ -76,6 +76,7 @@ class EngineDriver:
         """
         self.name: RuntimeName = recipe.name
         self._config = config
+        self._recipe = recipe
         self._devices = devices
         self._executable = shutil.which(config.executable)
         self._version = version
@@ -174,6 +175,7 @@ class EngineDriver:
             if useless
             else self._outdated(),
             device_kinds=kinds,
+            spans_nodes=self._recipe.spans_nodes,
             version=self._version(Path(self._executable)),
             # CPU builds sleep without freeing memory.
             can_sleep=gpus and self._sleep is not None and self._sleep.enabled,

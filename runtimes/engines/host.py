@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from runtimes.engines.instance import EngineInstance, State
 from runtimes.engines.launch import EngineLaunch
 from runtimes.engines.recipe import EngineRecipe
 from runtimes.engines.sleep import EngineSleep
+from runtimes.engines.span import located
 from runtimes.engines.start import NO_PROGRESS_S
 from runtimes.engines.vitals import EngineVitals
 from runtimes.loading.device_locks import DeviceLocks
@@ -141,7 +143,7 @@ class EngineHost:
             if instance is None:
                 return
             crashed = not self._supervisor.alive(instance.process)
-            if not crashed and not await self._is_sleeping(instance):
+            if not (crashed or instance.rank or await self._is_sleeping(instance)):
                 await self._client.wait_until_idle(instance.upstream, grace_s)
             async with self._device_locks.hold(instance.gpus):
                 pids = self._supervisor.members(instance.process, thorough=True)
@@ -164,7 +166,7 @@ class EngineHost:
     async def check(self, model: str, handle: Mapping[str, Any]) -> str:
         """See `modelium.ports.Runtime.check`: it repeats the first request of the start."""
         instance = self.find(model, handle)
-        if instance is None or not (probe := instance.handle.get("probe")):
+        if instance is None or instance.rank or not (probe := instance.handle.get("probe")):
             return ""
         path, body = probe
         try:
@@ -177,7 +179,7 @@ class EngineHost:
 
     async def stats(self) -> Mapping[str, EngineStats]:
         """See `modelium.ports.Runtime.stats`; engines that do not answer are left out."""
-        return await self._vitals.stats(self._instances)
+        return await self._vitals.stats({n: i for n, i in self._instances.items() if not i.rank})
 
     def find(self, model: str, handle: Mapping[str, Any]) -> EngineInstance | None:
         """Return the engine of ``model``: adopted, recorded by an earlier run, or by ``handle``."""
@@ -200,8 +202,12 @@ class EngineHost:
 
     async def _load(self, request: LoadRequest, progress: Progress) -> Loaded:
         async with self._model_locks[request.model]:
+            if request.span:
+                span = await asyncio.to_thread(located, request.span)
+                request = replace(request, span=span)
             present = self.find(request.model, {})
-            if present and await self._is_healthy(present):
+            same = present and present.meeting == (request.span and request.span.meeting)
+            if present and same and await self._is_healthy(present):
                 if present.handle.get("version") == request.version:
                     self._adopt(present)
                     return present.loaded()
@@ -232,7 +238,7 @@ class EngineHost:
             return await self._ended(instance, known=bool(handle))
         adopted = model in self._instances
         pids = self._supervisor.members(instance.process)
-        problem = await self._client.health_problem(instance.upstream, pids)
+        problem = await self._client.problem(instance, pids)
         sleeping = not problem and await self._is_sleeping(instance)
         if not self._supervisor.alive(instance.process):  # it exited in the meantime
             return await self._ended(instance, known=bool(handle))
@@ -263,11 +269,15 @@ class EngineHost:
     async def _is_healthy(self, instance: EngineInstance) -> bool:
         pids = self._supervisor.members(instance.process)
         return self._supervisor.alive(instance.process) and not (
-            await self._client.health_problem(instance.upstream, pids)
+            await self._client.problem(instance, pids)
         )
 
     async def _is_sleeping(self, instance: EngineInstance) -> bool:
-        return self._sleep is not None and await self._sleep.is_sleeping(instance)
+        return (
+            self._sleep is not None
+            and not instance.rank
+            and await self._sleep.is_sleeping(instance)
+        )
 
     async def _freed(self, devices: Sequence[str], pids: Sequence[int]) -> bool:
         return await wait_for_release(self._devices, devices, pids, self._clock)

@@ -23,6 +23,7 @@ class EngineInstance:
 
     process: EngineProcess
     upstream: Upstream
+    """Of rank 0; nothing listens at that of another part."""
     handle: dict[str, Any]
     """Settings and identity as JSON, from which `restore` builds the instance again."""
 
@@ -46,14 +47,14 @@ class EngineInstance:
         settings = None
         if self.handle.get("reduced"):
             settings = LoadSettings.model_validate(self.handle.get("settings", {}))
-        return Loaded(upstream=self.upstream, handle=self.handle, settings=settings)
+        return Loaded(upstream=self._answering, handle=self.handle, settings=settings)
 
     def running(self, state: State, pids: tuple[int, ...], detail: str) -> Running:
         """Return it as what `discover` finds: with its processes, and why it is in this state."""
         return Running(
             model=self.model,
             state=state,
-            upstream=self.upstream,
+            upstream=self._answering,
             handle=self.handle,
             pids=pids,
             detail=detail,
@@ -64,6 +65,21 @@ class EngineInstance:
     def model(self) -> str:
         """Name of the model."""
         return self.process.model
+
+    @property
+    def rank(self) -> int:
+        """Its place among the parts of a model over several nodes; 0: the one that answers."""
+        return int(self.handle.get("rank", 0))
+
+    @property
+    def meeting(self) -> tuple[str, int] | None:
+        """Address and port where the parts of its model meet; ``None``: it has one part."""
+        place = self.handle.get("meeting")
+        return (str(place[0]), int(place[1])) if place else None
+
+    @property
+    def _answering(self) -> Upstream | None:
+        return None if self.rank else self.upstream
 
     @property
     def devices(self) -> tuple[str, ...]:

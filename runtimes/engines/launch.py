@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 from modelium.errors import FailureKind, LoadFailed
 from modelium.ports import Clock, DeviceInventory, LoadRequest, Progress
@@ -77,7 +78,7 @@ class EngineLaunch:
         self, request: LoadRequest, progress: Progress, turn: Turn, *, reduced: bool
     ) -> EngineInstance:
         port, key = self._ports.reserve(), secrets.token_urlsafe(24)
-        details = {
+        details: dict[str, Any] = {
             "runtime": self._recipe.name.value,
             "version": request.version,
             "host": self._host,
@@ -90,6 +91,8 @@ class EngineLaunch:
             "configuration": dict(self._configuration),
             "probe": list(self._recipe.probe(request) or ()),
         }
+        if request.span:
+            details |= {"rank": request.span.rank, "meeting": list(request.span.meeting)}
         process: EngineProcess | None = None
         try:
             command = self._recipe.command(request, host=self._host, port=port, key=key)

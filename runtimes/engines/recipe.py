@@ -16,6 +16,10 @@ class EngineRecipe(Protocol):
 
     name: RuntimeName
 
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether the installed engine loads one model over several nodes."""
+
     def complete(self, request: LoadRequest) -> LoadRequest:
         """Fill unset settings from the configured defaults."""
 

@@ -96,8 +96,9 @@ class EngineStart:
                 raise self._exited(instance, request)
             members = self._supervisor.members(instance.process)
             if await self._serves(instance, members):
-                progress("sending a first request", None)
-                await self._send_first_request(instance, request)
+                if not instance.rank:
+                    progress("sending a first request", None)
+                    await self._send_first_request(instance, request)
                 return
             cpu_now, read_now = _activity(members)
             elapsed = max(now - progressed, POLL_S)
@@ -128,6 +129,8 @@ class EngineStart:
         return phase
 
     async def _serves(self, instance: EngineInstance, members: tuple[int, ...]) -> bool:
+        if instance.rank:
+            return not await self._client.problem(instance, members)
         # The health check comes first: it refuses other programs on the port, which must not get
         # the key.
         problem = await self._client.health_problem(instance.upstream, members)

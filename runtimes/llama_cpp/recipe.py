@@ -58,6 +58,8 @@ class LlamaCppRecipe:
 
     name = RuntimeName.LLAMA_CPP
 
+    spans_nodes = False
+
     def __init__(self, *, config: LlamaCpp, executable: str) -> None:
         """``executable``: absolute path of the command, or its name if it was not found."""
         self._config = config

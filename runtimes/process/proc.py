@@ -19,8 +19,10 @@ from modelium.devices import processes
 
 PROC = Path("/proc")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-LISTENING = "0A"
-"""State of a listening socket in /proc/net/tcp."""
+LISTENING, ESTABLISHED = "0A", "01"
+"""States of sockets in /proc/net/tcp."""
+LOCAL, REMOTE = 1, 2
+"""Its columns with their ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,17 +161,24 @@ def resident_bytes(pids: Iterable[int]) -> int:
 
 def listens(port: int, pids: Iterable[int]) -> bool:
     """Whether one of ``pids`` holds a listening TCP socket on ``port``."""
-    sockets = _listening_sockets(port)
+    sockets = _sockets(LISTENING, LOCAL, port)
+    return any(_holds(pid, sockets) for pid in pids) if sockets else False
+
+
+def connected(port: int, pids: Iterable[int]) -> bool:
+    """Whether one of ``pids`` holds an open TCP connection to ``port`` of another machine."""
+    sockets = _sockets(ESTABLISHED, REMOTE, port)
     return any(_holds(pid, sockets) for pid in pids) if sockets else False
 
 
 def listeners(port: int, pids: Iterable[int]) -> list[int]:
     """Return those of ``pids`` that hold a listening TCP socket on ``port``."""
-    sockets = _listening_sockets(port)
+    sockets = _sockets(LISTENING, LOCAL, port)
     return [pid for pid in pids if _holds(pid, sockets)] if sockets else []
 
 
-def _listening_sockets(port: int) -> set[str]:
+def _sockets(state: str, end: int, port: int) -> set[str]:
+    """Return TCP sockets in ``state`` with ``port`` at the ``end`` (a column of the table)."""
     found = set()
     for table in ("tcp", "tcp6"):
         try:
@@ -178,7 +187,7 @@ def _listening_sockets(port: int) -> set[str]:
             continue
         for line in lines:
             fields = line.split()
-            if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+            if fields[3] == state and int(fields[end].rpartition(":")[2], 16) == port:
                 found.add(f"socket:[{fields[9]}]")
     return found
 

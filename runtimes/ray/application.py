@@ -21,8 +21,9 @@ MODEL_VARIABLE = "MODELIUM_MODEL"
 DIGEST_VARIABLE = "MODELIUM_LOAD"
 KIND_VARIABLE = "MODELIUM_KIND"
 OWNER_VARIABLE = "MODELIUM_OWNER"
-"""Environment variables of a replica: its model, the digest of the load, the kind of model, and
-the Modelium that deployed it. Serve reports them, so that after a restart it can read them back."""
+"""Environment variables of a replica: its application, the digest of the load, the kind of model,
+and the Modelium that deployed it. Serve reports them, so that after a restart it can read them.
+"""
 
 CUSTOM = "custom"
 """The kind of an application of a drop's own code."""
@@ -92,6 +93,7 @@ def build_application(
     health_timeout_s: float,
     owner: str = "",
     token_path: Path | None = None,
+    prefix: str = "",
 ) -> Application:
     """Return the application for a load.
 
@@ -104,13 +106,14 @@ def build_application(
             a row end it.
         owner: identifies this Modelium among others on the cluster.
         token_path: what the key derives from that requests need; None: they need none.
+        prefix: of its name and its route, where several nodes have applications on one cluster.
 
     Raises:
         Unsupported: Ray Serve does not serve such a model.
         NeedsApproval: the model contains code that is not approved.
         LoadFailed: a setting or the environment is wrong.
     """
-    settings, profile = request.settings, request.profile
+    settings, profile, name = request.settings, request.profile, f"{prefix}{request.model}"
     kind = _kind(profile, request.allow_remote_code)
     if kind not in ("onnx", CUSTOM) and python is None:
         raise LoadFailed(
@@ -166,7 +169,7 @@ def build_application(
         json.dumps([spec, actor, options, python], sort_keys=True).encode()
     ).hexdigest()[:16]
     variables = {
-        MODEL_VARIABLE: request.model,
+        MODEL_VARIABLE: name,
         DIGEST_VARIABLE: digest,
         KIND_VARIABLE: kind,
         OWNER_VARIABLE: owner,
@@ -186,21 +189,28 @@ def build_application(
     if python is not None:
         actor["runtime_env"]["py_executable"] = python
     options["ray_actor_options"] = actor
-    return Application(name=request.model, options=options, spec=spec, python=python, digest=digest)
+    return Application(name=name, options=options, spec=spec, python=python, digest=digest)
 
 
 def upstream(
-    model: str, *, kind: str, host: str, port: int, token_path: Path | None = None
+    model: str,
+    *,
+    kind: str,
+    host: str,
+    port: int,
+    token_path: Path | None = None,
+    prefix: str = "",
 ) -> Upstream:
     """Return the address of a model of ``kind`` (as in the spec) behind Serve's proxy.
 
-    ``token_path``: of Modelium's own cluster; applications of users get no key.
+    ``token_path``: of Modelium's own cluster; applications of users get no key. ``prefix``: of its
+    application's name.
     """
     own = token_path is not None
     return Upstream(
         host=host,
         port=port,
-        prefix=f"/{model}",
+        prefix=f"/{prefix}{model}",
         served_name=base_name(model),
         apis=RAY_SERVE.apis if kind in OPENAI | {CUSTOM} else RAY_SERVE.apis - {"openai"},
         api_key=replica_key(token_path, base_name(model))

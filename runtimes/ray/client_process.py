@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,20 +25,41 @@ STOP_S = 10.0
 """How long a task may take to die."""
 
 
-def connect(*, address: str, host: str, port: int) -> dict[str, Any]:
-    """Connect to the cluster and start Serve and its HTTP proxy unless they run."""
+def connect(*, address: str, host: str, port: int, location: str) -> dict[str, Any]:
+    """Connect to the cluster and start Serve and its HTTP proxies unless they run.
+
+    ``location``: which nodes get a proxy, in Serve's words.
+    """
     import ray
     from ray import serve
 
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
     serve.start(
-        http_options={"host": host, "port": port, "location": "HeadOnly"}, logging_config=LOGGING
+        http_options={"host": host, "port": port, "location": location}, logging_config=LOGGING
     )
+    found = _client().http_config  # of a Serve that ran before, maybe another one
     return {
         "version": ray.__version__,
-        "node_ip": ray.util.get_node_ip_address(),
-        "port": _client().http_config.port,  # of a Serve that ran before, maybe another one
+        "node_ip": _own_ip(address) or ray.util.get_node_ip_address(),
+        "port": found.port,
+        "location": getattr(found.location, "value", found.location),
     }
+
+
+def _own_ip(address: str) -> str:
+    """Return the address of this machine's raylet; empty: it cannot be told that way.
+
+    Ray itself takes any raylet of the machine, which may have several in network namespaces.
+    """
+    import ray
+
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        with socket.create_connection((host, int(port)), timeout=STOP_S) as connection:
+            own = str(connection.getsockname()[0])
+        if any(node["Alive"] and node["NodeManagerAddress"] == own for node in ray.nodes()):
+            return own
+    return ""
 
 
 def deploy(*, name: str, options: dict[str, Any], spec: dict[str, Any]) -> None:
@@ -126,7 +148,10 @@ def status() -> dict[str, Any]:
     found = _client().get_serve_details()
     return {
         "applications": found["applications"],
-        "proxies": [proxy["status"] for proxy in found["proxies"].values()],
+        "proxies": [
+            {"ip": proxy.get("node_ip") or "", "status": proxy["status"]}
+            for proxy in found["proxies"].values()
+        ],
         "nodes": [
             {
                 "id": node["NodeID"],

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelium.errors import ConfigError, ModeliumError, Unavailable
 from modelium.ports import Clock
@@ -29,6 +31,11 @@ PROXY_S = 30.0
 """How long Serve's proxy may take to become healthy; 2-6 s in practice."""
 
 
+HEAD_ONLY, EVERY_NODE = "HeadOnly", "EveryNode"
+"""Where Serve runs HTTP proxies: an own cluster has one node; on others, each node with a replica
+has one, so that requests stay on the node."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """A working connection."""
@@ -46,6 +53,12 @@ class Session:
     """Identifies this Modelium among the deployers of applications."""
     token_path: Path | None
     """The token of Modelium's own cluster, which the keys of its replicas derive from."""
+    prefix: str = ""
+    """Of this node's applications on a cluster that other nodes use too."""
+
+    def model_of(self, application: str) -> str:
+        """Return the model that an application of this node is named after."""
+        return application.removeprefix(self.prefix)
 
     async def status(self) -> serve_status.ServeStatus:
         """Return what Serve reports now.
@@ -54,7 +67,8 @@ class Session:
             Unavailable: Serve's controller does not answer.
         """
         try:
-            return serve_status.parse(await self.client.call("status"), owner=self.owner)
+            document = await self.client.call("status")
+            return serve_status.parse(document, owner=self.owner, node_ip=self.node_ip)
         except RayError as exc:
             raise Unavailable(f"Serve's controller does not answer: {described(exc)}") from exc
 
@@ -81,6 +95,7 @@ class RayConnection:
         port: int,
         directory: Path,
         clock: Clock,
+        node: str = "",
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -92,13 +107,17 @@ class RayConnection:
             port: of Serve's HTTP proxy; 0: any.
             directory: keeps the log; its path identifies this Modelium on the cluster.
             clock: time.
+            node: name of this node, where several may use the cluster at ``address``.
         """
+        self._prefix = f"{node}." if node and address else ""
         self._address = address
         self._cluster = cluster
         self._host = host
         self._port = port
         self._directory = directory
-        self._owner = hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:16]
+        self._owner = hashlib.sha256(f"{self._prefix}{directory.absolute()}".encode()).hexdigest()[
+            :16
+        ]
         self._clock = clock
         self._lock = asyncio.Lock()
         self._background: asyncio.Task[Session] | None = None
@@ -208,12 +227,14 @@ class RayConnection:
                 address=target.address,
                 host=self._host,
                 port=target.port,
+                location=HEAD_ONLY if target.own else EVERY_NODE,
             )
             if found["port"] != target.port:
                 raise ConfigError(
                     f"Ray Serve of the cluster at {target.address} listens on port "
                     f"{found['port']}: set ray_serve.endpoint to it"
                 )
+            await self._check_proxies(client, found)
             session = Session(
                 client=client,
                 host=self._host,
@@ -223,6 +244,7 @@ class RayConnection:
                 own=target.own,
                 owner=self._owner,
                 token_path=self._cluster.token_path if self._cluster and target.own else None,
+                prefix=self._prefix,
             )
             await self._wait_for_proxy(session)
         except BaseException:
@@ -285,6 +307,17 @@ class RayConnection:
                 f"no Ray cluster answers at ray_serve.address {address!r}: start it, or remove "
                 "the setting for a local cluster"
             ) from exc
+
+    async def _check_proxies(self, client: RayClient, found: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where the Serve that runs gives this node no HTTP proxy."""
+        if found["location"] == EVERY_NODE or not self._address:
+            return
+        nodes = serve_status.parse(await client.call("status")).nodes
+        if not any(node.head and node.ip == found["node_ip"] for node in nodes):
+            raise ConfigError(
+                f"Ray Serve of the cluster at {self._address} has no HTTP proxy on this machine: "
+                "start it with `serve start --proxy-location EveryNode`, or have Modelium start it"
+            )
 
     async def _wait_for_proxy(self, session: Session) -> None:
         """Wait until Serve's HTTP proxy is healthy; Serve restarts one that fails."""

@@ -62,6 +62,7 @@ class RayServeDriver:
         state_directory: Path,
         clock: Clock,
         sandbox: Sandbox | None = None,
+        node: str = "",
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -70,6 +71,7 @@ class RayServeDriver:
             state_directory: Modelium's own; this driver keeps its files in ``ray`` in it.
             clock: time.
             sandbox: confines a cluster of Modelium's own.
+            node: name of this node, where several may use the cluster at `ray_serve.address`.
 
         Raises:
             ConfigError: `ray_serve.endpoint` is not an HTTP address.
@@ -89,6 +91,7 @@ class RayServeDriver:
             port=port,
             directory=directory,
             clock=clock,
+            node=node,
         )
         self._http = httpx.AsyncClient(timeout=HTTP_S, trust_env=False)
         self._deployer = Deployer(http=self._http, clock=clock)
@@ -132,7 +135,7 @@ class RayServeDriver:
         """Delete the application; its replicas are killed after ``grace_s``."""
         await self._loads.cancel(model)
         session = await self._connection.ready()
-        await self._deployer.delete(session, model, grace_s=grace_s)
+        await self._deployer.delete(session, f"{session.prefix}{model}", grace_s=grace_s)
 
     async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:
         """Refuse: `status().can_sleep` is false.
@@ -179,21 +182,23 @@ class RayServeDriver:
         session = await self._connection.ready()
         running = []
         for application in (await session.status()).applications.values():
-            known = session.own or application.name in handles
+            model = session.model_of(application.name)
+            known = session.own or model in handles
             if not application.ours and not (application.deleting and known):
                 continue
             state: State = SOUND.get(application.status, "unhealthy")
             detail = shorten(application.message) or application.status.lower()
             running.append(
                 Running(
-                    model=application.name,
+                    model=model,
                     state=state,
                     upstream=upstream(
-                        application.name,
+                        model,
                         kind=application.kind,
                         host=session.host,
                         port=session.port,
                         token_path=session.token_path,
+                        prefix=session.prefix,
                     ),
                     handle={"application": application.name, "digest": application.digest},
                     pids=application.pids(session.node_ip),
@@ -225,7 +230,8 @@ class RayServeDriver:
             pids = application.pids(session.node_ip)
             resident = await asyncio.to_thread(proc.resident_bytes, pids)
             stats = counted.get(application.name, EngineStats())
-            found[application.name] = dataclasses.replace(stats, resident_bytes=resident or None)
+            model = session.model_of(application.name)
+            found[model] = dataclasses.replace(stats, resident_bytes=resident or None)
         return found
 
     async def _load(self, request: LoadRequest, progress: Progress) -> Loaded:
@@ -248,6 +254,7 @@ class RayServeDriver:
             health_timeout_s=self._config.unhealthy_after_seconds,
             owner=session.owner,
             token_path=session.token_path,
+            prefix=session.prefix,
         )
         if application.python is not None and shutil.which(application.python) is None:
             raise LoadFailed(
@@ -258,11 +265,12 @@ class RayServeDriver:
         await self._deployer.deploy(session, application, progress)
         return Loaded(
             upstream=upstream(
-                application.name,
+                request.model,
                 kind=application.spec["kind"],
                 host=session.host,
                 port=session.port,
                 token_path=session.token_path,
+                prefix=session.prefix,
             ),
             handle={"application": application.name, "digest": application.digest},
         )

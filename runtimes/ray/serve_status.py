@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,10 @@ from runtimes.ray.application import (
     MODEL_VARIABLE,
     OWNER_VARIABLE,
 )
+
+HEALTHY = "HEALTHY"
+UNUSED = frozenset({"DRAINING", "DRAINED"})
+"""States of a proxy whose node has no replica any more; it comes back with the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +90,13 @@ class ServeStatus:
     applications: Mapping[str, ApplicationStatus]
     nodes: tuple[Node, ...]
     proxy_healthy: bool
-    """Whether an HTTP proxy listens and answers Serve's own checks."""
+    """Whether the HTTP proxy of this node answers Serve's own checks, or is not needed yet."""
 
 
-def parse(document: Mapping[str, Any], *, owner: str = "") -> ServeStatus:
+def parse(document: Mapping[str, Any], *, owner: str = "", node_ip: str = "") -> ServeStatus:
     """Parse the result of `client_process.status`. Ray omits fields that are not known yet.
 
-    ``owner`` identifies this Modelium, as in `build_application`.
+    ``owner`` identifies this Modelium, as in `build_application`; ``node_ip``: of this machine.
     """
     return ServeStatus(
         applications={
@@ -108,8 +112,16 @@ def parse(document: Mapping[str, Any], *, owner: str = "") -> ServeStatus:
             )
             for node in document["nodes"]
         ),
-        proxy_healthy="HEALTHY" in document["proxies"],
+        proxy_healthy=_is_proxy_healthy(document["proxies"], node_ip),
     )
+
+
+def _is_proxy_healthy(proxies: Sequence[Mapping[str, str]], node_ip: str) -> bool:
+    """Whether requests get through, or will: Serve starts a node's proxy with its first replica."""
+    here = {proxy["status"] for proxy in proxies if proxy["ip"] == node_ip}
+    if here <= UNUSED:
+        return any(proxy["status"] == HEALTHY for proxy in proxies)
+    return HEALTHY in here
 
 
 def _application(name: str, application: Mapping[str, Any], owner: str) -> ApplicationStatus:

@@ -25,6 +25,7 @@ from runtimes.vllm.families import family_arguments
 from runtimes.vllm.guard import guard_arguments, guard_environment
 from runtimes.vllm.installation import Installation
 from runtimes.vllm.retry import MIN_KV_BYTES, smaller
+from runtimes.vllm.span import check_devices, span_arguments, span_environment
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -125,6 +126,12 @@ class VllmRecipe:
         """Whether engines are started with sleep mode on."""
         return self._config.default_settings.get(SLEEP_SETTING) is True
 
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether the installed release takes the options for several nodes (0.12 and later)."""
+        installation = self._installation()
+        return all(map(installation.accepts, ("--nnodes", "--node-rank", "--headless")))
+
     def complete(self, request: LoadRequest) -> LoadRequest:
         """Fill unset settings from the configured defaults."""
         settings = complete(
@@ -137,18 +144,14 @@ class VllmRecipe:
     def command(self, request: LoadRequest, *, host: str, port: int, key: str) -> Command:
         """See `EngineRecipe.command`; the key is passed in VLLM_API_KEY."""
         settings, gpus = request.settings, request.devices[0].kind == "gpu"
-        if len(request.devices) != settings.tensor_parallel_size:
-            raise LoadFailed(
-                f"tensor_parallel_size {settings.tensor_parallel_size} needs as many devices, "
-                f"not {len(request.devices)}",
-                kind=FailureKind.BAD_SETTINGS,
-            )
+        check_devices(request)
         arguments = [
             *(self._executable, "serve", request.path),
             *("--host", host, "--port", str(port)),
             *("--served-model-name", base_name(request.model)),
             *guard_arguments(self._config.allowed_media_domains, self._installation()),
             *_common(settings),
+            *(span_arguments(request.span) if request.span else ()),
             *(_gpu_memory(request) if gpus else _cpu_memory(request)),
             *flags(self._extra(request, gpus)),
         ]
@@ -159,6 +162,8 @@ class VllmRecipe:
             environment |= visible_devices(request.devices, self._installation())
         else:
             environment |= CPU_ENVIRONMENT
+        if request.span:
+            environment |= span_environment(request.span)
         if self.sleeps:
             environment |= DEV_MODE
         environment = guard_environment(environment | self._config.environment)
@@ -270,6 +275,8 @@ def _common(settings: LoadSettings) -> list[str]:
     arguments = [word for flag, value in given.items() if value for word in (flag, str(value))]
     if settings.tensor_parallel_size > 1:
         arguments += ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
+    if settings.pipeline_parallel_size > 1:
+        arguments += ["--pipeline-parallel-size", str(settings.pipeline_parallel_size)]
     return arguments
 
 

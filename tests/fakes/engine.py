@@ -15,6 +15,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -164,6 +165,23 @@ class Engine:
             time.sleep(3600)
         print("Loading safetensors checkpoint shards:  50% Completed | 1/2", flush=True)
         time.sleep(b.start_s)
+
+    def meet(self) -> None:
+        """As a part of a model over several nodes: wait for the others; only rank 0 goes on."""
+        nodes, rank = int(self.option("--nnodes") or 1), int(self.option("--node-rank") or 0)
+        place = (self.option("--master-addr") or "", int(self.option("--master-port") or 0))
+        if rank == 0:
+            door = socket.create_server(place)
+            self.others = [door.accept() for _ in range(nodes - 1)]
+            return
+        while True:
+            try:
+                self.first = socket.create_connection(place)
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        while True:  # like the real one, it stays when rank 0 is gone
+            time.sleep(3600)
 
     def take(self) -> None:
         """Take the memory and the semaphore that it is to have."""
@@ -326,4 +344,6 @@ def chunk(request: http.server.BaseHTTPRequestHandler, text: str) -> None:
 if __name__ == "__main__":
     fake = Engine(sys.argv[1:])
     fake.come_up()
+    if fake.option("--nnodes"):
+        fake.meet()
     fake.serve()

@@ -6,7 +6,21 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
-from modelium.config.fields import Interval, Seconds, Secret, Section, note, setting
+from modelium.config.fields import (
+    HttpUrl,
+    Interval,
+    Seconds,
+    Secret,
+    Section,
+    note,
+    setting,
+)
+
+SourceUrl = Annotated[
+    str,
+    Field(pattern=r"^s3://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9!_.=+~-]+)*/?$"),
+    note(allowed="`s3://BUCKET` or `s3://BUCKET/PREFIX`"),
+]
 
 
 class Ingest(Section):
@@ -69,6 +83,18 @@ class Ingest(Section):
         "While the repository's file system has less free space than this, the trash is emptied, "
         "oldest first, and then old versions are deleted.",
         why="Null: nothing is deleted before its time.",
+    )
+    sources: frozenset[SourceUrl] = setting(
+        frozenset(),
+        "Places in object storage that models may be ingested from, with what is below them: "
+        "`s3://BUCKET` or `s3://BUCKET/PREFIX`. Needs the extra `s3`; credentials come from the "
+        "variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` alone.",
+        why="None: otherwise whoever may ingest could read whatever those credentials open.",
+    )
+    s3_endpoint: HttpUrl | None = setting(
+        None,
+        "URL of the object storage.",
+        why="Null: that of the variable `AWS_ENDPOINT_URL`, or else Amazon's.",
     )
     webhook_secret: Secret | None = setting(
         None,

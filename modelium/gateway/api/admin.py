@@ -34,6 +34,7 @@ from modelium.gateway.api.views import (
     model_rows,
 )
 from modelium.intake.names import model_name
+from modelium.intake.object_storage import is_url
 from modelium.models import Drop, Event, Intent, Plan, Priority, Trigger
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.models.teams import TeamReport
@@ -73,7 +74,7 @@ class Approval(Body):
 class Ingest(Body):
     """The model folder or file to ingest."""
 
-    path: str = Field(min_length=1, description="Absolute path on the service's machine.")
+    path: str = Field(min_length=1, description="Absolute path on the service's machine, or a URL.")
     name: str | None = None
     team: str | None = None
     priority_ceiling: Priority | None = None
@@ -255,7 +256,7 @@ def _add_intents(api: APIRouter, operations: Operations, wait_for: WaitFor) -> N
 
     @api.post("/ingest", status_code=202)
     async def ingest(body: Ingest, request: Request, wait: Wait = 0.0) -> Intent:
-        if not Path(body.path).is_absolute():
+        if not is_url(body.path) and not Path(body.path).is_absolute():
             raise InputError(f"path: {body.path!r} is relative; use an absolute path")
         holder = key_holder(request.scope)
         body = await body.on_behalf_of(holder).permitted(holder, Path(body.path), operations)

@@ -18,7 +18,7 @@ from modelium.control.operations import Operations
 from modelium.errors import InputError, ModeliumError
 from modelium.gateway.access.keyring import Keyring, key_holder
 from modelium.gateway.access.strangers import Strangers
-from modelium.gateway.api import admin, status_page, webhook
+from modelium.gateway.api import admin, peer_files, status_page, webhook
 from modelium.gateway.api.signatures import Signatures
 from modelium.gateway.api.views import openai_model
 from modelium.gateway.asgi import Message, Receive
@@ -106,6 +106,7 @@ def create_app(
         ),
         responses=ERRORS,
     )
+    app.include_router(peer_files.router(files=operations.files), include_in_schema=False)
     app.include_router(_metadata(operations, names, switchboard, is_ready), include_in_schema=False)
     app.include_router(_monitoring(operations, metrics, links), include_in_schema=False)
     app.add_exception_handler(ModeliumError, _on_error)

@@ -18,6 +18,7 @@ from modelium.gateway.api.signatures import SIGNATURE, TIMESTAMP, Signatures
 from modelium.gateway.api.teams import team_of
 from modelium.gateway.asgi import BodyTooLarge, ClientGone, peer, read_body
 from modelium.gateway.problems import HttpProblem
+from modelium.intake.object_storage import is_url
 
 MAX_BODY_BYTES = 64 * 1024
 """A body has a path and three short fields."""
@@ -35,7 +36,7 @@ def router(
     Args:
         operations: ingests.
         incoming: the drop zone; paths outside of it are refused, since callers of the webhook are
-            trusted less than operators, who use the admin API.
+            trusted less than operators, who use the admin API. URLs of `ingest.sources` are not.
         signatures: check each request; ``None``: requests need no signature.
         strangers: hear of each 401.
     """
@@ -69,10 +70,12 @@ def router(
             raise InputError(problems(exc)) from exc
         holder = key_holder(request.scope)
         wanted = wanted.on_behalf_of(holder)
-        path = await asyncio.to_thread(_within, incoming, wanted.path)
-        wanted = await wanted.permitted(holder, path, operations)
+        at = wanted.path
+        if not is_url(at):
+            at = str(await asyncio.to_thread(_within, incoming, wanted.path))
+        wanted = await wanted.permitted(holder, Path(at), operations)
         intent = await operations.ingest(
-            path=str(path),
+            path=at,
             name=wanted.name,
             team=wanted.team,
             priority_ceiling=wanted.priority_ceiling,

@@ -5,6 +5,7 @@ import pytest
 from modelium.control import teardown
 from modelium.errors import LoadFailed, ModeliumError, Unavailable
 from modelium.models import RuntimeName
+from modelium.models.parts import Part
 from tests.fakes.fleets import loaded
 from tests.fakes.runtime import MemoryRuntime
 from tests.modelium.conftest import World
@@ -37,6 +38,19 @@ async def test_a_load_in_progress_is_recorded_as_ended(world: World) -> None:
 async def test_models_of_other_nodes_stay_loaded(world: World) -> None:
     await world.load()
     assert await ended(world, node="elsewhere") == []
+    assert world.store.model("tiny").state.value == "ready"
+
+
+async def test_the_node_that_answers_for_a_model_learns_that_a_part_of_it_was_ended(
+    world: World,
+) -> None:
+    deployment = (await world.load()).deployment
+    assert deployment is not None
+    split = deployment.model_copy(update={"devices": ("here/0", "elsewhere/0")})
+    part = Part(id="1", node="elsewhere", deployment=split, addresses=("a", "b"), port=1)
+    world.store.parts.want([part])
+    assert await ended(world, node="elsewhere") == []
+    assert world.store.parts.of("tiny") == ()
     assert world.store.model("tiny").state.value == "ready"
 
 
@@ -88,13 +102,14 @@ async def test_an_unload_in_progress_is_recorded_as_ended(world: World, going: b
     ("devices", "here"),
     [
         (("here/GPU-1",), True),
-        (("elsewhere/GPU-1", "here/GPU-2"), True),
+        (("here/GPU-2", "elsewhere/GPU-1"), True),
+        (("elsewhere/GPU-1", "here/GPU-2"), False),
         (("elsewhere/GPU-1",), False),
         (("here-2/GPU-1",), False),
         ((), False),
     ],
 )
-def test_a_deployment_is_on_a_node_with_any_of_its_devices(
+def test_a_deployment_is_on_the_node_of_its_first_device(
     devices: tuple[str, ...], here: bool
 ) -> None:
     deployment = loaded("a", "n/GPU-1").deployment

@@ -60,7 +60,7 @@ async def test_arguments_are_handed_on(store: Store) -> None:
 def test_each_method_is_the_blocking_one_of_that_name(store: Store) -> None:
     whole = AsyncStore(store)
     faces = [whole, *(part for part in vars(whole).values() if isinstance(part, Face))]
-    assert len(faces) == 14
+    assert len(faces) == 17
     for face in faces:
         for name, method in inspect.getmembers(type(face), inspect.iscoroutinefunction):
             blocking = inspect.unwrap(method)
@@ -76,6 +76,11 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "class_failures": (0.0, {}),
     "since": (0.0,),
     "of_models": (["a"],),
+    "strays": ("n",),
+    "answered": ("none",),
+    "due_on": ("n",),
+    "of": ("a",),
+    "on": ("n",),
 }
 """Of the reading methods that take some."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -12,7 +14,7 @@ import sqlalchemy as sa
 
 from modelium.errors import InputError, StoreUnavailable
 from modelium.store import Store, exclusive, lease, schema
-from modelium.store.connection import connect
+from modelium.store.connection import connect, own_rows
 from modelium.store.lease import Held, Lease
 from tests.modelium.store.conftest import ON_POSTGRESQL
 
@@ -68,7 +70,7 @@ def test_a_second_service_on_a_store_is_refused_until_the_first_ends(url: str) -
             assert f"({socket.gethostname()}, process {os.getpid()}, " in str(told.value)
             assert ":***@/" in str(told.value)
         else:
-            assert f"service uses {url}; stop it" in str(told.value)
+            assert f"service uses {url} as this node; stop it" in str(told.value)
         with second.exclusive():
             assert first.names() == set()  # reading is free
 
@@ -114,7 +116,7 @@ def test_a_service_whose_place_was_taken_writes_no_more_and_reads(
 def test_a_lease_is_one_holders_until_it_ends_by_the_databases_clock(engine: sa.Engine) -> None:
     mine, other = (Lease(engine=engine, name="x", holder=h) for h in ("mine", "other"))
     with engine.begin() as tx:
-        before = lease._now(tx)
+        before = lease.database_time(tx)
     assert mine.take() is None
     held = other.take()
     assert isinstance(held, Held) and held.holder == "mine"
@@ -148,3 +150,76 @@ def test_a_service_goes_on_renewing_its_lease(url: str, engine: sa.Engine) -> No
                 until = tx.scalar(sa.select(schema.leases.c.until)) or 0.0
                 tx.rollback()
         assert other.take() is not None
+
+
+class Impatient:
+    """Waits for nobody."""
+
+    def wait(self, _seconds: float) -> None:
+        raise TimeoutError
+
+
+@on_postgresql
+def test_a_machine_succeeds_its_own_killed_service_at_once_and_others_wait(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "Event", Impatient)
+    dead = Lease(engine=engine, name="node n", holder="machine-1, process 7, 0a1b")
+    assert dead.take() is None
+    for other in ("machine", "machine-10", None):  # a name that begins alike is another machine's
+        with pytest.raises(TimeoutError), exclusive._postgresql(engine, "n", other):
+            raise AssertionError("not its heir")
+    monkeypatch.undo()
+    with exclusive._postgresql(engine, "n", "machine-1"):
+        ((name, holder, epoch),) = rows(engine)
+        assert (name, epoch) == ("node n", 2)
+        assert holder.startswith(f"machine-1, process {os.getpid()}, ")
+        assert not dead.renew()
+
+
+@on_postgresql
+def test_nodes_have_a_service_each(url: str, engine: sa.Engine) -> None:
+    with (
+        closing(opened(url)) as one,
+        closing(opened(url)) as two,
+        one.exclusive("a"),
+        two.exclusive("b"),
+    ):
+        assert sorted(name for name, *_ in rows(engine)) == ["node a", "node b"]
+        one.events.append("x")
+        two.events.append("y")
+
+
+@on_postgresql
+def test_a_lease_is_renewed_and_looked_at_while_somebody_writes(engine: sa.Engine) -> None:
+    mine, other = (Lease(engine=engine, name="x", holder=h) for h in ("mine", "other"))
+    assert mine.take() is None
+    with engine.begin() as tx:
+        tx.exec_driver_sql("UPDATE meta SET value = 7")
+        assert mine.renew()
+        held = other.others()
+        assert held is not None and held.holder == "mine"
+        assert mine.others() is None
+    mine.release()
+    assert other.others() is None
+
+
+def waits(engine: sa.Engine) -> bool:
+    """Whether somebody waits for a row."""
+    with engine.connect() as tx:
+        return tx.exec_driver_sql("SELECT 1 FROM pg_locks WHERE NOT granted").first() is not None
+
+
+@on_postgresql
+def test_a_lease_that_is_being_renewed_is_not_taken(engine: sa.Engine) -> None:
+    mine, other = (Lease(engine=engine, name="x", holder=h) for h in ("mine", "other"))
+    assert mine.take() is None
+    end(engine)
+    with ThreadPoolExecutor(1) as threads:
+        with own_rows(engine) as tx:
+            mine._set(tx, lease.database_time(tx) + 60)  # not committed yet
+            taking = threads.submit(other.take)
+            while not waits(engine):
+                assert not taking.done()
+        held = taking.result()
+    assert held is not None and held.holder == "mine"

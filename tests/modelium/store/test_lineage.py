@@ -133,7 +133,7 @@ def test_a_removed_model_is_forgotten_with_what_was_measured_of_it(store: Store)
     assert made == {
         ("models", "idle"): None,
         ("measured", "idle", "vllm", "H100", "d"): None,
-        ("traffic", "idle"): None,
+        ("traffic", "", "idle"): None,
         ("standings", "idle"): None,
         **version("idle", 2, removed_at=NOW, removed_by="me", purge=True, team="t"),
     }

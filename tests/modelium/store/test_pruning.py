@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from modelium.models import Decision, Intent, Plan, Priority, Trigger
+from modelium.models import Decision, Intent, NodeReport, Plan, Priority, Trigger
 from modelium.store import Store, decisions, events, history, intents, pruning, schema
 from modelium.store.departures import KEPT_S
 from tests.fakes.clock import FakeClock
@@ -19,9 +19,13 @@ Fill = Callable[[Store, int], None]
 REGISTERED = {"models", "versions", "deployments", "bookings", "standings", "approvals", "measured"}
 """Bounded by the models that are registered; see also `OUTLIVED`."""
 
-FIXED = {"leases", "meta", "reservations"}
+REGISTERED |= {"parts"}
+"""Of one that is not registered any more, each node ends its own, and then the row."""
+
+FIXED = {"leases", "meta", "reservations", "nodes", "strays", "copies"}
 """A reservation ends with its ingest; what a crash leaves, the scan of the repository ends. A lease has
-a row for each of the few names there are."""
+a row for each of the few names there are. A node is there until it is removed, with its strays, its
+copies and its lease."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +80,9 @@ def roll(store: Store, number: int) -> None:
 
 
 def see(store: Store, number: int) -> None:
-    insert(store, schema.traffic, {"model": f"gone-{number}", "at": 1.0, "document": {}})
+    insert(
+        store, schema.traffic, {"node": "n", "model": f"gone-{number}", "at": 1.0, "document": {}}
+    )
 
 
 def happen(store: Store, number: int) -> None:
@@ -89,6 +95,15 @@ def use(store: Store, number: int) -> None:
     insert(store, schema.team_usage, {"team": "t", "hour": hour, "gpu_seconds": 1.0})
 
 
+def wonder(store: Store, number: int) -> None:
+    row = {"id": f"q{number}", "node": "n", "at": float(number), "document": {}}
+    insert(store, schema.questions, row)
+
+
+def invite(store: Store, number: int) -> None:
+    insert(store, schema.join_tokens, {"hash": f"h{number}", "until": float(number)})
+
+
 GROWS: dict[str, tuple[Fill, int]] = {
     "events": (happen, 3),
     "decisions": (decide, 3),
@@ -99,6 +114,8 @@ GROWS: dict[str, tuple[Fill, int]] = {
     "traffic": (see, 0),
     "measured": (measure, 3),
     "team_usage": (use, 2),
+    "questions": (wonder, 0),
+    "join_tokens": (invite, 0),
 }
 """Table → what fills it, and how many rows are left of ten."""
 
@@ -188,12 +205,28 @@ def test_what_is_in_use_stays(store: Store, clock: FakeClock) -> None:
         ask(store, number)
     document = {"revoked_at": None}
     insert(store, schema.api_keys, {"id": "k", "hash": "h", "document": document})
-    insert(store, schema.traffic, {"model": "a", "at": 1.0, "document": {}})
+    insert(store, schema.traffic, {"node": "n", "model": "a", "at": 1.0, "document": {}})
     clock.advance(2 * pruning.VERSIONS_S)
     prune(store)
     assert store.intents.get("live") == live
     assert store.rules.approvals("d1") == {"pickle"}
     assert count(store, "api_keys") == count(store, "traffic") == count(store, "versions") == 1
+
+
+def test_what_nodes_still_use_stays(store: Store) -> None:
+    token = store.nodes.issue_token()
+    store.questions.ask("q", node="n", document={})
+    store.nodes.join("n", identity="i", token=None, report=NodeReport())
+    names = ("planner", "service", "node n", "node gone", "node up")
+    leases = [{"name": name, "holder": "h", "epoch": 7, "until": 0.0} for name in names]
+    leases[-1]["until"] = 1e12
+    insert(store, schema.leases, *leases)
+    prune(store)
+    assert [asked.id for asked in store.questions.open()] == ["q"]
+    with store._engine.connect() as tx:
+        kept = tx.scalars(sa.select(schema.leases.c.name).order_by(schema.leases.c.name)).all()
+    assert kept == ["node n", "node up", "planner", "service"]
+    assert store.nodes.join("m", identity="j", token=token, report=NodeReport())
 
 
 def test_the_number_of_a_removed_version_is_not_used_again(store: Store, clock: FakeClock) -> None:

@@ -287,7 +287,7 @@ CASES: dict[str, tuple[Callable[[Store], object], dict[Key, dict[str, Any] | Non
         ),
         {
             ("rollups", "ready", 0): {"direct": 1, "failed": 1, "requests": 4},
-            ("traffic", "ready"): {
+            ("traffic", "", "ready"): {
                 "at": NOW,
                 "document": Traffic(completed=3, failed=1, direct=1).model_dump(mode="json"),
             },

@@ -32,7 +32,7 @@ def test_what_lies_in_the_future_is_moved_to_the_present(store: Store) -> None:
         {name: Traffic(completed=5, last_request_at=at) for name, at in seen.items()}
     )
     found = changes(store, lambda s: s.clamp_times(longest_pause_s=PAUSE_S))
-    loaded, traffic = found.pop(("deployments", "ready")), found.pop(("traffic", "ready"))
+    loaded, traffic = found.pop(("deployments", "ready")), found.pop(("traffic", "", "ready"))
     assert loaded is not None and traffic is not None
     times = {key: value for key, value in loaded["document"].items() if key.endswith("_at")}
     assert times == {"started_at": NOW, "ready_at": NOW}

@@ -51,6 +51,7 @@ def composed(
     remote_code: bool = False,
     version: int = 1,
     model: str = "m",
+    prefix: str = "",
     **settings: Any,
 ) -> Application:
     request = LoadRequest(
@@ -64,7 +65,12 @@ def composed(
         allow_remote_code=remote_code,
     )
     return build_application(
-        request, python=python, cpus=16, node_ip=node_ip, health_timeout_s=45.0
+        request,
+        python=python,
+        cpus=16,
+        node_ip=node_ip,
+        health_timeout_s=45.0,
+        prefix=prefix,
     )
 
 
@@ -238,3 +244,14 @@ def test_another_version_runs_under_its_own_name_and_answers_by_the_models() -> 
     assert made.spec["model"] == "m"
     address = upstream("m@2", kind="onnx", host="h", port=1)
     assert (address.prefix, address.served_name) == ("/m@2", "m")
+
+
+def test_on_a_cluster_of_several_nodes_each_has_applications_of_its_own_name() -> None:
+    made = composed(prefix="gpu1.")
+    assert made.name == "gpu1.m"
+    assert made.options["ray_actor_options"]["runtime_env"]["env_vars"]["MODELIUM_MODEL"] == (
+        "gpu1.m"
+    )
+    assert made.spec["model"] == "m"
+    address = upstream("m", kind="onnx", host="h", port=1, prefix="gpu1.")
+    assert (address.prefix, address.served_name) == ("/gpu1.m", "m")

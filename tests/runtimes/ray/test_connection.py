@@ -38,6 +38,43 @@ async def test_a_cluster_that_is_not_there_is_reported_not_raised(tmp_path: Path
         assert down.value.retry_after_s
 
 
+async def test_two_nodes_on_one_cluster_have_each_their_own_applications(
+    local_ray: LocalRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = samples.tiny_onnx(tmp_path)
+    theirs = await local_ray.driver.load(request("theirs", tmp_path, profile), progress=quiet)
+    cluster = local_ray.driver._cluster
+    assert cluster is not None and cluster.record is not None
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, cluster.environment()[name])
+    config = RayServeConfig(
+        enabled=True,
+        address=cluster.record.address,
+        endpoint=f"http://localhost:{theirs.upstream.port}",
+    )
+    one, two = (
+        RayServeDriver(
+            config=config, state_directory=tmp_path / "s", clock=SystemClock(), node=node
+        )
+        for node in ("one", "two")
+    )
+    async with one, two:
+        same = [
+            await driver.load(request("same", tmp_path, profile), progress=quiet)
+            for driver in (one, two)
+        ]
+        assert [loaded.upstream.prefix for loaded in same] == ["/one.same", "/two.same"]
+        row = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+        for loaded in same:
+            assert await infer(loaded.upstream, row) == {"y": [10, 10, 10]}
+        await one.unload("same", handle={}, grace_s=0)
+        assert [each.model for each in await one.discover({})] == []
+        (left,) = await two.discover({})
+        assert (left.model, left.state, left.upstream) == ("same", "ready", same[1].upstream)
+        assert list(await two.stats()) == ["same"]
+        await two.unload("same", handle={}, grace_s=0)
+
+
 async def test_the_serve_that_runs_at_the_endpoint_is_used_and_left_alone(
     local_ray: LocalRay, tmp_path: Path
 ) -> None:

@@ -9,21 +9,36 @@ from modelium.gateway.workers.channel import Frame
 from modelium.models import Priority
 from modelium.traffic.request_log import LoggedRequest
 
-FLUSH_S = 0.05
+FLUSH_S = 0.1
 """Longest time that a count stays here: short against every rate and interval that it is used for,
 long enough for a frame to carry those of many requests."""
+
+
+class _Requests:
+    """What was counted of one model since the last batch."""
+
+    __slots__ = ("answers", "arrived", "failed", "latencies", "level", "logged", "peak", "started")
+
+    def __init__(self) -> None:
+        self.arrived = self.started = self.failed = self.level = self.peak = 0
+        self.latencies: list[float] = []
+        self.logged: list[Frame] = []
+        self.answers: list[list[int]] = []
+        """Opening, good answers, and failed ones that followed."""
 
 
 class Counts:
     """Takes the calls that `TrafficBook`, `Metrics` and `Signals` take; sends them in batches.
 
-    Demand and what does not answer is sent at once, with all counted before it.
+    What is frequent is summed up by model, everything else is sent as it came. Demand and what does
+    not answer is sent at once, with all counted before it.
     """
 
-    def __init__(self, *, send: Callable[[list[Frame]], None]) -> None:
-        """``send``: sends a batch."""
+    def __init__(self, *, send: Callable[[dict[str, Frame], list[Frame]], None]) -> None:
+        """``send``: sends a batch: model → the fields of `Ledger.take`, and single calls."""
         self._send = send
         self._loop = asyncio.get_running_loop()
+        self._requests: dict[str, _Requests] = {}
         self._batch: list[Frame] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -32,12 +47,26 @@ class Counts:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._batch:
-            batch, self._batch = self._batch, []
-            self._send(batch)
+        if self._requests or self._batch:
+            summed = {
+                model: [r.arrived, r.started, r.failed, r.latencies, r.peak, r.answers, r.logged]
+                for model, r in self._requests.items()
+            }
+            batch, self._batch, self._requests = self._batch, [], {}
+            self._send(summed, batch)
 
     def _add(self, *call: object) -> None:
         self._batch.append(list(call))
+        self._wake()
+
+    def _of(self, model: str) -> _Requests:
+        requests = self._requests.get(model)
+        if requests is None:
+            requests = self._requests[model] = _Requests()
+            self._wake()
+        return requests
+
+    def _wake(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_S, self.flush)
 
@@ -45,7 +74,7 @@ class Counts:
 
     def on_arrival(self, model: str) -> None:
         """See `TrafficBook.on_arrival`, as for the next ones."""
-        self._add("arrival", model)
+        self._of(model).arrived += 1
 
     def on_waiting(self, model: str, change: int, priority: Priority | None = None) -> None:
         """A request began (+1) or ceased (-1) to wait."""
@@ -53,11 +82,19 @@ class Counts:
 
     def on_started(self, model: str) -> None:
         """A request is forwarded to the engine."""
-        self._add("started", model)
+        requests = self._of(model)
+        requests.started += 1
+        requests.level += 1
+        requests.peak = max(requests.peak, requests.level)
 
     def on_finished(self, model: str, *, latency_s: float, failed: bool) -> None:
         """A request that was forwarded has ended."""
-        self._add("finished", model, latency_s, failed)
+        requests = self._of(model)
+        requests.level -= 1
+        if failed:
+            requests.failed += 1
+        else:
+            requests.latencies.append(round(latency_s, 6))
 
     def on_sized(self, model: str, tokens: int) -> None:
         """The estimated length of a request."""
@@ -75,7 +112,9 @@ class Counts:
 
     def on_logged(self, entry: LoggedRequest) -> None:
         """An engine here answered a client's request: for its tokens and the request log."""
-        self._add("answered", *entry)
+        at, model, prompt, generated, latency_s = entry
+        row = [round(at, 3), prompt, generated, round(latency_s, 6)]
+        self._of(model).logged.append(row)
 
     def on_forwarded(self, entry: LoggedRequest) -> None:
         """Another node did."""
@@ -113,7 +152,12 @@ class Counts:
 
     def on_judged(self, model: str, opening: int, failed: bool) -> None:
         """The upstream of the service's ``opening`` of ``model`` gave an answer."""
-        self._add("judged", model, opening, failed)
+        answers = self._of(model).answers
+        last = answers[-1] if answers else None
+        if last is None or last[0] != opening or (last[2] and not failed):
+            last = [opening, 0, 0]
+            answers.append(last)
+        last[2 if failed else 1] += 1
 
     def on_suspect(self, model: str, opening: int) -> None:
         """It refused a connection or broke it off."""

@@ -12,6 +12,7 @@ from modelium.gateway.workers.channel import Frame
 from modelium.models import Priority
 from modelium.routing.admission import RoutingMetrics
 from modelium.routing.switchboard import Switchboard
+from modelium.traffic.request_batch import RequestBatch
 from modelium.traffic.request_log import LoggedRequest
 
 
@@ -51,20 +52,15 @@ class Ledger:
         self._entered: dict[str, list[KeyHolder]] = {}
         traffic = switchboard.traffic
         self._calls: dict[str, Callable[..., None]] = {
-            "arrival": traffic.on_arrival,
             "waiting": self._wait,
-            "started": self._start,
-            "finished": self._finish,
             "sized": traffic.on_sized,
             "too_long": traffic.on_too_long,
             "tokens": self._tokens,
-            "answered": self._answer,
             "forwarded": self._forward,
             "held": metrics.on_request_held,
             "refused": metrics.on_request_refused,
             "unauthorized": metrics.on_unauthorized,
             "demand": switchboard.demand,
-            "judged": self._judge,
             "suspect": self._suspect,
             "lost": self._lose,
             "left": self.leave,
@@ -76,11 +72,47 @@ class Ledger:
         """How many of its requests are at engines."""
         return self._in_flight.total()
 
-    def apply(self, batch: Sequence[Frame]) -> None:
-        """Count what the worker has counted."""
+    def apply(self, summed: Mapping[str, Sequence[Any]], batch: Sequence[Frame]) -> None:
+        """Count what the worker has counted: ``summed`` by model, and single calls."""
         calls = self._calls
+        # First: who has waited and is forwarded now must not count as two at once.
         for kind, *rest in batch:
             calls[kind](*rest)
+        for model, fields in summed.items():
+            self.take(model, *fields)
+
+    def take(
+        self,
+        model: str,
+        arrived: int,
+        started: int,
+        failed: int,
+        latencies: Sequence[float],
+        peak: int,
+        answers: Sequence[tuple[int, int, int]],
+        logged: Sequence[tuple[float, int | None, int | None, float]],
+    ) -> None:
+        """Count requests of one model.
+
+        Args:
+            model: its name.
+            arrived: as of `RequestBatch`.
+            started: as of it.
+            failed: as of it.
+            latencies: as of it.
+            peak: as of it.
+            answers: opening, good answers, and the failed ones that followed.
+            logged: the fields of a `LoggedRequest`, without the model.
+        """
+        self._in_flight[model] += started - failed - len(latencies)
+        if arrived or started or failed or latencies:
+            fields = RequestBatch(arrived, started, failed, latencies, peak)
+            self._board.traffic.on_batch(model, fields)
+        for opening, good, bad in answers:
+            self._judge(model, opening, good, bad)
+        if self._on_answered is not None:
+            for at, prompt, generated, latency_s in logged:
+                self._on_answered(LoggedRequest(at, model, prompt, generated, latency_s))
 
     def enter(self, key: str, holder: KeyHolder) -> None:
         """Count a request of a limited key, hashed ``key``; raises as `KeyHolder.enter`."""
@@ -112,18 +144,6 @@ class Ledger:
         self._waiting[model, priority] += change
         self._board.traffic.on_waiting(model, change, priority)
 
-    def _start(self, model: str) -> None:
-        self._in_flight[model] += 1
-        self._board.traffic.on_started(model)
-
-    def _finish(self, model: str, latency_s: float, failed: bool) -> None:
-        self._in_flight[model] -= 1
-        self._board.traffic.on_finished(model, latency_s=latency_s, failed=failed)
-
-    def _answer(self, *entry: Any) -> None:
-        if self._on_answered is not None:
-            self._on_answered(LoggedRequest(*entry))
-
     def _forward(self, *entry: Any) -> None:
         if self._on_forwarded is not None:
             self._on_forwarded(LoggedRequest(*entry))
@@ -131,10 +151,11 @@ class Ledger:
     def _tokens(self, model: str, prompt: int | None, generated: int | None) -> None:
         self._board.traffic.on_answered(model, prompt_tokens=prompt, generated_tokens=generated)
 
-    def _judge(self, model: str, opening: int, failed: bool) -> None:
+    def _judge(self, model: str, opening: int, good: int, bad: int) -> None:
         upstream = self._board.upstream(model)
         if upstream is not None and self._openings.get(model) == opening:
-            self._board.judge(model, upstream, failed=failed)
+            for failed in (*[False] * good, *[True] * bad):
+                self._board.judge(model, upstream, failed=failed)
 
     def _suspect(self, model: str, opening: int) -> None:
         if self._openings.get(model) == opening:

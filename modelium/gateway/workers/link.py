@@ -132,8 +132,8 @@ class Link:
 
     def _on_frame(self, frame: Frame) -> None:
         match frame:
-            case ["counts", batch]:
-                self._ledger.apply(batch)
+            case ["counts", summed, batch]:
+                self._ledger.apply(summed, batch)
             case ["answer", number, answer]:
                 if (waiting := self._asked.get(number)) is not None and not waiting.done():
                     waiting.set_result(answer)

@@ -63,7 +63,7 @@ class Worker:
         self.channel = Channel(
             on_frame=self._frames.put_nowait, on_end=lambda: self._frames.put_nowait(None)
         )
-        self._counts = Counts(send=lambda batch: self.channel.send("counts", batch))
+        self._counts = Counts(send=lambda summed, batch: self.channel.send("counts", summed, batch))
         self._table = Table(counts=self._counts)
         self._turnstile = Turnstile(
             ask=lambda number, key: self.channel.send("enter", number, key),

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from modelium import config
+from modelium.gateway.http_server import listen
+from modelium.gateway.workers.pool import COMMAND
 from modelium.models.api_keys import KeyTerms
 from tests.fakes.upstream import Upstream
 from tests.modelium.gateway.conftest import Setup, Start, until
@@ -69,6 +74,11 @@ async def test_requests_are_counted_once_whichever_worker_answers(
         assert traffic(setup, "cold").pending == 0
         assert count(setup, "modelium_cold_starts_total") == 1
         assert count(setup, "modelium_requests_held_total") == 8
+
+        # A reload.
+        setup.gateway.apply(config.Config.model_validate({"gateway": {"aliases": {"other": "m"}}}))
+        await setup.board.drained("m", timeout_s=1)  # every worker has heard of it
+        assert await many(setup, 8, "other") == [200] * 8
 
         # What is refused, and what is not for workers.
         assert (await chat(setup, "none")).status_code == 404
@@ -159,16 +169,15 @@ async def test_keys_rates_and_places_hold_over_all_workers(start: Start, engine:
         setup.board.know(["m"])
         setup.board.open("m", engine.address("m"))
         keys = setup.operations
-        rated = (await keys.issue_key(KeyTerms(name="r", requests_per_minute=10))).secret
+        rated = (await keys.issue_key(KeyTerms(name="r", requests_per_minute=2))).secret
         placed = (await keys.issue_key(KeyTerms(name="p", max_concurrent=3))).secret
         assert await many(setup, 8, authorization=f"Bearer {rated}") == [401] * 8
         await setup.gateway._keys.refresh()
-        ten = await many(setup, 20, authorization=f"Bearer {rated}")
-        assert ten == [200] * 10 + [429] * 10
+        assert await many(setup, 11, authorization=f"Bearer {rated}") == [200] * 2 + [429] * 9
         refused = await chat(setup, authorization=f"Bearer {rated}")
-        assert "10 requests per minute" in refused.text and refused.headers["retry-after"]
+        assert "2 requests per minute" in refused.text and refused.headers["retry-after"]
         held = asyncio.create_task(many(setup, 8, x_do="hold", authorization=f"Bearer {placed}"))
-        await until(lambda: count(setup, "modelium_requests_refused_total") == 16)
+        await until(lambda: count(setup, "modelium_requests_refused_total") == 15)
         engine.release.set()
         assert await held == [200] * 3 + [429] * 5
         for _ in range(6):  # one after the other, on a new connection each
@@ -182,7 +191,21 @@ async def test_keys_rates_and_places_hold_over_all_workers(start: Start, engine:
         assert answer.status_code == 401  # the service's own check of what workers pass on
 
 
-async def test_leaving_finishes_requests_and_a_lost_service_leaves_no_worker(
+async def test_a_worker_ends_with_its_service() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, listen("127.0.0.1", 0) as held:
+        descriptors = (theirs.fileno(), held.fileno())
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *map(str, descriptors), pass_fds=descriptors, stderr=subprocess.PIPE
+        )
+        theirs.close()
+        ours.close()
+        async with asyncio.timeout(60):
+            _, said = await process.communicate()
+    assert b"the service has ended" in said
+
+
+async def test_leaving_finishes_what_is_in_flight_and_leaves_no_process(
     start: Start, engine: Upstream
 ) -> None:
     async with start(limits=TWO, shutdown_grace_s=20) as setup:

@@ -179,6 +179,7 @@ async def running(
             if config.orchestration.metrics.request_log
             else None,
             is_ready=ready.is_set,
+            folder=state,
             identities=services.store.nodes.identities if services.store.shared else None,
             pools=partial(services.store.key_pools.settle, gateway=services.node)
             if services.store.shared

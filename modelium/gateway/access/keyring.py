@@ -24,6 +24,9 @@ REFRESH_S = 10.0
 CONCURRENCY_RETRY_S = 1.0
 """Retry-After at the limit of concurrent requests; when one of them ends is unknown."""
 
+OnKeys = Callable[[Mapping[str, ApiKey]], Awaitable[None]]
+"""Is given all keys by the hash of their secret."""
+
 KEY_HOLDER = "modelium.key_holder"
 """Key of the `KeyHolder` in a request's ASGI scope; absent for the operator's token."""
 
@@ -160,10 +163,19 @@ class Keyring:
         self._important_teams = important_teams
         self._holders: dict[str, KeyHolder] = {}
         self._revoked: frozenset[str] = frozenset()
+        self._listeners: list[OnKeys] = []
+
+    def listen(self, listener: OnKeys) -> None:
+        """Have ``listener`` called with all keys after each refresh, which waits for it."""
+        self._listeners.append(listener)
 
     def find(self, secret: bytes) -> KeyHolder | None:
         """Return the holder of ``secret``; ``None``: the key is unknown or revoked."""
         return self._holders.get(digest(secret))
+
+    def holder(self, hashed: str) -> KeyHolder | None:
+        """Return the holder of the key whose secret has this hash; ``None`` as for `find`."""
+        return self._holders.get(hashed)
 
     def is_revoked(self, secret: bytes) -> bool:
         """Whether ``secret`` is that of a key that was revoked, and is still listed."""
@@ -176,8 +188,14 @@ class Keyring:
             holder.priority = self._priority(holder.key)
 
     async def refresh(self) -> None:
-        """Read the keys; the use of the limits of known keys is kept."""
+        """Read the keys."""
         found = await self._read()
+        self.take(found)
+        for listener in self._listeners:
+            await listener(found)
+
+    def take(self, found: Mapping[str, ApiKey]) -> None:
+        """Have these keys apply; the use of the limits of known keys is kept."""
         self._holders = {
             hashed: self._holders.get(hashed) or self._holder(key)
             for hashed, key in found.items()

@@ -211,7 +211,7 @@ class Gateway:
 
     def _upkeep(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what runs as long as the gateway does, by name."""
-        runs = {"api keys": self._keys.run}
+        runs: dict[str, Callable[[], Awaitable[None]]] = {"api keys": self._keys.run}
         if self._nodes is not None:
             runs["nodes"] = self._nodes.run
         if self._limits is not None:

@@ -96,5 +96,5 @@ async def joined(services: Services, node: NodeIdentity) -> AsyncIterator[Member
     token = services.config.orchestration.join_token
     await membership.join(token.get_secret_value() if token else None)
     store = services.store.blocking
-    with store.planner.sought(f"{node.holder}", wake):
+    with store.planner.sought(f"{node.holder}", wake), store.wakeups(wake):
         yield membership

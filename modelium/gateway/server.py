@@ -6,11 +6,12 @@ import asyncio
 import logging
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from modelium import config
 from modelium.config.hosts import authority
@@ -209,9 +210,9 @@ class Gateway:
         logger.info("gateway listening on %s", self.url)
         return self
 
-    def _upkeep(self) -> dict[str, Callable[[], Awaitable[None]]]:
+    def _upkeep(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """Return what runs as long as the gateway does, by name."""
-        runs: dict[str, Callable[[], Awaitable[None]]] = {"api keys": self._keys.run}
+        runs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"api keys": self._keys.run}
         if self._nodes is not None:
             runs["nodes"] = self._nodes.run
         if self._limits is not None:

@@ -47,6 +47,7 @@ from modelium.store.states import States
 from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
 from modelium.store.upsert import put
+from modelium.store.wakeup import wakeups
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
 """Revision, all models, all bookings."""
@@ -149,6 +150,13 @@ class Store:
             InputError: another one is.
         """
         return exclusive(self._engine, node, heir_of=heir_of)
+
+    def wakeups(self, on_change: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call ``on_change`` after changes, questions and answers of all nodes while inside.
+
+        It is called on a thread of its own, and must return at once. With SQLite it never is.
+        """
+        return wakeups(self._engine, on_change)
 
     def act_as(self, node: str) -> None:
         """Be ``node``: its traffic is counted, and on a shared store no model of others touched."""

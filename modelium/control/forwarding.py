@@ -13,7 +13,7 @@ from modelium.stages.services import Services
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 5.0
+RETRY_S = 2.0
 """Before a node is tried again whose gateway did not answer: requests wait meanwhile."""
 
 

@@ -24,7 +24,7 @@ ENVIRONMENTS := $(sort $(filter-out dev modelium litellm cuda,$(basename $(notdi
 WORKERS ?= 2
 PIP_AUDIT := 2.10.1
 
-.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults chaos soak conformance mutants docs environments audit sbom clean
+.PHONY: help setup lint check test lock lock-% demo demo-runtimes bench bench-gateway fuzz faults chaos soak machines conformance mutants docs environments audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,7 +48,7 @@ environments: ## create the environments of the real servers that tests start (g
 # vLLM takes a minute to start, so these tests start it three times at most; `make conformance`
 # covers the rest.
 test: lint environments ## lint and all tests except conformance, real servers included
-	@tools/apt.sh prometheus systemd postgresql pgbouncer
+	@tools/apt.sh prometheus systemd postgresql pgbouncer iproute2
 	$(BIN)/python -m pytest -m "not conformance" --ignore tests/runtimes/conformance \
 		-n $(WORKERS) --dist loadgroup $(ARGS)
 
@@ -63,9 +63,10 @@ demo-runtimes: setup ## a real model each on vLLM, Triton and Ray Serve, dropped
 	@for name in vllm triton replica; do tools/env.sh "$$name"; done
 	$(BIN)/python -m tests.demo_runtimes $(if $(CI),--ci) $(ARGS)
 
-BENCHES := planner loop replay drops drivers estimator inspection brain_eval
+BENCHES := planner loop replay drops drivers estimator inspection brain_eval machines
 
 bench: setup ## all benchmarks except the gateway's, or BENCH=name for one of bench/
+	@$(if $(filter machines,$(or $(BENCH),$(BENCHES))),tools/apt.sh postgresql)
 	@for file in $(if $(BENCH),bench/$(BENCH).py,$(BENCHES:%=bench/%.py)); do \
 		echo "== $$file"; \
 		$(BIN)/python -m "bench.$$(basename "$$file" .py)" $(ARGS); \
@@ -96,6 +97,11 @@ MINUTES ?= 60
 
 soak: setup ## traffic, drops and faults for MINUTES; memory, descriptors and sizes at the end
 	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) $(ARGS)
+
+machines: setup ## three machines in network namespaces (root): kills, partitions, drains; prints a table
+	@for name in llama triton; do tools/env.sh "$$name"; done
+	@tools/apt.sh postgresql iproute2
+	$(BIN)/python -m tests.machines $(ARGS)
 
 docs: setup ## generate docs/configuration.md and docs/config.schema.json
 	$(BIN)/modelium config docs > $(VENV)/configuration.md

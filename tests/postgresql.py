@@ -19,10 +19,27 @@ import psycopg
 
 from modelium.store import Store
 from modelium.store.schema import metadata
+from tests.fakes.clock import START
 
 USER = "modelium"
 SPEED = ("fsync=off", "full_page_writes=off")
 """No test pulls the machine's plug; what a killed server has committed is still in its files."""
+
+CLOCK = (
+    "CREATE SCHEMA fake",
+    "CREATE TABLE fake.clock (at double precision)",
+    "INSERT INTO fake.clock VALUES (0)",
+    "CREATE FUNCTION fake.clock_timestamp() RETURNS timestamptz LANGUAGE sql"
+    " AS 'SELECT to_timestamp(at) FROM fake.clock'",
+    "ALTER DATABASE {name} SET search_path = public, fake, pg_catalog",
+)
+"""PostgreSQL's own catalogue comes last, so that the other clock is found first."""
+
+
+def set_time(url: str, at: float) -> None:
+    """Set the time of a `Server.clocked` database, in seconds since the epoch."""
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute("UPDATE fake.clock SET at = %s", [at])
 
 
 def account() -> str | None:
@@ -44,10 +61,13 @@ class Server:
     """A PostgreSQL server; `start` and `kill` it as often as you like."""
 
     folder: Path
+    settings: tuple[str, ...] = SPEED
+    """Of the server, each NAME=VALUE."""
     password: str = field(default_factory=lambda: secrets.token_hex(8))
     process: subprocess.Popen[bytes] | None = None
     databases: int = 0
-    shared: str = ""
+    shared: dict[str, str] = field(default_factory=dict)
+    """The databases that tests share, by what is special about them."""
 
     def initialize(self) -> None:
         """Make the cluster. Its collation is no computer's: ``a`` comes before ``B``."""
@@ -65,7 +85,7 @@ class Server:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        settings = ("listen_addresses=", f"unix_socket_directories={self.folder}", *SPEED)
+        settings = ("listen_addresses=", f"unix_socket_directories={self.folder}", *self.settings)
         self.process = subprocess.Popen(
             [_binary("postgres"), "-D", self.folder / "data", *(a for s in settings for a in ("-c", s))],
             user=account(), cwd=self.folder,
@@ -103,9 +123,20 @@ class Server:
 
         A database has 300 files: to make one for each test takes long, and to delete it longer.
         """
-        if not self.shared:
-            self.shared = self.database()
-        name = self.shared.partition("@/")[2].partition("?")[0]
+        return self._emptied("")
+
+    def clocked(self) -> str:
+        """Return the URL of a database whose time `set_time` sets, as it was when it was new."""
+        url = self._emptied("clocked", *CLOCK)
+        set_time(url, START)
+        return url
+
+    def _emptied(self, what: str, *made_with: str) -> str:
+        if what not in self.shared:
+            self.shared[what] = self.database()
+            name = _database(self.shared[what])
+            self.sql(*(each.format(name=name) for each in made_with), database=name)
+        name = _database(self.shared[what])
         self.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
         self.sql(
             *(f"DELETE FROM {table}" for table in metadata.tables),
@@ -113,7 +144,7 @@ class Server:
             *(f"ALTER SEQUENCE {table}_id_seq RESTART" for table in ("events", "requests")),
             database=name,
         )
-        return self.shared
+        return self.shared[what]
 
     def database(self, *, migrated: bool = True) -> str:
         """Make a database, with the present schema or empty, and return its URL."""
@@ -124,10 +155,10 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """Yield a running server with a migrated database to copy."""
+def server(*settings: str) -> Iterator[Server]:
+    """Yield a running server with a migrated database to copy; ``settings``: beside `SPEED`."""
     with folder() as place:
-        found = Server(folder=place)
+        found = Server(folder=place, settings=(*SPEED, *settings))
         found.initialize()
         found.start()
         try:
@@ -161,6 +192,10 @@ def pooler(server: Server) -> Iterator[Path]:
         finally:
             process.kill()
             process.wait()
+
+
+def _database(url: str) -> str:
+    return url.partition("@/")[2].partition("?")[0]
 
 
 def _binary(name: str) -> str:

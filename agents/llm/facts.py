@@ -14,12 +14,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from agents.llm.untrusted import word
 from agents.rules.keep_value import arrival_chance
 from agents.rules.ranking import priority_class
-from modelium.models import Load, Model
+from modelium.models import Load, Model, Node
 from modelium.models.load_time import load_seconds
 from modelium.policy import Policy
+from modelium.policy.node_rules import closed
 
 SOON_S = 600.0
 """Horizon of the forecast shown: longer than a load, shorter than the idle timeout."""
+
+LABELS = 8
+"""Labels shown of a node."""
 
 ModelFact = Callable[[Model, Policy, float], dict[str, Any]]
 """(model, policy, seconds since the epoch) → facts as JSON values."""
@@ -67,6 +71,19 @@ def model_facts(model: Model, policy: Policy, now: float) -> dict[str, Any]:
     for fact in MODEL_FACTS:
         found |= fact(model, policy, now)
     return found
+
+
+def node_facts(node: Node) -> dict[str, Any]:
+    """Return what is told of a machine: whether models may be loaded there, else why not."""
+    fault = closed(node)
+    labels = sorted(node.report.labels.items())[:LABELS]
+    return {
+        "node": word(node.name),
+        "takes_models": fault is None,
+        **({} if fault is None else {"why_not": fault[0]}),
+        "labels": {str(word(key)): word(value) for key, value in labels},
+        "fetches_files": node.report.fetches,
+    }
 
 
 def action_facts(action: Any) -> dict[str, Any]:

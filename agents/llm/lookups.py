@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.llm.choices import Choices
-from agents.llm.facts import local_time
+from agents.llm.facts import local_time, node_facts
 from agents.llm.owner_facts import owner_wishes, owner_words
 from agents.llm.untrusted import word, wrapped
 from agents.rules.keep_value import arrival_chance, keep_value
@@ -18,6 +18,7 @@ from modelium.policy.memory_budget import available_bytes
 from modelium.traffic.tally import HORIZONS_S
 
 MODELS = 40
+NODES = 32
 DECISIONS = 8
 DEPARTURES = 20
 """Longest lists."""
@@ -74,9 +75,15 @@ class Lookups:
                 }
                 for device in fleet.devices[:MODELS]
             ],
+            **({"nodes": list(map(node_facts, fleet.nodes[:NODES]))} if fleet.nodes else {}),
             "runtimes": [
-                {"name": r.name.value, "enabled": r.enabled, "healthy": r.healthy}
-                for r in fleet.runtimes
+                {
+                    "name": r.name.value,
+                    **({"node": word(r.node)} if fleet.nodes else {}),
+                    "enabled": r.enabled,
+                    "healthy": r.healthy,
+                }
+                for r in fleet.runtimes[:MODELS]
             ],
             "loaded": [
                 {

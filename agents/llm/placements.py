@@ -13,8 +13,9 @@ from agents.llm.what_if import emptied, own_action, unloads
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Departure, Device, Fleet, Load, Model, Plan
 from modelium.models.advice import Advice, Spot
-from modelium.models.load_time import load_seconds
+from modelium.models.load_time import fetch_seconds, load_seconds
 from modelium.policy import Policy
+from modelium.policy.node_rules import refusal
 from modelium.ports import Question
 
 MOST_PLACES = 6
@@ -44,6 +45,8 @@ class Place:
     """Load-seconds of the models that are evicted for it and by the rules are not."""
     beside: tuple[str, ...] = ()
     """Models that stay on the same devices."""
+    fetch_s: float = 0.0
+    """Seconds until the files are there."""
     utilization: float | None = None
     """Of the busiest of the devices, 0…1; ``None``: not known."""
 
@@ -57,6 +60,7 @@ class Place:
             "evicted_load_seconds": round(self.evicted_load_s),
             "largest_hole_left_gib": round(self.hole / GIB, 1),
             "beside": list(self.beside[:BESIDE]),
+            **({"files_arrive_in_s": round(self.fetch_s)} if self.fetch_s else {}),
             **({} if self.utilization is None else {"gpu_utilization": self.utilization}),
             "gives_up_load_seconds": round(sum(d.price_s for d in self.departures)),
             "by": "LLM" if self.departures else "rules",
@@ -90,7 +94,7 @@ class Placements:
         degree = len(own.devices) if isinstance(own, Load) else self._degree(model)
         if not degree:
             return found
-        for devices in list(self._groups(degree))[:TRIED]:
+        for devices in list(self._groups(model, degree))[:TRIED]:
             if isinstance(own, Load) and set(own.devices) == set(devices):
                 continue
             place = self._try(model, devices, evicting=evicting)
@@ -137,6 +141,7 @@ class Placements:
             hole=Holes(plan=plan, fleet=self._fleet, policy=self._policy).largest,
             evicted_load_s=sum(load_seconds(models[v]) for v in victims),
             beside=tuple(sorted(held - unloads(plan) - {model.name})),
+            fetch_s=max((fetch_seconds(model, d.node, fleet) for d in devices), default=0.0),
             utilization=max(
                 (d.utilization for d in devices if d.utilization is not None), default=None
             ),
@@ -158,10 +163,17 @@ class Placements:
         load = own_action(plan, model.name)
         return len(load.devices) if isinstance(load, Load) else 0
 
-    def _groups(self, degree: int) -> Iterator[tuple[str, ...]]:
+    def _groups(self, model: Model, degree: int) -> Iterator[tuple[str, ...]]:
         """Yield sets of ``degree`` devices that are alike, those with the most room first."""
+        fleet, policy = self._fleet, self._policy
+        nodes = {
+            name
+            for name in {device.node for device in fleet.devices}
+            if refusal(model, name, fleet, policy) is None
+        }
         able = sorted(
-            (d for d in self._fleet.devices if d.healthy), key=lambda d: (-d.free_bytes, d.id)
+            (d for d in fleet.devices if d.healthy and d.node in nodes),
+            key=lambda d: (-d.free_bytes, d.id),
         )
         if degree == 1:
             yield from ((d.id,) for d in able)

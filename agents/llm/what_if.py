@@ -48,6 +48,8 @@ def emptied(fleet: Fleet, model: Model) -> Fleet:
         ),
         models=(model,),
         runtimes=fleet.runtimes,
+        nodes=fleet.nodes,
+        files=fleet.files,
         used=fleet.used,
         class_failures=fleet.class_failures,
         departures=fleet.departures,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from modelium.models import Device, Fleet, ModelFormat, ModelProfile, RuntimeStatus
+from modelium.models import Device, ModelFormat, ModelProfile
 from modelium.models.devices import SIZE_TOLERANCE
 
 SMALL_BYTES = 256 * 1024**2
@@ -26,18 +26,33 @@ class DeviceGroup:
     devices: tuple[Device, ...]
     splits: bool = True
     """Whether one model can be split over its devices: CUDA uses one MIG instance only."""
+    nodes: dict[str, tuple[Device, ...]] = field(init=False, repr=False, compare=False)
+    """Node → its devices among these."""
+
+    def __post_init__(self) -> None:
+        """Sort the devices by node: fleets are large, and each model asks for it."""
+        nodes: dict[str, list[Device]] = {}
+        for device in self.devices:
+            nodes.setdefault(device.node, []).append(device)
+        object.__setattr__(self, "nodes", {name: tuple(held) for name, held in nodes.items()})
 
     @property
     def product(self) -> str:
         """The name that memory estimates use: a GPU's product name where it is known."""
         return self.name or self.kind if self.kind == "gpu" else self.kind
 
+    @property
+    def most_together(self) -> int:
+        """The most of its devices that one node has."""
+        return max(map(len, self.nodes.values()), default=0)
+
     def by_node(self) -> Iterable[tuple[Device, ...]]:
         """Yield the devices of each node."""
-        nodes: dict[str, list[Device]] = {}
-        for device in self.devices:
-            nodes.setdefault(device.node, []).append(device)
-        return map(tuple, nodes.values())
+        return self.nodes.values()
+
+    def part(self, devices: Iterable[Device]) -> DeviceGroup:
+        """Return the group of some of its devices."""
+        return replace(self, devices=tuple(devices))
 
 
 def device_groups(devices: Iterable[Device]) -> tuple[DeviceGroup, ...]:
@@ -65,24 +80,18 @@ def device_groups(devices: Iterable[Device]) -> tuple[DeviceGroup, ...]:
 
 
 def suitable_groups(
-    groups: Iterable[DeviceGroup], profile: ModelProfile, status: RuntimeStatus, fleet: Fleet
+    groups: Iterable[DeviceGroup], profile: ModelProfile, *, beside_gpus: bool
 ) -> tuple[DeviceGroup, ...]:
-    """Return the groups on which a runtime may load a model, preferred kind first.
+    """Return the ``groups`` that a runtime uses on which it may load a model, preferred kind first.
 
     Beside GPUs, the CPU is for small ONNX models and for runtimes that can use nothing else:
     another model would be served there many times slower, without anybody having asked for it.
-    This holds while the GPUs are unhealthy, too.
+    ``beside_gpus``: it can use GPUs, and there are some; they may be unhealthy, or on other nodes.
     """
-    usable = [
-        group
-        for group in groups
-        if group.kind in status.device_kinds
-        and (group.kind == "gpu" or profile.format not in GPU_FORMATS)
-    ]
+    usable = [group for group in groups if group.kind == "gpu" or profile.format not in GPU_FORMATS]
     gpus = tuple(group for group in usable if group.kind == "gpu")
     cpus = tuple(group for group in usable if group.kind == "cpu")
-    beside = "gpu" in status.device_kinds and any(device.kind == "gpu" for device in fleet.devices)
-    if not beside:
+    if not beside_gpus:
         return tuple(usable)
     small = profile.format is ModelFormat.ONNX and profile.weight_bytes <= SMALL_BYTES
     return (*cpus, *gpus) if small else gpus

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from dataclasses import dataclass
 
 from modelium.lifecycle import ModelState
 from modelium.models import Booking, Fleet, Model, RuntimeName
 from modelium.policy import Policy
 from modelium.policy.eligibility import is_pinned, should_unload, too_young
-from modelium.policy.memory_budget import available_bytes
+from modelium.policy.memory_budget import Budget
+
+Share = tuple[int, int, int]
+"""Bytes of one model on one device: booked, held, and booked but not held yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """One device after the plan so far."""
+
+    budget: Budget
+    staying: Mapping[str, Share]
+    """By model."""
+
+    def room(self, gone: Iterable[str]) -> int:
+        """Return the bytes that can be booked once the models ``gone`` left too."""
+        booked = held = unfilled = 0
+        for name in gone:
+            share = self.staying.get(name)
+            if share is not None:
+                booked += share[0]
+                held += share[1]
+                unfilled += share[2]
+        return self.budget.room(booked, held, unfilled)
 
 
 class DeviceMemory:
@@ -32,13 +57,16 @@ class DeviceMemory:
         self._policy = policy
         self._now = now
         self._value = value
+        self.changes: list[str] = []
+        """Devices whose memory the plan has changed, in order, each as often as it was."""
         self._added: dict[str, list[Booking]] = {}
         self._rooms: dict[str, int] = {}
+        self._ledgers: dict[str, Ledger] = {}
         self._values: dict[str, float] = {}
         self._evictable: dict[str, list[Model]] = {}
-        self._usable = dict.fromkeys(RuntimeName, False) | {
-            r.name: r.enabled and r.healthy and policy.rules(r.name).enabled for r in fleet.runtimes
-        }
+        self._usable: dict[tuple[RuntimeName, str], bool] = {}
+        self._silent = {node.name for node in fleet.nodes if node.silent}
+        self._why_held: Counter[str] | None = None
 
     def value(self, model: Model) -> float:
         """Return the value of keeping ``model``."""
@@ -65,23 +93,42 @@ class DeviceMemory:
         other.leaving = set(self.leaving)
         other._added = {device: list(added) for device, added in self._added.items()}
         other._rooms, other._evictable = dict(self._rooms), dict(self._evictable)
+        other._ledgers = dict(self._ledgers)
+        other.changes = list(self.changes)
+        other._why_held = None if self._why_held is None else self._why_held.copy()
         for model in models:
             other.unload(model)
         return other
 
     def room(self, device: str, extra: frozenset[str] = frozenset()) -> int:
         """Return the bytes that can be booked on ``device`` once the models ``extra`` left too."""
-        if not extra and device in self._rooms:
-            return self._rooms[device]
-        room = available_bytes(
-            self._fleet.devices_by_id[device],
-            self.bookings(device),
-            cap=self._policy.max_gpu_memory_utilization,
-            after=self.leaving | extra,
-        )
-        if not extra:
-            self._rooms[device] = room
+        if extra:
+            return self.ledger(device).room(extra)
+        room = self._rooms.get(device)
+        if room is None:
+            room = self._rooms[device] = self.ledger(device).budget.room()
         return room
+
+    def ledger(self, device: str) -> Ledger:
+        """Return what each model that stays on ``device`` has there."""
+        found = self._ledgers.get(device)
+        if found is None:
+            staying: dict[str, Share] = {}
+            bookings = self.bookings(device)
+            for one in bookings:
+                if one.model not in self.leaving:
+                    held = one.held_bytes
+                    own = (one.bytes, held, max(0, one.bytes - held))
+                    had = staying.get(one.model, (0, 0, 0))
+                    staying[one.model] = (had[0] + own[0], had[1] + own[1], had[2] + own[2])
+            budget = Budget.of(
+                self._fleet.devices_by_id[device],
+                bookings,
+                cap=self._policy.max_gpu_memory_utilization,
+                after=self.leaving,
+            )
+            found = self._ledgers[device] = Ledger(budget=budget, staying=staying)
+        return found
 
     def held(self, device: str) -> Mapping[str, int]:
         """Return the most bytes that each model on ``device`` can give back.
@@ -93,9 +140,15 @@ class DeviceMemory:
 
     def unload(self, model: Model) -> None:
         """Count ``model`` as gone."""
+        if self._why_held is not None and model.deployment is not None:
+            self._why_held[self._why_is_held(model)] -= 1
         self.leaving.add(model.name)
+        if self._why_held is not None and model.deployment is not None:
+            self._why_held[self._why_is_held(model)] += 1
         for device in model.deployment.devices if model.deployment else ():
+            self.changes.append(device)
             self._rooms.pop(device, None)
+            self._ledgers.pop(device, None)
             self._evictable.pop(device, None)
 
     def load(self, model: Model, devices: tuple[str, ...], size: int) -> None:
@@ -103,7 +156,9 @@ class DeviceMemory:
         for device in devices:
             added = self._added.setdefault(device, [])
             added.append(Booking(model=model.name, device=device, bytes=size))
+            self.changes.append(device)
             self._rooms.pop(device, None)
+            self._ledgers.pop(device, None)
 
     def evictable(self, device: str) -> list[Model]:
         """Return the models on ``device`` that may be evicted."""
@@ -128,7 +183,9 @@ class DeviceMemory:
         if is_pinned(model, self._policy):
             return "pinned"
         held = model.deployment
-        if held is None or not self._usable[held.runtime]:
+        if held is not None and self._silent and not self._silent.isdisjoint(held.nodes):
+            return "on a node that is silent"
+        if held is None or not self._answers(held.runtime, held.node):
             return "on a runtime that is disabled or unhealthy"
         swapping = self._policy.enable_model_swapping
         if swapping and not too_young(model, self._policy, now=self._now):
@@ -138,3 +195,34 @@ class DeviceMemory:
         if swapping:
             return f"ready for less than {self._policy.min_residency_s:g} s (min_residency_seconds)"
         return "kept because enable_model_swapping is off"
+
+    def why_held(self, but: Model) -> Counter[str]:
+        """Return how many models other than ``but`` are in memory, by what keeps them there."""
+        if self._why_held is None:
+            self._why_held = Counter(
+                self._why_is_held(model)
+                for model in self._fleet.models
+                if model.deployment is not None
+            )
+        found = self._why_held
+        own = self._fleet.models_by_name.get(but.name)
+        if own is not None and own.deployment is not None:
+            found = found - Counter([self._why_is_held(own)])
+        return +found
+
+    def _why_is_held(self, model: Model) -> str:
+        return self.unevictable_because(model) or "idle, but not to be evicted for this load"
+
+    def _answers(self, runtime: RuntimeName, node: str) -> bool:
+        """Whether ``runtime`` is enabled on ``node``, and healthy."""
+        key = runtime, node
+        found = self._usable.get(key)
+        if found is None:
+            status = self._fleet.runtime_on(runtime, node)
+            found = self._usable[key] = (
+                status is not None
+                and status.enabled
+                and status.healthy
+                and self._policy.rules(runtime).enabled
+            )
+        return found

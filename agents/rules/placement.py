@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from agents.rules.device_groups import DeviceGroup
 from agents.rules.device_memory import DeviceMemory
-from agents.rules.device_order import order, saturated
+from agents.rules.device_order import saturated
+from agents.rules.fair_queue import TERM_S
 from agents.rules.keep_value import loss_per_byte
+from agents.rules.room_index import Rooms, Way
 from agents.rules.sizing import LoadOption
+from agents.rules.victim_index import Victims
 from modelium.models import Device, Model
-from modelium.traffic.tally import HORIZONS_S
 
 MayEvict = Callable[[Model], bool]
 """Whether an evictable model may be evicted for this load."""
@@ -34,8 +37,6 @@ SPARE_WORTH = 0.85
 """Credit for memory that a victim frees beyond the load's need, as a share of the value per byte
 of the least valuable set of victims. Fitted (docs/planner.md)."""
 
-HOUR = HORIZONS_S.index(3600.0)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
@@ -52,75 +53,105 @@ class Placement:
     """How many of the devices are busy nearly all the time."""
     spared: tuple[str, ...] = ()
     """Devices that fit better, and are busier."""
+    fetch_s: float = 0.0
+    """Seconds until its nodes have the files."""
 
     @property
-    def rank(self) -> tuple[int, int]:
+    def rank(self) -> tuple[int, float, int]:
         """Sort key among placements in free memory; the smaller is better."""
-        return self.saturated, self.left
+        return self.saturated, self.fetch_s, self.left
+
+    @property
+    def cost(self) -> float:
+        """Load-seconds per second that it costs: what it evicts, and the transfer of its files."""
+        return self.loss + self.fetch_s / TERM_S
 
 
 class Placer:
     """Finds devices for one load option at a time."""
 
-    def __init__(self, *, memory: DeviceMemory) -> None:
-        """``memory``: read, never changed."""
+    def __init__(self, *, memory: DeviceMemory, way: Way = "pack") -> None:
+        """``memory``: read, never changed; ``way``: over nodes, where nothing else decides."""
         self._memory = memory
+        self._way: Way = way
+        # The keys are ids, and the values keep what they are the ids of.
+        self._room_indices: dict[int, tuple[DeviceGroup, Rooms]] = {}
+        self._victim_indices: dict[tuple[int, int], tuple[DeviceGroup, MayEvict, Victims]] = {}
 
     def in_free_memory(self, option: LoadOption) -> Placement | None:
         """Return the best devices for ``option`` without evictions; ``None`` if there are none.
 
         Best fit: the fullest devices that have room, which keeps large holes whole. It packs
         better than first fit and than sparing holes of the usual sizes (`bench/planner.py`).
-        Busy devices come after idle ones: `agents.rules.device_order`.
+        Busy devices come after idle ones: `agents.rules.device_order`. Among equally full ones,
+        and with ``policies.placement: spread`` before that, the node decides.
         """
         degree = option.settings.tensor_parallel_size
-        best: Placement | None = None
-        for devices in _candidate_groups(option):
-            rooms = {device.id: self._memory.room(device.id) for device in devices}
-            able = [device for device in devices if rooms[device.id] >= option.reserve]
-            if len(able) < degree:
-                continue
-            chosen = tightest = sorted(able, key=lambda d: (rooms[d.id], d.id))[:degree]
-            if any(device.utilization for device in able):
-                chosen = sorted(able, key=lambda d: order(d, rooms[d.id]))[:degree]
-            ids = tuple(device.id for device in chosen)
-            place = Placement(
-                option=option,
-                devices=ids,
-                left=sum(rooms[device] - option.reserve for device in ids),
-                saturated=sum(map(saturated, chosen)),
-                spared=tuple(device.id for device in tightest if device.id not in ids),
-            )
-            if best is None or place.rank < best.rank:
-                best = place
-        return best
+        found = self._rooms(option.group).best(option.reserve, degree)
+        if found is None:
+            return None
+        chosen, tightest = found
+        ids = tuple(device.id for device in chosen)
+        return Placement(
+            option=option,
+            devices=ids,
+            left=sum(map(self._memory.room, ids)) - option.reserve * degree,
+            saturated=sum(map(saturated, chosen)),
+            spared=tuple(device.id for device in tightest if device.id not in ids),
+        )
 
     def with_evictions(self, option: LoadOption, may_evict: MayEvict) -> Placement | None:
         """Return the devices whose evictions cost least; ``None`` if no evictions suffice."""
         if may_evict is no_model:
             return None
-        found = [
-            place
-            for devices in _candidate_groups(option)
-            for place in [self._evict_among(devices, option, may_evict)]
-            if place is not None
-        ]
+        index = self._victim_index(option.group, may_evict)
+        degree, need = option.settings.tensor_parallel_size, option.reserve
+        if degree == 1:
+            return self._evict_among(index.devices(need), option, may_evict)
+        found = []
+        for devices in index.nodes(need, degree):
+            if len(devices) > DEVICES_COMPARED:
+                devices = sorted(devices, key=lambda device: index.order(device.id))
+            place = self._evict_among(devices, option, may_evict)
+            if place is not None:
+                found.append(place)
         return min(found, key=lambda place: place.loss, default=None)
 
+    def _rooms(self, group: DeviceGroup) -> Rooms:
+        found = self._room_indices.get(id(group))
+        if found is None:
+            found = group, Rooms(group=group, memory=self._memory, way=self._way)
+            self._room_indices[id(group)] = found
+        return found[1]
+
+    def _victim_index(self, group: DeviceGroup, may_evict: MayEvict) -> Victims:
+        key = id(group), id(may_evict)
+        found = self._victim_indices.get(key)
+        if found is None:
+            index = Victims(group=group, memory=self._memory, may_evict=may_evict)
+            found = self._victim_indices[key] = group, may_evict, index
+        return found[2]
+
     def _evict_among(
-        self, devices: Sequence[Device], option: LoadOption, may_evict: MayEvict
+        self, devices: Iterable[Device], option: LoadOption, may_evict: MayEvict
     ) -> Placement | None:
         degree, need = option.settings.tensor_parallel_size, option.reserve
+        rooms = self._rooms(option.group)
         costs = (
-            (sum(map(self._memory.value, victims)), saturated(device), device.id)
-            for device in self._promising(devices, may_evict)
+            (
+                sum(map(self._memory.value, victims)),
+                saturated(device),
+                rooms.node_order(device.id),
+                device.id,
+            )
+            for device in devices
             for victims in [self._victims(device.id, need, may_evict, frozenset())]
             if victims is not None
         )
         compared = sorted(islice(costs, max(degree, DEVICES_COMPARED)))
         leaving: dict[str, Model] = {}
         chosen: list[str] = []
-        for _, _, device_id in compared:
+        for *_, device_id in compared:
             # A split model that is evicted from one device frees its other devices too.
             victims = self._victims(device_id, need, may_evict, frozenset(leaving))
             leaving |= {victim.name: victim for victim in victims or ()}
@@ -133,20 +164,6 @@ class Placer:
                     loss=sum(map(self._memory.value, leaving.values())),
                 )
         return None
-
-    def _promising(self, devices: Sequence[Device], may_evict: MayEvict) -> Sequence[Device]:
-        """Order many devices by the request rate of their least used evictable model.
-
-        Those without one come first: they have room, or are passed over at once.
-        """
-        if len(devices) <= DEVICES_COMPARED:
-            return devices
-
-        def order(device: Device) -> tuple[float, str]:
-            able = filter(may_evict, self._memory.evictable(device.id))
-            return min(map(_hourly_rate, able), default=-1.0), device.id
-
-        return sorted(devices, key=order)
 
     def _victims(
         self, device: str, need: int, may_evict: MayEvict, gone: frozenset[str]
@@ -164,7 +181,7 @@ class Placer:
         room = memory.room(device, gone)
         if room >= need:
             return ()
-        held = memory.held(device)
+        held, ledger = memory.held(device), memory.ledger(device)
         by_loss = sorted(
             (loss_per_byte(memory.value(model), held[model.name]), model.name, model)
             for model in memory.evictable(device)
@@ -173,7 +190,7 @@ class Placer:
         able = [model for _, _, model in by_loss]
 
         def spare(*models: Model) -> int:
-            return memory.room(device, gone.union(m.name for m in models)) - need
+            return ledger.room([*gone, *(m.name for m in models)]) - need
 
         if spare(*able) < 0:
             return None
@@ -206,15 +223,3 @@ def _shortest_prefix(models: list[Model], suffices: Callable[[list[Model]], bool
         else:
             low = middle + 1
     return low
-
-
-def _candidate_groups(option: LoadOption) -> Iterable[tuple[Device, ...]]:
-    """Return the sets of devices to choose from; a model is split within one node only."""
-    if option.settings.tensor_parallel_size == 1:
-        return (option.group.devices,)
-    return option.group.by_node()
-
-
-def _hourly_rate(model: Model) -> float:
-    rates = model.traffic.rates
-    return rates[HOUR] if len(rates) > HOUR else model.traffic.qps_last_hour

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from types import MappingProxyType
 
 from agents.rules.demand import roomier, sufficient
+from agents.rules.device_groups import DeviceGroup
 from agents.rules.device_memory import DeviceMemory
 from agents.rules.placement import MayEvict, Placement, Placer
 from agents.rules.sizing import Choose, LoadOption, Sizer
@@ -17,6 +18,9 @@ from modelium.models.advice import Spot
 from modelium.policy import Policy
 
 NO_SPOTS: Mapping[str, Spot] = MappingProxyType({})
+
+DEVICES_NAMED = 16
+"""Devices recorded for an option that lost."""
 
 CANDIDATES_KEPT = 16
 """Losing options recorded per plan: enough to explain it, few enough to store."""
@@ -43,6 +47,10 @@ class PlacementSearch:
         self._sizer = sizer
         self._placer = placer
         self._spots = spots
+        self._sites = sizer.sites(fleet, policy)
+        self._sized: dict[tuple[str, bool], list[LoadOption]] = {}
+        """Options by model and whether they are smaller; they depend on nothing that changes."""
+        self._queued = [m.name for m in fleet.models if m.state is ModelState.QUEUED][:2]
 
     def within(self, memory: DeviceMemory) -> PlacementSearch:
         """Return the same search in another ``memory``; it records its losers here."""
@@ -56,7 +64,7 @@ class PlacementSearch:
         Else with smaller settings; ``None`` where it fits on no device.
         """
         for smaller in (False, True):
-            options = self._sizer.options(model, self._fleet, self._policy, smaller=smaller)
+            options = self._sizes(model, smaller=smaller)
             found = min((_total(option) for option in options), default=None)
             if found is not None:
                 return found
@@ -85,8 +93,7 @@ class PlacementSearch:
         if best is not None:
             return best
         for smaller in (False, True):
-            options = [o for o in self._options(model, smaller=smaller) if self._healthy(o)]
-            options = self._within_limit(options, limit)
+            options = self._within_limit(self._options(model, smaller=smaller), limit)
             enough = [] if smaller else self._within_limit(self._chosen(model, sufficient), limit)
             best = (
                 self._in_free_memory(options)
@@ -95,7 +102,7 @@ class PlacementSearch:
             )
             if best is not None and best.evicts:
                 as_preferred = self._with_evictions(preferred, may_evict)
-                if as_preferred is not None and as_preferred.loss <= best.loss:
+                if as_preferred is not None and as_preferred.cost <= best.cost:
                     best = as_preferred
             if best is not None:
                 return best
@@ -108,11 +115,23 @@ class PlacementSearch:
 
     def fits_empty_devices(self, model: Model) -> bool:
         """Whether ``model`` would fit alone, with smaller settings if need be."""
+        known = self._sized.get((model.name, False))
+        if known:
+            return True
         return any(
             True
             for smaller in (False, True)
             for _ in self._sizer.options(model, self._fleet, self._policy, smaller=smaller)
         )
+
+    def refusals(self, model: Model) -> list[str]:
+        """Return why nodes do not take ``model`` now."""
+        return self._sites.refusals(model)
+
+    def record_refusals(self, model: Model) -> None:
+        """Add the nodes that do not take ``model`` now to the candidates, with their reasons."""
+        for why in self.refusals(model):
+            self.candidates.append(Candidate(model=model.name, lost=why))
 
     def record_winner(self, place: Placement) -> None:
         """Add ``place`` to the candidates as the one that was taken."""
@@ -133,10 +152,9 @@ class PlacementSearch:
         spot = self._spots.get(model.name)
         if spot is None or model.state is ModelState.SLEEPING:
             return None
-        requested = self._within_limit(self._options(model, smaller=False), limit)
-        able = [option for option in requested if self._healthy(option)]
+        able = self._within_limit(self._options(model, smaller=False), limit)
         options = [
-            replace(option, group=replace(option.group, devices=devices))
+            replace(option, group=option.group.part(devices))
             for option in (*preferred, *able)
             if option.settings.tensor_parallel_size == len(spot.devices)
             for devices in [tuple(d for d in option.group.devices if d.id in spot.devices)]
@@ -147,7 +165,7 @@ class PlacementSearch:
                 option, lambda victim: victim.name in spot.evicts
             )
             if place is not None:
-                return place
+                return self._timed(place)
         return None
 
     def _preferred(self, model: Model) -> list[LoadOption]:
@@ -155,13 +173,14 @@ class PlacementSearch:
         if model.preference is None or model.state is ModelState.SLEEPING:
             return []
         found = self._sizer.preferred(model, model.preference, self._fleet, self._policy)
-        return [o for o in found if self._healthy(o)]
+        return list(self._open(model, found))
 
     def _roomier(self, model: Model) -> list[LoadOption]:
         """Return the options with more than the requested settings, in the best runtime."""
-        others = (m for m in self._fleet.models if m.name != model.name)
+        if any(name != model.name for name in self._queued):
+            return []
         found = self._chosen(model, roomier)
-        if not found or any(other.state is ModelState.QUEUED for other in others):
+        if not found:
             return []
         first = next((o.runtime for o in self._options(model, smaller=False)), None)
         return [option for option in found if option.runtime is first]
@@ -170,8 +189,7 @@ class PlacementSearch:
         """Return the options that ``choose`` suggests; none for a sleeping model."""
         if model.state is ModelState.SLEEPING:
             return []
-        found = self._sizer.chosen(model, self._fleet, self._policy, choose)
-        return [o for o in found if self._healthy(o)]
+        return list(self._open(model, self._sizer.chosen(model, self._fleet, self._policy, choose)))
 
     def _quietly(self, options: Iterable[LoadOption]) -> Placement | None:
         """Return what `_in_free_memory` does, without a record of what lost: it is an extra."""
@@ -180,21 +198,38 @@ class PlacementSearch:
         self.candidates = kept
         return best
 
+    def _sizes(self, model: Model, *, smaller: bool) -> list[LoadOption]:
+        """Return the options on empty devices, those of closed nodes included."""
+        key = model.name, smaller
+        found = self._sized.get(key)
+        if found is None:
+            options = self._sizer.options(model, self._fleet, self._policy, smaller=smaller)
+            found = self._sized[key] = list(options)
+        return found
+
+    def _open(self, model: Model, options: Iterable[LoadOption]) -> Iterator[LoadOption]:
+        """Yield ``options`` on the devices that may be used for ``model`` now.
+
+        Those on nodes with its files come as options of their own, before all.
+        """
+        for option in options:
+            for group in self._sites.parts(model, option.runtime, option.group):
+                yield option if group is option.group else replace(option, group=group)
+
     def _options(self, model: Model, *, smaller: bool) -> list[LoadOption]:
-        options = list(self._sizer.options(model, self._fleet, self._policy, smaller=smaller))
+        options = self._sizes(model, smaller=smaller)
         held = model.deployment
         if model.state is not ModelState.SLEEPING or held is None:
-            return options
+            return list(self._open(model, options))
+        if not self._sites.wakes(model, held):
+            return []
         # A sleeping model wakes on its own devices with its own settings.
         return [
             replace(
                 option,
                 settings=held.settings,
                 chosen="",
-                group=replace(
-                    option.group,
-                    devices=tuple(d for d in option.group.devices if d.id in held.devices),
-                ),
+                group=option.group.part(d for d in option.group.devices if d.id in held.devices),
             )
             for option in options
             if option.runtime is held.runtime
@@ -214,8 +249,11 @@ class PlacementSearch:
                 self._record_loser(option, "more than is left of its team's memory quota")
         return found
 
-    def _healthy(self, option: LoadOption) -> bool:
-        return self._fleet.runtimes_by_name[option.runtime].healthy
+    def _timed(self, place: Placement) -> Placement:
+        """Return ``place`` with the seconds that the transfer of its files takes."""
+        model = self._fleet.models_by_name.get(self._subject)
+        seconds = self._sites.fetch_s(model, place.devices) if model is not None else 0.0
+        return replace(place, fetch_s=seconds) if seconds else place
 
     def _in_free_memory(self, options: Iterable[LoadOption]) -> Placement | None:
         """Take the first runtime, device kind and degree that fit; then the tightest settings."""
@@ -226,7 +264,9 @@ class PlacementSearch:
             place = self._placer.in_free_memory(option)
             if place is None:
                 self._record_loser(option, "no device has that much free memory")
-            elif best is None or place.rank < best.rank:
+                continue
+            place = self._timed(place)
+            if best is None or place.rank < best.rank:
                 best = place
         return best
 
@@ -241,7 +281,9 @@ class PlacementSearch:
                 self._record_loser(
                     option, "evicting all that may be evicted does not free that much"
                 )
-            elif best is None or place.loss < best.loss:
+                continue
+            place = self._timed(place)
+            if best is None or place.cost < best.cost:
                 best = place
             else:
                 self._record_loser(option, "another option's evictions cost less", place)
@@ -253,12 +295,17 @@ class PlacementSearch:
                 Candidate(
                     model=self._subject,
                     runtime=option.runtime,
-                    devices=place.devices if place else tuple(d.id for d in option.group.devices),
+                    devices=place.devices if place else _some(option.group),
                     evicts=place.evicts if place else (),
                     score=-place.loss if place else None,
                     lost=f"{option.reserve / GIB:.2f} GiB per device: {why}",
                 )
             )
+
+
+def _some(group: DeviceGroup) -> tuple[str, ...]:
+    """Return the devices of ``group``, of many the first ones."""
+    return tuple(device.id for device in group.devices[:DEVICES_NAMED])
 
 
 def _total(option: LoadOption) -> int:

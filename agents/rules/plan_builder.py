@@ -34,6 +34,7 @@ from modelium.policy import Policy, track_record
 from modelium.policy.backoff import worn_out
 from modelium.policy.departures import held
 from modelium.policy.eligibility import may_queue, should_unload
+from modelium.policy.node_rules import silent_node
 from modelium.ports import Question
 
 AUTHOR = "rules"
@@ -87,7 +88,7 @@ class PlanBuilder:
             fleet=fleet,
             policy=policy,
             sizer=sizer,
-            placer=Placer(memory=memory),
+            placer=Placer(memory=memory, way=policy.placement),
             spots=advice.spots,
         )
 
@@ -119,7 +120,9 @@ class PlanBuilder:
         held = model.deployment
         if held is None:
             return True
-        status = self.fleet.runtimes_by_name.get(held.runtime)
+        if silent_node(held, self.fleet) is not None:
+            return False
+        status = self.fleet.runtime_on(held.runtime, held.node)
         return status is not None and status.enabled and self.policy.rules(held.runtime).enabled
 
     def idled_out(self, model: Model) -> bool:
@@ -184,7 +187,7 @@ class PlanBuilder:
     def queue(self, model: Model, reason: str = "") -> None:
         """Queue ``model``; without a ``reason``, what prevents its load is the reason."""
         reason = reason or self.barred.get(model.name, "")
-        reason = reason or reasons.no_room(model, self.fleet, self.memory)
+        reason = reason or self._no_room(model)
         if not may_queue(model):
             self.keep(model, reason)
             return
@@ -209,6 +212,8 @@ class PlanBuilder:
         place = self._within_quota(model, may_evict) or self._search.find(
             model, may_evict, limit=self.quotas.left(model)
         )
+        if self.question.model is not None:
+            self._search.record_refusals(model)
         if place is None:
             return Outcome.NO_ROOM
         self._commit(model, place, why)
@@ -216,11 +221,31 @@ class PlanBuilder:
 
     def set_aside(self, model: Model) -> None:
         """Reserve memory for ``model``, without an action, if it fits without evictions."""
-        if self.quotas.spent(model):
-            return
-        place = self._search.find_free(model, limit=self.quotas.left(model))
+        place = self.free_place(model)
         if place is not None:
             self.memory.load(model, place.devices, place.option.reserve)
+
+    def free_place(self, model: Model) -> Placement | None:
+        """Return where ``model`` fits as requested without evictions; ``None``: nowhere now."""
+        if self.quotas.spent(model):
+            return None
+        return self._search.find_free(model, limit=self.quotas.left(model))
+
+    def keeps_from_moving(self, model: Model) -> str:
+        """Return why no other node can hold the loaded ``model`` now.
+
+        Where one can, its memory there is set aside, and the reason is empty.
+        """
+        elsewhere = model.model_copy(update={"state": ModelState.QUEUED, "deployment": None})
+        spent = self.quotas.spent(model)
+        if spent:
+            return spent
+        place = self._search.find_free(elsewhere, limit=self.quotas.left(model))
+        if place is None:
+            refused = self._search.refusals(model)
+            return "; ".join(["no other node has room for it without evictions", *refused])
+        self.memory.load(model, place.devices, place.option.reserve)
+        return ""
 
     # --- inside ---------------------------------------------------------------------------
 
@@ -251,6 +276,11 @@ class PlanBuilder:
                 requeue=self._is_outranked(victim, model),
             )
         return place
+
+    def _no_room(self, model: Model) -> str:
+        """Return what prevents the load of ``model``, and which nodes do not take it."""
+        reason = reasons.no_room(model, self.fleet, self.memory)
+        return "; ".join([reason, *self._search.refusals(model)])
 
     def _add(self, action: Action) -> None:
         self.touched.add(action.model)
@@ -315,5 +345,5 @@ class PlanBuilder:
 
     def _can_sleep(self, model: Model) -> bool:
         held = model.deployment
-        status = self.fleet.runtimes_by_name.get(held.runtime) if held else None
+        status = self.fleet.runtime_on(held.runtime, held.node) if held else None
         return status is not None and status.can_sleep

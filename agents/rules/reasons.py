@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from agents.rules.device_groups import device_groups
@@ -79,6 +78,8 @@ def too_large(model: Model, fleet: Fleet, policy: Policy) -> str:
 
     It might where a device or a runtime that would take it is missing now.
     """
+    if any(not node.placeable for node in fleet.nodes):
+        return ""
     groups = device_groups(fleet.devices)
     if not groups or any(not d.healthy for d in fleet.devices):
         return ""
@@ -109,11 +110,7 @@ def no_room(model: Model, fleet: Fleet, memory: DeviceMemory) -> str:
     ]
     if silent:
         return f"waits for its runtime: {'; '.join(silent)}"
-    loaded = Counter(
-        memory.unevictable_because(m) or "idle, but not to be evicted for this load"
-        for m in fleet.models
-        if m.deployment is not None and m.name != model.name
-    )
+    loaded = memory.why_held(model)
     held = ", ".join(f"{count} {why}" for why, count in sorted(loaded.items()))
     return f"no device has room now; models in memory: {held or 'none'}"
 

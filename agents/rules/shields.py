@@ -24,6 +24,7 @@ class Shields:
         spares = [d for d in fleet.departures if d.kind is DepartureKind.SPARE and not d.shadow]
         # What several spares of one plan give up is in the price of the first of them.
         paid = {d.at for d in spares if d.price_s > 0}
+        self._around: dict[tuple[int, frozenset[str]], tuple[MayEvict, MayEvict]] = {}
         self._paid_at: dict[str, float] = {}
         """Model → when it was last spared from making room, at a price."""
         for spare in spares:
@@ -38,7 +39,15 @@ class Shields:
         """Return ``may_evict`` for a load of ``by``, for which no request waits, without these."""
         if may_evict is no_model or not self._names:
             return may_evict
-        return lambda victim: may_evict(victim) and not self._is_kept(victim.name, by)
+        kept = frozenset(name for name in self._names if self._is_kept(name, by))
+        if not kept:
+            return may_evict
+        key = id(may_evict), kept
+        if key not in self._around:
+            # Kept: the placement search remembers what it found for each of these functions.
+            allowed: MayEvict = lambda victim: victim.name not in kept and may_evict(victim)  # noqa: E731
+            self._around[key] = may_evict, allowed
+        return self._around[key][1]
 
     def _is_kept(self, victim: str, by: Model) -> bool:
         if victim in self._advised:

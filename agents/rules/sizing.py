@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agents.rules.demand import Choice, dtype_for
-from agents.rules.device_groups import DeviceGroup, device_groups, suitable_groups
+from agents.rules.device_groups import DeviceGroup
+from agents.rules.sites import Site, Sites
 from modelium.models import (
     Fleet,
     Footprint,
@@ -18,7 +19,6 @@ from modelium.models import (
     ModelProfile,
     Preference,
     RuntimeName,
-    RuntimeStatus,
     Task,
     Traffic,
 )
@@ -121,11 +121,19 @@ def default_settings_for(
 
 
 class Sizer:
-    """Lists the ways to load a model, each with the memory that it needs. Pure."""
+    """Lists the ways to load a model, each with the memory that it needs. Pure; one per plan."""
 
     def __init__(self, *, estimate: Estimate) -> None:
         """``estimate``: memory that one device needs for given settings."""
         self._estimate = estimate
+        self._sites: tuple[Fleet, Policy, Sites] | None = None
+
+    def sites(self, fleet: Fleet, policy: Policy) -> Sites:
+        """Return where models may be loaded; the same object for the same fleet and policy."""
+        known = self._sites
+        if known is None or known[0] is not fleet or known[1] is not policy:
+            known = self._sites = fleet, policy, Sites(fleet=fleet, policy=policy)
+        return known[2]
 
     def options(
         self, model: Model, fleet: Fleet, policy: Policy, *, smaller: bool
@@ -187,15 +195,11 @@ class Sizer:
         smaller: bool,
     ) -> Iterator[LoadOption]:
         """Yield the options in ``runtime``."""
-        status = _enabled(runtime, fleet, policy)
-        if status is None:
-            return
-        groups = device_groups(fleet.devices)
         requested = _requested(model, profile, policy, runtime)
-        for group in suitable_groups(groups, profile, status, fleet):
+        for site in self.sites(fleet, policy).of(runtime, profile):
             steps = smaller_settings(requested, profile, policy) if smaller else iter((requested,))
             for settings in steps:
-                yield from self._on(group, model, profile, status, requested, settings, policy)
+                yield from self._on(site, model, profile, requested, settings, policy)
 
     def chosen(
         self, model: Model, fleet: Fleet, policy: Policy, choose: Choose
@@ -208,23 +212,19 @@ class Sizer:
         if profile is None:
             return
         preferred = model.preference.settings if model.preference else LoadSettings()
-        groups = device_groups(fleet.devices)
         for runtime in self._runtimes(model, profile, fleet, policy):
-            status = _enabled(runtime, fleet, policy)
             said = {*policy.settings(runtime, model.name)[0]}
             said.update(preferred.model_dump(exclude_none=True, exclude={"extra"}))
             requested = _requested(model, profile, policy, runtime)
             if requested != default_settings_for(profile, policy, runtime, model.name):
                 said.add("max_model_len")  # as the owner wishes
             choices = choose(profile, model.traffic, runtime, said)
-            if status is None or not choices:
+            if not choices:
                 continue
-            for group in suitable_groups(groups, profile, status, fleet):
+            for site in self.sites(fleet, policy).of(runtime, profile):
                 for choice in choices:
                     given = requested.model_copy(update=choice.settings)
-                    yield from self._on(
-                        group, model, profile, status, given, given, policy, why=choice.why
-                    )
+                    yield from self._on(site, model, profile, given, given, policy, why=choice.why)
 
     def preferred(
         self, model: Model, preference: Preference, fleet: Fleet, policy: Policy
@@ -238,10 +238,8 @@ class Sizer:
         if profile is None:
             return
         able = self._runtimes(model, profile, fleet, policy)
-        groups = device_groups(fleet.devices)
         for runtime in able if preference.runtime is None else (preference.runtime,):
-            status = _enabled(runtime, fleet, policy)
-            if status is None or runtime not in able:
+            if runtime not in able:
                 continue
             preferred = preference.settings.model_dump(exclude_none=True, exclude={"extra"})
             if preferred["tensor_parallel_size"] == 1:
@@ -251,22 +249,21 @@ class Sizer:
                 preferred["max_model_len"] = most
             requested = _requested(model, profile, policy, runtime)
             requested = requested.model_copy(update=preferred)
-            for group in suitable_groups(groups, profile, status, fleet):
-                yield from self._on(group, model, profile, status, requested, requested, policy)
+            for site in self.sites(fleet, policy).of(runtime, profile):
+                yield from self._on(site, model, profile, requested, requested, policy)
 
     def _on(
         self,
-        group: DeviceGroup,
+        site: Site,
         model: Model,
         profile: ModelProfile,
-        status: RuntimeStatus,
         requested: LoadSettings,
         settings: LoadSettings,
         policy: Policy,
         *,
         why: str = "",
     ) -> Iterator[LoadOption]:
-        runtime = status.name
+        group, status, runtime = site.group, site.status, site.status.name
         if settings.dtype is None and (choice := dtype_for(profile, runtime, group)):
             settings = settings.model_copy(update=choice.settings)
             why = "; ".join(filter(None, (why, choice.why)))
@@ -276,9 +273,10 @@ class Sizer:
         )
         if not group.splits:
             degrees = [1]
-        most_together = max(len(devices) for devices in group.by_node())
         for degree in degrees:
-            if degree > most_together or degree < min(requested.tensor_parallel_size, degrees[-1]):
+            if degree > group.most_together or degree < min(
+                requested.tensor_parallel_size, degrees[-1]
+            ):
                 continue
             footprint = self._estimate(
                 profile,
@@ -338,14 +336,6 @@ def _requested(
         return settings
     length = wished_context(model.wishes, profile, settings.max_model_len, policy)
     return settings if length is None else settings.model_copy(update={"max_model_len": length})
-
-
-def _enabled(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> RuntimeStatus | None:
-    """Return the status of ``runtime``; ``None`` where it is disabled."""
-    status = fleet.runtimes_by_name.get(runtime)
-    if status is None or not status.enabled or not policy.rules(runtime).enabled:
-        return None
-    return status
 
 
 def smaller_settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agents.rules import reasons
+from agents.rules.draining import plan_draining
 from agents.rules.keep_value import loss_per_byte
 from agents.rules.placement import MayEvict, any_model, no_model
 from agents.rules.plan_builder import Outcome, PlanBuilder
@@ -34,6 +35,7 @@ def plan_sweep(builder: PlanBuilder) -> None:
     _relieve_pressure(builder)
     _load_always_loaded(builder)
     _dequeue(builder)
+    plan_draining(builder)
     _prewarm(builder)
 
 

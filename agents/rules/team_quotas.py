@@ -8,7 +8,7 @@ from agents.rules.device_memory import DeviceMemory
 from agents.rules.keep_value import loss_per_byte
 from modelium.models import Fleet, Model
 from modelium.policy import Policy, TeamRules
-from modelium.policy.quotas import exceeded, rules_for, spent, team_bytes
+from modelium.policy.quotas import exceeded, rules_for, spent
 from modelium.ports import Question
 
 
@@ -23,6 +23,15 @@ class TeamQuotas:
         self._fleet = fleet
         self._policy = policy
         self._memory = memory
+        self._booked: dict[str, int] = {}
+        self._of_team: dict[str, int] = {}
+        """Team → bytes booked for its models in the snapshot."""
+        for booking in fleet.bookings if policy.teams else ():
+            self._booked[booking.model] = self._booked.get(booking.model, 0) + booking.bytes
+        for name, size in self._booked.items():
+            model = fleet.models_by_name.get(name)
+            if model is not None and model.team:
+                self._of_team[model.team] = self._of_team.get(model.team, 0) + size
 
     def spent(self, model: Model) -> str:
         """Return that the team of ``model`` has used up its GPU-seconds; empty where it has not.
@@ -80,7 +89,7 @@ class TeamQuotas:
 
     def booked(self, model: Model) -> int:
         """Return the bytes booked for ``model`` on all devices."""
-        return sum(b.bytes for b in self._fleet.bookings if b.model == model.name)
+        return self._booked.get(model.name, 0)
 
     def _rules(self, model: Model) -> TeamRules | None:
         question = self._question
@@ -93,5 +102,16 @@ class TeamQuotas:
         )
 
     def _held(self, model: Model) -> int:
-        gone = {*self._memory.leaving, model.name}
-        return team_bytes(model.team or "", self._fleet, self._memory.added(), leaving=gone)
+        models, team = self._fleet.models_by_name, model.team or ""
+        held = self._of_team.get(team, 0)
+        for name in {*self._memory.leaving, model.name}:
+            if name in models and models[name].team == team:
+                held -= self._booked.get(name, 0)
+        return held + sum(
+            booking.bytes
+            for booking in self._memory.added()
+            if booking.model in models
+            and models[booking.model].team == team
+            and booking.model not in self._memory.leaving
+            and booking.model != model.name
+        )

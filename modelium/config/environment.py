@@ -23,6 +23,9 @@ RESERVED = {
 """Variables with the prefix that are not fields. The variable that ``brain.api_key_env`` names is
 reserved, too."""
 
+SHORT: Mapping[str, FieldPath] = {"MODELIUM_JOIN_TOKEN": ("orchestration", "join_token")}
+"""Shorter names of fields that are set once, when a machine is installed."""
+
 
 def variable(path: FieldPath) -> str:
     """Return the name of the environment variable that overrides the field at ``path``."""
@@ -48,7 +51,7 @@ def apply(
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in RESERVED:
             continue
-        path = _path(name)
+        path = SHORT.get(name) or _path(name)
         schema = find(path)
         if schema is None or is_section(schema):
             unknown.append(name)
@@ -103,7 +106,7 @@ def _string(data: Any, path: FieldPath) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    known = [*(variable(entry.path) for entry in entries()), *RESERVED]
+    known = [*(variable(entry.path) for entry in entries()), *SHORT, *RESERVED]
     # Without the prefix, which would make all names similar.
     bare = [text.removeprefix(PREFIX) for text in known]
     near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), bare, n=1)

@@ -78,6 +78,8 @@ def advised(fleet: Fleet, advice: Advice) -> Fleet:
         models=models,
         bookings=fleet.bookings,
         runtimes=fleet.runtimes,
+        nodes=fleet.nodes,
+        files=fleet.files,
         used=fleet.used,
         class_failures=fleet.class_failures,
         departures=fleet.departures,

@@ -44,6 +44,8 @@ class EvictionCause(StrEnum):
     """An operator asked for it."""
     REPLACED = "replaced"
     """A newer version of the same model replaces it."""
+    DRAIN = "drain"
+    """Its node is being drained, and another one can hold it."""
     REVIEW = "review"
     """The LLM proposed it in a review."""
     RULES = "rules"

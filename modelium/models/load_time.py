@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from modelium.models import GIB, Model, RuntimeName
+from modelium.models import GIB, Fleet, Model, RuntimeName
 from modelium.models.runtimes import RUNTIMES
 
 READ_BYTES_PER_S = GIB
 """Bytes of weights read per second if nothing was measured: one NVMe drive."""
+
+FETCH_BYTES_PER_S = 500_000_000
+"""Bytes of files that a node fetches from another one per second if nothing was measured: half of
+a link of 10 Gbit/s."""
+
+
+def fetch_seconds(model: Model, node: str, fleet: Fleet) -> float:
+    """Return the seconds in which ``node`` fetches the files of ``model``; 0 where it has them."""
+    having = fleet.files.get(model.name)
+    if having is None or node in having or model.profile is None:
+        return 0.0
+    known = fleet.nodes_by_name.get(node)
+    speed = known.report.fetch_bytes_per_s if known else None
+    return model.profile.weight_bytes / (speed or FETCH_BYTES_PER_S)
 
 
 def load_seconds(model: Model, runtime: RuntimeName | None = None) -> float:

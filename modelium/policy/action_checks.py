@@ -23,15 +23,27 @@ def switch_faults(policy: Policy) -> Iterator[Fault]:
         yield ("disabled", "orchestration.enabled is false: nothing is loaded or unloaded")
 
 
-def runtime_faults(runtime: RuntimeName, fleet: Fleet, policy: Policy) -> Iterator[Fault]:
-    """Yield a fault where no plan may use ``runtime``."""
-    status = fleet.runtimes_by_name.get(runtime)
+def runtime_faults(
+    runtime: RuntimeName, fleet: Fleet, policy: Policy, *, node: str | None = None
+) -> Iterator[Fault]:
+    """Yield a fault where no plan may use ``runtime`` on ``node``; ``None``: on any."""
+    if node is None:
+        status = fleet.runtimes_by_name.get(runtime)
+    else:
+        status = fleet.runtime_on(runtime, node)
     if policy.rules(runtime).enabled and status is not None and status.enabled:
         return
-    enabled = sorted(r.name for r in fleet.runtimes if r.enabled and policy.rules(r.name).enabled)
+    enabled = sorted(
+        {
+            r.name
+            for r in fleet.runtimes
+            if r.enabled and policy.rules(r.name).enabled and r.node in ("", node or r.node)
+        }
+    )
+    where = f" on node {node}" if node is not None and fleet.nodes else ""
     yield (
         "unknown-runtime" if status is None else "runtime-disabled",
-        f"{runtime} is not enabled; enabled runtimes: {', '.join(enabled) or 'none'}",
+        f"{runtime} is not enabled{where}; enabled runtimes: {', '.join(enabled) or 'none'}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from modelium.lifecycle import TRANSITIONS, ModelState
-from modelium.models import Device, Fleet, Load, Model, Trigger
+from modelium.models import Device, Fleet, Load, Model, RuntimeName, Trigger
 from modelium.models.devices import SIZE_TOLERANCE
 from modelium.models.runtimes import RUNTIMES
 from modelium.policy.action_checks import (
@@ -16,12 +16,15 @@ from modelium.policy.action_checks import (
     switch_faults,
 )
 from modelium.policy.eligibility import is_pinned, needed_approvals, should_load
+from modelium.policy.node_rules import load_node_faults
 from modelium.policy.policy import Policy
 
 DTYPES = frozenset({"auto", "half", "float16", "bfloat16", "float", "float32"})
 KV_DTYPES = frozenset({"auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "q8_0", "f16"})
 KV_SHARE_SLACK = 1.05
 """Free memory changes a little between planning and validation."""
+NAMED = 16
+"""Devices that a message names."""
 MAX_BATCH = 65536
 """More concurrent sequences or requests than any engine takes."""
 
@@ -33,17 +36,35 @@ def load_faults(
     yield from switch_faults(policy)
     yield from priority_faults(action, model)
     yield from _state_faults(model, policy, trigger=trigger, now=now)
-    yield from runtime_faults(action.runtime, fleet, policy)
-    status = fleet.runtimes_by_name.get(action.runtime)
-    if status is not None and status.enabled and not status.healthy:
-        yield (
-            "runtime-unavailable",
-            f"{action.runtime} is not healthy: {status.detail or 'it gave no detail'}",
-        )
+    nodes = _nodes(action, fleet)
+    for node in nodes or (None,):
+        yield from runtime_faults(action.runtime, fleet, policy, node=node)
+        yield from _health_faults(action.runtime, fleet, node)
+    yield from load_node_faults(model, nodes, fleet, policy)
     yield from _profile_faults(action, model, policy)
     yield from _setting_faults(action, policy)
     yield from _device_faults(action, model, fleet)
     yield from _switch_faults(model, fleet)
+
+
+def _nodes(action: Load, fleet: Fleet) -> tuple[str, ...]:
+    """Return the nodes of those of its devices that exist, each once."""
+    known = fleet.devices_by_id
+    return tuple(dict.fromkeys(known[d].node for d in action.devices if d in known))
+
+
+def _health_faults(runtime: RuntimeName, fleet: Fleet, node: str | None) -> Iterator[Fault]:
+    """Yield a runtime that does not answer on ``node``; ``None``: anywhere."""
+    if node is None:
+        status = fleet.runtimes_by_name.get(runtime)
+    else:
+        status = fleet.runtime_on(runtime, node)
+    if status is not None and status.enabled and not status.healthy:
+        where = f" on node {node}" if node is not None and fleet.nodes else ""
+        yield (
+            "runtime-unavailable",
+            f"{runtime} is not healthy{where}: {status.detail or 'it gave no detail'}",
+        )
 
 
 def _state_faults(model: Model, policy: Policy, *, trigger: Trigger, now: float) -> Iterator[Fault]:
@@ -169,7 +190,7 @@ def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
     chosen = action.devices
     found = [fleet.devices_by_id[d] for d in chosen if d in fleet.devices_by_id]
     for missing in sorted(set(chosen) - {d.id for d in found}):
-        known = ", ".join(sorted(fleet.devices_by_id)) or "none"
+        known = named_devices(sorted(fleet.devices_by_id)) or "none"
         yield ("unknown-device", f"device {missing} does not exist; devices: {known}")
     for device in found:
         if not device.healthy:
@@ -183,8 +204,8 @@ def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
         )
     if set(action.reserve) != set(chosen) or any(b <= 0 for b in action.reserve.values()):
         yield ("reserve", "each of its devices, and no other, needs a reservation above 0 bytes")
-    status = fleet.runtimes_by_name.get(action.runtime)
     for device in found:
+        status = fleet.runtime_on(action.runtime, device.node)
         if status is not None and device.kind not in status.device_kinds:
             yield ("device-kind", f"{action.runtime} here cannot use device {device.id}")
     if found and not _alike(found):
@@ -219,6 +240,12 @@ def kv_share_faults(action: Load, device: str, room: int, policy: Policy) -> Ite
             f"adds {gib(extra)} of idle memory to its KV cache on {device}; kv_cache_share "
             f"{policy.kv_cache_share:g} allows {gib(policy.kv_cache_share * idle)}",
         )
+
+
+def named_devices(devices: Sequence[str]) -> str:
+    """Return the names of ``devices`` for a message; of many, the first ones."""
+    more = len(devices) - NAMED
+    return ", ".join(devices[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _alike(devices: Sequence[Device]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from modelium.models import Booking, Device
 
@@ -24,17 +25,54 @@ def available_bytes(
         after: models that the plan unloads first; their bookings and the bytes they hold
             count as released.
     """
-    if not device.healthy:
-        return 0
-    leaving = frozenset(after)
-    booked = unfilled = returning = 0
-    for booking in bookings:
-        if booking.model in leaving:
-            returning += booking.held_bytes
-        else:
-            booked += booking.bytes
-            unfilled += max(0, booking.bytes - booking.held_bytes)
-    margin = device.total_bytes * (1 - cap)
-    by_ledger = device.total_bytes * cap - booked
-    by_driver = device.free_bytes + returning - margin - unfilled
-    return max(0, int(min(by_ledger, by_driver)))
+    return Budget.of(device, bookings, cap=cap, after=frozenset(after)).room()
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The terms of `available_bytes` for one device, in bytes."""
+
+    most: float
+    """That models may take."""
+    booked: int
+    free: int
+    """By the driver, with what leaves."""
+    margin: float
+    unfilled: int
+    """Booked, and not held yet."""
+    healthy: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        device: Device,
+        bookings: Iterable[Booking],
+        *,
+        cap: float,
+        after: Collection[str] = frozenset(),
+    ) -> Budget:
+        """Return the terms for ``device``, as `available_bytes` reads its arguments."""
+        booked = unfilled = returning = 0
+        for booking in bookings:
+            held = booking.held_bytes
+            if booking.model in after:
+                returning += held
+            else:
+                booked += booking.bytes
+                unfilled += max(0, booking.bytes - held)
+        return cls(
+            most=device.total_bytes * cap,
+            booked=booked,
+            free=device.free_bytes + returning,
+            margin=device.total_bytes * (1 - cap),
+            unfilled=unfilled,
+            healthy=device.healthy,
+        )
+
+    def room(self, booked: int = 0, held: int = 0, unfilled: int = 0) -> int:
+        """Return the bytes that a new booking may take once bookings of these sums are gone."""
+        if not self.healthy:
+            return 0
+        by_ledger = self.most - (self.booked - booked)
+        by_driver = self.free + held - self.margin - (self.unfilled - unfilled)
+        return max(0, int(min(by_ledger, by_driver)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelium.lifecycle import ModelState
-from modelium.models import Fleet, Model, RuntimeName, Unload
+from modelium.models import Deployment, EvictionCause, Fleet, Model, Unload
 from modelium.policy.action_checks import Fault, runtime_faults, switch_faults
 from modelium.policy.eligibility import is_pinned, over_cap, ready_s, should_unload, too_young
+from modelium.policy.node_rules import draining_node, silent_node, unload_node_faults
 from modelium.policy.policy import Policy
 
 
@@ -29,8 +30,11 @@ def unload_faults(
     """
     yield from switch_faults(policy)
     yield from _state_faults(model, by_operator=by_operator)
+    yield from unload_node_faults(action, model, fleet, policy)
+    moved = action.cause is EvictionCause.DRAIN and draining_node(model.deployment, fleet)
     replaced = model.outdated or model.twin_of is not None
-    if is_pinned(model, policy) and not (by_operator and replaced):
+    may_move = moved and action.requeue and model.twin_of is None
+    if is_pinned(model, policy) and not (by_operator and replaced) and not may_move:
         yield (
             "pinned",
             f"it is pinned; run `modelium pin {model.name} --off` first"
@@ -40,12 +44,14 @@ def unload_faults(
             else f"{model.twin_of} is being switched to or from it",
         )
     if model.deployment is not None:
-        yield from runtime_faults(model.deployment.runtime, fleet, policy)
+        held = model.deployment
+        if silent_node(held, fleet) is None:
+            yield from runtime_faults(held.runtime, fleet, policy, node=held.node)
         if action.sleep:
-            yield from _sleep_faults(model, model.deployment.runtime, fleet)
+            yield from _sleep_faults(model, held, fleet)
     elif action.sleep:
         yield ("sleep", f"it is {model.state} and not loaded; only a ready model can sleep")
-    if not by_operator:
+    if not by_operator and not moved:
         yield from _stay_faults(model, fleet, policy, now=now)
 
 
@@ -59,12 +65,12 @@ def _state_faults(model: Model, *, by_operator: bool) -> Iterator[Fault]:
         )
 
 
-def _sleep_faults(model: Model, runtime: RuntimeName, fleet: Fleet) -> Iterator[Fault]:
-    status = fleet.runtimes_by_name.get(runtime)
+def _sleep_faults(model: Model, held: Deployment, fleet: Fleet) -> Iterator[Fault]:
+    status = fleet.runtime_on(held.runtime, held.node)
     if model.state is not ModelState.READY:
         yield ("sleep", f"it is {model.state}; only a ready model can sleep")
     if status is None or not status.can_sleep:
-        yield ("sleep", f"{runtime} has no sleep mode here; unload it instead")
+        yield ("sleep", f"{held.runtime} has no sleep mode here; unload it instead")
 
 
 def _stay_faults(model: Model, fleet: Fleet, policy: Policy, *, now: float) -> Iterator[Fault]:

@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -28,33 +27,19 @@ from runtimes.process.fresh_file import fresh_file
 from runtimes.process.ports import free_port
 from runtimes.process.sandbox import Sandbox
 from runtimes.process.socket_folder import make_private, socket_folder
+from runtimes.ray import ray_start
 from runtimes.ray.cluster_record import MARK, ClusterRecord, marked
-from runtimes.ray.failure_message import start_failure
 
 log = logging.getLogger(__name__)
 
 START_S = 120.0
 """`ray start --head` takes 8-21 s on two busy cores; beyond two minutes it hangs."""
-TERM_S = 2.0
-"""Grace between SIGTERM and SIGKILL; the processes have nothing to save."""
-KILL_S = 15.0
-"""A process that survives SIGKILL for this long hangs in the kernel (lost GPU, NFS)."""
-OBJECT_STORE_BYTES = 78_643_200
-"""Close to Ray's minimum: requests and responses are small, and /dev/shm may be, too."""
 RAY_PATH = 71
 """Bytes of the longest path of a socket in Ray's temporary folder."""
 PORTS = range(20_000, 32_768)
 """Between the ports of Ray's workers (10002-19999) and the kernel's ephemeral ports, which Ray's
 other processes use: neither takes a port between its choice and its use."""
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - probed only
-INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-INHERITED_PREFIXES = ("LC_", "LANG", "CUDA_HOME", "CUDA_PATH", "NVIDIA_", "SSL_CERT")
-GPUS = Path("/proc/driver/nvidia/gpus")
-COUNTERS_PER_GPU = 8
-"""Logical GPUs per real one. Modelium places and pins the models. Ray only counts, and it packs in
-another order: with the exact number it could refuse what Modelium has booked."""
-REPORT_MS = 2000
-"""How often workers report their counters. Ray's default of 10 s lags behind the control loop."""
 
 
 def free_ports(count: int, *, taken: int = 0) -> list[int]:
@@ -102,24 +87,13 @@ class LocalCluster:
         return self._directory / "token"
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of all processes of the cluster and of its clients.
-
-        It is a short list: other variables of Modelium (keys, tokens) must not reach the code of
-        models.
-        """
-        passed = {
-            name: value
-            for name, value in os.environ.items()
-            if name in INHERITED or name.startswith(INHERITED_PREFIXES)
-        }
-        return passed | {
+        """Return the environment of all processes of the cluster and of its clients."""
+        return ray_start.inherited() | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
-            "RAY_USAGE_STATS_ENABLED": "0",
             # Ray records its newest cluster in a shared folder, where the `ray.init()` of other
             # programs must not find ours.
             "RAY_TMPDIR": str(self._temp()),
-            "RAY_metrics_report_interval_ms": str(REPORT_MS),
         }
 
     def confined(
@@ -199,16 +173,9 @@ class LocalCluster:
         record, self.record = self.record, None
         if record is None:
             return
-        started = self._clock.monotonic()
-        while pids := await asyncio.to_thread(marked, record.mark):
-            waited = self._clock.monotonic() - started
-            if waited > TERM_S + KILL_S:
-                log.error("processes %s of the Ray cluster survive SIGKILL", pids)
-                return  # the record stays, so that the next start tries again
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM if waited < TERM_S else signal.SIGKILL)
-            await self._clock.sleep(0.2)
+        if pids := await ray_start.end(record.mark, self._clock):
+            log.error("processes %s of the Ray cluster survive SIGKILL", pids)
+            return  # the record stays, so that the next start tries again
         self._record_path.unlink(missing_ok=True)
         await asyncio.to_thread(self._remove, record.temp)
 
@@ -247,31 +214,16 @@ class LocalCluster:
         self.record = record
 
     async def _run(self, command: list[str], mark: str) -> None:
-        # SPT_NOENV: when Ray renames its workers it would otherwise overwrite the mark.
-        environment = self.environment() | {MARK: mark, "SPT_NOENV": "1"}
+        environment = self.environment()
         argv, variables = self.confined(command, environment, work=self._work)
-        with fresh_file(output := self._directory / "start.log") as file:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=file,  # not a pipe: the daemons inherit it and keep it open
-                stderr=file,
-                env=variables,
-                cwd=self._work,  # of the replicas, too
-                start_new_session=True,
-            )
-            try:
-                async with asyncio.timeout(self._start_s):
-                    code = await process.wait()
-            except TimeoutError as exc:
-                late = f"took more than {self._start_s:.0f} s"
-                raise Unavailable(start_failure(late, output)) from exc
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-        if code:
-            raise Unavailable(start_failure(f"failed ({code})", output))
+        await ray_start.run(
+            argv,
+            variables,
+            mark=mark,
+            work=self._work,
+            output=self._directory / "start.log",
+            limit_s=self._start_s,
+        )
 
     def _essential_processes(self, mark: str) -> dict[int, int]:
         """Return the GCS and the raylet; the cluster needs both."""
@@ -288,13 +240,8 @@ class LocalCluster:
 def _command(
     record: ClusterRecord, *, metrics_port: int, client_port: int, agent_port: int
 ) -> list[str]:
-    """Return the `ray start` command, as a module: the script on PATH may be of another Ray."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head"]
-    command += [f"--port={record.gcs_port}", f"--temp-dir={record.temp}"]
-    command += [f"--metrics-export-port={metrics_port}", f"--ray-client-server-port={client_port}"]
-    command += [f"--dashboard-agent-listen-port={agent_port}"]
-    command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
-    command += ["--include-dashboard=false", "--include-log-monitor=false"]
-    command += ["--log-style=record", "--log-color=false"]
-    gpus = len(list(GPUS.iterdir())) if GPUS.is_dir() else 0
-    return command + ([f"--num-gpus={gpus * COUNTERS_PER_GPU}"] if gpus else [])
+    return ray_start.command(
+        *("--head", f"--port={record.gcs_port}", f"--temp-dir={record.temp}"),
+        *(f"--metrics-export-port={metrics_port}", f"--ray-client-server-port={client_port}"),
+        *(f"--dashboard-agent-listen-port={agent_port}", "--include-dashboard=false"),
+    )

@@ -18,6 +18,7 @@ from runtimes.ray.client import CONNECT_S, RayClient, RayError, unconfined
 from runtimes.ray.cluster import LocalCluster
 from runtimes.ray.cluster_record import ClusterRecord
 from runtimes.ray.failure_message import described
+from runtimes.ray.member import Member
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class RayConnection:
         directory: Path,
         clock: Clock,
         node: str = "",
+        member: Member | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -108,7 +110,9 @@ class RayConnection:
             directory: keeps the log; its path identifies this Modelium on the cluster.
             clock: time.
             node: name of this node, where several may use the cluster at ``address``.
+            member: starts this node's raylet of that cluster.
         """
+        self._member = member
         self._prefix = f"{node}." if node and address else ""
         self._address = address
         self._cluster = cluster
@@ -204,6 +208,8 @@ class RayConnection:
 
     def _cluster_alive(self) -> bool:
         """Nothing is known of an existing cluster; its calls end at their deadlines."""
+        if self._member is not None:
+            return self._member.alive()
         return self._cluster is None or self._users or self._cluster.alive()
 
     async def _disconnect(self) -> None:
@@ -258,6 +264,8 @@ class RayConnection:
         if self._cluster is None:
             address = self._address or ""
             await self._check_reachable(address)
+            if self._member is not None:
+                await self._member.ensure()
             return _Target(address=address, port=self._port, environment=environment, own=False)
         record = self._adopted(self._cluster)
         if record is None:

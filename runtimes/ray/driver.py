@@ -40,6 +40,7 @@ from runtimes.ray.cluster import LocalCluster
 from runtimes.ray.connection import RayConnection
 from runtimes.ray.deployer import SOUND, Deployer
 from runtimes.ray.failure_message import described, shorten
+from runtimes.ray.member import Member
 from runtimes.ray.serve_status import Node
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,13 @@ class RayServeDriver:
             if config.address is None
             else None
         )
+        self._member = (
+            Member(
+                address=config.address, node=node, directory=directory, clock=clock, sandbox=sandbox
+            )
+            if config.address is not None and node
+            else None
+        )
         self._connection = RayConnection(
             address=config.address,
             cluster=self._cluster,
@@ -92,6 +100,7 @@ class RayServeDriver:
             directory=directory,
             clock=clock,
             node=node,
+            member=self._member,
         )
         self._http = httpx.AsyncClient(timeout=HTTP_S, trust_env=False)
         self._deployer = Deployer(http=self._http, clock=clock)
@@ -124,6 +133,8 @@ class RayServeDriver:
         if self._cluster is not None:
             self._cluster.adopt()
             await self._cluster.end()
+        if self._member is not None:
+            await self._member.end()
 
     async def load(self, request: LoadRequest, *, progress: Progress) -> Loaded:
         """Deploy the model and wait until Serve's proxy routes to it."""

@@ -15,6 +15,8 @@ from modelium.models import (
     LoadSettings,
     Model,
     ModelProfile,
+    Node,
+    NodeReport,
     Plan,
     Priority,
     Queue,
@@ -122,6 +124,69 @@ def fleets(draw: st.DrawFn) -> Fleet:
     )
 
 
+NODES = ("a", "b", "c")
+
+
+@st.composite
+def fleets_over_nodes(draw: st.DrawFn) -> Fleet:
+    """One of `fleets` on each of two or three nodes, of which some take no models."""
+    names = NODES[: draw(st.integers(2, 3))]
+    parts = [_on_node(draw(fleets()), name, draw) for name in names]
+    models = tuple(m for part in parts for m in part.models)
+    some = st.frozensets(st.sampled_from(names))
+    return parts[0].model_copy(
+        update={
+            "models": models,
+            "devices": tuple(d for part in parts for d in part.devices),
+            "bookings": tuple(b for part in parts for b in part.bookings),
+            "runtimes": tuple(r for part in parts for r in part.runtimes),
+            "nodes": tuple(n for part in parts for n in part.nodes),
+            "files": {m.name: draw(some) for m in models if draw(st.booleans())},
+        }
+    )
+
+
+def _on_node(one: Fleet, node: str, draw: st.DrawFn) -> Fleet:
+    def moved(device: str) -> str:
+        return f"{node}/{device.partition('/')[2]}"
+
+    def named(name: str) -> str:
+        return name if node == NODES[0] else f"{node}-{name}"
+
+    models = []
+    for each in one.models:
+        held = each.deployment
+        if held is not None:
+            there = {"model": named(held.model), "devices": tuple(map(moved, held.devices))}
+            held = held.model_copy(update=there)
+        models.append(each.model_copy(update={"name": named(each.name), "deployment": held}))
+    told = Node(
+        name=node,
+        state=draw(st.sampled_from(["active", "active", "active", "cordoned", "draining"])),
+        silent_s=draw(st.sampled_from([0.0, 0.0, 0.0, 42.0])),
+        strays=draw(st.sampled_from([0, 0, 0, 1])),
+        report=NodeReport(
+            labels=draw(st.sampled_from([{}, {"zone": "x"}])),
+            fetches=draw(st.booleans()),
+            settled=draw(st.integers(0, 7)) > 0,
+        ),
+    )
+    devices = (d.model_copy(update={"node": node}) for d in one.devices)
+    runtimes = (r.model_copy(update={"node": node}) for r in one.runtimes)
+    return one.model_copy(
+        update={
+            "models": tuple(models),
+            "devices": tuple(d.lost("silent") if told.silent else d for d in devices),
+            "bookings": tuple(
+                b.model_copy(update={"model": named(b.model), "device": moved(b.device)})
+                for b in one.bookings
+            ),
+            "runtimes": () if told.silent else tuple(runtimes),
+            "nodes": (told,),
+        }
+    )
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     return policy(
@@ -138,6 +203,14 @@ def policies(draw: st.DrawFn) -> Policy:
                     gpu_seconds_per_day=st.sampled_from([None, 5000.0]),
                     weight=st.sampled_from([1.0, 4.0]),
                 ),
+            )
+        ),
+        placement=draw(st.sampled_from(["pack", "spread"])),
+        model_nodes=draw(
+            st.dictionaries(
+                st.sampled_from(["m0", "m1", "b-m0"]),
+                st.sampled_from([("a",), ("zone=x",), ("zone=x", "b"), ("nowhere",)]),
+                max_size=2,
             )
         ),
         auto_unload_after_s=draw(st.sampled_from([30.0, 3600.0])),

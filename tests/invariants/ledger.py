@@ -75,6 +75,26 @@ def doubled(tables: Tables, held: Iterable[Engine]) -> Iterator[str]:
             yield f"{runtime} runs {name} {n} times"
 
 
+def elsewhere(tables: Tables, held: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """Every ready model runs on exactly the machines that it is deployed on.
+
+    ``held``: machine → what the models that it runs are called there.
+    """
+    deployed = {document["model"]: document for document in tables.deployments}
+    running: dict[str, set[str]] = {}
+    for machine, names in held.items():
+        for name in names:
+            running.setdefault(name, set()).add(machine)
+    for model in tables.models:
+        if model["state"] != "ready" or model["name"] not in deployed:
+            continue
+        document = deployed[model["name"]]
+        wanted = {device.partition("/")[0] for device in document["devices"]}
+        found = running.get(document["instance"] or document["model"], set())
+        if found != wanted:
+            yield f"{model['name']} is ready on {sorted(wanted)} and runs on {sorted(found)}"
+
+
 def unsettled(tables: Tables, held: Iterable[Engine] | None) -> Iterator[str]:
     """Nothing is on its way, and what the store has loaded is what the runtimes run."""
     for model in tables.models:

@@ -34,6 +34,7 @@ from modelium.stages.settling import converge
 from modelium.stages.table import STAGES
 from modelium.store import AsyncStore, Store
 from modelium.traffic import TrafficBook
+from tests import postgresql
 from tests.databases import migrated, never_sync
 from tests.fakes.clock import FakeClock
 from tests.fakes.devices import FixedInventory
@@ -268,6 +269,13 @@ def config(folder: Path, **policies: object) -> Config:
             "gateway": {"drain_grace_seconds": 0.0},
         }
     )
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgresql.Server]:
+    """A PostgreSQL server; tests that share it are in one group of xdist."""
+    with postgresql.server() as started:
+        yield started
 
 
 @pytest.fixture

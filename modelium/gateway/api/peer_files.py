@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from modelium.control.file_share import FileShare
 from modelium.errors import InputError
+from modelium.gateway.forwarding import sender
 from modelium.gateway.problems import HttpProblem
 from modelium.intake.names import is_name
 from modelium.stages.http_files import HASH, PATH
@@ -20,17 +21,13 @@ Index = Annotated[int, Query(ge=0, lt=2**40)]
 OCTETS = "application/octet-stream"
 
 
-SENDER = "modelium.sender"
-"""Key in a request's scope of the node that it comes from, where it has shown a node's secret."""
-
-
 def only_nodes(request: Request) -> None:
     """Refuse all but nodes: neither the gateway's token nor a key is one's.
 
     Raises:
         HttpProblem: 403.
     """
-    if request.scope.get(SENDER) is None:
+    if sender(request.scope) is None:
         raise HttpProblem(403, "only other nodes fetch files from here", reason="forbidden")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agents.rules.device_groups import SMALL_BYTES, DeviceGroup, device_groups, suitable_groups
+from agents.rules.device_groups import SMALL_BYTES, DeviceGroup, device_groups
+from agents.rules.sites import Sites
 from modelium.models import (
     GIB,
     Device,
@@ -177,9 +178,10 @@ def test_the_groups_that_suit_a_model_come_in_its_order(
         name=RuntimeName.TRITON, enabled=True, healthy=True, device_kinds=frozenset(kinds)
     )
     assert subject.profile is not None
-    known = fleet(devices=devices)
-    found = suitable_groups(device_groups(devices), subject.profile, status, known)
-    assert [group.kind for group in found] == expected
+    known = fleet(devices=devices, runtimes=(status,))
+    by = policy(runtimes={RuntimeName.TRITON: RuntimeRules()})
+    sites = Sites(fleet=known, policy=by).of(RuntimeName.TRITON, subject.profile)
+    assert [site.group.kind for site in sites] == expected
 
 
 def test_a_small_onnx_model_goes_to_the_gpu_where_the_cpu_is_full() -> None:

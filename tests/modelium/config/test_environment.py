@@ -110,3 +110,12 @@ def test_errors_name_the_variable_beside_those_of_the_file() -> None:
 
 def test_a_variable_below_a_section_that_is_wrong_leaves_the_files_error() -> None:
     assert wrong("gateway: 5", MODELIUM_GATEWAY__PORT="1")[0].startswith("gateway: got 5;")
+
+
+def test_a_machine_joins_with_a_token_under_a_short_name() -> None:
+    effective = read("", MODELIUM_JOIN_TOKEN="mdj_1")
+
+    token = effective.config.orchestration.join_token
+    assert token is not None and token.get_secret_value() == "mdj_1"
+    assert effective.source(("orchestration", "join_token")) == "MODELIUM_JOIN_TOKEN"
+    assert "did you mean MODELIUM_JOIN_TOKEN" in wrong("", MODELIUM_JOINTOKEN="x")[0]

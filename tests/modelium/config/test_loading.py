@@ -63,8 +63,8 @@ class TestYaml:
     def test_a_list_at_the_top_is_an_error(self) -> None:
         assert wrong("- gateway") == [
             "contains a list; allowed: a mapping with the sections orchestration, devices, ingest, "
-            "triton, vllm, ray_serve, llama_cpp, sandbox, gateway, prefect, store, brain, logging, "
-            "teams, models"
+            "repository, triton, vllm, ray_serve, llama_cpp, sandbox, gateway, prefect, store, "
+            "brain, logging, teams, models"
         ]
 
     @pytest.mark.parametrize("text", ["? [a, b]\n: 1", "gateway: {port: 0b_}", "a: \x01"])

@@ -22,6 +22,7 @@ from modelium.control.adoption import Adoption
 from modelium.control.file_share import FileShare
 from modelium.errors import FolderMissing, ModeliumError, Unavailable
 from modelium.gateway.api import peer_files
+from modelium.gateway.forwarding import SENDER, Sender
 from modelium.intake import manifest
 from modelium.intake.fetched import FetchedCopies
 from modelium.intake.repository import ModelRepository
@@ -108,7 +109,7 @@ class Fleet:
                 message = {**message, "headers": kept}
             await send(message)
 
-        await app({**scope, peer_files.SENDER: "node"}, receive, changed)
+        await app({**scope, SENDER: Sender(node="node")}, receive, changed)
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgresql.Server]:
-    with postgresql.server() as started:
-        yield started
-
-
 @pytest.fixture(params=BOTH)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a store of the present schema. `sqlite_url`: for what only a file can show."""

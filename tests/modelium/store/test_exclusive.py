@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -14,7 +13,7 @@ import sqlalchemy as sa
 
 from modelium.errors import InputError, StoreUnavailable
 from modelium.store import Store, exclusive, lease, schema
-from modelium.store.connection import connect, own_rows
+from modelium.store.connection import connect
 from modelium.store.lease import Held, Lease
 from tests.modelium.store.conftest import ON_POSTGRESQL
 
@@ -202,24 +201,3 @@ def test_a_lease_is_renewed_and_looked_at_while_somebody_writes(engine: sa.Engin
         assert mine.others() is None
     mine.release()
     assert other.others() is None
-
-
-def waits(engine: sa.Engine) -> bool:
-    """Whether somebody waits for a row."""
-    with engine.connect() as tx:
-        return tx.exec_driver_sql("SELECT 1 FROM pg_locks WHERE NOT granted").first() is not None
-
-
-@on_postgresql
-def test_a_lease_that_is_being_renewed_is_not_taken(engine: sa.Engine) -> None:
-    mine, other = (Lease(engine=engine, name="x", holder=h) for h in ("mine", "other"))
-    assert mine.take() is None
-    end(engine)
-    with ThreadPoolExecutor(1) as threads:
-        with own_rows(engine) as tx:
-            mine._set(tx, lease.database_time(tx) + 60)  # not committed yet
-            taking = threads.submit(other.take)
-            while not waits(engine):
-                assert not taking.done()
-        held = taking.result()
-    assert held is not None and held.holder == "mine"

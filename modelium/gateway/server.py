@@ -6,11 +6,12 @@ import asyncio
 import logging
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from modelium import config
 from modelium.config.hosts import authority
@@ -19,6 +20,7 @@ from modelium.errors import Unavailable
 from modelium.gateway.access.auth import AuthMiddleware
 from modelium.gateway.access.identities import Identities
 from modelium.gateway.access.keyring import Keyring
+from modelium.gateway.access.limits import AskPools, SharedLimits
 from modelium.gateway.access.strangers import Strangers
 from modelium.gateway.api.app import create_app, limit_body
 from modelium.gateway.api.signatures import Signatures
@@ -71,6 +73,7 @@ class Gateway:
         is_ready: Callable[[], bool] = lambda: True,
         folder: Path | None = None,
         identities: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+        pools: AskPools | None = None,
     ) -> None:
         """Build the routes; listens only once entered.
 
@@ -94,6 +97,7 @@ class Gateway:
                 enter it. ``None``: one for temporary files.
             identities: returns the digest of each node's secret → the node; ``None``: the store is
                 not shared.
+            pools: asks for shares of keys' limits; ``None``: they hold for this gateway alone.
 
         Raises:
             ConfigError: a certificate, a key or the trusted ones cannot be used.
@@ -113,8 +117,18 @@ class Gateway:
         self._certificate = certificate_of(config)
         self._client = UpstreamClient(trust=trust_of(config))
         self._grace_s = shutdown_grace_s
-        self._keys = Keyring(read=operations.keys, clock=clock, important_teams=important_teams)
-        self._nodes = Identities(read=identities, clock=clock) if identities else None
+        self._nodes = nodes = Identities(read=identities, clock=clock) if identities else None
+        self._limits = (
+            SharedLimits(ask=pools, gateways=lambda: nodes.count if nodes else 1, clock=clock)
+            if pools
+            else None
+        )
+        self._keys = Keyring(
+            read=operations.keys,
+            clock=clock,
+            important_teams=important_teams,
+            limits=self._limits,
+        )
         self._strangers = strangers = Strangers(clock=clock, count=metrics.on_unauthorized)
         self._names = names = Names(aliases=config.aliases)
         self._data = DataPlane(
@@ -189,17 +203,23 @@ class Gateway:
                 await self._serve(self._dispatch, sockets[0], stack)
             else:
                 await self._serve_by_workers(sockets, stack)
-            refreshing = asyncio.create_task(self._keys.run(), name="api keys")
-            stack.callback(refreshing.cancel)
-            if self._nodes is not None:
-                knowing = asyncio.create_task(self._nodes.run(), name="nodes")
-                stack.callback(knowing.cancel)
-            if self._certificate is not None:
-                watching = asyncio.create_task(self._certificate.watch(), name="certificate")
-                stack.callback(watching.cancel)
+            for name, run in self._upkeep().items():
+                task = asyncio.create_task(run(), name=name)
+                stack.callback(task.cancel)
             self._stack = stack.pop_all()
         logger.info("gateway listening on %s", self.url)
         return self
+
+    def _upkeep(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Return what runs as long as the gateway does, by name."""
+        runs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"api keys": self._keys.run}
+        if self._nodes is not None:
+            runs["nodes"] = self._nodes.run
+        if self._limits is not None:
+            runs["limits of keys"] = self._limits.run
+        if self._certificate is not None:
+            runs["certificate"] = self._certificate.watch
+        return runs
 
     def _listen(self) -> list[socket.socket]:
         host, port, workers = self._config.host, self._config.port, self._config.workers

@@ -163,7 +163,7 @@ class DataPlane:
             if holder is not None:
                 if route.model:
                     holder.check(named.model)
-                holder.enter()
+                await holder.admit()
             try:
                 with self._held.holding(client) as holding:
                     body = await read_body(

@@ -115,8 +115,7 @@ class Ledger:
                 self._on_answered(LoggedRequest(at, model, prompt, generated, latency_s))
 
     def enter(self, key: str, holder: KeyHolder) -> None:
-        """Count a request of a limited key, hashed ``key``; raises as `KeyHolder.enter`."""
-        holder.enter()
+        """Note that ``holder`` has admitted a request of the limited key hashed ``key``."""
         self._entered.setdefault(key, []).append(holder)
 
     def leave(self, key: str) -> None:

@@ -67,11 +67,6 @@ class Ledger:
             "line": _log,
         }
 
-    @property
-    def in_flight(self) -> int:
-        """How many of its requests are at engines."""
-        return self._in_flight.total()
-
     def apply(self, summed: Mapping[str, Sequence[Any]], batch: Sequence[Frame]) -> None:
         """Count what the worker has counted: ``summed`` by model, and single calls."""
         calls = self._calls

@@ -219,7 +219,8 @@ class _Fetch:
             except BadManifest as exc:
                 self._drop(asked, exc)
             else:
-                asked.failed = 0
+                if asked.failed < PATIENCE:  # else it was given up meanwhile
+                    asked.failed = 0
                 return data
         raise self._failed([])
 

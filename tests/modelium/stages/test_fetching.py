@@ -184,10 +184,12 @@ async def test_a_kill_in_the_middle_costs_what_had_not_arrived(fleet: Fleet) -> 
 async def test_a_damaged_chunk_comes_from_another_node(fleet: Fleet) -> None:
     await have(fleet.nodes["there"])
     third = fleet.add("third")
+    fleet.asked.clear()
     fleet.change = lambda node, data: data if node == "there" else b"x" * len(data)
     path = await have(third)
     assert analysis.digest(path) == (await third.store.model("tiny")).digest
-    assert "here" in fleet.asked
+    # As it arrives: one chunk for each of those at once, and not all of them over again.
+    assert 1 <= fleet.asked.count("here") <= fetching.AT_ONCE < fleet.asked.count("there")
 
 
 async def test_a_node_that_goes_away_in_the_middle_is_replaced(fleet: Fleet) -> None:

@@ -1,12 +1,12 @@
 """CPU that a request costs where 1, 2 and 4 processes answer clients, and what they count.
 
-The same requests at the same rate, over connections of their own, go to a gateway that answers
-itself, to one with two workers and to one with four, in alternating rounds, before one engine in a
-process of its own. CPU time is of all processes of a gateway, the service's included. Figures are
+The same requests over as many connections, each of which sends one after the other (or all at a
+rate), go to a gateway that answers itself, to one with two workers and to one with four, in
+alternating rounds, before one engine in a process of its own. CPU time is of all processes of a gateway, the service's included. Figures are
 medians over the rounds. Then each gateway's counters are compared with what was sent. The last
 lines are the goals.
 
-    make bench BENCH=gateway_workers [ARGS="--rate 400 --seconds 4 --rounds 3"]
+    make bench BENCH=gateway_workers [ARGS="--seconds 4 --rounds 5"]
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tests.fakes.routing import Listener
 
 WORKERS = (1, 2, 4)
 CORES = 16
-CONNECTIONS = 32
+CONNECTIONS = 64
 BURST, PER_S = 120, 2.0
 """Of the limited key: what it may send at once, and from then on."""
 KEY, LIMITED = b"mdl_bench", b"mdl_limited"
@@ -256,9 +256,11 @@ def wrong(counted: Mapping[str, int], sent: int) -> dict[str, int]:
 def main() -> None:
     """Run everything and print the results as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=400.0, help="requests per second")
+    parser.add_argument(
+        "--rate", type=float, default=0.0, help="requests per second; 0: one after the other"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="of each round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serve", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -87,7 +87,7 @@ class Gateway(Section):
         1,
         "Processes that answer clients on this machine, all on the same port; limits of waiting "
         "requests and connections are divided among them.",
-        why="1: one process serves about a thousand requests a second; more need a core each.",
+        why="1: one process answers thousands of requests a second; further ones need a core each.",
     )
     token: Token | None = setting(
         None,

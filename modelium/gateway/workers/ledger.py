@@ -67,11 +67,6 @@ class Ledger:
             "line": _log,
         }
 
-    @property
-    def in_flight(self) -> int:
-        """How many of its requests are at engines."""
-        return self._in_flight.total()
-
     def apply(self, summed: Mapping[str, Sequence[Any]], batch: Sequence[Frame]) -> None:
         """Count what the worker has counted: ``summed`` by model, and single calls."""
         calls = self._calls
@@ -115,8 +110,7 @@ class Ledger:
                 self._on_answered(LoggedRequest(at, model, prompt, generated, latency_s))
 
     def enter(self, key: str, holder: KeyHolder) -> None:
-        """Count a request of a limited key, hashed ``key``; raises as `KeyHolder.enter`."""
-        holder.enter()
+        """Note that ``holder`` has admitted a request of the limited key hashed ``key``."""
         self._entered.setdefault(key, []).append(holder)
 
     def leave(self, key: str) -> None:

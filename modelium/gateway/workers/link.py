@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from modelium.errors import ModeliumError
-from modelium.gateway.access.keyring import Keyring
+from modelium.gateway.access.keyring import KeyHolder, Keyring
 from modelium.gateway.problems import HttpProblem
 from modelium.gateway.workers.channel import Channel, Frame
 from modelium.gateway.workers.ledger import Ledger
@@ -54,7 +54,7 @@ class Link:
         self._keys = keys
         self._kill = kill
         self._nodes = nodes
-        self._telling: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
         self._openings: dict[str, int] = {}
         self._upstreams: dict[str, Upstream] = {}
         self._ledger = ledger(self._openings)
@@ -138,11 +138,9 @@ class Link:
                 if (waiting := self._asked.get(number)) is not None and not waiting.done():
                     waiting.set_result(answer)
             case ["enter", number, key]:
-                self._enter(number, key)
+                self._later(self._enter(number, key))
             case ["nodes"]:
-                telling = asyncio.ensure_future(self._tell_nodes())
-                self._telling.add(telling)
-                telling.add_done_callback(self._telling.discard)
+                self._later(self._tell_nodes())
             case ["up"]:
                 self.up.set()
 
@@ -161,19 +159,33 @@ class Link:
             except ModeliumError as exc:
                 self.channel.send("nodes", str(exc))
 
-    def _enter(self, number: int, key: str, *, again: bool = False) -> None:
+    async def _enter(self, number: int, key: str) -> None:
         """Answer whether a request of a limited key may start."""
-        if self.ended.is_set():
-            return
         holder, refusal = self._keys.holder(key), None
         try:
             if holder is None:
                 raise HttpProblem(401, "this key was revoked", reason="unauthorized")
-            self._ledger.enter(key, holder)
+            await _admitted(holder)
         except HttpProblem as exc:
-            if exc.reason == "too-many-at-once" and not again:
-                later = asyncio.get_running_loop().call_later
-                later(PLACE_S, lambda: self._enter(number, key, again=True))
-                return
             refusal = [exc.status, str(exc), exc.reason, exc.retry_after_s]
+        else:
+            if self.ended.is_set():
+                holder.leave()
+            else:
+                self._ledger.enter(key, holder)
         self.channel.send("entered", number, refusal)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+
+async def _admitted(holder: KeyHolder) -> None:
+    try:
+        await holder.admit()
+    except HttpProblem as exc:
+        if exc.reason != "too-many-at-once":
+            raise
+        await asyncio.sleep(PLACE_S)
+        await holder.admit()

@@ -159,8 +159,9 @@ async def test_places_of_a_key_are_free_again_when_its_worker_has_ended() -> Non
         priority=None,
         clock=Still(),
     )
-    ledger.enter("hash", holder)
-    ledger.enter("hash", holder)
+    for _ in range(2):
+        holder.enter()
+        ledger.enter("hash", holder)
     ledger.leave("hash")
     ledger.settle()
     for _ in range(2):

@@ -101,7 +101,8 @@ def test_a_transfer_weighs_against_the_evictions_that_it_spares() -> None:
         first_request_at=NOW - 9e4, last_request_at=NOW - 30, rates=(1.0,) * 4, qps_last_hour=1.0
     )
     cheap = Traffic(first_request_at=NOW - 9e4, last_request_at=NOW - 9e4, rates=(0.0,) * 4)
-    for on_a, on_b, expected in ((dear, dear, "b"), (cheap, dear, "a"), (cheap, cheap, "b")):
+    cheaper = cheap.model_copy(update={"last_request_at": NOW - 3e5, "first_request_at": NOW - 4e5})
+    for on_a, on_b, expected in ((dear, dear, "b"), (cheap, dear, "a"), (cheaper, cheap, "b")):
         models = (
             loaded("x", "a/g0", gib=70, traffic=on_a),
             loaded("y", "b/g0", gib=70, traffic=on_b),

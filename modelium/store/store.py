@@ -30,6 +30,7 @@ from modelium.store.exclusive import exclusive
 from modelium.store.faults import THEN, Fault, shown
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.key_pools import KeyPools
 from modelium.store.lease import database_time
 from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
@@ -81,6 +82,7 @@ class Store:
         self.questions = QuestionLog(engine=engine)
         self.parts = PartTable(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
+        self.key_pools = KeyPools(engine=engine)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
         self.states = States(engine=engine, now=now)

@@ -42,7 +42,7 @@ def restore(
     """Put a copy of the store back, and keep the present one beside it. Modelium must be stopped.
 
     The next start looks which of its models still run, and registers folders of the repository that
-    the copy does not know.
+    the copy does not know. An empty database of PostgreSQL takes a copy of a SQLite store, too.
     """
     from modelium.store import backup as copies
 

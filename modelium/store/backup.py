@@ -1,8 +1,8 @@
 """Copies of the store: made while a service writes to it, and put back while none does.
 
-A copy is one SQLite file. It has what the store has: models, versions with paths and digests,
-bookings, decisions, events, traffic, and the hashes of API keys, but no secret. Model files are not
-in it.
+A copy is one SQLite file, which an empty store on PostgreSQL takes, too. It has what the store has:
+models, versions with paths and digests, bookings, decisions, events, traffic, and the hashes of API
+keys, but no secret. Model files are not in it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -24,6 +25,9 @@ from modelium import private
 from modelium.errors import InputError
 from modelium.store.connection import MIGRATIONS, connect, file_of, migrate
 from modelium.store.exclusive import exclusive
+from modelium.store.faults import shown
+from modelium.store.store import Store
+from modelium.store.transfer import carry
 
 SUFFIXES = ("-wal", "-shm")
 """Of the files that SQLite keeps beside a database."""
@@ -67,13 +71,16 @@ def write(url: str, file: Path) -> Copy:
 def restore(url: str, file: Path) -> tuple[Copy, Path | None]:
     """Replace the store at ``url`` by ``file``, brought up to date; return it, and the old one.
 
-    The old store stays beside the new one.
+    The old store stays beside the new one. On PostgreSQL it has to be empty.
 
     Raises:
         InputError: a service uses the store; ``file`` is no copy, is damaged, or is newer than this
             Modelium.
     """
-    target = _file(url, advice="restore it with `pg_restore` or `psql` instead")
+    if sa.make_url(url).get_backend_name() == "postgresql":
+        look(file)
+        return _carry(url, file), None
+    target = _file(url, advice="restore it with its own tools instead")
     look(file)
     engine = connect(url)  # makes its folder
     try:
@@ -90,6 +97,23 @@ def restore(url: str, file: Path) -> tuple[Copy, Path | None]:
             return replace(found, file=str(target)), old
     finally:
         engine.dispose()
+
+
+def _carry(url: str, file: Path) -> Copy:
+    """Copy ``file`` into the empty store at ``url``, on PostgreSQL."""
+    with tempfile.TemporaryDirectory() as folder, _fresh(Path(folder) / "copy") as new:
+        with closing(_connect(file, "ro")) as there:
+            _copy(there, new)
+        source = connect(f"sqlite:///{new}")
+        store = Store.open(url, now=time.time)
+        try:
+            migrate(source)
+            carry(source, store._engine)
+            place = shown(store._engine.url)
+        finally:
+            source.dispose()
+            store.close()
+        return replace(look(new), file=place)
 
 
 def look(file: Path) -> Copy:

@@ -10,9 +10,10 @@ from modelium.errors import FailureKind
 from modelium.models.base import Frozen
 from modelium.models.fleet import Deployment
 
-PartState = Literal["wanted", "running", "failed", "ending"]
-"""``wanted`` and ``ending`` are orders of the node that answers for the model, ``running`` and
-``failed`` what the part's own node reports. A part that has ended has no row."""
+PartState = Literal["wanted", "prepared", "running", "failed", "ending"]
+"""The node that answers for the model orders ``wanted`` and ``ending``. The part's own node reports
+``prepared`` (the files are there, the engine is started), ``running`` and ``failed``. A part that
+has ended has no row."""
 
 
 class Part(Frozen):

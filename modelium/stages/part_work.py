@@ -39,7 +39,7 @@ def due(part: Part, model: Model | None, *, seen: bool, running: Running | None)
         return "end"
     if current.started_at != part.deployment.started_at:
         return "end"
-    if part.state == "wanted":
+    if part.state in ("wanted", "prepared"):
         return "load"
     gone = running is None or running.state == "unhealthy"
     return "lost" if part.state == "running" and seen and gone else "none"
@@ -110,6 +110,9 @@ class PartWork:
         services.heartbeat.check(services.clock.monotonic())
         span = Span(rank=part.rank, addresses=part.addresses, port=part.port)
         request = load_request(services, fleet, record, deployment, path, span=span)
+        # The last look at the store before the engine is started, which `end` then finds.
+        if not await services.store.parts.report(part.model_copy(update={"state": "prepared"})):
+            raise Unavailable(f"the part of {part.model} is not wanted any more")
         with services.activity.on(device.id for device in request.devices):
             return (await within_bound(runtime, request, progress)).handle
 

@@ -72,14 +72,15 @@ async def load(
 ) -> Loaded:
     """Have the other nodes load their parts while ``begin`` loads the first one.
 
-    However it fails, ``begin`` has ended; the caller has to `end` the other parts.
+    It begins when all have the files: an engine does not wait for another's for long. However it
+    fails, ``begin`` has ended; the caller has to `end` the other parts.
 
     Raises:
         LoadFailed: a part failed.
-        ModeliumError: what ``begin`` raises.
+        ModeliumError: a node is silent, or what ``begin`` raises.
     """
     span = await _order(services, deployment)
-    loading = asyncio.ensure_future(begin(span))
+    loading = asyncio.ensure_future(_begin(services, deployment, begin, span))
     watching = asyncio.ensure_future(_first_failure(services, deployment))
     try:
         await asyncio.wait({loading, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -91,6 +92,22 @@ async def load(
         if not loading.done():
             loading.cancel()
             await asyncio.shield(asyncio.gather(loading, return_exceptions=True))
+
+
+async def _begin(
+    services: Services,
+    deployment: Deployment,
+    begin: Callable[[Span], Awaitable[Loaded]],
+    span: Span,
+) -> Loaded:
+    while not _are_prepared(await services.store.parts.of(deployment.model), deployment):
+        await services.pulse.wait(services.clock, limit_s=POLL_S)
+    return await begin(span)
+
+
+def _are_prepared(parts: Iterable[Part], deployment: Deployment) -> bool:
+    done = {p.node for p in parts if p.state in ("prepared", "running") and _is_of(p, deployment)}
+    return done >= set(deployment.nodes[1:])
 
 
 async def _order(services: Services, deployment: Deployment) -> Span:
@@ -121,6 +138,9 @@ async def _first_failure(services: Services, deployment: Deployment) -> Modelium
                 failed = next((part for part in parts if part.state == "failed"), None)
                 kind = failed.kind if failed else FailureKind.UNKNOWN
                 return LoadFailed(f"{deployment.model}: {why}", kind=kind)
+            for node in await services.store.nodes.all():
+                if node.silent and node.name in deployment.nodes[1:]:
+                    return Unavailable(f"{node.name}, which loads a part of it, is silent")
         await services.pulse.wait(services.clock, limit_s=POLL_S)
 
 

@@ -64,7 +64,8 @@ class EngineLaunch:
                 return await self._start_once(request, progress, turn, reduced=reduced)
             except LoadFailed as exc:
                 lines = self._supervisor.log(request.model).tail(TAIL_LINES)
-                smaller = self._recipe.smaller(request, lines)
+                # All parts of a model over several nodes have to have the same settings.
+                smaller = None if request.span else self._recipe.smaller(request, lines)
                 if exc.kind == FailureKind.PORT and ports < PORT_TRIES:
                     ports += 1
                     progress("starting again on another port", None)

@@ -301,6 +301,8 @@ def _cpu_memory(request: LoadRequest) -> list[str]:
     """Give the KV cache what the booking leaves; without a value vLLM takes 4 GiB or more."""
     kv = request.settings.kv_cache_bytes
     if not kv:
-        reserve = request.reserve[request.devices[0].id]
-        kv = max(MIN_KV_BYTES, reserve - request.profile.weight_bytes - CPU_OVERHEAD_BYTES)
+        reserve, settings = request.reserve[request.devices[0].id], request.settings
+        parts = settings.tensor_parallel_size * settings.pipeline_parallel_size
+        weights = request.profile.weight_bytes // parts
+        kv = max(MIN_KV_BYTES, reserve - weights - CPU_OVERHEAD_BYTES)
     return ["--kv-cache-memory-bytes", str(kv)]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from modelium.errors import FailureKind, LoadFailed, ModeliumError
+from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Node, NodeReport, RuntimeName
 from modelium.models.parts import Part, PartState
@@ -172,6 +172,49 @@ async def test_a_node_that_does_not_end_its_part_keeps_the_memory_booked(world: 
     async with nodes.serving():
         await world.converge()
         await world.settled("tiny", "unloaded")
+
+
+async def test_no_engine_is_started_before_every_node_has_the_files(world: World) -> None:
+    nodes = await TwoNodes.made(world)
+    decision, before = nodes.booked(), world.runtime.loads
+    world.clock.hurried = False
+    loading = asyncio.create_task(load(world.services, model="tiny", decision=decision))
+    await nodes.part_is("wanted")
+    await world.clock.asleep()
+    assert world.runtime.loads == before
+    world.clock.hurried = True
+    async with nodes.serving():
+        await loading
+    assert world.runtime.loads == before + 1
+    await nodes.leave()
+
+
+async def test_a_load_is_given_up_when_the_node_of_a_part_is_silent(world: World) -> None:
+    nodes = await TwoNodes.made(world)
+    decision = nodes.booked()
+    world.clock.hurried = False
+    loading = asyncio.create_task(load(world.services, model="tiny", decision=decision))
+    await nodes.part_is("wanted")
+    nodes.heard(0)
+    world.clock.hurried = True
+    with pytest.raises(Unavailable, match="there, which loads a part of it, is silent"):
+        await loading
+    assert world.store.view()[2] == ()
+    assert [stray.model for stray in world.store.nodes.strays("there")] == ["tiny"]
+
+
+async def test_a_part_that_is_not_wanted_any_more_is_not_started(world: World) -> None:
+    nodes = await TwoNodes.made(world)
+    decision = nodes.booked()
+    async with nodes.serving():
+        await load(world.services, model="tiny", decision=decision)
+        await nodes.part_is("running")
+    (part,) = world.store.parts.of("tiny")
+    before = nodes.other.loads
+    world.store.parts.end("tiny")
+    await nodes.work.load(part)
+    assert nodes.other.loads == before
+    await nodes.leave()
 
 
 def test_a_part_whose_model_is_gone_or_loaded_anew_is_ended(world: World) -> None:

@@ -116,6 +116,11 @@ class TwoNodes:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
 
+    async def leave(self) -> None:
+        """Unload `tiny` on both nodes."""
+        async with self.serving():
+            await evict(self.world.services, models=["tiny"])
+
     async def part_is(self, state: str) -> None:
         """Wait until the second part is in ``state``."""
         store = self.world.store

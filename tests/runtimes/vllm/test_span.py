@@ -153,7 +153,6 @@ async def test_a_part_that_met_others_elsewhere_is_started_again(
     path = model(tmp_path)
     _, second = await pair.load(path)
     try:
-        await pair.first.unload("m", handle={}, grace_s=0)
         pair.port = free_port(HOST) or 0
         _, again = await pair.load(path)
         assert again.handle["pid"] != second.handle["pid"]
@@ -170,3 +169,13 @@ async def test_an_address_that_this_machine_does_not_have_is_refused(
     with pytest.raises(LoadFailed, match=r"192\.0\.2\.77.*gateway\.advertise") as failed:
         await make().load(elsewhere, progress=no_progress)
     assert failed.value.kind is FailureKind.ENVIRONMENT
+
+
+async def test_a_part_that_lacks_memory_does_not_start_with_other_settings_than_the_others(
+    make: Make, tmp_path: Path
+) -> None:
+    path = model(tmp_path, oom_starts=1)
+    with pytest.raises(LoadFailed) as failed:
+        await make().load(part(path, 1, 1), progress=no_progress)
+    assert failed.value.kind is FailureKind.OUT_OF_MEMORY
+    assert len(starts(path)) == 1

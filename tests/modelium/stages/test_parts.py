@@ -154,8 +154,12 @@ async def test_what_a_silent_node_runs_becomes_a_stray(world: World) -> None:
     async with nodes.serving():
         await load(world.services, model="tiny", decision=decision)
         await nodes.part_is("running")
+    world.clock.hurried = False
+    leaving = asyncio.create_task(evict(world.services, models=["tiny"]))
+    await nodes.part_is("ending")
     nodes.heard(0)
-    await evict(world.services, models=["tiny"])
+    world.clock.hurried = True
+    await leaving
     assert nodes.state() is ModelState.UNLOADED
     assert [stray.model for stray in world.store.nodes.strays("there")] == ["tiny"]
 

@@ -85,6 +85,7 @@ class NoOperations:
     """The operations that the data plane uses, for a gateway without a store."""
 
     versions = None
+    files = None
 
     async def fleet(self) -> Fleet:
         """Return an empty fleet."""

@@ -106,7 +106,7 @@ class DeviceMemory:
             return self.ledger(device).room(extra)
         room = self._rooms.get(device)
         if room is None:
-            room = self._rooms[device] = self.ledger(device).budget.room()
+            room = self._rooms[device] = self._budget(device).room()
         return room
 
     def ledger(self, device: str) -> Ledger:
@@ -114,21 +114,22 @@ class DeviceMemory:
         found = self._ledgers.get(device)
         if found is None:
             staying: dict[str, Share] = {}
-            bookings = self.bookings(device)
-            for one in bookings:
+            for one in self.bookings(device):
                 if one.model not in self.leaving:
                     held = one.held_bytes
                     own = (one.bytes, held, max(0, one.bytes - held))
                     had = staying.get(one.model, (0, 0, 0))
                     staying[one.model] = (had[0] + own[0], had[1] + own[1], had[2] + own[2])
-            budget = Budget.of(
-                self._fleet.devices_by_id[device],
-                bookings,
-                cap=self._policy.max_gpu_memory_utilization,
-                after=self.leaving,
-            )
-            found = self._ledgers[device] = Ledger(budget=budget, staying=staying)
+            found = self._ledgers[device] = Ledger(budget=self._budget(device), staying=staying)
         return found
+
+    def _budget(self, device: str) -> Budget:
+        return Budget.of(
+            self._fleet.devices_by_id[device],
+            self.bookings(device),
+            cap=self._policy.max_gpu_memory_utilization,
+            after=self.leaving,
+        )
 
     def held(self, device: str) -> Mapping[str, int]:
         """Return the most bytes that each model on ``device`` can give back.

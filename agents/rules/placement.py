@@ -87,7 +87,7 @@ class Placer:
         and with ``policies.placement: spread`` before that, the node decides.
         """
         degree = option.settings.tensor_parallel_size
-        found = self._rooms(option.group).best(option.reserve, degree)
+        found = self._rooms(option.group).best(option.reserve, degree, option.parts)
         if found is None:
             return None
         chosen, tightest = found
@@ -95,7 +95,7 @@ class Placer:
         return Placement(
             option=option,
             devices=ids,
-            left=sum(map(self._memory.room, ids)) - option.reserve * degree,
+            left=sum(map(self._memory.room, ids)) - option.reserve * len(ids),
             saturated=sum(map(saturated, chosen)),
             spared=tuple(device.id for device in tightest if device.id not in ids),
         )
@@ -106,16 +106,31 @@ class Placer:
             return None
         index = self._victim_index(option.group, may_evict)
         degree, need = option.settings.tensor_parallel_size, option.reserve
-        if degree == 1:
+        if degree == option.parts == 1:
             return self._evict_among(index.devices(need), option, may_evict)
         found = []
-        for devices in index.nodes(need, degree):
+        for devices in index.nodes(need, degree, option.parts):
             if len(devices) > DEVICES_COMPARED:
                 devices = sorted(devices, key=lambda device: index.order(device.id))
             place = self._evict_among(devices, option, may_evict)
             if place is not None:
                 found.append(place)
+        if option.parts > 1:
+            return self._joined(found, option)
         return min(found, key=lambda place: place.loss, default=None)
+
+    def _joined(self, found: list[Placement], option: LoadOption) -> Placement | None:
+        """Return one placement of the nodes whose evictions cost least."""
+        if len(found) < option.parts:
+            return None
+        taken = sorted(found, key=lambda place: place.loss)[: option.parts]
+        evicts = tuple(dict.fromkeys(name for place in taken for name in place.evicts))
+        return Placement(
+            option=option,
+            devices=tuple(device for place in taken for device in place.devices),
+            evicts=evicts,
+            loss=sum(place.loss for place in taken),
+        )
 
     def _rooms(self, group: DeviceGroup) -> Rooms:
         found = self._room_indices.get(id(group))

@@ -156,7 +156,7 @@ class PlacementSearch:
         options = [
             replace(option, group=option.group.part(devices))
             for option in (*preferred, *able)
-            if option.settings.tensor_parallel_size == len(spot.devices)
+            if option.parts == 1 and option.settings.tensor_parallel_size == len(spot.devices)
             for devices in [tuple(d for d in option.group.devices if d.id in spot.devices)]
             if len(devices) == len(spot.devices)
         ]
@@ -309,7 +309,7 @@ def _some(group: DeviceGroup) -> tuple[str, ...]:
 
 
 def _total(option: LoadOption) -> int:
-    return option.reserve * option.settings.tensor_parallel_size
+    return option.reserve * option.settings.tensor_parallel_size * option.parts
 
 
 def _kind(option: LoadOption) -> tuple[str, str, int]:

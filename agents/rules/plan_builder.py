@@ -345,5 +345,7 @@ class PlanBuilder:
 
     def _can_sleep(self, model: Model) -> bool:
         held = model.deployment
-        status = self.fleet.runtime_on(held.runtime, held.node) if held else None
+        if held is None or len(held.nodes) > 1:
+            return False
+        status = self.fleet.runtime_on(held.runtime, held.node)
         return status is not None and status.can_sleep

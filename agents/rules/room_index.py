@@ -6,6 +6,7 @@ question costs the logarithm of the devices, or one step per node.
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Literal
@@ -44,15 +45,17 @@ class Rooms:
         self._refresh()
         return self._key(self._devices[device].node)
 
-    def best(self, need: int, count: int) -> tuple[list[Device], list[Device]] | None:
-        """Return ``count`` devices of one node with ``need`` bytes each, and the tightest there.
+    def best(
+        self, need: int, count: int, nodes: int = 1
+    ) -> tuple[list[Device], list[Device]] | None:
+        """Return ``count`` devices with ``need`` bytes on each of ``nodes``, and the tightest ones.
 
         The two differ where the tightest ones are busier. ``None`` where there is no room.
         """
         self._refresh()
         if not self._entries or self._entries[-1][0] < need:
             return None
-        if count == 1 and self._way == "pack":
+        if count == nodes == 1 and self._way == "pack":
             return self._packed(need)
         found: list[tuple[tuple[int, ...], list[Device], list[Device]]] = []
         for place, node in enumerate(self._of_node):
@@ -64,10 +67,10 @@ class Rooms:
             key = self._key(node)
             ranks = (busy, key, left) if self._way == "spread" else (busy, left, key)
             found.append(((*ranks, place), chosen, tightest))
-        if not found:
+        if len(found) < nodes:
             return None
-        _, chosen, tightest = min(found, key=lambda each: each[0])
-        return chosen, tightest
+        taken = heapq.nsmallest(nodes, found, key=lambda each: each[0])
+        return [d for _, chosen, _ in taken for d in chosen], [d for *_, t in taken for d in t]
 
     def _packed(self, need: int) -> tuple[list[Device], list[Device]]:
         """Return the fullest device with room, an idle one before a busy one nearly as full."""

@@ -17,7 +17,7 @@ from modelium.models import (
 )
 from modelium.models.load_time import fetch_seconds
 from modelium.policy import Policy
-from modelium.policy.node_rules import closed, refusal, unsuited
+from modelium.policy.node_rules import closed, refusal, spans_faults, unsuited
 
 NAMED = 8
 """Nodes that a reason names."""
@@ -84,6 +84,15 @@ class Sites:
             found = [self._part(able, having)]
         return [part for part in found if part.devices]
 
+    def spanned(self, site: Site) -> DeviceGroup:
+        """Return the devices of ``site`` over whose nodes one model can be split."""
+        able = (
+            name
+            for name in site.group.nodes
+            if site.group.splits and not any(spans_faults(site.status.name, [name], self._fleet))
+        )
+        return self._part(site.group, frozenset(able))
+
     def fetch_s(self, model: Model, devices: Iterable[str]) -> float:
         """Return the seconds until the nodes of ``devices`` have the files of ``model``."""
         if model.name not in self._fleet.files:
@@ -126,13 +135,13 @@ class Sites:
             self._of[runtime], self._beside_gpus[runtime] = (), False
             return ()
         for group in self.groups:
-            builds: dict[tuple[str, bool], list[Device]] = {}
-            found: dict[tuple[str, bool], RuntimeStatus] = {}
+            builds: dict[tuple[str, bool, bool], list[Device]] = {}
+            found: dict[tuple[str, bool, bool], RuntimeStatus] = {}
             for device in group.devices:
                 status = fleet.runtime_on(runtime, device.node)
                 if status is None or not status.enabled or device.kind not in status.device_kinds:
                     continue
-                build = status.version, status.can_sleep
+                build = status.version, status.can_sleep, status.spans_nodes
                 builds.setdefault(build, []).append(device)
                 found.setdefault(build, status)
             for build, devices in builds.items():

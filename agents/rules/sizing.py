@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agents.rules.demand import Choice, dtype_for
 from agents.rules.device_groups import DeviceGroup
 from agents.rules.sites import Site, Sites
+from agents.rules.spanning import MOST_NODES, stage
 from modelium.models import (
     Fleet,
     Footprint,
@@ -32,6 +33,8 @@ R = RuntimeName
 
 USUAL_SEQUENCES = 256
 """Sequences that vLLM runs at once where no setting says how many."""
+FEWEST_NODES = 2
+"""Of a model over several nodes."""
 GENERATIVE = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT, Task.IMAGE_TEXT_TO_TEXT})
 
 RUNTIMES_BY_FORMAT: dict[ModelFormat, tuple[RuntimeName, ...]] = {
@@ -78,6 +81,8 @@ class LoadOption:
     """How the settings fall short of the requested ones, as text; empty where they do not."""
     chosen: str = ""
     """What was chosen because the operator says nothing, and why, as text."""
+    parts: int = 1
+    """Nodes over which it is split, each with as many devices as the tensor-parallel degree."""
     kv_ceiling: int = 0
     """Bytes per device that its KV cache could use in idle memory; 0: it takes none."""
 
@@ -153,8 +158,48 @@ class Sizer:
         profile = model.profile
         if profile is None:
             return
-        for runtime in self._runtimes(model, profile, fleet, policy):
-            yield from self._for(runtime, model, profile, fleet, policy, smaller=smaller)
+        found = False
+        runtimes = self._runtimes(model, profile, fleet, policy)
+        for runtime in runtimes:
+            for option in self._for(runtime, model, profile, fleet, policy, smaller=smaller):
+                found = True
+                yield option
+        if found or smaller or len(fleet.nodes) < FEWEST_NODES:
+            return
+        for runtime in runtimes:
+            if any(self._for(runtime, model, profile, fleet, policy, smaller=True)):
+                return
+        for runtime in runtimes:
+            yield from self._spanning(runtime, model, profile, fleet, policy)
+
+    def _spanning(
+        self,
+        runtime: RuntimeName,
+        model: Model,
+        profile: ModelProfile,
+        fleet: Fleet,
+        policy: Policy,
+    ) -> Iterator[LoadOption]:
+        """Yield how a model that fits on no node is split over as few as can hold it.
+
+        Pipeline parallel over the nodes, which talk little, and tensor parallel within each.
+        """
+        if not RUNTIMES[runtime].tensor_parallel:
+            return
+        requested = _requested(model, profile, policy, runtime)
+        bare = model.model_copy(update={"measured": ()})  # what was measured was not split so
+        sites = self.sites(fleet, policy)
+        for site in sites.of(runtime, profile):
+            group = sites.spanned(site)
+            most = min(len(group.nodes), profile.layers or MOST_NODES, MOST_NODES)
+            whole = replace(site, group=group)
+            for parts in range(FEWEST_NODES, most + 1):
+                given = bare, stage(profile, parts), requested, requested, policy
+                option = next(self._on(whole, *given), None)
+                if option is not None:
+                    split = option.settings.model_copy(update={"pipeline_parallel_size": parts})
+                    yield replace(option, parts=parts, settings=split, kv_ceiling=0)
+                    break
 
     def _runtimes(
         self, model: Model, profile: ModelProfile, fleet: Fleet, policy: Policy
@@ -320,6 +365,7 @@ class Sizer:
                 settings=settings.model_copy(
                     update={
                         "tensor_parallel_size": degree,
+                        "pipeline_parallel_size": 1,
                         "kv_cache_bytes": None if kv is None else min(kv, reserve),
                         "extra_kv_bytes": extra,
                     }

@@ -49,10 +49,10 @@ class Victims:
             if self._most[name] >= need:
                 yield self._devices[name]
 
-    def nodes(self, need: int, count: int) -> list[list[Device]]:
+    def nodes(self, need: int, count: int, least: int = 1) -> list[list[Device]]:
         """Return the devices of nodes on which ``count`` might have ``need`` bytes each.
 
-        All of few nodes, and of many the most promising ones.
+        All of few nodes, and of many the most promising ones, ``least`` at least.
         """
         self._refresh()
         if self._peak < need:
@@ -62,10 +62,11 @@ class Victims:
         for place, held in enumerate(self._nodes):
             able = [(name, device) for name, device in held if most[name] >= need]
             if len(able) >= count:
-                least = sorted([rates[name] for name, _ in able])[:count]
-                found.append((sum(least), place, [device for _, device in able]))
-        if len(found) > NODES_COMPARED:
-            found = sorted(found, key=lambda each: each[:2])[:NODES_COMPARED]
+                lowest = sorted([rates[name] for name, _ in able])[:count]
+                found.append((sum(lowest), place, [device for _, device in able]))
+        compared = max(NODES_COMPARED, least)
+        if len(found) > compared:
+            found = sorted(found, key=lambda each: each[:2])[:compared]
         return [able for _, _, able in found]
 
     def order(self, device: str) -> tuple[float, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import httpx
 
 from modelium.config import Config
 from modelium.control.membership import Membership, node_secret
+from modelium.gateway.certificates import trust_of
 from modelium.models import Deployment, Model, Node, Upstream
 from modelium.ports import FileSources
 from modelium.routing.peers import upstream_of
@@ -70,10 +70,9 @@ async def file_sources(config: Config, node: NodeIdentity) -> AsyncIterator[File
     if not node.name:
         yield None
         return
-    authority = config.gateway.tls_ca
     client = httpx.AsyncClient(
         headers={"authorization": f"Bearer {node.secret}"},
-        verify=ssl.create_default_context(cafile=authority) if authority else True,
+        verify=trust_of(config.gateway)(),
         timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
         trust_env=False,
     )
@@ -97,5 +96,5 @@ async def joined(services: Services, node: NodeIdentity) -> AsyncIterator[Member
     token = services.config.orchestration.join_token
     await membership.join(token.get_secret_value() if token else None)
     store = services.store.blocking
-    with store.planner.sought(f"{node.holder}", wake):
+    with store.planner.sought(f"{node.holder}", wake), store.wakeups(wake):
         yield membership

@@ -179,7 +179,11 @@ async def running(
             if config.orchestration.metrics.request_log
             else None,
             is_ready=ready.is_set,
+            folder=state,
             identities=services.store.nodes.identities if services.store.shared else None,
+            pools=partial(services.store.key_pools.settle, gateway=services.node)
+            if services.store.shared
+            else None,
         )
         await stack.enter_async_context(gateway)
         late = asyncio.create_task(_start_late(brain, home, on_imports), name="late")

@@ -70,11 +70,12 @@ def authority(host: str, port: int) -> str:
     return f"{bracketed(host)}:{port}"
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Return a TCP socket that is bound to ``host`` and does not listen yet; close it.
 
     It is bound with ``SO_REUSEADDR``, as servers bind theirs: connections in TIME_WAIT do not
-    block the port. ``port`` 0 takes any free one.
+    block the port. ``port`` 0 takes any free one. ``shared``: further sockets of this user may be
+    bound to it, among which the kernel distributes connections (``SO_REUSEPORT``).
 
     Raises:
         OSError: the port is taken, or ``host`` is not an address of this machine.
@@ -85,6 +86,8 @@ def bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
     except OSError:
         bound.close()

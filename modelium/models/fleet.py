@@ -74,7 +74,7 @@ class Deployment(Frozen):
     @property
     def node(self) -> str:
         """The first of `nodes`."""
-        return self.nodes[0]
+        return self.devices[0].partition("/")[0]
 
     @property
     def name(self) -> str:

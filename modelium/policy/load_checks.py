@@ -16,7 +16,7 @@ from modelium.policy.action_checks import (
     switch_faults,
 )
 from modelium.policy.eligibility import is_pinned, needed_approvals, should_load
-from modelium.policy.node_rules import load_node_faults
+from modelium.policy.node_rules import load_node_faults, spans_faults
 from modelium.policy.policy import Policy
 
 DTYPES = frozenset({"auto", "half", "float16", "bfloat16", "float", "float32"})
@@ -25,6 +25,8 @@ KV_SHARE_SLACK = 1.05
 """Free memory changes a little between planning and validation."""
 NAMED = 16
 """Devices that a message names."""
+UNEVEN = 2
+"""The smallest part of a model over several nodes has at least half of an even share."""
 MAX_BATCH = 65536
 """More concurrent sequences or requests than any engine takes."""
 
@@ -41,6 +43,8 @@ def load_faults(
         yield from runtime_faults(action.runtime, fleet, policy, node=node)
         yield from _health_faults(action.runtime, fleet, node)
     yield from load_node_faults(model, nodes, fleet, policy)
+    if action.settings.pipeline_parallel_size > 1:
+        yield from spans_faults(action.runtime, nodes, fleet)
     yield from _profile_faults(action, model, policy)
     yield from _setting_faults(action, policy)
     yield from _device_faults(action, model, fleet)
@@ -138,6 +142,9 @@ def _profile_faults(action: Load, model: Model, policy: Policy) -> Iterator[Faul
             f"tensor_parallel_size {degree} is not possible with {action.runtime}; "
             f"allowed: {', '.join(map(str, allowed))}",
         )
+    parts = action.settings.pipeline_parallel_size
+    if parts > 1 and not splits:
+        yield ("spans-nodes", f"{action.runtime} splits no model over several nodes")
     length = action.settings.max_model_len
     if length and profile.context_length and length > profile.context_length:
         yield (
@@ -195,23 +202,27 @@ def _device_faults(action: Load, model: Model, fleet: Fleet) -> Iterator[Fault]:
     for device in found:
         if not device.healthy:
             yield ("device-unhealthy", f"device {device.id} is not healthy: {device.detail}")
-    degree = action.settings.tensor_parallel_size
-    if len(set(chosen)) != len(chosen) or len(chosen) != degree:
+    degree, parts = action.settings.tensor_parallel_size, action.settings.pipeline_parallel_size
+    if len(set(chosen)) != len(chosen) or len(chosen) != degree * parts:
+        over = f" × pipeline_parallel_size {parts}" if parts > 1 else ""
         yield (
             "devices",
-            f"tensor_parallel_size {degree} needs {degree} different devices; "
+            f"tensor_parallel_size {degree}{over} needs {degree * parts} different devices; "
             f"given: {', '.join(chosen) or 'none'}",
         )
+    elif parts > 1 and not _in_parts(found, degree):
+        yield ("devices", f"each {degree} devices of its {parts} parts have to be on one own node")
     if set(action.reserve) != set(chosen) or any(b <= 0 for b in action.reserve.values()):
         yield ("reserve", "each of its devices, and no other, needs a reservation above 0 bytes")
     for device in found:
         status = fleet.runtime_on(action.runtime, device.node)
         if status is not None and device.kind not in status.device_kinds:
             yield ("device-kind", f"{action.runtime} here cannot use device {device.id}")
-    if found and not _alike(found):
+    if found and not _alike(found, split=parts > 1):
+        where = "" if parts > 1 else " on one node"
         yield (
             "devices",
-            "tensor parallelism needs devices of one name and size on one node, not MIG instances",
+            f"tensor parallelism needs devices of one name and size{where}, not MIG instances",
         )
     held = model.deployment
     if (
@@ -248,13 +259,20 @@ def named_devices(devices: Sequence[str]) -> str:
     return ", ".join(devices[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _alike(devices: Sequence[Device]) -> bool:
-    """Whether one model can be split over ``devices``."""
+def _in_parts(devices: Sequence[Device], degree: int) -> bool:
+    """Whether each ``degree`` of ``devices``, in order, are on a node of their own."""
+    nodes = [device.node for device in devices]
+    parts = [set(nodes[i : i + degree]) for i in range(0, len(nodes), degree)]
+    return len(parts) == len(set(nodes)) and all(len(part) == 1 for part in parts)
+
+
+def _alike(devices: Sequence[Device], *, split: bool = False) -> bool:
+    """Whether one model can be split over ``devices``; ``split``: over several nodes."""
     if len(devices) == 1:
         return True
     sizes = [device.total_bytes for device in devices]
     return (
-        len({(device.node, device.kind, device.name) for device in devices}) == 1
+        len({("" if split else device.node, device.kind, device.name) for device in devices}) == 1
         and all(device.mig is None for device in devices)
         and max(sizes) <= min(sizes) * (1 + SIZE_TOLERANCE)
     )
@@ -266,6 +284,9 @@ def least_bytes(action: Load, model: Model) -> int:
     if profile is None or not profile.exact:
         return 0
     least = profile.weight_bytes // action.settings.tensor_parallel_size
+    parts = action.settings.pipeline_parallel_size
+    if parts > 1:
+        least //= UNEVEN * parts
     if profile.dtype == "float32" and action.settings.dtype in ("half", "float16", "bfloat16"):
         least //= 2
     seen = [m.per_device_bytes for m in model.measured if m.runtime is action.runtime]

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from modelium.lifecycle import ModelState
-from modelium.models import Deployment, EvictionCause, Fleet, Model, Node, Unload
+from modelium.models import (
+    Deployment,
+    EvictionCause,
+    Fleet,
+    Model,
+    Node,
+    RuntimeName,
+    Unload,
+)
 from modelium.policy.action_checks import Fault
 from modelium.policy.policy import Policy
 
@@ -113,6 +121,16 @@ def load_node_faults(
         fault = refusal(model, node, fleet, policy, waking=waking)
         if fault is not None:
             yield fault
+
+
+def spans_faults(runtime: RuntimeName, nodes: Iterable[str], fleet: Fleet) -> Iterator[Fault]:
+    """Yield the ``nodes`` that can hold no part of a model over several nodes."""
+    for name in nodes:
+        status, node = fleet.runtime_on(runtime, name), fleet.nodes_by_name.get(name)
+        if status is None or not status.spans_nodes:
+            yield ("spans-nodes", f"{runtime} on node {name} splits no model over several nodes")
+        elif node is None or not node.report.address:
+            yield ("spans-nodes", f"node {name} names no address; set gateway.advertise there")
 
 
 def unload_node_faults(

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelium.errors import ModeliumError, Unavailable, UnknownModel
 from modelium.models import Priority, Upstream
 from modelium.routing.model_queue import ModelQueue
-from modelium.traffic import TrafficBook
 
 REPEAT_DEMAND_S = 2.0
 """Interval at which demand is reported while requests wait: a report that was lost (a restart of
@@ -39,13 +38,29 @@ class RoutingMetrics(Protocol):
         """``model`` opened while requests waited for it."""
 
 
+class RequestCounts(Protocol):
+    """Counts requests: `TrafficBook`, or what a worker reports to it."""
+
+    def on_arrival(self, model: str) -> None:
+        """A request for ``model`` arrived."""
+
+    def on_waiting(self, model: str, change: int, priority: Priority | None = None) -> None:
+        """``change`` (+1/-1) requests of the class ``priority`` wait for ``model``."""
+
+    def on_started(self, model: str) -> None:
+        """A request is forwarded to the engine."""
+
+    def on_finished(self, model: str, *, latency_s: float, failed: bool) -> None:
+        """It has ended."""
+
+
 class AdmissionControl:
     """Bounds how many requests wait and for how long, and reports demand while they do."""
 
     def __init__(
         self,
         *,
-        traffic: TrafficBook,
+        traffic: RequestCounts,
         listener: DemandListener,
         metrics: RoutingMetrics,
         max_waiting_per_model: int,
@@ -70,6 +85,15 @@ class AdmissionControl:
         self._max_waiting_per_model = max_waiting_per_model
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The arguments of `limit` that apply."""
+        return {
+            "max_waiting_per_model": self._max_waiting_per_model,
+            "max_waiting": self._max_waiting,
+            "max_wait_s": self._max_wait_s,
+        }
 
     async def wait(
         self, queue: ModelQueue, priority: Priority | None, since: float | None = None

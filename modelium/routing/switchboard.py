@@ -18,8 +18,10 @@ from modelium.routing.admission import (
     Admission,
     AdmissionControl,
     DemandListener,
+    RequestCounts,
     RoutingMetrics,
 )
+from modelium.routing.mirror import Mirror, Mirrors
 from modelium.routing.model_queue import ModelQueue
 from modelium.traffic import TrafficBook
 
@@ -53,6 +55,7 @@ class Switchboard:
         max_wait_s: float,
         max_waiting: int = 4096,
         repeat_demand_s: float = REPEAT_DEMAND_S,
+        counts: RequestCounts | None = None,
     ) -> None:
         """Start with every model closed.
 
@@ -65,12 +68,13 @@ class Switchboard:
             max_waiting: requests that may wait for all models together; each holds its body
                 in memory.
             repeat_demand_s: interval at which demand is reported while requests wait.
+            counts: counts in place of ``traffic``, where another process keeps that.
         """
         self.traffic = traffic
         self._listener = listener
         self._metrics = metrics
         self._control = AdmissionControl(
-            traffic=traffic,
+            traffic=counts or traffic,
             listener=listener,
             metrics=metrics,
             max_waiting_per_model=max_waiting_per_model,
@@ -83,6 +87,27 @@ class Switchboard:
         self._queues: dict[str, ModelQueue] = {}
         self._aside: dict[str, ModelQueue] = {}
         """Requests in flight at upstreams that serve no new ones, by the twin's name."""
+        self._mirrors = Mirrors()
+
+    def attach(self, mirror: Mirror) -> None:
+        """Have ``mirror`` told of all that is routed now, and of every change."""
+        mirror.limit(**self._control.limits)
+        mirror.know(self._known)
+        for model, queue in self._queues.items():
+            if queue.upstream is not None:
+                mirror.open(model, queue.upstream, version=queue.version)
+            else:
+                mirror.expect(model, ready_in_s=queue.retry_after_s, reason=queue.reason)
+        self._mirrors.add(mirror)
+
+    def detach(self, mirror: Mirror) -> None:
+        """Tell ``mirror`` nothing any more."""
+        self._mirrors.discard(mirror)
+
+    def demand(self, model: str) -> None:
+        """Report that requests wait for ``model`` at a mirror."""
+        if model in self._known and self.upstream(model) is None:
+            self._listener.on_demand(model)
 
     def limit(self, *, max_waiting_per_model: int, max_waiting: int, max_wait_s: float) -> None:
         """Have other limits apply from now on; waiting requests keep waiting at most as long."""
@@ -91,6 +116,7 @@ class Switchboard:
             max_waiting=max_waiting,
             max_wait_s=max_wait_s,
         )
+        self._mirrors.limit(**self._control.limits)
 
     def know(self, names: Iterable[str] | Mapping[str, int]) -> None:
         """Set which models exist; requests for any other are refused as unknown.
@@ -101,7 +127,10 @@ class Switchboard:
             names: of all models; a mapping gives the version that a load of each would bring.
         """
         opened = {m: queue.version for m, queue in self._queues.items() if queue.upstream}
+        before = self._known
         self._known = {**opened, **(names if isinstance(names, Mapping) else dict.fromkeys(names))}
+        if self._known != before:
+            self._mirrors.know(self._known)
         for model, queue in tuple(self._queues.items()):
             queue.registered = self._known.get(model)
             if model not in self._known:
@@ -120,7 +149,7 @@ class Switchboard:
         queue = self._queue(model)
         queue.version = version or self._known.get(model)
         queue.registered = self._known.setdefault(model, queue.version)
-        if queue.waiting and queue.upstream is None:
+        if queue.upstream is None and (queue.waiting or self.traffic.pending(model)):
             self._metrics.on_cold_start(model)
         if queue.upstream != upstream:
             queue.count_anew()
@@ -128,16 +157,22 @@ class Switchboard:
         queue.reason = ""
         self._suspects.discard(model)
         queue.release(None)
+        self._mirrors.open(model, upstream, version=queue.version)
 
     def switch(self, model: str, upstream: Upstream, *, version: int, aside: str) -> None:
         """Route new requests for ``model`` to ``upstream``; those in flight end where they are.
 
         ``aside``: the name under which `drained` waits for the latter.
         """
+        self.set_aside(model, aside)
+        self.open(model, upstream, version=version)
+
+    def set_aside(self, model: str, aside: str) -> None:
+        """Close ``model``; `drained` waits for its requests in flight under the name ``aside``."""
         old = self._queues.get(model)
         if old is not None and old.upstream is not None:
             self._aside[aside] = self._queues.pop(model)
-        self.open(model, upstream, version=version)
+        self._mirrors.set_aside(model, aside)
 
     def judge(self, model: str, upstream: Upstream, *, failed: bool) -> None:
         """Count an answer of ``upstream``; the listener is told of a failed one."""
@@ -173,6 +208,7 @@ class Switchboard:
         self._suspects.discard(model)
         if model in self._queues:
             self._queues[model].upstream = None
+        self._mirrors.close(model)
 
     def lost(self, model: str, upstream: Upstream) -> bool:
         """Close ``model`` at ``upstream``, another node's gateway that did not take a request.
@@ -192,6 +228,7 @@ class Switchboard:
             return False
         self.suspect(model)
         queue.upstream = None
+        self._mirrors.close(model)
         return True
 
     def suspect(self, model: str) -> None:
@@ -210,10 +247,11 @@ class Switchboard:
             refusal = Unavailable(str(error), retry_after_s=retry_after_s)
             refusal.reason = error.reason
             self._queues[model].release(refusal)
+        self._mirrors.refuse(model, error, retry_after_s=retry_after_s)
 
     def refuse_all(self, error: ModeliumError, *, retry_after_s: float) -> None:
         """Refuse the requests that wait for any model, as `refuse` does."""
-        for model in self._queues:
+        for model in {*self._queues, *self._known}:
             self.refuse(model, error, retry_after_s=retry_after_s)
 
     def expect(self, model: str, *, ready_in_s: float, reason: str = "") -> None:
@@ -227,6 +265,7 @@ class Switchboard:
         queue = self._queue(model)
         queue.retry_after_s = ready_in_s
         queue.reason = reason
+        self._mirrors.expect(model, ready_in_s=ready_in_s, reason=reason)
 
     def upstream(self, model: str) -> Upstream | None:
         """Where ``model`` answers, if it is open."""
@@ -235,6 +274,10 @@ class Switchboard:
 
     async def drained(self, model: str, *, timeout_s: float) -> bool:
         """Wait up to ``timeout_s`` for the requests in flight; False if some still are."""
+        elsewhere = self._mirrors.drained(model, timeout_s=timeout_s)
+        return all(await asyncio.gather(self._drained(model, timeout_s), elsewhere))
+
+    async def _drained(self, model: str, timeout_s: float) -> bool:
         queue = self._aside.get(model) or self._queues.get(model)
         if queue is None or not queue.in_flight:
             self._aside.pop(model, None)

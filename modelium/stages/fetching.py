@@ -35,8 +35,12 @@ PHASE = "fetching files"
 AT_ONCE = 4
 """Chunks that are fetched at once: enough to keep a link busy, 32 MiB of memory."""
 
-PATIENCE = 3
-"""Failed chunks in a row after which a node is not asked again by this fetch."""
+PATIENCE = 4
+"""Failures in a row after which a node is not asked again by this fetch."""
+
+PAUSE_S = 2.0
+"""For which a node is not asked after a failure: its gateway may be starting, or not know this
+node yet."""
 
 FOLDER = ".fetching"
 """In the repository: what has not arrived as a whole yet."""
@@ -105,8 +109,17 @@ class _Asked:
 
     source: FileSource
     failed: int = 0
-    """Requests in a row."""
+    """How often in a row."""
+    not_before: float = 0.0
+    """When it is asked again, in seconds of the monotonic clock."""
     why: str = ""
+
+    def fail(self, exc: Exception, now: float) -> None:
+        """Count a failure; those of requests that were under way at once are one."""
+        if now >= self.not_before:
+            self.failed += 1
+            self.not_before = now + PAUSE_S
+        self.why = str(exc)
 
 
 @dataclass(slots=True)
@@ -161,12 +174,14 @@ class _Fetch:
 
     async def _manifest(self) -> Manifest:
         version = base_name(self.record.name), self.record.version
-        for asked in list(self.asked):
+        while asked := await self._next(0):
             try:
                 body = await asked.source.manifest(*version)
                 return read_manifest(body, digest=self.record.digest)
-            except (BadManifest, TransientError) as exc:
+            except BadManifest as exc:
                 self._drop(asked, exc)
+            except TransientError as exc:
+                asked.fail(exc, self.services.clock.monotonic())
         raise self._failed([])
 
     async def _chunks(self, into: Partial, manifest: Manifest) -> None:
@@ -192,9 +207,7 @@ class _Fetch:
 
     async def _chunk(self, chunk: Chunk) -> bytes:
         version, turn = (base_name(self.record.name), self.record.version), chunk.index
-        while self._left():
-            left = self._left()
-            asked = left[turn % len(left)]
+        while asked := await self._next(turn):
             turn += 1
             limit = self.services.config.repository.fetch_mib_per_s
             per_s = None if limit is None else limit * MIB
@@ -202,10 +215,7 @@ class _Fetch:
             try:
                 data = await asked.source.chunk(*version, chunk.name, chunk.index, chunk.size)
             except TransientError as exc:
-                asked.failed += 1
-                asked.why = str(exc)
-                if asked.failed >= PATIENCE:
-                    self._drop(asked, exc)
+                asked.fail(exc, self.services.clock.monotonic())
             except BadManifest as exc:
                 self._drop(asked, exc)
             else:
@@ -213,8 +223,15 @@ class _Fetch:
                 return data
         raise self._failed([])
 
-    def _left(self) -> list[_Asked]:
-        return [asked for asked in self.asked if asked.failed < PATIENCE]
+    async def _next(self, turn: int) -> _Asked | None:
+        """Return the node whose turn it is, when one may be asked; ``None``: none is left."""
+        clock = self.services.clock
+        while left := [asked for asked in self.asked if asked.failed < PATIENCE]:
+            ready = [asked for asked in left if asked.not_before <= clock.monotonic()]
+            if ready:
+                return ready[turn % len(ready)]
+            await clock.sleep(min(asked.not_before for asked in left) - clock.monotonic())
+        return None
 
     def _drop(self, asked: _Asked, exc: Exception) -> None:
         """Ask a node no more."""

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from modelium.ports import Clock
 
-POLL_S = 1.0
-"""Between two looks where nothing wakes: a notification may be lost."""
+POLL_S = 5.0
+"""Between two looks where nothing wakes, as `Store.wakeups` does within a second of each change."""
 
 
 class Pulse:

@@ -19,6 +19,7 @@ from modelium.store.departures import Departures
 from modelium.store.events import EventLog
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.key_pools import KeyPools
 from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
 from modelium.store.operator_rules import OperatorRules
@@ -250,6 +251,12 @@ class AsyncQuestions(Face[QuestionLog]):
     prune = off_loop(QuestionLog.prune)
 
 
+class AsyncKeyPools(Face[KeyPools]):
+    """`KeyPools`."""
+
+    settle = off_loop(KeyPools.settle)
+
+
 class AsyncParts(Face[PartTable]):
     """`PartTable`."""
 
@@ -284,6 +291,7 @@ class AsyncStore(Face[Store]):
         self.departures = AsyncDepartures(blocking.departures, threads)
         self.nodes = AsyncNodes(blocking.nodes, threads)
         self.questions = AsyncQuestions(blocking.questions, threads)
+        self.key_pools = AsyncKeyPools(blocking.key_pools, threads)
         self.parts = AsyncParts(blocking.parts, threads)
 
     @property

@@ -20,6 +20,9 @@ APPROVALS_S = 30 * DAY_S
 KEYS_S = 90 * DAY_S
 """For which a revoked or expired API key is still listed."""
 
+POOLS_S = DAY_S
+"""For which the limits of a key are kept that nobody uses: nothing of them is used up by then."""
+
 VERSIONS_S = 365 * DAY_S
 """For which a removed version is remembered, so that its number is not used again."""
 
@@ -38,6 +41,7 @@ def prune(tx: Connection, now: float) -> None:
     _versions(tx, now - VERSIONS_S)
     usage = schema.team_usage
     tx.execute(sa.delete(usage).where(usage.c.hour < (now - USAGE_S) // HOUR_S))
+    tx.execute(sa.delete(schema.key_pools).where(schema.key_pools.c.at < now - POOLS_S))
     known = sa.select(schema.versions.c.digest)
     approvals, keys = schema.approvals, schema.api_keys
     old = approvals.c.at < now - APPROVALS_S

@@ -32,6 +32,7 @@ from modelium.models.base import base_name, instance_name
 from modelium.store import schema
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put
+from modelium.store.wakeup import notify
 
 NO_SETBACKS = Setbacks()
 
@@ -43,13 +44,14 @@ FORGIVEN: Mapping[str, Any] = MappingProxyType(
 
 @contextmanager
 def change(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that may alter what plans depend on: increments the revision."""
+    """Open a transaction that may alter what plans depend on; increments the revision."""
     with engine.begin() as tx:
         tx.execute(
             sa.update(schema.meta)
             .where(schema.meta.c.key == "revision")
             .values(value=schema.meta.c.value + 1)
         )
+        notify(tx)
         yield tx
 
 

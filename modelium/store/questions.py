@@ -11,6 +11,7 @@ from sqlalchemy.engine import Engine
 from modelium.store import schema
 from modelium.store.connection import own_rows, reading
 from modelium.store.lease import database_time
+from modelium.store.wakeup import notify
 
 KEPT_S = 600.0
 """For which a question is kept, answered or not: nobody waits for it any more."""
@@ -36,6 +37,7 @@ class QuestionLog:
         with own_rows(self._engine) as tx:
             row = {"id": id, "node": node, "at": database_time(tx), "document": dict(document)}
             tx.execute(sa.insert(schema.questions).values(**row))
+            notify(tx)
 
     def open(self) -> tuple[Asked, ...]:
         """Return what is not answered yet, the oldest first."""
@@ -52,6 +54,7 @@ class QuestionLog:
             unanswered = sa.and_(table.c.id == id, table.c.answered_at.is_(None))
             fresh = {"answered_at": database_time(tx), "answer": dict(document)}
             tx.execute(sa.update(table).where(unanswered).values(**fresh))
+            notify(tx)
 
     def answered(self, id: str) -> Mapping[str, Any] | None:
         """Return the answer to a question; ``None``: there is none yet."""

@@ -197,6 +197,16 @@ api_keys = sa.Table(
 )
 """``hash``: SHA-256 of the secret, in hex."""
 
+key_pools = sa.Table(
+    "key_pools",
+    metadata,
+    sa.Column("key", sa.String(32), primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("document", sa.JSON, nullable=False),
+)
+"""What is left of the limits of keys that are in use at several gateways; ``at``: when it was last
+used, by the database's own clock."""
+
 standings = sa.Table(
     "standings",
     metadata,

@@ -30,6 +30,7 @@ from modelium.store.exclusive import exclusive
 from modelium.store.faults import THEN, Fault, shown
 from modelium.store.history import History
 from modelium.store.intents import IntentLog
+from modelium.store.key_pools import KeyPools
 from modelium.store.lease import database_time
 from modelium.store.lineage import Lineage
 from modelium.store.nodes import NodeTable
@@ -46,6 +47,7 @@ from modelium.store.states import States
 from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
 from modelium.store.upsert import put
+from modelium.store.wakeup import wakeups
 
 View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
 """Revision, all models, all bookings."""
@@ -80,6 +82,7 @@ class Store:
         self.questions = QuestionLog(engine=engine)
         self.parts = PartTable(engine=engine)
         self.keys = KeyTable(engine=engine, now=now)
+        self.key_pools = KeyPools(engine=engine)
         self.history = History(engine=engine, now=now)
         self.lineage = Lineage(engine=engine, now=now)
         self.states = States(engine=engine, now=now)
@@ -147,6 +150,13 @@ class Store:
             InputError: another one is.
         """
         return exclusive(self._engine, node, heir_of=heir_of)
+
+    def wakeups(self, on_change: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call ``on_change`` after changes, questions and answers of all nodes while inside.
+
+        It is called on a thread of its own, and must return at once. With SQLite it never is.
+        """
+        return wakeups(self._engine, on_change)
 
     def act_as(self, node: str) -> None:
         """Be ``node``: its traffic is counted, and on a shared store no model of others touched."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from modelium.models import Priority, Traffic
 from modelium.ports import Clock, EngineStats
+from modelium.traffic.request_batch import RequestBatch
 from modelium.traffic.tally import Tally
 
 
@@ -54,6 +55,11 @@ class TrafficBook:
             self._tally(model).finish(
                 self._clock.time(), self._clock.monotonic(), latency_s, failed=failed
             )
+
+    def on_batch(self, model: str, batch: RequestBatch) -> None:
+        """Count what a worker has counted; see the methods above."""
+        with self._lock:
+            self._tally(model).take(batch, self._clock.time(), self._clock.monotonic())
 
     def on_answered(
         self, model: str, *, prompt_tokens: int | None, generated_tokens: int | None

@@ -11,6 +11,7 @@ from modelium.ports import EngineStats
 from modelium.traffic.daily_pattern import SLOT_S, merge, with_request
 from modelium.traffic.direct_requests import DirectRequestCounter, DirectRequests
 from modelium.traffic.engine_load import EngineLoad
+from modelium.traffic.request_batch import RequestBatch
 from modelium.traffic.sliding_window import SlidingWindow
 
 HORIZONS_S = (60.0, 300.0, 3600.0, 86400.0)
@@ -71,16 +72,34 @@ class Tally:
         self._direct_counter = DirectRequestCounter()
         self.load = EngineLoad(now)
 
-    def arrive(self, at: float, now: float) -> None:
-        """Count the arrival of a request at ``at`` (epoch), ``now`` (monotonic)."""
+    def arrive(self, at: float, now: float, requests: int = 1) -> None:
+        """Count the arrival of ``requests`` at ``at`` (epoch), ``now`` (monotonic)."""
         self._arrived(at)
-        self._count(now, 1)
+        self.intervals[0] += requests - 1
+        self._count(now, requests)
 
     def start(self, now: float) -> None:
         """Count a request that is forwarded to the engine."""
         self.in_flight += 1
         self._started += 1
         self.note_concurrency(now)
+
+    def take(self, batch: RequestBatch, at: float, now: float) -> None:
+        """Count what a worker has counted since its last batch."""
+        if batch.arrived:
+            self.arrive(at, now, batch.arrived)
+        self._started += batch.started
+        self.in_flight += batch.peak
+        self.note_concurrency(now)
+        ended = len(batch.latencies) + batch.failed
+        self.in_flight += batch.started - ended - batch.peak
+        if ended:
+            self.load.on_ended(ended, now)
+            self.last_request_at = at
+            self.failed += batch.failed
+            self.completed += len(batch.latencies)
+            self._latencies.extend(batch.latencies)
+            self._percentiles = None
 
     def note_concurrency(self, now: float) -> None:
         """Note how many requests there are at once."""

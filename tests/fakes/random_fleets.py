@@ -157,8 +157,8 @@ def _on_node(one: Fleet, node: str, draw: st.DrawFn) -> Fleet:
     for each in one.models:
         held = each.deployment
         if held is not None:
-            there = {"model": named(held.model), "devices": tuple(map(moved, held.devices))}
-            held = held.model_copy(update=there)
+            own = {"model": named(held.model), "devices": tuple(map(moved, held.devices))}
+            held = held.model_copy(update=own)
         models.append(each.model_copy(update={"name": named(each.name), "deployment": held}))
     told = Node(
         name=node,
@@ -166,13 +166,16 @@ def _on_node(one: Fleet, node: str, draw: st.DrawFn) -> Fleet:
         silent_s=draw(st.sampled_from([0.0, 0.0, 0.0, 42.0])),
         strays=draw(st.sampled_from([0, 0, 0, 1])),
         report=NodeReport(
+            address=draw(st.sampled_from(["http://h:1", "http://h:1", None])),
             labels=draw(st.sampled_from([{}, {"zone": "x"}])),
             fetches=draw(st.booleans()),
             settled=draw(st.integers(0, 7)) > 0,
         ),
     )
     devices = (d.model_copy(update={"node": node}) for d in one.devices)
-    runtimes = (r.model_copy(update={"node": node}) for r in one.runtimes)
+    spans = draw(st.integers(0, 3)) > 0
+    there = {"node": node, "spans_nodes": spans}
+    runtimes = (r.model_copy(update=there) for r in one.runtimes)
     return one.model_copy(
         update={
             "models": tuple(models),

@@ -86,7 +86,7 @@ class Fleet:
             self.up(machine)
 
     def join_token(self) -> str:
-        """Return a new token, as a person makes it on a machine that has joined."""
+        """Return a new token, stored as `modelium nodes token` does."""
         token = f"mdj_{secrets.token_urlsafe(32)}"
         hash = hashlib.sha256(token.encode()).hexdigest()
         until = "extract(epoch FROM clock_timestamp()) + 3600"
@@ -129,6 +129,11 @@ class Fleet:
         """Return the models that the store has on ``machine``."""
         places = self.observer.tables().places()
         return frozenset(name for name, found in places.items() if machine.name in found)
+
+    def set_state(self, machine: Machine, state: str) -> None:
+        """Set what `modelium nodes drain` and `cordon` store."""
+        statement = f"UPDATE nodes SET state = '{state}' WHERE name = '{machine.name}'"
+        self.store.sql(statement, database="modelium")
 
     # --- models ---------------------------------------------------------------------------------
 

@@ -68,10 +68,10 @@ def drain(fleet: Fleet, rng: random.Random) -> Figures:
     """Drain a machine: its models move, and are asked all the time."""
     machine = fleet.other(rng)
     began = time.monotonic()
-    fleet.planner().cli("nodes", "drain", machine.name)
+    fleet.set_state(machine, "draining")
     fleet.until(lambda: not fleet.on(machine), what=f"{machine.name} is empty", within_s=120.0)
     took = time.monotonic() - began
-    fleet.planner().cli("nodes", "uncordon", machine.name)
+    fleet.set_state(machine, "active")
     return {"drained_s": took}
 
 

@@ -85,7 +85,8 @@ class Gateway(Section):
     )
     workers: Annotated[PositiveCount, note(unit="processes")] = setting(
         1,
-        "Processes that answer clients on this machine, all on the same port.",
+        "Processes that answer clients on this machine, all on the same port; limits of waiting "
+        "requests and connections are divided among them.",
         why="1: one process serves about a thousand requests a second; more need a core each.",
     )
     token: Token | None = setting(

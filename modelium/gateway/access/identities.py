@@ -43,6 +43,11 @@ class Identities:
             self._wanted.set()
         return found
 
+    @property
+    def count(self) -> int:
+        """How many nodes there are, this one included."""
+        return len(self._nodes)
+
     async def refresh(self) -> None:
         """Read them."""
         self._nodes = await self._read()

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from modelium.errors import ModeliumError
+from modelium.gateway.access.limits import SharedLimits
 from modelium.gateway.asgi import Scope as RequestScope
 from modelium.gateway.problems import HttpProblem
 from modelium.models import Priority
@@ -23,6 +24,9 @@ REFRESH_S = 10.0
 CONCURRENCY_RETRY_S = 1.0
 """Retry-After at the limit of concurrent requests; when one of them ends is unknown."""
 
+OnKeys = Callable[[Mapping[str, ApiKey]], Awaitable[None]]
+"""Is given all keys by the hash of their secret."""
+
 KEY_HOLDER = "modelium.key_holder"
 """Key of the `KeyHolder` in a request's ASGI scope; absent for the operator's token."""
 
@@ -30,10 +34,26 @@ KEY_HOLDER = "modelium.key_holder"
 class KeyHolder:
     """The client that presents one key, and what it uses of the key's limits."""
 
-    __slots__ = ("_at", "_clock", "_concurrent", "_tokens", "key", "priority")
+    __slots__ = ("_at", "_clock", "_concurrent", "_limits", "_tokens", "key", "priority")
 
-    def __init__(self, *, key: ApiKey, priority: Priority | None, clock: Clock) -> None:
-        """``priority``: class of its waiting requests, if the key or its team has one."""
+    def __init__(
+        self,
+        *,
+        key: ApiKey,
+        priority: Priority | None,
+        clock: Clock,
+        limits: SharedLimits | None = None,
+    ) -> None:
+        """Use nothing of its limits yet.
+
+        Args:
+            key: what was presented.
+            priority: class of its waiting requests, if the key or its team has one.
+            clock: for rates and expiry.
+            limits: those that hold over several gateways; ``None``: this is the only one.
+        """
+        limited = key.requests_per_minute is not None or key.max_concurrent is not None
+        self._limits = limits if limited else None
         self.key = key
         self.priority = priority
         self._clock = clock
@@ -58,41 +78,64 @@ class KeyHolder:
         if not self.may_use(model):
             raise HttpProblem(403, f"this key may not use {model}", reason="model-not-allowed")
 
-    def enter(self) -> None:
+    async def admit(self) -> None:
         """Count the start of a request; call `leave` when it ends.
 
         Raises:
             HttpProblem: 429 with Retry-After, too many concurrent requests or rate exceeded (a
                 token bucket of one minute's requests).
         """
+        if self._limits is None:
+            self.enter()
+            return
+        shortage = await self._limits.enter(self.key)
+        if shortage is None:
+            return
+        if shortage.concurrent:
+            raise _too_many(self.key.max_concurrent or 0)
+        raise _too_fast(self.key.requests_per_minute or 0.0, shortage.retry_after_s)
+
+    def enter(self) -> None:
+        """Do what `admit` does, where this is the only gateway."""
         key = self.key
         if key.max_concurrent is not None and self._concurrent >= key.max_concurrent:
-            raise HttpProblem(
-                429,
-                f"this key already has {self._concurrent} concurrent requests, its limit",
-                reason="too-many-at-once",
-                retry_after_s=CONCURRENCY_RETRY_S,
-            )
+            raise _too_many(self._concurrent)
         if key.requests_per_minute is not None:
             self._take(key.requests_per_minute / 60)
         self._concurrent += 1
 
     def leave(self) -> None:
         """Count the end of a request."""
-        self._concurrent -= 1
+        if self._limits is not None:
+            self._limits.leave(self.key)
+        else:
+            self._concurrent -= 1
 
     def _take(self, per_s: float) -> None:
         now = self._clock.monotonic()
         self._tokens = min(max(1.0, per_s * 60), self._tokens + (now - self._at) * per_s)
         self._at = now
         if self._tokens < 1:
-            raise HttpProblem(
-                429,
-                f"this key is limited to {per_s * 60:g} requests per minute",
-                reason="rate-limited",
-                retry_after_s=(1 - self._tokens) / per_s,
-            )
+            raise _too_fast(per_s * 60, (1 - self._tokens) / per_s)
         self._tokens -= 1
+
+
+def _too_many(concurrent: int) -> HttpProblem:
+    return HttpProblem(
+        429,
+        f"this key already has {concurrent} concurrent requests, its limit",
+        reason="too-many-at-once",
+        retry_after_s=CONCURRENCY_RETRY_S,
+    )
+
+
+def _too_fast(per_minute: float, retry_after_s: float) -> HttpProblem:
+    return HttpProblem(
+        429,
+        f"this key is limited to {per_minute:g} requests per minute",
+        reason="rate-limited",
+        retry_after_s=retry_after_s,
+    )
 
 
 class Keyring:
@@ -104,6 +147,7 @@ class Keyring:
         read: Callable[[], Awaitable[Mapping[str, ApiKey]]],
         clock: Clock,
         important_teams: frozenset[str],
+        limits: SharedLimits | None = None,
     ) -> None:
         """Start without keys.
 
@@ -111,16 +155,27 @@ class Keyring:
             read: returns all keys by the hash of their secret.
             clock: for rates and expiry.
             important_teams: teams whose requests have high priority unless their key has one.
+            limits: those that hold over several gateways; ``None``: this is the only one.
         """
+        self._limits = limits
         self._read = read
         self._clock = clock
         self._important_teams = important_teams
         self._holders: dict[str, KeyHolder] = {}
         self._revoked: frozenset[str] = frozenset()
+        self._listeners: list[OnKeys] = []
+
+    def listen(self, listener: OnKeys) -> None:
+        """Have ``listener`` called with all keys after each refresh, which waits for it."""
+        self._listeners.append(listener)
 
     def find(self, secret: bytes) -> KeyHolder | None:
         """Return the holder of ``secret``; ``None``: the key is unknown or revoked."""
         return self._holders.get(digest(secret))
+
+    def holder(self, hashed: str) -> KeyHolder | None:
+        """Return the holder of the key whose secret has this hash; ``None`` as for `find`."""
+        return self._holders.get(hashed)
 
     def is_revoked(self, secret: bytes) -> bool:
         """Whether ``secret`` is that of a key that was revoked, and is still listed."""
@@ -133,8 +188,14 @@ class Keyring:
             holder.priority = self._priority(holder.key)
 
     async def refresh(self) -> None:
-        """Read the keys; the use of the limits of known keys is kept."""
+        """Read the keys."""
         found = await self._read()
+        self.take(found)
+        for listener in self._listeners:
+            await listener(found)
+
+    def take(self, found: Mapping[str, ApiKey]) -> None:
+        """Have these keys apply; the use of the limits of known keys is kept."""
         self._holders = {
             hashed: self._holders.get(hashed) or self._holder(key)
             for hashed, key in found.items()
@@ -154,7 +215,9 @@ class Keyring:
                 logger.exception("cannot read the API keys, the previous ones stay valid")
 
     def _holder(self, key: ApiKey) -> KeyHolder:
-        return KeyHolder(key=key, priority=self._priority(key), clock=self._clock)
+        return KeyHolder(
+            key=key, priority=self._priority(key), clock=self._clock, limits=self._limits
+        )
 
     def _priority(self, key: ApiKey) -> Priority | None:
         if key.priority is None and key.team in self._important_teams:

@@ -28,15 +28,14 @@ from modelium.gateway.problems import HttpProblem, status_of
 from modelium.gateway.proxy.forward import NotTaken, forward, refuse_loop
 from modelium.gateway.proxy.held import MAX_HELD_BYTES, HeldBytes
 from modelium.gateway.proxy.names import ModelReference, Names
-from modelium.gateway.proxy.noting import Noting, OnAnswered
+from modelium.gateway.proxy.noting import AnswerCounts, Noting, OnAnswered
 from modelium.gateway.proxy.reply import CommentedAdmission, EngineFailed, Reply
 from modelium.gateway.proxy.request import Request
 from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.gateway.routes import Outgoing, Route, fields_of, match, model_of, outgoing
-from modelium.models import Upstream
+from modelium.models import Priority, Upstream
 from modelium.ports import Clock
 from modelium.routing.admission import Admission
-from modelium.routing.switchboard import Switchboard
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +50,44 @@ class RefusalMetrics(Protocol):
         """Count a request for ``model`` that got a 429 or 503; ``reason`` is the error's slug."""
 
 
+class Board(Protocol):
+    """Admits requests; see `Switchboard`."""
+
+    @property
+    def traffic(self) -> AnswerCounts:
+        """Counts them."""
+
+    def admit(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        priority: Priority | None = None,
+        arrives: bool = True,
+        since: float | None = None,
+    ) -> Admission:
+        """Return the admission of one request."""
+
+    def upstream(self, model: str) -> Upstream | None:
+        """Where ``model`` answers, if it is open."""
+
+    def judge(self, model: str, upstream: Upstream, *, failed: bool) -> None:
+        """Count an answer of ``upstream``."""
+
+    def suspect(self, model: str) -> None:
+        """Its upstream was unreachable."""
+
+    def lost(self, model: str, upstream: Upstream) -> bool:
+        """Another node's gateway did not take a request; whether ``model`` was closed for that."""
+
+
 class DataPlane:
     """Answers inference requests."""
 
     def __init__(
         self,
         *,
-        switchboard: Switchboard,
+        switchboard: Board,
         client: UpstreamClient,
         names: Names,
         refusals: RefusalMetrics,
@@ -133,7 +163,7 @@ class DataPlane:
             if holder is not None:
                 if route.model:
                     holder.check(named.model)
-                holder.enter()
+                await holder.admit()
             try:
                 with self._held.holding(client) as holding:
                     body = await read_body(

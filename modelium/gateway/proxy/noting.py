@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from modelium.gateway.proxy.request import Request
 from modelium.gateway.proxy.usage import Usage, estimated_tokens
 from modelium.ports import Clock
-from modelium.traffic import TrafficBook
 from modelium.traffic.request_log import LoggedRequest
 
 OnAnswered = Callable[[LoggedRequest], None]
 """Called for each answered request; must return at once."""
+
+
+class AnswerCounts(Protocol):
+    """Counts what answers tell; see `TrafficBook`."""
+
+    def on_answered(
+        self, model: str, *, prompt_tokens: int | None, generated_tokens: int | None
+    ) -> None:
+        """An answer reports these tokens."""
+
+    def on_sized(self, model: str, tokens: int) -> None:
+        """A request had about so many tokens."""
+
+    def on_too_long(self, model: str, context: int) -> None:
+        """The engine refused a request as too long for its context."""
 
 
 class Noting:
@@ -20,7 +35,7 @@ class Noting:
     def __init__(
         self,
         *,
-        traffic: TrafficBook,
+        traffic: AnswerCounts,
         clock: Clock,
         on_answered: OnAnswered | None,
         on_forwarded: OnAnswered | None,

@@ -147,6 +147,7 @@ class MemoryOperations:
         return self.dropped
 
     versions: Any = None
+    files: Any = None
 
     async def model(self, model: str) -> Model:
         return self._model(model)

@@ -9,7 +9,8 @@ from modelium.models import Fleet, MeasuredLoad, Model, RuntimeName, Traffic
 from modelium.models.load_time import load_seconds
 from modelium.policy.backoff import LONGEST_PAUSE_S
 from modelium.routing.wait_estimate import WaitEstimate, estimate_wait
-from tests.fakes.fleets import NOW, model
+from tests.fakes.fleets import NOW, loaded, model
+from tests.fakes.node_fleets import node, over
 
 WAITED_FOR = Traffic(pending=1)
 
@@ -130,3 +131,27 @@ def test_a_quarantined_model_is_hopeless_for_good() -> None:
     assert estimate_wait(failed, fleet(failed)) == WaitEstimate(
         ready_in_s=LONGEST_PAUSE_S, reason="quarantined", backing_off=True, quarantined=True
     )
+
+
+def test_loads_of_several_nodes_run_at_once() -> None:
+    ahead = [known(f"m{i}", ModelState.LOADING, 60.0, state_since=NOW - 5) for i in range(2)]
+    queued = known("q", ModelState.QUEUED, 30.0, queued_at=NOW - 1)
+    nodes = [node("a"), node("b"), node("c", state="cordoned")]
+    seen = estimate_wait(queued, over(*nodes, models=(*ahead, queued)))
+    assert seen.ready_in_s == 30.0 + 120.0 / 2
+
+
+def test_a_wait_counts_the_transfer_where_no_node_that_loads_has_the_files() -> None:
+    fetching = node("a", report={"fetches": True, "fetch_bytes_per_s": 1024**3})
+    gone = node("b", state="cordoned")
+    subject = known("m", ModelState.UNLOADED, 30.0)
+    world = over(fetching, gone, models=(subject,), files={"m": frozenset({"b"})})
+    assert estimate_wait(subject, world).ready_in_s == 40.0
+    there = over(fetching, gone, models=(subject,), files={"m": frozenset({"a", "b"})})
+    assert estimate_wait(subject, there).ready_in_s == 30.0
+
+
+def test_a_model_of_a_silent_node_is_loaded_elsewhere() -> None:
+    held = loaded("m", "a/g0")
+    seen = estimate_wait(held, over(node("a", silent_s=42), node("b"), models=(held,)))
+    assert seen.reason.startswith("node a has been silent for 42 s")

@@ -157,11 +157,16 @@ def outlived_departure(store: Store) -> None:
     insert(store, schema.departures, {**row, "price_s": 30.0, "until": store._now()})
 
 
+def outlived_pool(store: Store) -> None:
+    insert(store, schema.key_pools, {"key": "k", "at": store._now(), "document": {}})
+
+
 OUTLIVED: dict[str, tuple[Callable[[Store], None], float]] = {
     "approvals": (outlived_approval, pruning.APPROVALS_S),
     "api_keys": (outlived_key, pruning.KEYS_S),
     "versions": (outlived_version, pruning.VERSIONS_S),
     "departures": (outlived_departure, KEPT_S),
+    "key_pools": (outlived_pool, pruning.POOLS_S),
 }
 """Table → what leaves a row of no use, and for how long it is kept."""
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
+from modelium.errors import FailureKind, LoadFailed, ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Node, NodeReport, RuntimeName
 from modelium.models.parts import Part, PartState
@@ -194,21 +194,6 @@ async def test_no_engine_is_started_before_every_node_has_the_files(world: World
         await loading
     assert world.runtime.loads == before + 1
     await nodes.leave()
-
-
-async def test_a_load_is_given_up_when_the_node_of_a_part_is_silent(world: World) -> None:
-    nodes = await TwoNodes.made(world)
-    decision = nodes.booked()
-    world.clock.hurried = False
-    loading = asyncio.create_task(load(world.services, model="tiny", decision=decision))
-    await nodes.part_is("wanted")
-    nodes.heard(0)
-    world.clock.hurried = True
-    world.clock.advance(POLL_S)
-    with pytest.raises(Unavailable, match="there, which loads a part of it, is silent"):
-        await loading
-    assert world.store.view()[2] == ()
-    assert [stray.model for stray in world.store.nodes.strays("there")] == ["tiny"]
 
 
 async def test_a_part_that_is_not_wanted_any_more_is_not_started(world: World) -> None:

@@ -32,14 +32,23 @@ class Answering:
         services = self._services
         try:
             while True:
-                if services.store.plans:
-                    for question in await services.store.questions.open():
-                        if question.id not in self._at:
-                            self._at.add(question.id)
-                            self._tasks.start(self._answer(question), name=f"ask {question.id}")
+                try:
+                    await self._begin_new()
+                except ModeliumError as exc:
+                    logger.warning("what other nodes ask could not be read: %s", exc)
                 await services.pulse.wait(services.clock)
         finally:
             await self._tasks.aclose()
+
+    async def _begin_new(self) -> None:
+        """Begin to answer each question that is open and nobody here is at."""
+        store = self._services.store
+        if not store.plans:
+            return
+        for question in await store.questions.open():
+            if question.id not in self._at:
+                self._at.add(question.id)
+                self._tasks.start(self._answer(question), name=f"ask {question.id}")
 
     async def _answer(self, one: Asked) -> None:
         services, decision = self._services, None

@@ -177,3 +177,20 @@ async def test_a_clock_that_is_minutes_off_changes_nothing(cluster: Cluster, off
         assert abs(cluster.model(name).state_since - b.store.time()) < 60
     assert cluster.planners() == ["a"]
     assert not any(node.silent for node in b.store.nodes.all())
+
+
+async def test_a_planner_that_missed_the_database_for_a_moment_answers_as_before(
+    cluster: Cluster,
+) -> None:
+    a = await cluster.add("a")
+    await cluster.add("b")
+    cluster.register("m")
+    await cluster.round()
+    a.lose_store()
+    await cluster.round()
+    await cluster.round()
+    a.regain_store()
+    await cluster.round()
+    assert cluster.planners() == ["a"]
+    assert cluster.answers("a")
+    assert await cluster.answered("b", "m") in ("a", "b")

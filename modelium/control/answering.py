@@ -51,6 +51,12 @@ class Answering:
                 self._tasks.start(self._answer(question), name=f"ask {question.id}")
 
     async def _answer(self, one: Asked) -> None:
+        try:
+            await self._decide(one)
+        finally:
+            self._at.discard(one.id)
+
+    async def _decide(self, one: Asked) -> None:
         services, decision = self._services, None
         try:
             question, plan = asked(one.document, now=services.clock.time())
@@ -63,8 +69,6 @@ class Answering:
         except Exception as exc:
             logger.exception("a question of %s could not be answered", one.node)
             answer = failed(ModeliumError(f"the node that plans failed to decide: {exc}"))
-        finally:
-            self._at.discard(one.id)
         await services.store.questions.answer(one.id, answer)
         if decision is not None and decision.outcome == "accepted":
             await self._begin(decision)

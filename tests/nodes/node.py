@@ -150,7 +150,7 @@ class SimulatedNode:
     async def recover(self) -> None:
         """Adopt what still runs on the machine, as at the start of the service."""
         await recover(self.services)
-        self.membership.settled = True
+        await self.membership.settle()
 
     def lose_store(self) -> None:
         """Have every transaction of this node fail from now on, as in a partition."""

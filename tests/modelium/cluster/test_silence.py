@@ -7,8 +7,7 @@ import pytest
 from modelium.errors import InputError, NotPlanner, Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Plan, Trigger
-from modelium.models.nodes import SILENT_S
-from modelium.stages.heartbeat import FENCED_S
+from modelium.models.nodes import FENCED_S, SILENT_S
 from modelium.stages.monitor import SETTLE_S
 from modelium.store.planner_lease import TTL_S
 from tests.nodes.cluster import Cluster

@@ -19,6 +19,7 @@ from modelium.models import Deployment, Node, NodeReport, NodeState
 from modelium.store import queries, schema
 from modelium.store.connection import own_rows, reading
 from modelium.store.lease import database_time
+from modelium.store.planner_lease import NAME as PLANNER
 from modelium.store.planner_lease import PlannerLease
 from modelium.store.upsert import put, put_missing
 
@@ -100,6 +101,7 @@ class NodeTable:
         counts = sa.select(lost.c.node, sa.func.count().label("strays")).group_by(lost.c.node)
         with self._reading, reading(self._engine) as tx:
             now = database_time(tx)
+            planner = self._planner_of(tx, now)
             strays = {row.node: row.strays for row in tx.execute(counts)}
             marks = sa.select(table.c.name, table.c.state, table.c.seen_at).order_by(table.c.name)
             rows = tx.execute(marks).all()
@@ -115,12 +117,22 @@ class NodeTable:
                     name=row.name,
                     state=row.state,
                     silent_s=max(0.0, now - row.seen_at),
+                    plans=row.name == planner,
                     strays=strays.get(row.name, 0),
                     report=self._read[row.name][1],
                 )
                 for row in rows
                 if row.name in self._read
             )
+
+    @staticmethod
+    def _planner_of(tx: Connection, now: float) -> str | None:
+        """Return the node that holds the planner's lease."""
+        table = schema.leases
+        held = sa.and_(table.c.name == PLANNER, table.c.until > now)
+        holder = tx.scalar(sa.select(table.c.holder).where(held))
+        # A holder is called by its node, then by what tells it from another of that name.
+        return holder.partition(" ")[0] if holder else None
 
     def _reports(self, tx: Connection, names: list[str]) -> dict[str, tuple[float, NodeReport]]:
         table = schema.nodes

@@ -21,7 +21,7 @@ from modelium.models import Fleet, Model
 from modelium.store import async_store
 from tests.invariants import ledger
 from tests.invariants.database import of_postgresql
-from tests.nodes import Machine, SimulatedNode, registered
+from tests.nodes import Machine, SimulatedNode, files_of, registered
 from tests.postgresql import Server
 
 LOADED = 0.8
@@ -64,8 +64,7 @@ class Simulation:
         names = [node_name(i) for i in range(nodes)]
         self._machines = {name: Machine(name, clock=clock, load_s=load_s) for name in names}
         self._offload = PlannerSubprocess(clock=clock)
-        files = folder / "files"
-        files.mkdir()
+        files = files_of(folder)
         fleet = wide_fleet(nodes=nodes, models=models, loaded=LOADED, need=0.95)
         now = time.time()
         stored = [self._stored(model, fleet, files, now) for model in fleet.models]

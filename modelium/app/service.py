@@ -192,7 +192,7 @@ async def running(
         await recover(services, left)
         ready.set()
         if member:
-            member.settled = True
+            await member.settle()
         reloader.listen(gateway.apply)
         reloader.listen(partial(_limit, services.switchboard))
         await stack.enter_async_context(

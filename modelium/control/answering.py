@@ -32,16 +32,31 @@ class Answering:
         services = self._services
         try:
             while True:
-                if services.store.plans:
-                    for question in await services.store.questions.open():
-                        if question.id not in self._at:
-                            self._at.add(question.id)
-                            self._tasks.start(self._answer(question), name=f"ask {question.id}")
+                try:
+                    await self._begin_new()
+                except ModeliumError as exc:
+                    logger.warning("what other nodes ask could not be read: %s", exc)
                 await services.pulse.wait(services.clock)
         finally:
             await self._tasks.aclose()
 
+    async def _begin_new(self) -> None:
+        """Begin to answer each question that is open and nobody here is at."""
+        store = self._services.store
+        if not store.plans:
+            return
+        for question in await store.questions.open():
+            if question.id not in self._at:
+                self._at.add(question.id)
+                self._tasks.start(self._answer(question), name=f"ask {question.id}")
+
     async def _answer(self, one: Asked) -> None:
+        try:
+            await self._decide(one)
+        finally:
+            self._at.discard(one.id)
+
+    async def _decide(self, one: Asked) -> None:
         services, decision = self._services, None
         try:
             question, plan = asked(one.document, now=services.clock.time())
@@ -54,8 +69,6 @@ class Answering:
         except Exception as exc:
             logger.exception("a question of %s could not be answered", one.node)
             answer = failed(ModeliumError(f"the node that plans failed to decide: {exc}"))
-        finally:
-            self._at.discard(one.id)
         await services.store.questions.answer(one.id, answer)
         if decision is not None and decision.outcome == "accepted":
             await self._begin(decision)

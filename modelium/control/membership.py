@@ -44,8 +44,7 @@ class Membership:
         self._services = services
         self._identity = digest(secret)
         self._published: dict[str, Traffic] = {}
-        self.settled = False
-        """Whether this node has compared the store with its engines since it started."""
+        self._settled = False
 
     async def join(self, token: str | None) -> None:
         """Join the nodes of the store, or come back.
@@ -62,6 +61,14 @@ class Membership:
         await services.store.history.adopt_traffic()
         if new:
             await services.store.events.append("node.joined", node=services.node)
+
+    async def settle(self) -> None:
+        """Say that this node has compared the store with its engines, and takes models."""
+        self._settled = True
+        try:
+            await self.beat()
+        except ModeliumError as exc:
+            logger.warning("the store did not take this node's heartbeat: %s", exc)
 
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
@@ -127,7 +134,7 @@ class Membership:
             shares=config.repository.shared,
             fetch_bytes_per_s=services.fetched.bytes_per_s or (rate and rate * MIB),
             activity=self._activity(),
-            settled=self.settled,
+            settled=self._settled,
         )
 
     def _named(self, status: RuntimeStatus) -> RuntimeStatus:

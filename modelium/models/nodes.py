@@ -16,6 +16,11 @@ SILENT_S = 15.0
 """A node whose last heartbeat is older is silent: what it holds is unknown, and stays booked."""
 
 
+FENCED_S = 10.0
+"""Without a heartbeat for this long a node begins nothing, and nothing is placed there: a third
+less than the time after which others may take its models over."""
+
+
 class NodeReport(Frozen):
     """What a node says of itself with each heartbeat."""
 
@@ -60,7 +65,7 @@ class Node(Frozen):
     def placeable(self) -> bool:
         """Whether models may be loaded there."""
         settled = self.report.settled and not self.strays
-        return self.state == "active" and not self.silent and settled
+        return self.state == "active" and self.silent_s <= FENCED_S and settled
 
     def runtime(self, name: RuntimeName) -> RuntimeStatus | None:
         """Return the state of one of its runtimes; ``None``: it has none of that name."""

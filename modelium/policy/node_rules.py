@@ -18,6 +18,7 @@ from modelium.models import (
     RuntimeName,
     Unload,
 )
+from modelium.models.nodes import FENCED_S
 from modelium.policy.action_checks import Fault
 from modelium.policy.policy import Policy
 
@@ -28,7 +29,7 @@ def closed(node: Node, *, waking: bool = False) -> Fault | None:
     ``waking``: of a model that sleeps there, which an operator's cordon does not keep asleep.
     """
     name = node.name
-    if node.silent:
+    if node.silent_s > FENCED_S:
         return ("node-silent", silence(node))
     if not node.report.settled:
         return ("node-unsettled", f"node {name} still compares the store with its engines")

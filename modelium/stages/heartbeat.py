@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from modelium.errors import Unavailable
-
-FENCED_S = 10.0
-"""Without a heartbeat for this long nothing new is begun here: a third less than the time after
-which others may take its models over."""
+from modelium.models.nodes import FENCED_S
 
 
 class Heartbeat:

@@ -32,6 +32,7 @@ from modelium.stages.silence import relieve
 from modelium.stages.snapshot import digest, snapshot, with_history
 from modelium.stages.trace_page import page
 from modelium.store import new_id
+from modelium.store.basis import Basis
 
 logger = logging.getLogger(__name__)
 
@@ -93,36 +94,42 @@ async def place_here(services: Services, question: Question, plan: Plan | None =
     advice, trace = (None, {}) if plan is not None else await _advice(services, question)
     handed = plan if plan is not None and plan.author != OPERATOR else None
     for attempt in range(STALE_ATTEMPTS):
-        fleet = await snapshot(services)
-        if question.trigger is Trigger.DEMAND and question.model in fleet.models_by_name:
-            wanted = fleet.models_by_name[question.model]
-            if await relieve(services, fleet, (wanted,)):
-                fleet = await snapshot(services)
-        # A reload replaces it, and makes the store's revision that of a later snapshot.
-        policy = services.policy
-        if plan is None or _is_stale(plan, fleet):
-            # Advice takes seconds; what it is applied to is the fleet of now.
-            now = replace(question, now=services.clock.time())
-            plan = await services.brain.decide(now, fleet, policy, advice)
-        services.telemetry.on_decision(
-            author=plan.author,
-            trigger=plan.trigger.value,
-            seconds=services.clock.monotonic() - began,
-            fallback=plan.fallback,
-        )
-        began = services.clock.monotonic()
-        advised = advice is not None and plan.author == advice.author
-        final = plan is not handed and not advised
-        try:
-            return await _accept(services, plan, fleet, policy, trace, final=final)
-        except StalePlan as exc:
-            if advised and attempt + 1 >= ADVISED_ATTEMPTS:
-                advice = Advice(fallback=f"stale-advice: {exc}")
-            pause = random.uniform(0.0, 0.05) * (attempt + 1)  # noqa: S311 - no secret
-            await services.clock.sleep(pause)
-            plan = plan if plan.author == OPERATOR else None
-            handed = None
+        async with services.planning:
+            fleet = await _fleet(services, question)
+            # A reload replaces it, and makes the store's revision that of a later snapshot.
+            policy = services.policy
+            if plan is None or _is_stale(plan, fleet):
+                # Advice takes seconds; what it is applied to is the fleet of now.
+                now = replace(question, now=services.clock.time())
+                plan = await services.brain.decide(now, fleet, policy, advice)
+            services.telemetry.on_decision(
+                author=plan.author,
+                trigger=plan.trigger.value,
+                seconds=services.clock.monotonic() - began,
+                fallback=plan.fallback,
+            )
+            began = services.clock.monotonic()
+            advised = advice is not None and plan.author == advice.author
+            final = plan is not handed and not advised
+            try:
+                return await _accept(services, plan, fleet, policy, trace, final=final)
+            except StalePlan as exc:
+                if advised and attempt + 1 >= ADVISED_ATTEMPTS:
+                    advice = Advice(fallback=f"stale-advice: {exc}")
+        pause = random.uniform(0.0, 0.05) * (attempt + 1)  # noqa: S311 - no secret
+        await services.clock.sleep(pause)
+        plan = plan if plan.author == OPERATOR else None
+        handed = None
     raise StalePlan("the fleet kept changing while plans were made; try again")
+
+
+async def _fleet(services: Services, question: Question) -> Fleet:
+    """Return the fleet of now; what is asked for on a silent node is queued again before."""
+    fleet = await snapshot(services)
+    wanted = fleet.models_by_name.get(question.model or "")
+    if wanted is None or question.trigger is not Trigger.DEMAND:
+        return fleet
+    return await snapshot(services) if await relieve(services, fleet, (wanted,)) else fleet
 
 
 OPERATOR = "operator"
@@ -208,7 +215,10 @@ async def _accept(
         if trace or (plan.subject is not None and plan.trigger is not Trigger.DEMAND):
             await services.store.decisions.record(decision)
         return decision
-    decision = await services.store.accept(plan, snapshot_digest=fleet_digest, trace=trace)
+    basis = Basis.of(plan, fleet) if services.node else None
+    decision = await services.store.accept(
+        plan, snapshot_digest=fleet_digest, trace=trace, basis=basis
+    )
     await _record_waiting(services, decision, fleet)
     return decision
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class Services:
     """How files are fetched from other nodes; ``None``: they are not."""
     peers: Peers | None = None
     """How requests reach other nodes; ``None``: they do not."""
+    planning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from a snapshot to the acceptance of the plan that is made on it."""
     pulse: Pulse = field(default_factory=Pulse)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     requests: RequestLog = field(default_factory=RequestLog)

@@ -22,6 +22,7 @@ from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Booking, Decision, Event, Model, ModelProfile, Plan, Priority, Wishes
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
+from modelium.store.basis import Basis
 from modelium.store.connection import connect, migrate, reading
 from modelium.store.decisions import DecisionLog, save_decision
 from modelium.store.departures import Departures, forget, note_loads, save_departures
@@ -306,15 +307,24 @@ class Store:
 
     # --- plans ----------------------------------------------------------------------------
 
-    def accept(self, plan: Plan, *, snapshot_digest: str, trace: Mapping[str, Any]) -> Decision:
+    def accept(
+        self,
+        plan: Plan,
+        *,
+        snapshot_digest: str,
+        trace: Mapping[str, Any],
+        basis: Basis | None = None,
+    ) -> Decision:
         """Book everything that ``plan`` needs and mark its models, or change nothing.
 
         Loads become LOADING with their bookings, unloads DRAINING with their bookings marked
         as releasing, queued models QUEUED, rejected ones FAILED. Departures count against the
         budgets of `brain.may` from then on.
 
+        ``basis``: what the plan relies on; ``None``: on everything.
+
         Raises:
-            StalePlan: the store changed since `Plan.revision`.
+            StalePlan: the store, or the basis, changed since `Plan.revision`.
             NotPlanner: another node plans by now.
         """
         now = self._now()
@@ -324,7 +334,8 @@ class Store:
         with self._change() as tx:
             epoch = self.planner.check(tx)
             decision = decision.model_copy(update={"epoch": epoch, "node": self.history.node})
-            if queries.revision(tx) != plan.revision + 1:
+            changed = queries.revision(tx) != plan.revision + 1
+            if changed and (basis is None or not basis.holds(tx, plan)):
                 raise StalePlan("the fleet changed while the plan was made; planning again")
             for action in plan.actions:
                 try:

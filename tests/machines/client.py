@@ -18,6 +18,9 @@ from tests.machines.network import HUB, Network
 WITHIN_S = 100.0
 """How long a client waits; the gateways give up a request that waits for its model before."""
 
+SHUTTING_DOWN = "Modelium is shutting down"
+"""What a gateway tells those who wait when it is stopped: ask another one."""
+
 PAUSE_S = (0.1, 0.6)
 """Between two requests of one client."""
 
@@ -94,8 +97,8 @@ class Account:
     def judge(self) -> None:
         """Say of each request what became of it.
 
-        ``answered``: as it should be. ``gone``: its connection broke with its own gateway's
-        machine. ``lost``: it was on its way when the machine with its model went. Whatever else
+        ``answered``: as it should be. ``gone``: its own gateway's machine went, which broke the
+        connection, or its service was stopped while the request waited. ``lost``: it was on its way when the machine with its model went. Whatever else
         did not get its answer is wrong: there was a place to go.
         """
         for request in self.requests:
@@ -110,7 +113,8 @@ class Account:
             return "answered"
         for away in self.away:
             during = request.sent <= away.until and ended >= away.since
-            if away.machine == request.gateway and request.status is None and during:
+            ended_there = request.status is None or SHUTTING_DOWN in request.said
+            if away.machine == request.gateway and ended_there and during:
                 return "gone"
             on_its_way = request.sent <= away.since <= ended
             if on_its_way and request.model in away.models and request.status != 200:

@@ -37,6 +37,14 @@ def test_a_connection_breaks_with_its_own_gateway_alone() -> None:
     assert verdict(broken, Away(machine="one", since=1.0, until=9.0)) == "wrong"
 
 
+def test_a_gateway_that_is_stopped_sends_those_who_wait_away() -> None:
+    told = request(status=503, said="Modelium is shutting down; retry later")
+
+    assert verdict(told, Away(machine="one", since=11.0)) == "gone"
+    assert verdict(told, Away(machine="two", since=11.0)) == "wrong"
+    assert verdict(request(status=503), Away(machine="one", since=11.0)) == "wrong"
+
+
 @pytest.mark.parametrize("status", [502, 503, None])
 def test_what_was_on_its_way_to_a_machine_that_went_is_lost(status: int | None) -> None:
     away = Away(machine="two", since=11.0, models=frozenset({"m"}))

@@ -4,6 +4,6 @@ The benchmark of many machines runs them in real time, tests in that of a clock 
 """
 
 from tests.nodes.machine import GPUS, Machine
-from tests.nodes.node import SimulatedNode, registered, text_model
+from tests.nodes.node import SimulatedNode, files_of, registered, text_model
 
-__all__ = ["GPUS", "Machine", "SimulatedNode", "registered", "text_model"]
+__all__ = ["GPUS", "Machine", "SimulatedNode", "files_of", "registered", "text_model"]

@@ -18,7 +18,7 @@ from tests.fakes.clock import START, FakeClock
 from tests.invariants import ledger
 from tests.invariants.database import of_postgresql
 from tests.nodes.machine import Machine
-from tests.nodes.node import SimulatedNode, registered, text_model
+from tests.nodes.node import SimulatedNode, files_of, registered, text_model
 from tests.postgresql import Server, set_time
 
 ROUND_S = 0.25
@@ -127,6 +127,10 @@ class Cluster:
         """Return the nodes that believe to plan."""
         return [name for name, node in self.nodes.items() if node.services.store.plans]
 
+    def answers(self, name: str) -> bool:
+        """Whether a node still answers, while it plans, what others ask."""
+        return not self._loops[name][0].done()
+
     # --- time ---------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
@@ -203,14 +207,11 @@ class Cluster:
 
     def register(self, *names: str, gib: float = 60.0) -> None:
         """Register models that are not loaded; two of them do not fit one GPU."""
-        files = self._folder / "files"
-        files.mkdir(exist_ok=True)
         at = START + self._elapsed
-        registered(self.url, [_model(name, gib, files, at) for name in names])
+        registered(self.url, [_model(name, gib, files_of(self._folder), at) for name in names])
 
     def place(self, name: str, node: str, *, gib: float = 60.0) -> None:
         """Register a model that is ready on a machine that is up."""
-        self.register()  # its folder
         at, machine = START + self._elapsed, self.machines[node]
         instance = instance_name(name, 1)
         deployment = Deployment(
@@ -227,7 +228,7 @@ class Cluster:
         )
         booked = Booking(model=name, device=machine.ids[0], bytes=int((gib + 8) * GIB))
         ready = {"state": ModelState.READY, "deployment": deployment}
-        model = _model(name, gib, self._folder / "files", at).model_copy(update=ready)
+        model = _model(name, gib, files_of(self._folder), at).model_copy(update=ready)
         registered(self.url, [model], [booked])
         machine.hold(deployment, {booked.device: booked.bytes})
 

@@ -81,7 +81,7 @@ class SimulatedNode:
         self.store = Store(engine=connect(url), now=clock.time, on_event=lambda _event: None)
         self.has_store = True
         sa.event.listen(self.store._engine, "begin", self._on_begin)
-        settings = config(folder, self.name, advertise=advertise, **orchestration)
+        settings = config(folder, self.name, url=url, advertise=advertise, **orchestration)
         runtimes: Any = {machine.name: machine}
         policy = settings.policy()
         self.launcher = StageLauncher(
@@ -150,7 +150,7 @@ class SimulatedNode:
     async def recover(self) -> None:
         """Adopt what still runs on the machine, as at the start of the service."""
         await recover(self.services)
-        self.membership.settled = True
+        await self.membership.settle()
 
     def lose_store(self) -> None:
         """Have every transaction of this node fail from now on, as in a partition."""
@@ -184,14 +184,16 @@ async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 def config(
-    folder: Path, node: str, *, advertise: str | None = None, **orchestration: Any
+    folder: Path, node: str, *, url: str, advertise: str | None = None, **orchestration: Any
 ) -> Config:
     """Return the configuration of one of several nodes."""
     return Config.model_validate(
         {
+            "store": {"url": url},
             "vllm": {"enabled": True},
             "gateway": {"drain_grace_seconds": 0.0, "advertise": advertise},
             "ingest": {"verify_at_load": False},
+            "repository": {"shared": True},
             "orchestration": {
                 "node": node,
                 "model_repository": str(folder / "repository"),
@@ -211,6 +213,13 @@ def text_model(gib: float) -> ModelProfile:
         weight_bytes=int(gib * GIB),
         runtimes=(RuntimeSupport(runtime=RuntimeName.VLLM, supported=True),),
     )
+
+
+def files_of(folder: Path) -> Path:
+    """Return the folder of all models' files, made in the repository below ``folder``."""
+    files = folder / "repository" / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    return files
 
 
 def registered(url: str, models: Iterable[Model], bookings: Iterable[Booking] = ()) -> None:

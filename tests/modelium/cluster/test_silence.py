@@ -7,8 +7,7 @@ import pytest
 from modelium.errors import InputError, NotPlanner, Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Plan, Trigger
-from modelium.models.nodes import SILENT_S
-from modelium.stages.heartbeat import FENCED_S
+from modelium.models.nodes import FENCED_S, SILENT_S
 from modelium.stages.monitor import SETTLE_S
 from modelium.store.planner_lease import TTL_S
 from tests.nodes.cluster import Cluster
@@ -177,3 +176,20 @@ async def test_a_clock_that_is_minutes_off_changes_nothing(cluster: Cluster, off
         assert abs(cluster.model(name).state_since - b.store.time()) < 60
     assert cluster.planners() == ["a"]
     assert not any(node.silent for node in b.store.nodes.all())
+
+
+async def test_a_planner_that_missed_the_database_for_a_moment_answers_as_before(
+    cluster: Cluster,
+) -> None:
+    a = await cluster.add("a")
+    await cluster.add("b")
+    cluster.register("m")
+    await cluster.round()
+    a.lose_store()
+    await cluster.round()
+    await cluster.round()
+    a.regain_store()
+    await cluster.round()
+    assert cluster.planners() == ["a"]
+    assert cluster.answers("a")
+    assert await cluster.answered("b", "m") in ("a", "b")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from modelium.errors import Unavailable
-from modelium.models.nodes import SILENT_S
-from modelium.stages.heartbeat import FENCED_S, Heartbeat
+from modelium.models.nodes import FENCED_S, SILENT_S
+from modelium.stages.heartbeat import Heartbeat
 
 
 def test_a_node_that_is_alone_needs_no_heartbeat() -> None:

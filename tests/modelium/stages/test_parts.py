@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from modelium.errors import FailureKind, LoadFailed, ModeliumError, Unavailable
+from modelium.errors import FailureKind, LoadFailed, ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, LoadSettings, Node, NodeReport, RuntimeName
 from modelium.models.parts import Part, PartState
@@ -14,7 +14,7 @@ from modelium.stages.evict import evict
 from modelium.stages.load import load
 from modelium.stages.monitor import reconcile
 from modelium.stages.part_work import due
-from modelium.stages.parts import addresses, trouble
+from modelium.stages.parts import POLL_S, addresses, trouble
 from modelium.stages.unloading import UNLOAD_S
 from tests.fakes.devices import CPU
 from tests.modelium.conftest import World
@@ -105,6 +105,7 @@ async def test_memory_is_given_back_only_when_every_node_has_ended_its_part(worl
         await nodes.part_is("ending")
         assert (nodes.state(), len(world.store.view()[2])) == (ModelState.UNLOADING, 2)
         world.clock.hurried = True
+        world.clock.advance(POLL_S)
         nodes.other.unload_gate.set()
         await leaving
     assert world.store.view()[2] == ()
@@ -154,8 +155,13 @@ async def test_what_a_silent_node_runs_becomes_a_stray(world: World) -> None:
     async with nodes.serving():
         await load(world.services, model="tiny", decision=decision)
         await nodes.part_is("running")
+    world.clock.hurried = False
+    leaving = asyncio.create_task(evict(world.services, models=["tiny"]))
+    await nodes.part_is("ending")
     nodes.heard(0)
-    await evict(world.services, models=["tiny"])
+    world.clock.hurried = True
+    world.clock.advance(POLL_S)
+    await leaving
     assert nodes.state() is ModelState.UNLOADED
     assert [stray.model for stray in world.store.nodes.strays("there")] == ["tiny"]
 
@@ -183,24 +189,11 @@ async def test_no_engine_is_started_before_every_node_has_the_files(world: World
     await world.clock.asleep()
     assert world.runtime.loads == before
     world.clock.hurried = True
+    world.clock.advance(POLL_S)
     async with nodes.serving():
         await loading
     assert world.runtime.loads == before + 1
     await nodes.leave()
-
-
-async def test_a_load_is_given_up_when_the_node_of_a_part_is_silent(world: World) -> None:
-    nodes = await TwoNodes.made(world)
-    decision = nodes.booked()
-    world.clock.hurried = False
-    loading = asyncio.create_task(load(world.services, model="tiny", decision=decision))
-    await nodes.part_is("wanted")
-    nodes.heard(0)
-    world.clock.hurried = True
-    with pytest.raises(Unavailable, match="there, which loads a part of it, is silent"):
-        await loading
-    assert world.store.view()[2] == ()
-    assert [stray.model for stray in world.store.nodes.strays("there")] == ["tiny"]
 
 
 async def test_a_part_that_is_not_wanted_any_more_is_not_started(world: World) -> None:

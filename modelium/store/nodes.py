@@ -18,6 +18,7 @@ from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Node, NodeReport, NodeState
 from modelium.store import queries, schema
 from modelium.store.connection import own_rows, reading
+from modelium.store.documents import parsed
 from modelium.store.lease import database_time
 from modelium.store.planner_lease import NAME as PLANNER
 from modelium.store.planner_lease import PlannerLease
@@ -140,7 +141,7 @@ class NodeTable:
             return {}
         query = sa.select(table.c.name, table.c.seen_at, table.c.document)
         found = tx.execute(query.where(table.c.name.in_(names)))
-        return {r.name: (r.seen_at, NodeReport.model_validate(r.document)) for r in found}
+        return {r.name: (r.seen_at, parsed(NodeReport, r.document)) for r in found}
 
     def identities(self) -> Mapping[str, str]:
         """Return `digest` of a secret → the node that keeps it."""
@@ -226,7 +227,7 @@ class NodeTable:
         """Note the deployments on ``node`` as strays, and queue their models again."""
         gone, now = [], database_time(tx)
         documents = tx.scalars(sa.select(schema.deployments.c.document)).all()
-        for deployment in map(Deployment.model_validate, documents):
+        for deployment in (parsed(Deployment, document) for document in documents):
             name = deployment.model
             if node not in deployment.nodes or (names is not None and name not in names):
                 continue
@@ -249,7 +250,7 @@ class NodeTable:
         table = schema.strays
         with reading(self._engine) as tx:
             found = tx.scalars(sa.select(table.c.document).where(table.c.node == node))
-            return tuple(Deployment.model_validate(document) for document in found)
+            return tuple(parsed(Deployment, document) for document in found)
 
     def cleared(self, node: str, model: str) -> None:
         """Note that ``node`` runs nothing of a stray any more."""

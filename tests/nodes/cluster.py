@@ -100,6 +100,7 @@ class Cluster:
             raise
         self.nodes[name] = node
         self.look(name)
+        self.advance(0.001)  # two heartbeats are never at the same time
         await node.recover()
         self._loops[name] = [
             asyncio.create_task(run()) for run in (node.answering.run, node.demand.run)

@@ -27,7 +27,11 @@ from modelium.stages.services import Services
 
 @asynccontextmanager
 async def background(
-    services: Services, loop: Loop, demand: Demand, reloader: Reloader, member: Membership | None
+    services: Services,
+    loop: Loop,
+    demand: Demand,
+    reloader: Reloader,
+    member: Membership | None = None,
 ) -> AsyncIterator[None]:
     """Run the loop, decisions on demand, and the watchers of folders and configuration.
 

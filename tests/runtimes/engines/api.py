@@ -96,6 +96,8 @@ class Api:
 class Recipe:
     """`runtimes.engines.recipe.EngineRecipe` of an engine with the simplest log and counters."""
 
+    spans_nodes = False
+
     def __init__(self, *, name: RuntimeName = RuntimeName.VLLM, probed: bool = True) -> None:
         self.name = name
         self.probed = probed

@@ -132,6 +132,7 @@ async def running(
         stack.push_async_callback(planner_subprocess.aclose)
         brain = build_brain(config, clock, store, environ, RulePlanner(offload=planner_subprocess))
         signals, metrics = Signals(), Metrics()
+        metrics.node = node.name
         services = assembled(
             config,
             steady,

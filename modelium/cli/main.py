@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from modelium import __version__
-from modelium.cli import brain, keys, outcome_tables, prefect, tables
+from modelium.cli import brain, keys, nodes, outcome_tables, prefect, tables
 from modelium.cli import config as config_commands
 from modelium.cli.backup import register as register_backup
 from modelium.cli.completion import model_names
@@ -68,6 +68,7 @@ app = typer.Typer(
 )
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
+app.add_typer(nodes.app, name="nodes")
 app.add_typer(brain.app, name="brain")
 app.add_typer(prefect.app, name="prefect")
 register_up(app)

@@ -62,10 +62,11 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
     """Return the table of `modelium ls`; on a narrow terminal reasons are below it."""
     wide = width >= WIDE
     team = ["team"] if any(row.get("team") for row in rows) else []
-    columns = ["model", *team, "state", "runtime", "memory", "idle"]
+    node = ["node"] if any(row.get("nodes") for row in rows) else []
+    columns = ["model", *team, "state", *node, "runtime", "memory", "idle"]
     if wide:
-        columns = ["model", *team, "state", "runtime", "device", "memory", "idle", "QPS", "reason"]
-    table = _table(*columns, right={"memory", "idle", "QPS"}, unwrapped=True)
+        columns = [*columns[:-2], "device", "memory", "idle", "QPS", "reason"]
+    table = plain_table(*columns, right={"memory", "idle", "QPS"}, unwrapped=True)
     reasons: list[Text] = []
     for row in rows:
         name = row["name"] + (" 📌" if row["pinned"] else "")
@@ -74,6 +75,7 @@ def models(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
             "model": name,
             "team": Text(visible(row.get("team") or "–")),
             "state": Text(state(row), style=COLOURS.get(state(row), "")),
+            "node": ", ".join(row.get("nodes", ())) or "–",
             "runtime": row["runtime"] or "–",
             "device": ", ".join(row["devices"]) or "–",
             "memory": size(row["resident_bytes"] or row["booked_bytes"]),
@@ -91,7 +93,7 @@ def drops(rows: list[dict[str, Any]], *, now: float, width: int = WIDE) -> Rende
     """Return the table of the drops that are no models; narrow ones as that of `models`."""
     wide = width >= WIDE
     columns = ["drop", "state", "since", *(["reason"] if wide else ())]
-    table = _table(*columns, right={"since"}, unwrapped=True)
+    table = plain_table(*columns, right={"since"}, unwrapped=True)
     reasons: list[Text] = []
     for row in rows:
         name = visible(row["name"])
@@ -127,7 +129,7 @@ def drop(row: dict[str, Any]) -> list[Text]:
 def teams(rows: list[dict[str, Any]]) -> Table:
     """Return the table of `modelium teams`."""
     right = {"weight", "models", "loaded", "queued", "memory", "GPU-seconds\nin 24 h"}
-    table = _table(
+    table = plain_table(
         "team",
         "weight",
         "models",
@@ -193,7 +195,7 @@ def _expiry(at: float | None) -> str:
 
 def plan(document: dict[str, Any]) -> Table:
     """Return the actions of a plan and the candidates that it rejected."""
-    table = _table("action", "model", "runtime", "devices", "memory", "reason")
+    table = plain_table("action", "model", "runtime", "devices", "memory", "reason")
     for action in document["actions"]:
         table.add_row(
             action["action"],
@@ -303,7 +305,7 @@ def advised(rows: list[dict[str, Any]], *, width: int = WIDE) -> RenderableType:
     """Return the table of `modelium brain ls`; a narrow one is without what the LLM cost."""
     wide, cost = width >= WIDE, ("replies", "seconds", "tokens")
     columns = ["id", "time", "trigger", "subject", "decided by", *((*cost, "reason") * wide)]
-    table = _table(*columns, right=cost, unwrapped=True)
+    table = plain_table(*columns, right=cost, unwrapped=True)
     reasons: list[Text] = []
     for row in rows:
         made, trace = row["plan"], row["trace"]
@@ -332,7 +334,7 @@ def event(document: dict[str, Any]) -> Text:
     return Text.assemble((at, "dim"), f"  {document['kind']}  ", (visible(detail), "dim"))
 
 
-def _table(*columns: str, right: Container[str] = (), unwrapped: bool = False) -> Table:
+def plain_table(*columns: str, right: Container[str] = (), unwrapped: bool = False) -> Table:
     """Return an empty table. If ``unwrapped``, only the column ``reason`` wraps its text."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:

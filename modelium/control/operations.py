@@ -11,6 +11,7 @@ from modelium.control import notices
 from modelium.control.approval import Wanted, admit
 from modelium.control.file_share import FileShare
 from modelium.control.intents import Intents
+from modelium.control.node_operations import NodeOperations
 from modelium.control.reload import ConfigSource, Reloaded, Reloader
 from modelium.control.request_lines import store_lines
 from modelium.control.signals import Signals
@@ -88,6 +89,7 @@ class Operations:
         self._intents = Intents(services=services)
         self.versions = VersionOperations(services=services, intents=self._intents)
         self.files = FileShare(services=services)
+        self.nodes = NodeOperations(services=services)
 
     async def fleet(self) -> Fleet:
         """Return the current snapshot of the fleet."""

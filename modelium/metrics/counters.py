@@ -45,6 +45,8 @@ class Metrics:
     def __init__(self) -> None:
         """Start without a fleet."""
         self._fleet: Fleet | None = None
+        self.node = ""
+        """Of several, the one that shows this."""
         self._phases: set[str] = set()
         self._registry = CollectorRegistry()
         self._registry.register(_FleetCollector(self))
@@ -242,7 +244,7 @@ class _FleetCollector:
     def collect(self) -> Iterator[Metric]:
         fleet = self._metrics.fleet
         if fleet is not None:
-            yield from families(fleet)
+            yield from families(fleet, node=self._metrics.node)
 
     def describe(self) -> Iterable[Metric]:
         # Without this method, registering would collect.

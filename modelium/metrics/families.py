@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from modelium.lifecycle import ModelState
+from modelium.metrics.node_families import node_families, planner_family
 from modelium.metrics.team_families import team_families
 from modelium.models import Booking, Device, Fleet, Model
 
@@ -22,15 +23,55 @@ def device_labels(devices: Iterable[Device]) -> dict[str, str]:
     return {d.id: d.label if used[d.label] == 1 else f"{d.node}/{d.index}" for d in found}
 
 
-def families(fleet: Fleet) -> Iterator[Metric]:
-    """Yield the gauges of ``fleet``."""
+def families(fleet: Fleet, *, node: str = "") -> Iterator[Metric]:
+    """Yield the gauges of ``fleet``.
+
+    Args:
+        fleet: with the devices, runtimes and models of all nodes.
+        node: that they are shown on. Each shows what it answers for itself, and the one that plans
+            also what is nobody's: over all nodes, each series is there once.
+    """
     labels = device_labels(fleet.devices)
-    yield from _model_families(fleet, labels)
-    yield from _work_families(fleet, labels)
-    yield from _memory_families(fleet)
-    yield from _device_families(fleet, labels)
-    yield from _fleet_families(fleet)
-    yield from team_families(fleet)
+    shown, whole = _share(fleet, node)
+    yield from _model_families(shown, labels)
+    yield from _work_families(shown, labels)
+    yield from _memory_families(_of_models(shown))
+    yield from _device_families(shown, labels)
+    yield from _own_families(shown)
+    if whole:
+        yield from _fleet_families(fleet)
+        yield from team_families(fleet)
+        yield from node_families(fleet)
+    if fleet.nodes:
+        yield planner_family(fleet, node)
+
+
+def _share(fleet: Fleet, node: str) -> tuple[Fleet, bool]:
+    """Return what ``node`` shows of ``fleet``, and whether it shows what is nobody's, too."""
+    own = fleet.nodes_by_name.get(node)
+    if own is None:
+        return fleet, True
+    models = tuple(
+        m for m in fleet.models if (m.deployment.node == node if m.deployment else own.plans)
+    )
+    names, begins = {model.name for model in models}, f"{node}/"
+    fields = {
+        "models": models,
+        "devices": tuple(device for device in fleet.devices if device.node == node),
+        "runtimes": tuple(runtime for runtime in fleet.runtimes if runtime.node == node),
+        "bookings": tuple(
+            b for b in fleet.bookings if b.model in names or b.device.startswith(begins)
+        ),
+    }
+    return fleet.model_copy(update=fields), own.plans
+
+
+def _of_models(fleet: Fleet) -> Fleet:
+    """Return ``fleet`` without bookings of what others answer for: parts of models over nodes."""
+    if not fleet.nodes:
+        return fleet
+    held = tuple(b for b in fleet.bookings if b.model in fleet.models_by_name)
+    return fleet.model_copy(update={"bookings": held})
 
 
 def _model_families(fleet: Fleet, labels: dict[str, str]) -> Iterator[Metric]:
@@ -237,6 +278,9 @@ def _fleet_families(fleet: Fleet) -> Iterator[Metric]:
         "Longest time that a model has been queued; 0 if none is.",
         value=max(0.0, fleet.at - min(waiting, default=fleet.at)),
     )
+
+
+def _own_families(fleet: Fleet) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "modelium_snapshot_timestamp_seconds",
         "Time of the control loop's last snapshot (seconds since the epoch).",

@@ -50,6 +50,8 @@ class Node(Frozen):
     state: NodeState = "active"
     silent_s: float = 0.0
     """Seconds since its last heartbeat, by the database's clock."""
+    plans: bool = False
+    """Whether it holds the planner's lease."""
     strays: int = 0
     """Engines that it may still run of models which were loaded elsewhere while it was silent."""
     report: NodeReport = NodeReport()

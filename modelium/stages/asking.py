@@ -13,6 +13,7 @@ from modelium.policy import PlanRejected
 from modelium.ports import Question
 from modelium.stages.services import Services
 from modelium.store import new_id
+from modelium.store.documents import parsed
 
 PATIENCE_S = 300.0
 """For an answer: another node may have to take over first, and an LLM may be asked."""
@@ -62,7 +63,7 @@ def asked(document: Mapping[str, Any], *, now: float) -> tuple[Question, Plan | 
         unload_idle=document["unload_idle"],
     )
     plan = document["plan"]
-    return replace(question, now=now), None if plan is None else Plan.model_validate(plan)
+    return replace(question, now=now), None if plan is None else parsed(Plan, plan)
 
 
 def decided(decision: Decision) -> dict[str, Any]:
@@ -83,9 +84,9 @@ def failed(error: ModeliumError) -> dict[str, Any]:
 
 def _read(answer: Mapping[str, Any]) -> Decision:
     if "decision" in answer:
-        return Decision.model_validate(answer["decision"])
+        return parsed(Decision, answer["decision"])
     if violations := answer["violations"]:
-        raise PlanRejected([Violation.model_validate(one) for one in violations])
+        raise PlanRejected([parsed(Violation, one) for one in violations])
     if answer["reason"] == StalePlan.reason:
         raise StalePlan(answer["error"])
     error = (TransientError if answer["transient"] else ModeliumError)(answer["error"])

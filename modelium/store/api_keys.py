@@ -12,6 +12,7 @@ from modelium.models import api_keys
 from modelium.models.api_keys import ApiKey, IssuedKey, KeyTerms
 from modelium.store import schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 
 
 class KeyTable:
@@ -40,7 +41,7 @@ class KeyTable:
         """Return all keys, revoked ones too, by the hash of their secret."""
         with reading(self._engine) as tx:
             rows = tx.execute(sa.select(schema.api_keys.c.hash, schema.api_keys.c.document))
-            return {row.hash: ApiKey.model_validate(row.document) for row in rows}
+            return {row.hash: parsed(ApiKey, row.document) for row in rows}
 
     def revoke(self, id: str) -> ApiKey:
         """Revoke a key; revoking it again changes nothing.
@@ -53,7 +54,7 @@ class KeyTable:
             document = tx.scalar(sa.select(table.c.document).where(table.c.id == id))
             if document is None:
                 raise InputError(f"no key has the id {id!r}; `modelium keys ls` lists the keys")
-            key = ApiKey.model_validate(document)
+            key = parsed(ApiKey, document)
             if key.revoked_at is None:
                 key = key.model_copy(update={"revoked_at": self._now()})
                 tx.execute(

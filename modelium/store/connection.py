@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
 
 from modelium import private
 from modelium.config.folders import make
 from modelium.errors import InputError
-from modelium.store import faults, postgresql
+from modelium.store import faults, postgresql, schema
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -23,6 +28,8 @@ BUSY_TIMEOUT_S = 10.0
 """How long a SQLite writer waits for another writer; transactions take milliseconds. Clients of the
 admin API wait longer, so that they are told."""
 
+
+SINCE = "since"
 
 READS = "modelium_reads"
 """Execution option of connections that only read."""
@@ -58,14 +65,47 @@ def own_rows(engine: Engine) -> Iterator[Connection]:
 
 
 def migrate(engine: Engine) -> None:
-    """Migrate the schema under the write lock, since several processes may start at once."""
+    """Migrate the schema under the write lock, since several processes may start at once.
+
+    Tables that a newer Modelium has changed stay as they are, where it has only added to them.
+
+    Raises:
+        InputError: it has changed what this version uses.
+    """
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql(postgresql.MIGRATE)
+        if _is_newer(connection, ScriptDirectory.from_config(config)):
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _is_newer(connection: Connection, scripts: ScriptDirectory) -> bool:
+    """Whether a newer Modelium has made these tables; raises `InputError` if this one cannot go on.
+
+    The row ``since`` of the table ``meta`` is the first revision whose Modelium can use them.
+    """
+    found = MigrationContext.configure(connection).get_current_revision()
+    head = scripts.get_current_head() or ""
+    if found is None or found in {script.revision for script in scripts.walk_revisions()}:
+        return False
+    table = schema.meta
+    since = connection.scalar(sa.select(table.c.value).where(table.c.key == SINCE))
+    if since is None or since > int(head):
+        raise InputError(
+            f"a newer Modelium has changed its tables (revision {found}, this one knows {head}); "
+            "upgrade Modelium on this machine, too"
+        )
+    logger.warning(
+        "a newer Modelium has added to the store's tables (revision %s, this one knows %s): this "
+        "machine goes on, and should be upgraded soon",
+        found,
+        head,
+    )
+    return True
 
 
 def file_of(url: str) -> Path | None:

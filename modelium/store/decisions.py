@@ -13,6 +13,7 @@ from modelium.models import Decision
 from modelium.models.base import base_name
 from modelium.store import schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 from modelium.store.upsert import put, put_missing
 
 KEPT = 20_000
@@ -41,7 +42,7 @@ class DecisionLog:
             if row is None or row["outcome"] == "failed":
                 return
             ended = {**row, "outcome": outcome, "detail": detail, "finished_at": self._now()}
-            save_decision(tx, Decision.model_validate(ended))
+            save_decision(tx, parsed(Decision, ended))
 
     def abandon(self, decision_id: str, *, detail: str) -> None:
         """Mark a decision that is still open as failed; a finished one stays as it is."""
@@ -49,7 +50,7 @@ class DecisionLog:
             row = tx.scalar(_document(decision_id))
             if row is not None and row["outcome"] == "accepted":
                 ended = {"outcome": "failed", "detail": detail, "finished_at": self._now()}
-                save_decision(tx, Decision.model_validate({**row, **ended}))
+                save_decision(tx, parsed(Decision, {**row, **ended}))
 
     def accepted(self, since: float) -> list[Decision]:
         """Return the decisions since ``since`` (epoch) that have not ended, the oldest first."""
@@ -58,7 +59,7 @@ class DecisionLog:
             table.c.at >= since, table.c.document["outcome"].as_string() == "accepted"
         )
         with reading(self._engine) as tx:
-            return [Decision.model_validate(row) for row in tx.scalars(query.order_by(table.c.at))]
+            return [parsed(Decision, row) for row in tx.scalars(query.order_by(table.c.at))]
 
     def get(self, decision_id: str) -> Decision:
         """Return one decision.
@@ -70,7 +71,7 @@ class DecisionLog:
             row = tx.scalar(_document(decision_id))
         if row is None:
             raise InputError(f"no decision has the id {decision_id!r}")
-        return Decision.model_validate(row)
+        return parsed(Decision, row)
 
     def newest(
         self, *, model: str | None = None, advised: bool = False, limit: int = 20
@@ -91,7 +92,7 @@ class DecisionLog:
                 schema.decision_models, schema.decision_models.c.decision == schema.decisions.c.id
             ).where(schema.decision_models.c.model == model)
         with reading(self._engine) as tx:
-            return [Decision.model_validate(row) for row in tx.scalars(query.limit(limit))]
+            return [parsed(Decision, row) for row in tx.scalars(query.limit(limit))]
 
     def prune(self) -> None:
         """Delete all but the newest `KEPT`."""

@@ -11,6 +11,7 @@ from modelium.models import Decision, Departure, DepartureKind, Load, Queue, Tri
 from modelium.policy.departures import noted
 from modelium.store import schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 from modelium.store.upsert import put_missing
 
 READ = 500
@@ -106,7 +107,7 @@ def forget(tx: Connection, now: float) -> None:
 
 def _departure(row: sa.Row[tuple[object, ...]]) -> Departure:
     known = {k: v for k, v in row._mapping.items() if k != "decision" and v is not None}
-    return Departure.model_validate(known)
+    return parsed(Departure, known)
 
 
 def _write(tx: Connection, row: sa.Row[tuple[object, ...]], one: Departure) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Engine
 from modelium.models import Event
 from modelium.store import schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 
 KEPT = 100_000
 """Events that `prune` leaves: about 40 MB at the usual size."""
@@ -51,7 +52,7 @@ class EventLog:
             query = query.where(schema.events.c.model == model)
         with reading(self._engine) as tx:
             found = tx.execute(query.order_by(schema.events.c.id.desc()).limit(limit)).mappings()
-            return [Event.model_validate(dict(row)) for row in found]
+            return [parsed(Event, dict(row)) for row in found]
 
     def prune(self) -> None:
         """Delete all but the newest `KEPT`."""

@@ -18,6 +18,7 @@ from modelium.models import MeasuredLoad, Traffic
 from modelium.models.nodes import SILENT_S
 from modelium.store import schema
 from modelium.store.connection import own_rows, reading
+from modelium.store.documents import parsed
 from modelium.store.lease import database_time
 from modelium.store.upsert import add, put
 from modelium.traffic.request_log import LoggedRequest
@@ -113,7 +114,7 @@ class History:
         query = sa.select(table.c.model, table.c.document).where(table.c.node == self.node)
         with reading(self._engine) as tx:
             found = tx.execute(query)
-            return {row.model: Traffic.model_validate(row.document) for row in found}
+            return {row.model: parsed(Traffic, row.document) for row in found}
 
     def publish(self, traffic: Mapping[str, Traffic]) -> None:
         """Store what waits and is in flight at this node, for the one that plans."""
@@ -137,7 +138,7 @@ class History:
         with reading(self._engine) as tx:
             heard = nodes.c.seen_at > database_time(tx) - SILENT_S
             for row in tx.execute(query.where(table.c.node != self.node, heard)):
-                found.setdefault(row.model, []).append(Traffic.model_validate(row.document))
+                found.setdefault(row.model, []).append(parsed(Traffic, row.document))
         return {model: tuple(seen) for model, seen in found.items()}
 
     def log(self, lines: Sequence[LoggedRequest]) -> None:

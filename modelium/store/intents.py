@@ -11,6 +11,7 @@ from modelium.errors import InputError
 from modelium.models import Intent
 from modelium.store import schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 from modelium.store.upsert import put
 
 KEPT = 10_000
@@ -43,7 +44,7 @@ class IntentLog:
             row = tx.scalar(query)
         if row is None:
             raise InputError(f"no intent has the id {intent_id!r}")
-        return Intent.model_validate(row)
+        return parsed(Intent, row)
 
     def pending(self) -> list[Intent]:
         """Return the intents that have not ended, the oldest first."""
@@ -52,7 +53,7 @@ class IntentLog:
             table.c.document["state"].as_string() == "pending"
         )
         with reading(self._engine) as tx:
-            return [Intent.model_validate(row) for row in tx.scalars(query.order_by(table.c.at))]
+            return [parsed(Intent, row) for row in tx.scalars(query.order_by(table.c.at))]
 
     def abandon(self, intent_id: str, *, detail: str) -> None:
         """Mark an intent that is still pending as failed; one that has ended stays as it is."""
@@ -79,4 +80,4 @@ class IntentLog:
         """Return intents, the newest first."""
         query = sa.select(schema.intents.c.document).order_by(schema.intents.c.at.desc())
         with reading(self._engine) as tx:
-            return [Intent.model_validate(row) for row in tx.scalars(query.limit(limit))]
+            return [parsed(Intent, row) for row in tx.scalars(query.limit(limit))]

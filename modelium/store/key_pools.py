@@ -10,6 +10,7 @@ from sqlalchemy.engine import Engine
 from modelium.models.key_pools import Ask, Grant, Pool, settled
 from modelium.store import schema
 from modelium.store.connection import own_rows
+from modelium.store.documents import parsed
 from modelium.store.lease import database_time
 from modelium.store.upsert import put, put_missing
 
@@ -35,7 +36,7 @@ class KeyPools:
             put_missing(tx, table, [{"key": key, "at": 0.0, "document": empty} for key in keys])
             query = sa.select(table.c.key, table.c.document).where(table.c.key.in_(keys))
             locked = query.order_by(table.c.key).with_for_update()
-            found = {row.key: Pool.model_validate(row.document) for row in tx.execute(locked)}
+            found = {row.key: parsed(Pool, row.document) for row in tx.execute(locked)}
             now = database_time(tx)
             for key in keys:
                 pool, grants[key] = settled(found[key], asks[key], gateway=gateway, now=now)

@@ -14,6 +14,7 @@ from modelium.lifecycle import SETTLED, ModelState
 from modelium.models import Model, ModelProfile, Removal, Version
 from modelium.store import queries, schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 
 
 class Lineage:
@@ -40,7 +41,7 @@ class Lineage:
         with reading(self._engine) as tx:
             rows = tx.execute(query.order_by(v.c.model, v.c.version.desc())).mappings()
             return [
-                Version.model_validate({field: row[field] for field in Version.model_fields})
+                parsed(Version, {field: row[field] for field in Version.model_fields})
                 for row in rows
             ]
 

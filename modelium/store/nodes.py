@@ -18,7 +18,9 @@ from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Node, NodeReport, NodeState
 from modelium.store import queries, schema
 from modelium.store.connection import own_rows, reading
+from modelium.store.documents import parsed
 from modelium.store.lease import database_time
+from modelium.store.planner_lease import NAME as PLANNER
 from modelium.store.planner_lease import PlannerLease
 from modelium.store.upsert import put, put_missing
 
@@ -100,6 +102,7 @@ class NodeTable:
         counts = sa.select(lost.c.node, sa.func.count().label("strays")).group_by(lost.c.node)
         with self._reading, reading(self._engine) as tx:
             now = database_time(tx)
+            planner = self._planner_of(tx, now)
             strays = {row.node: row.strays for row in tx.execute(counts)}
             marks = sa.select(table.c.name, table.c.state, table.c.seen_at).order_by(table.c.name)
             rows = tx.execute(marks).all()
@@ -115,6 +118,7 @@ class NodeTable:
                     name=row.name,
                     state=row.state,
                     silent_s=max(0.0, now - row.seen_at),
+                    plans=row.name == planner,
                     strays=strays.get(row.name, 0),
                     report=self._read[row.name][1],
                 )
@@ -122,13 +126,22 @@ class NodeTable:
                 if row.name in self._read
             )
 
+    @staticmethod
+    def _planner_of(tx: Connection, now: float) -> str | None:
+        """Return the node that holds the planner's lease."""
+        table = schema.leases
+        held = sa.and_(table.c.name == PLANNER, table.c.until > now)
+        holder = tx.scalar(sa.select(table.c.holder).where(held))
+        # A holder is called by its node, then by what tells it from another of that name.
+        return holder.partition(" ")[0] if holder else None
+
     def _reports(self, tx: Connection, names: list[str]) -> dict[str, tuple[float, NodeReport]]:
         table = schema.nodes
         if not names:
             return {}
         query = sa.select(table.c.name, table.c.seen_at, table.c.document)
         found = tx.execute(query.where(table.c.name.in_(names)))
-        return {r.name: (r.seen_at, NodeReport.model_validate(r.document)) for r in found}
+        return {r.name: (r.seen_at, parsed(NodeReport, r.document)) for r in found}
 
     def identities(self) -> Mapping[str, str]:
         """Return `digest` of a secret → the node that keeps it."""
@@ -214,7 +227,7 @@ class NodeTable:
         """Note the deployments on ``node`` as strays, and queue their models again."""
         gone, now = [], database_time(tx)
         documents = tx.scalars(sa.select(schema.deployments.c.document)).all()
-        for deployment in map(Deployment.model_validate, documents):
+        for deployment in (parsed(Deployment, document) for document in documents):
             name = deployment.model
             if node not in deployment.nodes or (names is not None and name not in names):
                 continue
@@ -237,7 +250,7 @@ class NodeTable:
         table = schema.strays
         with reading(self._engine) as tx:
             found = tx.scalars(sa.select(table.c.document).where(table.c.node == node))
-            return tuple(Deployment.model_validate(document) for document in found)
+            return tuple(parsed(Deployment, document) for document in found)
 
     def cleared(self, node: str, model: str) -> None:
         """Note that ``node`` runs nothing of a stray any more."""

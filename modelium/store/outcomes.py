@@ -21,6 +21,7 @@ from modelium.outcomes.attempts import Setup
 from modelium.outcomes.derivation import Step
 from modelium.store import schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 
 BOOKED = ("accepted", "done", "failed")
 """Outcomes of decisions that were carried out, at least in part."""
@@ -220,5 +221,5 @@ def _classes(tx: Connection, identities: Collection[Identity]) -> dict[Identity,
             ).where(v.model == model, v.version == version)
         ).one_or_none()
         if row is not None and row.format in list(ModelFormat):
-            found[model, version] = ModelClass.model_validate(dict(row._mapping))
+            found[model, version] = parsed(ModelClass, dict(row._mapping))
     return found

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 from modelium.models.parts import Part
 from modelium.store import queries, schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 from modelium.store.lease import database_time
 from modelium.store.upsert import put
 
@@ -75,7 +76,7 @@ class PartTable:
         query = sa.select(table.c.state, table.c.document).where(which)
         with reading(self._engine) as tx:
             found = tx.execute(query.order_by(table.c.model, table.c.node)).all()
-        return tuple(Part.model_validate({**row.document, "state": row.state}) for row in found)
+        return tuple(parsed(Part, {**row.document, "state": row.state}) for row in found)
 
 
 def _is(part: Part) -> sa.ColumnElement[bool]:

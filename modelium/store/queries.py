@@ -30,6 +30,7 @@ from modelium.models import (
 )
 from modelium.models.base import base_name, instance_name
 from modelium.store import schema
+from modelium.store.documents import parsed
 from modelium.store.row_cache import RowCache
 from modelium.store.upsert import put
 from modelium.store.wakeup import notify
@@ -245,7 +246,7 @@ def deployment(tx: Connection, name: str) -> Deployment | None:
     """Return the deployment of one row, where it has one."""
     query = sa.select(schema.deployments.c.document).where(schema.deployments.c.model == name)
     document = tx.scalar(query)
-    return None if document is None else Deployment.model_validate(document)
+    return None if document is None else parsed(Deployment, document)
 
 
 def bookings(tx: Connection) -> tuple[Booking, ...]:
@@ -260,7 +261,7 @@ def bookings(tx: Connection) -> tuple[Booking, ...]:
         fields = dict(row)
         loading = fields.pop("state") == ModelState.LOADING
         fields["resident_bytes"] = fields["resident_bytes"] or (0 if loading else None)
-        found.append(Booking.model_validate(fields))
+        found.append(parsed(Booking, fields))
     return tuple(found)
 
 
@@ -304,7 +305,8 @@ def models(
             Model,
             name,
             (tuple(row), deployment, allows, tuple(loaded)),
-            lambda: Model.model_validate(
+            lambda: parsed(
+                Model,
                 {
                     **row._mapping,
                     "profile": keep.read(ModelProfile, name, row.profile),
@@ -315,7 +317,7 @@ def models(
                     "deployment": keep.read(Deployment, name, deployment),
                     "approvals": allows,
                     "measured": tuple(_measured(load) for load in loaded),
-                }
+                },
             ),
         )
 
@@ -323,7 +325,7 @@ def models(
 
 
 def _measured(row: Any) -> MeasuredLoad:
-    return MeasuredLoad.model_validate({k: v for k, v in row._mapping.items() if k != "model"})
+    return parsed(MeasuredLoad, {k: v for k, v in row._mapping.items() if k != "model"})
 
 
 def _text(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

@@ -13,6 +13,7 @@ from modelium.errors import Unavailable
 from modelium.models import Reservation
 from modelium.store import queries, schema
 from modelium.store.connection import reading
+from modelium.store.documents import parsed
 
 
 class Reservations:
@@ -45,7 +46,7 @@ class Reservations:
         if model is not None:
             query = query.where(r.c.model == model)
         with reading(self._engine) as tx:
-            return [Reservation.model_validate(dict(row)) for row in tx.execute(query).mappings()]
+            return [parsed(Reservation, dict(row)) for row in tx.execute(query).mappings()]
 
     def drop(self, reservation: Reservation) -> None:
         """Take a promise back; the number may be given again."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from modelium.models import Frozen
+from modelium.store.documents import parsed
 
 D = TypeVar("D", bound=Frozen)
 
@@ -44,4 +45,4 @@ class RowCache:
 
 
 def _parsed(kind: type[D], raw: object) -> D:
-    return kind.model_validate(json.loads(raw) if isinstance(raw, str) else raw)
+    return parsed(kind, json.loads(raw) if isinstance(raw, str) else raw)

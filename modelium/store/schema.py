@@ -23,7 +23,8 @@ meta = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 """``revision`` counts every change that a plan may depend on; ``seen`` those of what was measured,
-which make no plan stale."""
+which make no plan stale. ``since`` is the first revision whose Modelium can use these
+tables: a migration that does more than add to them sets it to its own number."""
 
 models = sa.Table(
     "models",

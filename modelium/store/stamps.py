@@ -7,6 +7,7 @@ from sqlalchemy.engine import Connection
 
 from modelium.models import Deployment
 from modelium.store import queries, schema
+from modelium.store.documents import parsed
 
 
 def clamp(tx: Connection, now: float, *, longest_pause_s: float) -> None:
@@ -22,7 +23,7 @@ def clamp(tx: Connection, now: float, *, longest_pause_s: float) -> None:
     ahead = schema.departures
     tx.execute(sa.delete(ahead).where(ahead.c.at > now))  # what it stands for has no date any more
     for document in tx.scalars(sa.select(schema.deployments.c.document)).all():
-        deployment = Deployment.model_validate(document)
+        deployment = parsed(Deployment, document)
         late = {
             name: now
             for name in ("started_at", "ready_at")

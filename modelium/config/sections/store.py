@@ -12,6 +12,6 @@ class StoreSection(Section):
         None,
         "URL of the database: `postgresql://USER@HOST/NAME`, or `sqlite:////FILE`. The password "
         "may be in it, in the environment or in a file (docs/machines.md).",
-        why="Null: SQLite in the state directory. One service uses a store at a time. PostgreSQL "
-        "needs Modelium's extra `postgres`.",
+        why="Null: SQLite in the state directory, for one machine. Several share a store on "
+        "PostgreSQL, which needs Modelium's extra `postgres`.",
     )

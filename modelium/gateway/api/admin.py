@@ -14,7 +14,7 @@ from modelium.control.operations import Operations
 from modelium.control.reload import Reloaded
 from modelium.errors import InputError
 from modelium.gateway.access.keyring import KeyHolder, Keyring, key_holder
-from modelium.gateway.api import versions
+from modelium.gateway.api import nodes, versions
 from modelium.gateway.api.teams import (
     asker,
     bound,
@@ -138,6 +138,7 @@ def router(*, operations: Operations, keys: Keyring, clock: Clock) -> APIRouter:
     _add_decisions(api, operations)
     _add_models(api, operations, wait_for)
     versions.add(api, operations.versions, wait_for)
+    nodes.add(api, operations.nodes)
     _add_intents(api, operations, wait_for)
     _add_keys(api, operations, keys, clock)
     return api

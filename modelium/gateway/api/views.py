@@ -23,6 +23,8 @@ class ModelRow(Frozen):
     runtime: RuntimeName | None = None
     devices: tuple[str, ...] = ()
     """Labels, as in metrics."""
+    nodes: tuple[str, ...] = ()
+    """Where it is loaded; empty where there is one node."""
     booked_bytes: int = 0
     resident_bytes: int | None = 0
     """``None``: nobody can tell."""
@@ -69,7 +71,7 @@ def model_rows(fleet: Fleet) -> list[ModelRow]:
         booked[booking.model] = booked.get(booking.model, 0) + booking.bytes
         resident[booking.model] = _sum(resident.get(booking.model, 0), booking.resident_bytes)
     return [
-        _row(model, fleet.at, labels, booked.get(model.name, 0), resident.get(model.name, 0))
+        _row(model, fleet, labels, booked.get(model.name, 0), resident.get(model.name, 0))
         for model in fleet.models
     ]
 
@@ -79,9 +81,9 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def _row(
-    model: Model, now: float, labels: dict[str, str], booked: int, resident: int | None
+    model: Model, fleet: Fleet, labels: dict[str, str], booked: int, resident: int | None
 ) -> ModelRow:
-    deployment = model.deployment
+    deployment, now = model.deployment, fleet.at
     return ModelRow(
         name=model.name,
         version=model.version,
@@ -89,6 +91,7 @@ def _row(
         since=model.state_since,
         runtime=deployment.runtime if deployment else None,
         devices=tuple(labels.get(d, d) for d in deployment.devices) if deployment else (),
+        nodes=deployment.nodes if deployment and len(fleet.nodes) > 1 else (),
         booked_bytes=booked,
         resident_bytes=resident,
         idle_s=model.idle_s(now) if deployment else None,

@@ -147,6 +147,7 @@ class MemoryOperations:
         return self.dropped
 
     versions: Any = None
+    nodes: Any = None
     files: Any = None
 
     async def model(self, model: str) -> Model:

@@ -225,8 +225,10 @@ def test_a_store_of_a_newer_modelium_cannot_be_opened(tmp_path: Path) -> None:
     Store.open(url, now=lambda: 1.0).close()
     with closing(sqlite3.connect(tmp_path / "modelium.db")) as newer:
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
+        newer.execute("UPDATE meta SET value = 9999 WHERE key = 'since'")
         newer.commit()
     with pytest.raises(
-        InputError, match=r"^store\.url: .* cannot be opened: Can't locate revision"
+        InputError,
+        match=r"^store\.url: .* cannot be opened: a newer Modelium has changed its tables",
     ):
         Store.open(url, now=lambda: 1.0)

@@ -146,9 +146,9 @@ async def test_two_nodes_register_at_once_and_each_run_is_taken_by_one(
             assert state is not None and state.is_completed()
         assert sorted(one.loads() + other.loads()) == names
 
-        own = await other.home.runner.run("load", model="own", decision="d")
-        assert own.outcome == "nothing"
-        run = await only_run(client, "load own")
+        model = f"own-{uuid4()}"
+        await other.home.runner.run("load", model=model, decision="d")
+        run = await only_run(client, f"load {model}")
         assert run.work_queue_name == "two"
         assert "node:two" in run.tags
 
@@ -157,9 +157,10 @@ async def test_two_nodes_register_at_once_and_each_run_is_taken_by_one(
 async def test_pinned_runs_and_sweeps_on_schedule_are_taken_by_one_certain_node(
     machines: Machines, client: PrefectClient, tmp_path: Path
 ) -> None:
+    pinned = f"pinned-{uuid4()}"
     async with two(machines, tmp_path) as (one, other):
         code, output = await shell(
-            *("deployment", "run", "load/load", "--param", "model=pinned"),
+            *("deployment", "run", "load/load", "--param", f"model={pinned}"),
             *("--job-variable", "node=two"),
             PREFECT_API_URL=machines.api_url,
             PREFECT_HOME=str(tmp_path),
@@ -173,8 +174,8 @@ async def test_pinned_runs_and_sweeps_on_schedule_are_taken_by_one_certain_node(
         assert sorted(one.loads()) == ["q0", "q1", "q2"]
         assert {"node:one" in run.tags for run in runs[:3]} == {True}
         assert {"node:two" in run.tags for run in runs[3:]} == {True}
-        await only_run(client, "load pinned")
-        assert sorted(other.loads()) == ["pinned", "v0", "v1", "v2"]
+        await only_run(client, f"load {pinned}")
+        assert sorted(other.loads()) == [pinned, "v0", "v1", "v2"]
 
         missed = await sweep(client, due=datetime.now(UTC) - timedelta(hours=1))
 

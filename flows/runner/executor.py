@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -21,11 +21,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import run_flow_async
-from prefect.states import Pending
 from pydantic_core import to_jsonable_python
 
 from flows.runner.api_slots import ApiSlot, ApiSlots, current_slot
 from flows.runner.recording import state_of, tags_of
+from flows.runner.registration import claim
 from flows.runner.stage_call import StageCall, current
 from modelium.ports import Clock, Stage
 from modelium.stages.inline import inline_steps
@@ -48,13 +48,31 @@ SLOW_S = 10.0
 class Executor:
     """Flow runs of this process. `submit` and `mark_slow` belong to the service's loop."""
 
-    def __init__(self, *, flows: Mapping[Stage, Flow[..., Any]], owner: str, clock: Clock) -> None:
-        """``owner``: this process as a `flows.runner.registration.Owner`, as text."""
+    def __init__(
+        self,
+        *,
+        flows: Mapping[Stage, Flow[..., Any]],
+        owner: str,
+        clock: Clock,
+        queue: str | None = None,
+        tags: Collection[str] = (),
+    ) -> None:
+        """Record nothing yet.
+
+        Args:
+            flows: stage → flow.
+            owner: this process as a `flows.runner.registration.Owner`, as text.
+            clock: for pauses.
+            queue: where runs that this process makes belong; ``None``: to their deployment's.
+            tags: of all runs that are executed here.
+        """
         self.active: dict[UUID, StageCall] = {}
         """Runs in execution. Written only on Prefect's loop."""
         self._flows = flows
         self._owner = owner
         self._clock = clock
+        self._queue = queue
+        self._marks = frozenset(tags)
         self._unrecorded: dict[UUID, StageCall] = {}
         self._tasks = BackgroundTasks()
         self._lock = threading.Lock()
@@ -165,8 +183,9 @@ class Executor:
                     name=name_of(call.stage, call.parameters),
                     parameters=to_jsonable_python(call.parameters, fallback=str),
                     # Pending, not Scheduled, so that no worker claims it.
-                    state=Pending(),
-                    tags=sorted(tags_of(call.parameters)),
+                    state=claim(self._owner),
+                    tags=sorted(tags_of(call.parameters) | self._marks),
+                    work_queue_name=self._queue,
                 )
                 await self._execute(session.client, run, call, own)
         except Exception as exc:
@@ -181,9 +200,10 @@ class Executor:
         self, client: PrefectClient, run: FlowRun, call: StageCall, own: ApiSlot
     ) -> None:
         self.active[run.id] = call
+        call.tags = self._marks
         current.set(call)
         current_slot.set(own)
-        claim = asyncio.create_task(self._claim(client, run, call))
+        owned = asyncio.create_task(self._own(client, run, call))
         try:
             state = await run_flow_async(
                 self._flows[call.stage],
@@ -212,7 +232,7 @@ class Executor:
             call.begin(inline_steps)
         finally:
             del self.active[run.id]
-            await asyncio.gather(claim, return_exceptions=True)
+            await asyncio.gather(owned, return_exceptions=True)
 
     def _cancelled_early(self, run: FlowRun, call: StageCall) -> None:
         """Record the end of ``run``, which an operator cancelled before its flow began."""
@@ -227,14 +247,14 @@ class Executor:
             return False
         return state is not None and (state.is_cancelled() or state.is_cancelling())
 
-    async def _claim(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
+    async def _own(self, client: PrefectClient, run: FlowRun, call: StageCall) -> None:
         """Set name, tags and owner of the run; after a kill the next process checks the owner."""
         try:
             await client.update_flow_run(
                 run.id,
                 name=name_of(call.stage, call.parameters),
                 infrastructure_pid=self._owner,
-                tags=sorted({*run.tags, *tags_of(call.parameters)}),
+                tags=sorted({*run.tags, *tags_of(call.parameters), *self._marks}),
             )
         except Exception as exc:
             logger.warning("run %s could not be marked as owned by this process: %s", run.id, exc)

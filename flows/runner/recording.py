@@ -91,7 +91,7 @@ def tags_of(parameters: Mapping[str, Any]) -> set[str]:
 
 
 async def _add_details(call: StageCall, report: Report) -> None:
-    tags = tags_of(call.parameters) | {f"device:{device}" for device in report.devices}
+    tags = tags_of(call.parameters) | call.tags | {f"device:{device}" for device in report.devices}
     tags |= {f"model:{report.model}"} if report.model else set()
     tags |= {f"runtime:{report.runtime}"} if report.runtime else set()
     context = FlowRunContext.get()

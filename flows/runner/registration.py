@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,9 +29,11 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.callables import parameter_schema
 
+from flows.runner import queues
+from flows.runner.peers import AUTO_SCHEDULED
 from modelium.devices.processes import start_time
 from modelium.ports import Stage
 
@@ -46,6 +48,8 @@ POOL_TYPE = "modelium"
 ORPHAN_S = 60.0
 """A run claimed this long ago without an owner belongs to a process that crashed between the two
 requests, which are milliseconds apart."""
+
+CLAIMED_BY = "claimed by "
 
 BACKLOG_S = 30.0
 """A scheduled sweep that is later than this was missed; the next one replaces it."""
@@ -91,12 +95,22 @@ async def register(
     *,
     flows: Mapping[Stage, Flow[..., Any]],
     pool: str,
+    node: str | None = None,
+    outdated: bool = False,
     manifest: Path = MANIFEST,
 ) -> dict[Stage, UUID]:
     """Create or update pool, queues and deployments; return the deployments' ids.
 
-    Idempotent. The schedules of a deployment that is there already are the user's: they stay as
-    they are, paused or changed.
+    Idempotent; several nodes may do it at once. The schedules of a deployment that is there already
+    are the user's: they stay as they are, paused or changed.
+
+    Args:
+        client: entered.
+        flows: stage → flow.
+        pool: name of the work pool.
+        node: whose queue is created, too; ``None``: this machine is the only one.
+        outdated: a node with a newer version is there, and what it registered stays.
+        manifest: the deployments.
     """
     entries = yaml.safe_load(manifest.read_text())["deployments"]  # noqa: ASYNC240 - one small file
     try:
@@ -104,12 +118,12 @@ async def register(
     except ObjectNotFound:
         await _unless_there(client.create_work_pool(_pool(pool)))
     for queue in sorted({entry["work_pool"]["work_queue_name"] for entry in entries}):
-        try:
-            await client.read_work_queue_by_name(queue, work_pool_name=pool)
-        except ObjectNotFound:
-            await _unless_there(client.create_work_queue(queue, work_pool_name=pool))
+        await queues.provide(client, queue, pool=pool)
+    if node:
+        await queues.provide_own(client, node, pool=pool)
     return {
-        entry["name"]: await _deploy(client, flows[entry["name"]], entry, pool) for entry in entries
+        entry["name"]: await _deploy(client, flows[entry["name"]], entry, pool, keep=outdated)
+        for entry in entries
     }
 
 
@@ -120,6 +134,17 @@ async def recover(
 
     ``held``: runs that this process still executes.
     """
+    return await _end(client, pool, lambda run: run.id not in held and _is_dead(run, owner))
+
+
+async def recover_absent(
+    client: PrefectClient, *, pool: str, present: Collection[str]
+) -> list[UUID]:
+    """Set the final state of runs of nodes that are not ``present``; return their ids."""
+    return await _end(client, pool, lambda run: _is_absent(run, present))
+
+
+async def _end(client: PrefectClient, pool: str, is_dead: Callable[[FlowRun], bool]) -> list[UUID]:
     ended = []
     unfinished = FlowRunFilter(
         state=FlowRunFilterState(
@@ -129,9 +154,7 @@ async def recover(
         )
     )
     runs = await client.read_flow_runs(flow_run_filter=unfinished, work_pool_filter=_in_pool(pool))
-    for run in runs:
-        if run.id in held or not _is_dead(run, owner):
-            continue
+    for run in filter(is_dead, runs):
         cancelling = run.state_type == StateType.CANCELLING
         message = "the Modelium process that executed it no longer exists"
         state: State[Any] = Cancelled(message=message) if cancelling else Crashed(message=message)
@@ -144,13 +167,33 @@ async def recover(
     return ended
 
 
+def claim(owner: str) -> State[Any]:
+    """Return the state of a run that ``owner`` (an `Owner` as text) is about to execute.
+
+    It names the owner: one that dies before it has begun is known, too.
+    """
+    return Pending(message=f"{CLAIMED_BY}{owner}")
+
+
+def owner_of(run: FlowRun) -> Owner | None:
+    """Return the process that executes or has claimed ``run``; ``None``: it is not known."""
+    message = (run.state.message if run.state else None) or ""
+    return Owner.parse(run.infrastructure_pid) or Owner.parse(message.removeprefix(CLAIMED_BY))
+
+
+def is_missed(run: FlowRun) -> bool:
+    """Whether a scheduled sweep is so late that the next one replaces it."""
+    due = run.expected_start_time
+    return due is not None and datetime.now(UTC) - due > timedelta(seconds=BACKLOG_S)
+
+
 async def drop_backlog(client: PrefectClient, *, deployments: Collection[UUID]) -> int:
     """Delete scheduled runs that were missed while no worker ran; return how many."""
     before = datetime.now(UTC) - timedelta(seconds=BACKLOG_S)
     overdue = {
         "state": {"type": {"any_": [StateType.SCHEDULED.value]}},
         "deployment_id": {"any_": [str(deployment) for deployment in deployments]},
-        "tags": {"all_": ["auto-scheduled"]},
+        "tags": {"all_": [AUTO_SCHEDULED]},
         "expected_start_time": {"before_": before.isoformat()},
     }
     dropped = 0
@@ -167,7 +210,12 @@ async def drop_backlog(client: PrefectClient, *, deployments: Collection[UUID]) 
 
 
 async def _deploy(
-    client: PrefectClient, flow: Flow[..., Any], entry: Mapping[str, Any], pool: str
+    client: PrefectClient,
+    flow: Flow[..., Any],
+    entry: Mapping[str, Any],
+    pool: str,
+    *,
+    keep: bool,
 ) -> UUID:
     name = entry["name"]
     given: dict[str, Any] = {
@@ -194,6 +242,8 @@ async def _deploy(
             ],
             **given,
         )
+    if keep:
+        return known.id
     # Creating it again would make its schedules anew.
     await client.update_deployment(known.id, DeploymentUpdate(**given))
     return known.id
@@ -221,10 +271,17 @@ def _in_pool(pool: str) -> WorkPoolFilter:
 
 
 def _is_dead(run: FlowRun, owner: Owner) -> bool:
-    by = Owner.parse(run.infrastructure_pid)
+    by = owner_of(run)
     if by is None:
-        since = run.state.timestamp if run.state else run.created
-        return since is not None and datetime.now(UTC) - since > timedelta(seconds=ORPHAN_S)
-    if by.node != owner.node:
-        return False
-    return by == owner or not by.lives
+        return _is_orphan(run)
+    return by.node == owner.node and (by == owner or not by.lives)
+
+
+def _is_absent(run: FlowRun, present: Collection[str]) -> bool:
+    by = owner_of(run)
+    return _is_orphan(run) if by is None else by.node not in present
+
+
+def _is_orphan(run: FlowRun) -> bool:
+    since = run.state.timestamp if run.state else run.created
+    return since is not None and datetime.now(UTC) - since > timedelta(seconds=ORPHAN_S)

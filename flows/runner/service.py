@@ -26,8 +26,10 @@ from prefect.settings import temporary_settings
 from flows.runner.client import connection, trust
 from flows.runner.events import emit
 from flows.runner.executor import Executor
+from flows.runner.peers import Peers, present
+from flows.runner.queues import queue_of, remove_others
 from flows.runner.recorded_runner import RecordedRunner
-from flows.runner.registration import Owner, drop_backlog, recover, register
+from flows.runner.registration import Owner, drop_backlog, recover, recover_absent, register
 from flows.runner.server import EmbeddedServer
 from flows.runner.stage_call import StageCall
 from flows.runner.worker import Worker
@@ -73,6 +75,7 @@ class PrefectService:
         clock: Clock,
         environ: Mapping[str, str],
         follow: Callable[[Schedule | None], None] = lambda _: None,
+        peers: Peers | None = None,
     ) -> None:
         """Choose the server.
 
@@ -85,6 +88,7 @@ class PrefectService:
             environ: with ``PREFECT_API_URL`` and credentials.
             follow: called on the service's loop with the schedule of idle sweeps, ``None`` when
                 the server stops answering.
+            peers: the nodes of the store; ``None``: this machine is alone.
         """
         self._owner = Owner.of_this_process(config.orchestration.node)
         self._folder = config.orchestration.state / "prefect"
@@ -93,6 +97,7 @@ class PrefectService:
         self._services = services
         self._clock = clock
         self._follow = follow
+        self._peers = peers
         self._auth = environ.get("PREFECT_API_AUTH_STRING")
         self._server: EmbeddedServer | None = None
         url = config.prefect.api_url or environ.get("PREFECT_API_URL")
@@ -116,7 +121,13 @@ class PrefectService:
             stage: flow.with_options(result_storage=self._folder / "results", persist_result=False)
             for stage, flow in flows.items()
         }
-        self._executor = Executor(flows=self._flows, owner=str(self._owner), clock=clock)
+        self._executor = Executor(
+            flows=self._flows,
+            owner=str(self._owner),
+            clock=clock,
+            queue=queue_of(peers.node) if peers else None,
+            tags=[f"node:{peers.node}"] if peers else (),
+        )
         self.runner = RecordedRunner(executor=self._executor, stages=stages, services=services)
         self._claimed: dict[UUID, str] = {}
         self._ready = asyncio.Event()
@@ -220,7 +231,14 @@ class PrefectService:
 
     async def _session(self, client: PrefectClient, http: httpx.AsyncClient) -> None:
         """Serve one connection; raises when the server no longer answers."""
-        deployments = await register(client, flows=self._flows, pool=self._pool)
+        peers = self._peers
+        deployments = await register(
+            client,
+            flows=self._flows,
+            pool=self._pool,
+            node=peers.node if peers else None,
+            outdated=peers is not None and await peers.outdate(),
+        )
         await self._executor.record_ends(client)
         # Claimed runs may be waiting for a slot.
         held = {*self._executor.held, *self._claimed}
@@ -233,8 +251,11 @@ class PrefectService:
             deployments=deployments,
             pool=self._pool,
             name=self._owner.node,
+            owner=str(self._owner),
             claimed=self._claimed,
             healthy=lambda: self._healthy(http),
+            tend=partial(self._tend, client),
+            peers=peers,
             follow=lambda schedule: self._on_service_loop(partial(self._follow, schedule)),
             clock=self._clock,
         )
@@ -242,6 +263,15 @@ class PrefectService:
             logger.info("stages are recorded at %s", self.ui_url)
             self._on_service_loop(self._ready.set)
             await worker.run()
+
+    async def _tend(self, client: PrefectClient) -> None:
+        """End what other nodes have left on the server, where this one plans."""
+        peers = self._peers
+        if peers is None or not peers.plans():
+            return
+        nodes = await peers.all()
+        await recover_absent(client, pool=self._pool, present={*present(nodes), peers.node})
+        await remove_others(client, pool=self._pool, nodes={node.name for node in nodes})
 
     async def _healthy(self, http: httpx.AsyncClient) -> bool:
         try:

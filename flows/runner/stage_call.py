@@ -49,6 +49,8 @@ class StageCall:
         self.stage = stage
         self.parameters = dict(parameters)
         self.loop = loop
+        self.tags: frozenset[str] = frozenset()
+        """Of its flow run, beside those of its parameters and its report."""
         self.outcome: Future[Report] = Future()
         """The stage's result or error; never cancelled."""
         self._stages = stages

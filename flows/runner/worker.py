@@ -26,10 +26,12 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
-from prefect.states import Pending
 
 from flows.runner import idle_schedule
 from flows.runner.executor import Executor
+from flows.runner.peers import Peers, is_on_schedule
+from flows.runner.queues import OWN_SLOTS, SLOTS, queue_of
+from flows.runner.registration import claim, drop_backlog, is_missed
 from flows.runner.retries import parameters_of
 from flows.runner.stage_call import StageCall
 from modelium.errors import Unavailable
@@ -53,10 +55,6 @@ PROBE_FAILURES = 4
 RECONNECT_S = 5.0
 """Before subscribing to events again; polling continues meanwhile."""
 
-SLOTS: Mapping[str, int] = {"default": 8, "control": 2}
-"""Runs at once per queue. They only protect Prefect's SQLite; the store decides what may be loaded.
-Sweeps have their own queue, so they never wait behind loads."""
-
 SCHEDULED = "prefect.flow-run.Scheduled"
 CANCELLING = "prefect.flow-run.Cancelling"
 
@@ -73,8 +71,11 @@ class Worker:
         deployments: Mapping[Stage, UUID],
         pool: str,
         name: str,
+        owner: str,
         claimed: dict[UUID, str],
         healthy: Callable[[], Awaitable[bool]],
+        tend: Callable[[], Awaitable[None]],
+        peers: Peers | None,
         follow: Callable[[Schedule], None],
         clock: Clock,
     ) -> None:
@@ -87,9 +88,12 @@ class Worker:
             deployments: as registered; runs of others are left alone.
             pool: the work pool's name.
             name: what the worker is called in the UI.
+            owner: this process as a `flows.runner.registration.Owner`, as text.
             claimed: the queue of each run that holds a slot. It outlives this worker, as the runs
                 do when the server goes away and comes back.
             healthy: whether the server answers; must not take long.
+            tend: called every `HEARTBEAT_S`: ends what other nodes have left, where this one plans.
+            peers: the nodes that serve the pool, too; ``None``: this machine is alone.
             follow: called with the schedule of idle sweeps, again and again.
             clock: for the pauses.
         """
@@ -99,7 +103,11 @@ class Worker:
         self._stages = {deployment: stage for stage, deployment in deployments.items()}
         self._pool = pool
         self._name = name
+        self._owner = owner
         self._healthy = healthy
+        self._tend = tend
+        self._peers = peers
+        self._slots = dict(SLOTS) if peers is None else {**SLOTS, queue_of(peers.node): OWN_SLOTS}
         self._follow = follow
         self._idle_sweeps = deployments["evict"]
         self._clock = clock
@@ -114,6 +122,7 @@ class Worker:
             group.create_task(self._repeat("listen to events", self._listen, self._pause))
             group.create_task(self._repeat("send a heartbeat", self._send_heartbeat, self._rest))
             group.create_task(self._repeat("read the schedule", self._read_schedule, self._pause))
+            group.create_task(self._repeat("tend to other nodes' runs", self._tend, self._rest))
             group.create_task(self._probe())
 
     async def _repeat(
@@ -149,14 +158,19 @@ class Worker:
     async def _pick_up(self) -> None:
         await self._cancel_missed()
         held = Counter(self._claimed.values())
-        free = {queue: slots - held[queue] for queue, slots in SLOTS.items()}
+        free = {queue: slots - held[queue] for queue, slots in self._slots.items()}
         open_queues = [queue for queue, slots in free.items() if slots > 0]
         if not open_queues:
             return
         due = await self._client.get_scheduled_flow_runs_for_work_pool(
             self._pool, work_queue_names=open_queues, scheduled_before=datetime.now(UTC)
         )
-        for run in (entry.flow_run for entry in due):
+        runs = [entry.flow_run for entry in due]
+        mine = [run for run in runs if self._peers is None or self._peers.takes(run)]
+        if any(is_on_schedule(run) and is_missed(run) for run in runs if run not in mine):
+            # Nobody plans, or whoever does has no connection to Prefect.
+            await drop_backlog(self._client, deployments=self._stages)
+        for run in mine:
             queue = run.work_queue_name or "default"
             stage = self._stages.get(run.deployment_id) if run.deployment_id else None
             if stage and run.id not in self._claimed and free.get(queue, 0) > 0:
@@ -168,8 +182,10 @@ class Worker:
 
     async def _take(self, run: FlowRun, stage: Stage) -> None:
         """Claim ``run`` and execute it, unless another worker has claimed it."""
-        claim: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, Pending())
-        if claim.status == SetStateStatus.ACCEPT:
+        claimed: OrchestrationResult[Any] = await self._client.set_flow_run_state(
+            run.id, claim(self._owner)
+        )
+        if claimed.status == SetStateStatus.ACCEPT:
             await asyncio.shield(
                 self._executor.spawn(self._client, run, self._call(stage, parameters_of(run)))
             )

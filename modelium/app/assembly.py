@@ -94,6 +94,7 @@ def flow_home(
         return None, StageLauncher(runner=inline)
 
     def build() -> PrefectService:
+        from flows.runner.peers import Peers
         from flows.runner.service import PrefectService
         from flows.table import FLOWS
 
@@ -105,6 +106,7 @@ def flow_home(
             clock=clock,
             environ=environ,
             follow=sweeps.follow,
+            peers=Peers.of(current()),
         )
 
     home = LatePrefect(build=build, unrecorded=inline)

@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import temporary_settings
 
+from flows.runner.peers import Peers
 from flows.runner.registration import MANIFEST
 from flows.runner.server import EmbeddedServer
 from flows.runner.service import PrefectService
@@ -71,7 +72,7 @@ STAGES: tuple[Stage, ...] = ("ingest", "analyze", "decide", "load", "monitor", "
 class Server:
     """An `EmbeddedServer` on a thread of its own, for tests of any event loop."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environ: str) -> None:
         self._server = EmbeddedServer(
             config=Prefect(port=0),
             folder=folder,
@@ -79,6 +80,7 @@ class Server:
             environ={
                 **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
                 "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+                **environ,
             },
         )
         self.api_url = self._server.api_url
@@ -137,18 +139,22 @@ async def living(
     scenes: Scenes,
     folder: Path,
     follow: Callable[[Schedule | None], None] = lambda _: None,
+    peers: Peers | None = None,
 ) -> AsyncIterator[PrefectService]:
     home = PrefectService(
         flows=FLOWS,
         config=Config(
             prefect=Prefect(api_url=api_url),
-            orchestration=Orchestration(state_directory=folder, node="node-a"),
+            orchestration=Orchestration(
+                state_directory=folder, node=peers.node if peers else "node-a"
+            ),
         ),
         stages=scenes.table,
         services=lambda: cast(Services, None),
         clock=SystemClock(),
         environ={"PREFECT_API_AUTH_STRING": AUTH},
         follow=follow,
+        peers=peers,
     )
     async with home:
         await asyncio.wait_for(home.ready(), 60)

@@ -9,9 +9,9 @@ import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.flows import load_flow_from_entrypoint
 
+from flows.runner.queues import SLOTS
 from flows.runner.registration import MANIFEST
 from flows.runner.service import PrefectService
-from flows.runner.worker import SLOTS
 from flows.table import FLOWS
 from tests.flows.conftest import Scenes, only_run, shell
 

@@ -17,8 +17,8 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import AwaitingRetry, Cancelling
 
+from flows.runner.queues import SLOTS
 from flows.runner.service import PrefectService
-from flows.runner.worker import SLOTS
 from modelium.errors import Unavailable
 from modelium.models import Report
 from modelium.ports import Stage, Steps

@@ -11,8 +11,7 @@ from modelium.errors import LoadFailed, ModeliumError, Unavailable
 from modelium.lifecycle import ModelState
 from modelium.models import Load, Plan, Trigger, Unload
 from modelium.policy.memory_budget import available_bytes
-from modelium.stages import load as loads
-from modelium.stages import unloading
+from modelium.stages import load_request, loading, unloading
 from modelium.stages.evict import evict
 from modelium.stages.load import load
 from modelium.store import Store
@@ -123,8 +122,8 @@ async def test_a_load_whose_driver_never_ends_has_failed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await unloaded(world)
-    monkeypatch.setattr(loads, "OVERTIME_S", 0.0)
-    monkeypatch.setattr(loads, "load_bound_s", lambda *_args: 0.05)
+    monkeypatch.setattr(loading, "OVERTIME_S", 0.0)
+    monkeypatch.setattr(load_request, "load_bound_s", lambda *_args: 0.05)
     world.runtime.gate.clear()
     with pytest.raises(LoadFailed, match="neither loaded tiny nor gave up"):
         await load(world.services, model="tiny", steps=world.steps)

@@ -46,7 +46,12 @@ async def test_a_call_that_hangs_ends_at_its_deadline_and_kills_the_child(
         try:
             with pytest.raises(Unavailable, match="did not answer `connect`"):
                 await this.call(
-                    "connect", timeout_s=0.5, address=address, host="127.0.0.1", port=8000
+                    "connect",
+                    timeout_s=0.5,
+                    address=address,
+                    host="127.0.0.1",
+                    port=8000,
+                    location="HeadOnly",
                 )
         finally:
             await this.close()
@@ -63,7 +68,12 @@ async def test_a_call_does_not_wait_for_a_cluster_that_died(tmp_path: Path) -> N
         try:
             with pytest.raises(Unavailable, match="cluster died during `connect`"):
                 await this.call(
-                    "connect", timeout_s=60.0, address=address, host="127.0.0.1", port=8000
+                    "connect",
+                    timeout_s=60.0,
+                    address=address,
+                    host="127.0.0.1",
+                    port=8000,
+                    location="HeadOnly",
                 )
         finally:
             await this.close()

@@ -16,6 +16,7 @@ from modelium.cli.findings import Finding
 from modelium.cli.listening import service
 from modelium.cli.llm_check import llm
 from modelium.cli.machine import packages, replica_problem
+from modelium.cli.node_checks import machines
 from modelium.cli.shadows import shadows
 from modelium.config import Config
 from modelium.config.folders import find_problem, folders, free_bytes, open_to_others
@@ -43,10 +44,11 @@ FOLDERS = {
 
 
 def examine(config: Config) -> list[Finding]:
-    """Check packages, service, ports, directories, devices, runtimes, LLM; starts nothing."""
+    """Check packages, service, machines, folders, devices, runtimes, LLM; starts nothing."""
     return [
         *_packages(),
         *service(config),
+        *machines(config),
         *_directories(config),
         *_privacy(config),
         *devices(config),

@@ -83,6 +83,12 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
+def has_tables(engine: Engine) -> bool:
+    """Whether a Modelium that knows of several machines has opened this database."""
+    with reading(engine) as tx:
+        return sa.inspect(tx).has_table(schema.nodes.name)
+
+
 def _is_newer(connection: Connection, scripts: ScriptDirectory) -> bool:
     """Whether a newer Modelium has made these tables; raises `InputError` if this one cannot go on.
 

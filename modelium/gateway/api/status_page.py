@@ -63,6 +63,12 @@ def render(
         f"{'starting' if r.starting else 'down'}</span> {_e(r.detail)}</p>"
         for r in sick
     )
+    warnings += "".join(
+        f'<p><span class="state sick">{_e(node.name)} is silent</span> for '
+        f"{_duration(node.silent_s)}; what it has stays booked</p>"
+        for node in fleet.nodes
+        if node.silent
+    )
     warnings += "".join(f"<p>{_e(notice)}</p>" for notice in notices)
     navigation = "".join(
         f'<a href="{_e(url)}">{_e(text)}</a>'
@@ -128,10 +134,11 @@ def _model(row: ModelRow) -> str:
     pin = ' <span title="pinned: never evicted">📌</span>' if row.pinned else ""
     idle = "" if row.idle_s is None else _duration(row.idle_s)
     memory = _gib(row.resident_bytes or row.booked_bytes) if row.booked_bytes else ""
+    where = ", ".join(row.devices) + (f" on {', '.join(row.nodes)}" if row.nodes else "")
     return (
         f"<tr><td><strong>{_e(row.name)}</strong>{pin}</td>"
         f'<td><span class="state {_e(row.state)}">{_e(row.state)}</span></td>'
-        f"<td>{_e(row.runtime or '')}</td><td>{_e(', '.join(row.devices))}</td>"
+        f"<td>{_e(row.runtime or '')}</td><td>{_e(where)}</td>"
         f'<td class="n">{memory}</td><td class="n">{idle}</td><td class="n">{row.qps:.2f}</td>'
         f'<td class="n">{row.pending}</td><td class="reason">{_e(row.reason)}</td></tr>'
     )

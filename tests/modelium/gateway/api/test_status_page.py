@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modelium.models import (
+    Node,
     RuntimeName,
     RuntimeStatus,
 )
@@ -18,6 +19,16 @@ async def test_page_shows_models_devices_reasons_and_links(setup: Setup) -> None
     assert 'href="http://127.0.0.1:4200"' in page.text
     assert 'href="/metrics"' in page.text
     assert "http-equiv" in page.text
+
+
+async def test_page_says_where_a_model_is_and_which_machines_are_silent(setup: Setup) -> None:
+    nodes = (Node(name="n1"), Node(name="n2", silent_s=42.0))
+    setup.operations.at = fleet().model_copy(update={"nodes": nodes})
+    page = (await setup.http.get("/")).text
+    assert "<td>2 on n1</td>" in page
+    assert "n2 is silent</span> for 42 s" in page
+    setup.operations.at = fleet()
+    assert "on n1" not in (await setup.http.get("/")).text
 
 
 async def test_page_escapes_what_came_from_model_folders(setup: Setup) -> None:

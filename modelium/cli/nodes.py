@@ -22,6 +22,9 @@ LOOK_S = 2.0
 STILL_S = 30.0
 """For which nothing may leave before the command gives up: the planner looks every few seconds."""
 
+ARRIVES_S = 120.0
+"""For which models that left may be queued: the planner loads them half a minute later."""
+
 app = typer.Typer(help="List the machines that share the store; take them in and out of use.")
 
 Name = Annotated[str, typer.Argument(help="Name of the machine, as `modelium nodes` lists it.")]
@@ -81,15 +84,20 @@ def drain(
         text = f"{name} is being drained; it has {len(detail['node']['models'])} models"
         show(detail, f"{text} (`modelium nodes show {name}`)", as_json=json_)
         return
+    before = service.get(_path(name))["node"]["models"]
     detail = _drained(service, name, quiet=json_)
     left = detail["node"]["models"]
+    waiting = _arrived(service, set(before) - set(left))
     if json_:
         print_json(detail)
+    elif waiting and not left:
+        text = f"{name} has none loaded, but is not to be stopped if it alone has the files of"
+        print_lines([f"{text}: {', '.join(map(visible, waiting))} (not loaded elsewhere yet)"])
     elif not left:
         show(detail, f"{name} has no models any more: Modelium can be stopped there", as_json=False)
     else:
         print_lines([f"{name} has {len(left)} models left:", *node_tables.staying(detail)])
-    if left:
+    if left or waiting:
         raise typer.Exit(FAILED)
 
 
@@ -145,6 +153,19 @@ def _drained(service: Client, name: str, *, quiet: bool) -> Any:
             break  # somebody has changed their mind
         left = now
     return detail
+
+
+def _arrived(service: Client, moved: set[str]) -> list[str]:
+    """Wait until the models that left are loaded elsewhere; return those that are not."""
+    since = time.monotonic()
+    while True:
+        states = {row["name"]: row["state"] for row in service.get("/models")}
+        waiting = sorted(model for model in moved if states.get(model) in ("queued", "loading"))
+        if any(states[model] == "loading" for model in waiting):
+            since = time.monotonic()
+        if not waiting or time.monotonic() - since >= ARRIVES_S:
+            return sorted(model for model in moved if states.get(model) == "failed") + waiting
+        time.sleep(LOOK_S)
 
 
 def _tell(service: Client, gone: list[str]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
-from modelium.cli import node_tables, tables
+from modelium.cli import node_tables, nodes, tables
 from modelium.control.node_operations import NodeDetail, NodeRow
 from modelium.errors import InputError
 from modelium.models import GIB, Device, NodeReport, RuntimeName, RuntimeStatus
@@ -124,3 +125,15 @@ async def test_one_machine_lists_itself_and_says_what_the_rest_needs(run: Run) -
 async def test_an_unknown_machine_is_said_to_be(run: Run, name: str) -> None:
     refused = await run("nodes", "show", name)
     assert isinstance(refused.exception, InputError)
+
+
+def test_a_drain_waits_until_what_left_is_loaded_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter(["queued", "loading", "ready"])
+    service = Mock(get=lambda _path: [{"name": "m", "state": next(seen)}])
+    monkeypatch.setattr(nodes, "LOOK_S", 0.0)
+    assert nodes._arrived(service, {"m", "removed"}) == []
+    assert list(seen) == []
+    monkeypatch.setattr(nodes, "ARRIVES_S", 0.0)
+    for state in ("queued", "failed"):
+        stuck = Mock(get=lambda _path, state=state: [{"name": "m", "state": state}])
+        assert nodes._arrived(stuck, {"m"}) == ["m"]

@@ -19,3 +19,8 @@ async def test_a_sick_device_is_a_notice_until_it_is_well(world: World) -> None:
     world.devices.devices = (GPU, *cpu)
     await monitor(world.services)
     assert operations.notices() == []
+    world.devices.devices = (GPU.lost("node gone is silent"), *cpu)
+    await monitor(world.services)
+    world.devices.devices = cpu  # an operator has removed the node
+    await monitor(world.services)
+    assert operations.notices() == []

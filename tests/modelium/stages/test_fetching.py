@@ -255,6 +255,22 @@ async def test_files_that_do_not_fit_are_not_begun(
     assert not fleet.asked
 
 
+async def test_a_list_larger_than_the_disk_is_another_nodes_lie(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, made = fleet.nodes["there"], list[object]()
+    files = (manifest.ListedFile(name="a", size=2**62),)
+
+    def lie(_folder: Path, *, digest: str) -> manifest.Manifest:
+        return manifest.Manifest(digest=digest, files=files)
+
+    monkeypatch.setattr("modelium.control.file_share.manifest_of", lie)
+    monkeypatch.setattr(fetching, "Partial", lambda **given: made.append(given))
+    with pytest.raises(Unavailable, match="larger than the disk"):
+        await have(there)
+    assert not made
+
+
 async def test_room_is_made_of_copies_that_others_have_too(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,18 +61,19 @@ async def test_a_model_that_another_node_loads_is_removed(cluster: Cluster) -> N
 async def test_after_an_outage_of_the_database_nobody_counts_as_silent_at_first(
     cluster: Cluster,
 ) -> None:
-    await cluster.add("a")
+    a = await cluster.add("a")
     b = await cluster.add("b")
+    a.store.nodes.set_state("a", "cordoned")
     cluster.register("m")
-    cluster.place("n", "a")
     cluster.machines["b"].gate.clear()
     await loads(cluster)
+    a.store.nodes.set_state("a", "active")
     for node in cluster.nodes.values():
         node.lose_store()
     await cluster.live(2 * SILENT_S)
-    cluster.nodes["a"].regain_store()
+    a.regain_store()
     await cluster.round()
-    assert [node.silent for node in cluster.nodes["a"].store.nodes.all()] == [False, True]
+    assert [node.silent for node in a.store.nodes.all()] == [False, True]
     await cluster.live(2.5)
     assert cluster.model("m").state is ModelState.LOADING
     b.regain_store()

@@ -109,7 +109,8 @@ class Lease:
         row = self._row(tx)
         if row is None or row.holder == self._holder or row.epoch < self.epoch:
             return None
-        return row.holder
+        holder: str = row.holder
+        return holder
 
     def regain(self) -> None:
         """Take it again where a failover has lost that this process took it."""

@@ -110,7 +110,7 @@ class SimulatedNode:
             peers=PeerRoutes(secret=machine.secret),
             began=clock.time(),
         )
-        self.store.history.node = self.name
+        self.store.act_as(self.name)
         self.loop = Loop(services=self.services, signals=self.signals)
         self.demand = Demand(services=self.services, signals=self.signals)
         self.membership = Membership(services=self.services, secret=machine.secret)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,6 +74,12 @@ class Membership:
             await self.beat()
         except ModeliumError as exc:
             logger.warning("the store did not take this node's heartbeat: %s", exc)
+
+    async def leave(self) -> None:
+        """Say that this node stops, so that nothing is placed on it any more."""
+        self._settled = False
+        with suppress(ModeliumError):
+            await self.beat()
 
     async def run(self) -> None:
         """Send heartbeats until cancelled."""

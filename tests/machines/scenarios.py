@@ -158,14 +158,17 @@ def slow_link(fleet: Fleet, rng: random.Random) -> Figures:
 
 
 def reborn(fleet: Fleet, rng: random.Random) -> Figures:
-    """Kill everything on a machine, empty its disk, and have it join again under its name."""
+    """Kill everything on a machine, empty its state, and have it join again under its name.
+
+    Its repository stays: no other machine need have the files of its models.
+    """
     machine = fleet.other(rng)
     with fleet.clients.without(machine.name, models=fleet.on(machine)):
         machine.kill()
         for process in fleet.network.processes(machine.name):
             process.kill()
         time.sleep(SILENT_S)
-        for folder in (machine.state, machine.repository, machine.incoming):
+        for folder in (machine.state, machine.incoming):
             shutil.rmtree(folder)
         machine.start(join_token=fleet.join_token(fleet.planner()))
         fleet.up(machine)

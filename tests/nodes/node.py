@@ -131,6 +131,7 @@ class SimulatedNode:
             loop.call_soon_threadsafe(self.services.pulse.beat)
 
         self._stack.enter_context(self.store.planner.sought(self.name, wake))
+        self._stack.enter_context(self.store.wakeups(wake))
         await self.recover()
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "loop": self.loop.run,

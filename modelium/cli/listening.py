@@ -31,7 +31,7 @@ def service(config: Config) -> Iterator[Finding]:
         return
     try:
         checked = trust(gateway, config.gateway, own=True)
-        httpx.get(f"{gateway}/health", timeout=PROBE_S, trust_env=False, verify=checked)
+        httpx.get(f"{gateway}/healthz", timeout=PROBE_S, trust_env=False, verify=checked)
     except (httpx.HTTPError, ConfigError) as exc:
         detail = f"runs on {state}, but its gateway at {gateway} does not answer: {exc}"
         yield Finding(what="service", ok=False, detail=detail)

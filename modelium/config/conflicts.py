@@ -35,6 +35,7 @@ class Conflicts(ValueError):
 def conflicts(config: Sections) -> Iterator[Problem]:
     """Yield all conflicts between fields of ``config``."""
     yield from _missing_token(config)
+    yield from _wrong_scheme(config)
     yield from _open_engines(config)
     yield from _metadata_services(config)
     yield from _overlapping_directories(config)
@@ -60,6 +61,16 @@ def _missing_token(config: Sections) -> Iterator[Problem]:
             ("gateway", "token"),
             f"shorter than {MIN_TOKEN} characters, but gateway.host {gateway.host} is not "
             f"loopback; {GOOD_TOKEN}",
+        )
+
+
+def _wrong_scheme(config: Sections) -> Iterator[Problem]:
+    gateway = config.gateway
+    if gateway.tls_certificate is not None and (gateway.advertise or "").startswith("http://"):
+        yield (
+            ("gateway", "advertise"),
+            f"{gateway.advertise} is plain HTTP, but gateway.tls_certificate is set, so that the "
+            "gateway speaks HTTPS; use https://",
         )
 
 

@@ -301,4 +301,5 @@ _CONFLICTS = """## Fields that depend on each other
 - All ports that are listened on must differ: gateway, exporter, embedded Prefect server, first
   ports of enabled engines, endpoints of enabled runtimes on this machine. Port 0 means any free
   port and conflicts with nothing.
+- `gateway.advertise` must be an https:// address where `gateway.tls_certificate` is set.
 - `gateway.aliases` must not refer to other aliases."""

@@ -1,4 +1,4 @@
-"""Devices that cannot be used, as troubles that `modelium status` shows until they are well."""
+"""Devices that cannot be used, as troubles that `modelium ls` shows until they are well."""
 
 from __future__ import annotations
 

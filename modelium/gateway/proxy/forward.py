@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 
 from modelium.gateway.asgi import Scope
@@ -101,4 +102,6 @@ async def forward(
             finally:  # clients disconnect after the last event of a stream
                 on_end(answer.status)
     except NotConnected as exc:
-        raise NotTaken(upstream, f"{type(exc.__cause__).__name__}: {exc.__cause__}") from exc
+        cause = exc.__cause__
+        remedy = "; see gateway.tls_ca" if isinstance(cause, ssl.SSLCertVerificationError) else ""
+        raise NotTaken(upstream, f"{type(cause).__name__}: {cause}{remedy}") from exc

@@ -31,6 +31,13 @@ def test_off_loopback_a_token_is_required(host: str) -> None:
     assert "shorter than 16" in short and "openssl" in short
 
 
+def test_a_gateway_with_a_certificate_is_not_advertised_as_plain_http() -> None:
+    gateway = {"advertise": "http://gpu1:8000", "tls_certificate": "gpu1.pem"}
+    assert "use https://" in conflicts(gateway=gateway)["gateway.advertise"]
+    Config.model_validate({"gateway": gateway | {"advertise": "https://gpu1:8000"}})
+    Config.model_validate({"gateway": {"advertise": "https://proxy:443"}})
+
+
 @pytest.mark.parametrize("runtime", ["vllm", "llama_cpp"])
 def test_engines_listen_on_loopback_alone(runtime: str) -> None:
     found = conflicts(**{runtime: {"enabled": True, "host": "0.0.0.0"}})

@@ -1,4 +1,4 @@
-"""A device that cannot be used shows in `modelium status` until it can be."""
+"""A device that cannot be used shows in `modelium ls` until it can be."""
 
 from __future__ import annotations
 

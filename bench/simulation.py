@@ -14,10 +14,10 @@ import psycopg
 
 from agents.rules.planner import RulePlanner
 from agents.rules.subprocess import PlannerSubprocess
-from bench.wide_fleet import node_name, wide_fleet
+from bench.wide_fleet import USABLE_GIB, node_name, wide_fleet
 from modelium.clock import SystemClock
 from modelium.lifecycle import ModelState
-from modelium.models import Fleet, Model
+from modelium.models import GIB, Fleet, Model
 from modelium.store import async_store
 from tests.invariants import ledger
 from tests.invariants.database import of_postgresql
@@ -69,8 +69,8 @@ class Simulation:
         now = time.time()
         stored = [self._stored(model, fleet, files, now) for model in fleet.models]
         registered(self._url, stored, fleet.bookings)
-        self.absent = [model.name for model in stored if model.deployment is None]
-        """Models that are not loaded at first."""
+        self.absent = [m.name for m in stored if m.deployment is None and _fits_one(m)]
+        """Models that are not loaded at first, and need no more than one GPU."""
         async_store.WORKERS = THREADS
         brain = RulePlanner(offload=self._offload)
         self.nodes = [
@@ -235,6 +235,11 @@ class Simulation:
             if each == str(pid):
                 ticks += int(fields[13]) + int(fields[14])  # sessions that have ended
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _fits_one(model: Model) -> bool:
+    weights = model.profile.weight_bytes if model.profile else 0
+    return weights < USABLE_GIB * GIB * 0.8
 
 
 def _plans(node: SimulatedNode) -> bool:

@@ -37,6 +37,8 @@ def write(file: Path, text: str) -> None:
     new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(text)
+        out.flush()
+        os.fsync(out.fileno())  # what is empty after a crash would be lost
     new.replace(file)
 
 

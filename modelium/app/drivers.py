@@ -27,8 +27,10 @@ def sandbox_problem() -> str:
 
 
 def secrets(config: Config, file: Path | None) -> tuple[Path, ...]:
-    """Return what no engine may read: the state, the store and the configuration's ``file``."""
-    found = [config.orchestration.state, *([Path(os.path.abspath(file))] if file else [])]
+    """Return what no engine may read: state, store, the gateway's key, the configuration's file."""
+    key = config.gateway.tls_key or config.gateway.tls_certificate  # which then has the key, too
+    files = [Path(os.path.abspath(one)) for one in (file, key) if one]
+    found = [config.orchestration.state, *files]
     return (*found, *secret_files(config.store_url(), os.environ))
 
 

@@ -97,4 +97,7 @@ async def joined(services: Services, node: NodeIdentity) -> AsyncIterator[Member
     await membership.join(token.get_secret_value() if token else None)
     store = services.store.blocking
     with store.planner.sought(f"{node.holder}", wake), store.wakeups(wake):
-        yield membership
+        try:
+            yield membership
+        finally:
+            await membership.leave()

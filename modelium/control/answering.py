@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from modelium.errors import ModeliumError, NotPlanner
+from modelium.errors import ModeliumError, NotPlanner, StoreUnavailable
 from modelium.models import Decision
 from modelium.stages import decide
 from modelium.stages.asking import asked, decided, failed
@@ -64,6 +64,9 @@ class Answering:
             answer = decided(decision)
         except NotPlanner:
             return  # the node that plans by now answers
+        except StoreUnavailable as exc:
+            logger.info("a question of %s waits for the store: %s", one.node, exc)
+            return
         except ModeliumError as exc:
             answer = failed(exc)
         except Exception as exc:

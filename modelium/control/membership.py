@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from modelium import private
-from modelium.errors import ModeliumError
+from modelium.errors import InputError, ModeliumError
 from modelium.models import NodeReport, RuntimeStatus, Traffic
 from modelium.stages.services import Services
 from modelium.store.nodes import digest
@@ -30,10 +31,14 @@ MIB = 2**20
 def node_secret(state: Path) -> str:
     """Return the secret by which the store and other nodes know this machine; made at first."""
     file = state / FILE
-    if not file.exists():
-        with open(file, "w", opener=private.opener) as fresh:
-            fresh.write(f"{SECRET}{secrets.token_urlsafe(32)}\n")
-    return file.read_text().strip()
+    found = file.read_text().strip() if file.exists() else ""
+    if not found:  # also where a full disk, or a crash, has left it empty
+        found = f"{SECRET}{secrets.token_urlsafe(32)}"
+        try:
+            private.write(file, f"{found}\n")
+        except OSError as exc:
+            raise InputError(f"{file} cannot be written ({exc.strerror}): make room there") from exc
+    return found
 
 
 class Membership:
@@ -69,6 +74,12 @@ class Membership:
             await self.beat()
         except ModeliumError as exc:
             logger.warning("the store did not take this node's heartbeat: %s", exc)
+
+    async def leave(self) -> None:
+        """Say that this node stops, so that nothing is placed on it any more."""
+        self._settled = False
+        with suppress(ModeliumError):
+            await self.beat()
 
     async def run(self) -> None:
         """Send heartbeats until cancelled."""

@@ -18,10 +18,13 @@ FORWARDED = b"x-modelium-forwarded"
 PRIORITY = b"x-modelium-priority"
 """The class of its client's key."""
 
+CLIENT = b"x-modelium-client"
+"""Whose request it is, for bounds that each client has: a key's id, or an address."""
+
 ANSWERED = b"x-modelium-answered"
 """On an answer: it is the client's. Without it, the gateway there did not take the request."""
 
-MARKS = frozenset({FORWARDED, PRIORITY, ANSWERED})
+MARKS = frozenset({FORWARDED, PRIORITY, CLIENT, ANSWERED})
 
 MOST_HOPS = 2
 """To the node that had the model, and from there to the one that has it by now."""
@@ -38,6 +41,8 @@ class Sender:
     hops: int = 1
     """How often it was forwarded, this time included."""
     priority: Priority | None = None
+    client: str = ""
+    """Whose request it is; empty: that was not said."""
 
 
 def sender(scope: Scope) -> Sender | None:
@@ -52,12 +57,13 @@ def sent_by(node: str, headers: Headers) -> Sender:
     known = {priority.value: priority for priority in Priority}
     # What cannot be read may have come any way round.
     count = int(hops) if hops.isascii() and hops.isdecimal() and len(hops) < 4 else MOST_HOPS + 1
-    return Sender(node=node, hops=count, priority=known.get(named or ""))
+    client = header(headers, CLIENT) or ""
+    return Sender(node=node, hops=count, priority=known.get(named or ""), client=client)
 
 
-def marks(hops: int, priority: Priority | None) -> Headers:
+def marks(hops: int, priority: Priority | None, client: str) -> Headers:
     """Return the headers of a request that is forwarded for the ``hops``-th time."""
-    found = [(FORWARDED, b"%d" % hops)]
+    found = [(FORWARDED, b"%d" % hops), (CLIENT, client.encode("latin-1", "replace"))]
     if priority is not None:
         found.append((PRIORITY, priority.value.encode()))
     return found

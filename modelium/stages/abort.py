@@ -25,7 +25,7 @@ async def abort(services: Services, model: str) -> None:
     record = await services.store.model(model)
     if record.state is ModelState.LOADING and not is_here(services, record.deployment):
         # Its node ends the load when it sees this.
-        await services.store.states.start_unloading(model, reason=REASON)
+        await services.store.states.order_unloading(model, reason=REASON)
     elif record.state is ModelState.LOADING:  # its evictions are under way, or nobody is at it
         with services.owners.of(model):
             try:

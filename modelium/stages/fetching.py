@@ -177,7 +177,11 @@ class _Fetch:
         while asked := await self._next(0):
             try:
                 body = await asked.source.manifest(*version)
-                return read_manifest(body, digest=self.record.digest)
+                manifest = read_manifest(body, digest=self.record.digest)
+                disk = await asyncio.to_thread(_disk, self.services.repository.published)
+                if manifest.total_bytes > disk:  # before anything is made of its chunks
+                    raise BadManifest("its list of files is larger than the disk here")
+                return manifest
             except BadManifest as exc:
                 self._drop(asked, exc)
             except TransientError as exc:
@@ -328,6 +332,10 @@ async def _is_used(services: Services, version: tuple[str, int]) -> bool:
         and version[1] in (model.deployment.version, model.version)
         for model in models
     )
+
+
+def _disk(folder: Path) -> int:
+    return shutil.disk_usage(folder).total
 
 
 def _free(folder: Path) -> int:

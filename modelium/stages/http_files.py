@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from urllib.parse import quote
@@ -15,6 +16,9 @@ from modelium.models import Node
 PATH = "/peer/files"
 HASH = "x-modelium-sha256"
 """Header of a chunk: its hash, which the sender takes as it reads it."""
+
+WHOLE_S = 600.0
+"""For one answer: a chunk, over a link of 0.5 Mbit/s four at once. Who drips has failed."""
 
 MOST_ERROR = 2000
 """Bytes that are read of an error's body."""
@@ -63,13 +67,16 @@ class HttpSource:
         """Return an answer's body, of at most ``most`` bytes, and its headers."""
         body = bytearray()
         try:
-            async with self._client.stream("GET", self._base + path, params=query) as answer:
+            async with (
+                asyncio.timeout(WHOLE_S),
+                self._client.stream("GET", self._base + path, params=query) as answer,
+            ):
                 bound = most if answer.status_code == 200 else MOST_ERROR
                 async for part in answer.aiter_raw():
                     body += part
                     if len(body) > bound:
                         break
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as exc:
             raise Unavailable(f"does not answer ({type(exc).__name__} {exc})".strip()) from exc
         if answer.status_code != 200:
             raise Unavailable(

@@ -261,6 +261,8 @@ async def _give_up(
     record = await store.model(model)
     if record.state is not ModelState.LOADING or record.deployment is None:
         return
+    if record.deployment.started_at != (await store.decisions.get(decision)).at:
+        return  # a later load, of a model that was taken from this node while it was silent
     if parts.is_split(record.deployment):
         await parts.end(services, record.deployment, limit_s=parts.END_S)
     aborted = services.loads.is_aborted(model)

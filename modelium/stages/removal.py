@@ -92,11 +92,11 @@ async def _unload(services: Services, name: str) -> None:
             if deployment is None:
                 return
             if not is_here(services, deployment):
-                await services.store.states.start_unloading(name, reason=record.reason)
+                await services.store.states.order_unloading(name, reason=record.reason)
                 continue
             await _halt(services, record, deployment)
         elif record.state is ModelState.LOADING and not is_here(services, deployment):
-            await services.store.states.start_unloading(name, reason=record.reason)
+            await services.store.states.order_unloading(name, reason=record.reason)
         elif record.state is ModelState.LOADING and deployment is not None:
             # The driver cancels a load in progress; the run that waits for it gives up.
             with suppress(PlanRejected):  # it became ready a moment ago: that is evicted next

@@ -19,6 +19,8 @@ async def relieve(services: Services, fleet: Fleet, models: Iterable[Model]) -> 
     Raises:
         NotPlanner: another node plans by now.
     """
+    if not services.heartbeat.may_judge(services.clock.monotonic()):
+        return False
     held: dict[str, list[str]] = {}
     for model in models:
         if model.traffic.pending and model.deployment is not None:

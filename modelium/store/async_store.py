@@ -165,6 +165,7 @@ class AsyncStates(Face[States]):
     forgive = off_loop(States.forgive)
     mark_moved = off_loop(States.mark_moved)
     start_unloading = off_loop(States.start_unloading)
+    order_unloading = off_loop(States.order_unloading)
     cancel_eviction = off_loop(States.cancel_eviction)
     release = off_loop(States.release)
     requeue = off_loop(States.requeue)

@@ -99,9 +99,12 @@ def _take(engine: Engine, lease: Lease, ended: threading.Event) -> None:
 def _renew(lease: Lease, ended: threading.Event) -> None:
     while not ended.wait(RENEWAL_S):
         try:
-            lease.renew()
+            if not lease.renew():
+                lease.regain()
         except StoreUnavailable as exc:
             logger.warning("the service's lease is not renewed: %s", exc)
+        except Exception:  # it is tried again as long as the service runs
+            logger.exception("the service's lease is not renewed")
 
 
 def _taken(engine: Engine, who: str = "") -> InputError:

@@ -102,9 +102,22 @@ class Lease:
             self._set(tx, 0.0)
 
     def lost_to(self, tx: Connection) -> str | None:
-        """Return the process that has taken it since; ``None``: it is still this one's."""
+        """Return the process that has taken it since; ``None``: it is still this one's.
+
+        An earlier epoch is that of a holder before: a failover has lost that this one took it.
+        """
         row = self._row(tx)
-        return None if row is None or row.holder == self._holder else row.holder
+        if row is None or row.holder == self._holder or row.epoch < self.epoch:
+            return None
+        holder: str = row.holder
+        return holder
+
+    def regain(self) -> None:
+        """Take it again where a failover has lost that this process took it."""
+        with reading(self._engine) as tx:
+            row = self._row(tx)
+        if row is None or row.epoch < self.epoch:
+            self.take()
 
     def is_held(self, tx: Connection) -> bool:
         """Whether nobody has taken it since the last `take`, whatever time has passed."""

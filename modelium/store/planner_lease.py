@@ -101,6 +101,8 @@ class PlannerLease:
                 self._step(lease, on_change)
             except StoreUnavailable as exc:
                 logger.warning("the planner's lease is neither taken nor renewed: %s", exc)
+            except Exception:  # a node that does not look again would never plan again
+                logger.exception("the planner's lease is neither taken nor renewed")
 
     def _step(self, lease: Lease, on_change: Callable[[], None]) -> None:
         if self._resigned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -249,13 +249,15 @@ def deployment(tx: Connection, name: str) -> Deployment | None:
     return None if document is None else parsed(Deployment, document)
 
 
-def bookings(tx: Connection) -> tuple[Booking, ...]:
-    """Return all bookings.
+def bookings(tx: Connection, names: Collection[str] | None = None) -> tuple[Booking, ...]:
+    """Return all bookings, or those of models ``names``.
 
     A model that is loaded holds something: 0 in its row says that nobody has found out how much.
     """
     table, models = schema.bookings, schema.models
     query = sa.select(table, models.c.state).join(models, models.c.name == table.c.model)
+    if names is not None:
+        query = query.where(table.c.model.in_(names))
     found = []
     for row in tx.execute(query.order_by(table.c.model)).mappings():
         fields = dict(row)
@@ -266,9 +268,17 @@ def bookings(tx: Connection) -> tuple[Booking, ...]:
 
 
 def models(
-    tx: Connection, name: str | None = None, cache: RowCache | None = None
+    tx: Connection,
+    name: str | None = None,
+    cache: RowCache | None = None,
+    *,
+    names: Collection[str] | None = None,
 ) -> tuple[Model, ...]:
-    """Return models with deployment, approvals and measurements, at their current version."""
+    """Return models with deployment, approvals and measurements, at their current version.
+
+    ``name``, ``names``: which; default: all.
+    """
+    names = names if name is None else (name,)
     m, v = schema.models, schema.versions
     columns = [column for column in m.c if column.name not in ("removal", "setbacks")]
     of_version = v.c.path, v.c.digest, _text(v.c.profile), _text(v.c.preference), _text(v.c.wishes)
@@ -281,13 +291,13 @@ def models(
     deployed = sa.select(schema.deployments.c.model, _text(schema.deployments.c.document))
     allowed = sa.select(schema.approvals.c.digest, schema.approvals.c.what)
     loads = sa.select(schema.measured)
-    if name is not None:
-        query = query.where(m.c.name == name)
-        deployed = deployed.where(schema.deployments.c.model == name)
+    if names is not None:
+        query = query.where(m.c.name.in_(names))
+        deployed = deployed.where(schema.deployments.c.model.in_(names))
         allowed = allowed.join(v, v.c.digest == schema.approvals.c.digest).where(
-            v.c.model == base_name(name)
+            v.c.model.in_({base_name(one) for one in names})
         )
-        loads = loads.where(schema.measured.c.model == name)
+        loads = loads.where(schema.measured.c.model.in_(names))
     deployments = {row.model: row.document for row in tx.execute(deployed)}
     approvals: dict[str, set[str]] = {}
     for row in tx.execute(allowed):
@@ -329,5 +339,5 @@ def _measured(row: Any) -> MeasuredLoad:
 
 
 def _text(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """Return a JSON column as stored text."""
-    return sa.type_coerce(column, sa.Text).label(column.name)
+    """Return a JSON column as stored text: drivers do not parse what is cast."""
+    return sa.cast(column, sa.Text).label(column.name)

@@ -40,11 +40,16 @@ class QuestionLog:
             notify(tx)
 
     def open(self) -> tuple[Asked, ...]:
-        """Return what is not answered yet, the oldest first."""
+        """Return what is not answered yet, the oldest first.
+
+        What was asked long ago is left: a plan that nobody waits for would surprise.
+        """
         table = schema.questions
         query = sa.select(table.c.id, table.c.node, table.c.document)
         with reading(self._engine) as tx:
-            waiting = query.where(table.c.answered_at.is_(None)).order_by(table.c.at, table.c.id)
+            fresh = table.c.at > database_time(tx) - KEPT_S
+            waiting = query.where(table.c.answered_at.is_(None), fresh)
+            waiting = waiting.order_by(table.c.at, table.c.id)
             return tuple(Asked(row.id, row.node, row.document) for row in tx.execute(waiting))
 
     def answer(self, id: str, document: Mapping[str, Any]) -> None:

@@ -81,7 +81,7 @@ class States:
         reason = f"loaded on {deployment.runtime.value} in {deployment.load_s or 0:.1f} s"
         reason = f"{reason} {note}".rstrip()
         with queries.change(self._engine) as tx:
-            self._own(tx, name)
+            self._own(tx, name, deployment)
             if preference is not None:
                 queries.prefer(tx, name, preference)
             queries.save_deployment(tx, deployment)
@@ -112,7 +112,7 @@ class States:
     def mark_moved(self, deployment: Deployment) -> None:
         """Store a new handle or upstream of a model that stays in its state."""
         with queries.change(self._engine) as tx:
-            self._own(tx, deployment.model)
+            self._own(tx, deployment.model, deployment)
             queries.save_deployment(tx, deployment)
 
     def start_unloading(self, name: str, *, reason: str) -> Model:
@@ -120,6 +120,16 @@ class States:
         with queries.change(self._engine) as tx:
             self._own(tx, name)
             return self._move(tx, name, ModelState.UNLOADING, reason=reason)
+
+    def order_unloading(self, name: str, *, reason: str) -> Model:
+        """LOADING or FAILED → UNLOADING, on whichever node it is: that one ends what runs of it.
+
+        What has become another state meanwhile stays as it is.
+        """
+        with queries.change(self._engine) as tx:
+            if queries.state(tx, name) in (ModelState.LOADING, ModelState.FAILED):
+                return self._move(tx, name, ModelState.UNLOADING, reason=reason)
+            return queries.models(tx, name)[0]
 
     def cancel_eviction(self, name: str, *, reason: str) -> Model:
         """DRAINING → READY: the model stays, and its memory is no longer promised to others."""
@@ -195,8 +205,10 @@ class States:
             tx.execute(sa.delete(table).where(table.c.model == name))
         return self._move(tx, name, target, reason=reason, **columns)
 
-    def _own(self, tx: Connection, name: str) -> None:
+    def _own(self, tx: Connection, name: str, deployment: Deployment | None = None) -> None:
         """Refuse to touch a model that was taken from this node while it was silent.
+
+        ``deployment``: what it is about; by now the model may be on this node once more.
 
         What it still does for the model may end after the model was queued again, or loaded
         elsewhere; the rows are then about that.
@@ -208,7 +220,11 @@ class States:
             return
         found = queries.deployment(tx, name)
         idle = found is None and queries.state(tx, name) in SETTLED
-        if idle or (found is not None and found.node != self.node):
+        other = found is not None and (
+            found.node != self.node
+            or (deployment is not None and found.started_at != deployment.started_at)
+        )
+        if idle or other:
             raise StalePlan(f"{name} was taken from {self.node}, which was silent")
 
     def _move(

@@ -7,7 +7,6 @@ PostgreSQL.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from modelium.errors import IllegalTransition, InputError, StalePlan, StoreUnavailable, Unavailable
 from modelium.lifecycle import SETTLED, ModelState
-from modelium.models import Booking, Decision, Event, Model, ModelProfile, Plan, Priority, Wishes
+from modelium.models import Decision, Event, Model, ModelProfile, Plan, Priority, Wishes
 from modelium.store import queries, schema
 from modelium.store.api_keys import KeyTable
 from modelium.store.basis import Basis
@@ -42,16 +41,13 @@ from modelium.store.planner_lease import PlannerLease
 from modelium.store.pruning import prune
 from modelium.store.questions import QuestionLog
 from modelium.store.reservations import Reservations
-from modelium.store.row_cache import RowCache
 from modelium.store.stamps import clamp
 from modelium.store.states import States
 from modelium.store.team_usage import TeamUsage
 from modelium.store.twins import Twins
 from modelium.store.upsert import put
+from modelium.store.views import View, Views
 from modelium.store.wakeup import wakeups
-
-View = tuple[int, tuple[Model, ...], tuple[Booking, ...]]
-"""Revision, all models, all bookings."""
 
 PASSING = frozenset({Fault.LOCKED, Fault.FULL, Fault.FAILING})
 """Faults that a wrong ``store.url`` does not have."""
@@ -93,9 +89,7 @@ class Store:
         self.rules = OperatorRules(engine=engine, now=now)
         self.team_usage = TeamUsage(engine=engine, now=now)
         self.outcomes = OutcomeLog(engine=engine, now=now)
-        self._cache = RowCache()
-        self._viewing = threading.Lock()
-        self._viewed: tuple[queries.Marks, View] | None = None
+        self._views = Views(engine=engine)
 
     @classmethod
     def open(
@@ -180,16 +174,7 @@ class Store:
 
     def view(self) -> View:
         """Return revision, all models and all bookings, read in one transaction."""
-        with self._viewing, reading(self._engine) as tx:
-            marks = queries.marks(tx)
-            viewed = self._viewed
-            # Building a thousand models takes 0.1 s, and mostly nothing has changed.
-            if viewed is None or viewed[0] != marks:
-                models = queries.models(tx, cache=self._cache)
-                self._cache.retain({model.name for model in models})
-                view = marks.revision, models, queries.bookings(tx)
-                self._viewed = viewed = marks, view
-        return viewed[1]
+        return self._views.read()
 
     def names(self) -> frozenset[str]:
         """Return the names of all registered models."""

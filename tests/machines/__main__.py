@@ -1,4 +1,4 @@
-"""All scenarios on three machines: ``python -m tests.machines [--scenario NAME …] [--seed N]``.
+"""All scenarios on three machines, or some: ``python -m tests.machines [--small | --scenario NAME …]``.
 
 Exit code 1 where something was violated; the services' logs are kept then, and named.
 """
@@ -29,15 +29,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scenario", action="append", choices=[s.name for s in SCENARIOS])
+    parser.add_argument("--small", action="store_true", help="the short form, on llama.cpp alone")
     parser.add_argument("--without-prefect", action="store_true")
     parser.add_argument("--without-triton", action="store_true")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # everything is ended then, too
     began = time.monotonic()
     # What is asked must have been dropped.
-    wanted = [s for s in SCENARIOS if not given.scenario or s.name in ("drops", *given.scenario)]
+    names = ["drops", *given.scenario] if given.scenario else [s.name for s in SCENARIOS]
+    wanted = [s for s in SCENARIOS if (s.small if given.small else s.name in names)]
     outcomes: list[Outcome] = []
-    triton, prefect = not given.without_triton, not given.without_prefect
+    triton = not (given.without_triton or given.small)
+    prefect = not (given.without_prefect or given.small)
     with fleet(triton=triton, prefect=prefect) as machines:
         print(f"three machines have joined in {time.monotonic() - began:.0f} s", flush=True)
         before = _sizes(machines)

@@ -29,6 +29,10 @@ MEMORY_GIB = 1.0
 
 FETCH = True
 
+MAX_WAIT_S = 240.0
+"""For which requests wait for their model: longer than a service takes to start where the machine
+has much else to do."""
+
 JOIN_TOKEN = "MODELIUM_JOIN_TOKEN"
 STOP_S = 120.0
 
@@ -92,7 +96,7 @@ class Machine:
                 "port": PORT,
                 "advertise": self.url,
                 "token": token,
-                "max_wait_seconds": 80.0,
+                "max_wait_seconds": MAX_WAIT_S,
                 "drain_grace_seconds": 5.0,
             },
             "repository": {"fetch": FETCH},

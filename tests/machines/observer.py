@@ -24,7 +24,7 @@ from tests.machines.servers import Postgres
 LOOK_S = 1.0
 """Between two looks."""
 
-GRACE_S = 20.0
+GRACE_S = 30.0
 """For which an engine and the store may disagree: starts and stops are no instants, a killed
 service is away for its lease, and a silent node is relieved at once."""
 

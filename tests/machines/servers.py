@@ -19,7 +19,8 @@ from tests import postgresql
 from tests.machines.network import HUB, SUBNET, Network
 
 PREFECT_PORT = 4200
-WITHIN_S = 120.0
+WITHIN_S = 300.0
+"""For Prefect to answer, on a machine that has much else to do."""
 SPARE = ("shared_buffers=16MB", "max_connections=60")
 
 

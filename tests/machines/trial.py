@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from tests.machines.fleet import Fleet
 from tests.machines.scenarios import Scenario
 
-SERVED_S = 60.0
+SERVED_S = 180.0
 """Within this all models answer at every gateway after a fault."""
 
-REST_S = 60.0
+REST_S = 120.0
 """Within this nothing is on its way any more."""
 
 POLL_S = 1.0

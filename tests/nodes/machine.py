@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelium.errors import ModeliumError
 from modelium.models import (
     GIB,
     Deployment,
@@ -48,6 +49,8 @@ class Machine:
         self.gate = asyncio.Event()
         """Loads wait until it is set."""
         self.gate.set()
+        self.stuck: ModeliumError | None = None
+        """What an unload fails with."""
         self.clock = clock
         self._port = port
         self._pids: dict[str, int] = {}
@@ -94,6 +97,8 @@ class Machine:
     async def unload(self, model: str, *, handle: Mapping[str, Any], grace_s: float) -> None:
         """Unload a model."""
         self.unloads.append(model)
+        if self.stuck is not None:
+            raise self.stuck
         self.held.pop(model, None)
 
     async def sleep(self, model: str, *, handle: Mapping[str, Any]) -> None:

@@ -110,7 +110,7 @@ class SimulatedNode:
             peers=PeerRoutes(secret=machine.secret),
             began=clock.time(),
         )
-        self.store.history.node = self.name
+        self.store.act_as(self.name)
         self.loop = Loop(services=self.services, signals=self.signals)
         self.demand = Demand(services=self.services, signals=self.signals)
         self.membership = Membership(services=self.services, secret=machine.secret)
@@ -131,6 +131,7 @@ class SimulatedNode:
             loop.call_soon_threadsafe(self.services.pulse.beat)
 
         self._stack.enter_context(self.store.planner.sought(self.name, wake))
+        self._stack.enter_context(self.store.wakeups(wake))
         await self.recover()
         runs: dict[str, Callable[[], Awaitable[None]]] = {
             "loop": self.loop.run,

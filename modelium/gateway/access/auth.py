@@ -163,13 +163,17 @@ class AuthMiddleware:
         if self._token is None and not _is_local(host, self._host):
             message = "without gateway.token, Host must name loopback; set gateway.token"
             return Refusal(status=403, message=message)
-        if path != PAGE and _is_cross_site(origin, site, host):
-            return Refusal(status=403, message="cross-site browser requests are refused")
-        return self._identify(authorization, scope)
-
-    def _identify(self, authorization: bytes | None, scope: Scope) -> Refusal | None:
-        """Return why credentials are refused, if they are."""
         presented = _presented(authorization, scope["method"])
+        node = self._nodes is not None and looks_like_node(presented)
+        # A node passes on what its client said of itself, and has checked it.
+        if path != PAGE and not node and _is_cross_site(origin, site, host):
+            return Refusal(status=403, message="cross-site browser requests are refused")
+        return self._identify(presented, authorization, scope)
+
+    def _identify(
+        self, presented: bytes, authorization: bytes | None, scope: Scope
+    ) -> Refusal | None:
+        """Return why credentials are refused, if they are."""
         if self._token is not None and hmac.compare_digest(presented, self._token):
             return None
         if self._nodes is not None and looks_like_node(presented):

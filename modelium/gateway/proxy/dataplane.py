@@ -19,7 +19,6 @@ from modelium.gateway.asgi import (
     Receive,
     Scope,
     Send,
-    peer,
     read_body,
 )
 from modelium.gateway.forwarding import sender
@@ -30,7 +29,7 @@ from modelium.gateway.proxy.held import MAX_HELD_BYTES, HeldBytes
 from modelium.gateway.proxy.names import ModelReference, Names
 from modelium.gateway.proxy.noting import AnswerCounts, Noting, OnAnswered
 from modelium.gateway.proxy.reply import CommentedAdmission, EngineFailed, Reply
-from modelium.gateway.proxy.request import Request
+from modelium.gateway.proxy.request import Request, client_of
 from modelium.gateway.proxy.upstream import UpstreamClient
 from modelium.gateway.routes import Outgoing, Route, fields_of, match, model_of, outgoing
 from modelium.models import Priority, Upstream
@@ -157,7 +156,7 @@ class DataPlane:
         resolve = self._names.resolve if node is None else _as_named
         named = resolve(route.model or "")
         holder = key_holder(scope)
-        client = holder.key.id if holder is not None else peer(scope)
+        client = client_of(scope, holder, node)
         try:
             refuse_loop(node)
             if holder is not None:
@@ -286,6 +285,7 @@ class DataPlane:
             scope=request.scope,
             sender=request.sender,
             priority=request.priority,
+            client_id=request.client,
             reply=reply,
             on_end=lambda status: self._noting.passed_on(
                 request, reply.usage, sent.body, status=status, began=began

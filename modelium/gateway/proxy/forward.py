@@ -13,6 +13,9 @@ from modelium.gateway.proxy.upstream import NotConnected, UpstreamClient
 from modelium.gateway.routes import Outgoing
 from modelium.models import Priority, Upstream
 
+TOO_LARGE = frozenset({413, 414, 431})
+"""What a gateway, or a proxy before it, says of one request: the next one may fit."""
+
 
 class NotTaken(Exception):
     """The other gateway did not take the request; nothing of it reached an engine."""
@@ -51,6 +54,7 @@ async def forward(
     scope: Scope,
     sender: Sender | None,
     priority: Priority | None,
+    client_id: str,
     reply: Reply,
     on_end: Callable[[int], None],
 ) -> None:
@@ -63,6 +67,7 @@ async def forward(
         scope: the client's request.
         sender: the node that it comes from; ``None``: a client.
         priority: the class that the request waits in, if it has one.
+        client_id: whose request it is.
         reply: to the client.
         on_end: called with the status of an answer for the client when it has ended.
 
@@ -70,7 +75,7 @@ async def forward(
         NotTaken: it can be sent again.
         EngineFailed: as `Reply.forward`.
         Unavailable: the connection ended before an answer began.
-        HttpProblem: 508, it was forwarded too often.
+        HttpProblem: 508, it was forwarded too often; or it is too large for the gateway there.
     """
     refuse_loop(sender, upstream)
     query = scope["query_string"]
@@ -81,8 +86,14 @@ async def forward(
             target=f"{sent.path}?{query.decode('latin-1')}" if query else sent.path,
             headers=scope["headers"],
             body=sent.body,
-            marks=marks(1 if sender is None else sender.hops + 1, priority),
+            marks=marks(1 if sender is None else sender.hops + 1, priority, client_id),
         ) as answer:
+            if not answer.is_taken and answer.status in TOO_LARGE:
+                raise HttpProblem(
+                    answer.status,
+                    "the request is too large to be passed on to the machine that has the model",
+                    reason="too-large",
+                )
             if not answer.is_taken:
                 # Redirects, too: the secret is for this address alone.
                 raise NotTaken(upstream, f"its answer was HTTP {answer.status}")

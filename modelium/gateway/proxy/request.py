@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelium.gateway.access.keyring import KeyHolder
-from modelium.gateway.asgi import Scope
+from modelium.gateway.asgi import Scope, peer
 from modelium.gateway.forwarding import Sender
 from modelium.gateway.proxy.names import ModelReference
 from modelium.gateway.routes import Route
@@ -33,3 +33,15 @@ class Request:
         if self.sender is not None:
             return self.sender.priority
         return self.holder.priority if self.holder is not None else None
+
+    @property
+    def client(self) -> str:
+        """Whose request it is, at whichever gateway it arrived."""
+        return client_of(self.scope, self.holder, self.sender)
+
+
+def client_of(scope: Scope, holder: KeyHolder | None, sender: Sender | None) -> str:
+    """Return a key's id, or an address."""
+    if holder is not None:
+        return holder.key.id
+    return (sender.client if sender is not None else "") or peer(scope)

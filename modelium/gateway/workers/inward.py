@@ -22,6 +22,7 @@ from modelium.gateway.asgi import (
 )
 from modelium.gateway.http_server import BACKLOG, short_path
 from modelium.gateway.problems import HttpProblem, body_of, headers_of, status_of
+from modelium.gateway.proxy.held import HeldBytes
 from modelium.gateway.proxy.message import HOP_BY_HOP
 from modelium.gateway.proxy.upstream import Answer, Interrupted, UpstreamClient
 from modelium.models import Upstream
@@ -35,6 +36,9 @@ PEER = b"x-modelium-peer"
 MAX_BODY_BYTES = 1024 * 1024
 """As of `api.app`, which a worker does not import."""
 
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""Of all bodies at one worker: they are read before anybody looks at credentials."""
+
 NOT_PASSED = HOP_BY_HOP | {PEER, b"content-length", b"expect"}
 
 
@@ -44,6 +48,7 @@ class Inward:
     def __init__(self, *, client: UpstreamClient, path: str) -> None:
         """``path``: of the service's socket."""
         self._client = client
+        self._held = HeldBytes(most=MAX_HELD_BYTES)
         self._service = Upstream(
             host="modelium", port=80, socket=path, served_name="Modelium", apis=frozenset()
         )
@@ -51,14 +56,17 @@ class Inward:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            body = await read_body(scope, receive, limit=MAX_BODY_BYTES)
-            async with CancelOnDisconnect(receive):
-                await self._pass(scope, body, send)
+            with self._held.holding(peer(scope)) as holding:
+                body = await read_body(scope, receive, limit=MAX_BODY_BYTES, grow=holding.grow)
+                async with CancelOnDisconnect(receive):
+                    await self._pass(scope, body, send)
         except ClientGone:
             pass
         except BodyTooLarge:
             message = f"the request body exceeds {MAX_BODY_BYTES} bytes"
             await _refuse(HttpProblem(413, message, reason="too-large"), scope, send)
+        except HttpProblem as exc:
+            await _refuse(exc, scope, send)
         except ModeliumError:
             await _refuse(Unavailable("Modelium does not answer; retry"), scope, send)
 

@@ -55,7 +55,7 @@ async def test_requests_that_wait_have_a_copy_loaded_elsewhere_and_the_first_one
     cluster.place("m", "b")
     await cluster.round()
     b.lose_store()
-    cluster.advance(SILENT_S + 1)
+    await cluster.live(SILENT_S + 2.5)
     a.services.switchboard.suspect("m")  # its gateway does not answer
     assert await cluster.answered("a", "m") == "a"
     assert cluster.running("m") == ["a", "b"]
@@ -74,7 +74,7 @@ async def test_nothing_is_loaded_on_a_node_that_returns_before_its_strays_are_go
     cluster.place("m", "b")
     await cluster.round()
     b.lose_store()
-    cluster.advance(SILENT_S + 1)
+    await cluster.live(SILENT_S + 2.5)
     a.services.switchboard.suspect("m")
     await cluster.answered("a", "m")
     b.regain_store()

@@ -6,7 +6,7 @@ Two nodes on one store, each with a repository of its own; the files go through 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from modelium.gateway.forwarding import SENDER, Sender
 from modelium.intake import manifest
 from modelium.intake.fetched import FetchedCopies
 from modelium.intake.repository import ModelRepository
-from modelium.models import NodeReport
+from modelium.models import Node, NodeReport
 from modelium.stages import fetching
 from modelium.stages.fetching import drop_removed, make_room, provide
 from modelium.stages.http_files import HASH, HttpFiles
@@ -253,6 +253,36 @@ async def test_files_that_do_not_fit_are_not_begun(
     with pytest.raises(Unavailable, match="make room there"):
         await have(there)
     assert not fleet.asked
+
+
+async def test_a_list_larger_than_the_disk_is_another_nodes_lie(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, made = fleet.nodes["there"], list[object]()
+    files = (manifest.ListedFile(name="a", size=2**62),)
+
+    def lie(_folder: Path, *, digest: str) -> manifest.Manifest:
+        return manifest.Manifest(digest=digest, files=files)
+
+    monkeypatch.setattr("modelium.control.file_share.manifest_of", lie)
+    monkeypatch.setattr(fetching, "Partial", lambda **given: made.append(given))
+    with pytest.raises(Unavailable, match="larger than the disk"):
+        await have(there)
+    assert not made
+
+
+async def test_a_node_that_drips_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def drips() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("modelium.stages.http_files.WHOLE_S", 0.05)
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=drips()))
+    node = Node(name="slow", report=NodeReport(address="http://slow"))
+    source = HttpFiles(client=httpx.AsyncClient(transport=transport)).of(node)
+    assert source is not None
+    with pytest.raises(Unavailable, match="TimeoutError"):
+        await asyncio.wait_for(source.chunk("tiny", 1, "a", 0, 9), 60)
 
 
 async def test_room_is_made_of_copies_that_others_have_too(

@@ -30,3 +30,13 @@ def test_a_heartbeat_lifts_the_fence() -> None:
     heartbeat.note(0.0)
     heartbeat.note(500.0)
     heartbeat.check(505.0)
+
+
+def test_a_node_judges_the_silence_of_others_only_once_they_had_time_to_speak() -> None:
+    heartbeat = Heartbeat()
+    assert heartbeat.may_judge(0.0)  # alone
+    for began in (0.0, 500.0):  # the second time after an outage of the store
+        heartbeat.note(began)
+        assert not heartbeat.may_judge(began + SILENT_S)
+        heartbeat.note(began + 8.0)
+        assert heartbeat.may_judge(began + SILENT_S + 1)

@@ -201,3 +201,25 @@ def test_a_lease_is_renewed_and_looked_at_while_somebody_writes(engine: sa.Engin
         assert mine.others() is None
     mine.release()
     assert other.others() is None
+
+
+@on_postgresql
+def test_a_service_keeps_the_lease_that_a_failover_has_forgotten(
+    store: Store, engine: sa.Engine
+) -> None:
+    """The standby lacks the last second, and has the row of the node's life before."""
+    before, now = (Lease(engine=engine, name="node a", holder=f"a {n}") for n in "12")
+    before.take()
+    before.release()
+    with engine.begin() as tx:
+        [row] = tx.execute(sa.select(schema.leases)).mappings().all()
+    now.take()
+    with engine.begin() as tx:
+        tx.execute(sa.update(schema.leases).values(**row))
+        assert now.lost_to(tx) is None
+    assert not now.renew()
+    now.regain()
+    assert rows(engine) == [("node a", "a 2", 2)]
+    assert now.renew()
+    before.regain()  # one that was really taken stays so
+    assert rows(engine) == [("node a", "a 2", 2)]

@@ -24,6 +24,7 @@ from modelium.models import (
 from modelium.models.nodes import SILENT_S
 from modelium.store import Store, schema
 from modelium.store.nodes import TOKEN_PREFIX, TOKEN_S, digest
+from tests.fakes.clock import FakeClock
 from tests.modelium.store.conftest import ON_POSTGRESQL
 from tests.modelium.store.test_store import register
 
@@ -277,6 +278,37 @@ def test_what_a_relieved_node_still_does_changes_nothing(store: Store, write: st
         assert store.view() == before
     store.act_as("b")
     ready(store, "m")
+
+
+@pytest.mark.parametrize("url", [ON_POSTGRESQL], indirect=True)
+def test_a_node_may_order_another_one_to_end_a_load_but_not_what_is_ready(store: Store) -> None:
+    join(store, "a", "b")
+    load(store, "m", "b/0")
+    load(store, "n", "b/0")
+    ready(store, "n")
+    store.act_as("a")
+    assert store.states.order_unloading("m", reason="r").state is ModelState.UNLOADING
+    assert store.states.order_unloading("n", reason="r").state is ModelState.READY
+    store.act_as("b")
+    assert store.states.release("m", reason="r", evicted=False).state is ModelState.UNLOADED
+
+
+@pytest.mark.parametrize("url", [ON_POSTGRESQL], indirect=True)
+def test_a_load_changes_nothing_of_a_later_one_on_the_same_node(
+    store: Store, clock: FakeClock
+) -> None:
+    join(store, "a")
+    store.act_as("a")
+    load(store, "m", "a/0")
+    was = deployed(store, "m")
+    store.states.requeue("m", reason="r")
+    clock.advance(1.0)
+    load(store, "m", "a/1")
+    later = deployed(store, "m")
+    for write in ("moved", "ready"):
+        with pytest.raises(StalePlan, match="m was taken from a"):
+            WRITES[write](store, was)
+    assert deployed(store, "m") == later
 
 
 # --- removal ------------------------------------------------------------------------------

@@ -36,6 +36,13 @@ def test_nobody_answers_what_is_forgotten(store: Store) -> None:
     assert (store.questions.open(), store.questions.answered("one")) == ((), None)
 
 
+def test_nobody_answers_what_was_asked_long_ago(store: Store) -> None:
+    store.questions.ask("one", node="a", document={})
+    with store._engine.begin() as tx:
+        tx.execute(sa.update(schema.questions).values(at=schema.questions.c.at - KEPT_S))
+    assert store.questions.open() == ()
+
+
 def test_old_questions_go_answered_or_not(store: Store) -> None:
     for id in ("answered", "open", "new"):
         store.questions.ask(id, node="a", document={})

@@ -434,4 +434,4 @@ def test_a_view_is_the_same_until_something_changes(store: Store) -> None:
     store.lineage.begin_removal("idle", by="me", purge=False)
     store.lineage.finish_removal("idle")
     store.view()
-    assert {name for _kind, name in store._cache._known} == store.names()
+    assert {name for _kind, name in store._views._cache._known} == store.names()

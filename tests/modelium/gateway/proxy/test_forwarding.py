@@ -323,3 +323,49 @@ async def test_an_answer_that_no_gateway_vouches_for_never_reaches_a_client(
             told = await asking
             assert told.status_code == 503
             assert "node b does not answer" in json.dumps(told.json())
+
+
+async def test_a_request_that_only_the_other_gateway_finds_too_large_closes_nothing(
+    pair: Pair,
+) -> None:
+    headers = [(f"x-{number}", "1") for number in range(194)]  # with `a`'s own, one too many
+    told = await pair.a.http.post("/v1/completions", json=CHAT, headers=headers)
+    assert told.status_code == 431
+    assert pair.a.board.upstream("m") is not None, "requests of others wait"
+
+
+async def test_a_page_of_the_gateway_that_it_reached_is_no_foreign_one_at_the_next(
+    pair: Pair,
+) -> None:
+    headers = {"host": "localhost:1", "origin": "http://localhost:1", "sec-fetch-site": "none"}
+    asking = pair.a.http.post("/v1/completions", json=CHAT, headers=headers)
+    assert (await asyncio.wait_for(asking, 20)).status_code == 200
+    foreign = {"authorization": f"Bearer {TOKEN}", "origin": "http://elsewhere"}
+    refused = await pair.b.http.post("/v1/completions", json=CHAT, headers=foreign)
+    assert refused.status_code == 403
+
+
+async def test_bodies_of_one_client_leave_room_for_the_others_of_its_gateway(pair: Pair) -> None:
+    held = pair.b.gateway._data._held
+    held._most_each = 3000
+    secrets = [
+        (await pair.a.operations.issue_key(KeyTerms(name=name, scopes=("infer",)))).secret
+        for name in "xy"
+    ]
+    await pair.a.gateway._keys.refresh()
+    body = {**CHAT, "pad": "x" * 2000}
+    greedy = [
+        asyncio.create_task(
+            pair.a.http.post(
+                "/v1/completions", json=body,
+                headers={"authorization": f"Bearer {secrets[0]}", "x-do": "hold"},
+            )
+        )
+    ]  # fmt: skip
+    await asyncio.wait_for(pair.engine.arrived.wait(), 20)
+    other = pair.a.http.post(
+        "/v1/completions", json=body, headers={"authorization": f"Bearer {secrets[1]}"}
+    )
+    assert (await asyncio.wait_for(other, 20)).status_code == 200
+    for one in greedy:
+        one.cancel()

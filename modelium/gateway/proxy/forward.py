@@ -103,5 +103,6 @@ async def forward(
                 on_end(answer.status)
     except NotConnected as exc:
         cause = exc.__cause__
-        remedy = "; see gateway.tls_ca" if isinstance(cause, ssl.SSLCertVerificationError) else ""
+        unknown = isinstance(cause, ssl.SSLCertVerificationError) and "issuer" in str(cause)
+        remedy = "; gateway.tls_ca has to name what signed its certificate" if unknown else ""
         raise NotTaken(upstream, f"{type(cause).__name__}: {cause}{remedy}") from exc

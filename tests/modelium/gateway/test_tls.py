@@ -66,7 +66,11 @@ async def test_clients_are_served_over_tls_and_plain_ones_are_not(
 
 
 async def test_a_node_is_reached_over_tls_with_its_certificate_checked(
-    start: Start, engine: Upstream, authority: Authority, tmp_path: Path
+    start: Start,
+    engine: Upstream,
+    authority: Authority,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     good = authority.issue("b", "127.0.0.1")
     other_host = authority.issue("other-host", "b.example")
@@ -87,6 +91,9 @@ async def test_a_node_is_reached_over_tls_with_its_certificate_checked(
             a.listener.unreached.clear()
             a.board.open("m", route(setup.port, tls=True), version=3)
             await until(lambda: a.listener.unreached == ["m"])
+        told = [line for line in caplog.messages if "gateway.tls_ca has" in line]
+        assert told, "another authority"
+        assert not any("mismatch" in line for line in told), "another host"
         assert engine.seen == [], "nothing is sent to a gateway that cannot prove who it is"
         a.board.open("m", route(b.port, tls=True), version=3)
         assert (await asking).status_code == 200

@@ -103,6 +103,11 @@ class Views:
         self._cache = RowCache()
         self._reading = threading.Lock()
         self._last: _Read | None = None
+        # Another server may have taken over, whose counters and transactions are lower.
+        sa.event.listen(engine, "invalidate", self._forget)
+
+    def _forget(self, *_broken: object) -> None:
+        self._last = None
 
     def read(self) -> View:
         """Return revision, all models and all bookings, read in one transaction."""

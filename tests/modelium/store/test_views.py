@@ -127,3 +127,16 @@ def test_only_models_that_have_changed_are_read_again(server: Any) -> None:
     assert [model.pinned for model in store.view()[1]] == [False, True, False]
     assert [list(one.values()) for one in read] == [["b"]]
     store.close()
+
+
+def test_after_a_lost_connection_all_is_read_again(store: Store) -> None:
+    """Another server may have taken over, which counts changes anew from where it was."""
+    register(store, "a", "1")
+    _revision, (seen,), _bookings = store.view()
+    with store._engine.begin() as tx:  # as many changes, and others
+        tx.execute(queries.update_model("a").values(pinned=True))
+    assert not seen.pinned
+    with store._engine.connect() as lost:
+        lost.invalidate()
+    _revision, (found,), _bookings = store.view()
+    assert found.pinned

@@ -82,9 +82,11 @@ async def _fetch(services: Services, record: Model, path: Path, progress: Progre
         have = copies.get((base_name(record.name), record.version), frozenset()) - {services.node}
         if not have:
             raise FolderMissing(str(path))
+        heard = "other nodes have no address of it: set gateway.advertise there"
+        silent = "nobody hears of it: start Modelium there"
         raise Unavailable(
-            f"the files of {record.name} version {record.version} are on "
-            f"{', '.join(sorted(have))}, which cannot be reached now (is gateway.advertise set?)"
+            f"the files of {record.name} version {record.version} are only on "
+            f"{' and '.join(sorted(have))}; {heard if nodes else silent}"
         )
     began = services.clock.monotonic()
     await services.store.events.append(

@@ -224,7 +224,7 @@ async def test_a_node_with_no_files_and_nobody_to_ask_says_what_to_do(fleet: Fle
         await have(idle)
     nodes = there.store.blocking.nodes
     nodes.beat("here", identity="here", report=NodeReport())
-    with pytest.raises(Unavailable, match=r"on here, .* gateway.advertise"):
+    with pytest.raises(Unavailable, match=r"only on here; .* gateway\.advertise"):
         await have(there)
     nodes.note_copies("here", [])
     with pytest.raises(FolderMissing):

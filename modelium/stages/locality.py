@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modelium.models import Decision, Deployment, Fleet, Load, Model, Plan
+from modelium.models import Decision, Deployment, Fleet, Load, Plan
 from modelium.stages.services import Services
 
 
@@ -55,8 +55,3 @@ def is_carried_out_here(services: Services, decision: Decision) -> bool:
     What another node decided is begun by the loops of the nodes that it is about.
     """
     return decision.node == services.node
-
-
-def is_loaded_elsewhere(services: Services, model: Model) -> bool:
-    """Whether ``model`` is in runtimes of other nodes only."""
-    return not is_here(services, model.deployment)

@@ -215,6 +215,7 @@ async def test_applications_of_others_are_left_alone(local_ray: LocalRay, tmp_pa
             address=cluster.record.address,
             host="127.0.0.1",
             port=cluster.record.proxy_port,
+            location="HeadOnly",
             timeout_s=SOON_S,
         )
         options = {"name": "d", "ray_actor_options": {"num_cpus": 0}}

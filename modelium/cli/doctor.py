@@ -16,7 +16,6 @@ from modelium.cli.findings import Finding
 from modelium.cli.listening import service
 from modelium.cli.llm_check import llm
 from modelium.cli.machine import packages, replica_problem
-from modelium.cli.node_checks import machines
 from modelium.cli.shadows import shadows
 from modelium.config import Config
 from modelium.config.folders import find_problem, folders, free_bytes, open_to_others
@@ -45,6 +44,8 @@ FOLDERS = {
 
 def examine(config: Config) -> list[Finding]:
     """Check packages, service, machines, folders, devices, runtimes, LLM; starts nothing."""
+    from modelium.cli.node_checks import machines  # the database's libraries take a while
+
     return [
         *_packages(),
         *service(config),

@@ -35,7 +35,8 @@ async def test_what_a_restart_interrupted_is_settled_at_the_start(world: World) 
     await world.eventually(lambda: world.store.decisions.get(decision).outcome != "accepted")
     ended, made = world.store.intents.get(intent), world.store.decisions.get(decision)
     assert (ended.state, ended.detail) == ("failed", RESTARTED)
-    assert (made.outcome, made.detail) == ("failed", f"{RESTARTED} while loading")
+    # Settling it says "while loading"; the clearing at the start may be there first.
+    assert made.outcome == "failed" and made.detail.startswith(RESTARTED)
     assert ended.finished_at is not None and made.finished_at is not None
 
 

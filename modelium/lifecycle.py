@@ -53,6 +53,9 @@ SETTLED = frozenset({S.INGESTED, S.ANALYZED, S.QUEUED, S.UNLOADED, S.FAILED})
 IN_TRANSITION = frozenset({S.LOADING, S.DRAINING, S.UNLOADING})
 """States that a model is in only while a task is at it."""
 
+LEAVING = frozenset({S.DRAINING, S.UNLOADING})
+"""States of models that are being taken out of memory."""
+
 
 def check(current: ModelState, target: ModelState) -> None:
     """Raise `IllegalTransition` unless `TRANSITIONS` allows ``current`` → ``target``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from modelium.lifecycle import ModelState
+from modelium.lifecycle import LEAVING, ModelState
 from modelium.models import Decision, Model
 from modelium.stages.services import Services
 
@@ -76,6 +76,6 @@ def _under_way(decision: Decision, models: dict[str, Model]) -> bool:
             return True
     for unload in decision.plan.unloads:
         model = models.get(unload.model)
-        if model is not None and model.state in (ModelState.DRAINING, ModelState.UNLOADING):
+        if model is not None and model.state in LEAVING:
             return True
     return False

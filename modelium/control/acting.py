@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
-from modelium.errors import ModeliumError
+from modelium.control.following import at_each_change
 from modelium.lifecycle import ModelState
 from modelium.models import Deployment, Model
 from modelium.stages.locality import is_carried_out_here, is_here
 from modelium.stages.part_work import PartWork
 from modelium.stages.services import Services
 from modelium.stages.settling import transition_of
-
-logger = logging.getLogger(__name__)
 
 
 class Acting:
@@ -25,12 +21,8 @@ class Acting:
 
     async def run(self) -> None:
         """Act until cancelled."""
-        while True:
-            try:
-                await self.act()
-            except ModeliumError as exc:
-                logger.warning("what is due on this node could not be read: %s", exc)
-            await self._services.pulse.wait(self._services.clock)
+        what = "what is due on this node could not be read"
+        await at_each_change(self._services, self.act, failing=what)
 
     async def act(self) -> None:
         """Begin what is due now and nobody here is at."""

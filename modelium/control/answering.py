@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from modelium.control.following import at_each_change
 from modelium.errors import ModeliumError, NotPlanner, StoreUnavailable
 from modelium.models import Decision
 from modelium.stages import decide
@@ -29,14 +30,9 @@ class Answering:
 
     async def run(self) -> None:
         """Answer until cancelled."""
-        services = self._services
         try:
-            while True:
-                try:
-                    await self._begin_new()
-                except ModeliumError as exc:
-                    logger.warning("what other nodes ask could not be read: %s", exc)
-                await services.pulse.wait(services.clock)
+            what = "what other nodes ask could not be read"
+            await at_each_change(self._services, self._begin_new, failing=what)
         finally:
             await self._tasks.aclose()
 

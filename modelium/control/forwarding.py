@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
-from modelium.errors import ModeliumError
+from modelium.control.following import at_each_change
 from modelium.lifecycle import ModelState
 from modelium.models import Model, Node, Upstream
 from modelium.models.base import twin_name
 from modelium.stages.locality import answers_here
 from modelium.stages.services import Services
-
-logger = logging.getLogger(__name__)
 
 RETRY_S = 2.0
 """Before a node is tried again whose gateway did not answer: requests wait meanwhile."""
@@ -29,19 +25,16 @@ class Forwarding:
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        while True:
-            try:
-                await self.follow()
-            except ModeliumError as exc:
-                logger.warning("the routes to other nodes stay as they are: %s", exc)
-            await self._services.pulse.wait(self._services.clock)
+        what = "the routes to other nodes stay as they are"
+        await at_each_change(self._services, self.follow, failing=what)
 
     async def follow(self) -> None:
         """Open and close as the store says now."""
         services, board = self._services, self._services.switchboard
         _revision, models, _bookings = await services.store.view()
         nodes = {node.name: node for node in await services.store.nodes.all()}
-        board.know(await services.store.versions())
+        kept = (model for model in models if model.removal is None and model.twin_of is None)
+        board.know({model.name: model.version for model in kept})
         wanted = {}
         for model in models:
             upstream = self._upstream(model, nodes)

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import secrets
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
-from modelium import private
+from modelium import __version__, private
 from modelium.errors import InputError, ModeliumError
-from modelium.models import NodeReport, RuntimeStatus, Traffic
+from modelium.models import MIB, NodeReport, RuntimeStatus, Traffic
+from modelium.models.nodes import SECRET_PREFIX
 from modelium.stages.services import Services
 from modelium.store.nodes import digest
 
@@ -23,9 +23,7 @@ BEAT_S = 5.0
 PUBLISH_S = 2.0
 """Between two writes of what waits here, for the node that plans."""
 
-SECRET = "mdn_"  # noqa: S105 - what secrets begin with
 FILE = "node.key"
-MIB = 2**20
 
 
 def node_secret(state: Path) -> str:
@@ -33,7 +31,7 @@ def node_secret(state: Path) -> str:
     file = state / FILE
     found = file.read_text().strip() if file.exists() else ""
     if not found:  # also where a full disk, or a crash, has left it empty
-        found = f"{SECRET}{secrets.token_urlsafe(32)}"
+        found = f"{SECRET_PREFIX}{secrets.token_urlsafe(32)}"
         try:
             private.write(file, f"{found}\n")
         except OSError as exc:
@@ -70,10 +68,7 @@ class Membership:
     async def settle(self) -> None:
         """Say that this node has compared the store with its engines, and takes models."""
         self._settled = True
-        try:
-            await self.beat()
-        except ModeliumError as exc:
-            logger.warning("the store did not take this node's heartbeat: %s", exc)
+        await self._try()
 
     async def leave(self) -> None:
         """Say that this node stops, so that nothing is placed on it any more."""
@@ -84,11 +79,15 @@ class Membership:
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
         while True:
-            try:
-                await self.beat()
-            except ModeliumError as exc:
-                logger.warning("the store did not take this node's heartbeat: %s", exc)
+            await self._try()
             await self._services.clock.sleep(BEAT_S)
+
+    async def _try(self) -> None:
+        """Send a heartbeat; one that the store does not take is followed by another."""
+        try:
+            await self.beat()
+        except ModeliumError as exc:
+            logger.warning("the store did not take this node's heartbeat: %s", exc)
 
     async def beat(self) -> None:
         """Send one heartbeat."""
@@ -137,7 +136,7 @@ class Membership:
         rate = config.repository.fetch_mib_per_s
         return NodeReport(
             address=config.gateway.advertise,
-            version=version("modelium"),
+            version=__version__,
             labels=config.orchestration.node_labels,
             devices=devices,
             runtimes=tuple(map(self._named, services.runtime_monitor.statuses())),

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from modelium.gateway.asgi import Headers, Scope, header
 from modelium.models import Priority
 
-SECRET_PREFIX = "mdn_"  # noqa: S105 - what secrets of nodes begin with
-
 FORWARDED = b"x-modelium-forwarded"
 """How often a request was forwarded."""
 

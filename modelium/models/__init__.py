@@ -4,7 +4,7 @@ Units: memory in bytes, durations in seconds, instants in seconds since the epoc
 All values are immutable; a `Fleet` is one snapshot of everything.
 """
 
-from modelium.models.base import GIB, MODEL_NAME, Api, Frozen, Priority, RuntimeName
+from modelium.models.base import GIB, MIB, MODEL_NAME, Api, Frozen, Priority, RuntimeName
 from modelium.models.decisions import (
     Action,
     Candidate,
@@ -61,6 +61,7 @@ from modelium.models.wishes import Wishes
 
 __all__ = [
     "GIB",
+    "MIB",
     "MODEL_NAME",
     "Action",
     "Api",

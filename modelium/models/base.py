@@ -13,7 +13,7 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 ROW_NAME = MODEL_NAME.removesuffix("$") + r"(@[0-9]{1,9})?$"
 """A model's name, or that of its other version while they are switched: see `twin_name`."""
 
-GIB = 1024**3
+MIB, GIB = 1024**2, 1024**3
 
 Api = Literal["openai", "kserve", "generic"]
 """An HTTP API of an engine, to which the gateway routes. ``generic``: engine-specific paths."""

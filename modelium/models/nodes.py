@@ -12,6 +12,8 @@ from modelium.models.devices import Device, RuntimeStatus
 NodeState = Literal["active", "cordoned", "draining"]
 """``cordoned``: nothing new is loaded there; ``draining``: what it has is also moved away."""
 
+SECRET_PREFIX = "mdn_"  # noqa: S105 - what secrets of nodes begin with
+
 SILENT_S = 15.0
 """A node whose last heartbeat is older is silent: what it holds is unknown, and stays booked."""
 

@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from modelium.errors import DeadlineExceeded, Unavailable
-from modelium.models import GIB, Device
+from modelium.models import GIB, MIB, Device
 from modelium.ports import DeviceInventory
 from modelium.selftest import cuda
 from modelium.selftest.report import Check
 
-MIB = 2**20
 HELD_BYTES = 512 * MIB
 """What a probe allocates: well above the noise of other processes."""
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from modelium.errors import InputError, ModeliumError
-from modelium.lifecycle import SETTLED, ModelState
+from modelium.lifecycle import LEAVING, SETTLED, ModelState
 from modelium.models import Deployment, EvictionCause, Model, Plan, Report, Trigger, Unload
 from modelium.ports import Steps
 from modelium.stages import memory_deltas
@@ -18,8 +18,6 @@ from modelium.stages.planning import OPERATOR, sweep
 from modelium.stages.services import Services
 from modelium.stages.snapshot import snapshot
 from modelium.stages.unloading import UNLOAD_S, call_unload
-
-LEAVING = frozenset({ModelState.DRAINING, ModelState.UNLOADING})
 
 POLL_S = 0.25
 """Between two looks at a model that another run unloads."""

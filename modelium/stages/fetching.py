@@ -21,7 +21,7 @@ from modelium.intake.fetched import FetchedCopies
 from modelium.intake.manifest import BadManifest, Chunk, Manifest, read_manifest
 from modelium.intake.partial import Partial
 from modelium.intake.removal import remove
-from modelium.models import GIB, Model
+from modelium.models import GIB, MIB, Model
 from modelium.models.base import base_name
 from modelium.ports import FileSource, Progress
 from modelium.stages.local_files import local_path, note_copies, sources_of
@@ -44,8 +44,6 @@ node yet."""
 
 FOLDER = ".fetching"
 """In the repository: what has not arrived as a whole yet."""
-
-MIB = 1024**2
 
 
 async def provide(services: Services, record: Model, progress: Progress) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from modelium.models import Model, Node, Version
@@ -38,24 +38,6 @@ def keeps_house(services: Services) -> bool:
     Of nodes with one mount it is the one that plans.
     """
     return not services.config.shares_files() or services.store.plans
-
-
-def examiner(
-    model: str, files: Mapping[str, frozenset[str]], nodes: Sequence[Node], *, planner: str
-) -> str | None:
-    """Return the node that analyzes ``model``: one that has its files; ``None``: none is there.
-
-    Args:
-        model: its name.
-        files: model → nodes that have its files; one that is missing is on all.
-        nodes: all of them.
-        planner: the node that plans, which does it where it has them.
-    """
-    have = files.get(model)
-    there = sorted(node.name for node in nodes if not node.silent)
-    if have is None or planner in have:
-        return planner
-    return next((name for name in there if name in have), None)
 
 
 async def note_copies(services: Services) -> None:

@@ -79,8 +79,8 @@ async def reconcile(services: Services, *, steps: Steps = inline_steps) -> tuple
 
 
 async def _observe(services: Services, fleet: Fleet) -> Mapping[RuntimeName, Observation]:
-    observations = await services.runtime_monitor.observe(handles(own(services, fleet).models))
     here = own(services, fleet)
+    observations = await services.runtime_monitor.observe(handles(here.models))
     await asyncio.to_thread(_count, services.switchboard.traffic, here, observations)
     return observations
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from modelium.models import Device, Model, Node, RuntimeStatus
 from modelium.models.base import base_name
 
+Copies = Mapping[tuple[str, int], frozenset[str]]
+"""(Model, version) → nodes that have its files."""
+
 
 def all_devices(own: Sequence[Device], nodes: Iterable[Node], *, here: str) -> tuple[Device, ...]:
     """Return the devices of all nodes; those of a silent one cannot be read."""
@@ -30,9 +33,7 @@ def all_runtimes(
     return tuple(found)
 
 
-def held_files(
-    models: Iterable[Model], copies: Mapping[tuple[str, int], frozenset[str]]
-) -> dict[str, frozenset[str]]:
+def held_files(models: Iterable[Model], copies: Copies) -> dict[str, frozenset[str]]:
     """Return model → nodes that have the files of its current version, where that is known."""
     found = {}
     for model in models:

@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from modelium.models import Device, Fleet, Traffic
+from modelium.models import Device, Fleet, Node, Traffic
 from modelium.policy.departures import REMEMBERED_S
-from modelium.stages.reported import all_devices, all_runtimes, held_files
+from modelium.stages.reported import Copies, all_devices, all_runtimes, held_files
 from modelium.stages.services import Services
 from modelium.stages.setups import class_failures, of_teams
 from modelium.traffic.merged import merged
@@ -38,8 +38,7 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
     else:
         (revision, models, bookings), failures = await asyncio.gather(*reading)
     now = services.clock.time()
-    nodes = await services.store.nodes.all() if services.node else ()
-    copies = await services.store.nodes.copies() if services.node else {}
+    nodes, copies = await _nodes(services)
     # Read after the revision: a departure that is missing would leave its budget unspent. Those of
     # a kind without a budget do not count.
     allowed = services.policy.departures
@@ -57,6 +56,12 @@ async def inventory(services: Services, *, devices: tuple[Device, ...] | None = 
         class_failures=of_teams(failures, models),
         departures=tuple(one for one in found if one.kind in allowed),
     )
+
+
+async def _nodes(services: Services) -> tuple[tuple[Node, ...], Copies]:
+    """Return all nodes, and which have the files of what; nothing where there is one."""
+    table = services.store.nodes
+    return await asyncio.gather(table.all(), table.copies()) if services.node else ((), {})
 
 
 async def with_traffic(services: Services, fleet: Fleet) -> Fleet:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from modelium.errors import InputError
-from modelium.lifecycle import ModelState
+from modelium.lifecycle import LEAVING, ModelState
 from modelium.models import Deployment, Node, NodeReport, NodeState
 from modelium.store import queries, schema
 from modelium.store.connection import own_rows, reading
@@ -26,9 +26,6 @@ from modelium.store.upsert import put, put_missing
 
 TOKEN_S = 24 * 3600.0
 """For which a join token is valid."""
-
-LEAVING = frozenset({ModelState.DRAINING, ModelState.UNLOADING})
-"""States of models that nobody wants loaded, unless requests wait for them."""
 
 TOKEN_PREFIX = "mdj_"  # noqa: S105 - what tokens begin with
 

@@ -12,6 +12,7 @@ from modelium.errors import ModeliumError
 from modelium.lifecycle import ModelState
 from modelium.models import GIB, Booking, Deployment, LoadSettings, Model
 from modelium.models.base import instance_name
+from modelium.models.nodes import SILENT_S
 from modelium.store.lease import Lease
 from modelium.store.planner_lease import LOOK_S, NAME, TTL_S
 from tests.fakes.clock import START, FakeClock
@@ -243,6 +244,16 @@ class Cluster:
         task = asyncio.create_task(ask())
         self._begun.append(task)
         return task
+
+    async def silenced(self) -> tuple[SimulatedNode, SimulatedNode]:
+        """Return ``a``, at which requests for ``m`` wait, and ``b``, which has it and is silent."""
+        a, b = await self.add("a"), await self.add("b")
+        self.place("m", "b")
+        await self.round()
+        b.lose_store()
+        await self.live(SILENT_S + 2.5)
+        a.services.switchboard.suspect("m")  # its gateway does not answer
+        return a, b
 
     async def answered(self, node: str, model: str) -> str:
         """Send a request, and have rounds go by until it is admitted; return who answers it."""

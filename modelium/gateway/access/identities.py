@@ -8,8 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from modelium.errors import ModeliumError
-from modelium.gateway.forwarding import SECRET_PREFIX
 from modelium.models.api_keys import digest
+from modelium.models.nodes import SECRET_PREFIX
 from modelium.ports import Clock
 
 logger = logging.getLogger(__name__)

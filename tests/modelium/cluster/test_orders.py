@@ -82,13 +82,7 @@ async def test_after_an_outage_of_the_database_nobody_counts_as_silent_at_first(
 
 
 async def test_a_stray_that_does_not_end_keeps_no_node_from_planning(cluster: Cluster) -> None:
-    a = await cluster.add("a")
-    b = await cluster.add("b")
-    cluster.place("m", "b")
-    await cluster.round()
-    b.lose_store()
-    await cluster.live(SILENT_S + 2.5)
-    a.services.switchboard.suspect("m")
+    _a, b = await cluster.silenced()
     assert await cluster.answered("a", "m") == "a"
     cluster.machines["b"].stuck = Unavailable("the engine hangs")
     b.regain_store()

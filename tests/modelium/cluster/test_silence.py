@@ -50,13 +50,7 @@ async def test_a_partitioned_node_keeps_its_models_and_is_asked_on(cluster: Clus
 async def test_requests_that_wait_have_a_copy_loaded_elsewhere_and_the_first_one_is_ended(
     cluster: Cluster,
 ) -> None:
-    a = await cluster.add("a")
-    b = await cluster.add("b")
-    cluster.place("m", "b")
-    await cluster.round()
-    b.lose_store()
-    await cluster.live(SILENT_S + 2.5)
-    a.services.switchboard.suspect("m")  # its gateway does not answer
+    a, b = await cluster.silenced()
     assert await cluster.answered("a", "m") == "a"
     assert cluster.running("m") == ["a", "b"]
     b.regain_store()
@@ -69,13 +63,7 @@ async def test_requests_that_wait_have_a_copy_loaded_elsewhere_and_the_first_one
 async def test_nothing_is_loaded_on_a_node_that_returns_before_its_strays_are_gone(
     cluster: Cluster,
 ) -> None:
-    a = await cluster.add("a")
-    b = await cluster.add("b")
-    cluster.place("m", "b")
-    await cluster.round()
-    b.lose_store()
-    await cluster.live(SILENT_S + 2.5)
-    a.services.switchboard.suspect("m")
+    a, b = await cluster.silenced()
     await cluster.answered("a", "m")
     b.regain_store()
     await b.membership.beat()
